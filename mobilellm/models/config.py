@@ -1,0 +1,194 @@
+"""The architecture of a MobileLLM, and nothing else: every derived number is a property."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from mobilellm.models.sharing import SHARING_SCHEMES
+
+FEED_FORWARDS = ("swiglu", "relu")
+QK_NORMS = ("none", "l2", "rms")
+KV_POLICIES = ("own", "first")
+
+PerBlock = int | Sequence[int]
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """The sizes of one stored block."""
+
+    num_attention_heads: int
+    num_key_value_heads: int
+    intermediate_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Architecture of one model, in Hugging Face's Llama terms.
+
+    `num_blocks` blocks are stored and `num_layers` = `num_blocks` x `block_repeats` are run;
+    Hugging Face's `num_hidden_layers` is our `num_blocks`.
+
+    Raises:
+        ValueError: a size that is not positive, heads that do not divide, an unknown choice.
+    """
+
+    vocab_size: int
+    """Rows of the token embedding."""
+    hidden_size: int
+    """Width of the residual stream."""
+    intermediate_size: PerBlock
+    """Width of the feed-forward layer, one value or one per block."""
+    num_blocks: int
+    """Blocks stored."""
+    num_attention_heads: PerBlock
+    """Query heads, one value or one per block."""
+    num_key_value_heads: PerBlock | None = None
+    """Key and value heads, one value or one per block; default: as many as query heads."""
+    head_dim: int | None = None
+    """Width of one head; default: hidden_size / num_attention_heads. Even, for the rotation."""
+    block_repeats: int = 1
+    """How often each stored block is applied."""
+    layer_sharing: str = "immediate"
+    """Order of the applications: `immediate`, `repeat_all` or `reverse`."""
+    share_kv: str = "own"
+    """`own`: each application has keys and values; `first`: repeats reuse the block's first."""
+    tie_word_embeddings: bool = True
+    """Whether the output head is the token embedding."""
+    max_position_embeddings: int = 2048
+    """Context length in tokens."""
+    rope_theta: float = 1e4
+    """Base of the rotary frequencies."""
+    rms_norm_eps: float = 1e-5
+    """Added to the mean square in every RMSNorm."""
+    feed_forward: str = "swiglu"
+    """`swiglu` (gate, up, down) or `relu` (up, down: the paper's baseline)."""
+    qk_norm: str = "none"
+    """`none`; `l2`: weightless, as MobileLLM-R1; `rms`: with a weight per head dimension."""
+    eos_token_id: int = 2
+    """Ends a document."""
+    bos_token_id: int = 1
+    """Begins a prompt."""
+
+    def __post_init__(self) -> None:
+        """Fill in the derived defaults and check every field."""
+        for name in ("intermediate_size", "num_attention_heads", "num_key_value_heads"):
+            value = getattr(self, name)
+            if isinstance(value, Sequence):
+                object.__setattr__(self, name, tuple(value))
+        if self.num_key_value_heads is None:
+            object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
+        self._check_choices()
+        self._check_sizes()
+        if self.head_dim is None:
+            object.__setattr__(self, "head_dim", self._default_head_dim())
+        _check_positive("head_dim", self.head_dim)
+        if self.head_dim % 2:  # pyright: ignore[reportOptionalOperand]
+            raise ValueError(
+                f"head_dim={self.head_dim} must be even, since rotary embedding turns pairs; "
+                f"use {self.head_dim + 1}"  # pyright: ignore[reportOptionalOperand]
+            )
+        self._check_heads()
+
+    def _check_choices(self) -> None:
+        _check_choice("layer_sharing", self.layer_sharing, SHARING_SCHEMES)
+        _check_choice("share_kv", self.share_kv, KV_POLICIES)
+        _check_choice("feed_forward", self.feed_forward, FEED_FORWARDS)
+        _check_choice("qk_norm", self.qk_norm, QK_NORMS)
+
+    def _check_sizes(self) -> None:
+        for name in (
+            "vocab_size", "hidden_size", "num_blocks", "block_repeats", "max_position_embeddings"
+        ):  # fmt: skip
+            _check_positive(name, getattr(self, name))
+        for name in ("intermediate_size", "num_attention_heads", "num_key_value_heads"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != self.num_blocks:
+                raise ValueError(
+                    f"{name} has {len(value)} values for num_blocks={self.num_blocks}; "
+                    "give one value, or one per block"
+                )
+            for size in value if isinstance(value, tuple) else (value,):
+                _check_positive(name, size)
+
+    def _default_head_dim(self) -> int:
+        heads = self.num_attention_heads
+        if isinstance(heads, tuple):
+            raise ValueError(
+                "head_dim is required where num_attention_heads differs by block; give head_dim"
+            )
+        if self.hidden_size % heads:
+            divisors = [n for n in range(1, self.hidden_size + 1) if self.hidden_size % n == 0]
+            near = sorted(sorted(divisors, key=lambda n: abs(n - heads))[:3])
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be divisible by num_attention_heads={heads}; "
+                f"use {_listed(near)} heads, or give head_dim"
+            )
+        return self.hidden_size // heads
+
+    def _check_heads(self) -> None:
+        for shape in self.block_shapes:
+            heads, kv_heads = shape.num_attention_heads, shape.num_key_value_heads
+            if heads % kv_heads:
+                divisors = [n for n in range(1, heads + 1) if heads % n == 0]
+                raise ValueError(
+                    f"num_attention_heads={heads} must be divisible by "
+                    f"num_key_value_heads={kv_heads}; use {_listed(divisors)}"
+                )
+
+    @property
+    def num_layers(self) -> int:
+        """Applications run: `num_blocks` x `block_repeats`."""
+        return self.num_blocks * self.block_repeats
+
+    @property
+    def layer_order(self) -> tuple[int, ...]:
+        """Index of the stored block that runs at each layer, `num_layers` entries."""
+        return SHARING_SCHEMES[self.layer_sharing](self.num_blocks, self.block_repeats)
+
+    @property
+    def block_shapes(self) -> tuple[BlockShape, ...]:
+        """Sizes of each stored block, `num_blocks` entries."""
+        per_block = (
+            value if isinstance(value, tuple) else (value,) * self.num_blocks
+            for value in (self.num_attention_heads, self.num_key_value_heads, self.intermediate_size)
+        )
+        return tuple(BlockShape(*sizes) for sizes in zip(*per_block, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON and checkpoints."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: a field that does not exist.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in names:
+                _check_choice("model field", name, names)
+        return cls(**values)
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=len(choices), cutoff=0.0)
+        raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(near)}")
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """`1, 3 or 9`."""
+    *head, last = map(str, numbers)
+    return f"{', '.join(head)} or {last}" if head else last
