@@ -152,7 +152,11 @@ class ModelConfig:
         """Sizes of each stored block, `num_blocks` entries."""
         per_block = (
             value if isinstance(value, tuple) else (value,) * self.num_blocks
-            for value in (self.num_attention_heads, self.num_key_value_heads, self.intermediate_size)
+            for value in (
+                self.num_attention_heads,
+                self.num_key_value_heads,
+                self.intermediate_size,
+            )
         )
         return tuple(BlockShape(*sizes) for sizes in zip(*per_block, strict=True))
 

@@ -1,0 +1,72 @@
+"""What made a result: command, code, versions and machine."""
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import mobilellm
+
+PACKAGES = ("torch", "lightning", "hydra-core", "datasets", "sentencepiece", "numpy")
+
+
+def provenance() -> dict[str, Any]:
+    """Command line, git commit, versions, as plain data for summary.json."""
+    return {"command": command_line(), "git": git_state(), "versions": versions()}
+
+
+def command_line() -> str:
+    """The command as it can be typed again."""
+    return " ".join(["python", *(_quoted(argument) for argument in sys.argv)])
+
+
+@cache
+def git_state() -> dict[str, Any]:
+    """Commit of the clone this package runs from, and whether it has changes; None without git."""
+    root = Path(mobilellm.__file__).parents[1]
+    commit = _git(root, "rev-parse", "HEAD")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and what it computes with."""
+    found = {"python": platform.python_version(), "mobilellm": mobilellm.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name(accelerator: str) -> str:
+    """The processor's or the GPU's own name."""
+    if accelerator == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _quoted(argument: str) -> str:
+    return f"'{argument}'" if any(c in argument for c in ' ()[]{}*$;&|<>"') else argument

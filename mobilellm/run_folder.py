@@ -1,0 +1,134 @@
+"""The folder of one run: its name, its state, and the files that describe it.
+
+A run's name is made from its configuration alone, never from the time, so that a job that is
+started again finds its own folder.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "summary.json"
+CONFIG = "config.yaml"
+METRICS = "metrics.csv"
+CHECKPOINTS = "checkpoints"
+LAST_CHECKPOINT = "last.ckpt"
+MODEL = "model"
+
+# What says where or how fast a run happens, not what is trained.
+NOT_IDENTITY = (
+    "output_dir",
+    "prepared_dir",
+    "experiment_name",
+    "resume",
+    "logger",
+    "data.dir",
+    "data.workers",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.num_threads",
+)
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """8 hex digits of what is trained: the resolved configuration without `NOT_IDENTITY`."""
+    kept = {key: value for key, value in _flat(config).items() if not _is_excluded(key)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_name(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """Readable overrides and the configuration's hash, e.g. `num_blocks=8,seed=1-3fa2b1c0`."""
+    shown = [_short(override) for override in overrides if _is_shown(override)]
+    readable = re.sub(r"[^A-Za-z0-9=.,+_-]+", "_", ",".join(shown))[:100].strip("_,")
+    return f"{readable or 'default'}-{config_hash(config)}"
+
+
+def find_run_folder(parent: Path, config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Path:
+    """The folder of this configuration under `parent`: the one that exists, else its new name.
+
+    The hash decides, so that the order of the overrides does not matter.
+    """
+    existing = sorted(parent.glob(f"*-{config_hash(config)}"))
+    return existing[0] if existing else parent / run_name(config, overrides)
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The run's summary.json, or None where the run has not begun.
+
+    Raises:
+        ValueError: the file is not JSON.
+    """
+    path = folder / SUMMARY
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); remove it to run again") from error
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a whole file or none of it: readers never see half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write summary.json atomically."""
+    write_text_atomically(folder / SUMMARY, json.dumps(summary, indent=2, default=str) + "\n")
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that an unfinished run goes on from, or None."""
+    path = folder / CHECKPOINTS / LAST_CHECKPOINT
+    return path if path.exists() else None
+
+
+def check_may_start(folder: Path, *, resume: bool) -> None:
+    """Refuse to overwrite: a finished run, or an unfinished one where resuming is not wanted.
+
+    Raises:
+        ValueError: the run is finished, or begun and `resume` is false.
+    """
+    summary = read_summary(folder)
+    if summary is not None and summary.get("status") == "finished":
+        raise ValueError(
+            f"{folder} is a finished run and is never overwritten; change a setting (seed=…, "
+            "max_tokens=…), give another output_dir=…, or remove the folder"
+        )
+    if last_checkpoint(folder) is not None and not resume:
+        raise ValueError(
+            f"{folder} is an unfinished run; continue it with resume=true, or remove the folder"
+        )
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys to plain values."""
+    if not isinstance(config, Mapping):
+        return {prefix: config}
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _is_excluded(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
+
+
+def _is_shown(override: str) -> bool:
+    key = override.split("=", 1)[0].lstrip("+~")
+    return not (key.startswith(("hydra", "experiment")) or _is_excluded(key))
+
+
+def _short(override: str) -> str:
+    """`model.num_blocks=8` as `num_blocks=8`; paths as their last part."""
+    key, _, value = override.lstrip("+~").partition("=")
+    return f"{key.rsplit('.', 1)[-1]}={value.rstrip('/').rsplit('/', 1)[-1]}"
