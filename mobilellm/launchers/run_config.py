@@ -1,0 +1,48 @@
+"""The root schema of conf/train.yaml: a misspelt key at the root is an error, not a default."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class RunConfig:
+    """Keys of one run; conf/train.yaml holds the values and says what each one means."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    compression: dict[str, Any] = field(default_factory=dict)
+    distillation: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+
+    experiment_name: str = MISSING
+    output_dir: str = MISSING
+    prepared_dir: str = MISSING
+    seed: int = MISSING
+    sequence_length: int = MISSING
+    tokens_per_step: int = MISSING
+    micro_batch_size: Any = MISSING
+    max_tokens: float | None = MISSING
+    max_steps: int | None = MISSING
+    max_seconds: float | None = MISSING
+    gradient_clip_norm: float | None = MISSING
+    initialization: dict[str, Any] = field(default_factory=dict)
+    validation_interval_tokens: float | None = MISSING
+    validation_tokens: float | None = MISSING
+    init_from: str | None = MISSING
+    resume: bool | None = MISSING
+    learning_rate_probe: bool = MISSING
+    learning_rate_probe_factors: list[float] = MISSING
+    learning_rate_probe_share: float = MISSING
+    learning_rate_probe_seed: int = MISSING
+
+
+def register_run_config() -> None:
+    """Make `run_config` known to Hydra."""
+    ConfigStore.instance().store(name="run_config", node=RunConfig)
