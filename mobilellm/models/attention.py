@@ -1,0 +1,109 @@
+"""Grouped-query attention, causal, with rotary positions."""
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mobilellm.models.norm import RMSNorm, WeightlessRMSNorm
+from mobilellm.models.rotary import Rotary, apply_rotary
+
+if TYPE_CHECKING:
+    from mobilellm.models.cache import KVCache
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose query heads share `num_key_value_heads` keys and values.
+
+    Source: Ainslie et al. 2023, GQA, arXiv:2305.13245. QK-norm comes before the rotation, as in
+    Qwen3; without a weight the order makes no difference, since a rotation keeps the length.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_attention_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
+        *,
+        qk_norm: str = "none",
+        eps: float = 1e-5,
+    ) -> None:
+        """Build the four projections, without bias, and the norms of queries and keys."""
+        super().__init__()
+        self.head_dim = head_dim
+        self.group_size = num_attention_heads // num_key_value_heads
+        self.q_proj = nn.Linear(hidden_size, num_attention_heads * head_dim, bias=False)
+        self.k_proj = nn.Linear(hidden_size, num_key_value_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(hidden_size, num_key_value_heads * head_dim, bias=False)
+        self.o_proj = nn.Linear(num_attention_heads * head_dim, hidden_size, bias=False)
+        self.q_norm = _make_head_norm(qk_norm, head_dim, eps)
+        self.k_norm = _make_head_norm(qk_norm, head_dim, eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Rotary,
+        mask: Tensor | None = None,
+        *,
+        keys_values: KeysValues | None = None,
+        cache: "KVCache | None" = None,
+        slot: int = 0,
+        need_weights: bool = False,
+    ) -> tuple[Tensor, KeysValues, Tensor | None]:
+        """Attend within (batch, seq, hidden).
+
+        Args:
+            x: normalised input.
+            rotary: from `make_rotary`, for the positions of `x`.
+            mask: bool (batch or 1, 1, queries, keys), True = may be attended, causality included;
+                None: causal, and queries are the last of the keys.
+            keys_values: keys and values made by an earlier application, used instead of own ones.
+            cache: holds what came before; own keys and values are appended to `slot`.
+            slot: this application's place in the cache.
+            need_weights: also return the attention weights (slower: they are formed in full).
+
+        Returns:
+            Output (batch, seq, hidden); keys and values (batch, kv_heads, keys, head_dim); weights
+            (batch, heads, queries, keys) or None.
+        """
+        query = apply_rotary(self._heads(self.q_proj(x), self.q_norm), rotary).transpose(1, 2)
+        if keys_values is None:
+            key = apply_rotary(self._heads(self.k_proj(x), self.k_norm), rotary).transpose(1, 2)
+            value = self._heads(self.v_proj(x)).transpose(1, 2)
+            keys_values = (key, value) if cache is None else cache.append(slot, key, value)
+        key, value = keys_values
+        if self.group_size > 1:
+            key = key.repeat_interleave(self.group_size, dim=1)
+            value = value.repeat_interleave(self.group_size, dim=1)
+        weights = None
+        if need_weights:
+            weights = _attention_weights(query, key, mask)
+            mixed = weights.to(value.dtype) @ value
+        else:
+            is_causal = mask is None and query.shape[-2] > 1
+            mixed = F.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal)
+        return self.o_proj(mixed.transpose(1, 2).flatten(2)), keys_values, weights
+
+    def _heads(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """(batch, seq, heads × head_dim) -> (batch, seq, heads, head_dim), normalised if asked."""
+        x = x.unflatten(-1, (-1, self.head_dim))
+        return x if norm is None else norm(x)
+
+
+def _make_head_norm(qk_norm: str, head_dim: int, eps: float) -> nn.Module | None:
+    if qk_norm == "rms":
+        return RMSNorm(head_dim, eps)
+    return WeightlessRMSNorm(eps) if qk_norm == "l2" else None
+
+
+def _attention_weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q kᵀ / sqrt(head_dim)) in float32; `mask` as in `Attention.forward`."""
+    scores = (query @ key.transpose(-2, -1)).float() * query.shape[-1] ** -0.5
+    queries, keys = scores.shape[-2:]
+    if mask is None:
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=key.device).tril(keys - queries)
+    return scores.masked_fill(mask.logical_not(), float("-inf")).softmax(dim=-1)

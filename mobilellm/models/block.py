@@ -1,0 +1,78 @@
+"""One pre-norm Transformer block."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor, nn
+
+from mobilellm.models.attention import Attention, KeysValues
+from mobilellm.models.config import ModelConfig
+from mobilellm.models.feed_forward import ReLUFeedForward, SwiGLU
+from mobilellm.models.norm import RMSNorm
+from mobilellm.models.rotary import Rotary
+
+if TYPE_CHECKING:
+    from mobilellm.models.cache import KVCache
+
+
+class BlockOutput(NamedTuple):
+    """What one application of a block gives."""
+
+    hidden: Tensor
+    """Residual stream after the block, (batch, seq, hidden)."""
+    keys_values: KeysValues
+    """Keys and values it attended to, each (batch, kv_heads, keys, head_dim)."""
+    attention: Tensor | None
+    """Attention weights (batch, heads, queries, keys), where they were asked for."""
+    feed_forward: Tensor
+    """Output of the feed-forward layer before it is added, (batch, seq, hidden)."""
+
+
+class TransformerBlock(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x)).
+
+    A block does not know its place: shared blocks run at several layers, so whatever depends on
+    depth is an argument of `forward`.
+    """
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        """Build the stored block `index` of `config` (which only selects its sizes)."""
+        super().__init__()
+        shape = config.block_shapes[index]
+        hidden_size, eps = config.hidden_size, config.rms_norm_eps
+        self.attention_norm = RMSNorm(hidden_size, eps)
+        self.attention = Attention(
+            hidden_size,
+            shape.num_attention_heads,
+            shape.num_key_value_heads,
+            config.head_dim,  # pyright: ignore[reportArgumentType]
+            qk_norm=config.qk_norm,
+            eps=eps,
+        )
+        self.feed_forward_norm = RMSNorm(hidden_size, eps)
+        feed_forward = SwiGLU if config.feed_forward == "swiglu" else ReLUFeedForward
+        self.feed_forward = feed_forward(hidden_size, shape.intermediate_size)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Rotary,
+        mask: Tensor | None = None,
+        keys_values: KeysValues | None = None,
+        *,
+        cache: "KVCache | None" = None,
+        slot: int = 0,
+        need_weights: bool = False,
+    ) -> BlockOutput:
+        """Run on the residual stream (batch, seq, hidden); arguments as `Attention.forward`."""
+        attended, used_keys_values, weights = self.attention(
+            self.attention_norm(x),
+            rotary,
+            mask,
+            keys_values=keys_values,
+            cache=cache,
+            slot=slot,
+            need_weights=need_weights,
+        )
+        x = x + attended
+        fed = self.feed_forward(self.feed_forward_norm(x))
+        return BlockOutput(x + fed, used_keys_values, weights, fed)

@@ -1,0 +1,26 @@
+"""The token table: one parameter that embeds and, where the head is tied, unembeds."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TokenEmbedding(nn.Module):
+    """A table (vocab_size, hidden_size) used from both ends, so that a tie needs no alias."""
+
+    def __init__(self, vocab_size: int, hidden_size: int) -> None:
+        """Allocate the table; `initialize_` fills it."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Rows of the table: token ids (batch, seq) -> (batch, seq, hidden)."""
+        return F.embedding(input_ids, self.weight)
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """Product with every row: (..., hidden) -> logits (..., vocab)."""
+        return F.linear(hidden, self.weight)
+
+    def extra_repr(self) -> str:
+        """Sizes, for `print(model)`."""
+        return ", ".join(map(str, self.weight.shape))

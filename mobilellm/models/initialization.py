@@ -1,0 +1,56 @@
+"""Initial weights.
+
+Every matrix and the token table are drawn from normal(0, std), every norm weight is one: Meta's
+MobileLLM recipe with std = 0.02, independent of width and depth. Options: `std="hidden"` takes
+1 / sqrt(hidden_size) instead, and `residual_scaling` divides the two projections that write to
+the residual stream (`o_proj`, `down_proj`) by sqrt(2 × num_layers), so that its variance does not
+grow with the applications run (Radford et al. 2019, GPT-2, section 2.3).
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from mobilellm.models.mobilellm import MobileLLM
+
+
+def initialize_(
+    model: "MobileLLM",
+    *,
+    std: float | str = 0.02,
+    residual_scaling: bool = False,
+    seed: int | None = None,
+) -> None:
+    """Fill all weights of `model`.
+
+    Args:
+        model: changed in place.
+        std: standard deviation of matrices and table, or `"hidden"`: 1 / sqrt(hidden_size).
+        residual_scaling: divide std of `o_proj` and `down_proj` by sqrt(2 × num_layers).
+        seed: draws that are the same on every device and leave the global generator alone;
+            None: drawn from the global generator.
+
+    Raises:
+        ValueError: `std` is neither a positive number nor `"hidden"`.
+    """
+    config = model.config
+    if std == "hidden":
+        std = config.hidden_size**-0.5
+    if isinstance(std, str) or not std > 0:
+        raise ValueError(f"std={std!r} must be a positive number or 'hidden'")
+    # Drawn on the CPU: other devices' generators give other numbers for the same seed.
+    generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() < 2:
+                nn.init.ones_(parameter)
+                continue
+            writes_to_stream = name.endswith(("o_proj.weight", "down_proj.weight"))
+            scale = (2 * config.num_layers) ** -0.5 if residual_scaling and writes_to_stream else 1
+            if generator is None or parameter.is_meta:
+                parameter.normal_(0.0, std * scale)
+            else:
+                drawn = torch.empty(parameter.shape, device="cpu")
+                parameter.copy_(drawn.normal_(0.0, std * scale, generator=generator))

@@ -1,0 +1,196 @@
+"""The language model: unique blocks, run in the order that the configuration gives."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mobilellm.models.attention import KeysValues
+from mobilellm.models.block import BlockOutput, TransformerBlock
+from mobilellm.models.cache import KVCache, cache_slots
+from mobilellm.models.config import ModelConfig
+from mobilellm.models.embedding import TokenEmbedding
+from mobilellm.models.initialization import initialize_
+from mobilellm.models.norm import RMSNorm
+from mobilellm.models.rotary import make_rotary
+
+CAPTURES = ("hidden_states", "attention", "feed_forward")
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What a forward pass gives."""
+
+    hidden: Tensor
+    """(batch, seq, hidden) after the final norm: what `unembed` takes."""
+    logits: Tensor | None = None
+    """(batch, seq, vocab), where asked for."""
+    captured: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Per captured name one tensor per application, in the order they ran."""
+
+
+class MobileLLM(nn.Module):
+    """A decoder-only Transformer of `num_blocks` stored blocks applied `num_layers` times.
+
+    Source: Liu et al. 2024, MobileLLM, arXiv:2402.14905.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build and initialise the model; drawn from the global random generator."""
+        super().__init__()
+        self.config = config
+        device = torch.get_default_device()
+        # On the meta device first: torch's own initial draws would cost seconds and be lost.
+        with torch.device("meta"):
+            self.embedding = TokenEmbedding(config.vocab_size, config.hidden_size)
+            self.blocks = nn.ModuleList(
+                TransformerBlock(config, index) for index in range(config.num_blocks)
+            )
+            self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+            tied = config.tie_word_embeddings
+            head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.head = head
+        self._activation_checkpointing = False
+        self._layers = tuple(zip(config.layer_order, cache_slots(config), strict=True))
+        self.to_empty(device=device)
+        initialize_(self)
+
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        """Keep only each application's input in training and compute the rest again."""
+        self._activation_checkpointing = enabled
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """The only way to logits: (..., hidden) -> (..., vocab), tied or not."""
+        return self.embedding.unembed(hidden) if self.head is None else self.head(hidden)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        cache: KVCache | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        logits: bool = True,
+        capture: Collection[str] = (),
+    ) -> ModelOutput:
+        """Predict the token after each of `input_ids`.
+
+        Args:
+            input_ids: token ids (batch, seq).
+            cache: tokens that came before; the new ones are added to it.
+            attention_mask: bool, True = may be attended, always combined with causality.
+                (batch, keys) for padding on either side, keys counting the cache's tokens too;
+                (batch, queries, keys) for anything else, e.g. documents kept apart.
+            logits: whether to compute them; losses that go by chunks take `hidden`.
+            capture: any of `hidden_states` (residual stream after each application),
+                `attention` (weights, batch × heads × queries × keys) and `feed_forward` (its
+                output).
+
+        Returns:
+            The final hidden states, logits if asked for, and what was to be captured.
+
+        Raises:
+            ValueError: a sequence beyond the context, another shape than required, an unknown
+                name in `capture`.
+        """
+        past = 0 if cache is None else cache.length
+        self._check_input(input_ids, past, capture)
+        mask, positions = _mask_and_positions(input_ids, past, attention_mask)
+        rotary = make_rotary(positions, self.config.head_dim, self.config.rope_theta)  # pyright: ignore[reportArgumentType]
+        x = self.embedding(input_ids)
+        captured: dict[str, list[Tensor]] = {name: [] for name in capture}
+        made: dict[int, KeysValues] = {}
+        share_kv = self.config.share_kv == "first"
+        need_weights = "attention" in captured
+        for index, slot in self._layers:
+            output = self._apply_block(
+                self.blocks[index], x, rotary, mask, made.get(slot), cache, slot, need_weights
+            )
+            x = output.hidden
+            if share_kv:
+                made[slot] = output.keys_values
+            if captured:
+                _store(captured, output)
+        if cache is not None:
+            cache.advance(input_ids.shape[1])
+        hidden = self.norm(x)
+        return ModelOutput(hidden, self.unembed(hidden) if logits else None, captured)
+
+    def _apply_block(self, block, x, rotary, mask, keys_values, cache, slot, need_weights):
+        """One application; checkpointed where that is on and a gradient will be taken."""
+        if self._activation_checkpointing and cache is None and torch.is_grad_enabled():
+            # Nothing in a block is random, so that there is no generator state to restore.
+            return checkpoint(
+                block, x, rotary, mask, keys_values, need_weights=need_weights,
+                use_reentrant=False, preserve_rng_state=False,
+            )  # fmt: skip
+        return block(
+            x, rotary, mask, keys_values, cache=cache, slot=slot, need_weights=need_weights
+        )
+
+    def _check_input(self, input_ids: Tensor, past: int, capture: Collection[str]) -> None:
+        if input_ids.dim() != 2:
+            raise ValueError(
+                f"input_ids has shape {tuple(input_ids.shape)}; give token ids (batch, sequence)"
+            )
+        length = past + input_ids.shape[1]
+        if length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"a sequence of {length} tokens is longer than "
+                f"max_position_embeddings={self.config.max_position_embeddings}; "
+                "shorten it, or build the model with a longer context"
+            )
+        for name in capture:
+            if name not in CAPTURES:
+                raise ValueError(f"capture={name!r} is not known; use one of {', '.join(CAPTURES)}")
+
+
+def _store(captured: dict[str, list[Tensor]], output: BlockOutput) -> None:
+    values = {
+        "hidden_states": output.hidden,
+        "attention": output.attention,
+        "feed_forward": output.feed_forward,
+    }
+    for name, tensors in captured.items():
+        tensors.append(values[name])
+
+
+def _mask_and_positions(
+    input_ids: Tensor, past: int, attention_mask: Tensor | None
+) -> tuple[Tensor | None, Tensor]:
+    """What each query may attend to, and where it stands.
+
+    Returns:
+        Mask (batch or 1, 1, queries, keys), or None where plain causality is meant; positions
+        (batch or 1, queries): with a padding mask, the number of real tokens before.
+
+    Raises:
+        ValueError: a mask of another type or shape.
+    """
+    batch, queries = input_ids.shape
+    keys = past + queries
+    positions = torch.arange(past, keys, device=input_ids.device).unsqueeze(0)
+    if attention_mask is None and (past == 0 or queries == 1):
+        return None, positions
+    causal = torch.arange(keys, device=input_ids.device) <= positions.unsqueeze(-1)
+    if attention_mask is None:
+        return causal.unsqueeze(1), positions
+    if attention_mask.dtype != torch.bool:
+        raise ValueError(
+            f"attention_mask has type {attention_mask.dtype}; give bool, True = may be attended"
+        )
+    if attention_mask.shape == (batch, keys):
+        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
+        attention_mask = attention_mask.unsqueeze(1)
+    elif attention_mask.shape != (batch, queries, keys):
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}; give (batch, keys) = "
+            f"{(batch, keys)} or (batch, queries, keys) = {(batch, queries, keys)}"
+        )
+    allowed = causal & attention_mask
+    # A row with nothing to attend to (padding) would be 0 / 0: it attends to itself, unread.
+    itself = torch.arange(keys, device=input_ids.device) == torch.arange(
+        past, keys, device=input_ids.device
+    ).unsqueeze(-1)
+    return (allowed | (itself & ~allowed.any(-1, keepdim=True))).unsqueeze(1), positions
