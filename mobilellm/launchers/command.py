@@ -1,0 +1,113 @@
+"""The outermost wrapper of every script: one-line errors, exit codes, and Hydra's command line.
+
+Exit codes: 0 done; 1 a defect (with its traceback) or a sweep in which trials failed; 2 what the
+user can put right; 130 and 143 stopped by Ctrl-C or SIGTERM.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mobilellm.launchers.errors import describe_error
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised by a task that a signal ended after it saved its state.
+
+    Args:
+        message: what was saved and how to go on.
+        signal_number: the signal; the exit code is 128 more.
+    """
+
+    def __init__(self, message: str, signal_number: int = signal.SIGINT) -> None:
+        """Remember what is said and with which code the command exits."""
+        super().__init__(message)
+        self.signal_number = int(signal_number)
+
+
+def run_command(main: Callable[[], object]) -> NoReturn:
+    """Run a script's `main` and exit; `MOBILELLM_TRACEBACK=1` shows where an error came from."""
+    sys.exit(exit_code_of(main))
+
+
+def exit_code_of(action: Callable[[], object]) -> int:
+    """Run `action`; print what goes wrong as `error: …` on stderr and give the exit code."""
+    try:
+        action()
+    except BrokenPipeError:
+        # The reader (`head`, `less`) has gone: not even the flush at exit can write.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt as stop:
+        _show_traceback_if_asked()
+        _say(str(stop) or "stopped by Ctrl-C")
+        return 128 + getattr(stop, "signal_number", signal.SIGINT)
+    except Exception as error:
+        message = describe_error(error)
+        if message is None:
+            traceback.print_exc()
+            return 1
+        _show_traceback_if_asked()
+        _say(f"error: {message}")
+        return 2
+    return 0
+
+
+def hydra_command(
+    task: "Callable[[DictConfig], Any]",
+    config_name: str,
+    *,
+    description: str = "",
+    check: str | None = None,
+    sweep_dir: str | None = None,
+    config_dir: Path | None = None,
+    arguments: Sequence[str] | None = None,
+) -> NoReturn:
+    """Run a Hydra application on the clone's conf/ folder and exit.
+
+    All of Hydra's command line works (`key=value`, `-m`, `--cfg job`, `--info`, …), but no
+    `.hydra` folder and no log file is written.
+
+    Args:
+        task: takes the composed configuration. For `hydra/launcher=local` a function that can be
+            imported, best of the package.
+        config_name: the root configuration, a file of conf/ without `.yaml`.
+        description: shown by `--help`; usually the script's docstring.
+        check: dotted path of a function that is given every trial's configuration before the
+            first trial of a sweep starts, raises where it could not run, and may return the
+            trial's run folder.
+        sweep_dir: Hydra's `hydra.sweep.dir`, where a sweep's logs go; may interpolate.
+        config_dir: another folder than the clone's conf/.
+        arguments: another command line than `sys.argv[1:]`.
+    """
+    from mobilellm.launchers.hydra_application import HydraApplication
+
+    application = HydraApplication(
+        task, config_name, description, check=check, sweep_dir=sweep_dir, config_dir=config_dir
+    )
+    line = list(sys.argv[1:] if arguments is None else arguments)
+    failures = 0
+
+    def run() -> None:
+        nonlocal failures
+        failures = application.run(line)
+
+    code = exit_code_of(run)
+    sys.exit(code or (1 if failures else 0))
+
+
+def _show_traceback_if_asked() -> None:
+    if os.environ.get("MOBILELLM_TRACEBACK") == "1":
+        traceback.print_exc()
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()

@@ -1,0 +1,84 @@
+"""What `--help` of a Hydra command shows: made from the YAML files, without importing Hydra."""
+
+import re
+import textwrap
+from pathlib import Path
+
+FLAGS = """\
+Flags:
+  -m, --multirun       run every combination of comma-separated values: seed=0,1 model=a,b
+  --cfg job            print the composed configuration and stop (--resolve: with values filled in)
+  --info defaults      which files it comes from (also: config, plugins, searchpath)
+  --hydra-help         all flags of Hydra
+MOBILELLM_TRACEBACK=1 shows where an error came from.
+"""
+
+
+def help_text(folder: Path, config_name: str, description: str) -> str:
+    """Description, groups with their choices, keys with their defaults, and flags.
+
+    Args:
+        folder: the configuration folder.
+        config_name: the root configuration.
+        description: what the command does, with examples.
+    """
+    parts = [
+        textwrap.dedent(description).strip(),
+        "Arguments are key=value (`+key=value` adds one).",
+    ]
+    path = folder / f"{config_name}.yaml"
+    text = path.read_text() if path.exists() else ""
+    if groups := _groups(folder, text):
+        width = max(map(len, groups)) + 2
+        lines = [
+            textwrap.fill(
+                ", ".join(choices),
+                width=100,
+                initial_indent=f"  {group:<{width}}",
+                subsequent_indent=" " * (width + 2),
+            )
+            for group, choices in groups.items()
+        ]
+        parts.append("Groups and their choices (group=choice):\n" + "\n".join(lines))
+    if keys := _keys(text):
+        parts.append("Keys, with their defaults:\n" + "\n".join(keys))
+    return "\n\n".join([*(p for p in parts if p), FLAGS])
+
+
+def _groups(folder: Path, text: str) -> dict[str, list[str]]:
+    """Groups of the defaults list, and the launchers where the command has experiments."""
+    defaults = re.search(r"^defaults:\n((?:[ \t]*[-#].*\n|\s*\n)*)", text, re.MULTILINE)
+    entries = re.findall(
+        r"^\s*-\s*(?:optional\s+|override\s+)*/?([\w/]+)\s*:", defaults.group(1), re.MULTILINE
+    ) if defaults else []  # fmt: skip
+    groups = {entry: _choices(folder / entry) for entry in entries}
+    launchers = _choices(folder / "hydra" / "launcher")
+    if launchers and any(entry.startswith("experiment") for entry in entries):
+        groups["hydra/launcher"] = ["basic", *launchers]
+    return {group: choices for group, choices in groups.items() if choices}
+
+
+def _choices(group: Path) -> list[str]:
+    return sorted(
+        file.relative_to(group).with_suffix("").as_posix() for file in group.rglob("*.yaml")
+    )
+
+
+def _keys(text: str) -> list[str]:
+    """Keys of the root with the comment above or beside each."""
+    lines: list[str] = []
+    comments: list[str] = []
+    in_root_block = ""
+    for line in text.splitlines():
+        if line.startswith("#"):
+            comments.append(f"  {line}")
+        elif match := re.match(r"(\w+):(.*)", line):
+            in_root_block = match.group(1)
+            if in_root_block not in ("defaults", "hydra"):
+                lines += [*comments, f"  {line}"]
+            comments = []
+        elif line.startswith((" ", "-")) and in_root_block not in ("defaults", "hydra", ""):
+            lines.append(f"  {line}")
+        elif not line.strip():
+            comments = []
+    return lines
