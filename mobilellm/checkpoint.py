@@ -1,0 +1,169 @@
+"""The bare model folder: config.json, model.safetensors and, where given, tokenizer.model."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mobilellm.models import MobileLLM, ModelConfig
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILE = "tokenizer.model"
+FORMAT = "mobilellm/1"
+
+
+def save_model(
+    model: MobileLLM, folder: str | Path, tokenizer: str | Path | bytes | None = None
+) -> None:
+    """Write `model` into `folder`; every file appears whole or not at all.
+
+    Args:
+        model: each parameter is stored once, shared blocks and tied tables included.
+        folder: made where missing; a model in it is replaced.
+        tokenizer: a SentencePiece model, as a path or as its bytes.
+
+    Raises:
+        FileNotFoundError: the tokenizer's path does not exist.
+        OSError: a file could not be written; what was there before is kept.
+    """
+    folder = Path(folder)
+    content = _tokenizer_bytes(tokenizer)
+    folder.mkdir(parents=True, exist_ok=True)
+    if content is not None:
+        write_atomically(folder / TOKENIZER_FILE, lambda path: path.write_bytes(content))
+    write_tensors(folder / WEIGHTS_FILE, model.state_dict())
+    write_json(folder / CONFIG_FILE, {"format": FORMAT, **model.config.to_dict()})
+
+
+def load_model(folder: str | Path) -> MobileLLM:
+    """Read the model that `save_model` wrote, on the CPU, in the number type it was saved in.
+
+    Raises:
+        FileNotFoundError: no such folder, or a file of it is missing.
+        ValueError: a config field that does not exist, or weights of another shape than it says.
+    """
+    folder = Path(folder)
+    values = read_json(folder / CONFIG_FILE)
+    if values.pop("format", None) != FORMAT:
+        raise ValueError(
+            f"{folder / CONFIG_FILE} does not say format={FORMAT!r}; "
+            "bring a Hugging Face folder in with scripts/import.py"
+        )
+    try:
+        config = ModelConfig.from_dict(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG_FILE}: {error}") from error
+    return model_from_state(config, read_tensors(folder / WEIGHTS_FILE), folder)
+
+
+def model_from_state(
+    config: ModelConfig, state: Mapping[str, Tensor], origin: str | Path
+) -> MobileLLM:
+    """A model of `config` with the given weights, nothing drawn at random.
+
+    Raises:
+        ValueError: a weight is missing, left over or of another shape; names it and `origin`.
+    """
+    with torch.device("meta"):
+        model = MobileLLM(config)
+    expected = model.state_dict()
+    for name in [*expected, *state]:
+        wanted = tuple(expected[name].shape) if name in expected else "nothing"
+        given = tuple(state[name].shape) if name in state else "nothing"
+        if wanted != given:
+            raise ValueError(
+                f"weight {name} in {origin} has shape {given} where config.json asks for "
+                f"{wanted}; use the config.json the weights were saved with"
+            )
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`.
+
+    Raises:
+        FileNotFoundError: the folder or the file is missing.
+        ValueError: it does not hold a JSON object.
+    """
+    _check_exists(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); save the model again") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no JSON object; save the model again")
+    return values
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, in memory of their own.
+
+    Raises:
+        FileNotFoundError: the folder or the file is missing.
+        ValueError: the file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    _check_exists(path)
+    try:
+        # load_file maps the file into memory: later writing to it would change the model.
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); save or fetch it again") from error
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
+    text = json.dumps(values, indent=2) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, whole or not at all."""
+    from safetensors.torch import save_file
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(state, temporary, {"format": "pt"}))
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it there in one step.
+
+    Raises:
+        OSError: it could not be written, e.g. on a full disk; `path` is as it was.
+    """
+    from safetensors import SafetensorError
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(
+            f"cannot write {path} ({error}); make room or choose another folder, "
+            "what was there before is kept"
+        ) from error
+
+
+def _tokenizer_bytes(tokenizer: str | Path | bytes | None) -> bytes | None:
+    if tokenizer is None or isinstance(tokenizer, bytes):
+        return tokenizer
+    _check_exists(Path(tokenizer))
+    return Path(tokenizer).read_bytes()
+
+
+def _check_exists(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"folder {path.parent} does not exist; give a saved model's folder")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.name} is missing in {path.parent}; give a whole folder")

@@ -1,0 +1,150 @@
+"""Our configuration and Hugging Face's config.json, each from the other.
+
+What the plain `LlamaForCausalLM` cannot hold goes out as an architecture of `transformers` that
+can: QK-norm as `Qwen3ForCausalLM` (its norm with weights of one is the weightless norm), the ReLU
+feed-forward layer as `ArceeForCausalLM`. What none can hold is refused.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mobilellm.models import ModelConfig
+
+# Their architecture by model_type: activation, and whether queries and keys are normalised.
+_ARCHITECTURES = {
+    "llama": ("LlamaForCausalLM", "silu", "none"),
+    "qwen3": ("Qwen3ForCausalLM", "silu", "rms"),
+    "arcee": ("ArceeForCausalLM", "relu", "none"),
+    "mobilellm": ("MobileLLMForCausalLM", "silu", "none"),
+}
+
+
+def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
+    """Our configuration for the contents of a Hugging Face config.json.
+
+    Raises:
+        ValueError: something in it cannot be represented.
+    """
+    model_type = values.get("model_type")
+    if model_type not in _ARCHITECTURES:
+        raise ValueError(
+            f"model_type={model_type!r} cannot be represented; "
+            f"use one of {', '.join(_ARCHITECTURES)}"
+        )
+    _, activation, qk_norm = _ARCHITECTURES[model_type]
+    _check_representable(values, activation)
+    is_meta = model_type == "mobilellm"
+    tied = values.get("share_embedding" if is_meta else "tie_word_embeddings", False)
+    return ModelConfig(
+        vocab_size=_required(values, "vocab_size"),
+        hidden_size=_required(values, "hidden_size"),
+        intermediate_size=_required(values, "intermediate_size"),
+        num_blocks=_required(values, "num_hidden_layers"),
+        num_attention_heads=_required(values, "num_attention_heads"),
+        num_key_value_heads=values.get("num_key_value_heads"),
+        head_dim=values.get("head_dim"),
+        block_repeats=2 if values.get("layer_sharing") else 1,
+        tie_word_embeddings=bool(tied or values.get("tie_word_embeddings")),
+        max_position_embeddings=values.get("max_position_embeddings", 2048),
+        rope_theta=float(_rope(values).get("rope_theta", 1e4)),
+        rms_norm_eps=float(values.get("rms_norm_eps", 1e-6)),
+        feed_forward="swiglu" if activation == "silu" else "relu",
+        qk_norm=qk_norm,
+        eos_token_id=_one_token(values, "eos_token_id", 2),
+        bos_token_id=_one_token(values, "bos_token_id", 1),
+    )
+
+
+def config_to_huggingface(config: ModelConfig) -> dict[str, Any]:
+    """The contents of config.json for the unrolled model.
+
+    Raises:
+        ValueError: no architecture of `transformers` holds such a model.
+    """
+    if config.share_kv == "first" and config.block_repeats > 1:
+        raise ValueError("share_kv='first' has no Hugging Face architecture; only 'own' can go out")
+    if len(set(config.block_shapes)) > 1:
+        raise ValueError(
+            "blocks of different sizes have no Hugging Face architecture; "
+            "only equal ones can go out"
+        )
+    if config.feed_forward == "relu" and config.qk_norm != "none":
+        raise ValueError(
+            f"feed_forward='relu' with qk_norm={config.qk_norm!r} has no Hugging Face "
+            "architecture; only one of the two can go out"
+        )
+    model_type = "arcee" if config.feed_forward == "relu" else "llama"
+    if config.qk_norm != "none":
+        model_type = "qwen3"
+    architecture, activation, _ = _ARCHITECTURES[model_type]
+    shape = config.block_shapes[0]
+    values: dict[str, Any] = {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": shape.num_attention_heads,
+        "num_key_value_heads": shape.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": activation,
+        "max_position_embeddings": config.max_position_embeddings,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "attention_bias": False,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_id,
+    }
+    if model_type != "qwen3":
+        values["mlp_bias"] = False
+    return values
+
+
+def _check_representable(values: Mapping[str, Any], activation: str) -> None:
+    refused = {
+        "attention_bias": not values.get("attention_bias"),
+        "mlp_bias": not values.get("mlp_bias"),
+        "use_sliding_window": not values.get("use_sliding_window"),
+        "quantization_config": not values.get("quantization_config"),
+        "hidden_act": values.get("hidden_act", activation) == activation,
+    }
+    for name, is_plain in refused.items():
+        if not is_plain:
+            raise ValueError(f"{name}={values[name]!r} cannot be represented by this model family")
+    rope = _rope(values)
+    if rope.get("rope_type", rope.get("type", "default")) != "default":
+        raise ValueError(
+            f"rope_scaling={dict(rope)} cannot be represented; only plain rotation can"
+        )
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ValueError(
+            f"partial_rotary_factor={rope['partial_rotary_factor']} cannot be represented; "
+            "only whole heads are rotated"
+        )
+
+
+def _rope(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary settings, from the place of transformers 5 or of earlier versions."""
+    names = ("rope_theta", "partial_rotary_factor")
+    rope = {name: values[name] for name in names if values.get(name) is not None}
+    return rope | (values.get("rope_scaling") or {}) | (values.get("rope_parameters") or {})
+
+
+def _required(values: Mapping[str, Any], name: str) -> int:
+    if name not in values:
+        raise ValueError(f"{name} is missing; give a complete config.json")
+    return values[name]
+
+
+def _one_token(values: Mapping[str, Any], name: str, default: int) -> int:
+    value = values.get(name)
+    if value is None:
+        return default
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise ValueError(f"{name}={value} names several tokens; keep one of them")
+        return value[0]
+    return value

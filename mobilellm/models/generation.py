@@ -1,0 +1,146 @@
+"""Text continuation: greedy or sampled, one row or many, prompts of any lengths."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mobilellm.models.cache import KVCache
+from mobilellm.models.mobilellm import MobileLLM
+
+
+@torch.no_grad()
+def generate(
+    model: MobileLLM,
+    input_ids: Tensor | Sequence[Tensor],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    *,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop_at_eos: bool = True,
+) -> Tensor:
+    """Continue each prompt by `max_new_tokens` tokens.
+
+    Args:
+        model: its `eos_token_id` ends a row.
+        input_ids: prompts (batch, prompt), or a list of 1-D tensors of any lengths, which are
+            padded on the left with `eos_token_id` and give what each would give alone.
+        max_new_tokens: tokens to add; decoding ends early once every row has ended.
+        temperature: 0 takes the likeliest token; above, logits are divided by it and sampled.
+        top_k: sample among the k likeliest only.
+        top_p: sample among the likeliest that together reach this probability, after `top_k`.
+        seed: of the sampling; None draws from the global generator.
+        stop_at_eos: False goes on past `eos_token_id`.
+
+    Returns:
+        Token ids (batch, longest prompt + max_new_tokens); a row that met `eos_token_id` is filled
+        with it.
+
+    Raises:
+        ValueError: an empty prompt, more tokens than the context holds, a setting out of range
+            or without effect.
+    """
+    config = model.config
+    _check_sampling(max_new_tokens, temperature, top_k, top_p)
+    prompts, mask = _pad_left(input_ids, config.eos_token_id)
+    batch, length = prompts.shape
+    if length + max_new_tokens > config.max_position_embeddings:
+        raise ValueError(
+            f"a prompt of {length} and max_new_tokens={max_new_tokens} exceed "
+            f"max_position_embeddings={config.max_position_embeddings}; ask for at most "
+            f"{max(config.max_position_embeddings - length, 0)} new tokens, or shorten the prompt"
+        )
+    device = next(model.parameters()).device
+    tokens = prompts.new_full((batch, length + max_new_tokens), config.eos_token_id, device=device)
+    tokens[:, :length] = prompts
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+    ended = torch.zeros(batch, dtype=torch.bool, device=device)
+    cache = KVCache(config, capacity=length + max_new_tokens)
+    if mask is not None:
+        mask = torch.nn.functional.pad(mask.to(device), (0, max_new_tokens), value=True)
+    start = 0
+    for end in range(length, length + max_new_tokens):
+        seen = None if mask is None else mask[:, :end]
+        output = model(tokens[:, start:end], cache, attention_mask=seen, logits=False)
+        logits = model.unembed(output.hidden[:, -1])
+        chosen = _choose(logits, temperature, top_k, top_p, generator)
+        tokens[:, end] = torch.where(ended, config.eos_token_id, chosen)
+        start = end
+        if stop_at_eos:
+            ended |= tokens[:, end] == config.eos_token_id
+            if ended.all():
+                break
+    return tokens
+
+
+def _choose(
+    logits: Tensor,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """One token id per row of logits (batch, vocab)."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits.float() / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        kept, places = logits.topk(top_k, dim=-1)
+        logits = torch.full_like(logits, float("-inf")).scatter(-1, places, kept)
+    if top_p is not None and top_p < 1:
+        ordered, places = logits.softmax(dim=-1).sort(dim=-1, descending=True)
+        # What comes before a token decides, so that the likeliest one always stays.
+        dropped = ordered.cumsum(dim=-1) - ordered >= top_p
+        logits = logits.masked_fill(
+            torch.zeros_like(dropped).scatter(-1, places, dropped), float("-inf")
+        )
+    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(-1)
+
+
+def _pad_left(input_ids: Tensor | Sequence[Tensor], filler: int) -> tuple[Tensor, Tensor | None]:
+    """Prompts (batch, longest), and which entries are real where lengths differ."""
+    if isinstance(input_ids, Tensor):
+        if input_ids.dim() != 2 or input_ids.numel() == 0:
+            raise ValueError(
+                f"input_ids has shape {tuple(input_ids.shape)}; give at least one token a row, "
+                "(batch, prompt) or a list of 1-D tensors"
+            )
+        return input_ids, None
+    rows = list(input_ids)
+    for index, row in enumerate(rows):
+        if row.dim() != 1 or row.numel() == 0:
+            raise ValueError(
+                f"prompt {index} has shape {tuple(row.shape)}; give 1-D tensors of at least one "
+                "token, e.g. bos_token_id"
+            )
+    if not rows:
+        raise ValueError("input_ids is an empty list; give at least one prompt")
+    longest = max(len(row) for row in rows)
+    if all(len(row) == longest for row in rows):
+        return torch.stack(rows), None
+    prompts = rows[0].new_full((len(rows), longest), filler)
+    mask = torch.zeros_like(prompts, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        prompts[index, longest - len(row) :] = row
+        mask[index, longest - len(row) :] = True
+    return prompts, mask
+
+
+def _check_sampling(
+    max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None
+) -> None:
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+    if not temperature >= 0:
+        raise ValueError(f"temperature={temperature} must be 0 (greedy) or above")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k={top_k} must be at least 1; leave it out to keep every token")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p} must be above 0 and at most 1")
+    if temperature == 0 and (top_k is not None or top_p is not None):
+        name, value = ("top_k", top_k) if top_k is not None else ("top_p", top_p)
+        raise ValueError(
+            f"{name}={value} has no effect on greedy choice; set a temperature above 0"
+        )
