@@ -1,0 +1,31 @@
+"""What a model costs, in closed form from its configuration alone. Nothing here imports torch."""
+
+from mobilellm.accounting.flops import Flops, flops_per_token
+from mobilellm.accounting.memory import (
+    decode_bytes_per_token,
+    kv_cache_bytes_per_token,
+    weight_bytes,
+)
+from mobilellm.accounting.parameters import ParameterCounts, count_parameters
+from mobilellm.accounting.training_memory import (
+    TrainingMemory,
+    activation_bytes,
+    largest_micro_batch,
+    optimizer_bytes,
+    training_memory_bytes,
+)
+
+__all__ = [
+    "Flops",
+    "ParameterCounts",
+    "TrainingMemory",
+    "activation_bytes",
+    "count_parameters",
+    "decode_bytes_per_token",
+    "flops_per_token",
+    "kv_cache_bytes_per_token",
+    "largest_micro_batch",
+    "optimizer_bytes",
+    "training_memory_bytes",
+    "weight_bytes",
+]

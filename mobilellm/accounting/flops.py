@@ -1,0 +1,57 @@
+"""How many floating-point operations a token costs, counted from the configuration alone.
+
+A multiplication and its addition are two operations. Counted are the matrix products (every
+projection at every layer that runs, and the output head) and the attention scores and sums;
+not counted are norms, rotary embedding, activations, softmax and the embedding's look-up, which
+together are below one percent at any width worth training.
+"""
+
+from dataclasses import dataclass
+
+from mobilellm.accounting.parameters import check_count, head_dim, matrix_parameters
+from mobilellm.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations per token, the mean over a sequence."""
+
+    matmul: int
+    """2 x the weights of every matrix, as often as it is applied, the output head included."""
+    attention: int
+    """Scores and weighted sums, over the keys that causality allows."""
+    forward: int
+    """matmul + attention."""
+    training: int
+    """3 x forward: the backward pass costs twice the forward. Recomputation, where activations are
+    checkpointed, is not counted: it is work of the method, not of the model."""
+
+
+def flops_per_token(config: ModelConfig, sequence_length: int) -> Flops:
+    """Operations per token in a sequence of `sequence_length` tokens.
+
+    Attention is causal: the token at position s (from 1) sees s keys, (sequence_length + 1) / 2 in the
+    mean, and each key costs 4 x heads x head_dim operations per layer. With share_kv `first` the
+    repeats of a block compute no keys and values.
+
+    Raises:
+        ValueError: sequence_length below 1.
+
+    Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B (there without causality).
+    """
+    check_count("sequence_length", sequence_length)
+    matmul = 2 * config.vocab_size * config.hidden_size
+    attention = 0
+    for shape in config.block_shapes:
+        query_and_output, key_and_value, feed_forward = matrix_parameters(config, shape)
+        matmul += 2 * config.block_repeats * (query_and_output + feed_forward)
+        matmul += 2 * _key_value_passes(config) * key_and_value
+        width = shape.num_attention_heads * head_dim(config)
+        attention += config.block_repeats * 2 * width * (sequence_length + 1)
+    forward = matmul + attention
+    return Flops(matmul=matmul, attention=attention, forward=forward, training=3 * forward)
+
+
+def _key_value_passes(config: ModelConfig) -> int:
+    """How often one block computes keys and values."""
+    return 1 if config.share_kv == "first" else config.block_repeats

@@ -1,0 +1,89 @@
+"""What a model needs and reads where it runs: weights, KV cache, and bytes per decoded token."""
+
+from collections import Counter
+
+from mobilellm.accounting.parameters import (
+    block_parameters,
+    check_count,
+    count_parameters,
+    head_dim,
+)
+from mobilellm.models.config import BlockShape, ModelConfig
+
+
+def weight_bytes(config: ModelConfig, bits: int) -> int:
+    """Bytes of the stored weights at `bits` each; scales of a quantised format are not counted.
+
+    Raises:
+        ValueError: `bits` below 1.
+    """
+    check_count("bits", bits)
+    return -(-count_parameters(config).stored * bits // 8)
+
+
+def kv_cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
+    """Bytes that one token adds to the KV cache.
+
+    Every application of a block has keys and values of its own; with share_kv `first` the repeats
+    of a block use those of its first application, so that only `num_blocks` are kept.
+
+    Raises:
+        ValueError: `bytes_per_value` below 1.
+    """
+    check_count("bytes_per_value", bytes_per_value)
+    kept = 1 if config.share_kv == "first" else config.block_repeats
+    return kept * sum(_kv_values(config, shape) for shape in config.block_shapes) * bytes_per_value
+
+
+def decode_bytes_per_token(
+    config: ModelConfig,
+    *,
+    bits: int = 16,
+    context: int = 0,
+    kv_bits: int = 16,
+    repeats_cached: bool = False,
+) -> int:
+    """Bytes read from memory to decode one token, batch 1: what bounds the speed on a phone.
+
+    Read are the weights of every block that runs, the final norm, the output head, one row of the
+    input table where it is not the head, and the keys and values of `context` earlier tokens.
+
+    Args:
+        config: the model.
+        bits: of a weight.
+        context: tokens in the KV cache.
+        kv_bits: of a key's or value's entry.
+        repeats_cached: False: a shared block is read at every application. True: a block that runs
+            twice in a row is read once, as it is still in the cache the second time (a block of
+            the 125M model has 6.8 MB at 16 bits; phones have 8 to 32 MB of such memory).
+
+    Raises:
+        ValueError: `bits` or `kv_bits` below 1, a negative `context`.
+
+    Source: Liu et al. 2024, arXiv:2402.14905, section 2.4 and table 7: 2.6 % more time per token
+    for twice the layers.
+    """
+    check_count("bits", bits)
+    check_count("kv_bits", kv_bits)
+    if context < 0:
+        raise ValueError(f"context={context} must not be negative; give tokens in the KV cache")
+    block_reads = _reads(config.layer_order) if repeats_cached else Counter(config.layer_order)
+    cache_reads = block_reads if config.share_kv == "first" else Counter(config.layer_order)
+    weights = config.hidden_size * (config.vocab_size + 1)
+    weights += 0 if config.tie_word_embeddings else config.hidden_size
+    cached_values = 0
+    for index, shape in enumerate(config.block_shapes):
+        weights += block_reads[index] * block_parameters(config, shape)
+        cached_values += cache_reads[index] * _kv_values(config, shape)
+    return -(-weights * bits // 8) + -(-context * cached_values * kv_bits // 8)
+
+
+def _kv_values(config: ModelConfig, shape: BlockShape) -> int:
+    """Entries of one token's key and value in one block."""
+    return 2 * shape.num_key_value_heads * head_dim(config)
+
+
+def _reads(layer_order: tuple[int, ...]) -> Counter[int]:
+    """How often each block is read where one that has just run need not be read again."""
+    before = (None, *layer_order)
+    return Counter(block for last, block in zip(before, layer_order, strict=False) if block != last)

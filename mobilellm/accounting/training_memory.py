@@ -1,0 +1,251 @@
+"""Memory of a training step, forecast from the configuration alone.
+
+Counted is what stays alive until the backward pass has used it, by the operations of
+`mobilellm.models` as PyTorch differentiates them, and the working space of the largest single
+operation; not counted are the program itself and what an allocator leaves unused.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mobilellm.accounting.parameters import (
+    check_count,
+    count_parameters,
+    head_dim,
+    matrix_parameters,
+)
+from mobilellm.models.config import BlockShape, ModelConfig, _check_choice
+
+OPTIMIZERS = ("adamw", "muon", "sgd")
+
+LOSS_CHUNK_TOKENS = 1024
+"""Tokens whose logits exist at one time in the chunked loss."""
+LOSS_COPIES = 2
+"""Tensors as large as a chunk's logits: the logits, and their softmax that becomes the gradient."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bytes of the numbers of a training step."""
+
+    weight: int
+    """Of a weight, its gradient and each of its optimizer states."""
+    residual: int
+    """Of the residual stream and the norms on it."""
+    value: int
+    """Of what goes into and comes out of matrix products."""
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether values are cast from the residual stream's type for every product."""
+        return self.value < self.residual
+
+
+PRECISIONS = {
+    "32-true": Precision(weight=4, residual=4, value=4),
+    "bf16-mixed": Precision(weight=4, residual=4, value=2),
+    "16-mixed": Precision(weight=4, residual=4, value=2),
+    "bf16-true": Precision(weight=2, residual=2, value=2),
+}
+"""By Lightning's names."""
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes of a training step on one device."""
+
+    weights: int
+    """Parameters, and in mixed precision the copies of the matrices that products are made with."""
+    gradients: int
+    optimizer: int
+    activations: int
+    """Kept for the backward pass, and the gradients of the block it is passing through."""
+    loss: int
+    """One chunk's logits and what is made of them."""
+
+    @property
+    def total(self) -> int:
+        """All of it: an upper bound, since not all of it is alive at one time."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.loss
+
+
+def optimizer_bytes(
+    config: ModelConfig, optimizer: str = "adamw", precision: str = "32-true"
+) -> int:
+    """Bytes of the optimizer's state.
+
+    AdamW keeps two numbers per parameter; Muon one per weight of the blocks' matrices and two for
+    the rest, as AdamW; plain SGD none. They have the type of the weights.
+
+    Raises:
+        ValueError: an optimizer or precision that is not known.
+    """
+    _check_choice("optimizer", optimizer, OPTIMIZERS)
+    per_weight = precision_of(precision).weight
+    stored = count_parameters(config).stored
+    if optimizer == "sgd":
+        return 0
+    matrices = sum(sum(matrix_parameters(config, shape)) for shape in config.block_shapes)
+    return per_weight * (2 * stored - (matrices if optimizer == "muon" else 0))
+
+
+def activation_bytes(
+    config: ModelConfig,
+    micro_batch_size: int,
+    sequence_length: int,
+    *,
+    precision: str = "32-true",
+    activation_checkpointing: bool = False,
+) -> int:
+    """Bytes of the activations at the start of the backward pass.
+
+    Args:
+        config: the model; shared blocks count as often as they run.
+        micro_batch_size: sequences.
+        sequence_length: tokens.
+        precision: one of Lightning's names, e.g. `bf16-mixed`.
+        activation_checkpointing: keep only the input of every application, and compute one block
+            at a time again.
+
+    Raises:
+        ValueError: a size below 1, a precision that is not known.
+    """
+    check_count("micro_batch_size", micro_batch_size)
+    check_count("sequence_length", sequence_length)
+    form = precision_of(precision)
+    per_application = list(_application_bytes(config, form))
+    # The backward pass holds about as much for the block it passes through as the forward kept.
+    working = max(per_application)
+    if activation_checkpointing:
+        kept = config.num_layers * form.residual * config.hidden_size + working
+    else:
+        kept = config.block_repeats * sum(per_application)
+    ends = 3 * form.residual * config.hidden_size  # the final norm's input, its output, a gradient
+    return micro_batch_size * sequence_length * (kept + working + ends)
+
+
+def training_memory_bytes(
+    config: ModelConfig,
+    micro_batch_size: int,
+    sequence_length: int,
+    *,
+    optimizer: str = "adamw",
+    precision: str = "32-true",
+    activation_checkpointing: bool = False,
+    loss_chunk_tokens: int = LOSS_CHUNK_TOKENS,
+    num_shards: int = 1,
+) -> TrainingMemory:
+    """Bytes that a training step needs on one device.
+
+    Args:
+        config: the model.
+        micro_batch_size: sequences that go through the model at one time.
+        sequence_length: tokens.
+        optimizer: `adamw`, `muon` or `sgd`.
+        precision: one of Lightning's names, e.g. `bf16-mixed`.
+        activation_checkpointing: keep only the input of every application of a block.
+        loss_chunk_tokens: tokens whose logits exist at one time.
+        num_shards: devices that share weights, gradients and optimizer state (FSDP).
+
+    Raises:
+        ValueError: a size below 1, an optimizer or precision that is not known.
+    """
+    check_count("loss_chunk_tokens", loss_chunk_tokens)
+    check_count("num_shards", num_shards)
+    form = precision_of(precision)
+    parameters = count_parameters(config).stored
+    copies = 0
+    if form.is_mixed:
+        matrices = sum(sum(matrix_parameters(config, shape)) for shape in config.block_shapes)
+        copies = form.value * (matrices + config.vocab_size * config.hidden_size)
+    chunk = min(loss_chunk_tokens, micro_batch_size * sequence_length)
+    return TrainingMemory(
+        weights=-(-parameters * form.weight // num_shards) + copies,
+        gradients=-(-parameters * form.weight // num_shards),
+        optimizer=-(-optimizer_bytes(config, optimizer, precision) // num_shards),
+        activations=activation_bytes(
+            config,
+            micro_batch_size,
+            sequence_length,
+            precision=precision,
+            activation_checkpointing=activation_checkpointing,
+        ),
+        loss=LOSS_COPIES * 4 * chunk * config.vocab_size,
+    )
+
+
+def largest_micro_batch(
+    config: ModelConfig,
+    memory_bytes: float,
+    sequence_length: int,
+    *,
+    divides: int,
+    **options: Any,
+) -> int:
+    """The most sequences per forward pass whose training step fits into `memory_bytes`.
+
+    Args:
+        config: the model.
+        memory_bytes: of one device, what the step may take.
+        sequence_length: tokens.
+        divides: sequences per optimizer step and device; the answer divides it.
+        options: as of `training_memory_bytes`.
+
+    Raises:
+        ValueError: not even one sequence fits.
+    """
+    check_count("divides", divides)
+    sizes = [size for size in range(1, divides + 1) if divides % size == 0]
+    needed = {
+        size: training_memory_bytes(config, size, sequence_length, **options).total
+        for size in sizes
+    }
+    fitting = [size for size in sizes if needed[size] <= memory_bytes]
+    if not fitting:
+        raise ValueError(
+            f"one sequence of {sequence_length} tokens needs {needed[1] / 1e9:.2f} GB, and "
+            f"{memory_bytes / 1e9:.2f} GB are there; use a shorter sequence_length, "
+            "trainer.activation_checkpointing=true, a smaller model, or give micro_batch_size"
+        )
+    return max(fitting)
+
+
+def precision_of(name: str) -> Precision:
+    """Bytes by Lightning's name of a precision.
+
+    Raises:
+        ValueError: a name that is not known.
+    """
+    _check_choice("precision", name, PRECISIONS)
+    return PRECISIONS[name]
+
+
+def _application_bytes(config: ModelConfig, form: Precision) -> Iterator[int]:
+    """What one application of each stored block keeps, in bytes per token."""
+    width, residual, value = config.hidden_size, form.residual, form.value
+    projections = 5 if config.feed_forward == "swiglu" else 4  # that read a norm's output
+    for shape in config.block_shapes:
+        # Two norms keep their input and what they scale; their output feeds the projections,
+        # which under autocast each keep a cast copy of their own.
+        norms = 4 * width * residual
+        norms += projections * width * value if form.is_mixed else 2 * width * value
+        attention = 4 * shape.num_attention_heads * head_dim(config) * value
+        yield (
+            norms
+            + attention
+            + _head_norm_bytes(config, shape, form)
+            + value * (_feed_forward_values(config, shape))
+        )
+
+
+def _head_norm_bytes(config: ModelConfig, shape: BlockShape, form: Precision) -> int:
+    """QK-norm keeps queries and keys as they come, and with a weight what it scales as well."""
+    kept = {"none": 0, "l2": 1, "rms": 2}[config.qk_norm]
+    heads = shape.num_attention_heads + shape.num_key_value_heads
+    return kept * heads * head_dim(config) * form.residual
+
+
+def _feed_forward_values(config: ModelConfig, shape: BlockShape) -> int:
+    """SwiGLU keeps gate, its silu, up and their product; ReLU its output, which is all it needs."""
+    return (4 if config.feed_forward == "swiglu" else 1) * shape.intermediate_size

@@ -1,0 +1,231 @@
+"""The shape that meets a budget: give a depth or a width, and the rest follows.
+
+Comparing depth with width is fair only where the models are equally large. `config_for_budget`
+takes a budget of parameters or operations and one of `num_blocks` or `hidden_size`, and gives the
+configuration that meets it, so that a sweep over the depth is a sweep at one budget.
+"""
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mobilellm.accounting import count_parameters, flops_per_token
+from mobilellm.models import ModelConfig
+from mobilellm.models.config import _check_choice, _check_positive
+from mobilellm.search.shapes import Measure, Shape, ShapeGrid
+
+MATCHES = ("stored", "body", "flops")
+
+SMALL_BUDGET = 50_000_000
+"""Below so many parameters (or twice as many operations) heads and widths step more finely."""
+PREFERRED_DEVIATION = 0.01
+"""Among the shapes this near to the budget, the one with the best proportions is taken."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BudgetSolution:
+    """A configuration, and how well it meets the budget it was made for."""
+
+    config: ModelConfig
+    budget: int
+    """Asked for: parameters, or forward operations per token."""
+    match: str
+    """What was matched: `stored`, `body` or `flops`."""
+    reached: int
+    """What the configuration has of it."""
+
+    @property
+    def deviation(self) -> float:
+        """Share by which the configuration is over (positive) or under the budget."""
+        return self.reached / self.budget - 1
+
+    def __str__(self) -> str:
+        """One line: the shape, what it has, and how far that is from the budget."""
+        config = self.config
+        unit = {"flops": "forward FLOPs per token"}.get(self.match, f"{self.match} parameters")
+        return (
+            f"{config.num_blocks} blocks of width {config.hidden_size} "
+            f"(intermediate_size {config.intermediate_size}, {config.num_attention_heads} heads, "
+            f"{config.num_key_value_heads} for keys and values): {self.reached:,} {unit}, "
+            f"{self.deviation:+.2%} of {self.budget:,}"
+        )
+
+
+def config_for_budget(
+    budget: float | str = 125_000_000,
+    num_blocks: int | None = None,
+    hidden_size: int | None = None,
+    **options: Any,
+) -> ModelConfig:
+    """The configuration that `solve_budget` finds; how far off the budget it is gets logged.
+
+    Args:
+        budget: parameters, or forward operations per token with match=flops; `125e6` is fine.
+        num_blocks: blocks stored; where it is given alone, the width follows.
+        hidden_size: width; where it is given alone, the depth follows.
+        options: whatever else `solve_budget` takes.
+
+    Raises:
+        ValueError: as `solve_budget`.
+    """
+    solution = solve_budget(budget, num_blocks, hidden_size, **options)
+    logger.info("%s", solution)
+    return solution.config
+
+
+def solve_budget(
+    budget: float | str = 125_000_000,
+    num_blocks: int | None = None,
+    hidden_size: int | None = None,
+    *,
+    match: str = "stored",
+    vocab_size: int = 32_000,
+    sequence_length: int | None = None,
+    head_dim: int | None = None,
+    group_size: int | None = None,
+    alignment: int | None = None,
+    ffn_rule: str = "remainder",
+    tolerance: float = 0.02,
+    **fields: Any,
+) -> BudgetSolution:
+    """Find the shape that meets a budget best, given its depth, its width, or both.
+
+    Widths are multiples of the head size. The feed-forward width takes what remains of the budget,
+    between 2 and 4 times the width; of the shapes within 1 % of the budget the one with the ratio
+    nearest 8/3 is taken, and where there is none, the shape nearest the budget. (Two matrices
+    instead of three, feed_forward=relu, hold as much at 3 to 6 times the width, nearest 4.)
+
+    Args:
+        budget: parameters, or forward operations per token with match=flops; `125e6` is fine.
+        num_blocks: blocks stored; where it is given alone, the width follows.
+        hidden_size: width; where it is given alone, the depth follows.
+        match: what meets the budget: `stored` parameters, those of the `body` (without the
+            embeddings), or `flops` (forward, per token).
+        vocab_size: rows of the embedding.
+        sequence_length: tokens, for match=flops; default: max_position_embeddings.
+        head_dim: width of a head; default 64, and 16 below 50 million parameters.
+        group_size: query heads per key-value head; default: the largest of 3, 2, 1 that divides.
+        alignment: the feed-forward width is a multiple of it; default 64, and 8 below 50 million.
+        ffn_rule: `remainder` (above), or `paper`: 256 x ceil(8/3 x width / 256).
+        tolerance: largest deviation accepted, as a share of the budget.
+        fields: any other field of ModelConfig: tie_word_embeddings, block_repeats, layer_sharing …
+
+    Raises:
+        ValueError: neither depth nor width given, an unknown choice or field, sizes that do not
+            divide, or a budget that no shape meets within the tolerance (the nearest is named).
+
+    Source: Liu et al. 2024, arXiv:2402.14905, tables 9 and 11: head size, groups, ratio, ffn_rule.
+    """
+    _check_choice("match", match, MATCHES)
+    amount = _parse_budget(budget)
+    is_small = amount < SMALL_BUDGET * (2 if match == "flops" else 1)
+    grid = ShapeGrid(
+        head_dim=(16 if is_small else 64) if head_dim is None else head_dim,
+        group_size=group_size,
+        alignment=(8 if is_small else 64) if alignment is None else alignment,
+        ffn_rule=ffn_rule,
+        fields={"vocab_size": vocab_size, **fields},
+    )
+    _check_given(num_blocks, hidden_size, grid)
+
+    def measure(config: ModelConfig) -> int:
+        return measure_budget(config, match, sequence_length)
+
+    def rank(shape: Shape) -> tuple[float, ...]:
+        deviation = abs(shape.reached / amount - 1)
+        disproportion = abs(shape.intermediate_size / shape.hidden_size - grid.ratios[1])
+        if ffn_rule == "paper" or deviation > min(PREFERRED_DEVIATION, tolerance):
+            return (1, deviation, disproportion)
+        return (0, disproportion, deviation)
+
+    best = min(_candidates(grid, amount, num_blocks, hidden_size, measure), key=rank)
+    config = grid.config(best.num_blocks, best.hidden_size, best.intermediate_size)
+    solution = BudgetSolution(config, amount, match, measure(config))
+    if abs(solution.deviation) > tolerance:
+        raise ValueError(_refusal(solution, tolerance, num_blocks, hidden_size))
+    return solution
+
+
+def measure_budget(config: ModelConfig, match: str, sequence_length: int | None = None) -> int:
+    """What a configuration has of the matched quantity.
+
+    Args:
+        config: the configuration.
+        match: `stored` or `body` (parameters), or `flops` (forward, per token).
+        sequence_length: tokens, for `flops`; default: max_position_embeddings.
+
+    Raises:
+        ValueError: an unknown `match`.
+    """
+    _check_choice("match", match, MATCHES)
+    if match == "flops":
+        return flops_per_token(config, sequence_length or config.max_position_embeddings).forward
+    counts = count_parameters(config)
+    return counts.stored if match == "stored" else counts.body
+
+
+def _candidates(
+    grid: ShapeGrid,
+    amount: int,
+    num_blocks: int | None,
+    hidden_size: int | None,
+    measure: Measure,
+) -> Iterator[Shape]:
+    """At least one shape, and all that may be nearest the budget."""
+    if hidden_size is not None:
+        yield from grid.at_width(hidden_size, amount, num_blocks, measure)
+        return
+    width = 0
+    excess = 0.0
+    # A wider model may be smaller, as its heads may group better, but never by a third.
+    while excess < 4 / 3:
+        width += grid.width_step
+        shapes = list(grid.at_width(width, amount, num_blocks, measure))
+        yield from shapes
+        excess = min(shape.reached for shape in shapes) / amount
+
+
+def _parse_budget(budget: float | str) -> int:
+    try:
+        amount = float(budget)
+    except (TypeError, ValueError):
+        amount = math.nan
+    if isinstance(budget, bool) or not 1 <= amount < math.inf:
+        raise ValueError(f"budget={budget!r} must be a number of at least 1; give e.g. 125e6")
+    return round(amount)
+
+
+def _check_given(num_blocks: int | None, hidden_size: int | None, grid: ShapeGrid) -> None:
+    if num_blocks is None and hidden_size is None:
+        raise ValueError(
+            "num_blocks=None and hidden_size=None leave the shape open; give one of them"
+        )
+    for name, value in (("num_blocks", num_blocks), ("hidden_size", hidden_size)):
+        if value is not None:
+            _check_positive(name, value)
+    step = grid.width_step
+    if hidden_size is not None and hidden_size % step:
+        below = max(step, hidden_size // step * step)
+        made_of = f"head_dim={grid.head_dim}"
+        if grid.group_size is not None:
+            made_of += f" x group_size={grid.group_size}"
+        raise ValueError(
+            f"hidden_size={hidden_size} must be divisible by {made_of}; "
+            f"use {below} or {hidden_size // step * step + step}, or another head_dim"
+        )
+
+
+def _refusal(
+    solution: BudgetSolution, tolerance: float, num_blocks: int | None, hidden_size: int | None
+) -> str:
+    given = {"num_blocks": num_blocks, "hidden_size": hidden_size}
+    asked = " and ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+    return (
+        f"budget={solution.budget} cannot be met within tolerance={tolerance:g} with {asked} and "
+        f"match={solution.match}; the nearest is {solution}; use budget={solution.reached}, another "
+        "depth or width, a smaller head_dim or alignment, or a larger tolerance"
+    )

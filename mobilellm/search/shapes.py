@@ -1,0 +1,153 @@
+"""The shapes a budget may be spent on: what is allowed, and which of two is better proportioned."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mobilellm.models import ModelConfig
+from mobilellm.models.config import _check_choice, _check_positive
+
+FFN_RULES = ("remainder", "paper")
+GROUP_SIZES = (3, 2, 1)
+DERIVED_FIELDS = ("intermediate_size", "num_attention_heads", "num_key_value_heads")
+
+# Feed-forward width over model width: least, best, most. ReLU has two matrices instead of three,
+# so that it holds as much at one and a half times the width.
+RATIOS = {"swiglu": (2.0, 8 / 3, 4.0), "relu": (3.0, 4.0, 6.0)}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A candidate, and what it has of the matched quantity."""
+
+    num_blocks: int
+    hidden_size: int
+    intermediate_size: int
+    reached: int
+
+
+@dataclass(frozen=True)
+class ShapeGrid:
+    """The shapes that are allowed, each given by depth, width and feed-forward width.
+
+    Raises:
+        ValueError: a step below 1, or a model field that is unknown or follows from the shape.
+    """
+
+    head_dim: int
+    group_size: int | None
+    alignment: int
+    ffn_rule: str
+    fields: Mapping[str, Any]
+    """Every other field of the configuration."""
+
+    def __post_init__(self) -> None:
+        """Check the steps and the names of the fields."""
+        _check_choice("ffn_rule", self.ffn_rule, FFN_RULES)
+        for name in ("head_dim", "group_size", "alignment"):
+            if getattr(self, name) is not None:
+                _check_positive(name, getattr(self, name))
+        known = [field.name for field in fields(ModelConfig)]
+        for name in self.fields:
+            if name in DERIVED_FIELDS:
+                raise ValueError(
+                    f"{name}={self.fields[name]!r} cannot be given: it follows from the budget; use "
+                    "head_dim, group_size, alignment or ffn_rule, or a model of fixed shape"
+                )
+            _check_choice(
+                "model field", name, [name for name in known if name not in DERIVED_FIELDS]
+            )
+        ModelConfig(**self._sizes(1, self.width_step, self.alignment))
+
+    @property
+    def width_step(self) -> int:
+        """Widths are multiples of it."""
+        return self.head_dim * (self.group_size or 1)
+
+    @property
+    def ratios(self) -> tuple[float, float, float]:
+        """Feed-forward width over width: least, best, most."""
+        return RATIOS[self.fields.get("feed_forward", "swiglu")]
+
+    def config(self, num_blocks: int, hidden_size: int, intermediate_size: int) -> ModelConfig:
+        """The configuration of one shape."""
+        return ModelConfig(**self._sizes(num_blocks, hidden_size, intermediate_size))
+
+    def _sizes(self, num_blocks: int, hidden_size: int, intermediate_size: int) -> dict[str, Any]:
+        heads = hidden_size // self.head_dim
+        group = self.group_size or next(size for size in GROUP_SIZES if heads % size == 0)
+        return {
+            "hidden_size": hidden_size,
+            "intermediate_size": intermediate_size,
+            "num_blocks": num_blocks,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads // group,
+            "head_dim": self.head_dim,
+            **self.fields,
+        }
+
+    def intermediate_bounds(self, hidden_size: int) -> tuple[int, int]:
+        """Least and most feed-forward width at one width."""
+        if self.ffn_rule == "paper":
+            width = paper_intermediate_size(hidden_size, self.fields.get("feed_forward", "swiglu"))
+            return width, width
+        least, _, most = self.ratios
+        low = -(-int(least * hidden_size) // self.alignment) * self.alignment
+        return low, max(low, int(most * hidden_size) // self.alignment * self.alignment)
+
+    def at_width(
+        self, hidden_size: int, amount: float, num_blocks: int | None, measure: "Measure"
+    ) -> Iterator[Shape]:
+        """The shapes of one width that come nearest `amount`, at one depth or at all that matter."""
+        low, high = self.intermediate_bounds(hidden_size)
+        cost = _Cost.at_width(self, hidden_size, measure)
+        for depth in [num_blocks] if num_blocks else cost.depths(amount, low, high):
+            exact = cost.intermediate_size(depth, amount) // self.alignment * self.alignment
+            wanted = {min(max(width, low), high) for width in (exact, exact + self.alignment)}
+            for width in sorted(wanted):
+                yield Shape(depth, hidden_size, width, cost.total(depth, width))
+
+
+Measure = Callable[[ModelConfig], int]
+
+
+def paper_intermediate_size(hidden_size: int, feed_forward: str = "swiglu") -> int:
+    """The feed-forward width of the paper's depth-width grid: 8/3 of the width, up to a 256.
+
+    For `relu` it is 4 times the width, the paper's baseline.
+
+    Source: recovered from the parameter counts of Liu et al. 2024, arXiv:2402.14905, table 11.
+    """
+    return 4 * hidden_size if feed_forward == "relu" else 256 * -(-8 * hidden_size // (3 * 256))
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """The matched quantity at one width: fixed + blocks x (per_block + per_unit x F)."""
+
+    fixed: int
+    per_block: int
+    per_unit: int
+
+    @classmethod
+    def at_width(cls, grid: ShapeGrid, hidden_size: int, measure: Measure) -> "_Cost":
+        """Read the three terms off the accounting, which stays the formulae's only home."""
+        one, two, wider = (
+            measure(grid.config(blocks, hidden_size, width))
+            for blocks, width in ((1, 1), (2, 1), (1, 2))
+        )
+        per_unit = wider - one
+        return cls(fixed=2 * one - two, per_block=two - one - per_unit, per_unit=per_unit)
+
+    def total(self, num_blocks: int, intermediate_size: int) -> int:
+        return self.fixed + num_blocks * (self.per_block + self.per_unit * intermediate_size)
+
+    def intermediate_size(self, num_blocks: int, amount: float) -> int:
+        """The feed-forward width at which `amount` is met, whatever the bounds."""
+        return int(((amount - self.fixed) / num_blocks - self.per_block) // self.per_unit)
+
+    def depths(self, amount: float, low: int, high: int) -> range:
+        """The depths that can meet `amount` between the bounds, and one to each side."""
+        fewest = (amount - self.fixed) / (self.per_block + self.per_unit * high)
+        most = (amount - self.fixed) / (self.per_block + self.per_unit * low)
+        return range(max(1, int(fewest)), max(1, int(most) + 1) + 1)
