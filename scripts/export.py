@@ -1,0 +1,29 @@
+"""Write a model folder of this project in another project's format."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
+
+from mobilellm.launchers.command import run_command
+
+
+def main() -> None:
+    """Read the arguments, convert, say what was written."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", metavar="MODEL_DIR", help="model folder or run folder")
+    parser.add_argument("--format", choices=["huggingface"], required=True, help="what to write")
+    parser.add_argument("--out", metavar="DIR", required=True, help="new or empty folder")
+    arguments = parser.parse_args()
+
+    from mobilellm.export.huggingface import export_huggingface
+    from mobilellm.export.model_folder import open_model
+
+    model, tokenizer = open_model(arguments.folder)
+    export_huggingface(model, arguments.out, tokenizer)
+    print(f"{arguments.out}: {model.config.num_layers} layers")
+
+
+if __name__ == "__main__":
+    run_command(main)
