@@ -52,9 +52,11 @@ def config_loader(config_dir: Path | None = None) -> "Iterator[ConfigLoader]":
 
 def register_plugins() -> None:
     """Make the root schema and our launcher known to Hydra."""
+    from mobilellm.launchers import local
     from mobilellm.launchers.run_config import register_run_config
 
     register_run_config()
+    local.register()
 
 
 def compose(

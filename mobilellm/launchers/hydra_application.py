@@ -61,8 +61,9 @@ class SweepTask:
         try:
             return self.task(config)
         except SystemExit as stop:
-            if stop.code not in (None, 0):
-                self.fail(name, f"exited with {stop.code}")
+            if stop.code in (None, 0):
+                return None
+            message = f"exited with {stop.code}"
         except Exception as error:
             message = describe_error(error)
             if message is None:
@@ -70,13 +71,13 @@ class SweepTask:
 
                 traceback.print_exc()
                 message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            self.fail(name, message)
+        self.fail(name, message)
+        _tell(f"failed: {name}: {message}")
         return None
 
     def fail(self, name: str, message: str) -> None:
         """Remember that the trial with these overrides failed."""
         self.failures.append((name, message))
-        _tell(f"failed: {name}: {message}")
 
     def trial(self, overrides: Sequence[str]) -> Trial | None:
         """The trial that was checked under these overrides."""

@@ -1,0 +1,92 @@
+"""How far a run is, read from the files in its folder."""
+
+import csv
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from mobilellm.run_folder import METRICS, read_summary
+
+TAIL_BYTES = 65536
+
+T = TypeVar("T", int, float)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state of one run; what is not known yet is `None`."""
+
+    status: str = "waiting"
+    """`waiting`, or `status` of summary.json: running, finished, stopped, failed."""
+    error: str | None = None
+    step: int | None = None
+    """Optimizer steps done."""
+    tokens: int | None = None
+    """Tokens trained on."""
+    max_tokens: int | None = None
+    """The budget."""
+    train_loss: float | None = None
+    """Nats per token."""
+    val_loss: float | None = None
+    """Nats per token."""
+    age_seconds: float | None = None
+    """Since the last row of metrics.csv, or the last change of summary.json."""
+
+    @property
+    def share(self) -> float | None:
+        """Part of the token budget that is done, 0 to 1."""
+        if self.tokens is None or not self.max_tokens:
+            return None
+        return min(1.0, self.tokens / self.max_tokens)
+
+
+def read_progress(folder: Path | None) -> Progress:
+    """Read summary.json and the end of metrics.csv; both may be missing or half written."""
+    if folder is None or not folder.exists():
+        return Progress()
+    try:
+        summary = read_summary(folder) or {}
+    except ValueError:
+        summary = {}
+    last = _last_values(folder / METRICS)
+    files = [path for path in folder.iterdir() if path.is_file()]
+    newest = max((path.stat().st_mtime for path in files), default=None)
+    finished = summary.get("status") == "finished"
+    return Progress(
+        status=str(summary.get("status") or ("running" if last else "waiting")),
+        error=summary.get("error"),
+        step=_number(summary.get("steps") if finished else last.get("step"), int),
+        tokens=_number(summary.get("tokens") if finished else last.get("tokens"), int),
+        max_tokens=_number(summary.get("max_tokens"), int),
+        train_loss=_number(last.get("train/loss"), float),
+        val_loss=_number(summary.get("val_loss") if finished else last.get("val/loss"), float),
+        age_seconds=None if newest is None else max(0.0, time.time() - newest),
+    )
+
+
+def _last_values(path: Path) -> dict[str, str]:
+    """The last value of each column that is not blank."""
+    try:
+        with path.open("rb") as file:
+            header = file.readline().decode()
+            size = file.seek(0, 2)
+            file.seek(max(len(header.encode()), size - TAIL_BYTES))
+            tail = file.read().decode(errors="replace")
+    except OSError:
+        return {}
+    # The first line of the tail may be the end of a row, the last may be half written.
+    whole = tail[: tail.rfind("\n") + 1].splitlines()
+    columns = next(csv.reader([header]), [])
+    values: dict[str, str] = {}
+    for row in csv.reader(whole):
+        if len(row) == len(columns):
+            values.update({name: value for name, value in zip(columns, row) if value.strip()})  # noqa: B905
+    return values
+
+
+def _number(value: object, kind: type[T]) -> T | None:
+    try:
+        return kind(float(value))  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -1,0 +1,264 @@
+"""Run trials as processes, n at a time, and outlive each of them."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.launchers.command import Stopped
+from mobilellm.launchers.overview import Counts, Overview, duration, progress_text
+from mobilellm.launchers.progress import read_progress
+from mobilellm.launchers.trial_process import TrialProcess, thread_environment
+from mobilellm.run_folder import read_summary
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+POLL_SECONDS = 0.5
+FORK_SERVER = "mobilellm.launchers.fork_server"
+STOP_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One trial to run."""
+
+    name: str
+    config: "DictConfig"
+    folder: Path | None
+    """The run folder, where known: read for progress and results."""
+    log: Path
+    """Takes the trial's stdout and stderr; appended to."""
+
+    def summary(self) -> dict[str, Any]:
+        """What the trial wrote about itself; empty before it does."""
+        try:
+            return (read_summary(self.folder) if self.folder else None) or {}
+        except ValueError:
+            return {}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended."""
+
+    job: Job
+    status: str
+    """`finished`, `skipped` (finished before), `stopped` or `failed`."""
+    error: str | None = None
+    """Why it failed."""
+
+    def result(self) -> dict[str, Any]:
+        """The trial's summary with the status that the launcher saw."""
+        status = "finished" if self.status == "skipped" else self.status
+        return {**self.job.summary(), "status": status, "error": self.error}
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: BaseProcess
+    gpu: str | None
+    attempt: int
+    started: float
+    asked_to_stop: bool = False
+
+
+class Supervisor:
+    """Runs jobs in processes forked from a server that has the heavy modules loaded.
+
+    Args:
+        task: an importable function of a configuration.
+        n_jobs: how many at a time.
+        threads: CPU threads of each.
+        gpus: identifiers; each job sees one of them, the one with the fewest jobs.
+        attempts: how often a job that a signal killed is started.
+        preload: modules the server imports before the first fork.
+    """
+
+    def __init__(
+        self,
+        task: "Callable[[DictConfig], Any]",
+        *,
+        n_jobs: int,
+        threads: int,
+        gpus: Sequence[str] = (),
+        attempts: int = 1,
+        preload: Sequence[str] = (),
+    ) -> None:
+        """Start nothing yet."""
+        self.task = task
+        self.n_jobs = n_jobs
+        self.threads = threads
+        self.gpus = list(gpus)
+        self.attempts = attempts
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload([FORK_SERVER, *preload])
+        self.running: list[_Running] = []
+        self.signals: list[int] = []
+        """Signals received; the first asks the jobs to save and end, the second kills them."""
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Run all jobs that are not finished already.
+
+        Returns:
+            The outcomes in the order of `jobs`.
+
+        Raises:
+            Stopped: SIGINT or SIGTERM arrived; the running jobs have been asked to save and ended.
+        """
+        outcomes: dict[Job, Outcome] = {}
+        counts = Counts(len(jobs))
+        overview = Overview(counts)
+        queue = []
+        for job in jobs:
+            if job.summary().get("status") == "finished":
+                outcomes[job] = Outcome(job, "skipped")
+                counts.skipped += 1
+            else:
+                queue.append((job, 1))
+        with self._handle_signals(), thread_environment(self.threads), overview:
+            self._announce(overview, counts, queue)
+            while self.running or (queue and not self.signals):
+                self._start_jobs(queue, overview)
+                self._wait_for_one()
+                for outcome in self._collect(queue, overview):
+                    outcomes[outcome.job] = outcome
+                    _count(counts, outcome)
+                    overview.tell(_line(outcome, counts))
+                now = time.monotonic()
+                overview.refresh(
+                    {r.job.name: (r.job.folder, now - r.started) for r in self.running}
+                )
+        if self.signals:
+            raise Stopped(
+                f"stopped: {counts.line()}; start the same command again to go on: finished trials "
+                "are kept, the others continue from their last checkpoint",
+                self.signals[0],
+            )
+        return [outcomes[job] for job in jobs]
+
+    def _announce(self, overview: Overview, counts: Counts, queue: Sequence[object]) -> None:
+        before = (
+            f"{counts.skipped} of {counts.total} trials are finished, " if counts.skipped else ""
+        )
+        at_a_time = min(self.n_jobs, len(queue))
+        if queue:
+            overview.tell(
+                f"{before}running {len(queue)}, {at_a_time} at a time with {self.threads} "
+                f"thread{'s' if self.threads > 1 else ''} each"
+                + (f" on {len(self.gpus)} GPUs" if self.gpus else "")
+            )
+        else:
+            overview.tell(f"all {counts.total} trials are finished already")
+
+    def _start_jobs(self, queue: list[tuple[Job, int]], overview: Overview) -> None:
+        while queue and len(self.running) < self.n_jobs and not self.signals:
+            job, attempt = queue.pop(0)
+            gpu = self._least_used_gpu()
+            target = TrialProcess(self.task, job.config, job.log, self.threads, gpu)
+            process = self.context.Process(target=target, name=job.name)
+            process.start()
+            self.running.append(_Running(job, process, gpu, attempt, time.monotonic()))
+            overview.tell(f"started {job.name}" + (f" on GPU {gpu}" if gpu else ""))
+
+    def _least_used_gpu(self) -> str | None:
+        used = Counter(running.gpu for running in self.running)
+        return min(self.gpus, key=lambda gpu: used[gpu], default=None)
+
+    def _wait_for_one(self) -> None:
+        for running in self.running:
+            if len(self.signals) > 1:
+                running.process.kill()
+            elif self.signals and not running.asked_to_stop:
+                running.process.terminate()
+                running.asked_to_stop = True
+        wait([running.process.sentinel for running in self.running], timeout=POLL_SECONDS)
+
+    def _collect(self, queue: list[tuple[Job, int]], overview: Overview) -> Iterator[Outcome]:
+        for running in list(self.running):
+            running.process.join(timeout=0)
+            code = running.process.exitcode
+            if code is None:
+                continue
+            self.running.remove(running)
+            outcome = self._outcome(running, code)
+            killed = outcome.status == "failed" and code < 0
+            if killed and running.attempt < self.attempts and not self.signals:
+                overview.tell(f"starting {running.job.name} again: {outcome.error}")
+                queue.insert(0, (running.job, running.attempt + 1))
+            else:
+                yield outcome
+
+    def _outcome(self, running: _Running, code: int) -> Outcome:
+        job = running.job
+        if code == 0:
+            stopped = job.summary().get("status") == "stopped"
+            return Outcome(job, "stopped" if stopped else "finished")
+        if self.signals and code in STOP_CODES:
+            return Outcome(job, "stopped")
+        return Outcome(job, "failed", _reason(job, code))
+
+    @contextmanager
+    def _handle_signals(self) -> Iterator[None]:
+        """Pass Ctrl-C and SIGTERM on; at the end leave no process behind."""
+
+        def receive(number: int, _frame: object) -> None:
+            self.signals.append(number)
+            os.write(2, _SIGNAL_TEXT[min(len(self.signals), 2) - 1])
+
+        before = {number: signal.signal(number, receive) for number in _HANDLED}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            for running in self.running:
+                running.process.kill()
+
+
+_HANDLED = (signal.SIGINT, signal.SIGTERM)
+_SIGNAL_TEXT = (
+    b"\nstopping: the running trials finish their step and save; Ctrl-C again kills them\n",
+    b"\nkilling the running trials\n",
+)
+
+
+def _count(counts: Counts, outcome: Outcome) -> None:
+    setattr(counts, outcome.status, getattr(counts, outcome.status) + 1)
+
+
+def _line(outcome: Outcome, counts: Counts) -> str:
+    text = f"[{counts.done}/{counts.total}] {outcome.status} {outcome.job.name}"
+    if outcome.status == "failed":
+        return f"{text}: {outcome.error}"
+    if outcome.job.folder is None:
+        return text
+    seconds = outcome.job.summary().get("wall_seconds")
+    took = f" ({duration(seconds)})" if isinstance(seconds, (int, float)) else ""
+    return f"{text}: {progress_text(read_progress(outcome.job.folder))}{took}"
+
+
+def _reason(job: Job, code: int) -> str:
+    """One line: the trial's own error message, or the signal that killed it; and its log."""
+    log = os.path.relpath(job.log)
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = " (often: out of memory)" if -code == signal.SIGKILL else ""
+        return f"killed by {name}{hint}; log: {log}"
+    if code > 2:
+        return f"exited with code {code}; log: {log}"
+    try:
+        lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        lines = []
+    last = lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
+    return f"{last}; log: {log}"
