@@ -30,9 +30,9 @@ class Flops:
 def flops_per_token(config: ModelConfig, sequence_length: int) -> Flops:
     """Operations per token in a sequence of `sequence_length` tokens.
 
-    Attention is causal: the token at position s (from 1) sees s keys, (sequence_length + 1) / 2 in the
-    mean, and each key costs 4 x heads x head_dim operations per layer. With share_kv `first` the
-    repeats of a block compute no keys and values.
+    Attention is causal: the token at position s (from 1) sees s keys, in the mean
+    (sequence_length + 1) / 2, and each key costs 4 x heads x head_dim operations per layer. With
+    share_kv `first` the repeats of a block compute no keys and values.
 
     Raises:
         ValueError: sequence_length below 1.

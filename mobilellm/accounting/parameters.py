@@ -22,7 +22,7 @@ class ParameterCounts:
 def count_parameters(config: ModelConfig) -> ParameterCounts:
     """The parameters of a model, without building it.
 
-    Source: Liu et al. 2024, MobileLLM, arXiv:2402.14905; the counts of its table 9 come out exactly.
+    Source: Liu et al. 2024, MobileLLM, arXiv:2402.14905, table 9, whose counts come out exactly.
     """
     tables = 1 if config.tie_word_embeddings else 2
     embedding = tables * config.vocab_size * config.hidden_size

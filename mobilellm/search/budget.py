@@ -18,7 +18,7 @@ from mobilellm.search.shapes import Measure, Shape, ShapeGrid
 
 MATCHES = ("stored", "body", "flops")
 
-SMALL_BUDGET = 50_000_000
+SMALL_BUDGET = 60_000_000
 """Below so many parameters (or twice as many operations) heads and widths step more finely."""
 PREFERRED_DEVIATION = 0.01
 """Among the shapes this near to the budget, the one with the best proportions is taken."""
@@ -77,7 +77,7 @@ def config_for_budget(
     return solution.config
 
 
-def solve_budget(
+def solve_budget(  # noqa: PLR0913 - every argument is a choice of the user's
     budget: float | str = 125_000_000,
     num_blocks: int | None = None,
     hidden_size: int | None = None,
@@ -107,9 +107,9 @@ def solve_budget(
             embeddings), or `flops` (forward, per token).
         vocab_size: rows of the embedding.
         sequence_length: tokens, for match=flops; default: max_position_embeddings.
-        head_dim: width of a head; default 64, and 16 below 50 million parameters.
+        head_dim: width of a head; default 64, and 16 below 60 million parameters.
         group_size: query heads per key-value head; default: the largest of 3, 2, 1 that divides.
-        alignment: the feed-forward width is a multiple of it; default 64, and 8 below 50 million.
+        alignment: the feed-forward width is a multiple of it; default 64, and 8 below 60 million.
         ffn_rule: `remainder` (above), or `paper`: 256 x ceil(8/3 x width / 256).
         tolerance: largest deviation accepted, as a share of the budget.
         fields: any other field of ModelConfig: tie_word_embeddings, block_repeats, layer_sharing …
@@ -225,7 +225,13 @@ def _refusal(
     given = {"num_blocks": num_blocks, "hidden_size": hidden_size}
     asked = " and ".join(f"{name}={value}" for name, value in given.items() if value is not None)
     return (
-        f"budget={solution.budget} cannot be met within tolerance={tolerance:g} with {asked} and "
-        f"match={solution.match}; the nearest is {solution}; use budget={solution.reached}, another "
-        "depth or width, a smaller head_dim or alignment, or a larger tolerance"
+        f"budget={solution.budget} (match={solution.match}) with {asked} cannot be met within "
+        f"tolerance={tolerance:g}; the nearest shape has {solution.reached} "
+        f"({_shape(solution)}); use budget={solution.reached}, another depth or width, a smaller "
+        "head_dim or alignment, or a larger tolerance"
     )
+
+
+def _shape(solution: BudgetSolution) -> str:
+    names = ("num_blocks", "hidden_size", "intermediate_size")
+    return ", ".join(f"{name}={getattr(solution.config, name)}" for name in names)

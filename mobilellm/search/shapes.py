@@ -51,8 +51,8 @@ class ShapeGrid:
         for name in self.fields:
             if name in DERIVED_FIELDS:
                 raise ValueError(
-                    f"{name}={self.fields[name]!r} cannot be given: it follows from the budget; use "
-                    "head_dim, group_size, alignment or ffn_rule, or a model of fixed shape"
+                    f"{name}={self.fields[name]!r} follows from the budget and cannot be given; "
+                    "use head_dim, group_size, alignment or ffn_rule, or a model of fixed shape"
                 )
             _check_choice(
                 "model field", name, [name for name in known if name not in DERIVED_FIELDS]
@@ -98,7 +98,7 @@ class ShapeGrid:
     def at_width(
         self, hidden_size: int, amount: float, num_blocks: int | None, measure: "Measure"
     ) -> Iterator[Shape]:
-        """The shapes of one width that come nearest `amount`, at one depth or at all that matter."""
+        """The shapes of one width that come nearest `amount`, at one depth or at all that can."""
         low, high = self.intermediate_bounds(hidden_size)
         cost = _Cost.at_width(self, hidden_size, measure)
         for depth in [num_blocks] if num_blocks else cost.depths(amount, low, high):

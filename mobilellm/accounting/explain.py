@@ -1,0 +1,122 @@
+"""All that the accounting says about one model, as plain data: what `scripts/explain.py` shows."""
+
+from dataclasses import asdict
+from typing import Any
+
+from mobilellm.accounting.flops import flops_per_token
+from mobilellm.accounting.memory import (
+    decode_bytes_per_token,
+    kv_cache_bytes_per_token,
+    weight_bytes,
+)
+from mobilellm.accounting.parameters import count_parameters
+from mobilellm.accounting.training_memory import training_memory_bytes
+from mobilellm.models.config import ModelConfig
+
+WEIGHT_BITS = (4, 8, 16, 32)
+
+TOKENS_PER_PARAMETER = 20
+"""Training tokens where none are given. Source: Hoffmann et al. 2022, arXiv:2203.15556."""
+
+ASSUMED_RATES = {
+    "cpu": (1e11, "two CPU cores"),
+    "mps": (4e12, "a laptop's GPU"),
+    "cuda": (1.25e14, "40 % of an A100's peak in bf16"),
+}
+"""FLOPs per second by accelerator where none are given, and whose they are."""
+
+
+def explain_model(config: ModelConfig, sequence_length: int) -> dict[str, Any]:
+    """What a model is and costs to run, in parameters, FLOPs and bytes.
+
+    Args:
+        config: the model.
+        sequence_length: tokens, for attention and for the context of decoding.
+
+    Returns:
+        Plain data for JSON: the configuration, `parameters`, `flops_per_token`,
+        `kv_cache_bytes_per_token` (16 bits), `weight_bytes` and `decode_bytes_per_token` by bits
+        per weight.
+
+    Raises:
+        ValueError: a sequence longer than the context.
+    """
+    if sequence_length > config.max_position_embeddings:
+        raise ValueError(
+            f"sequence_length={sequence_length} is longer than "
+            f"max_position_embeddings={config.max_position_embeddings}; use at most that, or raise "
+            "model.max_position_embeddings"
+        )
+    return {
+        "model": config.to_dict() | {"num_layers": config.num_layers},
+        "sequence_length": sequence_length,
+        "parameters": asdict(count_parameters(config)),
+        "flops_per_token": asdict(flops_per_token(config, sequence_length)),
+        "kv_cache_bytes_per_token": kv_cache_bytes_per_token(config),
+        "weight_bytes": {str(bits): weight_bytes(config, bits) for bits in WEIGHT_BITS},
+        "decode_bytes_per_token": {
+            str(bits): decode_bytes_per_token(config, bits=bits, context=sequence_length)
+            for bits in WEIGHT_BITS
+        },
+        "decode_bytes_per_token_repeats_cached": {
+            str(bits): decode_bytes_per_token(
+                config, bits=bits, context=sequence_length, repeats_cached=True
+            )
+            for bits in WEIGHT_BITS
+        },
+    }
+
+
+def explain_training(
+    config: ModelConfig,
+    sequence_length: int,
+    *,
+    micro_batch_size: int,
+    max_tokens: float | None = None,
+    accelerator: str = "cpu",
+    flops_per_second: float | None = None,
+    num_devices: int = 1,
+    **memory_options: Any,
+) -> dict[str, Any]:
+    """What training a model takes, in bytes and seconds.
+
+    Args:
+        config: the model.
+        sequence_length: tokens.
+        micro_batch_size: sequences per device and forward pass.
+        max_tokens: tokens of the run; default: 20 per stored parameter.
+        accelerator: `cpu`, `mps` or `cuda`; says which rate is assumed where none is given.
+        flops_per_second: that one device reaches in training.
+        num_devices: that share the work.
+        memory_options: as of `training_memory_bytes`.
+
+    Returns:
+        Plain data for JSON: `training_memory_bytes` and `training_time`.
+
+    Raises:
+        ValueError: a size that is not positive, an unknown choice.
+    """
+    memory = training_memory_bytes(config, micro_batch_size, sequence_length, **memory_options)
+    tokens = max_tokens or TOKENS_PER_PARAMETER * count_parameters(config).stored
+    rate, assumed = ASSUMED_RATES.get(accelerator, ASSUMED_RATES["cpu"])
+    if flops_per_second is not None:
+        rate, assumed = float(flops_per_second), "given"
+    if not (tokens > 0 and rate > 0):
+        raise ValueError(
+            f"max_tokens={max_tokens} and flops_per_second={flops_per_second} must be above 0; "
+            "leave them out for the defaults"
+        )
+    flops = flops_per_token(config, sequence_length).training * tokens
+    return {
+        "training_memory_bytes": asdict(memory) | {"total": memory.total},
+        "training_time": {
+            "max_tokens": int(tokens),
+            "flops": int(flops),
+            "flops_per_second": rate,
+            "rate_of": assumed,
+            "num_devices": num_devices,
+            "seconds": flops / rate / num_devices,
+        },
+        "micro_batch_size": micro_batch_size,
+        **memory_options,
+    }

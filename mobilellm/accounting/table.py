@@ -1,0 +1,177 @@
+"""Tables for the terminal: one model in full, or several side by side, a row each."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+Explanation = Mapping[str, Any]
+Row = tuple[str, str, str]
+
+
+def model_table(explained: Explanation) -> RenderableType:
+    """Everything about one model: what, how much, and what is meant.
+
+    Args:
+        explained: what `explain_model` and `explain_training` give, merged; `budget` where the
+            model was made to meet one.
+    """
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim")
+    sections = (_parameters, _flops, _memory_at_rest, _training)
+    for number, section in enumerate(sections):
+        if number:
+            table.add_row()
+        for row in section(explained):
+            table.add_row(*row)
+    return Group(Text(shape_line(explained["model"]), style="bold"), Text(), table)
+
+
+def ladder_table(explained: Sequence[Explanation], names: Sequence[str] = ()) -> RenderableType:
+    """Several models, a row each, to be compared.
+
+    Args:
+        explained: as for `model_table`.
+        names: what tells the rows apart.
+    """
+    rows = [_ladder_row(one) for one in explained]
+    headings = list(max(rows, key=len))
+    if all(one["model"]["block_repeats"] == 1 for one in explained):
+        headings.remove("executed")
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("", *headings):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for number, row in enumerate(rows):
+        name = names[number] if number < len(names) else str(number + 1)
+        table.add_row(name, *(row.get(heading, "") for heading in headings))
+    first = explained[0]
+    meant = (
+        f"FLOPs: per token, forward, {_context(first)}. KV: cache per token, 16 bits. read: memory "
+        f"read per decoded token, 16 bits, {_context(first)}. training: memory forecast, "
+        f"{_batch(first)}, {first['precision']}."
+    )
+    return Group(table, Text(meant, style="dim"))
+
+
+def _ladder_row(explained: Explanation) -> dict[str, str]:
+    counts, model = explained["parameters"], explained["model"]
+    row = {"layers": f"{model['num_layers']}", "width": f"{model['hidden_size']}"}
+    row["stored"] = f"{counts['stored']:,}"
+    if budget := explained.get("budget"):
+        row["off budget"] = f"{budget['deviation']:+.2%}"
+    row["body"] = f"{counts['body']:,}"
+    return row | {
+        "executed": f"{counts['executed']:,}",
+        "FLOPs": scaled(explained["flops_per_token"]["forward"]),
+        "KV": bytes_text(explained["kv_cache_bytes_per_token"]),
+        "read": bytes_text(explained["decode_bytes_per_token"]["16"]),
+        "training": bytes_text(explained["training_memory_bytes"]["total"]),
+    }
+
+
+def shape_line(model: Mapping[str, Any]) -> str:
+    """The shape in one line."""
+    kept = f"{model['num_blocks']} blocks"
+    if model["block_repeats"] > 1:
+        kept += f" run as {model['num_layers']} layers ({model['layer_sharing']})"
+    heads = f"{model['num_attention_heads']} heads of {model['head_dim']}"
+    if model["num_key_value_heads"] != model["num_attention_heads"]:
+        heads += f" on {model['num_key_value_heads']} for keys and values"
+    tie = "tied" if model["tie_word_embeddings"] else "untied"
+    return (
+        f"{kept}, width {model['hidden_size']}, {model['feed_forward']} "
+        f"{model['intermediate_size']}, {heads}, {model['vocab_size']:,} words, {tie}"
+    )
+
+
+def scaled(amount: float) -> str:
+    """`249 M`: three digits and a power of a thousand."""
+    for unit in ("", " k", " M", " G", " T", " P"):
+        if abs(amount) < 999.5:
+            return f"{amount:.3g}{unit}"
+        amount /= 1000
+    return f"{amount:.3g} E"
+
+
+def bytes_text(amount: float) -> str:
+    """`249 MB`, in powers of a thousand."""
+    text = scaled(amount)
+    return f"{text}B" if " " in text else f"{text} B"
+
+
+def duration_text(seconds: float) -> str:
+    """`3.2 days`: the largest unit that gives at least one."""
+    for unit, size in (("years", 365 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
+
+
+def _parameters(explained: Explanation) -> Iterator[Row]:
+    counts, model = explained["parameters"], explained["model"]
+    share = counts["embedding"] / counts["stored"]
+    yield "parameters", f"{counts['stored']:,}", "stored"
+    yield "  embedding", f"{counts['embedding']:,}", f"{share:.1%} of those stored"
+    yield "  body", f"{counts['body']:,}", "blocks and final norm"
+    yield "  executed", f"{counts['executed']:,}", f"blocks counted {model['block_repeats']} x"
+    if budget := explained.get("budget"):
+        meant = f"from the budget of {budget['budget']:,} (match={budget['match']})"
+        yield "  off budget", f"{budget['deviation']:+.2%}", meant
+
+
+def _flops(explained: Explanation) -> Iterator[Row]:
+    flops = explained["flops_per_token"]
+    yield "FLOPs per token", scaled(flops["forward"]), f"forward, {_context(explained)}"
+    yield "  matrix products", scaled(flops["matmul"]), "the output head included"
+    yield "  attention", scaled(flops["attention"]), "causal, mean over the sequence"
+    yield "  training", scaled(flops["training"]), "3 x forward"
+
+
+def _memory_at_rest(explained: Explanation) -> Iterator[Row]:
+    cache = explained["kv_cache_bytes_per_token"]
+    whole = bytes_text(cache * explained["sequence_length"])
+    yield "KV cache per token", bytes_text(cache), f"at 16 bits; {whole} for {_context(explained)}"
+    cached = explained["decode_bytes_per_token_repeats_cached"]
+    for bits, amount in explained["weight_bytes"].items():
+        read = explained["decode_bytes_per_token"][bits]
+        meant = f"{bytes_text(read)} read per decoded token, {_context(explained)}"
+        if cached[bits] != read:
+            meant += f"; {bytes_text(cached[bits])} if a repeated block stays in the cache"
+        yield f"weights at {bits} bits", bytes_text(amount), meant
+
+
+def _training(explained: Explanation) -> Iterator[Row]:
+    memory, time = explained["training_memory_bytes"], explained["training_time"]
+    yield "training memory", bytes_text(memory["total"]), f"forecast; {explained['precision']}"
+    yield "  weights", bytes_text(memory["weights"]), ""
+    yield "  gradients", bytes_text(memory["gradients"]), ""
+    yield "  optimizer", bytes_text(memory["optimizer"]), explained["optimizer"]
+    kept = "only block inputs kept" if explained["activation_checkpointing"] else "all kept"
+    yield (
+        "  activations",
+        bytes_text(memory["activations"]),
+        f"{_batch(explained)} at a time, {kept}",
+    )
+    yield "  loss", bytes_text(memory["loss"]), "one chunk of logits"
+    rate = f"{scaled(time['flops_per_second'])}FLOP/s"
+    basis = "given" if time["rate_of"] == "given" else f"assumed, {time['rate_of']}"
+    if time["num_devices"] > 1:
+        rate += f" x {time['num_devices']} devices"
+    yield (
+        "training time",
+        duration_text(time["seconds"]),
+        f"{scaled(time['max_tokens'])} tokens at {rate} ({basis}: flops_per_second=…)",
+    )
+
+
+def _batch(explained: Explanation) -> str:
+    return f"{explained['micro_batch_size']} x {explained['sequence_length']:,} tokens"
+
+
+def _context(explained: Explanation) -> str:
+    return f"{explained['sequence_length']:,} tokens"

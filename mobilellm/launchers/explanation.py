@@ -1,0 +1,107 @@
+"""`scripts/explain.py`: from composed configurations to tables or JSON on stdout."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.accounting.explain import explain_model, explain_training
+from mobilellm.launchers.configuration import instantiate
+from mobilellm.models.config import _check_choice
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+FORMATS = ("table", "json")
+
+
+class Explanations:
+    """What has been explained so far: one model, or those of a sweep."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._explained: list[dict[str, Any]] = []
+        self._names: list[str] = []
+        self._format = "table"
+
+    def add(self, config: "DictConfig") -> None:
+        """Explain the model of one composed configuration.
+
+        Raises:
+            ValueError: an unknown format, or whatever the model and the accounting refuse.
+        """
+        from hydra.core.hydra_config import HydraConfig
+
+        _check_choice("format", config.format, FORMATS)
+        self._format = config.format
+        self._explained.append(explain_config(config))
+        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        self._names.append(" ".join(overrides))
+
+    def show(self) -> None:
+        """Write them to stdout: JSON a line each, one model's table, or a table of several."""
+        if not self._explained:
+            return
+        if self._format == "json":
+            for one in self._explained:
+                sys.stdout.write(json.dumps(one) + "\n")
+            return
+        from rich.console import Console
+
+        from mobilellm.accounting.table import ladder_table, model_table
+
+        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+        if len(self._explained) == 1:
+            console.print(model_table(self._explained[0]))
+        else:
+            console.print(ladder_table(self._explained, _differing(self._names)))
+
+
+def explain_config(config: "DictConfig") -> dict[str, Any]:
+    """Explain one composed configuration of conf/explain.yaml.
+
+    Raises:
+        ValueError: whatever the model and the accounting refuse.
+    """
+    model = instantiate(config.model)
+    trainer, optimizer = config.trainer, config.optimizer
+    accelerator = trainer.get("accelerator") or "auto"
+    if accelerator == "auto":
+        accelerator = "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+    devices = trainer.get("devices")
+    explained = explain_model(model, config.sequence_length) | explain_training(
+        model,
+        config.sequence_length,
+        micro_batch_size=config.micro_batch_size,
+        max_tokens=config.max_tokens,
+        accelerator=accelerator,
+        flops_per_second=config.flops_per_second,
+        num_devices=(devices if isinstance(devices, int) else 1) * (trainer.get("num_nodes") or 1),
+        optimizer=optimizer["_target_"].rpartition(".")[2],
+        precision=trainer.get("precision") or "32-true",
+        activation_checkpointing=bool(trainer.get("activation_checkpointing")),
+    )
+    if "budget" in config.model:
+        from mobilellm.search.budget import BudgetSolution, measure_budget
+
+        match = config.model.match
+        reached = measure_budget(model, match, config.model.sequence_length)
+        solution = BudgetSolution(model, round(float(config.model.budget)), match, reached)
+        explained["budget"] = {
+            "budget": solution.budget,
+            "match": match,
+            "reached": reached,
+            "deviation": solution.deviation,
+        }
+    return explained
+
+
+def _differing(names: list[str]) -> list[str]:
+    """What tells the rows apart, without the path in front of a key."""
+    words = [name.split(" ") for name in names]
+    common = set(words[0]).intersection(*words[1:])
+    return [
+        " ".join(word.rpartition(".")[2] if "=" in word.rpartition(".")[2] else word
+                 for word in line if word not in common)
+        for line in words
+    ]  # fmt: skip
