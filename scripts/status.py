@@ -1,0 +1,35 @@
+"""The state of a sweep: status, tokens, losses and age of every run below a folder.
+
+  python scripts/status.py outputs/depth_vs_width
+  watch -n 10 python scripts/status.py outputs/depth_vs_width
+
+A run that says `running` but is `(silent)` has written nothing for ten minutes: it was killed, or
+its steps are long.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.pop(0)  # this folder: no script may hide a module
+
+from mobilellm.launchers.command import run_command
+
+
+def main() -> None:
+    """Read the command line and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a run's or a sweep's folder")
+    folder = parser.parse_args().folder
+
+    from rich.console import Console
+
+    from mobilellm.launchers.status import status_table
+
+    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(status_table(folder))
+
+
+if __name__ == "__main__":
+    run_command(main)
