@@ -1,0 +1,1 @@
+"""From text to training windows: sources, tokenizer, memory-mapped shards, order of samples."""

@@ -1,0 +1,193 @@
+"""Training windows over a token stream, and the order in which they are consumed.
+
+1. The stream (documents with EOS between them) is cut into windows of `sequence_length` + 1 tokens
+   that overlap by one: the last label of a window is the first input of the next.
+2. Training consumes an endless stream of samples; sample g is window
+   `permutation(seed, epoch)[position]` with epoch, position = divmod(g, number of windows).
+3. Optimizer step k takes the samples [k G, (k + 1) G), G = samples_per_step, on any number of
+   ranks. So one number, the samples consumed, says exactly where a run stands.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from mobilellm.data.permutation import permute
+
+IGNORED_LABEL = -100
+"""Label of a position that counts in no loss (torch's own default)."""
+
+
+class TokenSequence(Protocol):
+    """A one-dimensional stream of token ids, such as a NumPy array or `data.shards.TokenStream`."""
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        ...
+
+    def __getitem__(self, key: slice, /) -> NDArray[np.integer]:
+        """The tokens of a slice, (tokens,)."""
+        ...
+
+
+class WindowDataset(Dataset[dict[str, Tensor]]):
+    """Windows of `sequence_length` inputs with the next tokens as labels.
+
+    An item is {"input_ids": (seq,), "labels": (seq,)}, int64. With `document_mask` it also has
+    "document_ids" (seq,), which count the documents from the window's start (EOS belongs to the
+    document it ends), and the label after an EOS, which would be a guess at another document's
+    first token, is -100.
+
+    Args:
+        tokens: the stream.
+        sequence_length: inputs per window, in tokens.
+        eos_token_id: the token that ends a document; required for `document_mask`.
+        document_mask: whether documents are to be kept from attending to each other.
+
+    Raises:
+        ValueError: a stream too short for one window, or `document_mask` without `eos_token_id`.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenSequence,
+        sequence_length: int,
+        *,
+        eos_token_id: int | None = None,
+        document_mask: bool = False,
+    ) -> None:
+        """Check that there is at least one window; nothing is read yet."""
+        if sequence_length < 1:
+            raise ValueError(f"sequence_length={sequence_length} must be at least 1")
+        if len(tokens) <= sequence_length:
+            raise ValueError(
+                f"sequence_length={sequence_length} needs {sequence_length + 1} tokens for one "
+                f"window, the data has {len(tokens)}; use a sequence_length of at most "
+                f"{max(len(tokens) - 1, 0)}, or more text"
+            )
+        if document_mask and eos_token_id is None:
+            raise ValueError("document_mask=true needs eos_token_id; give it, or switch it off")
+        self.tokens = tokens
+        self.sequence_length = sequence_length
+        self.eos_token_id = eos_token_id
+        self.document_mask = document_mask
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return (len(self.tokens) - 1) // self.sequence_length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """The window `index`, counted from the stream's start."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"window {index} does not exist; there are {len(self)}")
+        start = index * self.sequence_length
+        window = self.tokens[start : start + self.sequence_length + 1].astype(np.int64)
+        input_ids, labels = window[:-1], window[1:]
+        if not self.document_mask:
+            return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
+        ends = input_ids == self.eos_token_id
+        return {
+            "input_ids": torch.from_numpy(input_ids),
+            "labels": torch.from_numpy(np.where(ends, IGNORED_LABEL, labels)),
+            "document_ids": torch.from_numpy(np.cumsum(ends) - ends),
+        }
+
+
+class WindowBatchSampler(Sampler[list[int]]):
+    """The windows of each micro-batch of one rank, as lists of indices.
+
+    Micro-batch m of a step on rank r takes, within the step's samples, the slice that begins at
+    (m * world_size + r) * micro_batch_size: a step's set of samples is the same on any number of
+    ranks. Give the next run `start` = samples consumed so far to continue exactly.
+
+    Args:
+        num_windows: windows per epoch.
+        seed: of the order.
+        samples_per_step: windows per optimizer step, over all ranks and micro-batches.
+        micro_batch_size: windows per batch; times `world_size` it must divide `samples_per_step`.
+        start: samples consumed before, over all ranks.
+        stop: samples consumed when iteration ends, over all ranks; None: never ends. Where it cuts
+            a step short, the last batches are shorter, and some ranks may have one fewer.
+        rank: of this process, below `world_size`.
+        world_size: processes that share each step.
+        shuffle: False: every epoch in the order of the stream.
+
+    Raises:
+        ValueError: sizes that do not divide, or are out of range.
+    """
+
+    def __init__(
+        self,
+        num_windows: int,
+        *,
+        seed: int,
+        samples_per_step: int,
+        micro_batch_size: int,
+        start: int = 0,
+        stop: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+    ) -> None:
+        """Check the sizes."""
+        for name, value in (
+            ("num_windows", num_windows),
+            ("samples_per_step", samples_per_step),
+            ("micro_batch_size", micro_batch_size),
+            ("world_size", world_size),
+        ):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank={rank} must be at least 0 and below world_size={world_size}")
+        if start < 0 or (stop is not None and stop < start):
+            raise ValueError(f"start={start} and stop={stop} must satisfy 0 <= start <= stop")
+        if samples_per_step % (world_size * micro_batch_size):
+            raise ValueError(
+                f"samples_per_step={samples_per_step} must be divisible by world_size="
+                f"{world_size} times micro_batch_size={micro_batch_size}; use a multiple of "
+                f"{world_size * micro_batch_size}, or another micro_batch_size"
+            )
+        self.num_windows = num_windows
+        self.seed = seed
+        self.samples_per_step = samples_per_step
+        self.micro_batch_size = micro_batch_size
+        self.start = start
+        self.stop = stop
+        self.rank = rank
+        self.world_size = world_size
+        self.shuffle = shuffle
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Batches of this rank from `start` on."""
+        # A step is a whole number of these, so steps need no loop of their own.
+        stride = self.world_size * self.micro_batch_size
+        first = self.start + self.rank * self.micro_batch_size
+        while self.stop is None or first < self.stop:
+            last = first + self.micro_batch_size
+            yield self.windows(first, last if self.stop is None else min(last, self.stop))
+            first += stride
+
+    def __len__(self) -> int:
+        """Number of batches of this rank; TypeError where iteration never ends."""
+        if self.stop is None:
+            raise TypeError("a sampler without stop has no length: it never ends")
+        first = self.start + self.rank * self.micro_batch_size
+        return max(0, -(-(self.stop - first) // (self.world_size * self.micro_batch_size)))
+
+    def windows(self, first: int, last: int) -> list[int]:
+        """The windows that the global samples [first, last) stand for, in order."""
+        samples = np.arange(first, last, dtype=np.int64)
+        epochs, positions = np.divmod(samples, self.num_windows)
+        if self.shuffle:
+            for epoch in np.unique(epochs).tolist():
+                inside = epochs == epoch
+                positions[inside] = permute(
+                    positions[inside], self.num_windows, seed=self.seed, epoch=epoch
+                )
+        return positions.tolist()
