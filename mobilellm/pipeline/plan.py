@@ -1,0 +1,155 @@
+"""A run's configuration, checked as a whole before any data is read.
+
+Every part checks itself when it is built; here is what only the parts together can know.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mobilellm.launchers.configuration import instantiate
+from mobilellm.models import ModelConfig
+from mobilellm.run_folder import check_may_start, find_run_folder, read_summary
+from mobilellm.training.budget import Budget
+
+if TYPE_CHECKING:
+    from mobilellm.data import DataConfig
+    from mobilellm.training.trainer import TrainerConfig
+
+
+@dataclass(frozen=True)
+class Run:
+    """A checked configuration and its parts that are plain data."""
+
+    config: dict[str, Any]
+    """The whole resolved configuration."""
+    overrides: tuple[str, ...]
+    """What was said on the command line."""
+    folder: Path
+    """Where everything of the run goes."""
+    model: ModelConfig
+    data: "DataConfig"
+    trainer: "TrainerConfig"
+    budget: Budget
+    resume: bool
+    """Whether an unfinished run may be continued."""
+
+    @property
+    def samples_per_step(self) -> int:
+        """Windows per optimizer step, over all devices."""
+        return self.config["tokens_per_step"] // self.config["sequence_length"]
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate as configured."""
+        return float(self.config["optimizer"]["learning_rate"])
+
+    def is_finished(self) -> bool:
+        """Whether the folder holds the finished run."""
+        return (read_summary(self.folder) or {}).get("status") == "finished"
+
+
+def plan_run(cfg: DictConfig) -> Run:
+    """Resolve and check the configuration of one run.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: what does not fit, and what to do.
+    """
+    overrides, is_sweep = _hydra_job()
+    cfg = _with_initial_model(cfg, overrides)
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore
+    model = instantiate(cfg.model)
+    _check_windows(config, model)
+    for group in ("optimizer", "schedule", "callbacks", "logger", "compression", "distillation"):
+        instantiate(cfg[group])
+    return Run(
+        config=config,
+        overrides=tuple(overrides),
+        folder=find_run_folder(
+            Path(config["output_dir"]) / config["experiment_name"], config, overrides
+        ),
+        model=model,
+        data=instantiate(cfg.data),
+        trainer=instantiate(cfg.trainer),
+        budget=Budget(
+            max_tokens=config["max_tokens"],
+            max_steps=config["max_steps"],
+            max_seconds=config["max_seconds"],
+            tokens_per_step=config["tokens_per_step"],
+        ),
+        resume=is_sweep if config["resume"] is None else config["resume"],
+    )
+
+
+def check_run(cfg: DictConfig) -> Path:
+    """Check one trial of a sweep before the first starts; the trial's run folder.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: as `plan_run`, and a folder that may not be used.
+    """
+    run = plan_run(cfg)
+    if not run.is_finished():
+        check_may_start(run.folder, resume=run.resume)
+    return run.folder
+
+
+def _hydra_job() -> tuple[list[str], bool]:
+    """The job's overrides, and whether it is a trial of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized():
+        return [], False
+    job = HydraConfig.get()
+    return list(job.overrides.task), job.mode == RunMode.MULTIRUN
+
+
+def _with_initial_model(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """With `init_from`, the architecture and the tokenizer are those of that folder.
+
+    Raises:
+        ValueError: the command line asks for another architecture.
+    """
+    if cfg.init_from is None:
+        return cfg
+    from mobilellm.export.model_folder import open_model
+
+    folder = Path(cfg.init_from)
+    model, tokenizer = open_model(folder)
+    asked = [o for o in overrides if o.lstrip("+").startswith(("model=", "model."))]
+    if asked and instantiate(cfg.model) != model.config:
+        raise ValueError(
+            f"init_from={folder} brings its own architecture, which differs from {', '.join(asked)}"
+            "; leave out model=…, or train that model without init_from"
+        )
+    merged = OmegaConf.create(OmegaConf.to_container(cfg))
+    merged.model = {"_target_": "mobilellm.models.ModelConfig", **model.config.to_dict()}
+    if cfg.data.get("tokenizer") is None and tokenizer is not None:
+        merged.data.tokenizer = str(tokenizer)
+    return merged  # pyright: ignore[reportReturnType]
+
+
+def _check_windows(config: dict[str, Any], model: ModelConfig) -> None:
+    length, per_step = config["sequence_length"], config["tokens_per_step"]
+    if length < 1 or length > model.max_position_embeddings:
+        raise ValueError(
+            f"sequence_length={length} must be between 1 and the model's context, "
+            f"max_position_embeddings={model.max_position_embeddings}; use a shorter one, or "
+            "raise model.max_position_embeddings"
+        )
+    if per_step < length or per_step % length:
+        below = max(1, per_step // length) * length
+        raise ValueError(
+            f"tokens_per_step={per_step} must be a multiple of sequence_length={length}; use "
+            f"{below} or {below + length}"
+        )
+    micro = config["micro_batch_size"]
+    samples = per_step // length
+    if micro != "auto" and (not isinstance(micro, int) or micro < 1 or samples % micro):
+        divisors = [n for n in range(1, samples + 1) if samples % n == 0]
+        raise ValueError(
+            f"micro_batch_size={micro} must be auto or divide the {samples} windows of a step "
+            f"(tokens_per_step / sequence_length); use one of {divisors}"
+        )

@@ -1,0 +1,57 @@
+"""What summary.json says of a run: facts of the configuration, then what was measured."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.accounting import (
+    count_parameters,
+    decode_bytes_per_token,
+    flops_per_token,
+    kv_cache_bytes_per_token,
+)
+from mobilellm.pipeline.plan import Run
+from mobilellm.provenance import provenance
+
+if TYPE_CHECKING:
+    from mobilellm.data import PreparedData
+
+
+def describe_run(run: Run, prepared: "PreparedData | None" = None) -> dict[str, Any]:
+    """Everything about a run that is known before its first step.
+
+    Counts are of parameters, FLOPs per token, bytes per token; losses in nats per token.
+    """
+    length = run.config["sequence_length"]
+    summary: dict[str, Any] = {
+        "status": "running",
+        "error": None,
+        "experiment": run.config["experiment_name"],
+        "run": run.folder.name,
+        "overrides": list(run.overrides),
+        "seed": run.config["seed"],
+        "model": run.model.to_dict(),
+        "parameters": asdict(count_parameters(run.model)),
+        "flops_per_token": asdict(flops_per_token(run.model, length)),
+        "kv_cache_bytes_per_token": kv_cache_bytes_per_token(run.model),
+        "decode_bytes_per_token": decode_bytes_per_token(run.model, bits=16, context=length),
+        "sequence_length": length,
+        "max_tokens": run.budget.max_tokens,
+        "tokens_per_step": run.config["tokens_per_step"],
+        "optimizer": run.config["optimizer"],
+        "started_at": timestamp(),
+        **provenance(),
+    }
+    if prepared is not None:
+        summary |= {
+            "data": {"name": run.data.name, "dir": str(prepared.dir)},
+            "hashes": dict(prepared.hashes),
+            "unigram_loss": prepared.baselines["unigram_nats_per_token"],
+            "bigram_loss": prepared.baselines["bigram_nats_per_token"],
+        }
+    return summary
+
+
+def timestamp() -> str:
+    """Now, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
