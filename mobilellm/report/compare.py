@@ -1,0 +1,73 @@
+"""Compare runs and write the report's folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mobilellm.report.comparison import Comparison, analyse
+from mobilellm.report.drawing import house_style, palette, svg_text
+from mobilellm.report.page import page_text
+from mobilellm.report.plots import Plot, plots
+from mobilellm.report.records import csv_text, json_text
+from mobilellm.report.runs import read_runs
+from mobilellm.run_folder import write_text_atomically
+
+JSON = "comparison.json"
+CSV = "comparison.csv"
+FOLDER = "comparison"
+
+
+def compare(
+    paths: Sequence[Path | str], out: Path | str | None = None, *, title: str | None = None
+) -> Comparison:
+    """Compare the finished runs at or below `paths` and write the report.
+
+    Writes comparison.json, comparison.csv, a PNG a plot, and index.html, which needs none of them.
+
+    Args:
+        paths: run or sweep folders.
+        out: where the report goes; default `<first path>/comparison`. An earlier report there is
+            overwritten, anything else is not.
+        title: heading of the page; default: the experiment's name.
+
+    Raises:
+        FileNotFoundError: a path that does not exist.
+        ValueError: no path, no finished run, or an `out` that holds something else.
+    """
+    if not paths:
+        raise ValueError("no folder given; give run or sweep folders, e.g. outputs/depth_vs_width")
+    sources = [Path(path) for path in paths]
+    folder = Path(out) if out is not None else sources[0] / FOLDER
+    _check_may_write(folder)
+    comparison = analyse(read_runs(sources), sources=sources, folder=folder, title=title)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(folder / JSON, json_text(comparison))
+    write_text_atomically(folder / CSV, csv_text(comparison))
+    drawings = write_plots(comparison)
+    write_text_atomically(comparison.page, page_text(comparison, drawings))
+    return comparison
+
+
+def write_plots(comparison: Comparison) -> list[tuple[Plot, str]]:
+    """Write each plot as PNG; give it with its SVG, where the runs have what it needs."""
+    drawings = []
+    colours = palette(len(comparison.shapes))
+    with house_style():
+        for plot in plots():
+            path = comparison.folder / f"{plot.name}.png"
+            figure = plot.draw(comparison)
+            if figure is None:
+                path.unlink(missing_ok=True)
+                continue
+            figure.savefig(path, dpi=150)
+            drawings.append((plot, svg_text(figure, plot.name, colours)))
+    return drawings
+
+
+def _check_may_write(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out={folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / JSON).exists():
+        raise ValueError(
+            f"out={folder} holds other files and is not overwritten; give a new folder, or one "
+            f"that an earlier comparison wrote (with {JSON} in it)"
+        )

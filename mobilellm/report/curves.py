@@ -1,0 +1,99 @@
+"""Loss over the course of a run, as metrics.csv has it."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Points:
+    """One logged loss: where it was measured, and its value."""
+
+    tokens: tuple[float, ...] = ()
+    """Training tokens seen."""
+    seconds: tuple[float, ...] = ()
+    """Wall time of training; NaN where it was not logged."""
+    loss: tuple[float, ...] = ()
+    """Nats per token."""
+
+    def __len__(self) -> int:
+        """Points logged."""
+        return len(self.loss)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The losses of one run."""
+
+    validation: Points = Points()
+    training: Points = Points()
+
+
+@dataclass(frozen=True)
+class MeanCurve:
+    """Loss at the same tokens in several runs."""
+
+    tokens: np.ndarray
+    seconds: np.ndarray
+    """Mean wall time at which these tokens were reached."""
+    mean: np.ndarray
+    low: np.ndarray
+    """The lowest of the runs."""
+    high: np.ndarray
+    """The highest of the runs."""
+
+
+def read_curve(path: Path) -> Curve:
+    """Read metrics.csv; empty where there is none, and rows that are not numbers are skipped."""
+    if not path.exists():
+        return Curve()
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return Curve(_points(rows, "val/loss"), _points(rows, "train/loss"))
+
+
+def mean_curve(curves: Sequence[Points]) -> MeanCurve | None:
+    """Mean and range of several runs at the tokens of the shortest, between common ends.
+
+    Runs that logged at other tokens are read off between their points. None where nothing is
+    common to all.
+    """
+    if not curves or not all(len(points) for points in curves):
+        return None
+    first = max(points.tokens[0] for points in curves)
+    last = min(points.tokens[-1] for points in curves)
+    shortest = min(curves, key=len)
+    grid = np.array([tokens for tokens in shortest.tokens if first <= tokens <= last])
+    if not len(grid):
+        return None
+    losses = np.stack([np.interp(grid, points.tokens, points.loss) for points in curves])
+    seconds = np.stack([np.interp(grid, points.tokens, points.seconds) for points in curves])
+    return MeanCurve(
+        grid, seconds.mean(axis=0), losses.mean(axis=0), losses.min(axis=0), losses.max(axis=0)
+    )
+
+
+def _points(rows: Sequence[Mapping[str, str | None]], column: str) -> Points:
+    """One column where it is not blank; a later row of the same tokens replaces the earlier."""
+    found: dict[float, tuple[float, float]] = {}
+    for row in rows:
+        tokens, loss = _number(row.get("tokens")), _number(row.get(column))
+        if math.isfinite(tokens) and math.isfinite(loss):
+            found[tokens] = (_number(row.get("seconds")), loss)
+    ordered = sorted(found.items())
+    return Points(
+        tuple(tokens for tokens, _ in ordered),
+        tuple(seconds for _, (seconds, _) in ordered),
+        tuple(loss for _, (_, loss) in ordered),
+    )
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan

@@ -1,0 +1,210 @@
+"""What makes a comparison unfair, or too weak to conclude from.
+
+Source: the confounds of the depth-against-width grid of Liu et al. 2024, arXiv:2402.14905,
+tables 11 and 12: unequal body parameters, one learning rate for all widths, one seed.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mobilellm.report.budgets import TOLERANCE, budget_groups, budgets
+from mobilellm.report.learning_rates import learning_rate_cautions
+from mobilellm.report.shapes import Shape
+from mobilellm.report.statistics import MINIMUM_SEEDS
+from mobilellm.report.units import count_text, listed, plural
+
+NATS_BELOW_UNIGRAM = 1.0
+"""A run that ends closer than this to the unigram loss has learnt little but word counts."""
+
+
+@dataclass(frozen=True)
+class Caution:
+    """One reason to read the comparison with care."""
+
+    kind: str
+    """What it is about, e.g. `budget`, `tokens`, `learning rate`."""
+    is_grave: bool
+    """Whether it can turn a verdict; otherwise it is worth knowing."""
+    message: str
+
+
+def metric_of(shapes: Sequence[Shape]) -> str | None:
+    """The loss by which shapes may be compared.
+
+    `val_loss` where all read the same validation text with the same tokenizer, else
+    `val_bits_per_byte`, else (where a run has none) nothing.
+    """
+    runs = [run for shape in shapes for run in shape.runs]
+    if all(len({run.fact(f"hashes.{name}") for run in runs}) == 1 for name in _LOSS_HASHES):
+        return "val_loss"
+    if all(run.val_bits_per_byte is not None for run in runs):
+        return "val_bits_per_byte"
+    return None
+
+
+def cautions(shapes: Sequence[Shape]) -> tuple[Caution, ...]:
+    """Every caution, the grave ones first."""
+    found = [
+        *_budget(shapes),
+        *_amounts(shapes),
+        *_data(shapes),
+        *(Caution("learning rate", True, text) for text in learning_rate_cautions(shapes)),
+        *_seeds(shapes),
+        *_learnt_little(shapes),
+        *_made_differently(shapes),
+    ]
+    return tuple(sorted(found, key=lambda caution: not caution.is_grave))
+
+
+_LOSS_HASHES = ("tokenizer", "validation")
+
+
+def _budget(shapes: Sequence[Shape]) -> Iterable[Caution]:
+    """Which budgets are matched and which are not, shared shapes included."""
+    groups = budget_groups(shapes)
+    for group in groups:
+        if len(group) < 2:
+            continue
+        found = budgets(group)
+        matched = [str(budget) for budget in found if budget.is_matched]
+        unmatched = [str(budget) for budget in found if not budget.is_matched]
+        within = f"within {100 * TOLERANCE:.0f} %"
+        if not matched:
+            yield Caution("budget", True, f"no budget is equal {within}: {listed(unmatched)}")
+        elif unmatched:
+            text = f"equal {within}: {listed(matched)}; not equal: {listed(unmatched)}"
+            yield Caution("budget", False, text)
+    if len(groups) > 1:
+        text = "; ".join(listed([shape.label for shape in group]) for group in groups)
+        yield Caution("budget", True, f"shapes of different budgets are compared: {text}")
+
+
+def _amounts(shapes: Sequence[Shape]) -> Iterable[Caution]:
+    """Tokens, windows and batches that differ."""
+    tokens = [run.tokens for shape in shapes for run in shape.runs]
+    if max(tokens) > 1.001 * min(tokens):
+        per_shape = {
+            shape.label: count_text(sum(run.tokens for run in shape.runs) / len(shape.runs))
+            for shape in shapes
+        }
+        text = f"runs saw different numbers of training tokens: {_by_value(per_shape)}"
+        yield Caution("tokens", True, text)
+    for name, unit in (("sequence_length", "tokens"), ("tokens_per_step", "tokens")):
+        values = {shape.label: count_text(getattr(shape.first, name)) for shape in shapes}
+        if len(set(values.values())) > 1:
+            yield Caution(name, True, f"{name} differs (in {unit}): {_by_value(values)}")
+
+
+def _data(shapes: Sequence[Shape]) -> Iterable[Caution]:
+    """Other text, tokenizer or validation split, by the hashes of the prepared data."""
+    consequences = {
+        "tokenizer": "nats per token do not compare; verdicts are by bits per byte only",
+        "validation": "part of any difference may be the text; verdicts are by bits per byte only",
+        "train": "the shapes learnt from different text",
+        "data": "the shapes were prepared from different sources",
+    }
+    runs = [run for shape in shapes for run in shape.runs]
+    differing = [
+        name for name in consequences if len({run.fact(f"hashes.{name}") for run in runs}) > 1
+    ]
+    if "tokenizer" in differing and "data" not in differing:
+        # Another tokenizer turns the same text into other tokens.
+        differing = ["tokenizer"]
+    for name in differing:
+        values = {shape.label: str(shape.first.fact(f"hashes.{name}"))[:8] for shape in shapes}
+        noun = {"train": "training text", "validation": "validation text"}.get(name, name)
+        text = f"the {noun} differs ({_by_value(values)}): {consequences[name]}"
+        yield Caution("data", True, text)
+
+
+def _seeds(shapes: Sequence[Shape]) -> Iterable[Caution]:
+    """Too few seeds, and seeds that not all shapes have."""
+    few = [shape.label for shape in shapes if len(shape.seeds) < MINIMUM_SEEDS]
+    if few:
+        text = (
+            f"fewer than {MINIMUM_SEEDS} seeds: {listed(few)}; no verdict is given on them, "
+            "train more seeds"
+        )
+        yield Caution("seeds", True, text)
+    common = set.intersection(*(set(shape.seeds) for shape in shapes))
+    missing = {shape.label: sorted(set(shape.seeds) - common) for shape in shapes}
+    if any(missing.values()):
+        unpaired = listed(
+            [
+                f"{label} seed {listed([str(seed) for seed in seeds])}"
+                for label, seeds in missing.items()
+                if seeds
+            ]
+        )
+        text = (
+            f"not every shape has every seed: {unpaired} count only where both of a pair have them"
+        )
+        yield Caution("seeds", False, text)
+
+
+def _learnt_little(shapes: Sequence[Shape]) -> Iterable[Caution]:
+    """Runs that end near the unigram loss."""
+    near = []
+    for shape in shapes:
+        gaps = [
+            unigram - run.val_loss
+            for run in shape.runs
+            if (unigram := run.number("unigram_loss")) is not None
+        ]
+        if gaps and min(gaps) < NATS_BELOW_UNIGRAM:
+            near.append(f"{shape.label} ({min(gaps):.2f})")
+    if near:
+        text = (
+            f"not {NATS_BELOW_UNIGRAM:g} nat below the unigram loss: {listed(near)}; training was "
+            "too short to conclude much, raise max_tokens"
+        )
+        yield Caution("training length", True, text)
+
+
+def _made_differently(shapes: Sequence[Shape]) -> Iterable[Caution]:
+    """Optimizer, precision, machine and code that differ between runs."""
+    for path, name, is_grave in _MAKINGS:
+        values = {
+            f"{shape.label} seed {run.seed}": _making_text(run.fact(path))
+            for shape in shapes
+            for run in shape.runs
+        }
+        if len(set(values.values())) > 1:
+            text = f"{name} differs: {listed(sorted(set(values.values())))}"
+            yield Caution(name, is_grave, text)
+    dirty = [run for shape in shapes for run in shape.runs if run.fact("git.dirty")]
+    if dirty:
+        text = (
+            f"{plural(len(dirty), 'run')} came from a working tree with uncommitted changes: "
+            "the commit alone does not reproduce them"
+        )
+        yield Caution("git commit", False, text)
+
+
+_MAKINGS = (
+    ("optimizer", "optimizer", True),
+    ("precision", "precision", True),
+    ("device", "device", False),
+    ("threads", "number of threads", False),
+    ("versions.torch", "torch version", False),
+    ("git.commit", "git commit", False),
+)
+
+
+def _making_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(value.get("_target_") or value.get("name") or value).rsplit(".", 1)[-1]
+    text = "unknown" if value is None else str(value)
+    return text[:10] if len(text) == 40 and " " not in text else text
+
+
+def _by_value(values: dict[str, str]) -> str:
+    """`2×232 and 4×168: 1.00M; 8×120: 2.00M`."""
+    labels: dict[str, list[str]] = defaultdict(list)
+    for label, value in values.items():
+        labels[value].append(label)
+    if len(labels) > 6:
+        return ", ".join(f"{label} {value}" for label, value in values.items())
+    return "; ".join(f"{listed(names)}: {value}" for value, names in labels.items())

@@ -1,0 +1,129 @@
+"""How the numbers came about: tokens, seeds, data, rates, machine, code, statistics."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from mobilellm.report.learning_rates import rates_tried
+from mobilellm.report.runs import Run
+from mobilellm.report.statistics import MINIMUM_SEEDS
+from mobilellm.report.units import count_text, listed, plural, rate_text, seconds_text
+
+if TYPE_CHECKING:
+    from mobilellm.report.comparison import Comparison
+
+
+def methods(comparison: "Comparison") -> list[tuple[str, list[str]]]:
+    """(heading, lines) in the order of the page; what is not known is left out."""
+    runs = [run for shape in comparison.shapes for run in shape.runs]
+    rows = [
+        ("Runs", [_runs(comparison, runs)]),
+        ("Training", _training(runs)),
+        ("Learning rates", _rates(comparison)),
+        ("Data", _data(runs)),
+        ("Machine", _machine(runs)),
+        ("Code", _code(runs)),
+        ("Commands", _commands(runs)),
+        ("Statistics", [_statistics()]),
+    ]
+    return [(name, lines) for name, lines in rows if lines]
+
+
+def _runs(comparison: "Comparison", runs: list[Run]) -> str:
+    seeds = sorted({run.seed for run in runs})
+    spent = sum(run.number("wall_seconds") or 0 for run in runs)
+    return (
+        f"{plural(len(runs), 'run')} of {plural(len(comparison.shapes), 'shape')}, "
+        f"seeds {listed([str(seed) for seed in seeds])}, {seconds_text(spent)} of training in all; "
+        f"from {listed([str(path) for path in comparison.sources])}"
+    )
+
+
+def _training(runs: list[Run]) -> list[str]:
+    sizes = (
+        ("tokens a run", {count_text(run.tokens) for run in runs}),
+        ("tokens an optimizer step", {count_text(run.tokens_per_step) for run in runs}),
+        ("tokens a window", {count_text(run.sequence_length) for run in runs}),
+    )
+    line = "; ".join(f"{listed(sorted(values), 'or')} {name}" for name, values in sizes)
+    made = [
+        f"{name} {listed(sorted(values), 'or')}"
+        for name, path in (("optimizer", "optimizer"), ("precision", "precision"))
+        if (values := _texts(runs, path))
+    ]
+    return [line, "; ".join(made)] if made else [line]
+
+
+def _rates(comparison: "Comparison") -> list[str]:
+    """The rate of each shape, with those tried in brackets."""
+    lines = []
+    for shape in comparison.shapes:
+        rate = shape.first.number("learning_rate")
+        if rate is None:
+            continue
+        tried = [rate_text(value) for value in rates_tried(shape.first)]
+        note = f"tried {listed(tried)}" if tried else "no other tried"
+        lines.append(f"{shape.label}: {rate_text(rate)} ({note})")
+    return lines
+
+
+def _data(runs: list[Run]) -> list[str]:
+    names = _texts(runs, "data.name")
+    lines = [listed(sorted(names))] if names else []
+    hashes = [
+        f"{name} {listed(sorted(value[:12] for value in values), 'or')}"
+        for name in ("data", "tokenizer", "train", "validation")
+        if (values := _texts(runs, f"hashes.{name}"))
+    ]
+    return [*lines, f"hashes: {', '.join(hashes)}"] if hashes else lines
+
+
+def _machine(runs: list[Run]) -> list[str]:
+    devices, threads = _texts(runs, "device"), _texts(runs, "threads")
+    lines = [listed(sorted(devices))] if devices else []
+    if threads:
+        lines.append(f"{listed(sorted(threads), 'or')} threads a run")
+    rates = [rate for run in runs if (rate := run.number("matmul_flops_per_second"))]
+    if rates:
+        ends = dict.fromkeys((count_text(min(rates)), count_text(max(rates))))
+        lines.append(f"matrix products at {'–'.join(ends)} FLOP/s, measured as runs start")
+    used = [share for run in runs if (share := run.number("model_flops_utilization"))]
+    if used:
+        ends = dict.fromkeys((f"{100 * min(used):.0f}", f"{100 * max(used):.0f}"))
+        lines.append(f"model FLOPs utilization {'–'.join(ends)} % of that rate")
+    return lines
+
+
+def _code(runs: list[Run]) -> list[str]:
+    lines = []
+    commits = _texts(runs, "git.commit")
+    if commits:
+        is_dirty = any(run.fact("git.dirty") for run in runs)
+        changed = ", with uncommitted changes" if is_dirty else ""
+        lines.append(f"git commit {listed(sorted(commits))}{changed}")
+    names = dict.fromkeys(name for run in runs for name in (run.fact("versions") or {}))
+    versions = [
+        f"{name} {listed(sorted(_texts(runs, f'versions.{name}')), 'or')}" for name in names
+    ]
+    return [*lines, ", ".join(versions)] if versions else lines
+
+
+def _commands(runs: list[Run]) -> list[str]:
+    """Each command once, at most six."""
+    commands = sorted(_texts(runs, "command"))
+    more = [f"and {len(commands) - 6} more, see comparison.csv"] if len(commands) > 6 else []
+    return [*commands[:6], *more]
+
+
+def _statistics() -> str:
+    return (
+        "Intervals are 95 % Student t intervals over seeds. Runs of one seed see the same data in "
+        "the same order, so shapes are compared by the differences between runs of equal seed: "
+        f"paired t-test, at least {MINIMUM_SEEDS} common seeds, Holm’s correction over all pairs, "
+        "so that the chance of even one wrong verdict is at most 5 %. The seed covers initial "
+        "weights and data order; one data set and one machine say nothing about others."
+    )
+
+
+def _texts(runs: Iterable[Run], path: str) -> set[str]:
+    """The different values of a fact, without those that are not known."""
+    return {str(value) for run in runs if (value := run.fact(path)) not in (None, "")}

@@ -1,0 +1,198 @@
+"""Run folders as plain data: what finished, and what is left out and why."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilellm.models.config import ModelConfig
+from mobilellm.report.curves import Curve, read_curve
+from mobilellm.run_folder import CONFIG, METRICS, SUMMARY, read_summary
+
+PROBES = "probes"
+"""Folders of this name hold learning-rate probes: runs of another length, never compared."""
+
+NUMBERS = ("tokens", "steps", "sequence_length", "tokens_per_step", "val_loss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One finished run."""
+
+    folder: Path
+    seed: int
+    model: ModelConfig
+    val_loss: float
+    """Final validation loss in nats per token."""
+    val_bits_per_byte: float | None
+    """None where no tokenizer is known."""
+    tokens: int
+    """Training tokens seen."""
+    steps: int
+    sequence_length: int
+    tokens_per_step: int
+    parameters: Mapping[str, int]
+    """`stored`, `embedding`, `body`, `executed`."""
+    flops_per_token: Mapping[str, float]
+    """`matmul`, `attention`, `forward`, `training`."""
+    summary: Mapping[str, Any]
+    """All of summary.json."""
+    config: Mapping[str, Any]
+    """All of config.yaml; empty where there is none."""
+    curve: Curve
+
+    def fact(self, path: str) -> Any:
+        """A value of summary.json by dotted path, e.g. `versions.torch`; None where absent."""
+        value: Any = self.summary
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    def number(self, path: str) -> float | None:
+        """Like `fact`, for finite numbers; anything else is None."""
+        value = self.fact(path)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return float(value) if is_number and math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that is not compared."""
+
+    folder: Path
+    status: str
+    """`running`, `stopped`, `failed`, `not begun`, `unreadable`, `diverged` or `duplicate`."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunSet:
+    """All that was found."""
+
+    finished: tuple[Run, ...]
+    left_out: tuple[LeftOut, ...]
+    num_probes: int
+    """Learning-rate probe runs that were passed over."""
+
+
+def read_runs(paths: Sequence[Path | str]) -> RunSet:
+    """Read every run at or below the given folders, each once.
+
+    Raises:
+        FileNotFoundError: a folder that does not exist.
+        ValueError: no run found, or none that is finished.
+    """
+    finished, left_out, num_probes = [], [], 0
+    for root, folder in _run_folders(paths):
+        if PROBES in folder.relative_to(root).parts:
+            num_probes += 1
+            continue
+        run = _read_run(folder)
+        (finished if isinstance(run, Run) else left_out).append(run)
+    given = ", ".join(str(path) for path in paths)
+    if not finished and not left_out:
+        found = f" ({num_probes} learning-rate probes only)" if num_probes else ""
+        raise ValueError(
+            f"no run found in {given or 'no folder'}{found}; give run folders (they hold "
+            f"{SUMMARY}) or a sweep folder above them, e.g. outputs/depth_vs_width"
+        )
+    if not finished:
+        states = ", ".join(f"{run.folder.name}: {run.status}" for run in left_out[:5])
+        raise ValueError(
+            f"none of the {len(left_out)} runs in {given} is finished ({states}"
+            f"{', …' if len(left_out) > 5 else ''}); continue them with resume=true"
+        )
+    return RunSet(tuple(finished), tuple(left_out), num_probes)
+
+
+def _run_folders(paths: Sequence[Path | str]) -> Iterator[tuple[Path, Path]]:
+    """(given folder, run folder below it), each run folder once, in order of name."""
+    seen: set[Path] = set()
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} does not exist; give a run or sweep folder, e.g. outputs/depth_vs_width"
+            )
+        root = path if path.is_dir() else path.parent
+        marks = [*root.rglob(SUMMARY), *root.rglob(CONFIG)]
+        for folder in sorted({mark.parent for mark in marks}):
+            is_hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
+            if not is_hidden and folder.resolve() not in seen:
+                seen.add(folder.resolve())
+                yield root, folder
+
+
+def _read_run(folder: Path) -> Run | LeftOut:
+    try:
+        summary = read_summary(folder)
+        if summary is None:
+            return LeftOut(folder, "not begun", f"it has no {SUMMARY}; start it again")
+        status = summary.get("status")
+        if status != "finished":
+            return LeftOut(folder, str(status), _unfinished_reason(summary))
+        if not _is_finite(summary.get("val_loss")):
+            return LeftOut(folder, "diverged", f"val_loss={summary.get('val_loss')} is no number")
+        return _finished_run(folder, summary)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        reason = f"no {error} in {SUMMARY}" if isinstance(error, KeyError) else str(error)
+        return LeftOut(folder, "unreadable", reason)
+
+
+def _finished_run(folder: Path, summary: Mapping[str, Any]) -> Run:
+    numbers = {name: _required_number(summary, name) for name in NUMBERS}
+    bits: Any = summary.get("val_bits_per_byte")
+    return Run(
+        folder=folder,
+        seed=int(_required_number(summary, "seed")),
+        model=ModelConfig.from_dict(summary["model"]),
+        val_loss=float(numbers["val_loss"]),
+        val_bits_per_byte=float(bits) if _is_finite(bits) else None,
+        tokens=int(numbers["tokens"]),
+        steps=int(numbers["steps"]),
+        sequence_length=int(numbers["sequence_length"]),
+        tokens_per_step=int(numbers["tokens_per_step"]),
+        parameters={key: int(summary["parameters"][key]) for key in _COUNTS},
+        flops_per_token={key: float(summary["flops_per_token"][key]) for key in _FLOPS},
+        summary=summary,
+        config=_read_config(folder / CONFIG),
+        curve=read_curve(folder / METRICS),
+    )
+
+
+_COUNTS = ("stored", "embedding", "body", "executed")
+_FLOPS = ("matmul", "attention", "forward", "training")
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    import yaml
+
+    if not path.exists():
+        return {}
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+    return config if isinstance(config, Mapping) else {}
+
+
+def _unfinished_reason(summary: Mapping[str, Any]) -> str:
+    if summary.get("status") == "failed":
+        return (str(summary.get("error") or "no error was recorded").splitlines() or [""])[0]
+    reached, wanted = summary.get("tokens"), summary.get("max_tokens")
+    share = f"at {reached / wanted:.0%} of its tokens; " if reached and wanted else ""
+    if summary.get("status") == "running":
+        return f"{share}it goes on, or it was killed: continue it with resume=true"
+    return f"{share}continue it with resume=true"
+
+
+def _required_number(summary: Mapping[str, Any], name: str) -> float:
+    value = summary[name]
+    if not _is_finite(value):
+        raise ValueError(f"{name}={value!r} in {SUMMARY} must be a number; run it again")
+    return value
+
+
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)

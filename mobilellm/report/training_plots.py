@@ -1,0 +1,146 @@
+"""Loss over the course of training: against tokens, FLOPs and wall time."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mobilellm.report.curves import MeanCurve, Points, mean_curve
+from mobilellm.report.drawing import line_style, palette
+from mobilellm.report.reference_lines import loss_scale, loss_unit, reference_lines
+from mobilellm.report.shapes import Shape
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from mobilellm.report.comparison import Comparison
+
+
+def against_tokens(comparison: "Comparison") -> "Figure | None":
+    """Validation loss against training tokens; None without curves."""
+    return _over_training(comparison, "training tokens", _tokens)
+
+
+def against_flops(comparison: "Comparison") -> "Figure | None":
+    """Validation loss against training FLOPs; None without curves."""
+    return _over_training(comparison, "training FLOPs", _flops)
+
+
+def against_time(comparison: "Comparison") -> "Figure | None":
+    """Validation loss against wall time; None without curves or times."""
+    return _over_training(comparison, None, _time)
+
+
+@dataclass(frozen=True)
+class _Line:
+    shape: Shape
+    colour: str
+    x: np.ndarray
+    curve: MeanCurve
+
+
+def _over_training(
+    comparison: "Comparison",
+    unit: str | None,
+    position: Callable[[Shape, MeanCurve], np.ndarray],
+) -> "Figure | None":
+    """The whole of training on a logarithmic axis, and its end enlarged."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    lines = _lines(comparison, position)
+    if not lines:
+        return None
+    if unit is None:
+        seconds, unit = _time_unit(max(line.x[-1] for line in lines))
+        lines = [replace(line, x=line.x / seconds) for line in lines]
+    figure = Figure(figsize=(9.6, 3.9), layout="constrained")
+    whole, end = figure.subplots(1, 2, width_ratios=[1, 1.15])
+    for axes in (whole, end):
+        for line in lines:
+            _draw_line(axes, line)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set_xlabel(unit)
+    whole.set_ylabel(f"validation loss ({loss_unit(comparison)})")
+    whole.set_xscale("log", nonpositive="mask")
+    whole.xaxis.set_major_formatter(EngFormatter(sep=""))
+    whole.set_title("whole training, logarithmic axis")
+    end.set_title("end of training, enlarged")
+    reference_lines(whole, comparison)
+    _enlarge_end(end, lines)
+    end.legend(
+        loc="center left", bbox_to_anchor=(1.02, 0.5), title="from wide\nto deep",
+        fontsize=9, title_fontsize=9, alignment="left",
+    )  # fmt: skip
+    return figure
+
+
+def _lines(
+    comparison: "Comparison", position: Callable[[Shape, MeanCurve], np.ndarray]
+) -> list[_Line]:
+    """A line for each shape whose runs logged at least two validation losses."""
+    found = []
+    for shape, colour in zip(comparison.shapes, palette(len(comparison.shapes)), strict=True):
+        curve = _shape_curve(shape, comparison.metric)
+        if curve is not None and len(curve.tokens) > 1:
+            x = position(shape, curve)
+            if np.isfinite(x).all():
+                found.append(_Line(shape, colour, x, curve))
+    return found
+
+
+def _draw_line(axes: "Axes", line: _Line) -> None:
+    style = line_style(line.shape)
+    curve = line.curve
+    axes.plot(line.x, curve.mean, color=line.colour, linewidth=1.8, label=line.shape.label, **style)
+    axes.fill_between(line.x, curve.low, curve.high, color=line.colour, alpha=0.16, linewidth=0)
+
+
+def _enlarge_end(axes: "Axes", lines: Sequence[_Line]) -> None:
+    """Show what is below the loss that the last shape has at half of its tokens."""
+    halves = [
+        float(np.interp(0.5 * line.curve.tokens[-1], line.curve.tokens, line.curve.mean))
+        for line in lines
+    ]
+    top, bottom = max(halves), min(float(line.curve.low[-1]) for line in lines)
+    margin = 0.05 * (top - bottom) or 0.01
+    start = min(float(line.x[np.argmax(line.curve.mean <= top)]) for line in lines)
+    stop = max(float(line.x[-1]) for line in lines)
+    axes.set_ylim(bottom - margin, top + margin)
+    axes.set_xlim(start, stop + 0.02 * (stop - start))
+
+
+def _shape_curve(shape: Shape, metric: str | None) -> MeanCurve | None:
+    """Validation loss over training, mean over seeds, in the unit of the comparison."""
+    scaled = [
+        Points(
+            points.tokens,
+            points.seconds,
+            tuple(loss * loss_scale(run, metric) for loss in points.loss),
+        )
+        for run in shape.runs
+        if (points := run.curve.validation)
+    ]
+    return mean_curve(scaled) if len(scaled) == len(shape.runs) else None
+
+
+def _tokens(_: Shape, curve: MeanCurve) -> np.ndarray:
+    return curve.tokens
+
+
+def _flops(shape: Shape, curve: MeanCurve) -> np.ndarray:
+    return curve.tokens * shape.first.flops_per_token["training"]
+
+
+def _time(_: Shape, curve: MeanCurve) -> np.ndarray:
+    return curve.seconds
+
+
+def _time_unit(longest: float) -> tuple[float, str]:
+    if longest < 300:
+        return 1.0, "wall time of training (seconds)"
+    if longest < 3 * 3600:
+        return 60.0, "wall time of training (minutes)"
+    return 3600.0, "wall time of training (hours)"

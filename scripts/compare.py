@@ -1,0 +1,41 @@
+"""Compare trained models: table, verdict for each pair, warnings, and a page with plots.
+
+Reads every finished run at or below the given folders. Runs that differ only in the seed are one
+shape; give at least three seeds of each, trained on the same data, for a verdict. Runs that did
+not finish are listed, learning-rate probes are passed over.
+
+  python scripts/compare.py outputs/depth_vs_width
+  python scripts/compare.py outputs/small outputs/large --out comparison --title "Two budgets"
+"""
+
+import sys
+from pathlib import Path
+
+sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
+
+from mobilellm.launchers.command import run_command
+
+
+def main() -> None:
+    """Read the command line, compare, print."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="RUN_OR_SWEEP_DIR")
+    parser.add_argument("--out", type=Path, help="default: comparison/ in the first folder")
+    parser.add_argument("--title", help="heading of the page; default: the experiment's name")
+    arguments = parser.parse_args()
+
+    from rich.console import Console
+
+    from mobilellm.report import compare
+
+    comparison = compare(arguments.paths, arguments.out, title=arguments.title)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console.print(comparison)
+
+
+if __name__ == "__main__":
+    run_command(main)
