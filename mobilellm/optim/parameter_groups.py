@@ -1,0 +1,60 @@
+"""Parameters by the role they play: what is decayed, and what is a matrix for Muon."""
+
+from typing import Any
+
+from torch import nn
+
+ROLES = ("matrix", "embedding", "vector")
+
+
+def parameters_by_role(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Every trainable parameter once, under one of `ROLES`, in the model's own order.
+
+    `embedding`: a table with one row per word (the input embedding, and the head where it is not
+    tied). `vector`: fewer than two dimensions (norm weights, biases). `matrix`: all else.
+    """
+    roles: dict[str, list[nn.Parameter]] = {role: [] for role in ROLES}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.ndim < 2:
+            roles["vector"].append(parameter)
+        elif name.split(".")[0] in ("embedding", "head"):
+            roles["embedding"].append(parameter)
+        else:
+            roles["matrix"].append(parameter)
+    return roles
+
+
+def parameter_groups(
+    model: nn.Module, *, weight_decay: float, decay_embeddings: bool = True
+) -> list[dict[str, Any]]:
+    """Optimizer groups with their weight decay: matrices yes, vectors no, embeddings by choice.
+
+    Embeddings are decayed by default, as in the recipe MobileLLM was published with; the norms'
+    weights are not, since decay would pull them to zero and not to the identity.
+
+    Raises:
+        ValueError: a negative weight decay; a model with nothing to train.
+    """
+    if weight_decay < 0:
+        raise ValueError(f"weight_decay={weight_decay} must not be negative; 0 turns it off")
+    decays = {"matrix": weight_decay, "embedding": weight_decay if decay_embeddings else 0.0}
+    groups = [
+        {"params": parameters, "role": role, "weight_decay": decays.get(role, 0.0)}
+        for role, parameters in parameters_by_role(model).items()
+        if parameters
+    ]
+    if not groups:
+        raise ValueError("the model has no parameter with requires_grad; unfreeze what is to train")
+    return groups
+
+
+def check_learning_rate(name: str, value: float) -> None:
+    """Refuse what is no learning rate.
+
+    Raises:
+        ValueError: not above zero.
+    """
+    if not value > 0:
+        raise ValueError(f"{name}={value} must be above 0; 2e-3 is a common choice")

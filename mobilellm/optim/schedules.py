@@ -1,0 +1,116 @@
+"""Learning-rate schedules: pure functions of how far a run has come.
+
+A schedule maps (step, progress) to a factor of the peak learning rate. `step` counts optimizer
+steps from 0; `progress` is the share of the budget used up once that step is done, so that the last
+step has progress 1 whether the budget counts tokens, steps or seconds. Nothing is remembered:
+a resumed run needs no state.
+"""
+
+import math
+from collections.abc import Callable
+
+Schedule = Callable[[int, float], float]
+
+
+def cosine(
+    *,
+    warmup_steps: int | None = None,
+    warmup_fraction: float | None = None,
+    final_fraction: float = 0.1,
+) -> Schedule:
+    """Linear warm-up to 1, then half a cosine down to `final_fraction` at the end of the budget.
+
+    Args:
+        warmup_steps: optimizer steps of warm-up; the last of them runs at the peak.
+        warmup_fraction: the same as a share of the budget; give one of the two, or none.
+        final_fraction: factor of the last step.
+
+    Raises:
+        ValueError: both warm-ups, or a value out of range.
+
+    Source: Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5 without restarts.
+    """
+    warmup = _Warmup(warmup_steps, warmup_fraction)
+    _check_fraction("final_fraction", final_fraction)
+
+    def factor(step: int, progress: float) -> float:
+        height = 0.5 * (1.0 + math.cos(math.pi * warmup.share_of_rest(step, progress)))
+        falling = final_fraction + (1.0 - final_fraction) * height
+        return min(warmup.factor(step, progress), falling)
+
+    return factor
+
+
+def warmup_stable_decay(
+    *,
+    warmup_steps: int | None = None,
+    warmup_fraction: float | None = None,
+    decay_fraction: float = 0.2,
+    final_fraction: float = 0.0,
+) -> Schedule:
+    """Linear warm-up, the peak, and a linear fall to `final_fraction` in the last part.
+
+    Args:
+        warmup_steps: optimizer steps of warm-up; the last of them runs at the peak.
+        warmup_fraction: the same as a share of the budget; give one of the two, or none.
+        decay_fraction: share of the budget that the fall takes.
+        final_fraction: factor of the last step.
+
+    Raises:
+        ValueError: both warm-ups, or a value out of range.
+
+    Source: Hu et al. 2024, MiniCPM, arXiv:2404.06395, section 4.
+    """
+    warmup = _Warmup(warmup_steps, warmup_fraction)
+    _check_fraction("decay_fraction", decay_fraction)
+    _check_fraction("final_fraction", final_fraction)
+
+    def factor(step: int, progress: float) -> float:
+        left = 1.0 - min(progress, 1.0)
+        height = 1.0 if left >= decay_fraction else left / decay_fraction
+        falling = final_fraction + (1.0 - final_fraction) * height
+        return min(warmup.factor(step, progress), falling)
+
+    return factor
+
+
+def constant(*, warmup_steps: int | None = None, warmup_fraction: float | None = None) -> Schedule:
+    """Linear warm-up, then the peak.
+
+    Raises:
+        ValueError: both warm-ups, or a value out of range.
+    """
+    return _Warmup(warmup_steps, warmup_fraction).factor
+
+
+class _Warmup:
+    """A linear rise, in steps or as a share of the budget."""
+
+    def __init__(self, steps: int | None, fraction: float | None) -> None:
+        if steps is not None and fraction is not None:
+            raise ValueError(
+                f"warmup_steps={steps} and warmup_fraction={fraction} exclude each other; "
+                "set one of them to null"
+            )
+        if steps is not None and steps < 0:
+            raise ValueError(f"warmup_steps={steps} must not be negative; 0 turns the warm-up off")
+        _check_fraction("warmup_fraction", fraction or 0.0)
+        self.steps = steps or 0
+        self.fraction = fraction or 0.0
+
+    def factor(self, step: int, progress: float) -> float:
+        if self.steps:
+            return min(1.0, (step + 1) / self.steps)
+        return min(1.0, progress / self.fraction) if self.fraction else 1.0
+
+    def share_of_rest(self, step: int, progress: float) -> float:
+        """How much of what follows the warm-up is done, 0 at its end and 1 at the budget's."""
+        end = progress * self.steps / (step + 1) if self.steps else self.fraction
+        if progress >= 1.0 or end >= 1.0:
+            return 1.0
+        return max(0.0, (progress - end) / (1.0 - end))
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name}={value} must be between 0 and 1")

@@ -1,0 +1,75 @@
+"""Schedules against their closed forms."""
+
+import math
+
+import pytest
+
+from mobilellm.optim.schedules import constant, cosine, warmup_stable_decay
+
+
+def factors(schedule, total):
+    return [schedule(step, (step + 1) / total) for step in range(total)]
+
+
+@pytest.mark.parametrize("total", [10, 97, 1000])
+@pytest.mark.parametrize("warmup", [{"warmup_steps": 5}, {"warmup_fraction": 0.2}, {}])
+@pytest.mark.parametrize("final", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("make", [cosine, warmup_stable_decay])
+def test_bounds_peak_and_end(make, total, warmup, final):
+    values = factors(make(**warmup, final_fraction=final), total)
+    assert values[-1] == pytest.approx(final, abs=1e-12)
+    assert all(0.0 <= value <= 1.0 for value in values)
+    if "warmup_steps" in warmup:
+        assert values[0] == pytest.approx(1 / 5)
+        assert values[4] == pytest.approx(1.0)
+    peak = values.index(max(values))
+    assert values[: peak + 1] == sorted(values[: peak + 1])
+    assert values[peak:] == sorted(values[peak:], reverse=True)
+
+
+def test_cosine_is_the_closed_form():
+    total, warmup, final = 50, 10, 0.1
+    for step, value in enumerate(factors(cosine(warmup_steps=warmup, final_fraction=final), total)):
+        if step < warmup:
+            expected = (step + 1) / warmup
+        else:
+            share = (step + 1 - warmup) / (total - warmup)
+            expected = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share))
+        assert value == pytest.approx(expected)
+
+
+def test_steps_and_fraction_say_the_same():
+    by_steps = factors(cosine(warmup_steps=20), 100)
+    by_fraction = factors(cosine(warmup_fraction=0.2), 100)
+    assert by_steps == pytest.approx(by_fraction)
+
+
+def test_stable_phase_and_linear_decay():
+    values = factors(
+        warmup_stable_decay(warmup_steps=10, decay_fraction=0.2, final_fraction=0.0), 100
+    )
+    assert values[9:80] == pytest.approx([1.0] * 71)
+    assert values[80:] == pytest.approx([(99 - step) / 20 for step in range(80, 100)])
+
+
+def test_a_budget_that_ends_within_the_warmup_still_ends_low():
+    assert cosine(warmup_steps=1000)(3, 1.0) <= 0.1
+    assert warmup_stable_decay(warmup_steps=1000)(3, 1.0) == 0.0
+
+
+def test_constant():
+    assert factors(constant(warmup_steps=2), 4) == [0.5, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("make", [cosine, warmup_stable_decay, constant])
+def test_two_warmups_are_refused(make):
+    with pytest.raises(ValueError, match="exclude each other; set one of them to null"):
+        make(warmup_steps=1, warmup_fraction=0.1)
+    with pytest.raises(ValueError, match="warmup_steps=-1 must not be negative"):
+        make(warmup_steps=-1)
+    with pytest.raises(ValueError, match=r"warmup_fraction=1\.5 must be between 0 and 1"):
+        make(warmup_fraction=1.5)
+    with pytest.raises(ValueError, match="final_fraction=2 must be between 0 and 1"):
+        cosine(final_fraction=2)
+    with pytest.raises(ValueError, match=r"decay_fraction=-0\.1 must be between 0 and 1"):
+        warmup_stable_decay(decay_fraction=-0.1)
