@@ -114,11 +114,11 @@ def _check_representable(values: Mapping[str, Any], activation: str) -> None:
     for name, is_plain in refused.items():
         if not is_plain:
             raise ValueError(f"{name}={values[name]!r} cannot be represented by this model family")
+    for name in ("rope_scaling", "rope_parameters"):
+        rope = values.get(name) or {}
+        if rope.get("rope_type", rope.get("type", "default")) != "default":
+            raise ValueError(f"{name}={rope} cannot be represented; only plain rotation can")
     rope = _rope(values)
-    if rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise ValueError(
-            f"rope_scaling={dict(rope)} cannot be represented; only plain rotation can"
-        )
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise ValueError(
             f"partial_rotary_factor={rope['partial_rotary_factor']} cannot be represented; "

@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from mobilellm.models import ModelConfig
+from mobilellm.models.cache import KVCache
+
+
+def make_config(**changes):
+    return ModelConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_blocks=2, num_attention_heads=2,
+        max_position_embeddings=100, **changes,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("capacity", [None, 1, 7, 100])
+def test_a_growing_cache_returns_all_that_was_appended(capacity):
+    cache = KVCache(make_config(), capacity=capacity)
+    given = torch.randn(2, 2, 3, 2, 100, 4)  # slot, key or value, batch, heads, tokens, head_dim
+    start = 0
+    for end in (1, 2, 9, 40, 64, 65, 100):
+        for slot in range(2):
+            new = given[slot, :, :, :, start:end]
+            for kind, held in enumerate(cache.append(slot, new[0], new[1])):
+                assert torch.equal(held, given[slot, kind, :, :, :end])
+        cache.advance(end - start)
+        start = end
+    assert cache.length == 100
+    assert cache.num_bytes == given.numel() * 4
+
+
+def test_an_appended_tensor_may_change_afterwards():
+    cache = KVCache(make_config())
+    new = torch.ones(1, 2, 1, 4)
+    held, _ = cache.append(0, new, new)
+    new.zero_()
+    assert held.eq(1).all()
+
+
+def test_truncated_tokens_are_overwritten():
+    cache = KVCache(make_config())
+    for value in (1.0, 2.0, 3.0):
+        cache.append(0, torch.full((1, 2, 1, 4), value), torch.full((1, 2, 1, 4), value))
+        cache.advance(1)
+    cache.truncate(1)
+    keys, _ = cache.append(0, torch.full((1, 2, 1, 4), 9.0), torch.full((1, 2, 1, 4), 9.0))
+    assert keys[0, 0, :, 0].tolist() == [1.0, 9.0]
+    with pytest.raises(ValueError, match="length=2 must lie between 0 and the 1 held"):
+        cache.truncate(2)
+
+
+def test_wrong_use_is_refused():
+    with pytest.raises(ValueError, match="capacity=101 must lie between 1 and max_position_emb"):
+        KVCache(make_config(), capacity=101)
+    with pytest.raises(ValueError, match="capacity=0 must lie between 1"):
+        KVCache(make_config(), capacity=0)
+    cache = KVCache(make_config())
+    with pytest.raises(ValueError, match="101 tokens do not fit into max_position_embeddings=100"):
+        cache.append(0, torch.ones(1, 2, 101, 4), torch.ones(1, 2, 101, 4))
+    cache.append(0, torch.ones(1, 2, 1, 4), torch.ones(1, 2, 1, 4))
+    with pytest.raises(ValueError, match="batch of 3 does not match the cache's 1; use a new"):
+        cache.append(0, torch.ones(3, 2, 1, 4), torch.ones(3, 2, 1, 4))
