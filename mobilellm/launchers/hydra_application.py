@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobilellm.launchers.configuration import config_folder, config_loader, load, register_plugins
 from mobilellm.launchers.errors import describe_error
-from mobilellm.launchers.sweep_check import Trial, check_sweep
+from mobilellm.launchers.sweep_check import Trial, as_typed, check_sweep
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -55,7 +55,7 @@ class SweepTask:
                 # Raised again by `HydraApplication.run`: Hydra would print a line of its own.
                 self.error = error
                 return None
-        name = " ".join(job.overrides.task)
+        name = " ".join(as_typed(job.overrides.task))
         total = f" of {len(self.trials)}" if self.trials else ""
         _tell(f"trial {job.job.num + 1}{total}: {name}")
         try:

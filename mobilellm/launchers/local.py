@@ -15,7 +15,7 @@ from omegaconf import open_dict
 
 from mobilellm.launchers.gpus import visible_gpus
 from mobilellm.launchers.supervisor import Job, Outcome, Supervisor
-from mobilellm.launchers.sweep_check import Trial, without_hydra
+from mobilellm.launchers.sweep_check import Trial, as_typed, without_hydra
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
@@ -121,7 +121,7 @@ class LocalLauncher(Launcher):
         # Always "completed": Hydra would end the whole sweep at the first failed one, and
         # `SweepTask` remembers the failures.
         result = JobReturn(
-            overrides=list(outcome.job.config.hydra.overrides.task),
+            overrides=as_typed(outcome.job.config.hydra.overrides.task),
             cfg=without_hydra(outcome.job.config),
             hydra_cfg=outcome.job.config,
             working_dir=os.getcwd(),

@@ -34,18 +34,12 @@ class Counts:
         return self.finished + self.skipped + self.failed + self.stopped
 
     def line(self) -> str:
-        """`5 of 15 done: 3 finished, 1 skipped, 1 failed`."""
-        parts = [
-            f"{number} {word}"
-            for number, word in (
-                (self.finished, "finished"),
-                (self.skipped, "finished before"),
-                (self.failed, "failed"),
-                (self.stopped, "stopped"),
-            )
-            if number
-        ]
-        return f"{self.done} of {self.total} done" + (f": {', '.join(parts)}" if parts else "")
+        """`4 of 15 finished (1 of them before), 1 failed`."""
+        before = f" ({self.skipped} of them before)" if self.skipped else ""
+        parts = [f"{self.finished + self.skipped} of {self.total} finished{before}"]
+        parts += [f"{self.failed} failed"] if self.failed else []
+        parts += [f"{self.stopped} stopped"] if self.stopped else []
+        return ", ".join(parts)
 
 
 @dataclass

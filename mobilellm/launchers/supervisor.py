@@ -101,6 +101,7 @@ class Supervisor:
         self.gpus = list(gpus)
         self.attempts = attempts
         self.context = multiprocessing.get_context("forkserver")
+        self.preload = list(preload)
         self.context.set_forkserver_preload([FORK_SERVER, *preload])
         self.running: list[_Running] = []
         self.signals: list[int] = []
@@ -156,6 +157,7 @@ class Supervisor:
                 f"{before}running {len(queue)}, {at_a_time} at a time with {self.threads} "
                 f"thread{'s' if self.threads > 1 else ''} each"
                 + (f" on {len(self.gpus)} GPUs" if self.gpus else "")
+                + (f"; first loading {', '.join(self.preload)} once" if self.preload else "")
             )
         else:
             overview.tell(f"all {counts.total} trials are finished already")

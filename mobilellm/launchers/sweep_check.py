@@ -81,9 +81,11 @@ def _expand(loader: "ConfigLoader", master: "DictConfig") -> list[list[str]]:
     """The overrides of each trial, in the basic sweeper's order."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
 
-    params = master.hydra.sweeper.params or {}
-    lines = [f"{key}={value}" for key, value in params.items()] + list(master.hydra.overrides.task)
+    sweeper: Any = OmegaConf.to_container(master.hydra.sweeper, resolve=False)
+    lines = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    lines += as_typed(master.hydra.overrides.task)
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(lines)
     return BasicSweeper.split_arguments(parsed, None)[0]
 
@@ -99,7 +101,7 @@ def _checked(
     from hydra.types import RunMode
     from omegaconf import OmegaConf, open_dict
 
-    lines = [*master.hydra.overrides.hydra, *overrides]
+    lines = [*as_typed(master.hydra.overrides.hydra), *overrides]
     config = load(loader, master.hydra.job.config_name, lines, RunMode.RUN)
     OmegaConf.copy_cache(from_config=master, to_config=config)
     with open_dict(config):
@@ -113,6 +115,14 @@ def _checked(
     return Trial(
         tuple(overrides), config, Path(folder) if isinstance(folder, (str, Path)) else None
     )
+
+
+def as_typed(overrides: Any) -> list[str]:
+    """Hydra's record of the overrides, a ListConfig, with `${…}` left as it was typed."""
+    from omegaconf import OmegaConf
+
+    plain: Any = OmegaConf.to_container(overrides, resolve=False)
+    return [str(override) for override in plain]
 
 
 def without_hydra(config: "DictConfig") -> "DictConfig":

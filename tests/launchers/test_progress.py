@@ -1,0 +1,114 @@
+"""The state of runs as read from their files, whole, missing or half written."""
+
+import io
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mobilellm.launchers.overview import Counts, Overview, duration, progress_text
+from mobilellm.launchers.progress import Progress, read_progress
+from mobilellm.launchers.status import find_runs, status_table
+
+COLUMNS = "step,tokens,train/loss,val/loss"
+
+
+def make_run(folder: Path, rows: list[str], summary: dict | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.csv").write_text("\n".join([COLUMNS, *rows]))
+    if summary is not None:
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def shown(folder: Path) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(status_table(folder))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_last_whole_value_of_each_column_counts(tmp_path: Path):
+    rows = ["10,1000,5.5,", "20,2000,5.0,5.25", "30,3000,4.5,", "40,40"]
+    run = make_run(tmp_path, rows, {"status": "running", "max_tokens": 6000})
+    progress = read_progress(run)
+    assert (progress.step, progress.tokens, progress.train_loss) == (30, 3000, 4.5)
+    assert (progress.val_loss, progress.share, progress.status) == (5.25, 0.5, "running")
+
+
+def test_only_the_end_of_a_long_file_is_read(tmp_path: Path, monkeypatch):
+    rows = [f"{step},{step * 100},{9 - step / 1000:.3f}," for step in range(1, 5000)]
+    run = make_run(tmp_path, [*rows, ""])
+    monkeypatch.setattr("mobilellm.launchers.progress.TAIL_BYTES", 300)
+    progress = read_progress(run)
+    assert (progress.step, progress.tokens, progress.train_loss) == (4999, 499_900, 4.001)
+
+
+def test_a_finished_run_reports_its_summary(tmp_path: Path):
+    summary = {"status": "finished", "steps": 31, "tokens": 3100, "max_tokens": 3100,
+               "val_loss": 4.75}  # fmt: skip
+    progress = read_progress(make_run(tmp_path, ["30,3000,4.5,5.0", ""], summary))
+    assert (progress.step, progress.tokens, progress.val_loss) == (31, 3100, 4.75)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"status": "runni'])
+def test_half_a_summary_is_no_error(tmp_path: Path, text: str):
+    run = make_run(tmp_path, ["30,3000,4.5,", ""])
+    (run / "summary.json").write_text(text)
+    assert read_progress(run).status == "running"
+
+
+def test_nothing_there_yet(tmp_path: Path):
+    assert read_progress(None) == Progress()
+    assert read_progress(tmp_path / "none").status == "waiting"
+    assert progress_text(Progress()) == "starting"
+
+
+def test_status_of_a_sweep(tmp_path: Path):
+    make_run(tmp_path / "a", ["20,2000,5.0,5.25", ""], {"status": "running", "max_tokens": 8000})
+    make_run(tmp_path / "b", [""], {"status": "failed", "error": "lr=[0] must be positive"})
+    done = {"status": "finished", "steps": 40, "tokens": 8000, "max_tokens": 8000, "val_loss": 4.0}
+    make_run(tmp_path / "deep" / "c", ["40,8000,4.1,4.0", ""], done)
+    old = time.time() - 7200
+    for file in (tmp_path / "a").iterdir():
+        os.utime(file, (old, old))
+    text = shown(tmp_path)
+    assert "running (silent)" in text
+    assert "2,000 (25 %)" in text
+    assert "2:00 h ago" in text
+    assert "lr=[0] must be positive" in text
+    assert "4.000" in text
+    assert "3 runs: 1 finished, 1 failed, 1 running" in text
+    assert find_runs(tmp_path / "deep" / "c") == [tmp_path / "deep" / "c"]
+
+
+def test_a_folder_without_runs(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist; give a run's or a sw"):
+        find_runs(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no run in .*: no summary.json at or below it"):
+        find_runs(tmp_path)
+
+
+def test_the_overview_in_a_terminal_shows_the_running_trials(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("mobilellm.launchers.overview.REFRESH_SECONDS", 0.0)
+    run = make_run(tmp_path, ["20,2000,5.0,5.25", ""], {"status": "running", "max_tokens": 8000})
+    counts = Counts(total=4, finished=2, skipped=1, failed=1)
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with Overview(counts, console) as overview:
+        overview.tell("started seed=1")
+        overview.refresh({"seed=1": (run, 65.0)})
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    for part in ("started seed=1", "25 %", "5.250", "1:05 min"):
+        assert part in text
+    assert "3 of 4 finished (1 of them before), 1 failed" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.9, "59 s"), (185, "3:05 min"), (7800, "2:10 h")]
+)
+def test_durations(seconds: float, text: str):
+    assert duration(seconds) == text
