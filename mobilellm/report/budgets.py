@@ -7,7 +7,7 @@ from mobilellm.report.shapes import Shape
 from mobilellm.report.units import count_text
 
 TOLERANCE = 0.02
-"""Budgets within this share of the smallest count as equal."""
+"""Budgets at most this share off the middle of them count as equal: the solver's own tolerance."""
 
 GAP = 0.15
 """Budgets that lie further apart than this share were not meant to be equal."""
@@ -26,8 +26,9 @@ class Budget:
 
     @property
     def spread(self) -> float:
-        """How much larger the largest is than the smallest, as a share."""
-        return self.largest / self.smallest - 1 if self.smallest else 0.0
+        """How far the ends are from the middle between them, as a share of it."""
+        total = self.largest + self.smallest
+        return (self.largest - self.smallest) / total if total else 0.0
 
     @property
     def is_matched(self) -> bool:
@@ -35,10 +36,10 @@ class Budget:
         return self.spread <= TOLERANCE
 
     def __str__(self) -> str:
-        """`body parameters 1.00M–1.02M (+1.8 %, most in 24×64)`."""
+        """`body parameters 1.00M–1.02M (±0.9 %, most in 24×64)`."""
         ends = dict.fromkeys((count_text(self.smallest), count_text(self.largest)))
         most = f", most in {self.largest_label}" if self.largest > self.smallest else ""
-        return f"{self.name} {'–'.join(ends)} (+{100 * self.spread:.1f} %{most})"
+        return f"{self.name} {'–'.join(ends)} (±{100 * self.spread:.1f} %{most})"
 
 
 QUANTITIES: Mapping[str, Callable[[Shape], float]] = {

@@ -6,11 +6,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mobilellm.report.shapes import Shape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
+
+Point = tuple[float, float]
 
 # Colours that the page replaces, so that one drawing suits light and dark.
 INK = "#1d2126"
@@ -100,8 +105,13 @@ def svg_text(figure: "Figure", name: str, colours: Sequence[str]) -> str:
     return svg
 
 
-def label_points(axes: "Axes", points: Sequence[tuple[float, float]], texts: Sequence[str]) -> None:
-    """Write each text beside its point, where it covers neither a point nor another text.
+def label_points(
+    axes: "Axes",
+    points: Sequence[Point],
+    texts: Sequence[str],
+    segments: Sequence[tuple[Point, Point]] = (),
+) -> None:
+    """Write each text beside its point, where it covers no point, segment or other text.
 
     Call it last: it measures the axes as they will be drawn.
     """
@@ -112,41 +122,54 @@ def label_points(axes: "Axes", points: Sequence[tuple[float, float]], texts: Seq
         return
     figure.canvas.draw()
     pixel = figure.dpi / 72
-    places = [tuple(axes.transData.transform(point)) for point in points]
-    mark = 8 * pixel
-    taken = [Bbox.from_bounds(x - mark / 2, y - mark / 2, mark, mark) for x, y in places]
+    places = axes.transData.transform(np.array(points))
+    taken = [_square(place, 10 * pixel) for place in places]
+    for segment in segments:
+        taken += _along(axes.transData.transform(np.array(segment)), 3 * pixel)
     frame = axes.get_window_extent()
-    for (x, y), point, text in zip(places, points, texts, strict=True):
+    for place, point, text in zip(places, points, texts, strict=True):
         note = axes.annotate(text, point, (0, 0), textcoords="offset points", fontsize=9)
         size = note.get_window_extent()
-        best = min(
-            _offsets(size.width / pixel, size.height / pixel),
-            key=lambda offset: _cost(offset, size, (x, y), pixel, taken, frame),
-        )
-        note.set_position(best)
-        box = Bbox.from_bounds(x + best[0] * pixel, y + best[1] * pixel, size.width, size.height)
+        choices = []
+        for offset in _offsets(size.width / pixel, size.height / pixel):
+            x, y = place + np.array(offset) * pixel
+            choices.append((offset, Bbox.from_bounds(x, y, size.width, size.height)))
+        offset, box = min(choices, key=lambda choice: _covered(choice[1], taken, frame))
+        note.set_position(offset)
         taken.append(box)
 
 
-def _offsets(width: float, height: float) -> list[tuple[float, float]]:
-    """Lower left corners of a text about its point, in points, the preferred first."""
-    right, left, middle = 7.0, -7.0 - width, -width / 2
-    near = [(right, -height / 2 + 1), (middle, 8), (middle, -8 - height), (left, -height / 2 + 1)]
-    far = [(x, y) for y in (10, -10 - height, 20, -20 - height) for x in (right, left, middle)]
-    return near + far
-
-
-def _cost(offset, size, place, pixel, taken, frame) -> float:
-    """Area covered that should not be, in square pixels, and the distance as a tie-break."""
+def _square(middle: np.ndarray, side: float) -> "Bbox":
     from matplotlib.transforms import Bbox
 
-    corner = (place[0] + offset[0] * pixel, place[1] + offset[1] * pixel)
-    box = Bbox.from_bounds(*corner, size.width, size.height)
+    x, y = middle - side / 2
+    return Bbox.from_bounds(x, y, side, side)
+
+
+def _along(ends: np.ndarray, side: float) -> "list[Bbox]":
+    """Squares that cover a segment, in pixels."""
+    steps = max(1, round(float(np.hypot(*(ends[1] - ends[0]))) / side))
+    shares = np.linspace(0, 1, steps + 1)
+    return [_square(ends[0] + share * (ends[1] - ends[0]), side) for share in shares]
+
+
+def _offsets(width: float, height: float) -> list[Point]:
+    """Lower left corners of a text about its point, in points, the preferred first."""
+    right, left, middle = 7.0, -7.0 - width, -width / 2
+    heights = [-height / 2 + 1, 5.0, -5.0 - height, 13.0, -13.0 - height, 24.0, -24.0 - height]
+    return [(x, y) for y in heights for x in (right, left)] + [
+        (middle, y) for y in (9.0, -9.0 - height, 20.0, -20.0 - height)
+    ]
+
+
+def _covered(box: "Bbox", taken: "Sequence[Bbox]", frame: "Bbox") -> float:
+    """Area of a text that lies on something or outside the axes, in square pixels."""
+    from matplotlib.transforms import Bbox
+
     covered = sum(
         shared.width * shared.height
         for other in taken
         if (shared := Bbox.intersection(box, other)) is not None
     )
     inside = Bbox.intersection(box, frame)
-    outside = box.width * box.height - (inside.width * inside.height if inside else 0)
-    return covered + outside + 0.01 * (abs(offset[0]) + abs(offset[1]))
+    return covered + box.width * box.height - (inside.width * inside.height if inside else 0)

@@ -5,10 +5,11 @@ tables 11 and 12: unequal body parameters, one learning rate for all widths, one
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mobilellm.models.config import BlockShape, ModelConfig
 from mobilellm.report.budgets import TOLERANCE, budget_groups, budgets
 from mobilellm.report.learning_rates import learning_rate_cautions
 from mobilellm.report.shapes import Shape
@@ -53,6 +54,7 @@ def cautions(shapes: Sequence[Shape]) -> tuple[Caution, ...]:
         *(Caution("learning rate", True, text) for text in learning_rate_cautions(shapes)),
         *_seeds(shapes),
         *_learnt_little(shapes),
+        *_architecture(shapes),
         *_made_differently(shapes),
     ]
     return tuple(sorted(found, key=lambda caution: not caution.is_grave))
@@ -70,7 +72,7 @@ def _budget(shapes: Sequence[Shape]) -> Iterable[Caution]:
         found = budgets(group)
         matched = [str(budget) for budget in found if budget.is_matched]
         unmatched = [str(budget) for budget in found if not budget.is_matched]
-        within = f"within {100 * TOLERANCE:.0f} %"
+        within = f"within ±{100 * TOLERANCE:.0f} %"
         if not matched:
             yield Caution("budget", True, f"no budget is equal {within}: {listed(unmatched)}")
         elif unmatched:
@@ -161,6 +163,37 @@ def _learnt_little(shapes: Sequence[Shape]) -> Iterable[Caution]:
             "too short to conclude much, raise max_tokens"
         )
         yield Caution("training length", True, text)
+
+
+def _architecture(shapes: Sequence[Shape]) -> Iterable[Caution]:
+    """What the shapes differ in besides depth and width."""
+    differing = []
+    for name, trait in _TRAITS:
+        values = sorted({trait(block, s.model) for s in shapes for block in s.model.block_shapes})
+        if len(values) > 1:
+            ends = values if len(values) < 4 else [values[0], values[-1]]
+            differing.append(f"{name} ({listed(ends) if len(values) < 4 else ' to '.join(ends)})")
+    if differing:
+        text = f"besides depth and width the shapes differ in {listed(differing)}"
+        yield Caution("architecture", False, text)
+
+
+# Ratios are rounded, since no two widths give the same one exactly.
+_TRAITS: tuple[tuple[str, Callable[[BlockShape, ModelConfig], str]], ...] = (
+    ("feed-forward type", lambda _, model: model.feed_forward),
+    ("ties", lambda _, model: "tied" if model.tie_word_embeddings else "untied"),
+    ("QK-norm", lambda _, model: model.qk_norm),
+    ("head size", lambda _, model: str(model.head_dim)),
+    (
+        "query heads per key-value head",
+        lambda block, _: f"{block.num_attention_heads // block.num_key_value_heads}",
+    ),
+    (
+        "feed-forward width over model width",
+        lambda block, model: f"{block.intermediate_size / model.hidden_size:.1f}",
+    ),
+    ("vocabulary size", lambda _, model: str(model.vocab_size)),
+)
 
 
 def _made_differently(shapes: Sequence[Shape]) -> Iterable[Caution]:

@@ -1,12 +1,16 @@
 """Final loss against depth and against what a model costs."""
 
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mobilellm.report.budgets import budget_groups
-from mobilellm.report.drawing import MUTED, label_points, mark_style, palette
+from mobilellm.report.drawing import MUTED, Point, label_points, mark_style, palette
 from mobilellm.report.reference_lines import loss_metric, loss_unit, reference_lines
 from mobilellm.report.runs import Run
+from mobilellm.report.shapes import Shape
+from mobilellm.report.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,103 +19,126 @@ if TYPE_CHECKING:
     from mobilellm.report.comparison import Comparison
 
 
+@dataclass(frozen=True)
+class _Mark:
+    shape: Shape
+    colour: str
+    x: float
+    interval: Interval
+
+
 def against_depth(comparison: "Comparison") -> "Figure | None":
-    """Final loss against layers run; shapes of equal budget are joined."""
+    """Final loss against layers run, where depths differ; shapes of equal budget are joined."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
-    depths = sorted({shape.model.num_layers for shape in comparison.shapes})
+    marks = _marks(comparison, lambda run: run.model.num_layers)
+    depths = sorted({mark.x for mark in marks})
     if len(depths) < 2:
         return None
     figure = Figure(figsize=(8.2, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log", base=2)
-    axes.set_xticks(depths, [str(depth) for depth in depths])
+    axes.set_xticks(depths, [f"{depth:.0f}" for depth in depths])
     axes.xaxis.set_minor_locator(NullLocator())
-    for group in budget_groups(comparison.shapes):
-        plain = [shape for shape in group if not shape.is_shared]
-        points = [
-            (shape.model.num_layers, found.mean)
-            for shape in plain
-            if (found := shape.interval(loss_metric(comparison)))
-        ]
-        if points:
-            axes.plot(*zip(*points, strict=True), color=MUTED, linewidth=1, zorder=1)
-    axes.margins(x=0.09, y=0.1)
-    _draw_finals(axes, comparison, lambda run: run.model.num_layers)
     axes.set_xlabel("depth (layers run per token, logarithmic axis)")
-    axes.set_ylabel(f"final validation loss ({loss_unit(comparison)})")
+    lines = [_joined(group, marks) for group in budget_groups(comparison.shapes)]
+    for line in lines:
+        if line:
+            axes.plot(*zip(*line, strict=True), color=MUTED, linewidth=1, zorder=1)
+    segments = [segment for line in lines for segment in itertools.pairwise(line)]
+    _draw_marks(axes, comparison, marks, segments)
     return figure
 
 
 def against_cost(
     comparison: "Comparison", label: str, cost: Callable[[Run], float | None]
 ) -> "Figure | None":
-    """Final loss against a cost, with the Pareto front."""
+    """Final loss against a cost, where two shapes or more have it, with the Pareto front."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, NullFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    costs = {shape.label: cost(shape.first) for shape in comparison.shapes}
-    known = {name: value for name, value in costs.items() if value}
-    means = {
-        shape.label: found.mean
-        for shape in comparison.shapes
-        if (found := shape.interval(loss_metric(comparison))) and shape.label in known
-    }
-    if len(means) < 2:
+    marks = _marks(comparison, cost)
+    if len(marks) < 2:
         return None
     figure = Figure(figsize=(8.2, 4.4), layout="constrained")
     axes = figure.subplots()
-    is_wide = max(known.values()) > 3 * min(known.values())
+    is_wide = max(mark.x for mark in marks) > 3 * min(mark.x for mark in marks)
     if is_wide:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    front = pareto_front([(known[name], means[name]) for name in means])
-    axes.margins(x=0.09, y=0.1)
-    _draw_finals(axes, comparison, cost, front)
     axes.set_xlabel(f"{label} (logarithmic axis)" if is_wide else label)
-    axes.set_ylabel(f"final validation loss ({loss_unit(comparison)})")
+    front = pareto_front([(mark.x, mark.interval.mean) for mark in marks])
+    steps = [
+        segment
+        for first, second in itertools.pairwise(front)
+        for segment in ((first, (second[0], first[1])), ((second[0], first[1]), second))
+    ]
+    _draw_marks(axes, comparison, marks, steps, front)
     return figure
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def pareto_front(points: Sequence[Point]) -> list[Point]:
     """Points than which no other is at most as large in both coordinates, in order of the first."""
-    front: list[tuple[float, float]] = []
+    front: list[Point] = []
     for point in sorted(set(points)):
         if not front or point[1] < front[-1][1]:
             front.append(point)
     return front
 
 
-def _draw_finals(
+def _marks(comparison: "Comparison", position: Callable[[Run], float | None]) -> list[_Mark]:
+    """A mark for each shape that has both a place and a loss."""
+    colours = palette(len(comparison.shapes))
+    found = []
+    for shape, colour in zip(comparison.shapes, colours, strict=True):
+        x, interval = position(shape.first), shape.interval(loss_metric(comparison))
+        if x and interval:
+            found.append(_Mark(shape, colour, x, interval))
+    return found
+
+
+def _joined(group: Sequence[Shape], marks: Sequence[_Mark]) -> list[Point]:
+    """The line through shapes of one budget without sharing; none where two are equally deep."""
+    labels = {shape.label for shape in group if not shape.is_shared}
+    line = [(mark.x, mark.interval.mean) for mark in marks if mark.shape.label in labels]
+    return line if len({x for x, _ in line}) == len(line) > 1 else []
+
+
+def _draw_marks(
     axes: "Axes",
     comparison: "Comparison",
-    position: Callable[[Run], float | None],
-    front: Sequence[tuple[float, float]] = (),
+    marks: Sequence[_Mark],
+    segments: Sequence[tuple[Point, Point]],
+    front: Sequence[Point] = (),
 ) -> None:
-    """Means with intervals, single seeds, and the names beside them."""
-    metric = loss_metric(comparison)
-    points, names = [], []
-    for shape, colour in zip(comparison.shapes, palette(len(comparison.shapes)), strict=True):
-        x, found = position(shape.first), shape.interval(metric)
-        if x is None or found is None:
-            continue
-        losses = list(shape.losses(metric).values())
-        axes.plot([x] * len(losses), losses, ".", color=colour, alpha=0.45, markersize=4)
+    """Means with intervals, single seeds, the Pareto front, and names clear of `segments`."""
+    bars = []
+    for mark in marks:
+        losses = list(mark.shape.losses(loss_metric(comparison)).values())
+        mean, half_width = mark.interval.mean, mark.interval.half_width or 0.0
+        axes.plot([mark.x] * len(losses), losses, "_", color=mark.colour, markersize=9, alpha=0.7)
         axes.errorbar(
-            x, found.mean, yerr=found.half_width, color=colour, markersize=7, capsize=3,
-            linewidth=1.4, markeredgewidth=1.6, zorder=3, **mark_style(shape, colour),
+            mark.x, mean, yerr=half_width or None, color=mark.colour, markersize=7, capsize=3,
+            linewidth=1.4, markeredgewidth=1.6, zorder=3, **mark_style(mark.shape, mark.colour),
         )  # fmt: skip
-        points.append((x, found.mean))
-        names.append(shape.label)
+        bars.append(((mark.x, mean - half_width), (mark.x, mean + half_width)))
+    axes.margins(x=0.1, y=0.1)
+    axes.set_ylabel(f"final validation loss ({loss_unit(comparison)})")
     if front:
-        # From the top of the axes down to each point and on to the right end.
-        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-        x = [front[0][0], *(cost for cost, _ in front), right]
-        y = [top, *(loss for _, loss in front), front[-1][1]]
-        axes.step(x, y, where="post", color=MUTED, linewidth=1.2, linestyle=":", zorder=1)
-        axes.set_xlim(left, right)
-        axes.set_ylim(bottom, top)
+        _draw_front(axes, front)
     reference_lines(axes, comparison)
-    label_points(axes, points, names)
+    points = [(mark.x, mark.interval.mean) for mark in marks]
+    label_points(axes, points, [mark.shape.label for mark in marks], [*bars, *segments])
+
+
+def _draw_front(axes: "Axes", front: Sequence[Point]) -> None:
+    """From the top of the axes down to each point and on to the right end."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    x = [front[0][0], *(cost for cost, _ in front), right]
+    y = [top, *(loss for _, loss in front), front[-1][1]]
+    axes.step(x, y, where="post", color=MUTED, linewidth=1.2, linestyle=":", zorder=1)
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)

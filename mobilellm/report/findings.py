@@ -12,7 +12,7 @@ from mobilellm.report.statistics import (
     WORSE,
     Pair,
 )
-from mobilellm.report.units import count_text, interval_text, listed, plural, size_text
+from mobilellm.report.units import count_text, interval_text, listed, plural, signed_text, size_text
 
 UNIT = {"val_loss": "nats per token", "val_bits_per_byte": "bits per byte"}
 
@@ -71,7 +71,7 @@ def sentence(pair: Pair, metric: str) -> str:
     if pair.verdict == NOT_DISTINGUISHABLE:
         return (
             f"{pair.first} and {pair.second} are not distinguishable "
-            f"(difference {interval_text(pair.difference)} {unit})"
+            f"(difference {signed_text(pair.difference)} {unit})"
         )
     return (
         f"{pair.first} is {pair.verdict} than {pair.second} by {size_text(pair.difference)} {unit}"
@@ -136,21 +136,28 @@ def _times(shape: Shape, twin: Shape) -> float:
 
 
 def _lowest(shapes: Sequence[Shape], by_names: dict[tuple[str, str], Pair], metric: str) -> str:
-    """The lowest mean loss, and from how many others it can be told apart."""
+    """The lowest mean loss, and from which others it can be told apart."""
     means = {shape.label: found for shape in shapes if (found := shape.interval(metric))}
     best = min(means, key=lambda label: means[label].mean)
-    verdicts = [by_names[best, label].verdict for label in means if label != best]
-    parts = [
-        f"{text} {verdicts.count(verdict)} of the {len(verdicts)} others"
-        for verdict, text in (
-            (BETTER, "better than"),
-            (WORSE, "worse than"),
-            (NOT_DISTINGUISHABLE, "not distinguishable from"),
-            (TOO_FEW_SEEDS, "without a verdict against"),
-        )
-        if verdict in verdicts
-    ]
-    return f"Lowest loss: {best} ({interval_text(means[best])} {UNIT[metric]}), {listed(parts)}."
+    parts = []
+    for verdict, text in (
+        (BETTER, "better than"),
+        (WORSE, "worse than"),
+        (NOT_DISTINGUISHABLE, "not distinguishable from"),
+        (TOO_FEW_SEEDS, "without a verdict against"),
+    ):
+        labels = [label for label in means if label != best]
+        labels = [label for label in labels if by_names[best, label].verdict == verdict]
+        if labels:
+            parts.append(f"{text} {_named(labels, len(means) - 1)}")
+    return f"Lowest loss: {best} ({interval_text(means[best])} {UNIT[metric]}), {', '.join(parts)}."
+
+
+def _named(labels: list[str], number: int) -> str:
+    """`all 5 others`, `2×208 and 4×160`, or `5 of the 8 others`."""
+    if len(labels) == number > 1:
+        return f"all {number} others"
+    return listed(labels) if len(labels) < 4 else f"{len(labels)} of the {number} others"
 
 
 def question(shapes: Sequence[Shape], metric: str | None) -> str:

@@ -13,7 +13,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 2.2rem 1.4rem 4rem; }
+main { max-width: 1120px; margin: 0 auto; padding: 2.2rem 1.4rem 4rem; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .3rem; }
 h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; }
 h3 { font-size: 1.02rem; margin: 0 0 .2rem; }
@@ -29,8 +29,8 @@ p { margin: .4rem 0; max-width: 76ch; }
 .warnings b, .notes b { font-weight: 600; }
 .notes { color: var(--muted); font-size: .92rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .38rem .6rem; text-align: right; white-space: nowrap;
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; }
+th, td { padding: .38rem .5rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--grid); }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 thead th { vertical-align: bottom; color: var(--muted); font-weight: 600; }
@@ -41,7 +41,7 @@ tbody th { font-weight: 600; }
 .sortable thead th[aria-sort=descending]::after { content: " ▼"; font-size: .7em; }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 50%;
   margin-right: .5em; vertical-align: -.06em; border: 2.5px solid; }
-.matrix td { text-align: center; }
+.matrix td, .matrix thead th { text-align: center; }
 .matrix td span { display: block; font-size: .8rem; color: var(--muted); }
 .matrix .better { background: var(--good-back); color: var(--good); font-weight: 600; }
 .matrix .worse { background: var(--bad-back); color: var(--bad); font-weight: 600; }

@@ -12,7 +12,7 @@ from mobilellm.report.statistics import (
     WORSE,
     Pair,
 )
-from mobilellm.report.units import interval_text
+from mobilellm.report.units import signed_text
 
 if TYPE_CHECKING:
     from mobilellm.report.comparison import Comparison
@@ -71,7 +71,7 @@ def _pair_cell(pair: Pair | None) -> str:
     if pair is None:
         return '<td class="self">·</td>'
     kind, word = WORDS[pair.verdict]
-    difference = "" if pair.difference is None else _signed(pair)
+    difference = "" if pair.difference is None else signed_text(pair.difference)
     p_value = (
         f"{len(pair.seeds)} common seeds"
         if pair.adjusted_p_value is None
@@ -79,10 +79,3 @@ def _pair_cell(pair: Pair | None) -> str:
     )
     title = f"{pair.first} against {pair.second}: {pair.verdict}; {p_value}"
     return f'<td class="{kind}" title="{escape(title)}">{word}<span>{difference}</span></td>'
-
-
-def _signed(pair: Pair) -> str:
-    if pair.difference is None:
-        return ""
-    text = interval_text(pair.difference)
-    return escape(text.replace("-", "−") if pair.difference.mean < 0 else f"+{text}")

@@ -30,9 +30,9 @@ def plots() -> tuple[Plot, ...]:
     """Every figure in the order of the page."""
     return (
         Plot(
-            "lossagainst_depth", "Final loss against depth",
+            "loss_against_depth", "Final loss against depth",
             "Does more depth pay at the same budget? Large marks are means over seeds with their "
-            "95 % interval, small dots the single seeds. Shapes of equal budget are joined; open "
+            "95 % interval, strokes the single seeds. Shapes of equal budget are joined; open "
             "diamonds share blocks and stand at the number of layers they run. Intervals of two "
             "shapes may overlap although the verdict is clear: it compares them seed by seed.",
             against_depth,

@@ -48,7 +48,7 @@ def _over_training(
 ) -> "Figure | None":
     """The whole of training on a logarithmic axis, and its end enlarged."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     lines = _lines(comparison, position)
     if not lines:
@@ -65,7 +65,9 @@ def _over_training(
         axes.set_xlabel(unit)
     whole.set_ylabel(f"validation loss ({loss_unit(comparison)})")
     whole.set_xscale("log", nonpositive="mask")
+    whole.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     whole.xaxis.set_major_formatter(EngFormatter(sep=""))
+    whole.xaxis.set_minor_formatter(NullFormatter())
     whole.set_title("whole training, logarithmic axis")
     end.set_title("end of training, enlarged")
     reference_lines(whole, comparison)

@@ -36,14 +36,19 @@ def seconds_text(value: float | None) -> str:
     return f"{value / 3600:.1f} h"
 
 
-def interval_text(interval: Interval | None, digits: int | None = None) -> str:
+def interval_text(interval: Interval | None) -> str:
     """`4.213 ± 0.012`; the mean alone where one value gives no interval."""
     if interval is None:
         return MISSING
     if interval.half_width is None:
-        return f"{interval.mean:.{3 if digits is None else digits}f}"
-    shown = _digits(interval.half_width) if digits is None else digits
-    return f"{interval.mean:.{shown}f} ± {interval.half_width:.{shown}f}"
+        return f"{interval.mean:.3f}".replace("-", "−")
+    digits = _digits(interval.half_width)
+    return f"{interval.mean:.{digits}f} ± {interval.half_width:.{digits}f}".replace("-", "−")
+
+
+def signed_text(interval: Interval) -> str:
+    """A difference with its sign: `+0.050 ± 0.020`."""
+    return f"{'' if interval.mean < 0 else '+'}{interval_text(interval)}"
 
 
 def size_text(interval: Interval) -> str:

@@ -14,27 +14,25 @@ BYTES_PER_TOKEN = 3.1
 UNIGRAM, BIGRAM = 6.31, 4.62
 
 
-def model(blocks=8, hidden=120, ffn=None, heads=None, **fields):
-    """A small shape; ffn defaults to 8/3 of the width."""
-    fields = {"vocab_size": VOCAB, "num_key_value_heads": 1, "head_dim": 16} | fields
+def model(blocks=8, hidden=112, ffn=224, heads=7, groups=7, **fields):
+    """A small shape."""
     return ModelConfig(
-        hidden_size=hidden,
-        intermediate_size=ffn or 8 * round(hidden / 3),
-        num_blocks=blocks,
-        num_attention_heads=heads or max(1, hidden // 16),
-        **fields,
+        **{"vocab_size": VOCAB, "head_dim": 16}
+        | {"hidden_size": hidden, "intermediate_size": ffn, "num_blocks": blocks}
+        | {"num_attention_heads": heads, "num_key_value_heads": groups}
+        | fields
     )
 
 
 SHAPES = {
-    "2×232": (model(2, 232, 568), 4.305),
-    "4×168": (model(4, 168, 396), 4.262),
-    "8×120": (model(8, 120, 272), 4.215),
-    "16×80": (model(16, 80, 216), 4.203),
-    "24×64": (model(24, 64, 184), 4.221),
-    "8×120 shared ×2": (model(8, 120, 272, block_repeats=2), 4.188),
+    "2×208": (model(2, 208, 528, 13, 13), 4.305),
+    "4×160": (model(4, 160, 360, 10, 5), 4.262),
+    "8×112": (model(8, 112, 224, 7, 7), 4.215),
+    "16×64": (model(16, 64, 256, 4, 2), 4.203),
+    "24×64": (model(24, 64, 152, 4, 2), 4.221),
+    "8×112 shared ×2": (model(8, 112, 224, 7, 7, block_repeats=2), 4.188),
 }
-"""About 0.9M body parameters each, and the final loss they are given."""
+"""About 1M body parameters each, and the final loss they are given."""
 
 
 def count(config):
@@ -65,6 +63,11 @@ def flops(config, sequence_length):
     }  # fmt: skip
 
 
+def kv_bytes(config):
+    """Two bytes a value, keys and values."""
+    return 4 * config.num_layers * config.num_key_value_heads * config.head_dim
+
+
 def summary(config, *, seed=0, loss=4.2, tokens=1_000_000, **changes):
     """What a finished run leaves in summary.json."""
     speed = 26_000 / (1 + config.num_layers / 24)
@@ -73,8 +76,8 @@ def summary(config, *, seed=0, loss=4.2, tokens=1_000_000, **changes):
         "run": f"num_blocks={config.num_blocks},seed={seed}", "overrides": [f"seed={seed}"],
         "model": config.to_dict(), "parameters": count(config),
         "flops_per_token": flops(config, 256),
-        "kv_cache_bytes_per_token": 2 * 2 * config.num_layers * 16,
-        "decode_bytes_per_token": 2 * count(config)["executed"] + 256 * 64 * config.num_layers,
+        "kv_cache_bytes_per_token": kv_bytes(config),
+        "decode_bytes_per_token": 2 * count(config)["executed"] + 256 * kv_bytes(config),
         "sequence_length": 256, "tokens": tokens, "max_tokens": tokens, "steps": tokens // 2048,
         "tokens_per_step": 2048, "val_loss": loss,
         "val_bits_per_byte": loss / math.log(2) / BYTES_PER_TOKEN,
