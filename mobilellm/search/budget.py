@@ -7,8 +7,8 @@ configuration that meets it, so that a sweep over the depth is a sweep at one bu
 
 import logging
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from mobilellm.accounting import count_parameters, flops_per_token
@@ -17,6 +17,7 @@ from mobilellm.models.config import _check_choice, _check_positive
 from mobilellm.search.shapes import Measure, Shape, ShapeGrid
 
 MATCHES = ("stored", "body", "flops")
+DEFAULT_VOCAB_SIZE = 32_000
 
 SMALL_BUDGET = 60_000_000
 """Below so many parameters (or twice as many operations) heads and widths step more finely."""
@@ -55,6 +56,52 @@ class BudgetSolution:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class BudgetRules:
+    """How a budget is met. The rest of a configuration is given by the names of its fields."""
+
+    match: str = "stored"
+    """What meets the budget: `stored` parameters, those of the `body` (without the embeddings), or
+    `flops` (forward, per token)."""
+    sequence_length: int | None = None
+    """Tokens, for `flops`; default: max_position_embeddings."""
+    head_dim: int | None = None
+    """Width of a head; the width is a multiple of it. Default 64, and 16 below 60 million."""
+    group_size: int | None = None
+    """Query heads per key-value head; default: the largest of 3, 2, 1 that divides the heads."""
+    alignment: int | None = None
+    """The feed-forward width is a multiple of it. Default 64, and 8 below 60 million."""
+    ffn_rule: str = "remainder"
+    """`remainder` (as `solve_budget` says) or `paper`: 256 x ceil(8/3 x width / 256)."""
+    tolerance: float = 0.02
+    """Largest deviation accepted, as a share of the budget."""
+
+    def __post_init__(self) -> None:
+        """Check the choices.
+
+        Raises:
+            ValueError: an unknown `match`, a negative tolerance.
+        """
+        _check_choice("match", self.match, MATCHES)
+        if not self.tolerance >= 0:
+            raise ValueError(f"tolerance={self.tolerance} must not be negative; give e.g. 0.02")
+
+    def measure(self, config: ModelConfig) -> int:
+        """What a configuration has of the matched quantity."""
+        return measure_budget(config, self.match, self.sequence_length)
+
+    def grid(self, amount: int, fields: Mapping[str, Any]) -> ShapeGrid:
+        """The shapes allowed for a budget of `amount`."""
+        is_small = amount < SMALL_BUDGET * (2 if self.match == "flops" else 1)
+        return ShapeGrid(
+            head_dim=(16 if is_small else 64) if self.head_dim is None else self.head_dim,
+            group_size=self.group_size,
+            alignment=(8 if is_small else 64) if self.alignment is None else self.alignment,
+            ffn_rule=self.ffn_rule,
+            fields={"vocab_size": DEFAULT_VOCAB_SIZE, **fields},
+        )
+
+
 def config_for_budget(
     budget: float | str = 125_000_000,
     num_blocks: int | None = None,
@@ -67,7 +114,8 @@ def config_for_budget(
         budget: parameters, or forward operations per token with match=flops; `125e6` is fine.
         num_blocks: blocks stored; where it is given alone, the width follows.
         hidden_size: width; where it is given alone, the depth follows.
-        options: whatever else `solve_budget` takes.
+        options: fields of `BudgetRules` (match, tolerance, head_dim …) and of `ModelConfig`
+            (vocab_size, block_repeats, tie_word_embeddings …).
 
     Raises:
         ValueError: as `solve_budget`.
@@ -77,42 +125,24 @@ def config_for_budget(
     return solution.config
 
 
-def solve_budget(  # noqa: PLR0913 - every argument is a choice of the user's
+def solve_budget(
     budget: float | str = 125_000_000,
     num_blocks: int | None = None,
     hidden_size: int | None = None,
-    *,
-    match: str = "stored",
-    vocab_size: int = 32_000,
-    sequence_length: int | None = None,
-    head_dim: int | None = None,
-    group_size: int | None = None,
-    alignment: int | None = None,
-    ffn_rule: str = "remainder",
-    tolerance: float = 0.02,
-    **fields: Any,
+    **options: Any,
 ) -> BudgetSolution:
     """Find the shape that meets a budget best, given its depth, its width, or both.
 
-    Widths are multiples of the head size. The feed-forward width takes what remains of the budget,
-    between 2 and 4 times the width; of the shapes within 1 % of the budget the one with the ratio
-    nearest 8/3 is taken, and where there is none, the shape nearest the budget. (Two matrices
+    Widths are multiples of the head size. At each the feed-forward width takes what remains of the
+    budget, between 2 and 4 times the width; of the shapes within 1 % of the budget the one with the
+    ratio nearest 8/3 is taken, and where there is none, the shape nearest the budget. (Two matrices
     instead of three, feed_forward=relu, hold as much at 3 to 6 times the width, nearest 4.)
 
     Args:
-        budget: parameters, or forward operations per token with match=flops; `125e6` is fine.
-        num_blocks: blocks stored; where it is given alone, the width follows.
-        hidden_size: width; where it is given alone, the depth follows.
-        match: what meets the budget: `stored` parameters, those of the `body` (without the
-            embeddings), or `flops` (forward, per token).
-        vocab_size: rows of the embedding.
-        sequence_length: tokens, for match=flops; default: max_position_embeddings.
-        head_dim: width of a head; default 64, and 16 below 60 million parameters.
-        group_size: query heads per key-value head; default: the largest of 3, 2, 1 that divides.
-        alignment: the feed-forward width is a multiple of it; default 64, and 8 below 60 million.
-        ffn_rule: `remainder` (above), or `paper`: 256 x ceil(8/3 x width / 256).
-        tolerance: largest deviation accepted, as a share of the budget.
-        fields: any other field of ModelConfig: tie_word_embeddings, block_repeats, layer_sharing …
+        budget: as for `config_for_budget`, like all arguments.
+        num_blocks: blocks stored, or None.
+        hidden_size: width, or None.
+        options: fields of `BudgetRules` and of `ModelConfig`.
 
     Raises:
         ValueError: neither depth nor width given, an unknown choice or field, sizes that do not
@@ -120,33 +150,24 @@ def solve_budget(  # noqa: PLR0913 - every argument is a choice of the user's
 
     Source: Liu et al. 2024, arXiv:2402.14905, tables 9 and 11: head size, groups, ratio, ffn_rule.
     """
-    _check_choice("match", match, MATCHES)
     amount = _parse_budget(budget)
-    is_small = amount < SMALL_BUDGET * (2 if match == "flops" else 1)
-    grid = ShapeGrid(
-        head_dim=(16 if is_small else 64) if head_dim is None else head_dim,
-        group_size=group_size,
-        alignment=(8 if is_small else 64) if alignment is None else alignment,
-        ffn_rule=ffn_rule,
-        fields={"vocab_size": vocab_size, **fields},
-    )
+    names = {field.name for field in fields(BudgetRules)}
+    rules = BudgetRules(**{name: options[name] for name in names & options.keys()})
+    grid = rules.grid(amount, {k: v for k, v in options.items() if k not in names})
     _check_given(num_blocks, hidden_size, grid)
-
-    def measure(config: ModelConfig) -> int:
-        return measure_budget(config, match, sequence_length)
 
     def rank(shape: Shape) -> tuple[float, ...]:
         deviation = abs(shape.reached / amount - 1)
         disproportion = abs(shape.intermediate_size / shape.hidden_size - grid.ratios[1])
-        if ffn_rule == "paper" or deviation > min(PREFERRED_DEVIATION, tolerance):
+        if grid.ffn_rule == "paper" or deviation > min(PREFERRED_DEVIATION, rules.tolerance):
             return (1, deviation, disproportion)
         return (0, disproportion, deviation)
 
-    best = min(_candidates(grid, amount, num_blocks, hidden_size, measure), key=rank)
+    best = min(_candidates(grid, amount, num_blocks, hidden_size, rules.measure), key=rank)
     config = grid.config(best.num_blocks, best.hidden_size, best.intermediate_size)
-    solution = BudgetSolution(config, amount, match, measure(config))
-    if abs(solution.deviation) > tolerance:
-        raise ValueError(_refusal(solution, tolerance, num_blocks, hidden_size))
+    solution = BudgetSolution(config, amount, rules.match, rules.measure(config))
+    if abs(solution.deviation) > rules.tolerance:
+        raise ValueError(_refusal(solution, rules.tolerance, num_blocks, hidden_size))
     return solution
 
 
@@ -184,9 +205,9 @@ def _candidates(
     # A wider model may be smaller, as its heads may group better, but never by a third.
     while excess < 4 / 3:
         width += grid.width_step
-        shapes = list(grid.at_width(width, amount, num_blocks, measure))
-        yield from shapes
-        excess = min(shape.reached for shape in shapes) / amount
+        for shape in grid.at_width(width, amount, num_blocks, measure):
+            yield shape
+            excess = shape.reached / amount
 
 
 def _parse_budget(budget: float | str) -> int:

@@ -54,9 +54,7 @@ class ShapeGrid:
                     f"{name}={self.fields[name]!r} follows from the budget and cannot be given; "
                     "use head_dim, group_size, alignment or ffn_rule, or a model of fixed shape"
                 )
-            _check_choice(
-                "model field", name, [name for name in known if name not in DERIVED_FIELDS]
-            )
+            _check_choice("field", name, [name for name in known if name not in DERIVED_FIELDS])
         ModelConfig(**self._sizes(1, self.width_step, self.alignment))
 
     @property
@@ -102,10 +100,10 @@ class ShapeGrid:
         low, high = self.intermediate_bounds(hidden_size)
         cost = _Cost.at_width(self, hidden_size, measure)
         for depth in [num_blocks] if num_blocks else cost.depths(amount, low, high):
-            exact = cost.intermediate_size(depth, amount) // self.alignment * self.alignment
-            wanted = {min(max(width, low), high) for width in (exact, exact + self.alignment)}
-            for width in sorted(wanted):
-                yield Shape(depth, hidden_size, width, cost.total(depth, width))
+            remainder = cost.intermediate_size(depth, amount)
+            nearest = round(remainder / self.alignment) * self.alignment
+            width = min(max(nearest, low), high)
+            yield Shape(depth, hidden_size, width, cost.total(depth, width))
 
 
 Measure = Callable[[ModelConfig], int]
@@ -142,9 +140,9 @@ class _Cost:
     def total(self, num_blocks: int, intermediate_size: int) -> int:
         return self.fixed + num_blocks * (self.per_block + self.per_unit * intermediate_size)
 
-    def intermediate_size(self, num_blocks: int, amount: float) -> int:
+    def intermediate_size(self, num_blocks: int, amount: float) -> float:
         """The feed-forward width at which `amount` is met, whatever the bounds."""
-        return int(((amount - self.fixed) / num_blocks - self.per_block) // self.per_unit)
+        return ((amount - self.fixed) / num_blocks - self.per_block) / self.per_unit
 
     def depths(self, amount: float, low: int, high: int) -> range:
         """The depths that can meet `amount` between the bounds, and one to each side."""

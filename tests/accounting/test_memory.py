@@ -1,0 +1,81 @@
+import pytest
+
+from mobilellm.accounting import (
+    count_parameters,
+    decode_bytes_per_token,
+    kv_cache_bytes_per_token,
+    weight_bytes,
+)
+from mobilellm.models import ModelConfig
+
+SHAPE = {
+    "vocab_size": 50,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_blocks": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16, 32])
+def test_weight_bytes_are_bits_of_the_stored_count(bits):
+    config = ModelConfig(**SHAPE, block_repeats=2)
+    assert weight_bytes(config, bits) == -(-count_parameters(config).stored * bits // 8)
+
+
+def test_weight_bytes_round_up_to_whole_bytes():
+    config = ModelConfig(**SHAPE | {"vocab_size": 50, "hidden_size": 25})
+    assert count_parameters(config).stored % 2
+    assert weight_bytes(config, 4) == (count_parameters(config).stored + 1) // 2
+
+
+def test_without_context_a_plain_model_reads_all_its_weights_once():
+    config = ModelConfig(**SHAPE)
+    assert decode_bytes_per_token(config, bits=16) == weight_bytes(config, 16)
+
+
+def test_an_untied_model_reads_one_row_of_the_input_table():
+    config = ModelConfig(**SHAPE, tie_word_embeddings=False)
+    unread = (config.vocab_size - 1) * config.hidden_size
+    assert decode_bytes_per_token(config, bits=8) == weight_bytes(config, 8) - unread
+
+
+def test_the_cache_is_read_for_every_earlier_token():
+    config = ModelConfig(**SHAPE, block_repeats=2)
+    read = [decode_bytes_per_token(config, bits=4, context=n, kv_bits=8) for n in (0, 1, 10)]
+    per_token = kv_cache_bytes_per_token(config, bytes_per_value=1)
+    assert [read[1] - read[0], read[2] - read[0]] == [per_token, 10 * per_token]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "reads_of_each_block"),
+    [("immediate", [1, 1, 1]), ("repeat_all", [2, 2, 2]), ("reverse", [2, 2, 1])],
+)
+def test_a_block_that_runs_twice_in_a_row_may_stay_in_the_cache(scheme, reads_of_each_block):
+    config = ModelConfig(**SHAPE, block_repeats=2, layer_sharing=scheme)
+    counts = count_parameters(config)
+    block = (counts.executed - counts.stored) // 3
+    plain = decode_bytes_per_token(config, bits=8)
+    assert plain == counts.executed
+    cached = decode_bytes_per_token(config, bits=8, repeats_cached=True)
+    assert plain - cached == block * (6 - sum(reads_of_each_block))
+
+
+@pytest.mark.parametrize("repeats_cached", [False, True])
+def test_shared_keys_and_values_are_read_by_every_application(repeats_cached):
+    config = ModelConfig(**SHAPE, block_repeats=2, layer_sharing="repeat_all", share_kv="first")
+    options = {"bits": 8, "kv_bits": 8, "repeats_cached": repeats_cached}
+    read = [decode_bytes_per_token(config, context=n, **options) for n in (0, 5)]
+    assert read[1] - read[0] == 5 * 2 * kv_cache_bytes_per_token(config, bytes_per_value=1)
+
+
+def test_values_that_make_no_sense_are_refused():
+    config = ModelConfig(**SHAPE)
+    with pytest.raises(ValueError, match="bits=0 must be a whole number of at least 1"):
+        weight_bytes(config, 0)
+    with pytest.raises(ValueError, match=r"kv_bits=2\.5 must be a whole number of at least 1"):
+        decode_bytes_per_token(config, kv_bits=2.5)
+    with pytest.raises(ValueError, match="context=-1 must not be negative; give tokens"):
+        decode_bytes_per_token(config, context=-1)

@@ -1,0 +1,156 @@
+import contextlib
+
+import pytest
+import torch
+
+from mobilellm.accounting import (
+    activation_bytes,
+    count_parameters,
+    largest_micro_batch,
+    optimizer_bytes,
+    training_memory_bytes,
+)
+from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.optim import adamw, muon
+
+SHAPE = {
+    "vocab_size": 100,
+    "hidden_size": 96,
+    "intermediate_size": 288,
+    "num_blocks": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
+
+
+def kept_bytes(config, batch, length, precision, checkpointing=False):
+    """What autograd keeps for the backward pass, each storage once, weights left out."""
+    model = MobileLLM(config).train()
+    model.set_activation_checkpointing(checkpointing)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    mixed = contextlib.nullcontext()
+    if precision == "bf16-mixed":
+        mixed = torch.autocast("cpu", torch.bfloat16)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), mixed:
+        model(torch.randint(config.vocab_size, (batch, length)), logits=False)
+    return sum(size for size, _ in kept.values())
+
+
+def per_token_and_block(measure, config):
+    """Slope of `measure(config, tokens)` in blocks and tokens: free of what is there but once."""
+    deeper = ModelConfig.from_dict(config.to_dict() | {"num_blocks": config.num_blocks + 1})
+    by_depth = [measure(c, 128) - measure(c, 64) for c in (config, deeper)]
+    return (by_depth[1] - by_depth[0]) / 64
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {},
+        {"feed_forward": "relu"},
+        {"qk_norm": "l2"},
+        {"qk_norm": "rms", "num_key_value_heads": 6},
+        {"block_repeats": 2},
+        {"block_repeats": 2, "share_kv": "first", "layer_sharing": "repeat_all"},
+    ],
+)
+def test_activations_are_what_autograd_keeps(variant, precision):
+    config = ModelConfig(**SHAPE | variant)
+    kept = per_token_and_block(lambda c, n: kept_bytes(c, 1, n, precision), config)
+    forecast = per_token_and_block(
+        lambda c, n: activation_bytes(c, 1, n, precision=precision), config
+    )
+    assert forecast == pytest.approx(kept, rel=0.05)
+
+
+def test_checkpointing_keeps_the_input_of_every_application():
+    config = ModelConfig(**SHAPE, block_repeats=2)
+    checkpointed = activation_bytes(config, 4, 64, activation_checkpointing=True)
+    deeper = ModelConfig(**SHAPE | {"num_blocks": 3}, block_repeats=2)
+    more = activation_bytes(deeper, 4, 64, activation_checkpointing=True) - checkpointed
+    assert more == 4 * 64 * 2 * 96 * 4
+    assert checkpointed < activation_bytes(config, 4, 64) / 2
+
+
+@pytest.mark.parametrize("make", [adamw, muon])
+def test_optimizer_state_is_as_large_as_a_real_one(make):
+    config = ModelConfig(**SHAPE)
+    model = MobileLLM(config)
+    optimizer = make(model, learning_rate=1e-3)
+    model(torch.randint(100, (1, 8))).logits.sum().backward()
+    optimizer.step()
+    tensors = [
+        value
+        for state in optimizer.state.values()
+        for value in state.values()
+        if torch.is_tensor(value) and value.ndim > 0
+    ]
+    real = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    assert optimizer_bytes(config, make.__name__) == real
+
+
+def test_the_parts_of_a_step():
+    config = ModelConfig(**SHAPE)
+    stored = count_parameters(config).stored
+    memory = training_memory_bytes(config, 2, 64)
+    assert (memory.weights, memory.gradients, memory.optimizer) == (
+        4 * stored, 4 * stored, 8 * stored,
+    )  # fmt: skip
+    parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.loss)
+    assert memory.total == sum(parts)
+    half = training_memory_bytes(config, 2, 64, precision="bf16-true")
+    assert half.total < 0.6 * memory.total
+    sharded = training_memory_bytes(config, 2, 64, num_shards=4)
+    assert sharded.optimizer == -(-memory.optimizer // 4)
+    assert sharded.activations == memory.activations
+
+
+def test_the_loss_holds_one_chunk_of_logits():
+    config = ModelConfig(**SHAPE | {"vocab_size": 32_000})
+    few, many = (training_memory_bytes(config, n, 512, loss_chunk_tokens=256) for n in (1, 64))
+    assert few.loss == many.loss
+    assert training_memory_bytes(config, 1, 8, loss_chunk_tokens=256).loss < few.loss
+
+
+@pytest.mark.parametrize("divides", [1, 6, 13, 64])
+def test_the_largest_micro_batch_fits_and_the_next_does_not(divides):
+    config = ModelConfig(**SHAPE)
+
+    def needed(size):
+        return training_memory_bytes(config, size, 128).total
+
+    for memory in (needed(1), needed(1) * 1.5, needed(5), needed(40)):
+        size = largest_micro_batch(config, memory, 128, divides=divides)
+        assert divides % size == 0
+        assert needed(size) <= memory
+        larger = [n for n in range(size + 1, divides + 1) if divides % n == 0]
+        assert all(needed(n) > memory for n in larger)
+
+
+def test_too_little_memory_for_one_sequence_names_the_remedies():
+    message = (
+        r"one sequence of 128 tokens needs .* GB, and 0\.00 GB are there; use a shorter "
+        r"sequence_length, trainer\.activation_checkpointing=true"
+    )
+    with pytest.raises(ValueError, match=message):
+        largest_micro_batch(ModelConfig(**SHAPE), 1000, 128, divides=4)
+
+
+def test_unknown_choices_are_listed_nearest_first():
+    config = ModelConfig(**SHAPE)
+    with pytest.raises(ValueError, match="optimizer='adam' is not known; use one of adamw, "):
+        training_memory_bytes(config, 1, 8, optimizer="adam")
+    with pytest.raises(ValueError, match="precision='bf16' is not known; use one of bf16-"):
+        training_memory_bytes(config, 1, 8, precision="bf16")
+    with pytest.raises(ValueError, match="micro_batch_size=0 must be a whole number"):
+        activation_bytes(config, 0, 8)
