@@ -157,7 +157,8 @@ class HydraApplication:
             from hydra.utils import get_method
 
             check = get_method(self.check) if self.check else None
-            return check_sweep(loader, name, arguments.overrides, check)
+            # As Hydra itself composes a sweep, so that the task can tell that it is one.
+            return check_sweep(loader, name, [*arguments.overrides, "hydra.mode=MULTIRUN"], check)
 
 
 @contextmanager

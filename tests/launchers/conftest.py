@@ -87,6 +87,9 @@ def folder_of(cfg):
 
 
 def check(cfg):
+    from hydra.core.hydra_config import HydraConfig
+    if HydraConfig.get().mode.name != "MULTIRUN":
+        raise ValueError("checked outside a sweep")
     if cfg.seed == 99:
         raise ValueError("seed=99 is refused; use another")
     return folder_of(cfg)
@@ -94,7 +97,10 @@ def check(cfg):
 
 def train(cfg):
     """Counts to 20 in steps, saving each; goes on from what it saved."""
+    from hydra.core.hydra_config import HydraConfig
     folder = folder_of(cfg)
+    if (HydraConfig.get().mode.name == "MULTIRUN") != bool({"-m", "--multirun"} & set(sys.argv)):
+        raise ValueError("the mode is wrong")
     folder.mkdir(parents=True, exist_ok=True)
     summary, state = folder / "summary.json", folder / "state"
     if cfg.seed == 13:
