@@ -77,14 +77,21 @@ class LocalLauncher(Launcher):
             One entry a trial: its summary.json as a dict, or what there is of it.
 
         Raises:
+            ValueError: the task cannot be imported by another process.
             Stopped: a signal ended the sweep, after the running trials have saved.
         """
+        task = getattr(self.task_function, "task", self.task_function)
+        if "." in getattr(task, "__qualname__", "."):
+            raise ValueError(
+                f"hydra/launcher=local needs a function that a new process can import, not {task}; "
+                "use hydra/launcher=basic for this command"
+            )
         jobs = [
             self._job(self._trial(initial_job_idx + i, overrides))
             for i, overrides in enumerate(job_overrides)
         ]
         supervisor = Supervisor(
-            task=getattr(self.task_function, "task", self.task_function),
+            task=task,
             n_jobs=self.n_jobs,
             threads=self.threads,
             gpus=self.gpus,

@@ -17,13 +17,18 @@ from mobilellm.launchers.command import Stopped
 from mobilellm.launchers.overview import Counts, Overview, duration, progress_text
 from mobilellm.launchers.progress import read_progress
 from mobilellm.launchers.trial_process import TrialProcess, thread_environment
-from mobilellm.run_folder import read_summary
+from mobilellm.run_folder import read_summary, write_summary
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 POLL_SECONDS = 0.5
-FORK_SERVER = "mobilellm.launchers.fork_server"
+# The first changes how the server takes signals; the others are what every trial needs.
+ALWAYS_LOADED = (
+    "mobilellm.launchers.fork_server",
+    "mobilellm.launchers.trial_process",
+    "hydra.core.utils",
+)
 STOP_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)
 
 
@@ -44,6 +49,12 @@ class Job:
             return (read_summary(self.folder) if self.folder else None) or {}
         except ValueError:
             return {}
+
+    def record_failure(self, reason: str) -> None:
+        """Say in summary.json what a killed trial could not say itself."""
+        summary = self.summary()
+        if self.folder is not None and summary.get("status") == "running":
+            write_summary(self.folder, {**summary, "status": "failed", "error": reason})
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,7 @@ class Supervisor:
         self.attempts = attempts
         self.context = multiprocessing.get_context("forkserver")
         self.preload = list(preload)
-        self.context.set_forkserver_preload([FORK_SERVER, *preload])
+        self.context.set_forkserver_preload([*ALWAYS_LOADED, *preload])
         self.running: list[_Running] = []
         self.signals: list[int] = []
         """Signals received; the first asks the jobs to save and end, the second kills them."""
@@ -207,7 +218,9 @@ class Supervisor:
             return Outcome(job, "stopped" if stopped else "finished")
         if self.signals and code in STOP_CODES:
             return Outcome(job, "stopped")
-        return Outcome(job, "failed", _reason(job, code))
+        reason = _reason(job, code)
+        job.record_failure(reason)
+        return Outcome(job, "failed", reason)
 
     @contextmanager
     def _handle_signals(self) -> Iterator[None]:

@@ -111,6 +111,7 @@ def train(cfg):
     signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
     done = int(state.read_text()) if state.exists() else 0
     print("begins at", done, "threads", os.environ.get("OMP_NUM_THREADS"), flush=True)
+    summary.write_text(json.dumps({"status": "running"}))
     with open(folder / "starts", "a") as file:
         file.write(f"{os.getpid()}\\n")
     for step in range(done, 20):

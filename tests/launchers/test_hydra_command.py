@@ -1,5 +1,6 @@
 """The whole command line of a Hydra application, in processes of its own."""
 
+import signal
 import time
 
 import pytest
@@ -67,6 +68,17 @@ def test_batches_go_on_after_a_failure(app):
     done = app.run("-m", "seed=13,2,3", "hydra.sweeper.max_batch_size=1")
     assert done.returncode == 1
     assert (app.output / "run-8-3" / "summary.json").exists()
+
+
+def test_a_signal_ends_a_sweep_in_one_process_after_the_trial_saved(app):
+    process = app.start("-m", "seed=1,2", "seconds=10")
+    while not (app.output / "run-8-1" / "state").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "stopped after step" in err.splitlines()[-1]
+    assert not (app.output / "run-8-2").exists()
 
 
 def test_help_is_ours_and_fast(app):

@@ -54,6 +54,9 @@ def test_bad_trials_end_no_other_and_what_is_missing_is_done_again(app):
         "  seed=15: killed by SIGKILL (often: out of memory); log: out/logs/run-8-15.log\n"
     )
     assert [status(app, f"run-8-{seed}") for seed in (1, 2)] == ["finished"] * 2
+    killed = json.loads((app.output / "run-8-15" / "summary.json").read_text())
+    assert killed["status"] == "failed"
+    assert killed["error"].startswith("killed by SIGKILL")
     assert "begins at 0 threads 1" in (app.output / "logs" / "run-8-1.log").read_text()
 
     again = app.run(*sweep)
@@ -167,3 +170,10 @@ def test_threads_do_not_depend_on_how_many_trials_are_left(monkeypatch):
     assert LocalLauncher(n_jobs=16).threads == 1
     monkeypatch.setattr("mobilellm.launchers.local.visible_gpus", lambda: ["0", "3"])
     assert (LocalLauncher().n_jobs, LocalLauncher().threads) == (2, 4)
+
+
+def test_a_task_that_no_other_process_can_import():
+    launcher = LocalLauncher(n_jobs=1)
+    launcher.task_function = lambda cfg: None
+    with pytest.raises(ValueError, match=r"needs a function that a new process can import"):
+        launcher.launch([["seed=1"]], 0)
