@@ -1,0 +1,131 @@
+"""last.ckpt and best.ckpt."""
+
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from mobilellm.run_folder import LAST_CHECKPOINT
+
+BEST_CHECKPOINT = "best.ckpt"
+
+
+class CheckpointCallback(Checkpoint):
+    """Keeps the last state, and the one with the lowest validation loss.
+
+    `last.ckpt` is written at each validation, at the end, on request (`save`) and every so many
+    steps or seconds; `best.ckpt` when a validation loss is the lowest so far. Files are replaced as
+    a whole. The loggers are flushed first, so that metrics.csv reaches as far as the checkpoint.
+
+    Args:
+        folder: where the files go, by convention `<run folder>/checkpoints`.
+        every_seconds: wall time between two writes of `last.ckpt`; None: not by time.
+        every_steps: optimizer steps between them; None: not by steps.
+        keep_best: whether `best.ckpt` is kept.
+
+    Raises:
+        ValueError: an interval that is not above 0.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        every_seconds: float | None = 300.0,
+        every_steps: int | None = None,
+        keep_best: bool = True,
+    ) -> None:
+        """Nothing is written yet."""
+        for name, value in (("every_seconds", every_seconds), ("every_steps", every_steps)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value} must be above 0; null switches it off")
+        self.folder = Path(folder)
+        self.every_seconds = every_seconds
+        self.every_steps = every_steps
+        self.keep_best = keep_best
+        self.best_loss = math.inf
+        self.saved_step: int | None = None
+        """Optimizer steps done at the last write of this process."""
+        self._saved_at = time.monotonic()
+
+    @property
+    def last_path(self) -> Path:
+        """The file to resume from."""
+        return self.folder / LAST_CHECKPOINT
+
+    @property
+    def best_path(self) -> Path:
+        """The state with the lowest validation loss."""
+        return self.folder / BEST_CHECKPOINT
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lowest loss so far."""
+        return {"best_loss": self.best_loss}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on comparing with it."""
+        self.best_loss = state_dict["best_loss"]
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start counting; the state resumed from is on disk already."""
+        self._saved_at = time.monotonic()
+        self.saved_step = trainer.global_step or None
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """Save where it is due; runs after validation."""
+        step = trainer.global_step
+        validated = pl_module.validation_step == step
+        due = self.every_steps is not None and step % self.every_steps == 0
+        if validated or due or pl_module.finished or self._time_is_up(trainer):
+            self.save(trainer, pl_module)
+
+    def save(self, trainer: Any, pl_module: Any) -> Path:
+        """Write the present state, once per step; called on all ranks.
+
+        Raises:
+            OSError: it could not be written; the checkpoint before is kept.
+        """
+        step = trainer.global_step
+        if self.saved_step == step:
+            return self.last_path
+        result = pl_module.validation_result
+        is_best = (
+            self.keep_best and pl_module.validation_step == step and result.loss < self.best_loss
+        )
+        if is_best:
+            self.best_loss = result.loss
+        for logger in trainer.loggers:
+            logger.save()
+        trainer.save_checkpoint(self.last_path)
+        if is_best and trainer.is_global_zero:
+            _link_or_copy(self.last_path, self.best_path)
+        self.saved_step = step
+        self._saved_at = time.monotonic()
+        return self.last_path
+
+    def _time_is_up(self, trainer: Any) -> bool:
+        """Whether `every_seconds` have passed; rank 0's clock decides for all."""
+        if self.every_seconds is None:
+            return False
+        passed = time.monotonic() - self._saved_at >= self.every_seconds
+        if trainer.world_size == 1:
+            return passed
+        flag = torch.tensor(int(passed), device=trainer.strategy.root_device)
+        torch.distributed.broadcast(flag, src=0)
+        return bool(flag)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Give `source` a second name in one step: `source` is later replaced, never changed."""
+    temporary = target.with_name(f"{target.name}.tmp{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)

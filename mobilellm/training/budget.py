@@ -1,0 +1,62 @@
+"""How long a run trains: tokens, optimizer steps or seconds, whichever ends first."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The end of a run; where several limits are given, the first that is reached.
+
+    Raises:
+        ValueError: no limit, or one that is not above 0.
+    """
+
+    max_tokens: float | None = None
+    """Training tokens; a run takes the whole steps that fit."""
+    max_steps: int | None = None
+    """Optimizer steps."""
+    max_seconds: float | None = None
+    """Wall time in seconds, validation included, summed over resumes."""
+
+    def __post_init__(self) -> None:
+        """Check the limits."""
+        limits = {name: getattr(self, name) for name in ("max_tokens", "max_steps", "max_seconds")}
+        if all(limit is None for limit in limits.values()):
+            raise ValueError("a run needs an end; give max_tokens, max_steps or max_seconds")
+        for name, limit in limits.items():
+            if limit is not None and not limit > 0:
+                raise ValueError(f"{name}={limit} must be above 0; null sets no limit")
+
+    def total_steps(self, tokens_per_step: int) -> int | None:
+        """Optimizer steps of a whole run, None where only time ends it.
+
+        Raises:
+            ValueError: a budget of tokens smaller than one step.
+        """
+        if self.max_tokens is not None and self.max_tokens < tokens_per_step:
+            raise ValueError(
+                f"max_tokens={self.max_tokens:,.0f} must be at least one step, "
+                f"tokens_per_step={tokens_per_step:,}; give more tokens or smaller steps"
+            )
+        limits = [
+            limit
+            for limit in (
+                self.max_steps,
+                None if self.max_tokens is None else int(self.max_tokens // tokens_per_step),
+            )
+            if limit is not None
+        ]
+        return min(limits) if limits else None
+
+    def progress(self, steps: int, seconds: float, tokens_per_step: int) -> float:
+        """Share of the budget used after `steps` steps and `seconds`, at most 1."""
+        total = self.total_steps(tokens_per_step)
+        shares = [
+            0.0 if total is None else steps / total,
+            0.0 if self.max_seconds is None else seconds / self.max_seconds,
+        ]
+        return min(1.0, max(shares))
+
+    def is_spent(self, steps: int, seconds: float, tokens_per_step: int) -> bool:
+        """Whether the run is over."""
+        return self.progress(steps, seconds, tokens_per_step) >= 1.0

@@ -1,0 +1,165 @@
+"""Training and validation batches from prepared tokens, exactly resumable."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from mobilellm.data.windows import WindowBatchSampler, WindowDataset
+from mobilellm.training.loss import IGNORE_INDEX
+
+Batch = dict[str, Tensor]
+
+
+class TokenDataModule(LightningDataModule):
+    """Optimizer steps as Lightning batches: one item is the list of a step's micro-batches.
+
+    Where a run stands is one number, the samples consumed over all ranks; it is saved in the
+    checkpoint, so that a run goes on with the sample after the last one trained on, also on
+    another number of ranks. Windows are slices of memory-mapped shards: reading them takes far
+    less than a step, hence no worker processes.
+
+    Args:
+        prepared: `tokens("train"|"validation")`, `eos_token_id` and `token_bytes`, as
+            `mobilellm.data.PreparedData`.
+        sequence_length: tokens per window.
+        micro_batch_size: windows per device and forward pass.
+        samples_per_step: windows per optimizer step over all ranks and micro-batches.
+        seed: of the order of the windows.
+        validation_tokens: validate on so many tokens from the split's start; default: all.
+        document_mask: keep documents from attending to each other.
+
+    Raises:
+        ValueError: a split too short for one window, or sizes that do not divide.
+    """
+
+    def __init__(
+        self,
+        prepared: Any,
+        *,
+        sequence_length: int,
+        micro_batch_size: int,
+        samples_per_step: int,
+        seed: int,
+        validation_tokens: float | None = None,
+        document_mask: bool = False,
+    ) -> None:
+        """Open both splits."""
+        super().__init__()
+        self.prepared = prepared
+        self.sequence_length = sequence_length
+        self.micro_batch_size = micro_batch_size
+        self.samples_per_step = samples_per_step
+        self.seed = seed
+        options = {"eos_token_id": prepared.eos_token_id, "document_mask": document_mask}
+        self.train_windows = WindowDataset(prepared.tokens("train"), sequence_length, **options)
+        self.validation_windows = WindowDataset(
+            prepared.tokens("validation"), sequence_length, **options
+        )
+        if validation_tokens is not None and validation_tokens < sequence_length:
+            raise ValueError(
+                f"validation_tokens={validation_tokens:.0f} must be at least one window, "
+                f"sequence_length={sequence_length}"
+            )
+        self.validation_tokens = validation_tokens
+        self._consumed_before = 0
+        self._first_step = 0
+
+    @property
+    def token_bytes(self) -> np.ndarray | None:
+        """Bytes of text each token id stands for, None where no tokenizer is known."""
+        return self.prepared.token_bytes
+
+    @property
+    def consumed_samples(self) -> int:
+        """Samples trained on so far, over all ranks."""
+        steps = 0 if self.trainer is None else self.trainer.global_step - self._first_step
+        return self._consumed_before + steps * self.samples_per_step
+
+    @property
+    def num_validation_windows(self) -> int:
+        """Windows of one validation."""
+        everything = len(self.validation_windows)
+        if self.validation_tokens is None:
+            return everything
+        return min(everything, int(self.validation_tokens // self.sequence_length))
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the run stands."""
+        return {"consumed_samples": self.consumed_samples}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on from there."""
+        self._consumed_before = state_dict["consumed_samples"]
+
+    def train_dataloader(self) -> "StepLoader":
+        """The steps that are left; endless."""
+        rank, world_size = self._place()
+        if self.trainer is not None:
+            self._first_step = self.trainer.global_step
+        sampler = WindowBatchSampler(
+            len(self.train_windows),
+            seed=self.seed,
+            samples_per_step=self.samples_per_step,
+            micro_batch_size=self.micro_batch_size,
+            start=self._consumed_before,
+            rank=rank,
+            world_size=world_size,
+        )
+        accumulation = self.samples_per_step // (self.micro_batch_size * world_size)
+        pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return StepLoader(self.train_windows, sampler, accumulation, pin_memory=pin)
+
+    def validation_batches(self) -> Iterator[Batch]:
+        """This rank's share of the validation windows, as many batches as any other rank."""
+        rank, world_size = self._place()
+        total, size = self.num_validation_windows, self.micro_batch_size
+        for first in range(rank * size, total + rank * size, world_size * size):
+            windows = range(first, min(first + size, total))
+            if windows:
+                yield gather(self.validation_windows, list(windows))
+            else:
+                # Sharded models need every rank in every forward pass.
+                idle = gather(self.validation_windows, [0])
+                yield idle | {"labels": torch.full_like(idle["labels"], IGNORE_INDEX)}
+
+    def _place(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+
+class StepLoader:
+    """Iterates over optimizer steps, each a list of `accumulation` micro-batches."""
+
+    def __init__(
+        self,
+        windows: WindowDataset,
+        sampler: WindowBatchSampler,
+        accumulation: int,
+        *,
+        pin_memory: bool = False,
+    ) -> None:
+        """Nothing is read yet."""
+        self.windows = windows
+        self.sampler = sampler
+        self.accumulation = accumulation
+        self.pin_memory = pin_memory
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        """Steps from the sampler's start on."""
+        indices = iter(self.sampler)
+        while True:
+            step = [gather(self.windows, next(indices)) for _ in range(self.accumulation)]
+            if self.pin_memory:
+                step = [{k: v.pin_memory() for k, v in batch.items()} for batch in step]
+            yield step
+
+
+def gather(windows: WindowDataset, indices: list[int]) -> Batch:
+    """One batch (len(indices), seq) of each field."""
+    items = [windows[index] for index in indices]
+    return {name: torch.stack([item[name] for item in items]) for name in items[0]}

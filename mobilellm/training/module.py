@@ -1,0 +1,299 @@
+"""The LightningModule: one Lightning batch is one optimizer step."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from torch import Tensor, nn
+
+from mobilellm.optim.schedules import Schedule
+from mobilellm.training.budget import Budget
+from mobilellm.training.checkpoint_io import check_same_model
+from mobilellm.training.compilation import compile_blocks_
+from mobilellm.training.csv_logger import CSVLogger
+from mobilellm.training.intervals import Intervals
+from mobilellm.training.loss import IGNORE_INDEX, chunked_cross_entropy
+from mobilellm.training.loss_terms import HasLossTerms, captures_asked, term_sources
+from mobilellm.training.sharding import apply_fully_shard_
+from mobilellm.training.validation import ValidationResult, attention_mask_of, sum_losses
+
+Batch = dict[str, Tensor]
+
+
+class LanguageModelModule(LightningModule):
+    """Next-token training of a MobileLLM.
+
+    A batch is the list of a step's micro-batches, so the number of unmasked tokens of the whole
+    step, over all micro-batches and ranks, is known before the first gradient: every loss is the
+    sum over unmasked tokens divided by that number, exactly. For this the module optimizes by
+    itself (Lightning's manual optimization); the hooks of callbacks run as usual, and
+    `trainer.global_step` counts optimizer steps.
+
+    Args:
+        model: what is trained; its `config` goes into every checkpoint.
+        optimizer: makes the optimizer from the model; the rates it sets are the peaks.
+        schedule: (step, progress) to a factor of them.
+        budget: when the run ends.
+        tokens_per_step: tokens of one optimizer step, over all ranks and micro-batches.
+        gradient_clip_norm: largest norm of the whole gradient; None: not clipped.
+        intervals: how often metrics are written and validation is run.
+        compile: compile each block.
+        activation_checkpointing: keep only each block's input and compute the rest again.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        schedule: Schedule,
+        budget: Budget,
+        tokens_per_step: int,
+        gradient_clip_norm: float | None = 1.0,
+        intervals: Intervals | None = None,
+        compile: bool = False,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        """Keep the parts; nothing is built before `setup`."""
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.make_optimizer = optimizer
+        self.schedule = schedule
+        self.budget = budget
+        self.tokens_per_step = tokens_per_step
+        self.total_steps = budget.total_steps(tokens_per_step)
+        self.gradient_clip_norm = gradient_clip_norm
+        self.intervals = intervals or Intervals()
+        self.compile_blocks = compile
+        self.activation_checkpointing = activation_checkpointing
+        self.cross_entropy_weight = 1.0
+        """Factor of the cross entropy beside further loss terms; their callback may set it."""
+        self.tokens = 0
+        """Tokens trained on, over all ranks and resumes."""
+        self.latest_metrics: dict[str, float] = {}
+        """Last value of everything written to the loggers."""
+        self.validation_result: ValidationResult | None = None
+        """Of the last validation."""
+        self.validation_step: int | None = None
+        """Optimizer steps done when it was made."""
+        self.validation_seconds = 0.0
+        """Wall time spent in validation since this process started."""
+        self.finished = False
+        """Whether the budget is spent."""
+        self._seconds_before = 0.0
+        self._started: float | None = None
+        self._term_sources: list[HasLossTerms] = []
+        self._capture: tuple[str, ...] = ()
+
+    # Set-up
+
+    def setup(self, stage: str) -> None:
+        """Apply the switches; runs after the callbacks' `setup`, so on their structure."""
+        self._term_sources = term_sources(self.trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+        self._capture = captures_asked(self._term_sources)
+        self.model.set_activation_checkpointing(self.activation_checkpointing)  # pyright: ignore[reportCallIssue]
+        if self.compile_blocks:
+            compile_blocks_(self.model)
+
+    def configure_model(self) -> None:
+        """Shard the parameters where the strategy asks for it."""
+        if self.device_mesh is not None:
+            apply_fully_shard_(self.model, self.device_mesh["data_parallel"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer, with each group's peak rate kept beside the current one."""
+        optimizer = self.make_optimizer(self.model)
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        return optimizer
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Validation runs as a callback, so that checkpoints are written after it."""
+        return [_ValidationCallback()]
+
+    # Training
+
+    def training_step(self, batch: list[Batch], batch_idx: int) -> None:
+        """One optimizer step over all micro-batches of `batch`."""
+        optimizer: Any = self.optimizers()
+        rate = self._set_learning_rate(optimizer)
+        scale = self.trainer.world_size / self._count_labels(batch)
+        optimizer.zero_grad()
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        for index, micro_batch in enumerate(batch):
+            with self._gradient_sync(is_last=index == len(batch) - 1):
+                terms = self._loss_terms(micro_batch)
+                loss = sum(value * weight for value, weight in terms.values())
+                self.manual_backward(loss * scale)
+            for name, (value, _) in terms.items():
+                sums[name] += value.detach() * scale
+        norm = self._clip_gradients()
+        optimizer.step()
+        self.tokens += self.tokens_per_step
+        self.finished = self.budget.is_spent(
+            self.global_step, self._agreed_seconds(), self.tokens_per_step
+        )
+        if self._is_logged():
+            self._write_step(sums, norm, rate)
+        if self.finished:
+            self.trainer.should_stop = True
+
+    def _loss_terms(self, batch: Batch) -> dict[str, tuple[Tensor, float]]:
+        """Each loss as a sum over the micro-batch's unmasked tokens, and its weight."""
+        output = self.model(
+            batch["input_ids"],
+            attention_mask=attention_mask_of(batch),
+            logits=False,
+            capture=self._capture,
+        )
+        nats = chunked_cross_entropy(output.hidden, self.model.unembed, batch["labels"])  # pyright: ignore[reportArgumentType]
+        terms = {"": (nats, self.cross_entropy_weight)}
+        if self._term_sources:
+            count = (batch["labels"] != IGNORE_INDEX).sum()
+            for source in self._term_sources:
+                for name, term in source.loss_terms(self, batch, output).items():
+                    terms[f"/{name}"] = (term.value * count, term.weight)
+        return terms
+
+    def _count_labels(self, batch: list[Batch]) -> Tensor:
+        """Unmasked tokens of the whole step, over micro-batches and ranks."""
+        count = sum((m["labels"] != IGNORE_INDEX).sum() for m in batch)
+        return self._sum_over_ranks(count.float()).clamp(min=1.0)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _set_learning_rate(self, optimizer: Any) -> float:
+        """Set and return the rate of this step, of the first group."""
+        step = self.global_step
+        progress = self.budget.progress(step + 1, self._agreed_seconds(), self.tokens_per_step)
+        factor = self.schedule(step, progress)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        return optimizer.param_groups[0]["lr"]
+
+    def _gradient_sync(self, *, is_last: bool) -> Any:
+        """Ranks exchange gradients only after the last micro-batch."""
+        no_sync = getattr(self.trainer.model, "no_sync", None)
+        return nullcontext() if is_last or no_sync is None else no_sync()
+
+    def _clip_gradients(self) -> Tensor | None:
+        """Norm of the gradient before clipping; None where neither clipped nor logged."""
+        if self.gradient_clip_norm is None and not self._is_logged(ahead=1):
+            return None
+        largest = float("inf") if self.gradient_clip_norm is None else self.gradient_clip_norm
+        return nn.utils.clip_grad_norm_(self.model.parameters(), largest)
+
+    # Metrics
+
+    def _is_logged(self, ahead: int = 0) -> bool:
+        """Whether the step that brings `global_step` to its value plus `ahead` is logged."""
+        step = self.global_step + ahead
+        return step == 1 or step % self.intervals.log_steps == 0 or self.is_validated(step)
+
+    def _write_step(self, sums: Mapping[str, Tensor], norm: Tensor | None, rate: float) -> None:
+        names = list(sums)
+        stacked = torch.stack([sums[name] for name in names])
+        values = (self._sum_over_ranks(stacked) / self.trainer.world_size).tolist()
+        metrics = {f"train/loss{name}": v for name, v in zip(names, values, strict=True)}
+        if norm is not None:
+            whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # pyright: ignore[reportAttributeAccessIssue]
+            metrics["gradient_norm"] = float(whole)
+        self.write_metrics(metrics | {"learning_rate": rate})
+
+    def write_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Give values of this step to every logger; rows of one step are merged there."""
+        row = {"tokens": self.tokens, "seconds": round(self.elapsed_seconds, 3), **metrics}
+        self.latest_metrics.update(row)
+        for logger in self.trainer.loggers:
+            logger.log_metrics(row, step=self.global_step)
+
+    # Validation
+
+    def is_validated(self, step: int) -> bool:
+        """Whether validation follows the step that made `step` steps complete."""
+        every = self.intervals.validation_steps
+        return self.finished or step == self.total_steps or bool(every and step % every == 0)
+
+    def validate(self) -> ValidationResult:
+        """Loss over the validation split, the same on any number of ranks; written to the log."""
+        start = time.monotonic()
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        with self.trainer.precision_plugin.forward_context():
+            result = sum_losses(
+                self.model,
+                data.validation_batches(),
+                token_bytes=data.token_bytes,
+                device=self.device,
+                reduce=self._sum_over_ranks,
+            )
+        self.validation_seconds += time.monotonic() - start
+        self.validation_result, self.validation_step = result, self.global_step
+        metrics = {"val/loss": result.loss}
+        if result.bits_per_byte is not None:
+            metrics["val/bits_per_byte"] = result.bits_per_byte
+        self.write_metrics(metrics)
+        return result
+
+    # Time, ranks and checkpoints
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Wall time of training and validation, over all resumes."""
+        running = 0.0 if self._started is None else time.monotonic() - self._started
+        return self._seconds_before + running
+
+    def on_train_start(self) -> None:
+        """Start the clock; drop what was logged after the checkpoint; validate."""
+        self._started = time.monotonic()
+        for logger in self.trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                logger.cut_after(self.global_step)
+        if self.intervals.validate_at_start and self.global_step == 0:
+            self.validate()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the next run needs: plain numbers, strings and tensors only."""
+        checkpoint["model_config"] = self.model.config.to_dict()  # pyright: ignore
+        checkpoint["progress"] = {
+            "step": self.global_step,
+            "tokens": self.tokens,
+            "seconds": self.elapsed_seconds,
+        }
+        checkpoint["random_state"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: a checkpoint of another architecture.
+        """
+        check_same_model(checkpoint["model_config"], self.model.config.to_dict())  # pyright: ignore
+        self.tokens = checkpoint["progress"]["tokens"]
+        self._seconds_before = checkpoint["progress"]["seconds"]
+        torch.set_rng_state(checkpoint["random_state"])
+
+    def _agreed_seconds(self) -> float:
+        """Elapsed time, one value for all ranks; not asked for unless time is limited."""
+        if self.budget.max_seconds is None:
+            return 0.0
+        mine = torch.tensor(self.elapsed_seconds / self.trainer.world_size)
+        return float(self._sum_over_ranks(mine))
+
+    def _sum_over_ranks(self, value: Tensor) -> Tensor:
+        """All-reduced sum, on the device that the ranks talk through."""
+        if self.trainer.world_size == 1:
+            return value
+        summed = value.to(self.device, copy=True)
+        torch.distributed.all_reduce(summed)
+        return summed.to(value.device)
+
+
+class _ValidationCallback(Callback):
+    """Validates after the steps that `is_validated` names."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        if pl_module.is_validated(pl_module.global_step):
+            pl_module.validate()

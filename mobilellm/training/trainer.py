@@ -1,0 +1,196 @@
+"""The trainer: which device, how many, which precision. Importable without Lightning."""
+
+import logging
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+ACCELERATORS = ("auto", "cpu", "cuda", "mps")
+STRATEGIES = ("auto", "ddp", "fsdp")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """Where and how a run is computed; nothing here changes what is learnt but for rounding.
+
+    Raises:
+        ValueError: an unknown choice, or a count below 1.
+    """
+
+    accelerator: str = "auto"
+    """`auto` (the first of cuda, mps, cpu that there is), `cpu`, `cuda` or `mps`."""
+    devices: int | str = "auto"
+    """Devices per node; `auto`: all GPUs, or one CPU process."""
+    num_nodes: int = 1
+    """Machines."""
+    strategy: str = "auto"
+    """`auto` (`ddp` where there are several devices), `ddp`, or `fsdp`: sharded parameters."""
+    precision: str = "auto"
+    """`auto`: `bf16-mixed` on GPUs that have it, else `32-true`."""
+    num_threads: int | None = None
+    """CPU threads of torch; None: torch's choice."""
+    compile: bool = False
+    """Compile each block: faster on GPUs, no gain on CPUs."""
+    activation_checkpointing: bool = False
+    """Keep only each block's input for the backward pass: less memory, a third more work."""
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        for name, choices in (
+            ("accelerator", ACCELERATORS), ("strategy", STRATEGIES), ("precision", PRECISIONS)
+        ):  # fmt: skip
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"trainer.{name}={getattr(self, name)!r} is not known; "
+                    f"use one of {', '.join(choices)}"
+                )
+        for name in ("devices", "num_nodes", "num_threads"):
+            value = getattr(self, name)
+            if value is None or (name == "devices" and value == "auto"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"trainer.{name}={value!r} must be a whole number of at least 1")
+
+    @property
+    def device_type(self) -> str:
+        """`cpu`, `cuda` or `mps`.
+
+        Raises:
+            ValueError: an accelerator that this machine does not have.
+        """
+        present = {
+            "cuda": torch.cuda.is_available(),
+            "mps": torch.backends.mps.is_available(),
+            "cpu": True,
+        }
+        if self.accelerator == "auto":
+            return next(name for name, there in present.items() if there)
+        if not present[self.accelerator]:
+            there = ", ".join(name for name, there in present.items() if there)
+            raise ValueError(
+                f"trainer.accelerator={self.accelerator} is not available here; use {there}"
+            )
+        return self.accelerator
+
+    @property
+    def num_devices(self) -> int:
+        """Processes per node.
+
+        Raises:
+            ValueError: more GPUs than there are.
+        """
+        there = torch.cuda.device_count() if self.device_type == "cuda" else 1
+        if self.devices == "auto":
+            return there
+        if self.device_type != "cpu" and int(self.devices) > there:
+            raise ValueError(
+                f"trainer.devices={self.devices} but {there} found; use at most {there}"
+            )
+        return int(self.devices)
+
+    @property
+    def world_size(self) -> int:
+        """Processes in all."""
+        return self.num_devices * self.num_nodes
+
+    @property
+    def resolved_precision(self) -> str:
+        """`precision` without `auto`.
+
+        CPUs without bf16 instructions compute bf16 many times slower than float32.
+        """
+        if self.precision != "auto":
+            return self.precision
+        on_gpu = self.device_type == "cuda" and torch.cuda.is_bf16_supported()
+        return "bf16-mixed" if on_gpu else "32-true"
+
+
+def make_trainer(
+    config: TrainerConfig,
+    *,
+    max_steps: int | None = None,
+    callbacks: Iterable[Any] = (),
+    loggers: Iterable[Any] = (),
+) -> "Trainer":
+    """Lightning's trainer, without what this project does by itself.
+
+    Validation, logging, progress and checkpoints are the module's and the callbacks'; Lightning
+    makes no folders, no sanity check and no messages of its own.
+
+    Args:
+        config: devices, strategy and precision.
+        max_steps: optimizer steps; None: until the module says stop.
+        callbacks: Lightning callbacks; those that write checkpoints run last.
+        loggers: Lightning loggers.
+    """
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import Checkpoint
+
+    from mobilellm.training.checkpoint_io import AtomicCheckpointIO
+
+    _quieten_lightning()
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    if config.device_type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        # Requeueing is ours: Lightning would save inside the signal handler.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    callbacks = list(callbacks)
+    return Trainer(
+        accelerator="gpu" if config.device_type == "cuda" else config.device_type,
+        devices=config.num_devices,
+        num_nodes=config.num_nodes,
+        strategy=_make_strategy(config),
+        precision=config.resolved_precision,  # pyright: ignore[reportArgumentType]
+        max_steps=-1 if max_steps is None else max_steps,
+        max_epochs=-1,
+        logger=list(loggers),
+        callbacks=callbacks,
+        plugins=plugins,
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+    )
+
+
+def _make_strategy(config: TrainerConfig) -> Any:
+    if config.strategy == "fsdp":
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        return ModelParallelStrategy(
+            data_parallel_size=config.world_size,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+        )
+    if config.strategy == "ddp" or config.world_size > 1:
+        from lightning.pytorch.strategies import DDPStrategy
+
+        return DDPStrategy(gradient_as_bucket_view=True)
+    return "auto"
+
+
+def _quieten_lightning() -> None:
+    """Hide its tips, and warnings about choices that are meant."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)`.*",
+        ".*GPU available but not used.*",
+        ".*Precision bf16-mixed is not supported by the model summary.*",
+        ".*resuming from a checkpoint that ended before the epoch ended.*",
+    ):
+        warnings.filterwarnings("ignore", message)

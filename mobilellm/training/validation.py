@@ -1,0 +1,102 @@
+"""Validation loss of a language model: nats per token and bits per byte."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mobilellm.training.loss import IGNORE_INDEX, token_losses
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """The sums that the means are made from: they add up over ranks and batches."""
+
+    nats: float
+    """Cross entropy of all tokens with a label."""
+    tokens: int
+    """Tokens with a label."""
+    text_bytes: int
+    """Bytes of text that they stand for; 0 where the tokenizer is not known."""
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nats / self.tokens
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Bits per byte of text, comparable between tokenizers; None where bytes are not known."""
+        return self.nats / math.log(2) / self.text_bytes if self.text_bytes else None
+
+
+def document_attention_mask(document_ids: Tensor) -> Tensor:
+    """Which token may attend to which: (batch, seq) -> bool (batch, query, key), same document."""
+    return document_ids.unsqueeze(2) == document_ids.unsqueeze(1)
+
+
+def attention_mask_of(batch: Batch) -> Tensor | None:
+    """The mask that a batch asks for, None where plain causality is meant."""
+    document_ids = batch.get("document_ids")
+    return None if document_ids is None else document_attention_mask(document_ids)
+
+
+@torch.no_grad()
+def sum_losses(
+    model: Any,
+    batches: Iterable[Batch],
+    *,
+    token_bytes: np.ndarray | None = None,
+    device: torch.device | None = None,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> ValidationResult:
+    """Cross entropy of `model` over all `batches`, which may be of any sizes.
+
+    Args:
+        model: a MobileLLM; it is left in the mode it was in.
+        batches: `input_ids`, `labels` (batch, seq) and perhaps `document_ids`.
+        token_bytes: bytes of text each token id stands for.
+        device: where the model is; default: its first parameter's.
+        reduce: sums a float64 tensor on the CPU over ranks.
+
+    Raises:
+        ValueError: no token with a label.
+    """
+    device = device or next(model.parameters()).device
+    with _evaluation_mode(model):
+        sums = torch.zeros(3, dtype=torch.float64)
+        for batch in batches:
+            inputs = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+            output = model(
+                inputs["input_ids"], attention_mask=attention_mask_of(inputs), logits=False
+            )
+            losses = token_losses(output.hidden, model.unembed, inputs["labels"])
+            # Summed in float64, row by row alike however the rows are batched.
+            sums[0] += losses.cpu().double().sum()
+            labels = batch["labels"][batch["labels"] != IGNORE_INDEX]
+            sums[1] += labels.numel()
+            if token_bytes is not None:
+                sums[2] += int(token_bytes[labels.numpy()].sum())
+    nats, tokens, text_bytes = (sums if reduce is None else reduce(sums)).tolist()
+    if tokens == 0:
+        raise ValueError("the validation data has no token with a label; give more text")
+    return ValidationResult(nats, int(tokens), int(text_bytes))
+
+
+class _evaluation_mode:
+    """`eval()` for a while."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.training = model, model.training
+
+    def __enter__(self) -> None:
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.model.train(self.training)
