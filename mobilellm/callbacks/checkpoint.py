@@ -81,7 +81,7 @@ class CheckpointCallback(Checkpoint):
         step = trainer.global_step
         validated = pl_module.validation_step == step
         due = self.every_steps is not None and step % self.every_steps == 0
-        if validated or due or pl_module.finished or self._time_is_up(trainer):
+        if validated or due or trainer.should_stop or self._time_is_up(trainer):
             self.save(trainer, pl_module)
 
     def save(self, trainer: Any, pl_module: Any) -> Path:

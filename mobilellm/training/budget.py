@@ -8,9 +8,11 @@ class Budget:
     """The end of a run; where several limits are given, the first that is reached.
 
     Raises:
-        ValueError: no limit, or one that is not above 0.
+        ValueError: no limit, one that is not above 0, or fewer tokens than one step has.
     """
 
+    tokens_per_step: int
+    """Tokens of one optimizer step, over all devices and micro-batches."""
     max_tokens: float | None = None
     """Training tokens; a run takes the whole steps that fit."""
     max_steps: int | None = None
@@ -26,37 +28,28 @@ class Budget:
         for name, limit in limits.items():
             if limit is not None and not limit > 0:
                 raise ValueError(f"{name}={limit} must be above 0; null sets no limit")
-
-    def total_steps(self, tokens_per_step: int) -> int | None:
-        """Optimizer steps of a whole run, None where only time ends it.
-
-        Raises:
-            ValueError: a budget of tokens smaller than one step.
-        """
-        if self.max_tokens is not None and self.max_tokens < tokens_per_step:
+        if self.max_tokens is not None and self.max_tokens < self.tokens_per_step:
             raise ValueError(
                 f"max_tokens={self.max_tokens:,.0f} must be at least one step, "
-                f"tokens_per_step={tokens_per_step:,}; give more tokens or smaller steps"
+                f"tokens_per_step={self.tokens_per_step:,}; give more tokens or smaller steps"
             )
-        limits = [
-            limit
-            for limit in (
-                self.max_steps,
-                None if self.max_tokens is None else int(self.max_tokens // tokens_per_step),
-            )
-            if limit is not None
-        ]
-        return min(limits) if limits else None
 
-    def progress(self, steps: int, seconds: float, tokens_per_step: int) -> float:
-        """Share of the budget used after `steps` steps and `seconds`, at most 1."""
-        total = self.total_steps(tokens_per_step)
-        shares = [
-            0.0 if total is None else steps / total,
-            0.0 if self.max_seconds is None else seconds / self.max_seconds,
-        ]
-        return min(1.0, max(shares))
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps of a whole run, None where only time ends it."""
+        in_tokens = None
+        if self.max_tokens is not None:
+            in_tokens = int(self.max_tokens // self.tokens_per_step)
+        limits = [limit for limit in (self.max_steps, in_tokens) if limit is not None]
+        return min(limits, default=None)
 
-    def is_spent(self, steps: int, seconds: float, tokens_per_step: int) -> bool:
+    def progress(self, steps: int, seconds: float = 0.0) -> float:
+        """Share of the budget used after `steps` optimizer steps and `seconds`, at most 1."""
+        total = self.total_steps
+        by_steps = 0.0 if total is None else steps / total
+        by_time = 0.0 if self.max_seconds is None else seconds / self.max_seconds
+        return min(1.0, max(by_steps, by_time))
+
+    def is_spent(self, steps: int, seconds: float = 0.0) -> bool:
         """Whether the run is over."""
-        return self.progress(steps, seconds, tokens_per_step) >= 1.0
+        return self.progress(steps, seconds) >= 1.0

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-IGNORE_INDEX = -100
+from mobilellm.accounting.training_memory import LOSS_CHUNK_LOGITS
 
-# Logits held at a time. On a CPU small chunks stay in cache, on a GPU large ones fill the device.
-CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**28}
+IGNORE_INDEX = -100
 
 Unembed = Callable[[Tensor], Tensor]
 
@@ -32,7 +31,7 @@ def chunked_cross_entropy(
         hidden: (..., hidden), as `unembed` takes it.
         unembed: hidden states to logits (tokens, vocab); row by row.
         labels: (...), token ids; -100 counts for nothing.
-        chunk_tokens: tokens per chunk; default: as many as `CHUNK_LOGITS` allows.
+        chunk_tokens: tokens per chunk; default: as many as `LOSS_CHUNK_LOGITS` allows.
 
     Returns:
         A float32 scalar; divide it by the number of unmasked tokens. It can be
@@ -144,7 +143,7 @@ def _pairs(hidden: Tensor, labels: Tensor, chunks: int) -> Any:
 
 def _num_chunks(tokens: int, probe: Tensor, chunk_tokens: int | None) -> int:
     if chunk_tokens is None:
-        allowed = CHUNK_LOGITS.get(probe.device.type, CHUNK_LOGITS["cpu"])
+        allowed = LOSS_CHUNK_LOGITS.get(probe.device.type, LOSS_CHUNK_LOGITS["cpu"])
         chunk_tokens = max(1, allowed // probe.shape[-1])
     return max(1, -(-tokens // chunk_tokens))
 

@@ -38,7 +38,6 @@ class LanguageModelModule(LightningModule):
         optimizer: makes the optimizer from the model; the rates it sets are the peaks.
         schedule: (step, progress) to a factor of them.
         budget: when the run ends.
-        tokens_per_step: tokens of one optimizer step, over all ranks and micro-batches.
         gradient_clip_norm: largest norm of the whole gradient; None: not clipped.
         intervals: how often metrics are written and validation is run.
         compile: compile each block.
@@ -52,7 +51,6 @@ class LanguageModelModule(LightningModule):
         optimizer: Callable[[nn.Module], torch.optim.Optimizer],
         schedule: Schedule,
         budget: Budget,
-        tokens_per_step: int,
         gradient_clip_norm: float | None = 1.0,
         intervals: Intervals | None = None,
         compile: bool = False,
@@ -65,8 +63,6 @@ class LanguageModelModule(LightningModule):
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.budget = budget
-        self.tokens_per_step = tokens_per_step
-        self.total_steps = budget.total_steps(tokens_per_step)
         self.gradient_clip_norm = gradient_clip_norm
         self.intervals = intervals or Intervals()
         self.compile_blocks = compile
@@ -134,10 +130,8 @@ class LanguageModelModule(LightningModule):
                 sums[name] += value.detach() * scale
         norm = self._clip_gradients()
         optimizer.step()
-        self.tokens += self.tokens_per_step
-        self.finished = self.budget.is_spent(
-            self.global_step, self._agreed_seconds(), self.tokens_per_step
-        )
+        self.tokens += self.budget.tokens_per_step
+        self.finished = self.budget.is_spent(self.global_step, self._agreed_seconds())
         if self._is_logged():
             self._write_step(sums, norm, rate)
         if self.finished:
@@ -168,7 +162,7 @@ class LanguageModelModule(LightningModule):
     def _set_learning_rate(self, optimizer: Any) -> float:
         """Set and return the rate of this step, of the first group."""
         step = self.global_step
-        progress = self.budget.progress(step + 1, self._agreed_seconds(), self.tokens_per_step)
+        progress = self.budget.progress(step + 1, self._agreed_seconds())
         factor = self.schedule(step, progress)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -215,7 +209,7 @@ class LanguageModelModule(LightningModule):
     def is_validated(self, step: int) -> bool:
         """Whether validation follows the step that made `step` steps complete."""
         every = self.intervals.validation_steps
-        return self.finished or step == self.total_steps or bool(every and step % every == 0)
+        return self.finished or step == self.budget.total_steps or bool(every and step % every == 0)
 
     def validate(self) -> ValidationResult:
         """Loss over the validation split, the same on any number of ranks; written to the log."""
