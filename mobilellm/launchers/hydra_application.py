@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobilellm.launchers.configuration import config_folder, config_loader, load, register_plugins
 from mobilellm.launchers.errors import describe_error
+from mobilellm.launchers.fork_server import kill_fork_server
 from mobilellm.launchers.sweep_check import Trial, as_typed, check_sweep
 
 if TYPE_CHECKING:
@@ -158,7 +159,12 @@ class HydraApplication:
 
             check = get_method(self.check) if self.check else None
             # As Hydra itself composes a sweep, so that the task can tell that it is one.
-            return check_sweep(loader, name, [*arguments.overrides, "hydra.mode=MULTIRUN"], check)
+            overrides = [*arguments.overrides, "hydra.mode=MULTIRUN"]
+            try:
+                return check_sweep(loader, name, overrides, check)
+            except BaseException:
+                kill_fork_server()
+                raise
 
 
 @contextmanager

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
+from mobilellm.launchers.fork_server import start_fork_server
 from mobilellm.launchers.gpus import visible_gpus
 from mobilellm.launchers.supervisor import Job, Outcome, Supervisor
 from mobilellm.launchers.sweep_check import Trial, as_typed, without_hydra
@@ -136,6 +137,18 @@ class LocalLauncher(Launcher):
         )
         result.return_value = outcome.result()
         return result
+
+
+def warm_up(settings: "DictConfig") -> None:
+    """Check the launcher's settings, and start loading what its trials need.
+
+    Raises:
+        ValueError: as `LocalLauncher`.
+        TypeError: a setting that it does not have.
+    """
+    plain: Any = OmegaConf.to_container(settings, resolve=True)
+    launcher = LocalLauncher(**{k: v for k, v in plain.items() if k != "_target_"})
+    start_fork_server(launcher.preload, launcher.threads)
 
 
 def usable_cores() -> int:

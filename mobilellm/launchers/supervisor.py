@@ -14,21 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.launchers.command import Stopped
+from mobilellm.launchers.fork_server import start_fork_server
 from mobilellm.launchers.overview import Counts, Overview, duration, progress_text
 from mobilellm.launchers.progress import read_progress
-from mobilellm.launchers.trial_process import TrialProcess, thread_environment
+from mobilellm.launchers.trial_process import TrialProcess
 from mobilellm.run_folder import read_summary, write_summary
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 POLL_SECONDS = 0.5
-# The first changes how the server takes signals; the others are what every trial needs.
-ALWAYS_LOADED = (
-    "mobilellm.launchers.fork_server",
-    "mobilellm.launchers.trial_process",
-    "hydra.core.utils",
-)
 STOP_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)
 
 
@@ -113,7 +108,6 @@ class Supervisor:
         self.attempts = attempts
         self.context = multiprocessing.get_context("forkserver")
         self.preload = list(preload)
-        self.context.set_forkserver_preload([*ALWAYS_LOADED, *preload])
         self.running: list[_Running] = []
         self.signals: list[int] = []
         """Signals received; the first asks the jobs to save and end, the second kills them."""
@@ -137,8 +131,10 @@ class Supervisor:
                 counts.skipped += 1
             else:
                 queue.append((job, 1))
-        with self._handle_signals(), thread_environment(self.threads), overview:
+        with self._handle_signals(), overview:
             self._announce(overview, counts, queue)
+            if queue:
+                start_fork_server(self.preload, self.threads)
             while self.running or (queue and not self.signals):
                 self._start_jobs(queue, overview)
                 self._wait_for_one()

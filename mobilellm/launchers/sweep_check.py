@@ -58,6 +58,11 @@ def check_sweep(
     from hydra.types import RunMode
 
     master = load(loader, config_name, list(overrides), RunMode.MULTIRUN)
+    if master.hydra.launcher._target_ == LOCAL_LAUNCHER:
+        from mobilellm.launchers.local import warm_up
+
+        # While this process checks the trials, the other one loads what they need.
+        warm_up(master.hydra.launcher)
     if master.hydra.sweeper._target_ != BASIC_SWEEPER:
         return []
     trials: list[Trial] = []

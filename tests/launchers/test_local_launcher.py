@@ -157,9 +157,7 @@ def test_refuses_numbers_below_one(field, value):
 def test_a_wrong_setting_of_the_launcher_is_one_line(app):
     done = app.run("-m", "hydra/launcher=local", "seed=1,2", "hydra.launcher.n_jobs=0")
     assert done.returncode == 2
-    assert done.stderr == (
-        "error: hydra.launcher: hydra.launcher.n_jobs=0 must be a whole number of at least 1\n"
-    )
+    assert done.stderr == ("error: hydra.launcher.n_jobs=0 must be a whole number of at least 1\n")
 
 
 def test_threads_do_not_depend_on_how_many_trials_are_left(monkeypatch):
@@ -177,3 +175,13 @@ def test_a_task_that_no_other_process_can_import():
     launcher.task_function = lambda cfg: None
     with pytest.raises(ValueError, match=r"needs a function that a new process can import"):
         launcher.launch([["seed=1"]], 0)
+
+
+def test_a_refused_sweep_does_not_wait_for_what_its_trials_would_load(app):
+    (app.folder / "slow_module.py").write_text("import time\ntime.sleep(30)\n")
+    begin = time.monotonic()
+    done = app.run(
+        "-m", "hydra/launcher=local", "seed=1,99", "hydra.launcher.preload=[slow_module]"
+    )
+    assert done.returncode == 2
+    assert time.monotonic() - begin < 15
