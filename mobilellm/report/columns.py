@@ -68,7 +68,7 @@ COLUMNS = (
         "training tokens of a run",
         lambda shape: count_text(shape.first.tokens),
         lambda shape: float(shape.first.tokens),
-        is_result=True,
+        is_result=False,
     ),
     Column(
         "seeds",

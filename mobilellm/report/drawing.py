@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from mobilellm.report.shapes import Shape
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.transforms import Bbox
 
 Point = tuple[float, float]
 
@@ -45,7 +44,6 @@ def house_style() -> Iterator[None]:
             "axes.axisbelow": True,
             "axes.spines.top": False,
             "axes.spines.right": False,
-            "axes.formatter.use_mathtext": True,
             "grid.color": GRID,
             "grid.linewidth": 0.8,
             "text.color": INK,
@@ -109,44 +107,46 @@ def label_points(
     axes: "Axes",
     points: Sequence[Point],
     texts: Sequence[str],
-    segments: Sequence[tuple[Point, Point]] = (),
+    segments: Iterable[tuple[Point, Point]] = (),
 ) -> None:
     """Write each text beside its point, where it covers no point, segment or other text.
 
-    Call it last: it measures the axes as they will be drawn.
+    Call it last: it measures the axes as they will be drawn, and fixes their layout.
     """
-    from matplotlib.transforms import Bbox
-
     figure = axes.get_figure(root=True)
     if figure is None:
         return
-    figure.canvas.draw()
+    fix_layout(figure)
     pixel = figure.dpi / 72
     places = axes.transData.transform(np.array(points))
     taken = [_square(place, 10 * pixel) for place in places]
     for segment in segments:
         taken += _along(axes.transData.transform(np.array(segment)), 3 * pixel)
-    frame = axes.get_window_extent()
+    frame = np.array(axes.get_window_extent().extents)
     for place, point, text in zip(places, points, texts, strict=True):
         note = axes.annotate(text, point, (0, 0), textcoords="offset points", fontsize=9)
-        size = note.get_window_extent()
-        choices = []
-        for offset in _offsets(size.width / pixel, size.height / pixel):
-            x, y = place + np.array(offset) * pixel
-            choices.append((offset, Bbox.from_bounds(x, y, size.width, size.height)))
-        offset, box = min(choices, key=lambda choice: _covered(choice[1], taken, frame))
-        note.set_position(offset)
-        taken.append(box)
+        extent = note.get_window_extent()
+        size = np.array([extent.width, extent.height])
+        offsets = np.array(_offsets(*(size / pixel)))
+        corners = place + offsets * pixel
+        boxes = np.concatenate([corners, corners + size], axis=1)
+        best = int(np.argmin([_covered(box, np.array(taken), frame) for box in boxes]))
+        note.set_position(tuple(offsets[best]))
+        taken.append(boxes[best])
 
 
-def _square(middle: np.ndarray, side: float) -> "Bbox":
-    from matplotlib.transforms import Bbox
+def fix_layout(figure: "Figure") -> None:
+    """Lay the figure out once, so that what is measured stays and drawing again is quick."""
+    figure.canvas.draw()
+    figure.set_layout_engine("none")
 
-    x, y = middle - side / 2
-    return Bbox.from_bounds(x, y, side, side)
+
+def _square(middle: np.ndarray, side: float) -> np.ndarray:
+    """Left, bottom, right and top of a square."""
+    return np.concatenate([middle - side / 2, middle + side / 2])
 
 
-def _along(ends: np.ndarray, side: float) -> "list[Bbox]":
+def _along(ends: np.ndarray, side: float) -> list[np.ndarray]:
     """Squares that cover a segment, in pixels."""
     steps = max(1, round(float(np.hypot(*(ends[1] - ends[0]))) / side))
     shares = np.linspace(0, 1, steps + 1)
@@ -162,14 +162,14 @@ def _offsets(width: float, height: float) -> list[Point]:
     ]
 
 
-def _covered(box: "Bbox", taken: "Sequence[Bbox]", frame: "Bbox") -> float:
+def _covered(box: np.ndarray, taken: np.ndarray, frame: np.ndarray) -> float:
     """Area of a text that lies on something or outside the axes, in square pixels."""
-    from matplotlib.transforms import Bbox
+    outside = float(np.prod(box[2:] - box[:2])) - float(_shared(box, frame[None]).sum())
+    return float(_shared(box, taken).sum()) + outside
 
-    covered = sum(
-        shared.width * shared.height
-        for other in taken
-        if (shared := Bbox.intersection(box, other)) is not None
-    )
-    inside = Bbox.intersection(box, frame)
-    return covered + box.width * box.height - (inside.width * inside.height if inside else 0)
+
+def _shared(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Area that a box shares with each of others (boxes, 4)."""
+    low = np.maximum(box[:2], others[:, :2])
+    high = np.minimum(box[2:], others[:, 2:])
+    return np.clip(high - low, 0, None).prod(axis=1)

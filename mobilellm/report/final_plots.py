@@ -1,8 +1,8 @@
 """Final loss against depth and against what a model costs."""
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mobilellm.report.budgets import budget_groups
@@ -34,6 +34,7 @@ def against_depth(comparison: "Comparison") -> "Figure | None":
 
     marks = _marks(comparison, lambda run: run.model.num_layers)
     depths = sorted({mark.x for mark in marks})
+    marks = _side_by_side(marks)
     if len(depths) < 2:
         return None
     figure = Figure(figsize=(8.2, 4.4), layout="constrained")
@@ -71,12 +72,7 @@ def against_cost(
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel(f"{label} (logarithmic axis)" if is_wide else label)
     front = pareto_front([(mark.x, mark.interval.mean) for mark in marks])
-    steps = [
-        segment
-        for first, second in itertools.pairwise(front)
-        for segment in ((first, (second[0], first[1])), ((second[0], first[1]), second))
-    ]
-    _draw_marks(axes, comparison, marks, steps, front)
+    _draw_marks(axes, comparison, marks, (), front)
     return figure
 
 
@@ -100,11 +96,23 @@ def _marks(comparison: "Comparison", position: Callable[[Run], float | None]) ->
     return found
 
 
+def _side_by_side(marks: Sequence[_Mark]) -> list[_Mark]:
+    """Marks of one depth set a little apart, so that none hides another."""
+    apart = []
+    for mark in marks:
+        same = [other.shape.label for other in marks if other.x == mark.x]
+        place = same.index(mark.shape.label) - (len(same) - 1) / 2
+        apart.append(replace(mark, x=mark.x * 1.05**place))
+    return apart
+
+
 def _joined(group: Sequence[Shape], marks: Sequence[_Mark]) -> list[Point]:
     """The line through shapes of one budget without sharing; none where two are equally deep."""
     labels = {shape.label for shape in group if not shape.is_shared}
-    line = [(mark.x, mark.interval.mean) for mark in marks if mark.shape.label in labels]
-    return line if len({x for x, _ in line}) == len(line) > 1 else []
+    members = [mark for mark in marks if mark.shape.label in labels]
+    depths = {mark.shape.model.num_layers for mark in members}
+    is_line = len(depths) == len(members) > 1
+    return [(mark.x, mark.interval.mean) for mark in members] if is_line else []
 
 
 def _draw_marks(
@@ -127,18 +135,20 @@ def _draw_marks(
         bars.append(((mark.x, mean - half_width), (mark.x, mean + half_width)))
     axes.margins(x=0.1, y=0.1)
     axes.set_ylabel(f"final validation loss ({loss_unit(comparison)})")
-    if front:
-        _draw_front(axes, front)
+    bars += [*segments, *(_draw_front(axes, front) if front else ())]
     reference_lines(axes, comparison)
     points = [(mark.x, mark.interval.mean) for mark in marks]
-    label_points(axes, points, [mark.shape.label for mark in marks], [*bars, *segments])
+    label_points(axes, points, [mark.shape.label for mark in marks], bars)
 
 
-def _draw_front(axes: "Axes", front: Sequence[Point]) -> None:
-    """From the top of the axes down to each point and on to the right end."""
+def _draw_front(axes: "Axes", front: Sequence[Point]) -> Iterable[tuple[Point, Point]]:
+    """From the top of the axes down to each point and on to the right end; gives the segments."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    x = [front[0][0], *(cost for cost, _ in front), right]
-    y = [top, *(loss for _, loss in front), front[-1][1]]
-    axes.step(x, y, where="post", color=MUTED, linewidth=1.2, linestyle=":", zorder=1)
+    corners = [(front[0][0], top)]
+    for cost, loss in front:
+        corners += [(cost, corners[-1][1]), (cost, loss)]
+    corners.append((right, front[-1][1]))
+    axes.plot(*zip(*corners, strict=True), color=MUTED, linewidth=1.2, linestyle=":", zorder=1)
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
+    return itertools.pairwise(corners)

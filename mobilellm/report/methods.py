@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mobilellm.report.learning_rates import rates_tried
 from mobilellm.report.runs import Run
-from mobilellm.report.statistics import MINIMUM_SEEDS
+from mobilellm.report.statistics import FAMILY_LEVEL, MINIMUM_SEEDS
 from mobilellm.report.units import count_text, listed, plural, rate_text, seconds_text
 
 if TYPE_CHECKING:
@@ -118,8 +118,9 @@ def _statistics() -> str:
     return (
         "Intervals are 95 % Student t intervals over seeds. Runs of one seed see the same data in "
         "the same order, so shapes are compared by the differences between runs of equal seed: "
-        f"paired t-test, at least {MINIMUM_SEEDS} common seeds, Holm’s correction over all pairs, "
-        "so that the chance of even one wrong verdict is at most 5 %. The seed covers initial "
+        f"paired t-test, at least {MINIMUM_SEEDS} common seeds, Holm’s correction over all pairs "
+        f"at a level of {100 * FAMILY_LEVEL:.0f} %, so that the chance of even one wrong verdict "
+        "stays under 5 %. The seed covers initial "
         "weights and data order; one data set and one machine say nothing about others."
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mobilellm.report.curves import MeanCurve, Points, mean_curve
-from mobilellm.report.drawing import line_style, palette
+from mobilellm.report.drawing import fix_layout, line_style, palette
 from mobilellm.report.reference_lines import loss_scale, loss_unit, reference_lines
 from mobilellm.report.shapes import Shape
 
@@ -76,6 +76,7 @@ def _over_training(
         loc="center left", bbox_to_anchor=(1.02, 0.5), title="from wide\nto deep",
         fontsize=9, title_fontsize=9, alignment="left",
     )  # fmt: skip
+    fix_layout(figure)
     return figure
 
 

@@ -44,7 +44,9 @@ def count(config):
     )
     attention = 2 * width * heads * config.head_dim + 2 * width * groups * config.head_dim
     matrices = 3 if config.feed_forward == "swiglu" else 2
-    block = attention + matrices * width * config.intermediate_size + 2 * width
+    sizes = config.intermediate_size
+    feed_forward = max(sizes) if isinstance(sizes, tuple) else sizes
+    block = attention + matrices * width * feed_forward + 2 * width
     embedding = config.vocab_size * width * (1 if config.tie_word_embeddings else 2)
     body = config.num_blocks * block + width
     executed = body + embedding + (config.block_repeats - 1) * config.num_blocks * block

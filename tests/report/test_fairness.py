@@ -1,0 +1,191 @@
+"""Each confound is named, and a fair comparison draws no grave warning."""
+
+import pytest
+from simulated_sweep import SHAPES, model, write_sweep
+
+from mobilellm.report.fairness import cautions, metric_of
+from mobilellm.report.runs import read_runs
+from mobilellm.report.shapes import group_runs
+
+TWO = {name: SHAPES[name] for name in ("2×208", "24×64")}
+OTHER = {"data": "x" * 64, "tokenizer": "e" * 64, "train": "y" * 64, "validation": "z" * 64}
+
+
+def read(folder):
+    return group_runs(read_runs([folder]).finished)[0]
+
+
+def found(shapes, kind, *, is_grave=None):
+    return [
+        caution.message
+        for caution in cautions(shapes)
+        if caution.kind == kind and is_grave in (None, caution.is_grave)
+    ]
+
+
+def pair(tmp_path, **changes):
+    """Two shapes with three seeds; the second with changes."""
+    write_sweep(tmp_path / "a", {"2×208": SHAPES["2×208"]})
+    write_sweep(tmp_path / "b", {"24×64": SHAPES["24×64"]}, **changes)
+    return read(tmp_path)
+
+
+def test_a_fair_sweep_has_no_grave_warning(tmp_path):
+    shapes = read(write_sweep(tmp_path / "s"))
+    assert metric_of(shapes) == "val_loss"
+    assert [caution.kind for caution in cautions(shapes) if caution.is_grave] == []
+    (budget,) = found(shapes, "budget")
+    assert budget.startswith("equal within ±2 %: body parameters 985k–1.01M (±1.1 %, most in 2×208")
+    assert "not equal: stored parameters 1.12M–1.43M" in budget
+    assert "most in 8×112 shared ×2" in budget
+
+
+def test_no_equal_budget(tmp_path):
+    shapes = {"a": (model(8, 112, 224), 4.2), "b": (model(8, 112, 264), 4.2)}
+    (text,) = found(read(write_sweep(tmp_path, shapes)), "budget", is_grave=True)
+    assert text.startswith("no budget is equal within ±2 %: body parameters 1.01M–1.11M (±5.")
+
+
+def test_shapes_of_two_budgets(tmp_path):
+    shapes = TWO | {"big": (model(8, 224, 600, 14, 14), 4.0)}
+    (text,) = found(read(write_sweep(tmp_path, shapes)), "budget", is_grave=True)
+    assert text == "shapes of different budgets are compared: 2×208 and 24×64; 8×224"
+
+
+def test_other_tokens_windows_and_batches(tmp_path):
+    shapes = pair(tmp_path, tokens=1_500_000, sequence_length=128, tokens_per_step=4096)
+    assert found(shapes, "tokens", is_grave=True) == [
+        "runs saw different numbers of training tokens: 2×208: 1.00M; 24×64: 1.50M"
+    ]
+    assert found(shapes, "sequence_length") == [
+        "sequence_length differs (in tokens): 2×208: 256; 24×64: 128"
+    ]
+    assert found(shapes, "tokens_per_step") == [
+        "tokens_per_step differs (in tokens): 2×208: 2.05k; 24×64: 4.10k"
+    ]
+
+
+def test_other_text(tmp_path):
+    shapes = pair(tmp_path, hashes=OTHER)
+    texts = found(shapes, "data", is_grave=True)
+    assert len(texts) == 3
+    assert "the validation text differs (2×208: bbbbbbbb; 24×64: zzzzzzzz): part of any" in texts[0]
+    assert metric_of(shapes) == "val_bits_per_byte"
+
+
+def test_another_tokenizer_of_the_same_text(tmp_path):
+    hashes = OTHER | {"data": "d" * 64, "tokenizer": "t" * 64}
+    shapes = pair(tmp_path, hashes=hashes)
+    (text,) = found(shapes, "data")
+    assert text.startswith("the tokenizer differs (2×208: eeeeeeee; 24×64: tttttttt): nats per")
+    assert metric_of(shapes) == "val_bits_per_byte"
+
+
+def test_another_tokenizer_without_bits_per_byte(tmp_path):
+    hashes = OTHER | {"tokenizer": "t" * 64}
+    assert metric_of(pair(tmp_path, hashes=hashes, val_bits_per_byte=None)) is None
+
+
+def test_one_rate_for_all_widths(tmp_path):
+    shapes = read(write_sweep(tmp_path, learning_rates_tried=None))
+    assert found(shapes, "learning rate") == [
+        "no other learning rate was tried for any shape: one rate, 0.002, for all widths favours "
+        "some of them; train with learning_rate_probe=true"
+    ]
+
+
+def test_a_rate_not_tried_for_one_shape(tmp_path):
+    shapes = pair(tmp_path, learning_rates_tried=None)
+    assert found(shapes, "learning rate") == [
+        "no other learning rate was tried for 24×64; train with learning_rate_probe=true"
+    ]
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.004])
+def test_a_rate_at_the_edge(tmp_path, rate):
+    (text,) = found(pair(tmp_path, learning_rate=rate), "learning rate", is_grave=True)
+    assert text == (
+        f"the learning rate is at the edge of those tried: 24×64 ({rate} of 0.001–0.004); a better "
+        "one may lie beyond, widen learning_rate_probe_factors"
+    )
+
+
+def test_rates_tried_as_runs_of_their_own(tmp_path):
+    for rate, loss in ((0.001, 4.3), (0.002, 4.2), (0.004, 4.25)):
+        shapes = {"24×64": (SHAPES["24×64"][0], loss)}
+        changes = {"learning_rate": rate, "learning_rates_tried": None}
+        write_sweep(tmp_path / str(rate), shapes, noise=0, **changes)
+    assert found(read(tmp_path), "learning rate") == []
+    write_sweep(tmp_path / "8", {"24×64": (SHAPES["24×64"][0], 4.1)},
+                learning_rate=0.008, learning_rates_tried=None)  # fmt: skip
+    assert "24×64 lr 0.008 (0.008 of 0.001–0.008)" in found(read(tmp_path), "learning rate")[0]
+
+
+def test_too_few_and_unpaired_seeds(tmp_path):
+    write_sweep(tmp_path / "a", {"2×208": SHAPES["2×208"]})
+    write_sweep(tmp_path / "b", {"24×64": SHAPES["24×64"]}, seeds=(1, 2))
+    shapes = read(tmp_path)
+    assert found(shapes, "seeds", is_grave=True) == [
+        "fewer than 3 seeds: 24×64; no verdict is given on them, train more seeds"
+    ]
+    assert found(shapes, "seeds", is_grave=False) == [
+        "not every shape has every seed: 2×208 seed 0 count only where both of a pair have them"
+    ]
+
+
+def test_runs_near_the_unigram_loss(tmp_path):
+    shapes = read(write_sweep(tmp_path, TWO | {"bad": (model(4, 160, 360, 10, 5), 5.9)}, noise=0))
+    (text,) = found(shapes, "training length", is_grave=True)
+    assert text.startswith("not 1 nat below the unigram loss: 4×160 (0.")
+    assert text.endswith("training was too short to conclude much, raise max_tokens")
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "is_grave", "message"),
+    [
+        ({"optimizer": "muon"}, "optimizer", True, "optimizer differs: adamw and muon"),
+        (
+            {"precision": "bf16-mixed"},
+            "precision",
+            True,
+            "precision differs: 32-true and bf16-mixed",
+        ),
+        ({"device": "H200"}, "device", False, "device differs: AMD EPYC 9B14 and H200"),
+        ({"threads": 8}, "number of threads", False, "number of threads differs: 2 and 8"),
+        (
+            {"versions": {"torch": "2.11.0"}},
+            "torch version",
+            False,
+            "torch version differs: 2.11.0 and 2.13.0",
+        ),
+        (
+            {"git": {"commit": "f" * 40, "dirty": False}},
+            "git commit",
+            False,
+            "git commit differs: 0123456789 and ffffffffff",
+        ),
+        (
+            {"git": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": True}},
+            "git commit",
+            False,
+            "3 runs came from a working tree with uncommitted changes: the commit alone does not "
+            "reproduce them",
+        ),
+    ],
+)
+def test_runs_made_differently(tmp_path, changes, kind, is_grave, message):
+    assert found(pair(tmp_path, **changes), kind, is_grave=is_grave) == [message]
+
+
+def test_an_optimizer_given_as_its_configuration(tmp_path):
+    shapes = pair(tmp_path, optimizer={"_target_": "mobilellm.optim.muon"})
+    assert found(shapes, "optimizer") == ["optimizer differs: adamw and muon"]
+
+
+def test_what_differs_besides_depth_and_width(tmp_path):
+    shapes = {"a": (model(8, 112, 224), 4.2), "b": (model(8, 112, 336, feed_forward="relu"), 4.2)}
+    (text,) = found(read(write_sweep(tmp_path, shapes)), "architecture")
+    assert text == (
+        "besides depth and width the shapes differ in feed-forward type (relu and swiglu) and "
+        "feed-forward width over model width (2.0 and 3.0)"
+    )
