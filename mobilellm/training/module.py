@@ -132,7 +132,7 @@ class LanguageModelModule(LightningModule):
         optimizer.step()
         self.tokens += self.budget.tokens_per_step
         self.finished = self.budget.is_spent(self.global_step, self._agreed_seconds())
-        if self._is_logged():
+        if self.is_logged():
             self._write_step(sums, norm, rate)
         if self.finished:
             self.trainer.should_stop = True
@@ -175,14 +175,14 @@ class LanguageModelModule(LightningModule):
 
     def _clip_gradients(self) -> Tensor | None:
         """Norm of the gradient before clipping; None where neither clipped nor logged."""
-        if self.gradient_clip_norm is None and not self._is_logged(ahead=1):
+        if self.gradient_clip_norm is None and not self.is_logged(ahead=1):
             return None
         largest = float("inf") if self.gradient_clip_norm is None else self.gradient_clip_norm
         return nn.utils.clip_grad_norm_(self.model.parameters(), largest)
 
     # Metrics
 
-    def _is_logged(self, ahead: int = 0) -> bool:
+    def is_logged(self, ahead: int = 0) -> bool:
         """Whether the step that brings `global_step` to its value plus `ahead` is logged."""
         step = self.global_step + ahead
         return step == 1 or step % self.intervals.log_steps == 0 or self.is_validated(step)

@@ -1,0 +1,99 @@
+"""A progress bar on a terminal; elsewhere a line now and then."""
+
+import logging
+import time
+from typing import Any
+
+from lightning.pytorch import Callback
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+logger = logging.getLogger(__name__)
+
+
+class ProgressCallback(Callback):
+    """Step, tokens, loss, tokens per second and the time left.
+
+    Args:
+        refresh_seconds: least time between two redraws of the bar.
+        line_seconds: time between two lines where there is no terminal.
+    """
+
+    def __init__(self, *, refresh_seconds: float = 0.2, line_seconds: float = 30.0) -> None:
+        """Nothing is shown before training starts."""
+        self.refresh_seconds = refresh_seconds
+        self.line_seconds = line_seconds
+        self._bar: Progress | None = None
+        self._shown_at = 0.0
+        self._start: tuple[float, float, int] = (0.0, 0.0, 0)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Show the bar."""
+        self._start = (time.monotonic(), _share_done(pl_module), pl_module.tokens)
+        self._shown_at = self._start[0]
+        console = Console(stderr=True)
+        if not trainer.is_global_zero or not console.is_terminal:
+            return
+        columns = (BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}"))
+        self._bar = Progress(*columns, console=console, auto_refresh=False, transient=True)
+        self._bar.add_task("", total=1.0)
+        self._bar.start()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """Redraw, or write a line, if it is time to."""
+        now = time.monotonic()
+        wait = self.line_seconds if self._bar is None else self.refresh_seconds
+        if now - self._shown_at < wait or not trainer.is_global_zero:
+            return
+        self._shown_at = now
+        text = self._describe(pl_module, now)
+        if self._bar is None:
+            logger.info(text)
+        else:
+            self._bar.update(
+                self._bar.task_ids[0], completed=_share_done(pl_module), description=text
+            )
+            self._bar.refresh()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Take the bar away and leave the last line."""
+        self._close()
+        if trainer.is_global_zero:
+            logger.info(self._describe(pl_module, time.monotonic()))
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _describe(self, module: Any, now: float) -> str:
+        started, share_before, tokens_before = self._start
+        seconds = max(now - started, 1e-9)
+        share, total = _share_done(module), module.budget.total_steps
+        parts = [
+            f"step {module.global_step:,}" + ("" if total is None else f" of {total:,}"),
+            f"{module.tokens:,} tokens",
+        ]
+        for name in ("train/loss", "val/loss"):
+            if name in module.latest_metrics:
+                parts.append(f"{name} {module.latest_metrics[name]:.3f}")
+        parts.append(f"{(module.tokens - tokens_before) / seconds:,.0f} tokens/s")
+        if share_before < share < 1.0:
+            left = seconds * (1.0 - share) / (share - share_before)
+            parts.append(f"{format_duration(left)} left")
+        return " · ".join(parts)
+
+
+def format_duration(seconds: float) -> str:
+    """`1:02:03`, or `2:03` under an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _share_done(module: Any) -> float:
+    return module.budget.progress(module.global_step, module.elapsed_seconds)

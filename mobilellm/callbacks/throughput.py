@@ -1,0 +1,68 @@
+"""Tokens per second, and how much of the machine they use."""
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+
+from mobilellm.accounting import flops_per_token
+from mobilellm.training.device_rate import measure_matmul_rate
+
+
+class ThroughputCallback(Callback):
+    """Writes `tokens_per_second` and `model_flops_utilization` at each logged step.
+
+    Utilisation is the model's training FLOPs (from the accounting, recomputation not counted)
+    divided by what the devices would do at the rate of a matrix product measured at the start.
+    Validation is left out of the time, and so is the first step, which compiles and allocates.
+    """
+
+    def __init__(self) -> None:
+        """Nothing measured yet."""
+        self.matmul_flops_per_second: float | None = None
+        """Of one device, in the precision that the model's products are in."""
+        self.tokens_per_second: float | None = None
+        """Over all steps of this process but its first."""
+        self.model_flops_utilization: float | None = None
+        """The same, as a share of the devices' matrix-product rate."""
+        self._flops_per_token = 0
+        self._first: tuple[float, int] | None = None
+        self._last: tuple[float, int] | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Measure the device."""
+        dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
+        device = trainer.strategy.root_device
+        self.matmul_flops_per_second = measure_matmul_rate(device, dtype)
+        self._first = self._last = None
+        length = trainer.datamodule.sequence_length
+        self._flops_per_token = flops_per_token(pl_module.model.config, length).training
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """Write the rates since the last logged step."""
+        if not pl_module.is_logged():
+            return
+        now = (time.monotonic() - pl_module.validation_seconds, pl_module.tokens)
+        if self._first is None or self._last is None:
+            self._first = self._last = now
+            return
+        recent, overall = _rate(self._last, now), _rate(self._first, now)
+        self._last = now
+        self.tokens_per_second = overall
+        self.model_flops_utilization = self._utilization(overall, trainer.world_size)
+        pl_module.write_metrics(
+            {
+                "tokens_per_second": recent,
+                "model_flops_utilization": self._utilization(recent, trainer.world_size),
+            }
+        )
+
+    def _utilization(self, tokens_per_second: float, devices: int) -> float:
+        reachable = (self.matmul_flops_per_second or float("nan")) * devices
+        return tokens_per_second * self._flops_per_token / reachable
+
+
+def _rate(start: tuple[float, int], end: tuple[float, int]) -> float:
+    """Tokens per second between two moments (seconds, tokens)."""
+    return (end[1] - start[1]) / max(end[0] - start[0], 1e-9)

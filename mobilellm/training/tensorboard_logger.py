@@ -1,0 +1,79 @@
+"""TensorBoard event files."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class TensorBoardLogger(Logger):
+    """Writes scalars to `<folder>/tensorboard`; what a resumed run repeats replaces the old.
+
+    Args:
+        folder: the run's folder.
+        run_id: unused; all loggers are built alike.
+        name: shown for the run.
+        config: unused; config.yaml holds it.
+
+    Raises:
+        ValueError: the package tensorboard is missing.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        run_id: str = "",
+        name: str = "",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Nothing is written before the first value."""
+        super().__init__()
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ValueError(
+                "logger=tensorboard needs the package tensorboard, which is not installed; "
+                "pip install 'mobilellm[tensorboard]', or use logger=csv"
+            )
+        self.folder = Path(folder) / "tensorboard"
+        self._name = name
+        self._writer: Any = None
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return self._name
+
+    @property
+    def version(self) -> str:
+        """There is one folder, continued on resume."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """config.yaml holds them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Write values of one step."""
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.folder), purge_step=step)
+        for key, value in metrics.items():
+            self._writer.add_scalar(key, value, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Flush to disk."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    @rank_zero_only
+    def close(self, exit_code: int = 0) -> None:
+        """End the file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

@@ -1,0 +1,97 @@
+"""Weights & Biases: one W&B run per run folder, the same one after a resume."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class WandbLogger(Logger):
+    """Writes metrics to a W&B run whose id is the run's own.
+
+    The W&B run begins with the first value and ends with `close`, which belongs into a `finally`:
+    without it the next trial of the process would go on writing into this one.
+
+    Args:
+        folder: the run's folder; files go to `<folder>/wandb`.
+        run_id: made from the configuration, so that a resumed or requeued run is the same.
+        name: shown for the run.
+        config: the resolved configuration, plain data.
+        project: W&B project.
+        offline: write files only; `wandb sync` sends them later.
+        group: runs that belong together.
+        tags: labels.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        run_id: str,
+        name: str,
+        config: Mapping[str, Any] | None = None,
+        project: str = "mobilellm",
+        offline: bool = True,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> None:
+        """Nothing is started before the first value."""
+        super().__init__()
+        self.folder = Path(folder)
+        self.run_id = run_id
+        self.options = {
+            "project": project,
+            "mode": "offline" if offline else "online",
+            "group": group,
+            "tags": list(tags),
+            "config": dict(config or {}),
+        }
+        self._name = name
+        self._run: Any = None
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return self._name
+
+    @property
+    def version(self) -> str:
+        """W&B's id of the run."""
+        return self.run_id
+
+    @property
+    def run(self) -> Any:
+        """The W&B run, started when first asked for."""
+        if self._run is None:
+            import wandb
+
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._run = wandb.init(
+                dir=str(self.folder),
+                id=self.run_id,
+                name=self._name,
+                resume="allow",
+                reinit="create_new",
+                settings=wandb.Settings(silent=True, console="off"),
+                **self.options,
+            )
+            self._run.define_metric("*", step_metric="step")
+        return self._run
+
+    @rank_zero_only
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The configuration was given to `wandb.init`."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Send values of one step."""
+        self.run.log({"step": step, **metrics})
+
+    @rank_zero_only
+    def close(self, exit_code: int = 0) -> None:
+        """End the W&B run; another trial of the process starts its own."""
+        if self._run is not None:
+            self._run.finish(exit_code=exit_code)
+            self._run = None
