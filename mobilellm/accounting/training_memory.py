@@ -19,10 +19,10 @@ from mobilellm.models.config import BlockShape, ModelConfig, _check_choice
 
 OPTIMIZERS = ("adamw", "muon", "sgd")
 
-LOSS_CHUNK_TOKENS = 1024
-"""Tokens whose logits exist at one time in the chunked loss."""
-LOSS_COPIES = 2
-"""Tensors as large as a chunk's logits: the logits, and their softmax that becomes the gradient."""
+LOSS_CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**28}
+"""Logits that exist at one time in `mobilellm.training.loss`, by accelerator."""
+LOGIT_BYTES = 8
+"""Of each of them: itself and its log-probability, which becomes its gradient, in float32."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TrainingMemory:
     activations: int
     """Kept for the backward pass, and the gradients of the block it is passing through."""
     loss: int
-    """One chunk's logits and what is made of them."""
+    """One chunk's logits, and the output head's gradient of that chunk and of the micro-batch."""
 
     @property
     def total(self) -> int:
@@ -133,7 +133,7 @@ def training_memory_bytes(
     optimizer: str = "adamw",
     precision: str = "32-true",
     activation_checkpointing: bool = False,
-    loss_chunk_tokens: int = LOSS_CHUNK_TOKENS,
+    accelerator: str = "cpu",
     num_shards: int = 1,
 ) -> TrainingMemory:
     """Bytes that a training step needs on one device.
@@ -145,21 +145,22 @@ def training_memory_bytes(
         optimizer: `adamw`, `muon` or `sgd`.
         precision: one of Lightning's names, e.g. `bf16-mixed`.
         activation_checkpointing: keep only the input of every application of a block.
-        loss_chunk_tokens: tokens whose logits exist at one time.
+        accelerator: `cpu`, `mps` or `cuda`: the loss takes larger chunks on a GPU.
         num_shards: devices that share weights, gradients and optimizer state (FSDP).
 
     Raises:
         ValueError: a size below 1, an optimizer or precision that is not known.
     """
-    check_count("loss_chunk_tokens", loss_chunk_tokens)
     check_count("num_shards", num_shards)
     form = precision_of(precision)
     parameters = count_parameters(config).stored
+    table = config.vocab_size * config.hidden_size
     copies = 0
     if form.is_mixed:
         matrices = sum(sum(matrix_parameters(config, shape)) for shape in config.block_shapes)
-        copies = form.value * (matrices + config.vocab_size * config.hidden_size)
-    chunk = min(loss_chunk_tokens, micro_batch_size * sequence_length)
+        copies = form.value * (matrices + table)
+    allowed = LOSS_CHUNK_LOGITS.get(accelerator, LOSS_CHUNK_LOGITS["cpu"])
+    chunk = min(max(1, allowed // config.vocab_size), micro_batch_size * sequence_length)
     return TrainingMemory(
         weights=-(-parameters * form.weight // num_shards) + copies,
         gradients=-(-parameters * form.weight // num_shards),
@@ -171,7 +172,7 @@ def training_memory_bytes(
             precision=precision,
             activation_checkpointing=activation_checkpointing,
         ),
-        loss=LOSS_COPIES * 4 * chunk * config.vocab_size,
+        loss=LOGIT_BYTES * chunk * config.vocab_size + 2 * form.weight * table,
     )
 
 

@@ -10,6 +10,7 @@ from mobilellm.accounting import (
     optimizer_bytes,
     training_memory_bytes,
 )
+from mobilellm.accounting.training_memory import LOSS_CHUNK_LOGITS
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.optim import adamw, muon
 
@@ -117,9 +118,15 @@ def test_the_parts_of_a_step():
 
 def test_the_loss_holds_one_chunk_of_logits():
     config = ModelConfig(**SHAPE | {"vocab_size": 32_000})
-    few, many = (training_memory_bytes(config, n, 512, loss_chunk_tokens=256) for n in (1, 64))
-    assert few.loss == many.loss
-    assert training_memory_bytes(config, 1, 8, loss_chunk_tokens=256).loss < few.loss
+    few, many = (training_memory_bytes(config, size, 512).loss for size in (1, 64))
+    assert few == many == 8 * (2**22 // 32_000) * 32_000 + 2 * 4 * 32_000 * 96
+    assert training_memory_bytes(config, 1, 8).loss < few
+    assert training_memory_bytes(config, 64, 512, accelerator="cuda").loss > few
+
+
+def test_the_loss_is_chunked_as_training_does_it():
+    loss = pytest.importorskip("mobilellm.training.loss")
+    assert LOSS_CHUNK_LOGITS == loss.CHUNK_LOGITS
 
 
 @pytest.mark.parametrize("divides", [1, 6, 13, 64])
