@@ -27,6 +27,7 @@ NOT_IDENTITY = (
     "resume",
     "logger",
     "data.dir",
+    "data.prepared_dir",
     "data.workers",
     "trainer.accelerator",
     "trainer.devices",

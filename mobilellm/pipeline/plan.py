@@ -35,6 +35,8 @@ class Run:
     budget: Budget
     resume: bool
     """Whether an unfinished run may be continued."""
+    is_sweep: bool
+    """Whether it is one trial of several."""
 
     @property
     def samples_per_step(self) -> int:
@@ -45,6 +47,12 @@ class Run:
     def learning_rate(self) -> float:
         """The learning rate as configured."""
         return float(self.config["optimizer"]["learning_rate"])
+
+    @property
+    def optimizer_name(self) -> str:
+        """`muon`, or `adamw` for everything else: whose state the memory forecast counts."""
+        is_muon = self.config["optimizer"]["_target_"].endswith(".muon")
+        return "muon" if is_muon else "adamw"
 
     def is_finished(self) -> bool:
         """Whether the folder holds the finished run."""
@@ -74,11 +82,12 @@ def plan_run(cfg: DictConfig) -> Run:
         data=instantiate(cfg.data),
         trainer=instantiate(cfg.trainer),
         budget=Budget(
+            tokens_per_step=config["tokens_per_step"],
             max_tokens=config["max_tokens"],
             max_steps=config["max_steps"],
             max_seconds=config["max_seconds"],
-            tokens_per_step=config["tokens_per_step"],
         ),
+        is_sweep=is_sweep,
         resume=is_sweep if config["resume"] is None else config["resume"],
     )
 
@@ -100,10 +109,12 @@ def _hydra_job() -> tuple[list[str], bool]:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from mobilellm.launchers.sweep_check import as_typed
+
     if not HydraConfig.initialized():
         return [], False
     job = HydraConfig.get()
-    return list(job.overrides.task), job.mode == RunMode.MULTIRUN
+    return as_typed(job.overrides.task), job.mode == RunMode.MULTIRUN
 
 
 def _with_initial_model(cfg: DictConfig, overrides: list[str]) -> DictConfig:

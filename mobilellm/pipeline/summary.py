@@ -55,3 +55,10 @@ def describe_run(run: Run, prepared: "PreparedData | None" = None) -> dict[str, 
 def timestamp() -> str:
     """Now, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one of several that writes files and speaks."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return getattr(rank_zero_only, "rank", 0) == 0

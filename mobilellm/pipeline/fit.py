@@ -1,0 +1,227 @@
+"""Training proper: the run's parts are built, put together and fitted by Lightning."""
+
+import signal
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.accounting import largest_micro_batch
+from mobilellm.launchers.command import Stopped
+from mobilellm.launchers.configuration import instantiate
+from mobilellm.pipeline.memory import (
+    free_memory_bytes,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
+from mobilellm.pipeline.plan import Run
+from mobilellm.pipeline.summary import timestamp
+from mobilellm.provenance import device_name
+from mobilellm.run_folder import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from mobilellm.data import PreparedData
+
+# A run is validated so often where no interval is given.
+VALIDATIONS_PER_RUN = 20
+# Share of the free memory that micro_batch_size=auto may plan with: the forecast is no measurement.
+MEMORY_SHARE = 0.7
+# More tokens at a time make no device faster, and on CPUs they only leave the caches.
+AUTO_MICRO_BATCH_TOKENS = {"cpu": 4096}
+
+
+def fit(run: Run, prepared: "PreparedData", checkpoint: Path | None) -> dict[str, Any]:
+    """Train from `checkpoint`, or from the start where it is None.
+
+    Returns:
+        What was measured, for the summary; under `model` the trained model.
+
+    Raises:
+        Stopped: a signal ended the run after it saved.
+    """
+    from mobilellm.training.trainer import make_trainer
+
+    module, data = make_module(run), make_data(run, prepared)
+    trainer = make_trainer(
+        run.trainer,
+        max_steps=run.budget.total_steps,
+        callbacks=make_callbacks(run),
+        loggers=make_loggers(run),
+    )
+    reset_peak_memory(run.trainer.device_type)
+    try:
+        trainer.fit(
+            module, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint)
+        )
+    finally:
+        _close(trainer.loggers)
+    _raise_if_stopped(trainer, run)
+    return measurements(run, trainer, module) | {"model": module.model}
+
+
+def make_module(run: Run) -> Any:
+    """The Lightning module with the model it begins with."""
+    from mobilellm.training.intervals import Intervals
+    from mobilellm.training.module import LanguageModelModule
+
+    per_step = run.config["tokens_per_step"]
+    interval = run.config["validation_interval_tokens"]
+    total = run.budget.total_steps
+    if interval is not None:
+        validation_steps = max(1, round(interval / per_step))
+    else:
+        validation_steps = None if total is None else max(1, total // VALIDATIONS_PER_RUN)
+    return LanguageModelModule(
+        make_model(run),
+        optimizer=instantiate(run.config["optimizer"]),
+        schedule=instantiate(run.config["schedule"]),
+        budget=run.budget,
+        gradient_clip_norm=run.config["gradient_clip_norm"],
+        intervals=Intervals(validation_steps=validation_steps),
+        compile=run.trainer.compile,
+        activation_checkpointing=run.trainer.activation_checkpointing,
+    )
+
+
+def make_model(run: Run) -> Any:
+    """The model with its initial weights: read from `init_from`, or drawn from the seed."""
+    if run.config["init_from"] is not None:
+        from mobilellm.export.model_folder import open_model
+
+        return open_model(run.config["init_from"])[0]
+    from mobilellm.models import MobileLLM
+    from mobilellm.models.initialization import initialize_
+
+    model = MobileLLM(run.model)
+    initialize_(model, seed=run.config["seed"], **run.config["initialization"])
+    return model
+
+
+def make_data(run: Run, prepared: "PreparedData") -> Any:
+    """The Lightning data module, windows in the order of the seed."""
+    from mobilellm.training.datamodule import TokenDataModule
+
+    return TokenDataModule(
+        prepared,
+        sequence_length=run.config["sequence_length"],
+        micro_batch_size=micro_batch_size(run),
+        samples_per_step=run.samples_per_step,
+        seed=run.config["seed"],
+        validation_tokens=run.config["validation_tokens"],
+        document_mask=run.data.document_mask,
+    )
+
+
+def micro_batch_size(run: Run) -> int:
+    """Windows per device and forward pass.
+
+    Raises:
+        ValueError: a step that the devices cannot share, or not even one window fits into memory.
+    """
+    world, samples = run.trainer.world_size, run.samples_per_step
+    if samples % world:
+        raise ValueError(
+            f"{samples} windows a step (tokens_per_step / sequence_length) cannot be shared by "
+            f"{world} devices; use a multiple of {world} windows"
+        )
+    given, length = run.config["micro_batch_size"], run.config["sequence_length"]
+    if given != "auto":
+        if samples // world % given:
+            raise ValueError(
+                f"micro_batch_size={given} must divide the {samples // world} windows of a step "
+                f"on each of {world} devices; use auto"
+            )
+        return given
+    device = run.trainer.device_type
+    size = largest_micro_batch(
+        run.model,
+        MEMORY_SHARE * free_memory_bytes(device),
+        length,
+        divides=samples // world,
+        optimizer=run.optimizer_name,
+        precision=run.trainer.resolved_precision,
+        activation_checkpointing=run.trainer.activation_checkpointing,
+        accelerator=device,
+        num_shards=world if run.trainer.strategy == "fsdp" else 1,
+    )
+    most = max(1, AUTO_MICRO_BATCH_TOKENS.get(device, size * length) // length)
+    return max(n for n in range(1, min(size, most) + 1) if size % n == 0)
+
+
+def make_callbacks(run: Run) -> list[Any]:
+    """Compression, distillation, then the rest; a partial one is told where checkpoints go."""
+    built = [
+        instantiate(node)
+        for group in ("compression", "distillation", "callbacks")
+        for node in run.config[group].values()
+    ]
+    folder = run.folder / CHECKPOINTS
+    return [item(folder=folder) if isinstance(item, partial) else item for item in built]
+
+
+def make_loggers(run: Run) -> list[Any]:
+    """metrics.csv always, and what conf/logger adds; those are told the run's folder."""
+    from mobilellm.training.csv_logger import CSVLogger
+
+    others = [instantiate(node) for node in run.config["logger"].values()]
+    return [
+        CSVLogger(run.folder),
+        *(item(folder=run.folder) if isinstance(item, partial) else item for item in others),
+    ]
+
+
+def measurements(run: Run, trainer: Any, module: Any) -> dict[str, Any]:
+    """What the run led to: losses in nats per token, rates per second, memory in bytes."""
+    import torch
+
+    from mobilellm.callbacks.throughput import ThroughputCallback
+
+    device = run.trainer.device_type
+    validation, seconds = module.validation_result, module.elapsed_seconds
+    throughput = _callback(trainer, ThroughputCallback)
+    return {
+        "status": "finished" if module.finished else "stopped",
+        "tokens": module.tokens,
+        "steps": module.global_step,
+        "val_loss": None if validation is None else validation.loss,
+        "val_bits_per_byte": None if validation is None else validation.bits_per_byte,
+        "train_loss": module.latest_metrics.get("train/loss"),
+        "learning_rate": run.learning_rate,
+        "wall_seconds": seconds,
+        "tokens_per_second": getattr(throughput, "tokens_per_second", None),
+        "model_flops_utilization": getattr(throughput, "model_flops_utilization", None),
+        "matmul_flops_per_second": getattr(throughput, "matmul_flops_per_second", None),
+        "peak_memory_bytes": peak_memory_bytes(device),
+        "micro_batch_size": trainer.datamodule.micro_batch_size,
+        "device": device_name(device),
+        "devices": run.trainer.world_size,
+        "threads": torch.get_num_threads(),
+        "precision": run.trainer.resolved_precision,
+        "finished_at": timestamp(),
+    }
+
+
+def _callback(trainer: Any, kind: type) -> Any:
+    """The callback of this kind, None where it is switched off."""
+    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)
+
+
+def _raise_if_stopped(trainer: Any, run: Run) -> None:
+    """Tell the outermost wrapper that a signal ended the run."""
+    from mobilellm.callbacks.graceful_stop import GracefulStopCallback
+
+    stop = _callback(trainer, GracefulStopCallback)
+    if stop is None or stop.signal_name is None:
+        return
+    raise Stopped(
+        f"stopped by {stop.signal_name} after step {trainer.global_step}; everything is saved in "
+        f"{run.folder}; the same command with resume=true goes on",
+        signal.Signals[stop.signal_name],
+    )
+
+
+def _close(loggers: list[Any]) -> None:
+    """End every logger's run, whatever happened: an open W&B run would swallow the next one."""
+    for logger in loggers:
+        close = getattr(logger, "close", None)
+        if close is not None:
+            close()

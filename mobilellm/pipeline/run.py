@@ -1,0 +1,128 @@
+"""A whole run: prepare data, probe the learning rate where asked, train, keep the model."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.pipeline.plan import Run, plan_run
+from mobilellm.run_folder import (
+    CONFIG,
+    MODEL,
+    check_may_start,
+    last_checkpoint,
+    read_summary,
+    write_summary,
+    write_text_atomically,
+)
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from mobilellm.data import PreparedData
+
+
+def train(cfg: "DictConfig") -> dict[str, Any]:
+    """Train one model, or continue its training; a finished trial of a sweep is left alone.
+
+    Returns:
+        The run's summary, as in its summary.json.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: what the user can put right, before work starts.
+        Stopped: a signal ended the run after it saved.
+    """
+    from mobilellm.data import prepare_data
+    from mobilellm.pipeline.probe import try_learning_rates
+
+    run = plan_run(cfg)
+    if run.is_sweep and run.is_finished():
+        return read_summary(run.folder) or {}
+    check_may_start(run.folder, resume=run.resume)
+    prepared = prepare_data(run.data)
+    check_prepared(run, prepared)
+    tried = try_learning_rates(run, prepared) if run.config["learning_rate_probe"] else None
+    return train_prepared(run, prepared, tried)
+
+
+def check_prepared(run: Run, prepared: "PreparedData") -> None:
+    """What only the data itself can tell.
+
+    Raises:
+        ValueError: another vocabulary, or a split too short for one window.
+    """
+    if prepared.vocab_size != run.model.vocab_size:
+        raise ValueError(
+            f"the tokenizer of {prepared.dir} has {prepared.vocab_size} pieces, the model "
+            f"vocab_size={run.model.vocab_size}; set model.vocab_size={prepared.vocab_size}, or "
+            "use another tokenizer"
+        )
+    length = run.config["sequence_length"]
+    for split in ("train", "validation"):
+        if len(prepared.tokens(split)) <= length:
+            raise ValueError(
+                f"the {split} split has {len(prepared.tokens(split))} tokens, fewer than one "
+                f"window of sequence_length={length} and its last label; use a shorter "
+                "sequence_length or more text"
+            )
+
+
+def train_prepared(
+    run: Run, prepared: "PreparedData", tried: list[dict[str, float]] | None = None
+) -> dict[str, Any]:
+    """Train on prepared data, from the last checkpoint where there is one.
+
+    Args:
+        run: what to train; with `tried` its learning rate is replaced by the best of them.
+        prepared: the data.
+        tried: learning rates and the validation losses they led to.
+
+    Returns:
+        The summary.
+    """
+    from mobilellm.pipeline.fit import fit
+    from mobilellm.pipeline.summary import describe_run, is_first_process
+
+    if tried:
+        best = min(tried, key=lambda trial: trial["val_loss"])["learning_rate"]
+        run = replace(run, config=_with_learning_rate(run.config, best))
+    before = read_summary(run.folder) or {}
+    summary = describe_run(run, prepared) | {"learning_rates_tried": tried}
+    summary["started_at"] = before.get("started_at", summary["started_at"])
+    if not is_first_process():
+        fit(run, prepared, last_checkpoint(run.folder))
+        return summary
+    _write_config(run)
+    write_summary(run.folder, summary)
+    try:
+        measured = fit(run, prepared, last_checkpoint(run.folder))
+        if measured["status"] == "finished":
+            _save_model(run, prepared, measured.pop("model"))
+    except BaseException as error:
+        is_stop = isinstance(error, KeyboardInterrupt)
+        summary |= {
+            "status": "stopped" if is_stop else "failed",
+            "error": None if is_stop else f"{type(error).__name__}: {error}",
+        }
+        write_summary(run.folder, summary)
+        raise
+    summary |= measured
+    write_summary(run.folder, summary)
+    return summary
+
+
+def _with_learning_rate(config: dict[str, Any], learning_rate: float) -> dict[str, Any]:
+    return config | {"optimizer": config["optimizer"] | {"learning_rate": learning_rate}}
+
+
+def _write_config(run: Run) -> None:
+    from omegaconf import OmegaConf
+
+    if not (run.folder / CONFIG).exists():
+        write_text_atomically(run.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(run.config)))
+
+
+def _save_model(run: Run, prepared: "PreparedData", model: Any) -> None:
+    from mobilellm.checkpoint import save_model
+
+    tokenizer: Path | None = prepared.tokenizer_path
+    save_model(model, run.folder / MODEL, tokenizer)
