@@ -137,7 +137,7 @@ def label_points(
 
 def fix_layout(figure: "Figure") -> None:
     """Lay the figure out once, so that what is measured stays and drawing again is quick."""
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from mobilellm.models.config import BlockShape, ModelConfig
 from mobilellm.report.budgets import TOLERANCE, budget_groups, budgets
 from mobilellm.report.learning_rates import learning_rate_cautions
+from mobilellm.report.runs import Run
 from mobilellm.report.shapes import Shape
 from mobilellm.report.statistics import MINIMUM_SEEDS
 from mobilellm.report.units import count_text, listed, plural
@@ -198,16 +199,12 @@ _TRAITS: tuple[tuple[str, Callable[[BlockShape, ModelConfig], str]], ...] = (
 
 def _made_differently(shapes: Sequence[Shape]) -> Iterable[Caution]:
     """Optimizer, precision, machine and code that differ between runs."""
-    for path, name, is_grave in _MAKINGS:
-        values = {
-            f"{shape.label} seed {run.seed}": _making_text(run.fact(path))
-            for shape in shapes
-            for run in shape.runs
-        }
-        if len(set(values.values())) > 1:
-            text = f"{name} differs: {listed(sorted(set(values.values())))}"
-            yield Caution(name, is_grave, text)
-    dirty = [run for shape in shapes for run in shape.runs if run.fact("git.dirty")]
+    runs = [run for shape in shapes for run in shape.runs]
+    for name, read, is_grave in _MAKINGS:
+        values = sorted({_shortened(read(run)) for run in runs})
+        if len(values) > 1:
+            yield Caution(name, is_grave, f"{name} differs: {listed(values)}")
+    dirty = [run for run in runs if run.fact("git.dirty")]
     if dirty:
         text = (
             f"{plural(len(dirty), 'run')} came from a working tree with uncommitted changes: "
@@ -216,19 +213,18 @@ def _made_differently(shapes: Sequence[Shape]) -> Iterable[Caution]:
         yield Caution("git commit", False, text)
 
 
-_MAKINGS = (
-    ("optimizer", "optimizer", True),
-    ("precision", "precision", True),
-    ("device", "device", False),
-    ("threads", "number of threads", False),
-    ("versions.torch", "torch version", False),
-    ("git.commit", "git commit", False),
+_MAKINGS: tuple[tuple[str, Callable[[Run], Any], bool], ...] = (
+    ("optimizer", lambda run: run.optimizer, True),
+    ("precision", lambda run: run.fact("precision"), True),
+    ("device", lambda run: run.fact("device"), False),
+    ("number of threads", lambda run: run.fact("threads"), False),
+    ("torch version", lambda run: run.fact("versions.torch"), False),
+    ("git commit", lambda run: run.fact("git.commit"), False),
 )
 
 
-def _making_text(value: Any) -> str:
-    if isinstance(value, dict):
-        return str(value.get("_target_") or value.get("name") or value).rsplit(".", 1)[-1]
+def _shortened(value: Any) -> str:
+    """Ten digits of a hash are enough to tell it."""
     text = "unknown" if value is None else str(value)
     return text[:10] if len(text) == 40 and " " not in text else text
 

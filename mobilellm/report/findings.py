@@ -1,5 +1,6 @@
 """The outcome in words: deep against wide, the best shape, and how far to trust it."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from mobilellm.report.budgets import budget_groups
@@ -100,7 +101,8 @@ def _deep_against_wide(
     sentences = []
     ranges = [
         (group, ends)
-        for group in budget_groups(shapes)
+        for budget in budget_groups(shapes)
+        for group in _kinds(budget)
         if (ends := deepest_and_widest(group, metric))
     ]
     for group, (deepest, widest) in ranges:
@@ -109,6 +111,15 @@ def _deep_against_wide(
         where = f" at {body} body parameters" if len(ranges) > 1 else ""
         sentences.append(f"Deepest against widest{where}: {text}.")
     return sentences
+
+
+def _kinds(shapes: Sequence[Shape]) -> list[list[Shape]]:
+    """Shapes that agree in what changes a block's parts, so that depth and width are compared."""
+    kinds: dict[tuple[str | bool, ...], list[Shape]] = defaultdict(list)
+    for shape in shapes:
+        model = shape.model
+        kinds[model.feed_forward, model.tie_word_embeddings, model.qk_norm].append(shape)
+    return list(kinds.values())
 
 
 def _sharing(
@@ -162,7 +173,7 @@ def _named(labels: list[str], number: int) -> str:
 
 def question(shapes: Sequence[Shape], metric: str | None) -> str:
     """What the comparison asks, judged by the shapes in it."""
-    groups = budget_groups(shapes)
+    groups = [group for budget in budget_groups(shapes) for group in _kinds(budget)]
     has_range = any(deepest_and_widest(group, metric or "val_loss") for group in groups)
     is_shared = any(shape.is_shared for shape in shapes)
     if not has_range:

@@ -45,12 +45,13 @@ def _training(runs: list[Run]) -> list[str]:
         ("tokens a window", {count_text(run.sequence_length) for run in runs}),
     )
     line = "; ".join(f"{listed(sorted(values), 'or')} {name}" for name, values in sizes)
+    optimizers = {run.optimizer for run in runs if run.optimizer}
     made = [
         f"{name} {listed(sorted(values), 'or')}"
-        for name, path in (("optimizer", "optimizer"), ("precision", "precision"))
-        if (values := _texts(runs, path))
+        for name, values in (("optimizer", optimizers), ("precision", _texts(runs, "precision")))
+        if values
     ]
-    return [line, "; ".join(made)] if made else [line]
+    return [line, *made]
 
 
 def _rates(comparison: "Comparison") -> list[str]:

@@ -21,7 +21,7 @@ FORMAT = 1
 FACTS = (
     "experiment", "run", "learning_rate", "max_tokens", "unigram_loss", "bigram_loss",
     "kv_cache_bytes_per_token", "decode_bytes_per_token", "wall_seconds", "tokens_per_second",
-    "peak_memory_bytes", "model_flops_utilization", "optimizer", "precision", "device",
+    "peak_memory_bytes", "model_flops_utilization", "precision", "device",
     "threads", "git.commit", "git.dirty", "versions.torch", "hashes.data", "hashes.tokenizer",
     "hashes.train", "hashes.validation", "started_at", "finished_at", "command",
 )  # fmt: skip
@@ -86,6 +86,7 @@ def _run_record(shape: Shape, run: Run) -> dict[str, Any]:
         "tokens_per_step": run.tokens_per_step,
         "val_loss": run.val_loss,
         "val_bits_per_byte": run.val_bits_per_byte,
+        "optimizer": run.optimizer,
         **{path: run.fact(path) for path in FACTS},
     }
 

@@ -49,6 +49,20 @@ class Run:
             value = value.get(key) if isinstance(value, Mapping) else None
         return value
 
+    @property
+    def optimizer(self) -> str | None:
+        """The optimizer with all its settings but the learning rate: `adamw weight_decay=0.1`."""
+        value = self.fact("optimizer")
+        if not isinstance(value, Mapping):
+            return None if value is None else str(value)
+        name = str(value.get("_target_", "")).rpartition(".")[2]
+        settings = [
+            f"{key}={setting}"
+            for key, setting in sorted(value.items())
+            if not key.startswith("_") and key != "learning_rate"
+        ]
+        return " ".join([name, *settings]).strip()
+
     def number(self, path: str) -> float | None:
         """Like `fact`, for finite numbers; anything else is None."""
         value = self.fact(path)

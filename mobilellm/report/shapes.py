@@ -93,12 +93,12 @@ def shape_key(run: Run) -> str:
     """Canonical text of all that makes runs one shape: everything but the seed and the place."""
     settings = {name: value for name, value in _flat(run.config).items() if _is_part(name)}
     facts = {
-        name: run.fact(name)
-        for name in ("max_tokens", "learning_rate", "optimizer", "precision", "hashes")
+        name: run.fact(name) for name in ("max_tokens", "learning_rate", "precision", "hashes")
     }
     if facts["max_tokens"] is None and not settings:
         facts["max_tokens"] = run.tokens
     facts |= {"sequence_length": run.sequence_length, "tokens_per_step": run.tokens_per_step}
+    facts["optimizer"] = run.optimizer
     facts["document_mask"] = _flat(run.config).get("data.document_mask")
     parts = {"model": run.model.to_dict(), "settings": settings, "facts": facts}
     return json.dumps(parts, sort_keys=True, default=str)
@@ -174,7 +174,7 @@ _TRAITS: tuple[Callable[[Shape], str], ...] = (
     _model_trait(lambda m: f"vocab {m.vocab_size}"),
     lambda shape: f"{count_text(shape.first.number('max_tokens') or shape.first.tokens)} tokens",
     lambda shape: f"lr {rate_text(shape.first.number('learning_rate'))}",
-    lambda shape: str(shape.first.fact("optimizer") or ""),
+    lambda shape: (shape.first.optimizer or "").partition(" ")[0],
     lambda shape: f"seq {shape.first.sequence_length}",
     lambda shape: f"batch {count_text(shape.first.tokens_per_step)}",
     lambda shape: str(shape.first.fact("precision") or ""),

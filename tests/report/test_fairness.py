@@ -178,8 +178,10 @@ def test_runs_made_differently(tmp_path, changes, kind, is_grave, message):
 
 
 def test_an_optimizer_given_as_its_configuration(tmp_path):
-    shapes = pair(tmp_path, optimizer={"_target_": "mobilellm.optim.muon"})
-    assert found(shapes, "optimizer") == ["optimizer differs: adamw and muon"]
+    given = {"_target_": "mobilellm.optim.muon", "_partial_": True, "learning_rate": 1, "beta": 2}
+    assert found(pair(tmp_path, optimizer=given), "optimizer") == [
+        "optimizer differs: adamw and muon beta=2"
+    ]
 
 
 def test_what_differs_besides_depth_and_width(tmp_path):

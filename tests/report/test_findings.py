@@ -76,6 +76,20 @@ def test_runs_of_equal_depth_ask_another_question(tmp_path):
     assert found.verdict.startswith("Lowest loss: 8×112 (4.2")
 
 
+def test_depth_is_compared_among_models_of_one_kind(tmp_path):
+    """The paper's steps: the deep and the wide model that differ in nothing else."""
+    steps = {
+        "1": (model(2, 208, 792, 13, 13, tie_word_embeddings=False, feed_forward="relu"), 4.4),
+        "2": (model(2, 208, 528, 13, 13, tie_word_embeddings=False), 4.3),
+        "3": (model(24, 64, 152, 4, 2, tie_word_embeddings=False), 4.2),
+        "4": (model(24, 64, 152, 4, 2), 4.1),
+    }
+    found = analysed(write_sweep(tmp_path, steps, noise=0.001))
+    assert found.verdict.startswith(
+        "Deepest against widest: 24×64 untied is better than 2×208 by 0."
+    )
+
+
 def test_only_one_shape(tmp_path):
     found = analysed(write_sweep(tmp_path, {"a": (model(), 4.2)}))
     assert found.verdict.startswith("Only one shape, 8×112: 4.2")
