@@ -1,1 +1,38 @@
-"""From text to training windows: sources, tokenizer, memory-mapped shards, order of samples."""
+"""From text to training windows: sources, tokenizer, memory-mapped shards, order of samples.
+
+Importing this loads neither torch nor `datasets`; `mobilellm.data.windows` loads torch.
+"""
+
+from mobilellm.data.config import DataConfig
+from mobilellm.data.hub import HubData, HubDataset
+from mobilellm.data.jsonl import JsonlData, JsonlFiles
+from mobilellm.data.mixture import Mixture, MixtureData
+from mobilellm.data.parquet import ParquetData, ParquetFiles
+from mobilellm.data.prepare import open_prepared, prepare_data
+from mobilellm.data.prepared import PreparedData
+from mobilellm.data.source import Source
+from mobilellm.data.stdlib import StandardLibrary, StandardLibraryData
+from mobilellm.data.text import TextData, TextFiles
+from mobilellm.data.tokenized import TokenizedData, TokenizedJsonlFiles
+
+__all__ = [
+    "DataConfig",
+    "HubData",
+    "HubDataset",
+    "JsonlData",
+    "JsonlFiles",
+    "Mixture",
+    "MixtureData",
+    "ParquetData",
+    "ParquetFiles",
+    "PreparedData",
+    "Source",
+    "StandardLibrary",
+    "StandardLibraryData",
+    "TextData",
+    "TextFiles",
+    "TokenizedData",
+    "TokenizedJsonlFiles",
+    "open_prepared",
+    "prepare_data",
+]

@@ -9,30 +9,17 @@
 """
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from mobilellm.data.permutation import permute
+from mobilellm.data.shards import TokenSequence
 
 IGNORED_LABEL = -100
 """Label of a position that counts in no loss (torch's own default)."""
-
-
-class TokenSequence(Protocol):
-    """A one-dimensional stream of token ids, such as a NumPy array or `data.shards.TokenStream`."""
-
-    def __len__(self) -> int:
-        """Number of tokens."""
-        ...
-
-    def __getitem__(self, key: slice, /) -> NDArray[np.integer]:
-        """The tokens of a slice, (tokens,)."""
-        ...
 
 
 class WindowDataset(Dataset[dict[str, Tensor]]):

@@ -1,0 +1,111 @@
+"""What is prepared, and how: the configuration that every kind of data shares."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilellm.data.source import Source
+
+DEFAULT_HELD_OUT = 0.05
+_MIN_VOCAB_SIZE = 3 + 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Source):
+    """How text becomes token shards; the classes in conf/data/*.yaml add where it comes from.
+
+    Raises:
+        ValueError: a value out of range, or a tokenizer setting that nothing would use.
+    """
+
+    vocab_size: int
+    """Token ids are below this: the model's."""
+    name: str | None = None
+    """What the data is called in folder names and reports; default: after its source."""
+    prepared_dir: str = "prepared"
+    """Where `dir` lies by default."""
+    dir: str | None = None
+    """Folder of tokenizer and shards; default: `prepared_dir`/`name`-`vocab_size`."""
+    tokenizer: str | None = None
+    """A SentencePiece model to use; default: one is trained on the training text."""
+    tokenizer_sample_megabytes: float = 16.0
+    """Train the tokenizer on at most this much text (10**6 bytes), spread evenly."""
+    held_out: float | None = None
+    """Share of documents held out where there is no validation split; default 0.05."""
+    max_megabytes: float | None = None
+    """Take documents until they have this much text (10**6 bytes); default: all."""
+    add_eos: bool = True
+    """End each document with the end-of-text token."""
+    document_mask: bool = False
+    """Whether training isolates documents that share a window; preparing does not depend on it."""
+    workers: int | None = None
+    """Processes that tokenize; default: one a core, fewer for small corpora."""
+
+    def __post_init__(self) -> None:
+        """Fill in the derived defaults and check every field."""
+        super().__post_init__()
+        self._check_vocab_size()
+        for field in ("tokenizer_sample_megabytes", "max_megabytes"):
+            value = getattr(self, field)
+            if value is not None and not value > 0:
+                raise ValueError(f"data.{field}={value} must be positive")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"data.workers={self.workers} must be at least 1")
+        if self.document_mask and not self.add_eos and not self.is_tokenized:
+            raise ValueError(
+                "data.document_mask=true finds documents by the end-of-text token, which "
+                "data.add_eos=false leaves out; use data.add_eos=true"
+            )
+        self._check_held_out()
+        if self.name is None:
+            object.__setattr__(self, "name", self.default_name)
+        if self.dir is None:
+            folder = Path(self.prepared_dir) / f"{self.name}-{self.vocab_size}"
+            object.__setattr__(self, "dir", str(folder))
+
+    def _check_vocab_size(self) -> None:
+        size = self.vocab_size
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"data.vocab_size={size!r} must be a whole number of at least 1")
+        trains_tokenizer = self.tokenizer is None and not self.is_tokenized
+        if trains_tokenizer and size <= _MIN_VOCAB_SIZE:
+            raise ValueError(
+                f"data.vocab_size={size} is too small to train a tokenizer: 3 special tokens and "
+                f"256 bytes leave no room for words; use model.vocab_size=512 or more"
+            )
+
+    def _check_held_out(self) -> None:
+        if self.held_out is None:
+            return
+        if self.has_validation:
+            raise ValueError(
+                f"data.held_out={self.held_out} and a validation split are both given; leave out "
+                "one of them"
+            )
+        if not 0 < self.held_out < 1:
+            raise ValueError(
+                f"data.held_out={self.held_out} must lie between 0 and 1; use for instance "
+                f"{DEFAULT_HELD_OUT}, or give data.validation"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """`dir` as a path."""
+        return Path(self.dir or "")
+
+    @property
+    def held_out_share(self) -> float:
+        """Share of training documents that go to validation; 0 where that has its own split."""
+        if self.has_validation:
+            return 0.0
+        return DEFAULT_HELD_OUT if self.held_out is None else self.held_out
+
+    def preparation(self) -> dict[str, Any]:
+        """Plain data that, with the contents of files and tokenizer, determines the shards."""
+        return {
+            **self.identity(),
+            "vocab_size": self.vocab_size,
+            "held_out": self.held_out_share,
+            "max_megabytes": self.max_megabytes,
+            "add_eos": self.add_eos,
+        }

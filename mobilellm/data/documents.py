@@ -1,0 +1,120 @@
+"""Cut text files into documents, without ever holding a whole file or a whole document."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mobilellm.data.local_files import read_utf8
+from mobilellm.data.source import MAX_PIECE_BYTES, Piece, cut_text
+
+DOCUMENT_RULES = ("file", "line", "blank_line")
+
+# A part of a text, and whether it begins a document.
+_Part = tuple[bytes, bool]
+
+
+def read_documents(files: Iterable[Path], rule: str) -> Iterator[Piece]:
+    """The documents of UTF-8 files as pieces; a file always begins a new document.
+
+    Args:
+        files: read in this order.
+        rule: `file`, `line`, `blank_line` or a regular expression, see `TextFiles.document`.
+
+    Raises:
+        ValueError: text that is not UTF-8, or a regular expression that no line matches.
+    """
+    if rule in DOCUMENT_RULES:
+        split = {"file": _whole, "line": _lines, "blank_line": _paragraphs}[rule]
+        for file in files:
+            yield from _assemble(split(read_utf8(file)))
+        return
+    title = re.compile(rule)
+    matched = False
+    for file in files:
+        for piece, has_title in _assemble_sections(read_utf8(file), title):
+            matched = matched or has_title
+            yield piece
+    if not matched:
+        raise ValueError(
+            f"data.document={rule!r} matches the start of no line; use file, line, blank_line, "
+            "or an expression that the first line of each document matches"
+        )
+
+
+def _assemble(parts: Iterable[_Part]) -> Iterator[Piece]:
+    """Join parts to pieces; one is given out when it is known whether it ends its document."""
+    held: list[bytes] = []
+    size = 0
+    for part, begins_document in parts:
+        if begins_document and held:
+            yield from _ended(held)
+            held, size = [], 0
+        if part:
+            held.append(part)
+            size += len(part)
+        if size > 2 * MAX_PIECE_BYTES:
+            *complete, last = cut_text(b"".join(held), MAX_PIECE_BYTES)
+            for piece in complete:
+                yield Piece(piece, False)
+            held, size = [last], len(last)
+    yield from _ended(held)
+
+
+def _ended(held: list[bytes]) -> Iterator[Piece]:
+    parts = list(cut_text(b"".join(held), MAX_PIECE_BYTES))
+    for number, part in enumerate(parts, start=1):
+        yield Piece(part, number == len(parts))
+
+
+def _assemble_sections(
+    blocks: Iterable[bytes], title: re.Pattern[str]
+) -> Iterator[tuple[Piece, bool]]:
+    """Pieces of the documents that title lines begin, each with whether a title was seen."""
+    seen = False
+
+    def parts() -> Iterator[_Part]:
+        nonlocal seen
+        for line in _split_lines(blocks):
+            begins = title.match(line.rstrip(b"\r\n").decode()) is not None
+            seen = seen or begins
+            yield line, begins
+
+    for piece in _assemble(parts()):
+        yield piece, seen
+
+
+def _whole(blocks: Iterable[bytes]) -> Iterator[_Part]:
+    for number, block in enumerate(blocks):
+        yield block, number == 0
+
+
+def _lines(blocks: Iterable[bytes]) -> Iterator[_Part]:
+    for line in _split_lines(blocks):
+        if line.strip():
+            yield line.rstrip(b"\r\n"), True
+
+
+def _paragraphs(blocks: Iterable[bytes]) -> Iterator[_Part]:
+    line_end = b""
+    begins = True
+    for line in _split_lines(blocks):
+        if not line.strip():
+            begins = True
+            continue
+        text = line.rstrip(b"\r\n")
+        yield (text if begins else line_end + text), begins
+        line_end, begins = line[len(text) :], False
+
+
+def _split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines with their ends; only a line feed ends a line."""
+    carried: list[bytes] = []
+    for block in blocks:
+        *lines, rest = block.split(b"\n")
+        for line in lines:
+            yield b"".join((*carried, line, b"\n"))
+            carried = []
+        if rest:
+            carried.append(rest)
+    if carried:
+        yield b"".join(carried)

@@ -1,0 +1,94 @@
+"""Datasets of the Hugging Face hub."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.data.config import DataConfig
+from mobilellm.data.source import Piece, Source, Split, rows_as_pieces
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubDataset(Source):
+    """A dataset of the hub, or a local folder laid out like one; one row, one document."""
+
+    dataset_name: str
+    """Its name on the hub, e.g. `roneneldan/TinyStories`, or a local folder."""
+    dataset_config: str | None = None
+    """Its configuration, e.g. `sample-10BT`."""
+    train_split: str = "train"
+    """Its split for training; slices such as `train[:10%]` work without streaming."""
+    validation_split: str | None = None
+    """Its split for validation; default: documents are held out of the training split."""
+    column: str = "text"
+    """The column of the text."""
+    revision: str | None = None
+    """A commit, tag or branch; give a commit to be sure of the very same text."""
+    streaming: bool = True
+    """Read over the network as it is needed; false: download all of it first."""
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether a validation split was named."""
+        return self.validation_split is not None
+
+    @property
+    def is_local(self) -> bool:
+        """False: a second reading may be a second download."""
+        return False
+
+    @property
+    def default_name(self) -> str:
+        """Name and configuration, without the owner."""
+        name = self.dataset_name.rstrip("/").rpartition("/")[2]
+        return f"{name}-{self.dataset_config}" if self.dataset_config else name
+
+    def identity(self) -> Mapping[str, Any]:
+        """What names the rows; the text itself can change where no commit is given."""
+        return {
+            "format": "hub",
+            "dataset_name": self.dataset_name,
+            "dataset_config": self.dataset_config,
+            "train_split": self.train_split,
+            "validation_split": self.validation_split,
+            "column": self.column,
+            "revision": self.revision,
+        }
+
+    def dataset(self, split: Split) -> "Dataset | IterableDataset":
+        """The rows of a split.
+
+        Raises:
+            ConnectionError: the hub cannot be reached.
+            ValueError: there is no such dataset, configuration or split.
+        """
+        from datasets import load_dataset
+
+        try:
+            return load_dataset(  # pyright: ignore[reportReturnType]
+                self.dataset_name,
+                self.dataset_config,
+                split=self.train_split if split == "train" else self.validation_split,
+                revision=self.revision,
+                streaming=self.streaming,
+            )
+        except (OSError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            kind = ConnectionError if isinstance(error, ConnectionError) else ValueError
+            raise kind(
+                f"data.dataset_name={self.dataset_name!r} cannot be loaded ({reason}); check the "
+                "name, dataset_config, the split and the network, or use a local copy: "
+                "data=parquet data.train=PATH"
+            ) from error
+
+    def pieces(self, split: Split) -> Iterator[Piece]:
+        """All rows in the dataset's order."""
+        return rows_as_pieces(self.dataset(split), self.column, described=self.dataset_name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubData(HubDataset, DataConfig):
+    """Training data from the hub: `data=hub`, and presets such as `data=tinystories`."""

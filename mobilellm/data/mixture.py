@@ -1,0 +1,145 @@
+"""Several corpora in given shares."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.data.config import DataConfig
+from mobilellm.data.source import Piece, Source, Split
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture(Source):
+    """Documents of several sources in turn, so that each has its share of the text.
+
+    The next document always comes from the source that is furthest behind its share of the bytes
+    of UTF-8 text so far, so the shares hold at any point to within one document, and nothing is
+    left to chance. The mixture ends when the source whose turn it is has no more documents:
+    nothing is repeated, and what the others still have is not used.
+
+    Raises:
+        ValueError: no sources, weights that are not positive, sources that are token ids.
+        TypeError: something that is no source.
+    """
+
+    sources: Sequence[Source]
+    """Sources such as `TextFiles` or `HubDataset`."""
+    weights: Sequence[float]
+    """Shares of the bytes of training text, one a source; only their ratios matter."""
+
+    def __post_init__(self) -> None:
+        """Check sources and weights."""
+        object.__setattr__(self, "sources", tuple(self.sources))
+        object.__setattr__(self, "weights", tuple(self.weights))
+        if not self.sources:
+            raise ValueError("data.sources is empty; give at least one source")
+        for number, source in enumerate(self.sources):
+            if not isinstance(source, Source):
+                raise TypeError(
+                    f"data.sources[{number}] is a {type(source).__name__}; give each a _target_ "
+                    "such as mobilellm.data.TextFiles"
+                )
+            if source.is_tokenized:
+                raise ValueError(
+                    f"data.sources[{number}] is token ids, whose text is not known; mix texts, or "
+                    "prepare it alone"
+                )
+        if len(self.weights) != len(self.sources):
+            raise ValueError(
+                f"data.weights has {len(self.weights)} values for {len(self.sources)} sources; "
+                "give one a source"
+            )
+        for number, weight in enumerate(self.weights):
+            if not 0 < weight < float("inf"):
+                raise ValueError(
+                    f"data.weights[{number}]={weight} must be positive; leave out the source to "
+                    "use none of it"
+                )
+        super().__post_init__()
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether every source has a validation split."""
+        given = [source.has_validation for source in self.sources]
+        if any(given) and not all(given):
+            raise ValueError(
+                f"data.sources[{given.index(False)}] has no validation split, others have; give "
+                "each one, or none and data.held_out"
+            )
+        return all(given)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether every source is."""
+        return all(source.is_local for source in self.sources)
+
+    @property
+    def default_name(self) -> str:
+        """The sources' names, joined."""
+        return "+".join(dict.fromkeys(source.default_name for source in self.sources))
+
+    def identity(self) -> Mapping[str, Any]:
+        """What each source is, and the weights."""
+        total = sum(self.weights)
+        return {
+            "format": "mixture",
+            "sources": [dict(source.identity()) for source in self.sources],
+            "shares": [round(weight / total, 9) for weight in self.weights],
+        }
+
+    def files(self, split: Split) -> list[Path]:
+        """The local files of all sources."""
+        return [file for source in self.sources for file in source.files(split)]
+
+    def dataset(self, split: Split) -> "IterableDataset":
+        """Rows of `content` (bytes) and `ends_document`."""
+        from datasets import IterableDataset
+
+        return IterableDataset.from_generator(
+            _rows,
+            gen_kwargs={
+                "sources": tuple(self.sources),
+                "weights": tuple(self.weights),
+                "split": split,
+            },
+        )
+
+    def pieces(self, split: Split) -> Iterator[Piece]:
+        """Training documents in turn; validation documents source after source, all of them."""
+        for row in self.dataset(split):
+            yield Piece(row["content"], row["ends_document"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureData(Mixture, DataConfig):
+    """Training data mixed from several sources: `data=mixture`."""
+
+
+def _rows(
+    sources: Sequence[Source], weights: Sequence[float], split: Split
+) -> Iterator[dict[str, Any]]:
+    streams = [source.pieces(split) for source in sources]
+    if split == "validation":
+        merged = (piece for stream in streams for piece in stream)
+    else:
+        merged = _in_turn(streams, weights)
+    for piece in merged:
+        yield {"content": piece.content, "ends_document": piece.ends_document}
+
+
+def _in_turn(streams: list[Iterator[Piece]], weights: Sequence[float]) -> Iterator[Piece]:
+    """Whole documents, each from the stream with the fewest bytes per weight so far."""
+    sizes = [0] * len(streams)
+    while True:
+        turn = min(range(len(streams)), key=lambda i: (sizes[i] / weights[i], i))
+        for piece in streams[turn]:
+            sizes[turn] += len(piece.content)
+            yield piece
+            if piece.ends_document:
+                break
+        else:
+            return

@@ -1,0 +1,71 @@
+"""Plain text files."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.data.config import DataConfig
+from mobilellm.data.documents import read_documents
+from mobilellm.data.local_files import LocalFiles
+from mobilellm.data.source import Piece, Split
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFiles(LocalFiles):
+    """UTF-8 text files, whose line ends are kept as they are.
+
+    Raises:
+        ValueError: `document` is no regular expression.
+    """
+
+    document: str = "file"
+    """What is one document.
+
+    `file`: each file, unchanged. `line`: each line that is not blank, without its line end.
+    `blank_line`: what stands between blank lines, without its last line end. Anything else is a
+    regular expression: a line that it matches from its start begins a document, and nothing is
+    left out, e.g. WikiText's titles `^ = [^=].* = $`.
+    """
+
+    def __post_init__(self) -> None:
+        """Check the regular expression."""
+        try:
+            re.compile(self.document)
+        except re.error as error:
+            raise ValueError(
+                f"data.document={self.document!r} is no regular expression ({error}); use file, "
+                "line, blank_line, or an expression for the first line of a document"
+            ) from None
+        super().__post_init__()
+
+    def identity(self) -> Mapping[str, Any]:
+        """The format and the rule for documents."""
+        return {"format": "text", "document": self.document}
+
+    def dataset(self, split: Split) -> "IterableDataset":
+        """Rows of `content` (bytes) and `ends_document`."""
+        from datasets import IterableDataset
+
+        return IterableDataset.from_generator(
+            _rows, gen_kwargs={"files": tuple(self.files(split)), "document": self.document}
+        )
+
+    def pieces(self, split: Split) -> Iterator[Piece]:
+        """All documents, file by file."""
+        for row in self.dataset(split):
+            yield Piece(row["content"], row["ends_document"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextData(TextFiles, DataConfig):
+    """Training data from local text files: `data=text`."""
+
+
+def _rows(files: Sequence[Path], document: str) -> Iterator[dict[str, Any]]:
+    for piece in read_documents(files, document):
+        yield {"content": piece.content, "ends_document": piece.ends_document}

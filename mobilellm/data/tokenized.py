@@ -1,0 +1,89 @@
+"""Corpora that are token ids already, such as those Meta's MobileLLM code trains on."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mobilellm.data.config import DataConfig
+from mobilellm.data.jsonl import read_column
+from mobilellm.data.local_files import LocalFiles
+from mobilellm.data.source import Piece, Split
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizedJsonlFiles(LocalFiles):
+    """Files of JSON lines such as `{"token_ids": [5, 17, …]}`.
+
+    Source: facebookresearch/MobileLLM, README, "Data Preprocessing".
+    """
+
+    column: str = "token_ids"
+    """The key of the ids."""
+    eos_token_id: int = 2
+    """The id that ends a document."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of the files taken from a folder."""
+        return (".jsonl", ".ndjson", ".jsonl.gz")
+
+    @property
+    def is_tokenized(self) -> bool:
+        """True: no tokenizer is applied."""
+        return True
+
+    @property
+    def end_of_text_id(self) -> int:
+        """`eos_token_id`."""
+        return self.eos_token_id
+
+    def identity(self) -> Mapping[str, Any]:
+        """The format, the column and the id that ends documents."""
+        return {
+            "format": "tokenized_jsonl",
+            "column": self.column,
+            "eos_token_id": self.eos_token_id,
+        }
+
+    def dataset(self, split: Split) -> "IterableDataset":
+        """Rows of `token_ids`, int64 (tokens,)."""
+        from datasets import IterableDataset
+
+        return IterableDataset.from_generator(
+            _token_rows, gen_kwargs={"files": tuple(self.files(split)), "column": self.column}
+        )
+
+    def pieces(self, split: Split) -> Iterator[Piece]:
+        """All rows, file by file.
+
+        Raises:
+            ValueError: a row that is no list of whole numbers from 0 on, with its place.
+        """
+        for row in self.dataset(split):
+            if len(row["token_ids"]):
+                yield Piece(row["token_ids"], True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizedData(TokenizedJsonlFiles, DataConfig):
+    """Training data from token ids: `data=tokenized_jsonl`."""
+
+
+def _token_rows(files: Sequence[Path], column: str) -> Iterator[dict[str, Any]]:
+    for ids, place in read_column(files, column):
+        try:
+            tokens = np.asarray(ids, dtype=None if ids else np.int64)
+        except (ValueError, OverflowError):
+            tokens = np.empty(0)
+        if tokens.dtype != np.int64 or tokens.ndim != 1 or (tokens < 0).any():
+            raise ValueError(
+                f"{place} must hold a list of token ids in column {column!r}, whole numbers from "
+                "0 on; mend or remove the line"
+            )
+        yield {"token_ids": tokens}

@@ -1,0 +1,192 @@
+"""SentencePiece models: training one on a sample, and what is read off one.
+
+A trained model loses nothing: byte pairs over identity-normalised text, every other character as
+its bytes, no space added or removed. Only U+2581, which SentencePiece writes for a space, comes
+back as one.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilellm.data.source import cut_text
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+UNKNOWN_ID, BOS_ID, EOS_ID = 0, 1, 2
+SPACE_MARK = "\u2581"
+
+# SentencePiece passes over longer training texts without a word.
+_MAX_SENTENCE_BYTES = 4192
+# It also passes over texts with the character it prints for unknown ones, or with NUL.
+_RESERVED = re.compile(rb"[\x00]+|(?:\xe2\x96\x85)+")
+_CHARACTER_COVERAGE = 0.9995
+_NUM_SPECIAL = 3 + 256
+
+
+class EvenSample:
+    """Parts of a text of unknown length, at most `max_bytes`, spread evenly over it.
+
+    Every part is kept at first; when that becomes too much, every second one of those kept is
+    dropped, and from then on only half as many are taken. Memory stays bounded, one pass is
+    enough, and the same text gives the same sample.
+
+    Args:
+        max_bytes: of the sample.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        """Begin with an empty sample."""
+        self.max_bytes = max_bytes
+        self.parts: list[bytes] = []
+        self.num_bytes = 0
+        self._stride = 1
+        self._num_seen = 0
+
+    def add(self, text: bytes) -> None:
+        """Go on with the text; parts are cut between words and suit `train_tokenizer`."""
+        for part in cut_text(text, _MAX_SENTENCE_BYTES - 96):
+            if self._num_seen % self._stride == 0:
+                self.parts.append(part)
+                self.num_bytes += len(part)
+                while self.num_bytes > self.max_bytes and len(self.parts) > 1:
+                    self.parts = self.parts[::2]
+                    self.num_bytes = sum(map(len, self.parts))
+                    self._stride *= 2
+            self._num_seen += 1
+
+
+def train_tokenizer(parts: Sequence[bytes], vocab_size: int) -> bytes:
+    """Train byte-pair encoding with ids unk 0, bos 1, eos 2.
+
+    Args:
+        parts: UTF-8 text.
+        vocab_size: number of ids, exactly.
+
+    Returns:
+        The model, as its file holds it. The same text gives the same bytes.
+
+    Raises:
+        ValueError: the text has too few different words for so large a vocabulary, or none.
+    """
+    from sentencepiece import SentencePieceTrainer
+
+    num_bytes = sum(map(len, parts))
+    model = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(  # pyright: ignore[reportAttributeAccessIssue]
+            sentence_iterator=_sentences(parts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            character_coverage=_coverage(parts, vocab_size),
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            split_digits=True,
+            max_sentence_length=_MAX_SENTENCE_BYTES,
+            unk_id=UNKNOWN_ID,
+            bos_id=BOS_ID,
+            eos_id=EOS_ID,
+            pad_id=-1,
+            # Stored in the model, so another number would give another file for the same text.
+            num_threads=2,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        most = re.search(r"value <= (\d+)", str(error))
+        if most is None and "sentences_.empty()" not in str(error):
+            raise
+        advice = (
+            f"use model.vocab_size={most.group(1)} or less, or more text" if most else "add text"
+        )
+        raise ValueError(
+            f"vocab_size={vocab_size} is too large for the {num_bytes / 1e6:.3g} MB of text that "
+            f"the tokenizer is trained on; {advice}more text"
+        ) from None
+    return model.getvalue()
+
+
+def load_tokenizer(path: Path, vocab_size: int) -> "SentencePieceProcessor":
+    """Load a SentencePiece model.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no SentencePiece model, or has another vocabulary size.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"data.tokenizer={path} does not exist; give a SentencePiece tokenizer.model, or null "
+            "to train one"
+        )
+    processor = SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(path.read_bytes())
+    except RuntimeError:
+        raise ValueError(
+            f"data.tokenizer={path} is no SentencePiece model; give a tokenizer.model, or null to "
+            "train one"
+        ) from None
+    if processor.vocab_size() != vocab_size:
+        raise ValueError(
+            f"data.tokenizer={path} has {processor.vocab_size()} tokens, vocab_size={vocab_size}; "
+            f"use model.vocab_size={processor.vocab_size()}, or another tokenizer"
+        )
+    return processor
+
+
+def tokenizer_hash(processor: "SentencePieceProcessor") -> str:
+    """Hash of pieces and scores: the same for files that differ only in how they were made."""
+    digest = hashlib.blake2b(digest_size=16)
+    for token in range(processor.vocab_size()):
+        digest.update(f"{processor.id_to_piece(token)}\t{processor.get_score(token)!r}\n".encode())
+    return digest.hexdigest()
+
+
+def token_byte_counts(processor: "SentencePieceProcessor") -> NDArray[np.int32]:
+    """Bytes of UTF-8 text that each token stands for, (vocab,); 0 for BOS, EOS and unknown."""
+    counts = np.zeros(processor.vocab_size(), dtype=np.int32)
+    for token in range(len(counts)):
+        if processor.is_byte(token):
+            counts[token] = 1
+        elif not (processor.is_control(token) or processor.is_unknown(token)):
+            counts[token] = len(processor.id_to_piece(token).replace(SPACE_MARK, " ").encode())
+    return counts
+
+
+def _sentences(parts: Sequence[bytes]) -> Iterator[bytes]:
+    """All text but the reserved characters, which training would drop with all around them."""
+    for part in parts:
+        yield from (sentence for sentence in _RESERVED.split(part) if sentence)
+
+
+def _coverage(parts: Sequence[bytes], vocab_size: int) -> float:
+    """Share of characters to get tokens of their own; the rest are spelled in bytes.
+
+    At most half of the vocabulary goes to single characters, or a small one on a text with many
+    (Chinese, say) would have no room for words.
+    """
+    counts = np.zeros(0x110000, dtype=np.int64)
+    for first in range(0, len(parts), 256):
+        text = b"".join(parts[first : first + 256]).decode()
+        counts += np.bincount(
+            np.frombuffer(text.encode("utf-32-le"), np.uint32), minlength=0x110000
+        )
+    frequencies = np.sort(counts[counts > 0])[::-1]
+    most = max(1, (vocab_size - _NUM_SPECIAL) // 2)
+    if not len(frequencies):
+        return _CHARACTER_COVERAGE
+    covered = frequencies[:most].sum() / frequencies.sum()
+    # A hair less, so that rounding never lets in one character more.
+    return float(min(_CHARACTER_COVERAGE, covered - 1e-9))
