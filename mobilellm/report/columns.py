@@ -1,6 +1,6 @@
 """The columns of the table: one list for the terminal and the page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mobilellm.report.shapes import Shape
@@ -86,3 +86,10 @@ COLUMNS = (
     _median("tok/s", "tokens_per_second", count_text, "training tokens per second, median"),
     _median("memory", "peak_memory_bytes", bytes_text, "peak memory of training, median"),
 )
+
+
+def shown_columns(shapes: Sequence[Shape]) -> list[Column]:
+    """The columns that have a value for at least one shape."""
+    return [
+        column for column in COLUMNS if any(column.value(shape) is not None for shape in shapes)
+    ]

@@ -182,7 +182,7 @@ def _architecture(shapes: Sequence[Shape]) -> Iterable[Caution]:
 # Ratios are rounded, since no two widths give the same one exactly.
 _TRAITS: tuple[tuple[str, Callable[[BlockShape, ModelConfig], str]], ...] = (
     ("feed-forward type", lambda _, model: model.feed_forward),
-    ("ties", lambda _, model: "tied" if model.tie_word_embeddings else "untied"),
+    ("embeddings", lambda _, model: "tied" if model.tie_word_embeddings else "untied"),
     ("QK-norm", lambda _, model: model.qk_norm),
     ("head size", lambda _, model: str(model.head_dim)),
     (

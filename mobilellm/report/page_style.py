@@ -42,6 +42,9 @@ tbody th { font-weight: 600; }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 50%;
   margin-right: .5em; vertical-align: -.06em; border: 2.5px solid; }
 .matrix td, .matrix thead th { text-align: center; }
+.matrix thead th { white-space: normal; max-width: 8rem; }
+.matrix tbody th { white-space: normal; max-width: 10rem; }
+.sortable tbody th { white-space: normal; min-width: 8.5rem; }
 .matrix td span { display: block; font-size: .8rem; color: var(--muted); }
 .matrix .better { background: var(--good-back); color: var(--good); font-weight: 600; }
 .matrix .worse { background: var(--bad-back); color: var(--bad); font-weight: 600; }

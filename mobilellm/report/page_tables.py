@@ -1,9 +1,10 @@
 """The tables of the page: shapes, and the verdict of every pair."""
 
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from mobilellm.report.columns import COLUMNS
+from mobilellm.report.columns import Column, shown_columns
 from mobilellm.report.shapes import Shape
 from mobilellm.report.statistics import (
     BETTER,
@@ -27,11 +28,14 @@ WORDS = {
 
 def shapes_html(comparison: "Comparison") -> str:
     """A row a shape, sortable."""
+    columns = shown_columns(comparison.shapes)
     heads = '<th scope="col">shape</th>' + "".join(
         f'<th scope="col" title="{escape(column.meaning)}">{escape(column.name)}</th>'
-        for column in COLUMNS
+        for column in columns
     )
-    rows = "".join(_shape_row(index, shape) for index, shape in enumerate(comparison.shapes))
+    rows = "".join(
+        _shape_row(index, shape, columns) for index, shape in enumerate(comparison.shapes)
+    )
     return (
         f'<div class="scroll"><table class="sortable"><thead><tr>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
@@ -54,13 +58,13 @@ def matrix_html(comparison: "Comparison") -> str:
     )
 
 
-def _shape_row(index: int, shape: Shape) -> str:
+def _shape_row(index: int, shape: Shape, columns: Sequence[Column]) -> str:
     fill = "transparent" if shape.is_shared else f"var(--shape-{index})"
     swatch = (
         f'<span class="swatch" style="border-color:var(--shape-{index});background:{fill}"></span>'
     )
     cells = [f'<th scope="row" data-value="{index}">{swatch}{escape(shape.label)}</th>']
-    for column in COLUMNS:
+    for column in columns:
         value = column.value(shape)
         key = "" if value is None else f"{value:.9g}"
         cells.append(f'<td data-value="{key}">{escape(column.text(shape))}</td>')

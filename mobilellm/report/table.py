@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from mobilellm.report.columns import COLUMNS, Column
+from mobilellm.report.columns import Column, shown_columns
 from mobilellm.report.findings import UNIT
 from mobilellm.report.shapes import Shape
 from mobilellm.report.statistics import (
@@ -63,12 +63,13 @@ class ShapeTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Choose the layout for this console."""
-        whole = _table(self.shapes, COLUMNS)
+        columns = shown_columns(self.shapes)
+        whole = _table(self.shapes, columns)
         if console.measure(whole, options=options.update(width=1000)).maximum <= options.max_width:
             yield whole
             return
-        yield _table(self.shapes, [column for column in COLUMNS if not column.is_result])
-        yield _table(self.shapes, [column for column in COLUMNS if column.is_result])
+        yield _table(self.shapes, [column for column in columns if not column.is_result])
+        yield _table(self.shapes, [column for column in columns if column.is_result])
 
 
 def reference_sentence(shapes: Sequence[Shape]) -> str:
@@ -111,7 +112,7 @@ def _verdicts(comparison: "Comparison") -> Table:
     labels = [shape.label for shape in comparison.shapes]
     table.add_column("", style="bold", no_wrap=True)
     for label in labels:
-        table.add_column(label, justify="right")
+        table.add_column(label, justify="right", overflow="fold")
     for row in labels:
         cells = [_cell(comparison.pair(row, column)) for column in labels]
         table.add_row(row, *cells)
