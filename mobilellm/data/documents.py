@@ -1,7 +1,7 @@
 """Cut text files into documents, without ever holding a whole file or a whole document."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mobilellm.data.local_files import read_utf8
@@ -28,16 +28,51 @@ def read_documents(files: Iterable[Path], rule: str) -> Iterator[Piece]:
         for file in files:
             yield from _assemble(split(read_utf8(file)))
         return
-    title = re.compile(rule)
-    matched = False
-    for file in files:
-        for piece, has_title in _assemble_sections(read_utf8(file), title):
-            matched = matched or has_title
-            yield piece
-    if not matched:
+    yield from join_sections((_split_lines(read_utf8(file)) for file in files), rule)
+
+
+def compile_rule(rule: str, choices: Sequence[str] = DOCUMENT_RULES) -> re.Pattern[str]:
+    """A rule for documents as a regular expression; that of one of `choices` is not of use.
+
+    Raises:
+        ValueError: it is no regular expression.
+    """
+    try:
+        return re.compile(rule)
+    except re.error as error:
         raise ValueError(
-            f"data.document={rule!r} matches the start of no line; use file, line, blank_line, "
-            "or an expression that the first line of each document matches"
+            f"data.document={rule!r} is no regular expression ({error}); use {', '.join(choices)}, "
+            "or an expression that the start of each document matches"
+        ) from None
+
+
+def join_sections(files: Iterable[Iterable[bytes]], rule: str) -> Iterator[Piece]:
+    """Join the parts of each file to documents; a part whose text matches begins a new one.
+
+    Args:
+        files: parts, such as lines with their ends.
+        rule: a regular expression for the start of such a part.
+
+    Raises:
+        ValueError: no part matches.
+    """
+    title = compile_rule(rule)
+    num_titles = 0
+
+    def parts(file: Iterable[bytes]) -> Iterator[_Part]:
+        nonlocal num_titles
+        for number, part in enumerate(file):
+            begins = title.match(part.rstrip(b"\r\n").decode()) is not None
+            num_titles += begins
+            yield part, begins or number == 0
+
+    for file in files:
+        yield from _assemble(parts(file))
+    if not num_titles:
+        raise ValueError(
+            f"data.document={rule!r} matches the start of nothing in the text; use "
+            f"{', '.join(DOCUMENT_RULES)}, or an expression that the first line of each document "
+            "matches"
         )
 
 
@@ -64,23 +99,6 @@ def _ended(held: list[bytes]) -> Iterator[Piece]:
     parts = list(cut_text(b"".join(held), MAX_PIECE_BYTES))
     for number, part in enumerate(parts, start=1):
         yield Piece(part, number == len(parts))
-
-
-def _assemble_sections(
-    blocks: Iterable[bytes], title: re.Pattern[str]
-) -> Iterator[tuple[Piece, bool]]:
-    """Pieces of the documents that title lines begin, each with whether a title was seen."""
-    seen = False
-
-    def parts() -> Iterator[_Part]:
-        nonlocal seen
-        for line in _split_lines(blocks):
-            begins = title.match(line.rstrip(b"\r\n").decode()) is not None
-            seen = seen or begins
-            yield line, begins
-
-    for piece in _assemble(parts()):
-        yield piece, seen
 
 
 def _whole(blocks: Iterable[bytes]) -> Iterator[_Part]:

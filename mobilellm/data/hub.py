@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.data.config import DataConfig
-from mobilellm.data.source import Piece, Source, Split, rows_as_pieces
+from mobilellm.data.documents import compile_rule, join_sections
+from mobilellm.data.source import Piece, Source, Split, document_pieces, read_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -25,10 +26,18 @@ class HubDataset(Source):
     """Its split for validation; default: documents are held out of the training split."""
     column: str = "text"
     """The column of the text."""
+    document: str = "row"
+    """`row`: each row is a document. Anything else is a regular expression: a row that it matches
+    from its start begins a document, which the rows after it continue."""
     revision: str | None = None
     """A commit, tag or branch; give a commit to be sure of the very same text."""
     streaming: bool = True
     """Read over the network as it is needed; false: download all of it first."""
+
+    def __post_init__(self) -> None:
+        """Check the regular expression."""
+        compile_rule(self.document, choices=("row",))
+        super().__post_init__()
 
     @property
     def has_validation(self) -> bool:
@@ -55,6 +64,7 @@ class HubDataset(Source):
             "train_split": self.train_split,
             "validation_split": self.validation_split,
             "column": self.column,
+            "document": self.document,
             "revision": self.revision,
         }
 
@@ -86,7 +96,12 @@ class HubDataset(Source):
 
     def pieces(self, split: Split) -> Iterator[Piece]:
         """All rows in the dataset's order."""
-        return rows_as_pieces(self.dataset(split), self.column, described=self.dataset_name)
+        texts = read_texts(self.dataset(split), self.column, described=self.dataset_name)
+        if self.document == "row":
+            for text in texts:
+                yield from document_pieces(text)
+        else:
+            yield from join_sections([texts], self.document)
 
 
 @dataclass(frozen=True, kw_only=True)

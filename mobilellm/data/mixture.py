@@ -26,74 +26,77 @@ class Mixture(Source):
         TypeError: something that is no source.
     """
 
-    sources: Sequence[Source]
-    """Sources such as `TextFiles` or `HubDataset`."""
-    weights: Sequence[float]
-    """Shares of the bytes of training text, one a source; only their ratios matter."""
+    sources: Mapping[str, Source]
+    """Sources such as `TextFiles` or `HubDataset`, by a name of your own."""
+    weights: Mapping[str, float]
+    """Share of each source in the bytes of training text; only ratios matter."""
 
     def __post_init__(self) -> None:
         """Check sources and weights."""
-        object.__setattr__(self, "sources", tuple(self.sources))
-        object.__setattr__(self, "weights", tuple(self.weights))
+        object.__setattr__(self, "sources", dict(self.sources))
+        object.__setattr__(self, "weights", dict(self.weights))
         if not self.sources:
             raise ValueError("data.sources is empty; give at least one source")
-        for number, source in enumerate(self.sources):
+        for name, source in self.sources.items():
             if not isinstance(source, Source):
                 raise TypeError(
-                    f"data.sources[{number}] is a {type(source).__name__}; give each a _target_ "
-                    "such as mobilellm.data.TextFiles"
+                    f"data.sources.{name} is a {type(source).__name__}; give it a _target_ such as "
+                    "mobilellm.data.TextFiles"
                 )
             if source.is_tokenized:
                 raise ValueError(
-                    f"data.sources[{number}] is token ids, whose text is not known; mix texts, or "
+                    f"data.sources.{name} is token ids, whose text is not known; mix texts, or "
                     "prepare it alone"
                 )
-        if len(self.weights) != len(self.sources):
+        self._check_weights()
+        super().__post_init__()
+
+    def _check_weights(self) -> None:
+        if self.weights.keys() != self.sources.keys():
             raise ValueError(
-                f"data.weights has {len(self.weights)} values for {len(self.sources)} sources; "
-                "give one a source"
+                f"data.weights is given for {', '.join(self.weights) or 'nothing'}, data.sources "
+                f"for {', '.join(self.sources)}; give one weight a source"
             )
-        for number, weight in enumerate(self.weights):
+        for name, weight in self.weights.items():
             if not 0 < weight < float("inf"):
                 raise ValueError(
-                    f"data.weights[{number}]={weight} must be positive; leave out the source to "
-                    "use none of it"
+                    f"data.weights.{name}={weight} must be positive; leave out the source to use "
+                    "none of it"
                 )
-        super().__post_init__()
 
     @property
     def has_validation(self) -> bool:
         """Whether every source has a validation split."""
-        given = [source.has_validation for source in self.sources]
-        if any(given) and not all(given):
+        without = [name for name, source in self.sources.items() if not source.has_validation]
+        if without and len(without) < len(self.sources):
             raise ValueError(
-                f"data.sources[{given.index(False)}] has no validation split, others have; give "
-                "each one, or none and data.held_out"
+                f"data.sources.{without[0]} has no validation split, others have; give each one, "
+                "or none and data.held_out"
             )
-        return all(given)
+        return not without
 
     @property
     def is_local(self) -> bool:
         """Whether every source is."""
-        return all(source.is_local for source in self.sources)
+        return all(source.is_local for source in self.sources.values())
 
     @property
     def default_name(self) -> str:
         """The sources' names, joined."""
-        return "+".join(dict.fromkeys(source.default_name for source in self.sources))
+        return "+".join(dict.fromkeys(source.default_name for source in self.sources.values()))
 
     def identity(self) -> Mapping[str, Any]:
         """What each source is, and the weights."""
-        total = sum(self.weights)
+        total = sum(self.weights.values())
         return {
             "format": "mixture",
-            "sources": [dict(source.identity()) for source in self.sources],
-            "shares": [round(weight / total, 9) for weight in self.weights],
+            "sources": {name: dict(source.identity()) for name, source in self.sources.items()},
+            "shares": {name: round(weight / total, 9) for name, weight in self.weights.items()},
         }
 
     def files(self, split: Split) -> list[Path]:
         """The local files of all sources."""
-        return [file for source in self.sources for file in source.files(split)]
+        return [file for source in self.sources.values() for file in source.files(split)]
 
     def dataset(self, split: Split) -> "IterableDataset":
         """Rows of `content` (bytes) and `ends_document`."""
@@ -102,8 +105,8 @@ class Mixture(Source):
         return IterableDataset.from_generator(
             _rows,
             gen_kwargs={
-                "sources": tuple(self.sources),
-                "weights": tuple(self.weights),
+                "sources": tuple(self.sources.values()),
+                "weights": tuple(self.weights[name] for name in self.sources),
                 "split": split,
             },
         )

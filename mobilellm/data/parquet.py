@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobilellm.data.config import DataConfig
 from mobilellm.data.local_files import LocalFiles
-from mobilellm.data.source import Piece, Split, rows_as_pieces
+from mobilellm.data.source import Piece, Split, document_pieces, read_texts
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -62,7 +62,8 @@ class ParquetFiles(LocalFiles):
 
     def pieces(self, split: Split) -> Iterator[Piece]:
         """All rows, file by file."""
-        return rows_as_pieces(self.dataset(split), self.column, described=f"data.{split}")
+        for text in read_texts(self.dataset(split), self.column, described=f"data.{split}"):
+            yield from document_pieces(text)
 
 
 @dataclass(frozen=True, kw_only=True)

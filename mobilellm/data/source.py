@@ -93,10 +93,10 @@ class Source(ABC):
         """
 
 
-def rows_as_pieces(
+def read_texts(
     dataset: "Dataset | IterableDataset", column: str, *, described: str
-) -> Iterator[Piece]:
-    """One document a row, from a column of strings.
+) -> Iterator[bytes]:
+    """The UTF-8 text of each row, from a column of strings.
 
     Args:
         dataset: any Hugging Face dataset, read in blocks.
@@ -119,7 +119,7 @@ def rows_as_pieces(
                     f"row {row} of {described} holds {type(text).__name__} in column {column!r}, "
                     "which must be text; set data.column to another, or remove the row"
                 )
-            yield from document_pieces(encode_text(text, f"row {row} of {described}"))
+            yield encode_text(text, f"row {row} of {described}")
             row += 1
 
 

@@ -1,13 +1,12 @@
 """Plain text files."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.data.config import DataConfig
-from mobilellm.data.documents import read_documents
+from mobilellm.data.documents import compile_rule, read_documents
 from mobilellm.data.local_files import LocalFiles
 from mobilellm.data.source import Piece, Split
 
@@ -34,13 +33,7 @@ class TextFiles(LocalFiles):
 
     def __post_init__(self) -> None:
         """Check the regular expression."""
-        try:
-            re.compile(self.document)
-        except re.error as error:
-            raise ValueError(
-                f"data.document={self.document!r} is no regular expression ({error}); use file, "
-                "line, blank_line, or an expression for the first line of a document"
-            ) from None
+        compile_rule(self.document)
         super().__post_init__()
 
     def identity(self) -> Mapping[str, Any]:

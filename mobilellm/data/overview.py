@@ -1,0 +1,59 @@
+"""A data folder in a few lines for a reader."""
+
+from collections.abc import Iterator
+
+from mobilellm.data.prepared import PreparedData
+
+
+def overview(prepared: PreparedData) -> Iterator[str]:
+    """Lines that say what was prepared, from what, and what a model has to beat."""
+    manifest = prepared.manifest
+    yield f"{manifest['name']} in {prepared.dir}"
+    yield ""
+    yield f"{'':<12}{'documents':>12}{'bytes of text':>16}{'tokens':>14}{'bytes/token':>13}"
+    for split, sizes in manifest["splits"].items():
+        known, tokens = sizes["text_bytes"], sizes["tokens"]
+        text = f"{known:>16,}" if known else f"{'not known':>16}"
+        ratio = f"{known / tokens:>13.2f}" if known else f"{'':>13}"
+        yield f"{split:<12}{sizes['documents']:>12,}{text}{tokens:>14,}{ratio}"
+    yield ""
+    yield f"vocabulary  {prepared.vocab_size:,} tokens, {_tokenizer(prepared)}"
+    losses = prepared.baselines
+    yield (
+        f"baselines   unigram {losses['unigram_nats_per_token']:.3f}, bigram "
+        f"{losses['bigram_nats_per_token']:.3f} nats per token on validation"
+    )
+    yield from _changes(prepared)
+    size = sum(sizes["text_bytes"] or 0 for sizes in manifest["splits"].values())
+    speed = size / manifest["tokenizing_seconds"] / 1e6
+    tokenizing = f", tokenizing {speed:.1f} MB/s" if size else ""
+    yield f"prepared    in {manifest['seconds']:.1f} s{tokenizing}"
+
+
+def _tokenizer(prepared: PreparedData) -> str:
+    sample = prepared.manifest["tokenizer_sample_bytes"]
+    if sample:
+        whole = prepared.manifest["tokenizer_sampled_from_bytes"]
+        return f"trained on {sample / 1e6:.1f} of {whole / 1e6:.1f} MB"
+    return "the given tokenizer" if prepared.tokenizer_path else "the text came as token ids"
+
+
+def _changes(prepared: PreparedData) -> Iterator[str]:
+    """Where the tokens do not stand for the text as it was."""
+    manifest = prepared.manifest
+    if manifest["unknown_tokens"]:
+        yield f"note        {manifest['unknown_tokens']:,} characters are unknown to the tokenizer"
+    if manifest["space_marks"]:
+        yield (
+            f"note        {manifest['space_marks']:,} times U+2581 in the text, which comes back "
+            "as a space"
+        )
+    elif any(
+        None not in (sizes["text_bytes"], sizes["token_bytes"])
+        and sizes["text_bytes"] != sizes["token_bytes"]
+        for sizes in manifest["splits"].values()
+    ):
+        yield "note        the tokenizer changes the text: its tokens stand for " + ", ".join(
+            f"{sizes['token_bytes'] - sizes['text_bytes']:+,} bytes in {split}"
+            for split, sizes in manifest["splits"].items()
+        )
