@@ -35,6 +35,7 @@ class ThroughputCallback(Callback):
         dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
         device = trainer.strategy.root_device
         self.matmul_flops_per_second = measure_matmul_rate(device, dtype)
+        pl_module.latest_metrics["matmul_flops_per_second"] = self.matmul_flops_per_second
         self._first = self._last = None
         length = trainer.datamodule.sequence_length
         self._flops_per_token = flops_per_token(pl_module.model.config, length).training
@@ -57,6 +58,12 @@ class ThroughputCallback(Callback):
                 "model_flops_utilization": self._utilization(recent, trainer.world_size),
             }
         )
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Leave the rates of the whole run as the module's latest."""
+        if self.tokens_per_second is not None and self.model_flops_utilization is not None:
+            pl_module.latest_metrics["tokens_per_second"] = self.tokens_per_second
+            pl_module.latest_metrics["model_flops_utilization"] = self.model_flops_utilization
 
     def _utilization(self, tokens_per_second: float, devices: int) -> float:
         reachable = (self.matmul_flops_per_second or float("nan")) * devices

@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 from mobilellm.optim.schedules import Schedule
+from mobilellm.training.atomic_save import check_same_model
 from mobilellm.training.budget import Budget
-from mobilellm.training.checkpoint_io import check_same_model
 from mobilellm.training.compilation import compile_blocks_
 from mobilellm.training.csv_logger import CSVLogger
 from mobilellm.training.intervals import Intervals
@@ -248,6 +248,10 @@ class LanguageModelModule(LightningModule):
         if self.intervals.validate_at_start and self.global_step == 0:
             self.validate()
 
+    def on_train_end(self) -> None:
+        """Stop the clock."""
+        self._seconds_before, self._started = self.elapsed_seconds, None
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the next run needs: plain numbers, strings and tensors only."""
         checkpoint["model_config"] = self.model.config.to_dict()  # pyright: ignore
@@ -267,7 +271,7 @@ class LanguageModelModule(LightningModule):
         check_same_model(checkpoint["model_config"], self.model.config.to_dict())  # pyright: ignore
         self.tokens = checkpoint["progress"]["tokens"]
         self._seconds_before = checkpoint["progress"]["seconds"]
-        torch.set_rng_state(checkpoint["random_state"])
+        torch.set_rng_state(checkpoint["random_state"].cpu())
 
     def _agreed_seconds(self) -> float:
         """Elapsed time, one value for all ranks; not asked for unless time is limited."""

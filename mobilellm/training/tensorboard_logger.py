@@ -14,22 +14,12 @@ class TensorBoardLogger(Logger):
 
     Args:
         folder: the run's folder.
-        run_id: unused; all loggers are built alike.
-        name: shown for the run.
-        config: unused; config.yaml holds it.
 
     Raises:
         ValueError: the package tensorboard is missing.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        run_id: str = "",
-        name: str = "",
-        config: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, folder: str | Path) -> None:
         """Nothing is written before the first value."""
         super().__init__()
         if importlib.util.find_spec("tensorboard") is None:
@@ -38,13 +28,12 @@ class TensorBoardLogger(Logger):
                 "pip install 'mobilellm[tensorboard]', or use logger=csv"
             )
         self.folder = Path(folder) / "tensorboard"
-        self._name = name
         self._writer: Any = None
 
     @property
     def name(self) -> str:
         """What the run is called."""
-        return self._name
+        return self.folder.parent.name
 
     @property
     def version(self) -> str:

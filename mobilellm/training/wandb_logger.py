@@ -1,9 +1,11 @@
 """Weights & Biases: one W&B run per run folder, the same one after a resume."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -15,10 +17,8 @@ class WandbLogger(Logger):
     without it the next trial of the process would go on writing into this one.
 
     Args:
-        folder: the run's folder; files go to `<folder>/wandb`.
-        run_id: made from the configuration, so that a resumed or requeued run is the same.
-        name: shown for the run.
-        config: the resolved configuration, plain data.
+        folder: `<experiment>/<run>`: name and id come from it, the configuration from its
+            config.yaml; files go to its `wandb`.
         project: W&B project.
         offline: write files only; `wandb sync` sends them later.
         group: runs that belong together.
@@ -29,9 +29,6 @@ class WandbLogger(Logger):
         self,
         folder: str | Path,
         *,
-        run_id: str,
-        name: str,
-        config: Mapping[str, Any] | None = None,
         project: str = "mobilellm",
         offline: bool = True,
         group: str | None = None,
@@ -39,27 +36,24 @@ class WandbLogger(Logger):
     ) -> None:
         """Nothing is started before the first value."""
         super().__init__()
-        self.folder = Path(folder)
-        self.run_id = run_id
+        self.folder = Path(folder).absolute()
         self.options = {
             "project": project,
             "mode": "offline" if offline else "online",
             "group": group,
             "tags": list(tags),
-            "config": dict(config or {}),
         }
-        self._name = name
         self._run: Any = None
 
     @property
     def name(self) -> str:
         """What the run is called."""
-        return self._name
+        return self.folder.name
 
     @property
     def version(self) -> str:
-        """W&B's id of the run."""
-        return self.run_id
+        """W&B's id of the run: the same for the same folder, so that a resume finds it."""
+        return hashlib.sha256("/".join(self.folder.parts[-2:]).encode()).hexdigest()[:12]
 
     @property
     def run(self) -> Any:
@@ -70,8 +64,9 @@ class WandbLogger(Logger):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._run = wandb.init(
                 dir=str(self.folder),
-                id=self.run_id,
-                name=self._name,
+                id=self.version,
+                name=self.name,
+                config=self._config(),
                 resume="allow",
                 reinit="create_new",
                 settings=wandb.Settings(silent=True, console="off"),
@@ -79,6 +74,10 @@ class WandbLogger(Logger):
             )
             self._run.define_metric("*", step_metric="step")
         return self._run
+
+    def _config(self) -> dict[str, Any]:
+        path = self.folder / "config.yaml"
+        return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:

@@ -1,0 +1,86 @@
+"""Small real runs: a two-block model on text of a known distribution."""
+
+import csv
+from functools import partial
+
+import numpy as np
+import torch
+
+from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.optim import adamw
+from mobilellm.optim.schedules import cosine
+from mobilellm.training.budget import Budget
+from mobilellm.training.csv_logger import CSVLogger
+from mobilellm.training.datamodule import TokenDataModule
+from mobilellm.training.intervals import Intervals
+from mobilellm.training.module import LanguageModelModule
+from mobilellm.training.trainer import TrainerConfig, make_trainer
+
+VOCAB, LENGTH, SAMPLES = 37, 16, 8
+
+
+class Tokens:
+    """Prepared data in memory: Zipf-distributed words, a document's end now and then."""
+
+    eos_token_id = 2
+    token_bytes = np.arange(VOCAB) % 5
+
+    def __init__(self, train=1500, validation=600):
+        self.sizes = {"train": train, "validation": validation}
+
+    def tokens(self, split):
+        rng = np.random.default_rng(len(split))
+        words = np.minimum(rng.zipf(1.5, self.sizes[split]), VOCAB - 1)
+        return words.astype(np.uint16)
+
+
+def make_model(**changes):
+    torch.manual_seed(0)
+    config = {
+        "vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 24, "num_blocks": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2,
+    } | changes  # fmt: skip
+    return MobileLLM(ModelConfig(**config))
+
+
+def make_module(steps=12, *, model=None, optimizer=adamw, log=1, validate=None, start=True, **more):
+    return LanguageModelModule(
+        model or make_model(),
+        optimizer=partial(optimizer, learning_rate=1e-2),
+        schedule=cosine(warmup_steps=3),
+        budget=Budget(max_steps=steps, tokens_per_step=LENGTH * SAMPLES),
+        intervals=Intervals(log_steps=log, validation_steps=validate, validate_at_start=start),
+        **more,
+    )
+
+
+def make_data(micro_batch_size=SAMPLES, tokens=None, **more):
+    return TokenDataModule(
+        tokens or Tokens(),
+        sequence_length=LENGTH,
+        micro_batch_size=micro_batch_size,
+        samples_per_step=SAMPLES,
+        seed=3,
+        **more,
+    )
+
+
+def fit(module, data, folder=None, *, callbacks=(), resume=None, config=None):
+    trainer = make_trainer(
+        config or TrainerConfig(accelerator="cpu"),
+        max_steps=module.budget.total_steps,
+        callbacks=callbacks,
+        loggers=[] if folder is None else [CSVLogger(folder)],
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume))
+    return trainer
+
+
+def read_rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(rows):
+    timed = ("seconds", "tokens_per_second", "model_flops_utilization")
+    return [{k: v for k, v in row.items() if k not in timed} for row in rows]
