@@ -76,17 +76,27 @@ class Attention(nn.Module):
             value = self._heads(self.v_proj(x)).transpose(1, 2)
             keys_values = (key, value) if cache is None else cache.append(slot, key, value)
         key, value = keys_values
-        if self.group_size > 1:
-            key = key.repeat_interleave(self.group_size, dim=1)
-            value = value.repeat_interleave(self.group_size, dim=1)
         weights = None
         if need_weights:
-            weights = _attention_weights(query, key, mask)
-            mixed = weights.to(value.dtype) @ value
+            weights = _attention_weights(query, self._for_each_head(key), mask)
+            mixed = weights.to(value.dtype) @ self._for_each_head(value)
         else:
-            is_causal = mask is None and query.shape[-2] > 1
-            mixed = F.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal)
+            mixed = self._attend(query, key, value, mask)
         return self.o_proj(mixed.transpose(1, 2).flatten(2)), keys_values, weights
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        is_causal = mask is None and query.shape[-2] > 1
+        # With a mask, CUDA has no fast kernel that reads grouped heads in place.
+        in_place = self.group_size > 1 and (mask is None or query.is_cpu)
+        if not in_place:
+            key, value = self._for_each_head(key), self._for_each_head(value)
+        return F.scaled_dot_product_attention(
+            query, key, value, mask, is_causal=is_causal, enable_gqa=in_place
+        )
+
+    def _for_each_head(self, x: Tensor) -> Tensor:
+        """(batch, kv_heads, …) -> (batch, heads, …)."""
+        return x if self.group_size == 1 else x.repeat_interleave(self.group_size, dim=1)
 
     def _heads(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """(batch, seq, heads × head_dim) -> (batch, seq, heads, head_dim), normalised if asked."""
