@@ -7,6 +7,9 @@ from typing import Any
 from lightning.pytorch import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Column
+
+from mobilellm.accounting.table import scaled
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,11 @@ class ProgressCallback(Callback):
         console = Console(stderr=True)
         if not trainer.is_global_zero or not console.is_terminal:
             return
-        columns = (BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}"))
+        columns = (
+            BarColumn(bar_width=12, table_column=Column(min_width=12)),
+            TaskProgressColumn(table_column=Column(min_width=4, no_wrap=True)),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        )
         self._bar = Progress(*columns, console=console, auto_refresh=False, transient=True)
         self._bar.add_task("", total=1.0)
         self._bar.start()
@@ -74,17 +81,15 @@ class ProgressCallback(Callback):
         started, share_before, tokens_before = self._start
         seconds = max(now - started, 1e-9)
         share, total = _share_done(module), module.budget.total_steps
-        parts = [
-            f"step {module.global_step:,}" + ("" if total is None else f" of {total:,}"),
-            f"{module.tokens:,} tokens",
-        ]
-        for name in ("train/loss", "val/loss"):
-            if name in module.latest_metrics:
-                parts.append(f"{name} {module.latest_metrics[name]:.3f}")
-        parts.append(f"{(module.tokens - tokens_before) / seconds:,.0f} tokens/s")
+        parts = [f"step {module.global_step:,}" + ("" if total is None else f" of {total:,}")]
+        for name, metric in (("loss", "train/loss"), ("validation", "val/loss")):
+            if metric in module.latest_metrics:
+                parts.append(f"{name} {module.latest_metrics[metric]:.3f}")
         if share_before < share < 1.0:
             left = seconds * (1.0 - share) / (share - share_before)
             parts.append(f"{format_duration(left)} left")
+        parts.append(f"{scaled((module.tokens - tokens_before) / seconds)} tokens/s")
+        parts.append(f"{scaled(module.tokens)} tokens")
         return " · ".join(parts)
 
 

@@ -35,7 +35,7 @@ def _model_rows(trainer: Any, module: Any) -> Iterator[Row]:
     config = module.model.config
     counts = count_parameters(config)
     flops = flops_per_token(config, trainer.datamodule.sequence_length)
-    yield "model", shape_line(config.to_dict())
+    yield "model", shape_line(config.to_dict() | {"num_layers": config.num_layers})
     yield (
         "parameters",
         f"{counts.stored:,} stored = {counts.embedding:,} embedding + {counts.body:,} body; "
