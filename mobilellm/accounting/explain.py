@@ -9,7 +9,7 @@ from mobilellm.accounting.memory import (
     kv_cache_bytes_per_token,
     weight_bytes,
 )
-from mobilellm.accounting.parameters import count_parameters
+from mobilellm.accounting.parameters import check_count, count_parameters
 from mobilellm.accounting.training_memory import training_memory_bytes
 from mobilellm.models.config import ModelConfig
 
@@ -96,7 +96,10 @@ def explain_training(
     Raises:
         ValueError: a size that is not positive, an unknown choice.
     """
-    memory = training_memory_bytes(config, micro_batch_size, sequence_length, **memory_options)
+    check_count("num_devices", num_devices)
+    memory = training_memory_bytes(
+        config, micro_batch_size, sequence_length, accelerator=accelerator, **memory_options
+    )
     tokens = max_tokens or TOKENS_PER_PARAMETER * count_parameters(config).stored
     rate, assumed = ASSUMED_RATES.get(accelerator, ASSUMED_RATES["cpu"])
     if flops_per_second is not None:
@@ -118,5 +121,6 @@ def explain_training(
             "seconds": flops / rate / num_devices,
         },
         "micro_batch_size": micro_batch_size,
+        "accelerator": accelerator,
         **memory_options,
     }

@@ -147,7 +147,11 @@ def _memory_at_rest(explained: Explanation) -> Iterator[Row]:
 
 def _training(explained: Explanation) -> Iterator[Row]:
     memory, time = explained["training_memory_bytes"], explained["training_time"]
-    yield "training memory", bytes_text(memory["total"]), f"forecast; {explained['precision']}"
+    yield (
+        "training memory",
+        bytes_text(memory["total"]),
+        f"per device, forecast; {explained['precision']}",
+    )
     yield "  weights", bytes_text(memory["weights"]), ""
     yield "  gradients", bytes_text(memory["gradients"]), ""
     yield "  optimizer", bytes_text(memory["optimizer"]), explained["optimizer"]

@@ -2,7 +2,8 @@
 
 Counted is what stays alive until the backward pass has used it, by the operations of
 `mobilellm.models` as PyTorch differentiates them, and the working space of the largest single
-operation; not counted are the program itself and what an allocator leaves unused.
+operation; not counted are the program itself and what an allocator leaves unused. On CPUs glibc's
+allocator may leave as much unused as it uses, in blocks that are free but do not fit.
 """
 
 from collections.abc import Iterator
@@ -114,13 +115,13 @@ def activation_bytes(
     check_count("micro_batch_size", micro_batch_size)
     check_count("sequence_length", sequence_length)
     form = precision_of(precision)
-    per_application = list(_application_bytes(config, form))
+    per_block = list(_application_bytes(config, form))
     # The backward pass holds about as much for the block it passes through as the forward kept.
-    working = max(per_application)
+    working = max(per_block) // config.block_repeats
     if activation_checkpointing:
         kept = config.num_layers * form.residual * config.hidden_size + working
     else:
-        kept = config.block_repeats * sum(per_application)
+        kept = sum(per_block)
     ends = 3 * form.residual * config.hidden_size  # the final norm's input, its output, a gradient
     return micro_batch_size * sequence_length * (kept + working + ends)
 
@@ -223,30 +224,29 @@ def precision_of(name: str) -> Precision:
 
 
 def _application_bytes(config: ModelConfig, form: Precision) -> Iterator[int]:
-    """What one application of each stored block keeps, in bytes per token."""
-    width, residual, value = config.hidden_size, form.residual, form.value
+    """What the applications of each stored block keep, in bytes per token, one entry per block."""
+    repeats = config.block_repeats
+    key_value_passes = 1 if config.share_kv == "first" else repeats
     projections = 5 if config.feed_forward == "swiglu" else 4  # that read a norm's output
     for shape in config.block_shapes:
-        # Two norms keep their input and what they scale; their output feeds the projections,
-        # which under autocast each keep a cast copy of their own.
-        norms = 4 * width * residual
-        norms += projections * width * value if form.is_mixed else 2 * width * value
-        attention = 4 * shape.num_attention_heads * head_dim(config) * value
+        # Two norms keep one tensor each; their outputs feed the projections, which under autocast
+        # each keep a cast copy of their own.
+        read = projections if form.is_mixed else 2
+        norms = config.hidden_size * (2 * form.residual + read * form.value)
+        query_and_output = 2 * shape.num_attention_heads * head_dim(config)
+        key_and_value = 2 * shape.num_key_value_heads * head_dim(config)
+        # SwiGLU keeps gate, up and their product; ReLU its output, which is all it needs.
+        kept = 3 if config.feed_forward == "swiglu" else 1
+        feed_forward = kept * shape.intermediate_size
         yield (
-            norms
-            + attention
-            + _head_norm_bytes(config, shape, form)
-            + value * (_feed_forward_values(config, shape))
+            repeats * (norms + form.value * (query_and_output + feed_forward))
+            + key_value_passes * form.value * key_and_value
+            + repeats * _head_norm_bytes(config, shape, form)
         )
 
 
 def _head_norm_bytes(config: ModelConfig, shape: BlockShape, form: Precision) -> int:
-    """QK-norm keeps queries and keys as they come, and with a weight what it scales as well."""
-    kept = {"none": 0, "l2": 1, "rms": 2}[config.qk_norm]
+    """QK-norm keeps queries and keys as they come, in mixed precision also what it scales."""
+    kept = {"none": 0, "l2": 1, "rms": 2 if form.is_mixed else 1}[config.qk_norm]
     heads = shape.num_attention_heads + shape.num_key_value_heads
     return kept * heads * head_dim(config) * form.residual
-
-
-def _feed_forward_values(config: ModelConfig, shape: BlockShape) -> int:
-    """SwiGLU keeps gate, its silu, up and their product; ReLU its output, which is all it needs."""
-    return (4 if config.feed_forward == "swiglu" else 1) * shape.intermediate_size

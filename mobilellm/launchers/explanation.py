@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilellm.accounting.explain import explain_model, explain_training
+from mobilellm.accounting.explain import ASSUMED_RATES, explain_model, explain_training
 from mobilellm.launchers.configuration import instantiate
 from mobilellm.models.config import _check_choice
 
@@ -64,22 +64,14 @@ def explain_config(config: "DictConfig") -> dict[str, Any]:
         ValueError: whatever the model and the accounting refuse.
     """
     model = instantiate(config.model)
-    trainer, optimizer = config.trainer, config.optimizer
-    accelerator = trainer.get("accelerator") or "auto"
-    if accelerator == "auto":
-        accelerator = "cuda" if Path("/dev/nvidia0").exists() else "cpu"
-    devices = trainer.get("devices")
     explained = explain_model(model, config.sequence_length) | explain_training(
         model,
         config.sequence_length,
         micro_batch_size=config.micro_batch_size,
         max_tokens=config.max_tokens,
-        accelerator=accelerator,
         flops_per_second=config.flops_per_second,
-        num_devices=(devices if isinstance(devices, int) else 1) * (trainer.get("num_nodes") or 1),
-        optimizer=optimizer["_target_"].rpartition(".")[2],
-        precision=trainer.get("precision") or "32-true",
-        activation_checkpointing=bool(trainer.get("activation_checkpointing")),
+        optimizer=config.optimizer["_target_"].rpartition(".")[2],
+        **_devices(config.trainer),
     )
     if "budget" in config.model:
         from mobilellm.search.budget import BudgetSolution, measure_budget
@@ -94,6 +86,25 @@ def explain_config(config: "DictConfig") -> dict[str, Any]:
             "deviation": solution.deviation,
         }
     return explained
+
+
+def _devices(trainer: "DictConfig") -> dict[str, Any]:
+    """What the trainer says about devices, as `explain_training` takes it; no GPU is asked."""
+    _check_choice("trainer.accelerator", trainer.accelerator, ("auto", *ASSUMED_RATES))
+    accelerator, precision = trainer.accelerator, trainer.precision
+    if accelerator == "auto":
+        accelerator = "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+    if precision == "auto":
+        precision = "bf16-mixed" if accelerator == "cuda" else "32-true"
+    devices = 1 if trainer.devices == "auto" else trainer.devices
+    num_devices = devices * trainer.num_nodes
+    return {
+        "accelerator": accelerator,
+        "precision": precision,
+        "num_devices": num_devices,
+        "num_shards": num_devices if trainer.strategy == "fsdp" else 1,
+        "activation_checkpointing": trainer.activation_checkpointing,
+    }
 
 
 def _differing(names: list[str]) -> list[str]:
