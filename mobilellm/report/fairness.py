@@ -157,7 +157,8 @@ def _learnt_little(shapes: Sequence[Shape]) -> Iterable[Caution]:
             if (unigram := run.number("unigram_loss")) is not None
         ]
         if gaps and min(gaps) < NATS_BELOW_UNIGRAM:
-            near.append(f"{shape.label} ({min(gaps):.2f})")
+            side = "below" if min(gaps) >= 0 else "above"
+            near.append(f"{shape.label} ({abs(min(gaps)):.2f} {side})")
     if near:
         text = (
             f"not {NATS_BELOW_UNIGRAM:g} nat below the unigram loss: {listed(near)}; training was "

@@ -36,7 +36,9 @@ def terminal_report(comparison: "Comparison") -> RenderableType:
         Text(reference_sentence(comparison.shapes), style="dim"),
     ]
     if comparison.pairs:
-        parts += [Text(), _verdicts(comparison)]
+        unit = UNIT[comparison.metric or "val_loss"]
+        parts.append(Text(f"Row against column, difference in {unit}:", style="dim"))
+        parts.append(_verdicts(comparison))
     parts += [_caution(caution.is_grave, caution.message) for caution in comparison.cautions]
     parts += [
         Text.from_markup(
@@ -101,14 +103,7 @@ def _table(shapes: Sequence[Shape], columns: Sequence[Column]) -> Table:
 
 def _verdicts(comparison: "Comparison") -> Table:
     """Each row's shape as compared with each column's."""
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1),
-        title=f"row against column: difference in {UNIT[comparison.metric or 'val_loss']}",
-        title_justify="left",
-        title_style="dim",
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     labels = [shape.label for shape in comparison.shapes]
     table.add_column("", style="bold", no_wrap=True)
     for label in labels:

@@ -137,6 +137,7 @@ def test_runs_near_the_unigram_loss(tmp_path):
     shapes = read(write_sweep(tmp_path, TWO | {"bad": (model(4, 160, 360, 10, 5), 5.9)}, noise=0))
     (text,) = found(shapes, "training length", is_grave=True)
     assert text.startswith("not 1 nat below the unigram loss: 4×160 (0.")
+    assert " below); training" in text
     assert text.endswith("training was too short to conclude much, raise max_tokens")
 
 
