@@ -3,7 +3,6 @@
 Reads every finished run at or below the given folders. Runs that differ only in the seed are one
 shape; give at least three seeds of each, trained on the same data, for a verdict. Runs that did
 not finish are listed, learning-rate probes are passed over.
-
   python scripts/compare.py outputs/depth_vs_width
   python scripts/compare.py outputs/small outputs/large --out comparison --title "Two budgets"
 """
@@ -33,8 +32,8 @@ def main() -> None:
     from mobilellm.report import compare
 
     comparison = compare(arguments.paths, arguments.out, title=arguments.title)
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    console.print(comparison)
+    width = None if sys.stdout.isatty() else 120
+    Console(width=width, highlight=False).print(comparison)
 
 
 if __name__ == "__main__":

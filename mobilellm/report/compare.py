@@ -6,7 +6,7 @@ from pathlib import Path
 from mobilellm.report.comparison import Comparison, analyse
 from mobilellm.report.drawing import house_style, palette, svg_text
 from mobilellm.report.page import page_text
-from mobilellm.report.plots import Plot, plots
+from mobilellm.report.plots import PLOTS, Plot
 from mobilellm.report.records import csv_text, json_text
 from mobilellm.report.runs import read_runs
 from mobilellm.run_folder import write_text_atomically
@@ -52,7 +52,7 @@ def write_plots(comparison: Comparison) -> list[tuple[Plot, str]]:
     drawings = []
     colours = palette(len(comparison.shapes))
     with house_style():
-        for plot in plots():
+        for plot in PLOTS:
             path = comparison.folder / f"{plot.name}.png"
             figure = plot.draw(comparison)
             if figure is None:
