@@ -191,6 +191,7 @@ def _quieten_lightning() -> None:
         ".*`isinstance\\(treespec, LeafSpec\\)`.*",
         ".*GPU available but not used.*",
         ".*Precision bf16-mixed is not supported by the model summary.*",
+        ".*FSDP2-wrapped module .* returned a view tensor.*",
         ".*resuming from a checkpoint that ended before the epoch ended.*",
     ):
         warnings.filterwarnings("ignore", message)
