@@ -1,11 +1,11 @@
-"""Train a tokenizer and write token shards; what is done already is reused.
+r"""Train a tokenizer and write token shards; what is done already is reused.
 
 Training does the same by itself where data is missing. Data depends on the model only by its
 vocabulary, model.vocab_size.
 
   python scripts/prepare_data.py
   python scripts/prepare_data.py data=text data.train=books/ model.vocab_size=4096
-  python scripts/prepare_data.py data=text data.train=train.txt data.validation=valid.txt \\
+  python scripts/prepare_data.py data=text data.train=train.txt data.validation=valid.txt \
       "data.document='^ = [^=].* = $'"
   python scripts/prepare_data.py data=tinystories model=mobilellm_125m data.tokenizer=llama.model
 """

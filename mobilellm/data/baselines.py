@@ -30,7 +30,10 @@ class UnigramModel:
 
     def __init__(self, tokens: NDArray[Any], vocab_size: int) -> None:
         """Count."""
-        counts = np.bincount(tokens, minlength=vocab_size)
+        counts = np.zeros(vocab_size, dtype=np.int64)
+        # In chunks, since bincount works on a copy four times the size.
+        for start in range(0, len(tokens), _CHUNK):
+            counts += np.bincount(tokens[start : start + _CHUNK], minlength=vocab_size)
         self.log_probabilities = np.log(counts + 1) - np.log(len(tokens) + vocab_size)
 
     def loss(self, tokens: NDArray[Any]) -> float:

@@ -16,7 +16,7 @@ _MAX_CACHED_WORDS = 1 << 18
 _MAX_CACHED_BYTES = 64
 # Spaces belong to the word after them, as in SentencePiece's own pieces.
 _WORDS = re.compile(rb" *[^ ]+| +")
-_PROBE = "A  b c\n\n  d\te \u00bd\ufb01 \u3000x  "
+_PROBE = "A  b c\n\n  d\te \u00bd\ufb01 \u3000x "
 
 
 class Batch(NamedTuple):
@@ -90,6 +90,9 @@ class Encoder:
         return b"".join(map(self._cache.__getitem__, words))
 
     def _encode_word(self, word: bytes) -> bytes:
+        if self._adds_space and word == b" ":
+            # Without its space nothing is left, and the model adds none to nothing.
+            return self._bytes([self._processor.piece_to_id(SPACE_MARK)])
         drop = self._adds_space and word.startswith(b" ")
         return self._bytes(self._processor.encode(word[drop:]))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 _ROUNDS = 8
 # Below this many bits a half has too few round functions to mix small domains well.
-_MIN_HALF_BITS = 4
+_MIN_HALF_BITS = 3
 _MASK = (1 << 64) - 1
 
 

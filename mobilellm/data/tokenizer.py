@@ -8,6 +8,7 @@ back as one.
 import hashlib
 import io
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 UNKNOWN_ID, BOS_ID, EOS_ID = 0, 1, 2
 SPACE_MARK = "\u2581"
 
-# SentencePiece passes over longer training texts without a word.
+# SentencePiece passes over longer training texts without a word,
 _MAX_SENTENCE_BYTES = 4192
-# It also passes over texts with the character it prints for unknown ones, or with NUL.
-_RESERVED = re.compile(rb"[\x00]+|(?:\xe2\x96\x85)+")
+# and over those with NUL or with the character that it prints for unknown ones.
+_RESERVED = [0x0000, 0x2585]
+# Share of the characters of a text that are covered by characters with a token of their own.
 _CHARACTER_COVERAGE = 0.9995
+_PARTS_PER_COUNT = 256
 _NUM_SPECIAL = 3 + 256
 
 
@@ -51,8 +54,8 @@ class EvenSample:
         self._num_seen = 0
 
     def add(self, text: bytes) -> None:
-        """Go on with the text; parts are cut between words and suit `train_tokenizer`."""
-        for part in cut_text(text, _MAX_SENTENCE_BYTES - 96):
+        """Go on with the text."""
+        for part in cut_text(text, _MAX_SENTENCE_BYTES):
             if self._num_seen % self._stride == 0:
                 self.parts.append(part)
                 self.num_bytes += len(part)
@@ -82,11 +85,11 @@ def train_tokenizer(parts: Sequence[bytes], vocab_size: int) -> bytes:
     model = io.BytesIO()
     try:
         SentencePieceTrainer.train(  # pyright: ignore[reportAttributeAccessIssue]
-            sentence_iterator=_sentences(parts),
+            sentence_iterator=_sentences(parts, vocab_size),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
-            character_coverage=_coverage(parts, vocab_size),
+            character_coverage=1.0,
             byte_fallback=True,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
@@ -106,9 +109,7 @@ def train_tokenizer(parts: Sequence[bytes], vocab_size: int) -> bytes:
         most = re.search(r"value <= (\d+)", str(error))
         if most is None and "sentences_.empty()" not in str(error):
             raise
-        advice = (
-            f"use model.vocab_size={most.group(1)} or less, or more text" if most else "add text"
-        )
+        advice = f"use model.vocab_size={most.group(1)} or less, or " if most else "use "
         raise ValueError(
             f"vocab_size={vocab_size} is too large for the {num_bytes / 1e6:.3g} MB of text that "
             f"the tokenizer is trained on; {advice}more text"
@@ -165,28 +166,30 @@ def token_byte_counts(processor: "SentencePieceProcessor") -> NDArray[np.int32]:
     return counts
 
 
-def _sentences(parts: Sequence[bytes]) -> Iterator[bytes]:
-    """All text but the reserved characters, which training would drop with all around them."""
-    for part in parts:
-        yield from (sentence for sentence in _RESERVED.split(part) if sentence)
+def _sentences(parts: Sequence[bytes], vocab_size: int) -> Iterator[bytes]:
+    """The text in parts that training does not pass over, without its rarest characters.
 
-
-def _coverage(parts: Sequence[bytes], vocab_size: int) -> float:
-    """Share of characters to get tokens of their own; the rest are spelled in bytes.
-
-    At most half of the vocabulary goes to single characters, or a small one on a text with many
-    (Chinese, say) would have no room for words.
+    Those are spelled in bytes. At most half of the vocabulary goes to single characters, or a
+    small one on a text with many (Chinese, say) would have no room for words.
     """
-    counts = np.zeros(0x110000, dtype=np.int64)
-    for first in range(0, len(parts), 256):
-        text = b"".join(parts[first : first + 256]).decode()
-        counts += np.bincount(
-            np.frombuffer(text.encode("utf-32-le"), np.uint32), minlength=0x110000
-        )
-    frequencies = np.sort(counts[counts > 0])[::-1]
-    most = max(1, (vocab_size - _NUM_SPECIAL) // 2)
-    if not len(frequencies):
-        return _CHARACTER_COVERAGE
-    covered = frequencies[:most].sum() / frequencies.sum()
-    # A hair less, so that rounding never lets in one character more.
-    return float(min(_CHARACTER_COVERAGE, covered - 1e-9))
+    is_kept = _frequent_characters(parts, (vocab_size - _NUM_SPECIAL) // 2)
+    for part in parts:
+        characters = np.frombuffer(part.decode().encode("utf-32-le"), "<u4")
+        characters = np.where(is_kept[characters], characters, 0)
+        for sentence in characters.tobytes().decode("utf-32-le").split("\0"):
+            yield from cut_text(sentence.encode(), _MAX_SENTENCE_BYTES)
+
+
+def _frequent_characters(parts: Sequence[bytes], most: int) -> NDArray[np.bool_]:
+    """Whether each code point is to get a token of its own, (code points,)."""
+    counts = np.zeros(sys.maxunicode + 1, dtype=np.int64)
+    for first in range(0, len(parts), _PARTS_PER_COUNT):
+        text = b"".join(parts[first : first + _PARTS_PER_COUNT]).decode()
+        characters = np.frombuffer(text.encode("utf-32-le"), "<u4")
+        counts += np.bincount(characters, minlength=len(counts))
+    counts[_RESERVED] = 0
+    order = np.argsort(-counts, kind="stable")[: max(most, 1)]
+    enough = np.searchsorted(np.cumsum(counts[order]), _CHARACTER_COVERAGE * counts.sum()) + 1
+    is_kept = np.zeros(len(counts), dtype=bool)
+    is_kept[order[:enough]] = counts[order[:enough]] > 0
+    return is_kept

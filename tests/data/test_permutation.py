@@ -19,7 +19,7 @@ def test_any_part_can_be_computed_alone():
 
 
 def test_order_does_not_depend_on_any_library_version():
-    assert permute(np.arange(10), 10, seed=0, epoch=0).tolist() == [2, 6, 1, 7, 4, 3, 0, 8, 9, 5]
+    assert permute(np.arange(10), 10, seed=0, epoch=0).tolist() == [9, 0, 7, 6, 1, 8, 5, 2, 3, 4]
 
 
 def test_seeds_and_epochs_differ():
@@ -33,7 +33,7 @@ def test_seeds_and_epochs_differ():
 
 @pytest.mark.parametrize("size", [4, 50])
 def test_every_place_gets_every_entry_equally_often(size):
-    epochs = 4000
+    epochs = 1000
     orders = np.stack([permute(np.arange(size), size, seed=7, epoch=e) for e in range(epochs)])
     counts = np.stack([np.bincount(orders[:, place], minlength=size) for place in range(size)])
     expected = epochs / size

@@ -1,0 +1,169 @@
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mobilellm.data.tokenizer import (
+    EvenSample,
+    load_tokenizer,
+    token_byte_counts,
+    tokenizer_hash,
+    train_tokenizer,
+)
+
+SOURCE = Path(random.__file__).read_bytes()
+TEXTS = [
+    "plain words",
+    "tabs\t\tand\ttabs",
+    "unix\n\n\nlines\n",
+    "dos\r\nlines\r\n",
+    "  double  spaces   and a trailing one ",
+    "    indented:\n        more\n",
+    "日本語と中文 한국어",
+    "emoji 😀👩‍👩‍👧‍👦🇩🇪",
+    "combining e\u0301 and nfkc ﬁ ½ ①",
+    "nul \0 and controls \x01\x1b\x7f",
+    "odd spaces \u00a0\u2003\u3000\u2028\u2029\ufeff\u200b",
+    "blocks ▅▅ ▅",
+    "digits 1234567890 0.5e-3",
+    "<s></s><unk><0x41>",
+    "",
+    " ",
+    "\n",
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return train_tokenizer([SOURCE], 600)
+
+
+@pytest.fixture(scope="module")
+def processor(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    path.write_bytes(model)
+    return load_tokenizer(path, 600)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_round_trip_loses_nothing(processor, text):
+    tokens = processor.encode(text)
+    assert processor.decode(tokens) == text
+    assert processor.unk_id() not in tokens
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_token_bytes_sum_to_the_text(processor, text):
+    counts = token_byte_counts(processor)
+    assert counts[processor.encode(text)].sum() == len(text.encode())
+
+
+def test_every_character_survives_but_one(processor):
+    everything = "".join(
+        map(chr, (*range(0xD800), *range(0xE000, 0x11000), *range(0x1F300, 0x1F700)))
+    )
+    back = processor.decode(processor.encode(everything))
+    assert back == everything.replace("\u2581", " ")
+
+
+def test_special_ids_and_exact_size(processor):
+    assert processor.vocab_size() == 600
+    assert (processor.unk_id(), processor.bos_id(), processor.eos_id()) == (0, 1, 2)
+    counts = token_byte_counts(processor)
+    assert counts[:3].tolist() == [0, 0, 0]
+    assert counts[3:259].tolist() == [1] * 256
+    assert (counts[3:] > 0).all()
+
+
+def test_lines_and_indentation_get_tokens(processor):
+    pieces = {processor.id_to_piece(token) for token in range(600)}
+    assert "\n" in pieces
+    assert "▁▁▁▁" in pieces
+
+
+def test_training_is_deterministic(model):
+    assert train_tokenizer([SOURCE], 600) == model
+
+
+def test_hash_is_of_pieces_and_scores(processor, tmp_path):
+    def hash_of(content):
+        (tmp_path / "t.model").write_bytes(content)
+        return tokenizer_hash(load_tokenizer(tmp_path / "t.model", 600))
+
+    assert hash_of(train_tokenizer([SOURCE], 600)) == tokenizer_hash(processor)
+    assert hash_of(train_tokenizer([SOURCE[::2]], 600)) != tokenizer_hash(processor)
+
+
+def test_a_small_vocabulary_for_many_characters_keeps_room_for_words():
+    chinese = "".join(map(chr, range(0x4E00, 0x5600)))
+    text = (chinese + " hello hello hello ").encode() * 2
+    sample = EvenSample(1 << 20)
+    sample.add(text)
+    assert train_tokenizer(sample.parts, 400)
+
+
+def test_long_texts_are_not_skipped():
+    # SentencePiece alone would pass over every text longer than 4,192 bytes, and find nothing.
+    sample = EvenSample(1 << 20)
+    sample.add(b"abcdefghij" * 2000 + b" klmnop" * 2000)
+    assert all(len(part) <= 4192 for part in sample.parts)
+    assert b"".join(sample.parts) == b"abcdefghij" * 2000 + b" klmnop" * 2000
+    assert train_tokenizer(sample.parts, 290)
+
+
+def test_text_around_reserved_characters_is_not_skipped():
+    text = "▅ wonderful \0 marvellous ".encode() * 50
+    pieces = _pieces(train_tokenizer([text], 300))
+    assert any("wonder" in piece for piece in pieces)
+    assert any("marvel" in piece for piece in pieces)
+
+
+def _pieces(model):
+    from sentencepiece import SentencePieceProcessor
+
+    processor = SentencePieceProcessor(model_proto=model)
+    return [processor.id_to_piece(token) for token in range(processor.vocab_size())]
+
+
+@pytest.mark.parametrize("size", [10, 4000, 100_000, 2_000_000])
+def test_sample_is_bounded_and_even(size):
+    sample = EvenSample(50_000)
+    text = b" ".join(b"%07d" % number for number in range(size // 8))
+    for start in range(0, len(text), 60_000):
+        sample.add(text[start : start + 60_000])
+    assert sample.num_bytes == sum(map(len, sample.parts)) <= 50_000
+    if len(text) <= 50_000:
+        assert b"".join(sample.parts) == text
+        return
+    assert sample.num_bytes > 50_000 / 4
+    places = [text.index(part) / len(text) for part in sample.parts]
+    assert np.diff(places).max() < 4 * np.diff(places).mean()
+    assert places[0] == 0
+    assert places[-1] > 0.8
+
+
+def test_text_that_is_too_small():
+    with pytest.raises(
+        ValueError,
+        match=r"vocab_size=1000 is too large for the 1.2e-05 MB of text .* use "
+        r"model.vocab_size=\d+ or less, or more text",
+    ):
+        train_tokenizer([b"hello world "], 1000)
+    with pytest.raises(ValueError, match=r"=300 is too large for the 0 MB .*; use more text"):
+        train_tokenizer([], 300)
+
+
+def test_other_tokenizers_are_refused(model, tmp_path):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(model)
+    with pytest.raises(
+        ValueError,
+        match=r"has 600 tokens, vocab_size=2048; use model.vocab_size=600, or another tokenizer",
+    ):
+        load_tokenizer(path, 2048)
+    path.write_bytes(b"no model")
+    with pytest.raises(ValueError, match=r"is no SentencePiece model; give a tokenizer.model"):
+        load_tokenizer(path, 600)
+    with pytest.raises(FileNotFoundError, match=r"missing.model does not exist; give a Sent"):
+        load_tokenizer(tmp_path / "missing.model", 600)
