@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mobilellm.data import PreparedData
 
 # A run is validated so often where no interval is given.
-VALIDATIONS_PER_RUN = 20
+VALIDATIONS_PER_RUN = 10
 # Share of the free memory that micro_batch_size=auto may plan with: the forecast is no measurement.
 MEMORY_SHARE = 0.7
 # More tokens at a time make no device faster, and on CPUs they only leave the caches.
