@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mobilellm.models.cache import KVCache
+from mobilellm.models.decoding import MIN_NEW_TOKENS, PackedDecoder, can_pack
 from mobilellm.models.mobilellm import MobileLLM
 
 
@@ -46,12 +48,7 @@ def generate(
     _check_sampling(max_new_tokens, temperature, top_k, top_p)
     prompts, mask = _pad_left(input_ids, config.eos_token_id)
     batch, length = prompts.shape
-    if length + max_new_tokens > config.max_position_embeddings:
-        raise ValueError(
-            f"a prompt of {length} and max_new_tokens={max_new_tokens} exceed "
-            f"max_position_embeddings={config.max_position_embeddings}; ask for at most "
-            f"{max(config.max_position_embeddings - length, 0)} new tokens, or shorten the prompt"
-        )
+    _check_length(length, max_new_tokens, config.max_position_embeddings)
     device = next(model.parameters()).device
     tokens = prompts.new_full((batch, length + max_new_tokens), config.eos_token_id, device=device)
     tokens[:, :length] = prompts
@@ -59,20 +56,31 @@ def generate(
     ended = torch.zeros(batch, dtype=torch.bool, device=device)
     cache = KVCache(config, capacity=length + max_new_tokens)
     if mask is not None:
-        mask = torch.nn.functional.pad(mask.to(device), (0, max_new_tokens), value=True)
-    start = 0
+        mask = F.pad(mask.to(device), (0, max_new_tokens), value=True)
+    logits = _forward(model, tokens[:, :length], cache, mask)
+    decoder = None
+    if max_new_tokens >= MIN_NEW_TOKENS and can_pack(model, batch):
+        decoder = PackedDecoder(model, batch)
     for end in range(length, length + max_new_tokens):
-        seen = None if mask is None else mask[:, :end]
-        output = model(tokens[:, start:end], cache, attention_mask=seen, logits=False)
-        logits = model.unembed(output.hidden[:, -1])
         chosen = _choose(logits, temperature, top_k, top_p, generator)
         tokens[:, end] = torch.where(ended, config.eos_token_id, chosen)
-        start = end
         if stop_at_eos:
             ended |= tokens[:, end] == config.eos_token_id
-            if ended.all():
-                break
+        if end + 1 == tokens.shape[1] or (stop_at_eos and ended.all()):
+            break
+        if decoder is None:
+            logits = _forward(model, tokens[:, end : end + 1], cache, mask)
+        else:
+            logits = decoder.step(tokens[:, end], cache, mask)
     return tokens
+
+
+def _forward(model: MobileLLM, tokens: Tensor, cache: KVCache, mask: Tensor | None) -> Tensor:
+    """Logits (batch, vocab) after the last of `tokens`."""
+    if mask is not None:
+        mask = mask[:, : cache.length + tokens.shape[1]]
+    output = model(tokens, cache, attention_mask=mask, logits=False)
+    return model.unembed(output.hidden[:, -1])
 
 
 def _choose(
@@ -126,6 +134,15 @@ def _pad_left(input_ids: Tensor | Sequence[Tensor], filler: int) -> tuple[Tensor
         prompts[index, longest - len(row) :] = row
         mask[index, longest - len(row) :] = True
     return prompts, mask
+
+
+def _check_length(length: int, max_new_tokens: int, context: int) -> None:
+    if length + max_new_tokens > context:
+        raise ValueError(
+            f"a prompt of {length} and max_new_tokens={max_new_tokens} exceed "
+            f"max_position_embeddings={context}; ask for at most {max(context - length, 0)} new "
+            "tokens, or shorten the prompt"
+        )
 
 
 def _check_sampling(

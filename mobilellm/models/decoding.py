@@ -1,0 +1,213 @@
+"""Decoding one token at a time on a CPU, from weights packed for it.
+
+With a row or two the products of a model are bound by how fast weights can be read. A library's
+matrix product reads them at a quarter of what memory allows; a weighted sum of the rows of the
+transposed matrix, which is what an embedding bag computes, reads at nearly its full speed. So the
+weights are copied once, transposed, in tiles of columns that the threads share, with projections
+of one input side by side and the norms' weights multiplied in.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mobilellm.models.attention import Attention, KeysValues
+from mobilellm.models.block import TransformerBlock
+from mobilellm.models.cache import KVCache, cache_slots
+from mobilellm.models.embedding import TokenEmbedding
+from mobilellm.models.feed_forward import ReLUFeedForward, SwiGLU
+from mobilellm.models.mobilellm import MobileLLM
+from mobilellm.models.norm import RMSNorm, WeightlessRMSNorm
+from mobilellm.models.rotary import make_rotary
+
+# Above it a matrix product reuses what it has read often enough to win.
+MAX_BATCH = 8
+# Tokens whose faster decoding pays for the packing.
+MIN_NEW_TOKENS = 32
+# A tile's row of results should stay in the nearest cache while the rows are summed.
+_TILE_WIDTH = 512
+_ALIGNMENT = 16
+_USUAL_MODULES = {
+    MobileLLM, TransformerBlock, Attention, SwiGLU, ReLUFeedForward, RMSNorm, WeightlessRMSNorm,
+    TokenEmbedding, nn.Linear, nn.ModuleList,
+}  # fmt: skip
+
+
+def can_pack(model: MobileLLM, batch_size: int) -> bool:
+    """Whether `PackedDecoder` can take over and is known to be faster.
+
+    It needs an x86 CPU (where torch's embedding bag is generated code), float32, a small batch,
+    and a model of nothing but its usual modules without hooks: what is bypassed must have no
+    effect.
+    """
+    weight = model.embedding.weight
+    if not weight.is_cpu or weight.dtype != torch.float32 or batch_size > MAX_BATCH:
+        return False
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        return False
+    return all(_is_usual(module) for module in model.modules())
+
+
+def _is_usual(module: nn.Module) -> bool:
+    hooked = bool(module._forward_hooks or module._forward_pre_hooks)
+    biased = getattr(module, "bias", None) is not None
+    return type(module) in _USUAL_MODULES and not hooked and not biased
+
+
+class PackedDecoder:
+    """A model's weights packed for decoding; holds a copy, so it does not follow later changes."""
+
+    def __init__(self, model: MobileLLM, batch_size: int) -> None:
+        """Copy the weights of `model`, whose `can_pack` is true."""
+        config = model.config
+        self._config = config
+        self._embedding = model.embedding.weight
+        self._blocks = [
+            _PackedBlock(block, batch_size, config.share_kv == "first") for block in model.blocks
+        ]
+        table = model.embedding.weight if model.head is None else model.head.weight
+        self._head = _PackedMatrix([table], batch_size, model.norm.weight)
+        self._layers = tuple(zip(config.layer_order, cache_slots(config), strict=True))
+
+    def step(self, tokens: Tensor, cache: KVCache, attention_mask: Tensor | None = None) -> Tensor:
+        """Logits (batch, vocab) after one more token per row.
+
+        Args:
+            tokens: token ids (batch,).
+            cache: what came before; the new token is added.
+            attention_mask: bool (batch, keys or more) for left padding, as in `MobileLLM.forward`.
+        """
+        config = self._config
+        mask, positions = None, torch.tensor([[cache.length]])
+        if attention_mask is not None:
+            attention_mask = attention_mask[:, : cache.length + 1]
+            mask = attention_mask[:, None, None, :]
+            positions = attention_mask.sum(dim=1, keepdim=True) - 1
+        rotary = make_rotary(positions, config.head_dim, config.rope_theta)  # pyright: ignore[reportArgumentType]
+        x = F.embedding(tokens, self._embedding)
+        made: dict[int, KeysValues] = {}
+        for index, slot in self._layers:
+            block = self._blocks[index]
+            normed = _normalise(x, config.rms_norm_eps)
+            query, kept = block.project(normed, rotary, made.get(slot), cache, slot)
+            if config.share_kv == "first":
+                made[slot] = kept
+            mixed = F.scaled_dot_product_attention(query, *kept, mask, enable_gqa=True)
+            x = block.output(mixed.flatten(1)).add_(x)
+            x = block.feed_forward(_normalise(x, config.rms_norm_eps)).add_(x)
+        cache.advance(1)
+        return self._head(_normalise(x, config.rms_norm_eps))
+
+
+class _PackedBlock:
+    """The weights of one stored block; `split` also packs the queries' apart."""
+
+    def __init__(self, block: nn.Module, batch_size: int, split: bool) -> None:
+        attention: Any = block.attention
+        feed: Any = block.feed_forward
+        self._attention = attention
+        self._num_queries = attention.q_proj.out_features // attention.head_dim
+        self._num_keys = attention.k_proj.out_features // attention.head_dim
+        query = [attention.q_proj.weight]
+        keys_values = [attention.k_proj.weight, attention.v_proj.weight]
+        norm: Any = block.attention_norm
+        # Repeats that reuse keys and values need the queries alone.
+        self._query = _PackedMatrix(query, batch_size, norm.weight) if split else None
+        self._all = _PackedMatrix([*query, *keys_values], batch_size, norm.weight)
+        self.output = _PackedMatrix([attention.o_proj.weight], batch_size)
+        self._gated = isinstance(feed, SwiGLU)
+        norm = block.feed_forward_norm
+        gate = [feed.gate_proj.weight] if self._gated else []
+        self._inner = _PackedMatrix([*gate, feed.up_proj.weight], batch_size, norm.weight)
+        self._down = _PackedMatrix([feed.down_proj.weight], batch_size)
+
+    def project(self, x: Tensor, rotary, kept: KeysValues | None, cache: KVCache, slot: int):
+        """Queries (batch, heads, 1, head_dim), and all keys and values to attend to."""
+        packed = self._all if kept is None else self._query
+        heads = packed(x).view(x.shape[0], 1, -1, self._attention.head_dim)  # pyright: ignore[reportOptionalCall]
+        turned = self._num_queries + (self._num_keys if kept is None else 0)
+        value = heads[:, :, turned:]
+        heads = _rotate(self._normalise_heads(heads[:, :, :turned]), rotary)
+        query = heads[:, :, : self._num_queries].transpose(1, 2)
+        if kept is None:
+            key = heads[:, :, self._num_queries :]
+            kept = cache.append(slot, key.transpose(1, 2), value.transpose(1, 2))
+        return query, kept
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """The feed-forward layer of normalised rows (batch, hidden)."""
+        inner = self._inner(x)
+        if not self._gated:
+            return self._down(inner.relu_())
+        gate, up = inner.chunk(2, dim=-1)
+        return self._down(F.silu(gate).mul_(up))
+
+    def _normalise_heads(self, heads: Tensor) -> Tensor:
+        norm, key_norm = self._attention.q_norm, self._attention.k_norm
+        if norm is None or key_norm is None:
+            return heads
+        if not isinstance(norm, RMSNorm):
+            return norm(heads)
+        parts = heads.split([self._num_queries, heads.shape[2] - self._num_queries], dim=2)
+        return torch.cat((norm(parts[0]), key_norm(parts[1])), dim=2)
+
+
+class _PackedMatrix:
+    """Stacked weights (out, in), as tiles of columns of the transposed matrix.
+
+    Every (tile, row of the batch) is one bag: the sum of the tile's `in` rows, each weighted by
+    an entry of the input.
+    """
+
+    def __init__(
+        self, weights: list[Tensor], batch_size: int, input_scale: Tensor | None = None
+    ) -> None:
+        weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+        if input_scale is not None:
+            weight = weight * input_scale
+        self._size, num_inputs = weight.shape
+        self._num_tiles, self._width = _tile(self._size, torch.get_num_threads())
+        tiles = weight.new_empty(self._num_tiles, num_inputs, self._width)
+        tiles[self._size // self._width :] = 0  # the last tiles may reach beyond the weights
+        for tile, rows in enumerate(weight.split(self._width)):
+            tiles[tile, :, : rows.shape[0]] = rows.t()
+        self._tiles = tiles.flatten(0, 1)
+        first = torch.arange(self._num_tiles, dtype=torch.int32).view(-1, 1, 1) * num_inputs
+        rows = first + torch.arange(num_inputs, dtype=torch.int32)
+        bags = (self._num_tiles, batch_size, num_inputs)
+        self._shape = bags
+        self._rows = rows.expand(bags).flatten()
+        self._offsets = torch.arange(0, math.prod(bags), num_inputs, dtype=torch.int32)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(batch, in) -> (batch, out)."""
+        weights = x.expand(self._shape).flatten()
+        sums = F.embedding_bag(
+            self._rows, self._tiles, self._offsets, mode="sum", per_sample_weights=weights
+        )
+        sums = sums.view(self._num_tiles, -1, self._width).transpose(0, 1).flatten(1)
+        return sums[:, : self._size]
+
+
+def _tile(size: int, num_threads: int) -> tuple[int, int]:
+    """Number of tiles, a multiple of the threads, and their width, with little left empty."""
+    fewest = math.ceil(size / _TILE_WIDTH / num_threads)
+    choices = [factor * num_threads for factor in range(fewest, 2 * fewest + 1)]
+    widths = [math.ceil(size / tiles / _ALIGNMENT) * _ALIGNMENT for tiles in choices]
+    return min(zip(choices, widths, strict=True), key=lambda choice: choice[0] * choice[1])
+
+
+def _normalise(x: Tensor, eps: float) -> Tensor:
+    """RMSNorm without its weight, which the next matrix holds; for one row shorter than torch's."""
+    size = x.shape[-1]
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x * length.square_().div_(size).add_(eps).rsqrt_()
+
+
+def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = rotary
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((second, first), dim=-1).mul_(sin).addcmul_(x, cos)
