@@ -153,6 +153,7 @@ def make_callbacks(run: Run) -> list[Any]:
         instantiate(node)
         for group in ("compression", "distillation", "callbacks")
         for node in run.config[group].values()
+        if node is not None
     ]
     folder = run.folder / CHECKPOINTS
     return [item(folder=folder) if isinstance(item, partial) else item for item in built]
@@ -162,7 +163,7 @@ def make_loggers(run: Run) -> list[Any]:
     """metrics.csv always, and what conf/logger adds; those are told the run's folder."""
     from mobilellm.training.csv_logger import CSVLogger
 
-    others = [instantiate(node) for node in run.config["logger"].values()]
+    others = [instantiate(node) for node in run.config["logger"].values() if node]
     return [
         CSVLogger(run.folder),
         *(item(folder=run.folder) if isinstance(item, partial) else item for item in others),

@@ -1,0 +1,55 @@
+"""Shared by all tests: a small real corpus, and a configuration of a tiny run on it."""
+
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MODULES = ("argparse", "ast", "calendar", "csv", "datetime", "decimal", "difflib", "doctest",
+           "enum", "fractions", "heapq", "inspect", "locale", "mailbox", "optparse", "pickle",
+           "statistics", "string", "tarfile", "textwrap", "threading", "typing")  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of real text files, 1 MB: modules of the standard library."""
+    folder = tmp_path_factory.mktemp("corpus")
+    library = Path(sysconfig.get_path("stdlib"))
+    for name in MODULES:
+        source = library / f"{name}.py"
+        if source.exists():
+            (folder / f"{name}.txt").write_text(source.read_text(encoding="utf-8"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all tests keep token shards, so that they are made once."""
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture
+def tiny_overrides(corpus: Path, prepared_dir: Path, tmp_path: Path) -> list[str]:
+    """Overrides for a run of seconds: a few thousand parameters, twelve steps."""
+    return [
+        "model=debug", "data=text", f"data.train={corpus}", "data.held_out=0.2",
+        f"prepared_dir={prepared_dir}", f"output_dir={tmp_path}/outputs",
+        "sequence_length=32", "tokens_per_step=128", "max_tokens=1536",
+        "validation_interval_tokens=512", "validation_tokens=512", "trainer=cpu",
+        "trainer.num_threads=1", "callbacks.progress=null", "callbacks.run_summary=null",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def tiny_run(tiny_overrides: list[str]) -> Callable[..., dict[str, Any]]:
+    """Train the tiny run with further overrides, in this process; the summary."""
+
+    def run(*overrides: str) -> dict[str, Any]:
+        from mobilellm.launchers.configuration import compose
+        from mobilellm.pipeline import train
+
+        return train(compose("train", [*tiny_overrides, *overrides]))
+
+    return run
