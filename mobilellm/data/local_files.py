@@ -33,7 +33,7 @@ class LocalFiles(Source):
             value = getattr(self, name)
             if value is None and name == "validation":
                 continue
-            paths = (value,) if isinstance(value, str | Path) else tuple(value or ())
+            paths = tuple(value) if isinstance(value, list | tuple) else (value,)
             if not paths or not all(isinstance(path, str | Path) for path in paths):
                 raise TypeError(f"data.{name}={value!r} must be a path or a list of paths")
             object.__setattr__(self, name, tuple(map(str, paths)))

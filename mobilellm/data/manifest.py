@@ -73,7 +73,7 @@ def read_json(path: Path) -> Record | None:
     """The contents of a JSON file, or None where it does not exist."""
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -49,6 +49,12 @@ class Mixture(Source):
                     "prepare it alone"
                 )
         self._check_weights()
+        without = [name for name, source in self.sources.items() if not source.has_validation]
+        if without and len(without) < len(self.sources):
+            raise ValueError(
+                f"data.sources.{without[0]} has no validation split, others have; give each one, "
+                "or none and data.held_out"
+            )
         super().__post_init__()
 
     def _check_weights(self) -> None:
@@ -67,13 +73,7 @@ class Mixture(Source):
     @property
     def has_validation(self) -> bool:
         """Whether every source has a validation split."""
-        without = [name for name, source in self.sources.items() if not source.has_validation]
-        if without and len(without) < len(self.sources):
-            raise ValueError(
-                f"data.sources.{without[0]} has no validation split, others have; give each one, "
-                "or none and data.held_out"
-            )
-        return not without
+        return all(source.has_validation for source in self.sources.values())
 
     @property
     def is_local(self) -> bool:
