@@ -1,0 +1,77 @@
+"""Every experiment runs: each of its models two steps, its sweep from start to report."""
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from mobilellm.launchers.configuration import compose
+from mobilellm.pipeline import train
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
+SHORT = ["max_steps=2", "sequence_length=32", "tokens_per_step=64", "validation_tokens=64",
+         "validation_interval_tokens=1000", "learning_rate_probe=false", "model.vocab_size=512",
+         "callbacks.progress=null", "callbacks.run_summary=null",
+         "callbacks.throughput=null", "trainer=cpu", "trainer.num_threads=1"]  # fmt: skip
+
+
+def _trials(experiment: str) -> list[list[str]]:
+    """Overrides of each of the experiment's models, with its first seed."""
+    params = OmegaConf.load(ROOT / f"conf/experiment/{experiment}.yaml").hydra.sweeper.params
+    axes = [
+        [f"{key}={value}" for value in str(values).split(",")]
+        for key, values in params.items()
+        if key != "seed"
+    ]
+    return [list(trial) for trial in itertools.product(*axes)]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_model_of_an_experiment_runs_two_steps(experiment, corpus, prepared_dir, tmp_path):
+    seen = set()
+    for trial in _trials(experiment):
+        overrides = [
+            f"experiment={experiment}", *trial, *SHORT, "data=text", f"data.train={corpus}",
+            "data.held_out=0.2", f"prepared_dir={prepared_dir}", f"output_dir={tmp_path}",
+        ]  # fmt: skip
+        summary = train(compose("train", overrides))
+        assert (summary["status"], summary["steps"]) == ("finished", 2)
+        seen.add(str(summary["model"]))
+    assert len(seen) == len(_trials(experiment)), "two trials train the same model"
+
+
+def test_every_variant_belongs_to_an_experiment():
+    used = {
+        part.partition("=")[2]
+        for name in EXPERIMENTS
+        for trial in _trials(name)
+        for part in trial
+        if part.startswith("variant=")
+    }
+    folder = ROOT / "conf/variant"
+    assert used == {str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml")}
+
+
+def test_a_sweep_runs_once_and_its_report_is_made(corpus, prepared_dir, tmp_path):
+    """From the command line, with our launcher; the second call finds nothing left to do."""
+    sweep = [
+        sys.executable, "scripts/train.py", "-m", "experiment=demo",
+        "variant=demo/2_blocks,demo/4_blocks", "seed=0,1,2", *SHORT, "data=text",
+        f"data.train={corpus}", "data.held_out=0.2", f"prepared_dir={prepared_dir}",
+        f"output_dir={tmp_path}",
+    ]  # fmt: skip
+    subprocess.run(sweep, cwd=ROOT, check=True, timeout=300)
+    summaries = {path: path.stat().st_mtime_ns for path in tmp_path.glob("demo/*/summary.json")}
+    assert len(summaries) == 6
+    subprocess.run(sweep, cwd=ROOT, check=True, timeout=300)
+    assert {path: path.stat().st_mtime_ns for path in summaries} == summaries
+    report = subprocess.run(
+        [sys.executable, "scripts/compare.py", str(tmp_path / "demo")],
+        cwd=ROOT, check=True, timeout=300, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (tmp_path / "demo/comparison/index.html").exists()
+    assert "index.html" in report.stdout.replace("\n", "")
