@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 
 def prepare(cfg: "DictConfig") -> None:
     """Prepare the data of a configuration and say what there is."""
-    from hydra.utils import instantiate
-
     from mobilellm.data import prepare_data
     from mobilellm.data.overview import overview
+    from mobilellm.launchers.configuration import instantiate
 
-    for line in overview(prepare_data(instantiate(cfg.data, _convert_="all"))):
+    for line in overview(prepare_data(instantiate(cfg.data))):
         print(line)
 
 

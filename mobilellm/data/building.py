@@ -56,6 +56,9 @@ def build_contents(config: DataConfig, bar: ProgressBar, *, shard_tokens: int) -
     Returns:
         What the manifest says of them, as plain data.
     """
+    if config.tokenizer is not None:
+        # Before hours of reading, find out whether it fits.
+        load_tokenizer(Path(config.tokenizer), config.vocab_size)
     trains = config.tokenizer is None and not config.is_tokenized
     sample_bytes = int(config.tokenizer_sample_megabytes * 1e6) if trains else None
     with bar.phase("reading", _known_size(config)):
