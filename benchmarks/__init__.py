@@ -1,0 +1,1 @@
+"""The project's side-by-side measurements; `scripts/benchmark.py` runs them."""

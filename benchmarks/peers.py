@@ -1,0 +1,126 @@
+"""Plain training steps of this project, of Hugging Face's Llama, and of LitGPT's GPT.
+
+All do the same: forward, cross entropy over all tokens, backward, fused AdamW; the same shape,
+precision and random tokens.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.shapes import Workload
+from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.training.loss import chunked_cross_entropy
+
+
+def random_tokens(workload: Workload, device: str = "cpu") -> torch.Tensor:
+    """Token ids (batch, sequence_length + 1)."""
+    shape = (workload.batch, workload.sequence_length + 1)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(workload.config.vocab_size, shape, generator=generator).to(device)
+
+
+def huggingface_llama(config: ModelConfig) -> nn.Module:
+    """`LlamaForCausalLM` of the same shape, newly initialised."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,  # pyright: ignore[reportArgumentType]
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_attention_heads,  # pyright: ignore[reportArgumentType]
+            num_key_value_heads=config.num_key_value_heads,  # pyright: ignore[reportArgumentType]
+            head_dim=config.head_dim,
+            max_position_embeddings=config.max_position_embeddings,
+            rms_norm_eps=config.rms_norm_eps,
+            tie_word_embeddings=config.tie_word_embeddings,
+            attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
+        )
+    )
+
+
+class OurStep:
+    """One optimizer step of this project in a plain loop."""
+
+    def __init__(self, workload: Workload, device: str = "cpu") -> None:
+        """Build model and optimizer."""
+        self.model = MobileLLM(workload.config).to(device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+        self.tokens = random_tokens(workload, device)
+
+    def __call__(self) -> None:
+        """Make the step."""
+        hidden = self.model(self.tokens[:, :-1], logits=False).hidden
+        total = chunked_cross_entropy(hidden, self.model.unembed, self.tokens[:, 1:])
+        (total / self.tokens[:, 1:].numel()).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class HuggingFaceStep:
+    """The same by Hugging Face's model and its own loss."""
+
+    def __init__(self, workload: Workload, device: str = "cpu") -> None:
+        """Build model and optimizer."""
+        self.model = huggingface_llama(workload.config).to(device).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+        # Their loss shifts by itself: with as many inputs, one token a row less is predicted.
+        self.tokens = random_tokens(workload, device)[:, :-1].contiguous()
+
+    def __call__(self) -> None:
+        """Make the step."""
+        self.model(self.tokens, labels=self.tokens, use_cache=False).loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class LitGPTStep:
+    """The same by LitGPT, in a process of its own environment that waits for orders."""
+
+    def __init__(self, workload: Workload) -> None:
+        """Start the process and build model and optimizer there."""
+        environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        self.process = subprocess.Popen(
+            [os.environ["LITGPT_PYTHON"], str(Path(__file__).with_name("litgpt_child.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        settings = workload.config.to_dict() | {
+            "batch": workload.batch,
+            "sequence_length": workload.sequence_length,
+            "threads": torch.get_num_threads(),
+        }
+        self._ask(json.dumps(settings))
+
+    def __call__(self) -> None:
+        """Make the step over there, and wait for it."""
+        self._ask("step")
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]
+        self.process.wait()
+
+    def _ask(self, line: str) -> None:
+        orders = self.process.stdin
+        if orders is None or self.process.stdout is None:
+            raise RuntimeError("the LitGPT process has no pipes")
+        orders.write(line + "\n")
+        orders.flush()
+        if self.process.stdout.readline().strip() != "done":
+            raise RuntimeError(
+                f"{self.process.args!r} ended; run it by hand with LITGPT_PYTHON to see why"
+            )
+
+
+def has_litgpt() -> bool:
+    """Whether `LITGPT_PYTHON` names a Python to run it with."""
+    return bool(os.environ.get("LITGPT_PYTHON"))

@@ -1,0 +1,84 @@
+"""Preparing data with a tokenizer that exists: megabytes of text per second, and peak memory."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+VOCAB_SIZE = 8192
+
+
+def measure_preparation(*, megabytes: int) -> list[dict[str, Any]]:
+    """A corpus of so much text, made of the standard library's sources over and over."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        size = _write_corpus(folder / "corpus", megabytes * 10**6)
+        small = folder / "small"
+        small.mkdir()
+        shutil.copy(folder / "corpus" / "0.txt", small)
+        _prepare(small, folder / "first")
+        tokenizer = next((folder / "first").rglob("tokenizer.model"))
+        start = time.perf_counter()
+        peak = _prepare(folder / "corpus", folder / "second", f"data.tokenizer={tokenizer}")
+        seconds = time.perf_counter() - start
+    return [
+        {
+            "megabytes": size / 1e6,
+            "seconds": seconds,
+            "megabytes_per_second": size / 1e6 / seconds,
+            "peak_bytes": peak,
+        }
+    ]
+
+
+def _write_corpus(folder: Path, size: int) -> int:
+    """Files of about 4 MB; each repetition starts elsewhere, so that no two files are the same."""
+    folder.mkdir()
+    sources = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    texts = [path.read_text(encoding="utf-8") for path in sources]
+    written, number, part, length = 0, 0, [], 0
+    while written < size:
+        text = f"# {number} {len(part)}\n{texts[(number * 7 + len(part)) % len(texts)]}"
+        part.append(text)
+        length += len(text.encode())
+        if length >= 4_000_000:
+            (folder / f"{number}.txt").write_text("".join(part), encoding="utf-8")
+            written, number, part, length = written + length, number + 1, [], 0
+    return written
+
+
+def _prepare(text: Path, prepared: Path, *more: str) -> int:
+    """Run the command; the most memory that its processes had together, in bytes."""
+    command = [sys.executable, "scripts/prepare_data.py", "data=text", f"data.train={text}"]
+    command += [f"prepared_dir={prepared}", f"model.vocab_size={VOCAB_SIZE}", *more]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    peaks: list[int] = [0]
+    watcher = threading.Thread(target=_watch, args=(process, peaks))
+    watcher.start()
+    code = process.wait()
+    watcher.join()
+    if code:
+        raise RuntimeError(f"{' '.join(command)} ended with exit code {code}")
+    return peaks[0]
+
+
+def _watch(process: subprocess.Popen, peaks: list[int]) -> None:
+    """Memory shared between the processes is counted once: proportional set size."""
+    import psutil
+
+    while process.poll() is None:
+        total = 0
+        try:
+            parent = psutil.Process(process.pid)
+            for one in [parent, *parent.children(recursive=True)]:
+                total += one.memory_full_info().pss
+        except psutil.Error:
+            continue
+        peaks[0] = max(peaks[0], total)
+        time.sleep(0.05)

@@ -1,0 +1,53 @@
+"""The shapes that are measured."""
+
+from dataclasses import dataclass
+
+from mobilellm.models import ModelConfig
+from mobilellm.search.budget import config_for_budget
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model and the tokens of one training step."""
+
+    name: str
+    config: ModelConfig
+    batch: int
+    sequence_length: int
+
+    @property
+    def tokens(self) -> int:
+        """Of one step."""
+        return self.batch * self.sequence_length
+
+
+def demo_workloads() -> list[Workload]:
+    """About 1M parameters in the body, from wide and shallow to deep and thin."""
+    workloads = []
+    for num_blocks in (2, 4, 8, 14, 24):
+        config = config_for_budget(1e6, num_blocks, match="body", vocab_size=2048)
+        name = f"{num_blocks}x{config.hidden_size}"
+        workloads.append(Workload(name, config, batch=8, sequence_length=256))
+    return workloads
+
+
+def middle_workload(vocab_size: int = 4096, batch: int = 8, sequence_length: int = 256) -> Workload:
+    """12 blocks of width 256."""
+    config = ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=256,
+        intermediate_size=704,
+        num_blocks=12,
+        num_attention_heads=4,
+    )
+    return Workload("12x256", config, batch, sequence_length)
+
+
+def large_workload() -> Workload:
+    """MobileLLM-125M on few tokens."""
+    return Workload("30x576", mobilellm_125m(), batch=1, sequence_length=128)
+
+
+def mobilellm_125m() -> ModelConfig:
+    """30 blocks of width 576."""
+    return config_for_budget(124_635_456, num_blocks=30)

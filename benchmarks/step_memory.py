@@ -1,0 +1,51 @@
+"""Peak memory of a training step, each contestant in fresh processes; also such a process."""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def measure_memory(*, rounds: int) -> list[dict[str, Any]]:
+    """12 x 256, 32,000 words, 4,096 tokens: bytes above what the process has after its imports."""
+    peaks: dict[str, list[int]] = {"ours": [], "huggingface": []}
+    for _ in range(rounds):
+        for name, found in peaks.items():
+            result = subprocess.run(
+                [sys.executable, "-m", "benchmarks.step_memory", name],
+                cwd=ROOT,
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            found.append(json.loads(result.stdout.splitlines()[-1])["peak_bytes"])
+    ours, theirs = (statistics.median(found) for found in peaks.values())
+    row = {"shape": "12x256", "vocab_size": 32_000, "tokens_per_step": 4096}
+    return [row | {"ours_bytes": ours, "huggingface_bytes": theirs, "ratio": ours / theirs}]
+
+
+def main(name: str) -> None:
+    """Make three steps and say how much memory they took at most."""
+    import psutil
+
+    from benchmarks.peers import HuggingFaceStep, OurStep, huggingface_llama
+    from benchmarks.shapes import middle_workload
+    from mobilellm.pipeline.memory import peak_memory_bytes, reset_peak_memory
+
+    small = middle_workload(vocab_size=8, batch=1, sequence_length=8)
+    huggingface_llama(small.config)  # imports what is imported late
+    workload = middle_workload(vocab_size=32_000, sequence_length=512)
+    reset_peak_memory("cpu")
+    start = psutil.Process().memory_info().rss
+    step = OurStep(workload) if name == "ours" else HuggingFaceStep(workload)
+    for _ in range(3):
+        step()
+    sys.stdout.write(json.dumps({"peak_bytes": peak_memory_bytes("cpu") - start}) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,97 @@
+"""That the measurements measure: on tiny shapes, without believing any figure."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.loop import RandomTokens, _compare
+from benchmarks.peers import HuggingFaceStep, OurStep, huggingface_llama
+from benchmarks.results import results_table, write_results
+from benchmarks.rounds import alternate, median_ratio, repeated
+from benchmarks.shapes import Workload, demo_workloads, large_workload
+from benchmarks.train_step import compare_steps, measure_litgpt
+from mobilellm.accounting import count_parameters
+from mobilellm.models import ModelConfig
+
+
+def tiny():
+    config = ModelConfig(vocab_size=32, hidden_size=16, intermediate_size=24, num_blocks=2,
+                         num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
+    return Workload("2x16", config, batch=2, sequence_length=8)
+
+
+def test_contestants_take_turns_in_an_order_that_turns_around():
+    calls = []
+    names = ("a", "b", "c")
+    seconds = alternate({n: (lambda n=n: calls.append(n)) for n in names}, rounds=2)
+    assert calls == ["a", "b", "c", "a", "b", "c", "c", "b", "a"]
+    assert {name: len(taken) for name, taken in seconds.items()} == {"a": 2, "b": 2, "c": 2}
+
+
+def test_the_ratio_is_taken_within_rounds():
+    seconds = {"ours": [1.0, 10.0, 2.0], "theirs": [2.0, 30.0, 2.0]}
+    assert median_ratio(seconds, "ours", "theirs") == 2.0
+
+
+def test_repeating_fills_the_time_asked_for():
+    calls = []
+    repeat, count = repeated(lambda: calls.append(1), seconds=0.001)
+    repeat()
+    assert len(calls) == 2 + count
+
+
+@pytest.mark.parametrize("workload", [tiny(), demo_workloads()[2], large_workload()])
+def test_the_peer_has_the_same_shape(workload):
+    import torch
+
+    pytest.importorskip("transformers")
+    with torch.device("meta"):
+        peer = huggingface_llama(workload.config)
+    assert sum(p.numel() for p in peer.parameters()) == count_parameters(workload.config).stored
+
+
+def test_steps_change_the_weights_of_both():
+    pytest.importorskip("transformers")
+    for step in (OurStep(tiny()), HuggingFaceStep(tiny())):
+        before = [p.detach().clone() for p in step.model.parameters()]
+        step()
+        changed = [not (a == b).all() for a, b in zip(before, step.model.parameters(), strict=True)]
+        assert all(changed)
+
+
+def test_a_comparison_gives_speeds_and_shares():
+    pytest.importorskip("transformers")
+    row = compare_steps(tiny(), "huggingface", rounds=1, seconds=0.01)
+    assert row["ratio"] == pytest.approx(
+        row["ours_tokens_per_second"] / row["huggingface_tokens_per_second"]
+    )
+    assert 0 < row["ours_share_of_matmul_rate"] < 1
+
+
+def test_litgpt_is_not_measured_without_its_python(monkeypatch):
+    monkeypatch.delenv("LITGPT_PYTHON", raising=False)
+    (row,) = measure_litgpt(rounds=1, seconds=0.01)
+    assert row == {"not measured": "set LITGPT_PYTHON to a Python that has litgpt"}
+
+
+def test_the_loop_is_compared_with_a_bare_one():
+    row = _compare(tiny(), rounds=1, steps=6)
+    assert row["bare_seconds_per_step"] > 0
+    assert row["lightning_seconds_per_step"] > 0
+    assert len(RandomTokens(32, 100).tokens("train")) == 100
+
+
+def test_results_are_shown_and_kept_by_part(tmp_path):
+    path = tmp_path / "results.json"
+    write_results(path, {"train": [{"shape": "a", "ratio": 2.0}]})
+    write_results(path, {"data": [{"peak_bytes": 5_000_000}, {"peak_bytes": 6_000_000}]})
+    kept = json.loads(path.read_text())["results"]
+    assert kept["train"] == [{"shape": "a", "ratio": 2.0}]
+    console = Console(record=True, width=100)
+    console.print(results_table("data", kept["data"]))
+    assert "5 MB" in console.export_text()
