@@ -86,7 +86,11 @@ class BigramModel:
 
     def _keys(self, first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
         dtype = np.uint32 if self._vocab_size <= 1 << 16 else np.uint64
-        return first.astype(dtype) * dtype(self._vocab_size) + second.astype(dtype)
+        # In place: there are up to MAX_TRAIN_TOKENS of them.
+        keys = first.astype(dtype)
+        keys *= dtype(self._vocab_size)
+        np.add(keys, second, out=keys, casting="unsafe")
+        return keys
 
     def _count_pairs(self, tokens: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """The different pairs, sorted, and how often each occurs."""

@@ -61,10 +61,13 @@ def join_sections(files: Iterable[Iterable[bytes]], rule: str) -> Iterator[Piece
 
     def parts(file: Iterable[bytes]) -> Iterator[_Part]:
         nonlocal num_titles
+        is_blank = True
         for number, part in enumerate(file):
             begins = title.match(part.rstrip(b"\r\n").decode()) is not None
             num_titles += begins
-            yield part, begins or number == 0
+            # Blank lines above the first title belong to it: they are no document.
+            yield part, number == 0 or (begins and not is_blank)
+            is_blank = is_blank and not part.strip()
 
     for file in files:
         yield from _assemble(parts(file))

@@ -180,9 +180,10 @@ class ShardWriter:
             first = end or 0
 
     def finish(self) -> str:
-        """Write what is left and return the hash of the whole stream."""
+        """Write what is left and return the hash of the whole stream; nothing can follow."""
         if self._filled:
             self._write_shard()
+        self._buffer = self._buffer[:0].copy()
         return self._digest.hexdigest()
 
     def _append_part(self, tokens: NDArray[Any], *, ends_document: bool) -> None:

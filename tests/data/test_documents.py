@@ -93,12 +93,16 @@ def test_regular_expression_begins_documents_and_leaves_nothing_out(tmp_path):
     text = "preface\n = One = \n\n = = Part = = \n text\n = Two = \nend"
     (tmp_path / "a.txt").write_text(text)
     (tmp_path / "b.txt").write_text("untitled\n")
-    found = documents([tmp_path / "a.txt", tmp_path / "b.txt"], "^ = [^=].* = $")
+    (tmp_path / "c.txt").write_text("\n \n = Three = \n\n = Four = ")
+    files = [tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "c.txt"]
+    found = documents(files, "^ = [^=].* = $")
     assert found == [
         b"preface\n",
         b" = One = \n\n = = Part = = \n text\n",
         b" = Two = \nend",
         b"untitled\n",
+        b"\n \n = Three = \n\n",
+        b" = Four = ",
     ]
 
 
