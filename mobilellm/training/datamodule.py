@@ -95,6 +95,12 @@ class TokenDataModule(LightningDataModule):
         """Go on from there."""
         self._consumed_before = state_dict["consumed_samples"]
 
+    def teardown(self, stage: str) -> None:
+        """A further fit goes on with the next sample."""
+        if self.trainer is not None:
+            self._consumed_before = self.consumed_samples
+            self._first_step = self.trainer.global_step
+
     def train_dataloader(self) -> "StepLoader":
         """The steps that are left; endless."""
         rank, world_size = self._place()

@@ -24,8 +24,8 @@ def chunked_cross_entropy(
     forward pass: memory for logits is that of one chunk. Softmax and sum run in float32 whatever
     the input type.
 
-    It takes half the time of torch's `linear_cross_entropy` with chunks, and is not bound to a
-    single matrix.
+    It takes about six sevenths of the time of torch's `linear_cross_entropy` with chunks (4,096
+    tokens, width 256, 32,000 words, one CPU thread), and is not bound to a single matrix.
 
     Args:
         hidden: (..., hidden), as `unembed` takes it.

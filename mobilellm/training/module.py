@@ -156,8 +156,8 @@ class LanguageModelModule(LightningModule):
 
     def _count_labels(self, batch: list[Batch]) -> Tensor:
         """Unmasked tokens of the whole step, over micro-batches and ranks."""
-        count = sum((m["labels"] != IGNORE_INDEX).sum() for m in batch)
-        return self._sum_over_ranks(count.float()).clamp(min=1.0)  # pyright: ignore[reportAttributeAccessIssue]
+        count = torch.stack([(m["labels"] != IGNORE_INDEX).sum() for m in batch]).sum()
+        return self._sum_over_ranks(count).clamp(min=1)
 
     def _set_learning_rate(self, optimizer: Any) -> float:
         """Set and return the rate of this step, of the first group."""
