@@ -6,6 +6,7 @@ The weights' side; the architectures that are understood stand in `huggingface_c
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from mobilellm.checkpoint import (
     CONFIG_FILE,
-    TOKENIZER_FILE,
     WEIGHTS_FILE,
     model_from_state,
     read_json,
@@ -24,6 +24,7 @@ from mobilellm.checkpoint import (
     write_tensors,
 )
 from mobilellm.export.huggingface_config import config_from_huggingface, config_to_huggingface
+from mobilellm.export.huggingface_tokenizer import tokenizer_files
 from mobilellm.models import MobileLLM
 
 _TOP_NAMES = {
@@ -81,10 +82,11 @@ def export_huggingface(
     Args:
         model: left as it is.
         folder: new or empty.
-        tokenizer: path of a SentencePiece model, copied there as tokenizer.model.
+        tokenizer: path of a SentencePiece model, which `transformers.AutoTokenizer` then loads.
 
     Raises:
-        ValueError: the folder is not empty, or no architecture of `transformers` holds the model.
+        ValueError: the folder is not empty, no architecture of `transformers` holds the model, or
+            the tokenizer is none.
         FileNotFoundError: the tokenizer does not exist.
         OSError: a file could not be written.
     """
@@ -93,12 +95,10 @@ def export_huggingface(
     values["dtype"] = str(model.embedding.weight.dtype).removeprefix("torch.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder; export into a new one")
-    if tokenizer is not None and not Path(tokenizer).is_file():
-        raise FileNotFoundError(f"tokenizer {tokenizer} does not exist; give a SentencePiece model")
+    files = {} if tokenizer is None else tokenizer_files(tokenizer, model.config)
     folder.mkdir(parents=True, exist_ok=True)
-    if tokenizer is not None:
-        content = Path(tokenizer).read_bytes()
-        write_atomically(folder / TOKENIZER_FILE, lambda path: path.write_bytes(content))
+    for name, content in files.items():
+        write_atomically(folder / name, partial(Path.write_bytes, data=content))
     write_tensors(folder / WEIGHTS_FILE, _their_state(model))
     write_json(folder / CONFIG_FILE, values)
 

@@ -1,3 +1,4 @@
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from mobilellm.checkpoint import save_model
+from mobilellm.export.huggingface import export_huggingface
 from mobilellm.export.model_folder import open_model
 from mobilellm.export.text import continue_text
 from mobilellm.models import MobileLLM, ModelConfig
@@ -34,12 +36,21 @@ def run_folder(tmp_path_factory):
     return folder
 
 
-def run_script(name, *arguments, folder):
-    """Run a script from another folder, as a user may."""
-    return subprocess.run(
-        [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, arguments)],
-        capture_output=True, text=True, cwd=folder, check=False,
-    )  # fmt: skip
+@pytest.fixture
+def run_script(tmp_path, monkeypatch, capsys):
+    """Run a script in this process from another folder; give exit code, output and errors."""
+
+    def run(name, *arguments):
+        script = str(SCRIPTS / f"{name}.py")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(script, run_name="__main__")
+        return stop.value.code, *capsys.readouterr()
+
+    return run
 
 
 def test_text_goes_on_from_the_prompt(run_folder):
@@ -66,21 +77,55 @@ def test_text_needs_the_models_own_tokenizer(run_folder):
         continue_text(small, tokenizer, "a", 3)
 
 
-def test_out_and_in_again_writes_the_same_text(run_folder, tmp_path):
+def test_out_and_in_again_writes_the_same_text(run_script, run_folder, tmp_path):
     llama, back = tmp_path / "llama", tmp_path / "back"
-    steps = [
-        run_script(
-            "export", run_folder, "--format", "huggingface", "--out", llama, folder=tmp_path
-        ),
-        run_script("import", llama, "--out", back, folder=tmp_path),
-    ]
-    assert [step.returncode for step in steps] == [0, 0], steps
+    out = run_script("export", run_folder, "--format", "huggingface", "--out", llama)
+    assert out == (0, f"{llama}: 2 layers\n", "")
+    assert run_script("import", llama, "--out", back) == (0, f"{back}: 5,456 parameters\n", "")
     sampled = ("--prompt", "the", "--temperature", "1.5", "--top-k", "20", "--seed", "0")
-    written = run_script("generate", run_folder, *sampled, folder=tmp_path).stdout
+    code, written, _ = run_script("generate", run_folder, *sampled)
+    assert code == 0
     assert written.startswith("the")
     for source in (run_folder / "model", llama, back):
         settings = {"temperature": 1.5, "top_k": 20, "seed": 0}
         assert continue_text(*open_model(source), "the", 100, **settings) + "\n" == written
+
+
+@pytest.mark.parametrize("begin", [1, 2])
+@pytest.mark.parametrize("prefix", [True, False])
+def test_transformers_splits_text_as_we_do(tmp_path, prefix, begin):
+    transformers = pytest.importorskip("transformers")
+    from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+    (tmp_path / "text.txt").write_text(TEXT * 40)
+    SentencePieceTrainer.train(
+        input=str(tmp_path / "text.txt"), model_prefix=str(tmp_path / "words"), vocab_size=330,
+        model_type="bpe", byte_fallback=True, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, add_dummy_prefix=prefix, minloglevel=2,
+    )  # fmt: skip
+    config = ModelConfig(
+        vocab_size=330, hidden_size=8, intermediate_size=8, num_blocks=1, num_attention_heads=1,
+        bos_token_id=begin,
+    )  # fmt: skip
+    export_huggingface(MobileLLM(config), tmp_path / "out", tmp_path / "words.model")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    ours = SentencePieceProcessor(model_file=str(tmp_path / "words.model"))
+    for text in ("the dog", "a\n  b", "fox é 日本 ", "\n\n 12"):
+        assert theirs(text).input_ids == [begin, *ours.encode(text)]
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (begin, 2)
+
+
+def test_a_wrong_tokenizer_does_not_go_out(run_folder, tmp_path):
+    model, tokenizer = open_model(run_folder)
+    (tmp_path / "wrong.model").write_bytes(b"wrong")
+    with pytest.raises(ValueError, match=r"wrong.model is no SentencePiece model; give one"):
+        export_huggingface(model, tmp_path / "out", tmp_path / "wrong.model")
+    small = ModelConfig(
+        vocab_size=10, hidden_size=8, intermediate_size=8, num_blocks=1, num_attention_heads=1
+    )
+    with pytest.raises(ValueError, match="has 64 words, more than the model's vocab_size=10; give"):
+        export_huggingface(MobileLLM(small), tmp_path / "out", tokenizer)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -96,17 +141,20 @@ def test_out_and_in_again_writes_the_same_text(run_folder, tmp_path):
         ),
     ],
 )
-def test_an_error_is_one_line_and_exit_code_2(name, arguments, message, tmp_path):
+def test_an_error_is_one_line_and_exit_code_2(run_script, name, arguments, message, tmp_path):
     (tmp_path / "something").touch()
-    done = run_script(name, *arguments, folder=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(message)
-    assert done.stderr.count("\n") == 1
+    code, printed, errors = run_script(name, *arguments)
+    assert (code, printed) == (2, "")
+    assert errors.startswith(message)
+    assert errors.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["something"]
 
 
 @pytest.mark.parametrize("name", ["generate", "import", "export"])
-def test_help_is_short_of_nothing(name, tmp_path):
-    done = run_script(name, "--help", folder=tmp_path)
-    assert done.returncode == 0
+def test_help_comes_at_once_and_from_anywhere(name, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / f"{name}.py"), "--help"],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
     assert "FOLDER" in done.stdout or "MODEL_DIR" in done.stdout

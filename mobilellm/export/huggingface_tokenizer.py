@@ -1,0 +1,51 @@
+"""The files beside a model that make `transformers.AutoTokenizer` split text as we do."""
+
+import json
+from pathlib import Path
+
+from mobilellm.checkpoint import TOKENIZER_FILE
+from mobilellm.models import ModelConfig
+
+
+def tokenizer_files(tokenizer: str | Path, config: ModelConfig) -> dict[str, bytes]:
+    """Contents by file name: the SentencePiece model and how `LlamaTokenizer` is to use it.
+
+    Without the second file `transformers` puts a space before the text and forgets the token that
+    begins it.
+
+    Raises:
+        FileNotFoundError: the tokenizer does not exist.
+        ValueError: it is no SentencePiece model, or larger than the model's vocabulary.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    path = Path(tokenizer)
+    if not path.is_file():
+        raise FileNotFoundError(f"tokenizer {path} does not exist; give a SentencePiece model")
+    content = path.read_bytes()
+    processor = SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(content)
+    except RuntimeError as error:
+        raise ValueError(f"tokenizer {path} is no SentencePiece model; give one") from error
+    size = processor.vocab_size()
+    if size > config.vocab_size:
+        raise ValueError(
+            f"tokenizer {path} has {size} words, more than the model's "
+            f"vocab_size={config.vocab_size}; give the model's own"
+        )
+    settings = {
+        "tokenizer_class": "LlamaTokenizer",
+        "legacy": True,
+        "add_prefix_space": processor.encode("a", out_type=str)[0].startswith("\u2581"),
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": config.max_position_embeddings,
+        "unk_token": processor.id_to_piece(processor.unk_id()),
+    }
+    for name, token in (("bos_token", config.bos_token_id), ("eos_token", config.eos_token_id)):
+        if token < size:
+            settings[name] = processor.id_to_piece(token)
+    text = json.dumps(settings, indent=2) + "\n"
+    return {TOKENIZER_FILE: content, "tokenizer_config.json": text.encode()}
