@@ -26,6 +26,7 @@ NOT_IDENTITY = (
     "experiment_name",
     "resume",
     "logger",
+    "log_interval_steps",
     "data.dir",
     "data.prepared_dir",
     "data.workers",

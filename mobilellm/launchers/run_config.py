@@ -35,6 +35,7 @@ class RunConfig:
     initialization: dict[str, Any] = field(default_factory=dict)
     validation_interval_tokens: float | None = MISSING
     validation_tokens: float | None = MISSING
+    log_interval_steps: int = MISSING
     init_from: str | None = MISSING
     resume: bool | None = MISSING
     learning_rate_probe: bool = MISSING

@@ -76,7 +76,9 @@ def make_module(run: Run) -> Any:
         schedule=instantiate(run.config["schedule"]),
         budget=run.budget,
         gradient_clip_norm=run.config["gradient_clip_norm"],
-        intervals=Intervals(validation_steps=validation_steps),
+        intervals=Intervals(
+            log_steps=run.config["log_interval_steps"], validation_steps=validation_steps
+        ),
         compile=run.trainer.compile,
         activation_checkpointing=run.trainer.activation_checkpointing,
     )
