@@ -1,0 +1,47 @@
+"""What the README shows works: its Python, and the composition of its commands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = sorted(
+    {
+        re.sub(r"\s+#.*", "", line).removeprefix(".venv/bin/python ").strip()
+        for line in README.splitlines()
+        if line.startswith(".venv/bin/python scripts/")
+    }
+)
+
+
+def test_the_python_runs():
+    [source] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    namespace: dict = {}
+    exec(source, namespace)
+    assert namespace["output"].logits.shape == (1, 16, 4096)
+    assert namespace["tokens"].shape == (1, 21)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"scripts/(train|prep)", c)])
+def test_every_training_command_composes(command):
+    from mobilellm.launchers.configuration import compose
+
+    _, *arguments = re.split(r"\s+", command.replace("'", ""))
+    overrides = [a for a in arguments if a != "-m"]
+    root = "train" if command.startswith("scripts/train") else "prepare_data"
+    if root == "prepare_data" and "..." in command:
+        return
+    assert compose(root, overrides)
+
+
+@pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "scripts").glob("*.py")))
+def test_every_command_has_help(script):
+    done = subprocess.run(
+        [sys.executable, f"scripts/{script}", "--help"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert len(done.stdout) > 200
