@@ -86,6 +86,9 @@ def prepare_data(
         lock.acquire()
     try:
         return open_prepared(config) or _prepare(config, bar, shard_tokens)
+    except KeyboardInterrupt:
+        bar.say(f"stopped; {config.folder} keeps what is finished, and the next call goes on")
+        raise
     finally:
         lock.release()
 

@@ -276,6 +276,29 @@ def test_tokens_given_as_ids(tmp_path):
         prepare(data(name="large"))
 
 
+def test_ids_with_their_tokenizer_have_bytes(corpus, tmp_path):
+    from_text = prepare(config_for(corpus))
+    for split in ("train", "validation"):
+        ids = from_text.tokens(split)[:].tolist()
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps({"token_ids": ids}))
+    from_ids = prepare(
+        TokenizedData(
+            train=str(tmp_path / "train.jsonl"),
+            validation=str(tmp_path / "validation.jsonl"),
+            tokenizer=str(from_text.tokenizer_path),
+            vocab_size=400,
+            add_eos=False,
+            dir=str(tmp_path / "ids"),
+        )
+    )
+    same = ("tokenizer", "train", "validation")
+    assert [from_ids.hashes[key] for key in same] == [from_text.hashes[key] for key in same]
+    assert np.array_equal(from_ids.token_bytes, from_text.token_bytes)
+    assert from_ids.manifest["splits"]["train"]["token_bytes"] == sum(
+        map(len, read_all(corpus / "train"))
+    )
+
+
 def test_max_megabytes(corpus):
     prepared = prepare(config_for(corpus, max_megabytes=0.05))
     sizes = [len(text) for text in read_all(corpus / "train")]
