@@ -29,7 +29,8 @@ class TokenDataModule(LightningDataModule):
         micro_batch_size: windows per device and forward pass.
         samples_per_step: windows per optimizer step over all ranks and micro-batches.
         seed: of the order of the windows.
-        validation_tokens: validate on so many tokens from the split's start; default: all.
+        validation_tokens: validate on so many tokens, in windows spread evenly over the split;
+            default: all.
         document_mask: keep documents from attending to each other.
 
     Raises:
@@ -123,10 +124,11 @@ class TokenDataModule(LightningDataModule):
         """This rank's share of the validation windows, as many batches as any other rank."""
         rank, world_size = self._place()
         total, size = self.num_validation_windows, self.micro_batch_size
+        spread = [index * len(self.validation_windows) // total for index in range(total)]
         for first in range(rank * size, total + rank * size, world_size * size):
-            windows = range(first, min(first + size, total))
+            windows = spread[first : first + size]
             if windows:
-                yield gather(self.validation_windows, list(windows))
+                yield gather(self.validation_windows, windows)
             else:
                 # Sharded models need every rank in every forward pass.
                 idle = gather(self.validation_windows, [0])
