@@ -12,6 +12,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCAB_SIZE = 8192
+FILE_BYTES = 100_000
+TOKENIZER_FILES = 40
 
 
 def measure_preparation(*, megabytes: int) -> list[dict[str, Any]]:
@@ -21,7 +23,8 @@ def measure_preparation(*, megabytes: int) -> list[dict[str, Any]]:
         size = _write_corpus(folder / "corpus", megabytes * 10**6)
         small = folder / "small"
         small.mkdir()
-        shutil.copy(folder / "corpus" / "0.txt", small)
+        for number in range(TOKENIZER_FILES):
+            shutil.copy(folder / "corpus" / f"{number}.txt", small)
         _prepare(small, folder / "first")
         tokenizer = next((folder / "first").rglob("tokenizer.model"))
         start = time.perf_counter()
@@ -38,7 +41,7 @@ def measure_preparation(*, megabytes: int) -> list[dict[str, Any]]:
 
 
 def _write_corpus(folder: Path, size: int) -> int:
-    """Files of about 4 MB; each repetition starts elsewhere, so that no two files are the same."""
+    """Files, one document each; each starts with another source, so that no two are the same."""
     folder.mkdir()
     sources = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     texts = [path.read_text(encoding="utf-8") for path in sources]
@@ -47,7 +50,7 @@ def _write_corpus(folder: Path, size: int) -> int:
         text = f"# {number} {len(part)}\n{texts[(number * 7 + len(part)) % len(texts)]}"
         part.append(text)
         length += len(text.encode())
-        if length >= 4_000_000:
+        if length >= FILE_BYTES:
             (folder / f"{number}.txt").write_text("".join(part), encoding="utf-8")
             written, number, part, length = written + length, number + 1, [], 0
     return written
@@ -55,7 +58,13 @@ def _write_corpus(folder: Path, size: int) -> int:
 
 def _prepare(text: Path, prepared: Path, *more: str) -> int:
     """Run the command; the most memory that its processes had together, in bytes."""
-    command = [sys.executable, "scripts/prepare_data.py", "data=text", f"data.train={text}"]
+    command = [
+        sys.executable,
+        "scripts/prepare_data.py",
+        "data=text",
+        f"data.train={text}",
+        "data.held_out=0.2",
+    ]
     command += [f"prepared_dir={prepared}", f"model.vocab_size={VOCAB_SIZE}", *more]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     peaks: list[int] = [0]

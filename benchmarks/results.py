@@ -18,6 +18,7 @@ def results_table(title: str, rows: Sequence[Row]) -> Table:
     """A column for each quantity, or for one row a line for each."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     if len(rows) == 1:
+        table.show_header = False
         table.add_column("")
         table.add_column("", justify="right")
         for name, value in rows[0].items():

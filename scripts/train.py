@@ -1,12 +1,13 @@
 """Train one model, or with -m a sweep of models.
 
-Prepares missing data first. A run goes to <output_dir>/<experiment_name>/<run>/, named by what is trained; started
-again, an unfinished one continues (resume=true, the default under -m) and a finished one is left alone.
+Prepares missing data first. A run goes to <output_dir>/<experiment_name>/<run>/, named by what is
+trained; started again, an unfinished one continues (resume=true, the default under -m) and a
+finished one is left alone.
 
   python scripts/train.py model=tiny_deep data=stdlib max_tokens=2e6
   python scripts/train.py data=text data.train=book.txt optimizer=muon seed=1
   python scripts/train.py -m experiment=depth_vs_width
-  python scripts/train.py -m experiment=depth_vs_width model.budget=125e6 model.match=stored model.num_blocks=4,12,30
+  python scripts/train.py -m model=by_budget model.budget=125e6 model.num_blocks=4,12,30 seed=0,1,2
 """
 
 import sys
@@ -21,7 +22,7 @@ if __name__ == "__main__":
     hydra_command(
         train,
         "train",
-        description=__doc__,
+        description=__doc__ or "",
         check="mobilellm.pipeline.check_run",
         sweep_dir="${output_dir}/${experiment_name}",
     )

@@ -81,13 +81,13 @@ class ModelConfig:
             object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
         self._check_choices()
         self._check_sizes()
-        if self.head_dim is None:
-            object.__setattr__(self, "head_dim", self._default_head_dim())
-        _check_positive("head_dim", self.head_dim)
-        if self.head_dim % 2:  # pyright: ignore[reportOptionalOperand]
+        head_dim = self._default_head_dim() if self.head_dim is None else self.head_dim
+        object.__setattr__(self, "head_dim", head_dim)
+        _check_positive("head_dim", head_dim)
+        if head_dim % 2:
             raise ValueError(
-                f"head_dim={self.head_dim} must be even, since rotary embedding turns pairs; "
-                f"use {self.head_dim + 1}"  # pyright: ignore[reportOptionalOperand]
+                f"head_dim={head_dim} must be even, since rotary embedding turns pairs; "
+                f"use {head_dim + 1}"
             )
         self._check_heads()
 
@@ -114,7 +114,7 @@ class ModelConfig:
 
     def _default_head_dim(self) -> int:
         heads = self.num_attention_heads
-        if isinstance(heads, tuple):
+        if not isinstance(heads, int):
             raise ValueError(
                 "head_dim is required where num_attention_heads differs by block; give head_dim"
             )
