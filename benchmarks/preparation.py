@@ -32,9 +32,9 @@ def measure_preparation(*, megabytes: int) -> list[dict[str, Any]]:
         seconds = time.perf_counter() - start
     return [
         {
-            "megabytes": size / 1e6,
+            "text_bytes": size,
             "seconds": seconds,
-            "megabytes_per_second": size / 1e6 / seconds,
+            "text_bytes_per_second": size / seconds,
             "peak_bytes": peak,
         }
     ]

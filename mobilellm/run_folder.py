@@ -39,7 +39,7 @@ NOT_IDENTITY = (
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """8 hex digits of what is trained: the resolved configuration without `NOT_IDENTITY`."""
-    kept = {key: value for key, value in _flat(config).items() if not _is_excluded(key)}
+    kept = {key: value for key, value in flat_config(config).items() if not _is_excluded(key)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -111,13 +111,13 @@ def check_may_start(folder: Path, *, resume: bool) -> None:
         )
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to plain values."""
+def flat_config(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested configuration as dotted keys and plain values."""
     if not isinstance(config, Mapping):
         return {prefix: config}
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
+        flat.update(flat_config(value, f"{prefix}.{key}" if prefix else str(key)))
     return flat
 
 

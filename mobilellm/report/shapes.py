@@ -11,7 +11,7 @@ from mobilellm.models.config import ModelConfig
 from mobilellm.report.runs import LeftOut, Run
 from mobilellm.report.statistics import Interval, mean_interval
 from mobilellm.report.units import count_text, rate_text
-from mobilellm.run_folder import NOT_IDENTITY
+from mobilellm.run_folder import NOT_IDENTITY, flat_config
 
 NOT_SHAPE = (
     *NOT_IDENTITY,
@@ -91,7 +91,7 @@ def group_runs(runs: Iterable[Run]) -> tuple[tuple[Shape, ...], tuple[LeftOut, .
 
 def shape_key(run: Run) -> str:
     """Canonical text of all that makes runs one shape: everything but the seed and the place."""
-    settings = {name: value for name, value in _flat(run.config).items() if _is_part(name)}
+    settings = {name: value for name, value in flat_config(run.config).items() if _is_part(name)}
     facts = {
         name: run.fact(name) for name in ("max_tokens", "learning_rate", "precision", "hashes")
     }
@@ -99,7 +99,7 @@ def shape_key(run: Run) -> str:
         facts["max_tokens"] = run.tokens
     facts |= {"sequence_length": run.sequence_length, "tokens_per_step": run.tokens_per_step}
     facts["optimizer"] = run.optimizer
-    facts["document_mask"] = _flat(run.config).get("data.document_mask")
+    facts["document_mask"] = flat_config(run.config).get("data.document_mask")
     parts = {"model": run.model.to_dict(), "settings": settings, "facts": facts}
     return json.dumps(parts, sort_keys=True, default=str)
 
@@ -146,7 +146,7 @@ def _each(trait: Callable[[Shape], str]) -> Callable[[Sequence[Shape]], list[str
 
 def _differing_settings(shapes: Sequence[Shape]) -> list[str]:
     """`init_from=…` for settings of config.yaml in which shapes of one name differ."""
-    flat = [_flat(shape.first.config) for shape in shapes]
+    flat = [flat_config(shape.first.config) for shape in shapes]
     names = sorted({name for config in flat for name in config if _is_part(name)})
     differing = [name for name in names if len({str(config.get(name)) for config in flat}) > 1]
     return [
@@ -185,15 +185,6 @@ _TRAITS: tuple[Callable[[Shape], str], ...] = (
 def _from_wide_to_deep(shape: Shape) -> tuple[Any, ...]:
     model = shape.model
     return (model.num_layers, model.block_repeats, -model.hidden_size, shape.first.folder.name)
-
-
-def _flat(config: Any, prefix: str = "") -> Mapping[str, Any]:
-    if not isinstance(config, Mapping):
-        return {prefix: config}
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
 
 
 def _is_part(setting: str) -> bool:
