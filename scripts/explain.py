@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from mobilellm.launchers.command import hydra_command
+from mobilellm.launchers.command import exit_code_of, hydra_command
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
         try:
             hydra_command(explanations.add, "explain", description=str(__doc__), sweep_dir=scratch)
         finally:
-            explanations.show()
+            exit_code_of(explanations.show)
 
 
 if __name__ == "__main__":
