@@ -34,8 +34,8 @@ def main() -> None:
 
     from rich.console import Console
 
-    from benchmarks.parts import measure
-    from benchmarks.results import results_table, write_results
+    from scripts.benchmarks.parts import measure
+    from scripts.benchmarks.results import results_table, write_results
 
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     for part in PARTS:

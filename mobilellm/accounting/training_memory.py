@@ -16,7 +16,7 @@ from mobilellm.accounting.parameters import (
     head_dim,
     matrix_parameters,
 )
-from mobilellm.models.config import BlockShape, ModelConfig, _check_choice
+from mobilellm.models.config import BlockShape, ModelConfig, check_choice
 
 OPTIMIZERS = ("adamw", "muon", "sgd")
 
@@ -82,7 +82,7 @@ def optimizer_bytes(
     Raises:
         ValueError: an optimizer or precision that is not known.
     """
-    _check_choice("optimizer", optimizer, OPTIMIZERS)
+    check_choice("optimizer", optimizer, OPTIMIZERS)
     per_weight = precision_of(precision).weight
     stored = count_parameters(config).stored
     if optimizer == "sgd":
@@ -219,7 +219,7 @@ def precision_of(name: str) -> Precision:
     Raises:
         ValueError: a name that is not known.
     """
-    _check_choice("precision", name, PRECISIONS)
+    check_choice("precision", name, PRECISIONS)
     return PRECISIONS[name]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobilellm.accounting.explain import ASSUMED_RATES, explain_model, explain_training
 from mobilellm.launchers.configuration import instantiate
-from mobilellm.models.config import _check_choice
+from mobilellm.models.config import check_choice
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -32,7 +32,7 @@ class Explanations:
         """
         from hydra.core.hydra_config import HydraConfig
 
-        _check_choice("format", config.format, FORMATS)
+        check_choice("format", config.format, FORMATS)
         self._format = config.format
         self._explained.append(explain_config(config))
         overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
@@ -90,7 +90,7 @@ def explain_config(config: "DictConfig") -> dict[str, Any]:
 
 def _devices(trainer: "DictConfig") -> dict[str, Any]:
     """What the trainer says about devices, as `explain_training` takes it; no GPU is asked."""
-    _check_choice("trainer.accelerator", trainer.accelerator, ("auto", *ASSUMED_RATES))
+    check_choice("trainer.accelerator", trainer.accelerator, ("auto", *ASSUMED_RATES))
     accelerator, precision = trainer.accelerator, trainer.precision
     if accelerator == "auto":
         accelerator = "cuda" if Path("/dev/nvidia0").exists() else "cpu"

@@ -83,7 +83,7 @@ class ModelConfig:
         self._check_sizes()
         head_dim = self._default_head_dim() if self.head_dim is None else self.head_dim
         object.__setattr__(self, "head_dim", head_dim)
-        _check_positive("head_dim", head_dim)
+        check_positive("head_dim", head_dim)
         if head_dim % 2:
             raise ValueError(
                 f"head_dim={head_dim} must be even, since rotary embedding turns pairs; "
@@ -92,16 +92,16 @@ class ModelConfig:
         self._check_heads()
 
     def _check_choices(self) -> None:
-        _check_choice("layer_sharing", self.layer_sharing, SHARING_SCHEMES)
-        _check_choice("share_kv", self.share_kv, KV_POLICIES)
-        _check_choice("feed_forward", self.feed_forward, FEED_FORWARDS)
-        _check_choice("qk_norm", self.qk_norm, QK_NORMS)
+        check_choice("layer_sharing", self.layer_sharing, SHARING_SCHEMES)
+        check_choice("share_kv", self.share_kv, KV_POLICIES)
+        check_choice("feed_forward", self.feed_forward, FEED_FORWARDS)
+        check_choice("qk_norm", self.qk_norm, QK_NORMS)
 
     def _check_sizes(self) -> None:
         for name in (
             "vocab_size", "hidden_size", "num_blocks", "block_repeats", "max_position_embeddings"
         ):  # fmt: skip
-            _check_positive(name, getattr(self, name))
+            check_positive(name, getattr(self, name))
         for name in ("intermediate_size", "num_attention_heads", "num_key_value_heads"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != self.num_blocks:
@@ -110,7 +110,7 @@ class ModelConfig:
                     "give one value, or one per block"
                 )
             for size in value if isinstance(value, tuple) else (value,):
-                _check_positive(name, size)
+                check_positive(name, size)
 
     def _default_head_dim(self) -> int:
         heads = self.num_attention_heads
@@ -177,16 +177,18 @@ class ModelConfig:
         names = [field.name for field in fields(cls)]
         for name in values:
             if name not in names:
-                _check_choice("model field", name, names)
+                check_choice("model field", name, names)
         return cls(**values)
 
 
-def _check_positive(name: str, value: Any) -> None:
+def check_positive(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
 
 
-def _check_choice(name: str, value: str, choices: Any) -> None:
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Raise ValueError, with the nearest choices first, unless `value` is one of them."""
     if value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=len(choices), cutoff=0.0)
         raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(near)}")

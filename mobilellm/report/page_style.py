@@ -58,7 +58,8 @@ figcaption { color: var(--muted); font-size: .92rem; max-width: 84ch; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; font-size: .92rem;
   margin: .6rem 0; }
 dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
-code { font: .88em ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
+code { overflow-wrap: anywhere;
+  font: .88em ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
 a { color: var(--accent); }
 @media (max-width: 640px) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; } }
 @media print { main { max-width: none; padding: 0; } body { font-size: 11pt; }

@@ -10,6 +10,7 @@ from mobilellm.report.curves import MeanCurve, Points, mean_curve
 from mobilellm.report.drawing import fix_layout, line_style, palette
 from mobilellm.report.reference_lines import loss_scale, loss_unit, reference_lines
 from mobilellm.report.shapes import Shape
+from mobilellm.report.units import axis_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +49,7 @@ def _over_training(
 ) -> "Figure | None":
     """The whole of training on a logarithmic axis, and its end enlarged."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     lines = _lines(comparison, position)
     if not lines:
@@ -61,12 +62,12 @@ def _over_training(
     for axes in (whole, end):
         for line in lines:
             _draw_line(axes, line)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_formatter(FuncFormatter(axis_text))
         axes.set_xlabel(unit)
     whole.set_ylabel(f"validation loss ({loss_unit(comparison)})")
     whole.set_xscale("log", nonpositive="mask")
     whole.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    whole.xaxis.set_major_formatter(EngFormatter(sep=""))
+    whole.xaxis.set_major_formatter(FuncFormatter(axis_text))
     whole.xaxis.set_minor_formatter(NullFormatter())
     whole.set_title("whole training, logarithmic axis")
     end.set_title("end of training, enlarged")

@@ -5,16 +5,25 @@ import math
 from mobilellm.report.statistics import Interval
 
 MISSING = "–"
+METRIC = ("", "k", "M", "G", "T", "P", "E")
 
 
 def count_text(value: float | None) -> str:
     """A count with three digits and a metric letter: `1.02M`; `–` where it is not known."""
     if value is None:
         return MISSING
-    number, letter = _scaled(value, ("", "k", "M", "G", "T", "P", "E"), 1000)
+    number, letter = _scaled(value, METRIC, 1000)
     if not letter:
         return f"{number:.0f}" if number == round(number) else f"{number:.3g}"
     return f"{_three_digits(number)}{letter}"
+
+
+def axis_text(value: float, _position: int = 0) -> str:
+    """A tick of an axis: `500k`, `0.2`; a small number has no letter, `200m` reads as metres."""
+    if abs(value) < 1000:
+        return f"{value:g}"
+    number, letter = _scaled(value, METRIC, 1000)
+    return f"{number:g}{letter}"
 
 
 def bytes_text(value: float | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mobilellm.accounting import count_parameters, flops_per_token
 from mobilellm.models import ModelConfig
-from mobilellm.models.config import _check_choice, _check_positive
+from mobilellm.models.config import check_choice, check_positive
 from mobilellm.search.shapes import Measure, Shape, ShapeGrid
 
 MATCHES = ("stored", "body", "flops")
@@ -82,7 +82,7 @@ class BudgetRules:
         Raises:
             ValueError: an unknown `match`, a negative tolerance.
         """
-        _check_choice("match", self.match, MATCHES)
+        check_choice("match", self.match, MATCHES)
         if not self.tolerance >= 0:
             raise ValueError(f"tolerance={self.tolerance} must not be negative; give e.g. 0.02")
 
@@ -182,7 +182,7 @@ def measure_budget(config: ModelConfig, match: str, sequence_length: int | None 
     Raises:
         ValueError: an unknown `match`.
     """
-    _check_choice("match", match, MATCHES)
+    check_choice("match", match, MATCHES)
     if match == "flops":
         return flops_per_token(config, sequence_length or config.max_position_embeddings).forward
     counts = count_parameters(config)
@@ -227,7 +227,7 @@ def _check_given(num_blocks: int | None, hidden_size: int | None, grid: ShapeGri
         )
     for name, value in (("num_blocks", num_blocks), ("hidden_size", hidden_size)):
         if value is not None:
-            _check_positive(name, value)
+            check_positive(name, value)
     step = grid.width_step
     if hidden_size is not None and hidden_size % step:
         below = max(step, hidden_size // step * step)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mobilellm.models import ModelConfig
-from mobilellm.models.config import _check_choice, _check_positive
+from mobilellm.models.config import check_choice, check_positive
 
 FFN_RULES = ("remainder", "paper")
 GROUP_SIZES = (3, 2, 1)
@@ -43,10 +43,10 @@ class ShapeGrid:
 
     def __post_init__(self) -> None:
         """Check the steps and the names of the fields."""
-        _check_choice("ffn_rule", self.ffn_rule, FFN_RULES)
+        check_choice("ffn_rule", self.ffn_rule, FFN_RULES)
         for name in ("head_dim", "group_size", "alignment"):
             if getattr(self, name) is not None:
-                _check_positive(name, getattr(self, name))
+                check_positive(name, getattr(self, name))
         known = [field.name for field in fields(ModelConfig)]
         for name in self.fields:
             if name in DERIVED_FIELDS:
@@ -54,7 +54,7 @@ class ShapeGrid:
                     f"{name}={self.fields[name]!r} follows from the budget and cannot be given; "
                     "use head_dim, group_size, alignment or ffn_rule, or a model of fixed shape"
                 )
-            _check_choice("field", name, [name for name in known if name not in DERIVED_FIELDS])
+            check_choice("field", name, [name for name in known if name not in DERIVED_FIELDS])
         ModelConfig(**self._sizes(1, self.width_step, self.alignment))
 
     @property

@@ -9,14 +9,14 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.loop import RandomTokens, _compare
-from benchmarks.peers import HuggingFaceStep, OurStep, huggingface_llama
-from benchmarks.results import results_table, write_results
-from benchmarks.rounds import alternate, median_ratio, repeated
-from benchmarks.shapes import Workload, demo_workloads, large_workload
-from benchmarks.train_step import compare_steps, measure_litgpt
 from mobilellm.accounting import count_parameters
 from mobilellm.models import ModelConfig
+from scripts.benchmarks.loop import RandomTokens, _compare
+from scripts.benchmarks.peers import HuggingFaceStep, OurStep, huggingface_llama
+from scripts.benchmarks.results import results_table, write_results
+from scripts.benchmarks.rounds import alternate, median_ratio, repeated
+from scripts.benchmarks.shapes import Workload, demo_workloads, large_workload
+from scripts.benchmarks.train_step import compare_steps, measure_litgpt
 
 
 def tiny():

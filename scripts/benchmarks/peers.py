@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.shapes import Workload
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.training.loss import chunked_cross_entropy
+from scripts.benchmarks.shapes import Workload
 
 
 def random_tokens(workload: Workload, device: str = "cpu") -> torch.Tensor:

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers import HuggingFaceStep, LitGPTStep, OurStep, has_litgpt
-from benchmarks.rounds import alternate, median_ratio, repeated
-from benchmarks.shapes import Workload, demo_workloads, large_workload, middle_workload
 from mobilellm.accounting import flops_per_token
 from mobilellm.training.device_rate import measure_matmul_rate
+from scripts.benchmarks.peers import HuggingFaceStep, LitGPTStep, OurStep, has_litgpt
+from scripts.benchmarks.rounds import alternate, median_ratio, repeated
+from scripts.benchmarks.shapes import Workload, demo_workloads, large_workload, middle_workload
 
 
 def measure_train_steps(*, rounds: int, seconds: float) -> list[dict[str, Any]]:

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers import HuggingFaceStep, OurStep
-from benchmarks.rounds import alternate, median_ratio
-from benchmarks.shapes import Workload, mobilellm_125m
 from mobilellm.accounting import flops_per_token
 from mobilellm.training.compilation import compile_blocks_
 from mobilellm.training.device_rate import measure_matmul_rate
+from scripts.benchmarks.peers import HuggingFaceStep, OurStep
+from scripts.benchmarks.rounds import alternate, median_ratio
+from scripts.benchmarks.shapes import Workload, mobilellm_125m
 
 
 def measure_gpu(*, rounds: int, steps: int = 10, batch: int = 16) -> list[dict[str, Any]]:

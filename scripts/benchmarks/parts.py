@@ -16,35 +16,35 @@ def measure(part: str, *, rounds: int, quick: bool = False) -> list[dict[str, An
     rows: list[dict[str, Any]]
     match part:
         case "train":
-            from benchmarks.train_step import measure_train_steps
+            from scripts.benchmarks.train_step import measure_train_steps
 
             rows = measure_train_steps(rounds=rounds, seconds=seconds)
         case "litgpt":
-            from benchmarks.train_step import measure_litgpt
+            from scripts.benchmarks.train_step import measure_litgpt
 
             rows = measure_litgpt(rounds=rounds, seconds=seconds)
         case "memory":
-            from benchmarks.step_memory import measure_memory
+            from scripts.benchmarks.step_memory import measure_memory
 
             rows = measure_memory(rounds=rounds)
         case "decode":
-            from benchmarks.decode import measure_decode
+            from scripts.benchmarks.decode import measure_decode
 
             rows = measure_decode(rounds=rounds, new_tokens=4 if quick else 64)
         case "loop":
-            from benchmarks.loop import measure_loop
+            from scripts.benchmarks.loop import measure_loop
 
             rows = measure_loop(rounds=rounds, steps=6 if quick else 40)
         case "startup":
-            from benchmarks.startup import measure_startup
+            from scripts.benchmarks.startup import measure_startup
 
             rows = measure_startup(rounds=rounds)
         case "data":
-            from benchmarks.preparation import measure_preparation
+            from scripts.benchmarks.preparation import measure_preparation
 
             rows = measure_preparation(megabytes=8 if quick else 120)
         case "gpu":
-            from benchmarks.gpu import measure_gpu
+            from scripts.benchmarks.gpu import measure_gpu
 
             rows = measure_gpu(rounds=rounds)
         case _:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 VOCAB_SIZE = 8192
 FILE_BYTES = 100_000
 TOKENIZER_FILES = 40

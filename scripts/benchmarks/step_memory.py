@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def measure_memory(*, rounds: int) -> list[dict[str, Any]]:
@@ -16,7 +16,7 @@ def measure_memory(*, rounds: int) -> list[dict[str, Any]]:
     for _ in range(rounds):
         for name, found in peaks.items():
             result = subprocess.run(
-                [sys.executable, "-m", "benchmarks.step_memory", name],
+                [sys.executable, "-m", "scripts.benchmarks.step_memory", name],
                 cwd=ROOT,
                 check=True,
                 capture_output=True,
@@ -32,9 +32,9 @@ def main(name: str) -> None:
     """Make three steps and say how much memory they took at most."""
     import psutil
 
-    from benchmarks.peers import HuggingFaceStep, OurStep, huggingface_llama
-    from benchmarks.shapes import middle_workload
     from mobilellm.pipeline.memory import peak_memory_bytes, reset_peak_memory
+    from scripts.benchmarks.peers import HuggingFaceStep, OurStep, huggingface_llama
+    from scripts.benchmarks.shapes import middle_workload
 
     small = middle_workload(vocab_size=8, batch=1, sequence_length=8)
     huggingface_llama(small.config)  # imports what is imported late

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ["model=tiny_deep", "data=stdlib", "max_steps=1", "validation_tokens=2048", "resume=false"]
 
 
@@ -24,7 +24,7 @@ def measure_startup(*, rounds: int) -> list[dict[str, Any]]:
         found = []
         for number in range(rounds):
             report = Path(folder) / f"{number}.json"
-            command = [sys.executable, "-m", "benchmarks.startup", str(report)]
+            command = [sys.executable, "-m", "scripts.benchmarks.startup", str(report)]
             overrides = [*TRAIN, prepared, f"output_dir={folder}/{number}"]
             subprocess.run([*command, *overrides], cwd=ROOT, check=True, capture_output=True)
             found.append(json.loads(report.read_text()))

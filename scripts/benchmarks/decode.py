@@ -7,12 +7,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.peers import huggingface_llama
-from benchmarks.rounds import alternate, median_ratio
-from benchmarks.shapes import mobilellm_125m
 from mobilellm.accounting import weight_bytes
 from mobilellm.models import MobileLLM
 from mobilellm.models.generation import generate
+from scripts.benchmarks.peers import huggingface_llama
+from scripts.benchmarks.rounds import alternate, median_ratio
+from scripts.benchmarks.shapes import mobilellm_125m
 
 PROMPT_TOKENS = 16
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.shapes import Workload, demo_workloads
 from mobilellm.models import MobileLLM
 from mobilellm.optim import adamw
 from mobilellm.training.loss import chunked_cross_entropy
+from scripts.benchmarks.shapes import Workload, demo_workloads
 
 WARM_UP_STEPS = 3
 
