@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ NOT_IDENTITY = (
     "trainer.num_nodes",
     "trainer.num_threads",
 )
+
+
+class RunIsBusy(ValueError):
+    """Another process trains in the folder."""
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -109,6 +114,30 @@ def check_may_start(folder: Path, *, resume: bool) -> None:
         raise ValueError(
             f"{folder} is an unfinished run; continue it with resume=true, or remove the folder"
         )
+
+
+@contextmanager
+def locked(folder: Path, timeout: float = 0) -> Iterator[None]:
+    """Keep other processes from training in `folder`; a killed one keeps nothing locked.
+
+    Args:
+        folder: made where missing.
+        timeout: seconds to wait for another process; below 0: as long as it takes.
+
+    Raises:
+        RunIsBusy: another process is still training there.
+    """
+    from filelock import FileLock, Timeout
+
+    (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / CHECKPOINTS / ".lock").acquire(timeout=timeout)
+    except Timeout as error:
+        raise RunIsBusy(
+            f"{folder} is being trained by another process; wait for it, or end that process"
+        ) from error
+    with lock:
+        yield
 
 
 def flat_config(config: Any, prefix: str = "") -> dict[str, Any]:

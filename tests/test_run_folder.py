@@ -12,6 +12,7 @@ from mobilellm.run_folder import (
     check_may_start,
     config_hash,
     find_run_folder,
+    locked,
     read_summary,
     run_name,
     write_summary,
@@ -88,3 +89,11 @@ def test_a_broken_summary_is_named(tmp_path):
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(ValueError, match=r"summary\.json is not JSON .* remove it to run again"):
         read_summary(tmp_path)
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    refused = pytest.raises(ValueError, match="is being trained by another process; wait for it")
+    with locked(tmp_path), refused, locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass

@@ -117,21 +117,11 @@ def micro_batch_size(run: Run) -> int:
     """Windows per device and forward pass.
 
     Raises:
-        ValueError: a step that the devices cannot share, or not even one window fits into memory.
+        ValueError: not even one window fits into memory.
     """
     world, samples = run.trainer.world_size, run.samples_per_step
-    if samples % world:
-        raise ValueError(
-            f"{samples} windows a step (tokens_per_step / sequence_length) cannot be shared by "
-            f"{world} devices; use a multiple of {world} windows"
-        )
     given, length = run.config["micro_batch_size"], run.config["sequence_length"]
     if given != "auto":
-        if samples // world % given:
-            raise ValueError(
-                f"micro_batch_size={given} must divide the {samples // world} windows of a step "
-                f"on each of {world} devices; use auto"
-            )
         return given
     device = run.trainer.device_type
     size = largest_micro_batch(

@@ -70,6 +70,8 @@ def plan_run(cfg: DictConfig) -> Run:
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore
     model = instantiate(cfg.model)
     _check_windows(config, model)
+    trainer: TrainerConfig = instantiate(cfg.trainer)
+    _check_devices(config, trainer)
     for group in ("optimizer", "schedule", "callbacks", "logger", "compression", "distillation"):
         instantiate(cfg[group])
     return Run(
@@ -80,7 +82,7 @@ def plan_run(cfg: DictConfig) -> Run:
         ),
         model=model,
         data=instantiate(cfg.data),
-        trainer=instantiate(cfg.trainer),
+        trainer=trainer,
         budget=Budget(
             tokens_per_step=config["tokens_per_step"],
             max_tokens=config["max_tokens"],
@@ -163,4 +165,15 @@ def _check_windows(config: dict[str, Any], model: ModelConfig) -> None:
         raise ValueError(
             f"micro_batch_size={micro} must be auto or divide the {samples} windows of a step "
             f"(tokens_per_step / sequence_length); use one of {divisors}"
+        )
+
+
+def _check_devices(config: dict[str, Any], trainer: "TrainerConfig") -> None:
+    samples = config["tokens_per_step"] // config["sequence_length"]
+    world, micro = trainer.world_size, config["micro_batch_size"]
+    if samples % (world * (1 if micro == "auto" else micro)):
+        raise ValueError(
+            f"the {samples} windows of a step (tokens_per_step / sequence_length) cannot be shared "
+            f"by {world} devices with micro_batch_size={micro}; use a multiple of "
+            f"{world * (1 if micro == 'auto' else micro)} windows"
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mobilellm.pipeline.plan import Run
 from mobilellm.pipeline.run import train_prepared
-from mobilellm.run_folder import find_run_folder, read_summary
+from mobilellm.run_folder import RunIsBusy, find_run_folder, locked, read_summary
 from mobilellm.training.budget import Budget
 
 if TYPE_CHECKING:
@@ -28,20 +28,17 @@ def try_learning_rates(run: Run, prepared: "PreparedData") -> list[dict[str, flo
     Returns:
         `learning_rate` and `val_loss` (nats per token) of each, by rising rate.
     """
-    from filelock import FileLock, Timeout
-
     waiting = [_probe_run(run, factor) for factor in run.config["learning_rate_probe_factors"]]
     runs = sorted(waiting, key=lambda probe: probe.learning_rate)
     timeout = 0
     while waiting:
         busy = []
         for probe in waiting:
-            probe.folder.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with FileLock(f"{probe.folder}.lock", timeout=timeout):
+                with locked(probe.folder, timeout):
                     if not probe.is_finished():
                         train_prepared(probe, prepared)
-            except Timeout:
+            except RunIsBusy:
                 busy.append(probe)
         waiting, timeout = busy, -1
     return [

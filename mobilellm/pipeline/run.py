@@ -1,15 +1,18 @@
 """A whole run: prepare data, probe the learning rate where asked, train, keep the model."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.pipeline.plan import Run, plan_run
+from mobilellm.pipeline.summary import describe_run, is_first_process
 from mobilellm.run_folder import (
     CONFIG,
     MODEL,
     check_may_start,
     last_checkpoint,
+    locked,
     read_summary,
     write_summary,
     write_text_atomically,
@@ -41,7 +44,8 @@ def train(cfg: "DictConfig") -> dict[str, Any]:
     prepared = prepare_data(run.data)
     check_prepared(run, prepared)
     tried = try_learning_rates(run, prepared) if run.config["learning_rate_probe"] else None
-    return train_prepared(run, prepared, tried)
+    with locked(run.folder) if is_first_process() else nullcontext():
+        return train_prepared(run, prepared, tried)
 
 
 def check_prepared(run: Run, prepared: "PreparedData") -> None:
@@ -80,7 +84,6 @@ def train_prepared(
         The summary.
     """
     from mobilellm.pipeline.fit import fit
-    from mobilellm.pipeline.summary import describe_run, is_first_process
 
     if tried:
         best = min(tried, key=lambda trial: trial["val_loss"])["learning_rate"]
