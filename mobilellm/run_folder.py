@@ -49,9 +49,12 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def run_name(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
-    """Readable overrides and the configuration's hash, e.g. `num_blocks=8,seed=1-3fa2b1c0`."""
+    """Readable overrides and the configuration's hash, e.g. `num_blocks-8_seed-1-3fa2b1c0`.
+
+    There is no `=` and no `,` in it: Hydra would want such a path in quotes (`init_from=…`).
+    """
     shown = [_short(override) for override in overrides if _is_shown(override)]
-    readable = re.sub(r"[^A-Za-z0-9=.,+_-]+", "_", ",".join(shown))[:100].strip("_,")
+    readable = re.sub(r"[^A-Za-z0-9.+-]+", "_", "_".join(shown))[:100].strip("_")
     return f"{readable or 'default'}-{config_hash(config)}"
 
 
@@ -160,6 +163,6 @@ def _is_shown(override: str) -> bool:
 
 
 def _short(override: str) -> str:
-    """`model.num_blocks=8` as `num_blocks=8`; paths as their last part."""
+    """`model.num_blocks=8` as `num_blocks-8`; paths as their last part."""
     key, _, value = override.lstrip("+~").partition("=")
-    return f"{key.rsplit('.', 1)[-1]}={value.rstrip('/').rsplit('/', 1)[-1]}"
+    return f"{key.rsplit('.', 1)[-1]}-{value.rstrip('/').rsplit('/', 1)[-1]}"

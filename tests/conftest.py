@@ -1,7 +1,7 @@
 """Shared by all tests: a small real corpus, and a configuration of a tiny run on it."""
 
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +53,13 @@ def tiny_run(tiny_overrides: list[str]) -> Callable[..., dict[str, Any]]:
         return train(compose("train", [*tiny_overrides, *overrides]))
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def no_hydra_job() -> Iterator[None]:
+    """What one test told Hydra about its job is not the next one's."""
+    from hydra.core.hydra_config import HydraConfig
+
+    before = HydraConfig.instance().cfg
+    yield
+    HydraConfig.instance().cfg = before

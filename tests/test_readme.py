@@ -1,6 +1,7 @@
 """What the README shows works: its Python, and the composition of its commands."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = sorted(
     {
         re.sub(r"\s+#.*", "", line).removeprefix(".venv/bin/python ").strip()
-        for line in README.splitlines()
+        for line in re.sub(r"\\\n\s*", "", README).splitlines()
         if line.startswith(".venv/bin/python scripts/")
     }
 )
@@ -30,11 +31,9 @@ def test_the_python_runs():
 def test_every_training_command_composes(command):
     from mobilellm.launchers.configuration import compose
 
-    _, *arguments = re.split(r"\s+", command.replace("'", ""))
-    overrides = [a for a in arguments if a != "-m"]
+    _, *arguments = shlex.split(command)
+    overrides = [re.sub(r"=([\w.]+),.*", r"=\1", a) for a in arguments if a != "-m"]
     root = "train" if command.startswith("scripts/train") else "prepare_data"
-    if root == "prepare_data" and "..." in command:
-        return
     assert compose(root, overrides)
 
 

@@ -59,7 +59,7 @@ def test_the_name_is_readable_and_names_no_path():
     overrides = ["experiment=demo", "hydra/launcher=local", "model.num_blocks=8", "seed=1",
                  "data.dir=/tmp/x", "variant=demo/shared", "output_dir=o"]  # fmt: skip
     assert run_name(CONFIG, overrides) == (
-        f"num_blocks=8,seed=1,variant=shared-{config_hash(CONFIG)}"
+        f"num_blocks-8_seed-1_variant-shared-{config_hash(CONFIG)}"
     )
     assert run_name(CONFIG, []) == f"default-{config_hash(CONFIG)}"
 

@@ -105,7 +105,7 @@ def test_a_second_ctrl_c_kills(app):
     begin = time.monotonic()
     process.send_signal(signal.SIGINT)
     end(process)
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 120, "it waited for the trials, which take 600 s"
     assert process.returncode == 130
     assert not any(is_alive(starts(app, f"run-8-{seed}")[0]) for seed in (1, 2))
 
@@ -178,10 +178,10 @@ def test_a_task_that_no_other_process_can_import():
 
 
 def test_a_refused_sweep_does_not_wait_for_what_its_trials_would_load(app):
-    (app.folder / "slow_module.py").write_text("import time\ntime.sleep(30)\n")
+    (app.folder / "slow_module.py").write_text("import time\ntime.sleep(300)\n")
     begin = time.monotonic()
     done = app.run(
         "-m", "hydra/launcher=local", "seed=1,99", "hydra.launcher.preload=[slow_module]"
     )
     assert done.returncode == 2
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 120
