@@ -4,7 +4,7 @@ With a row or two the products of a model are bound by how fast weights can be r
 matrix product reads them at a quarter of what memory allows; a weighted sum of the rows of the
 transposed matrix, which is what an embedding bag computes, reads at nearly its full speed. So the
 weights are copied once, transposed, in tiles of columns that the threads share, with projections
-of one input side by side and the norms' weights multiplied in.
+of one input side by side. What remains is the time of many small calls, so these are kept few.
 """
 
 import math
@@ -69,7 +69,8 @@ class PackedDecoder:
             _PackedBlock(block, batch_size, config.share_kv == "first") for block in model.blocks
         ]
         table = model.embedding.weight if model.head is None else model.head.weight
-        self._head = _PackedMatrix([table], batch_size, model.norm.weight)
+        self._head = _PackedMatrix([table], batch_size)
+        self._norm = _PackedNorm(model.norm)
         self._layers = tuple(zip(config.layer_order, cache_slots(config), strict=True))
 
     def step(self, tokens: Tensor, cache: KVCache, attention_mask: Tensor | None = None) -> Tensor:
@@ -91,15 +92,14 @@ class PackedDecoder:
         made: dict[int, KeysValues] = {}
         for index, slot in self._layers:
             block = self._blocks[index]
-            normed = _normalise(x, config.rms_norm_eps)
-            query, kept = block.project(normed, rotary, made.get(slot), cache, slot)
+            query, kept = block.project(x, rotary, made.get(slot), cache, slot)
             if config.share_kv == "first":
                 made[slot] = kept
             mixed = F.scaled_dot_product_attention(query, *kept, mask, enable_gqa=True)
             x = block.output(mixed.flatten(1)).add_(x)
-            x = block.feed_forward(_normalise(x, config.rms_norm_eps)).add_(x)
+            x = block.feed_forward(x).add_(x)
         cache.advance(1)
-        return self._head(_normalise(x, config.rms_norm_eps))
+        return self._head(self._norm(x))
 
 
 class _PackedBlock:
@@ -113,21 +113,21 @@ class _PackedBlock:
         self._num_keys = attention.k_proj.out_features // attention.head_dim
         query = [attention.q_proj.weight]
         keys_values = [attention.k_proj.weight, attention.v_proj.weight]
-        norm: Any = block.attention_norm
         # Repeats that reuse keys and values need the queries alone.
-        self._query = _PackedMatrix(query, batch_size, norm.weight) if split else None
-        self._all = _PackedMatrix([*query, *keys_values], batch_size, norm.weight)
+        self._query = _PackedMatrix(query, batch_size) if split else None
+        self._all = _PackedMatrix([*query, *keys_values], batch_size)
         self.output = _PackedMatrix([attention.o_proj.weight], batch_size)
         self._gated = isinstance(feed, SwiGLU)
-        norm = block.feed_forward_norm
         gate = [feed.gate_proj.weight] if self._gated else []
-        self._inner = _PackedMatrix([*gate, feed.up_proj.weight], batch_size, norm.weight)
+        self._inner = _PackedMatrix([*gate, feed.up_proj.weight], batch_size)
+        self._attention_norm = _PackedNorm(block.attention_norm)
+        self._feed_forward_norm = _PackedNorm(block.feed_forward_norm)
         self._down = _PackedMatrix([feed.down_proj.weight], batch_size)
 
     def project(self, x: Tensor, rotary, kept: KeysValues | None, cache: KVCache, slot: int):
         """Queries (batch, heads, 1, head_dim), and all keys and values to attend to."""
         packed = self._all if kept is None else self._query
-        heads = packed(x).view(x.shape[0], 1, -1, self._attention.head_dim)  # pyright: ignore[reportOptionalCall]
+        heads = packed(self._attention_norm(x)).view(x.shape[0], 1, -1, self._attention.head_dim)  # pyright: ignore[reportOptionalCall]
         turned = self._num_queries + (self._num_keys if kept is None else 0)
         value = heads[:, :, turned:]
         heads = _rotate(self._normalise_heads(heads[:, :, :turned]), rotary)
@@ -138,8 +138,8 @@ class _PackedBlock:
         return query, kept
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """The feed-forward layer of normalised rows (batch, hidden)."""
-        inner = self._inner(x)
+        """The feed-forward layer and its norm, of rows (batch, hidden)."""
+        inner = self._inner(self._feed_forward_norm(x))
         if not self._gated:
             return self._down(inner.relu_())
         gate, up = inner.chunk(2, dim=-1)
@@ -162,12 +162,8 @@ class _PackedMatrix:
     an entry of the input.
     """
 
-    def __init__(
-        self, weights: list[Tensor], batch_size: int, input_scale: Tensor | None = None
-    ) -> None:
+    def __init__(self, weights: list[Tensor], batch_size: int) -> None:
         weight = torch.cat(weights) if len(weights) > 1 else weights[0]
-        if input_scale is not None:
-            weight = weight * input_scale
         self._size, num_inputs = weight.shape
         self._num_tiles, self._width = _tile(self._size, torch.get_num_threads())
         tiles = weight.new_empty(self._num_tiles, num_inputs, self._width)
@@ -177,19 +173,33 @@ class _PackedMatrix:
         self._tiles = tiles.flatten(0, 1)
         first = torch.arange(self._num_tiles, dtype=torch.int32).view(-1, 1, 1) * num_inputs
         rows = first + torch.arange(num_inputs, dtype=torch.int32)
-        bags = (self._num_tiles, batch_size, num_inputs)
-        self._shape = bags
-        self._rows = rows.expand(bags).flatten()
-        self._offsets = torch.arange(0, math.prod(bags), num_inputs, dtype=torch.int32)
+        self._bags = (self._num_tiles, batch_size, num_inputs)
+        self._rows = rows.expand(self._bags).flatten()
+        self._offsets = torch.arange(0, math.prod(self._bags), num_inputs, dtype=torch.int32)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(batch, in) -> (batch, out)."""
-        weights = x.expand(self._shape).flatten()
-        sums = F.embedding_bag(
-            self._rows, self._tiles, self._offsets, mode="sum", per_sample_weights=weights
+        weights = x.expand(self._bags).flatten()
+        # Sums (mode 0) with one weight per row; the other results are for a backward pass.
+        sums, *_ = torch.embedding_bag(
+            self._tiles, self._rows, self._offsets, False, 0, False, weights
         )
-        sums = sums.view(self._num_tiles, -1, self._width).transpose(0, 1).flatten(1)
-        return sums[:, : self._size]
+        if self._bags[1] > 1:
+            sums = sums.view(self._num_tiles, -1, self._width).transpose(0, 1)
+        sums = sums.reshape(self._bags[1], -1)
+        return sums if sums.shape[1] == self._size else sums[:, : self._size]
+
+
+class _PackedNorm:
+    """RMSNorm in four calls: 1 / sqrt(|x|² / n + eps) is sqrt(n) / hypot(|x|, sqrt(n × eps))."""
+
+    def __init__(self, norm: Any) -> None:
+        self._weight = norm.weight * norm.weight.shape[0] ** 0.5
+        self._floor = norm.weight.new_tensor((norm.weight.shape[0] * norm.eps) ** 0.5)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return (x / length.hypot_(self._floor)).mul_(self._weight)
 
 
 def _tile(size: int, num_threads: int) -> tuple[int, int]:
@@ -198,13 +208,6 @@ def _tile(size: int, num_threads: int) -> tuple[int, int]:
     choices = [factor * num_threads for factor in range(fewest, 2 * fewest + 1)]
     widths = [math.ceil(size / tiles / _ALIGNMENT) * _ALIGNMENT for tiles in choices]
     return min(zip(choices, widths, strict=True), key=lambda choice: choice[0] * choice[1])
-
-
-def _normalise(x: Tensor, eps: float) -> Tensor:
-    """RMSNorm without its weight, which the next matrix holds; for one row shorter than torch's."""
-    size = x.shape[-1]
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x * length.square_().div_(size).add_(eps).rsqrt_()
 
 
 def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:

@@ -53,9 +53,9 @@ def test_packed_steps_of_padded_rows_equal_the_full_forward():
 def test_tiles_of_any_size_give_the_product(sizes, batch, threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     first, second = torch.randn(sizes), torch.randn(5, sizes[1])
-    scale, x = torch.randn(sizes[1]), torch.randn(batch, sizes[1])
-    packed = decoding_module._PackedMatrix([first, second], batch, scale)
-    wanted = (x.double() * scale) @ torch.cat((first, second)).double().T
+    x = torch.randn(batch, sizes[1])
+    packed = decoding_module._PackedMatrix([first, second], batch)
+    wanted = x.double() @ torch.cat((first, second)).double().T
     torch.testing.assert_close(packed(x).double(), wanted, atol=1e-4, rtol=1e-4)
 
 
