@@ -1,6 +1,6 @@
 """Text continuation: greedy or sampled, one row or many, prompts of any lengths."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -52,27 +52,44 @@ def generate(
     device = next(model.parameters()).device
     tokens = prompts.new_full((batch, length + max_new_tokens), config.eos_token_id, device=device)
     tokens[:, :length] = prompts
-    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-    ended = torch.zeros(batch, dtype=torch.bool, device=device)
-    cache = KVCache(config, capacity=length + max_new_tokens)
     if mask is not None:
         mask = F.pad(mask.to(device), (0, max_new_tokens), value=True)
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+
+    def choose(logits: Tensor) -> Tensor:
+        return _choose(logits, temperature, top_k, top_p, generator)
+
+    _fill(tokens, length, model, mask, choose, stop_at_eos)
+    return tokens
+
+
+def _fill(
+    tokens: Tensor,
+    length: int,
+    model: MobileLLM,
+    mask: Tensor | None,
+    choose: Callable[[Tensor], Tensor],
+    stop_at_eos: bool,
+) -> None:
+    """Write the chosen tokens into `tokens` from column `length` on, until all rows have ended."""
+    batch, width = tokens.shape
+    eos = model.config.eos_token_id
+    ended = torch.zeros(batch, dtype=torch.bool, device=tokens.device)
+    cache = KVCache(model.config, capacity=width)
     logits = _forward(model, tokens[:, :length], cache, mask)
     decoder = None
-    if max_new_tokens >= MIN_NEW_TOKENS and can_pack(model, batch):
+    if width - length >= MIN_NEW_TOKENS and can_pack(model, batch):
         decoder = PackedDecoder(model, batch)
-    for end in range(length, length + max_new_tokens):
-        chosen = _choose(logits, temperature, top_k, top_p, generator)
-        tokens[:, end] = torch.where(ended, config.eos_token_id, chosen)
+    for end in range(length, width):
+        tokens[:, end] = torch.where(ended, eos, choose(logits))
         if stop_at_eos:
-            ended |= tokens[:, end] == config.eos_token_id
-        if end + 1 == tokens.shape[1] or (stop_at_eos and ended.all()):
+            ended |= tokens[:, end] == eos
+        if end + 1 == width or (stop_at_eos and ended.all()):
             break
         if decoder is None:
             logits = _forward(model, tokens[:, end : end + 1], cache, mask)
         else:
             logits = decoder.step(tokens[:, end], cache, mask)
-    return tokens
 
 
 def _forward(model: MobileLLM, tokens: Tensor, cache: KVCache, mask: Tensor | None) -> Tensor:

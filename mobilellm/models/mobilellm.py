@@ -83,12 +83,8 @@ class MobileLLM(nn.Module):
                 (batch, keys) for padding on either side, keys counting the cache's tokens too;
                 (batch, queries, keys) for anything else, e.g. documents kept apart.
             logits: whether to compute them; losses that go by chunks take `hidden`.
-            capture: any of `hidden_states` (residual stream after each application),
-                `attention` (weights, batch × heads × queries × keys) and `feed_forward` (its
-                output).
-
-        Returns:
-            The final hidden states, logits if asked for, and what was to be captured.
+            capture: any of `hidden_states` (residual stream after each application), `attention`
+                (weights, batch × heads × queries × keys) and `feed_forward` (its output).
 
         Raises:
             ValueError: a sequence beyond the context, another shape than required, an unknown
