@@ -24,7 +24,8 @@ class RMSNorm(nn.Module):
         """Normalise (..., size); the shape stays."""
         if x.dtype == torch.float32 and x.is_cpu and not torch.compiler.is_compiling():
             return _CpuRMSNorm.apply(x, self.weight, self.eps)  # pyright: ignore[reportReturnType]
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        # Under autocast heads come in half precision; torch has no fast kernel for mixed types.
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
     def extra_repr(self) -> str:
         """Size and eps, for `print(model)`."""
