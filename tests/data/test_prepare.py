@@ -443,7 +443,7 @@ def large(tmp_path):
     """A corpus that takes some seconds, and a script that prepares it."""
     text = (LIBRARY / "argparse.py").read_text()
     with (tmp_path / "train.jsonl").open("w") as file:
-        for number in range(120):
+        for number in range(600):
             file.write(json.dumps({"text": f"{number} {text[number:40_000]}"}) + "\n")
     (tmp_path / "prepare.py").write_text(SCRIPT)
     return tmp_path
