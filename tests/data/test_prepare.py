@@ -429,9 +429,12 @@ def test_unfinished_work_for_other_input_is_started_afresh(corpus):
 
 
 SCRIPT = """
+import signal
 import sys
 from mobilellm.data import JsonlData, prepare_data
 if __name__ == "__main__":
+    # Tests started in the background of a shell inherit that Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     train, folder, workers = sys.argv[1:]
     data = JsonlData(train=train, dir=folder, vocab_size=400, workers=int(workers))
     print(prepare_data(data, progress=False, shard_tokens=60_000).hashes["train"])
@@ -443,7 +446,7 @@ def large(tmp_path):
     """A corpus that takes some seconds, and a script that prepares it."""
     text = (LIBRARY / "argparse.py").read_text()
     with (tmp_path / "train.jsonl").open("w") as file:
-        for number in range(600):
+        for number in range(300):
             file.write(json.dumps({"text": f"{number} {text[number:40_000]}"}) + "\n")
     (tmp_path / "prepare.py").write_text(SCRIPT)
     return tmp_path
