@@ -52,6 +52,12 @@ def fit(run: Run, prepared: "PreparedData", checkpoint: Path | None) -> dict[str
         trainer.fit(
             module, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint)
         )
+        if module.validation_result is None and run.budget.is_spent(
+            trainer.global_step, module.elapsed_seconds
+        ):
+            # Killed after the last step and before the summary: only the result is missing.
+            module.finished = True
+            module.validate()
     finally:
         _close(trainer.loggers)
     _raise_if_stopped(trainer, run)

@@ -98,8 +98,9 @@ def train_prepared(
     write_summary(run.folder, summary)
     try:
         measured = fit(run, prepared, last_checkpoint(run.folder))
+        model = measured.pop("model")
         if measured["status"] == "finished":
-            _save_model(run, prepared, measured.pop("model"))
+            _save_model(run, prepared, model)
     except BaseException as error:
         is_stop = isinstance(error, KeyboardInterrupt)
         summary |= {

@@ -77,6 +77,23 @@ def test_a_finished_run_is_refused(tiny_run):
         tiny_run("resume=true")
 
 
+def test_a_run_killed_between_its_last_step_and_its_summary_is_finished(tiny_run, tmp_path):
+    from mobilellm.run_folder import write_summary
+
+    summary = tiny_run()
+    folder = _folder(tmp_path)
+    rows = _rows(folder)
+    write_summary(folder, summary | {"status": "running", "val_loss": None})
+    for path in (folder / "model").iterdir():
+        path.unlink()
+    again = tiny_run("resume=true")
+    assert again["status"] == "finished"
+    assert (again["steps"], again["tokens"]) == (summary["steps"], summary["tokens"])
+    assert again["val_loss"] == pytest.approx(summary["val_loss"], rel=1e-6)
+    assert [row["step"] for row in _rows(folder)] == [row["step"] for row in rows]
+    assert load_model(folder / "model").config.to_dict() == summary["model"]
+
+
 def test_the_probe_trains_with_the_best_rate(tiny_run, tmp_path):
     summary = tiny_run("learning_rate_probe=true", "learning_rate_probe_factors=[1e-6,1,2]")
     tried = summary["learning_rates_tried"]
