@@ -61,7 +61,7 @@ def fit(run: Run, prepared: "PreparedData", checkpoint: Path | None) -> dict[str
     finally:
         _close(trainer.loggers)
     _raise_if_stopped(trainer, run)
-    return measurements(run, trainer, module) | {"model": module.model}
+    return measurements(run, trainer, module) | {"model": _whole_model(run, module)}
 
 
 def make_module(run: Run) -> Any:
@@ -197,6 +197,23 @@ def measurements(run: Run, trainer: Any, module: Any) -> dict[str, Any]:
         "precision": run.trainer.resolved_precision,
         "finished_at": timestamp(),
     }
+
+
+def _whole_model(run: Run, module: Any) -> Any:
+    """The model with all its weights; where devices share them, gathered on the first process.
+
+    Called on all of them; None on the others.
+    """
+    if run.trainer.strategy != "fsdp":
+        return module.model
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    from mobilellm.checkpoint import model_from_state
+
+    state = get_model_state_dict(
+        module.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    return model_from_state(run.model, state, run.folder) if state else None  # pyright: ignore[reportArgumentType]
 
 
 def _callback(trainer: Any, kind: type) -> Any:
