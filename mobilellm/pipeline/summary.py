@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from mobilellm.data import PreparedData
 
 
-def describe_run(run: Run, prepared: "PreparedData | None" = None) -> dict[str, Any]:
+def describe_run(run: Run, prepared: "PreparedData") -> dict[str, Any]:
     """Everything about a run that is known before its first step.
 
     Counts are of parameters, FLOPs per token, bytes per token; losses in nats per token.
     """
     length = run.config["sequence_length"]
-    summary: dict[str, Any] = {
+    return {
         "status": "running",
         "error": None,
         "experiment": run.config["experiment_name"],
@@ -40,16 +40,12 @@ def describe_run(run: Run, prepared: "PreparedData | None" = None) -> dict[str, 
         "tokens_per_step": run.config["tokens_per_step"],
         "optimizer": run.config["optimizer"],
         "started_at": timestamp(),
+        "data": {"name": run.data.name, "dir": str(prepared.dir)},
+        "hashes": dict(prepared.hashes),
+        "unigram_loss": prepared.baselines["unigram_nats_per_token"],
+        "bigram_loss": prepared.baselines["bigram_nats_per_token"],
         **provenance(),
     }
-    if prepared is not None:
-        summary |= {
-            "data": {"name": run.data.name, "dir": str(prepared.dir)},
-            "hashes": dict(prepared.hashes),
-            "unigram_loss": prepared.baselines["unigram_nats_per_token"],
-            "bigram_loss": prepared.baselines["bigram_nats_per_token"],
-        }
-    return summary
 
 
 def timestamp() -> str:
