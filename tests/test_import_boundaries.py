@@ -16,7 +16,7 @@ LAYERS = (
     ("models", "compression", "distillation", "data", "optim", "run_folder", "provenance"),
     ("checkpoint",),
     ("accounting", "evaluation", "export"),
-    ("search", "report"),
+    ("search", "report", "compressor"),
     ("training",),
     ("callbacks",),
     ("pipeline", "launchers"),

@@ -21,7 +21,7 @@ from mobilellm.models.config import BlockShape, ModelConfig, check_choice
 OPTIMIZERS = ("adamw", "muon", "sgd")
 
 LOSS_CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**28}
-"""Logits that exist at one time in `mobilellm.training.loss`, by accelerator."""
+"""Logits that exist at one time in `mobilellm.evaluation.cross_entropy`, by accelerator."""
 LOGIT_BYTES = 8
 """Of each of them: itself and its log-probability, which becomes its gradient, in float32."""
 

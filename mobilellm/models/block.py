@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
+from mobilellm.compression.layers import empty_linear
 from mobilellm.models.attention import Attention, KeysValues
 from mobilellm.models.config import ModelConfig
 from mobilellm.models.feed_forward import ReLUFeedForward, SwiGLU
@@ -51,6 +52,15 @@ class TransformerBlock(nn.Module):
         self.feed_forward_norm = RMSNorm(hidden_size, eps)
         feed_forward = SwiGLU if config.feed_forward == "swiglu" else ReLUFeedForward
         self.feed_forward = feed_forward(hidden_size, shape.intermediate_size)
+        self._build_compressed_layers(config, index)
+
+    def _build_compressed_layers(self, config: ModelConfig, index: int) -> None:
+        """Put the layers that `config` stores factorised or masked in the place of dense ones."""
+        prefix = f"blocks.{index}."
+        for name, layer_shape in config.compressed_layers:  # pyright: ignore
+            if name.startswith(prefix):
+                size = config.matrix_sizes[name]
+                self.set_submodule(name.removeprefix(prefix), empty_linear(size, layer_shape))
 
     def forward(
         self,

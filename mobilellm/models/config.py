@@ -2,9 +2,10 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
+from mobilellm.compression.shapes import FactorizedShape, LayerShape, parse_layer_shape
 from mobilellm.models.sharing import SHARING_SCHEMES
 
 FEED_FORWARDS = ("swiglu", "relu")
@@ -70,6 +71,9 @@ class ModelConfig:
     """Ends a document."""
     bos_token_id: int = 1
     """Begins a prompt."""
+    compressed_layers: Mapping[str, Any] | Sequence[tuple[str, LayerShape]] = ()
+    """Matrices that are stored factorised or masked: name (a key of `matrix_sizes`) to the shape,
+    as `LayerShape` or its dictionary; kept as sorted pairs. A tied table is one matrix."""
 
     def __post_init__(self) -> None:
         """Fill in the derived defaults and check every field."""
@@ -90,6 +94,7 @@ class ModelConfig:
                 f"use {head_dim + 1}"
             )
         self._check_heads()
+        object.__setattr__(self, "compressed_layers", self._checked_layers())
 
     def _check_choices(self) -> None:
         check_choice("layer_sharing", self.layer_sharing, SHARING_SCHEMES)
@@ -137,6 +142,57 @@ class ModelConfig:
                     f"num_key_value_heads={kv_heads}; use {_listed(divisors)}"
                 )
 
+    def _checked_layers(self) -> tuple[tuple[str, LayerShape], ...]:
+        sizes = self.matrix_sizes
+        checked = []
+        for name, values in sorted(dict(self.compressed_layers).items()):
+            if name not in sizes:
+                check_choice("compressed_layers", name, sizes)
+            try:
+                shape = parse_layer_shape(values)
+            except ValueError as error:
+                raise ValueError(f"compressed_layers.{name}: {error}") from error
+            rows, columns = sizes[name]
+            if isinstance(shape, FactorizedShape) and shape.shape != (rows, columns):
+                raise ValueError(
+                    f"compressed_layers.{name} describes a weight of "
+                    f"{shape.shape[0]}x{shape.shape[1]}, the model's is {rows}x{columns}; "
+                    "give factors whose products are its rows and columns"
+                )
+            if not isinstance(shape, FactorizedShape) and shape.nonzero > rows * columns:
+                raise ValueError(
+                    f"compressed_layers.{name}.nonzero={shape.nonzero} is more than the weight's "
+                    f"{rows * columns} entries"
+                )
+            checked.append((name, shape))
+        return tuple(checked)
+
+    @property
+    def matrix_sizes(self) -> dict[str, tuple[int, int]]:
+        """Rows and columns (out, in) of every stored matrix, by its module's name in the model."""
+        sizes = {"embedding": (self.vocab_size, self.hidden_size)}
+        for index, shape in enumerate(self.block_shapes):
+            queries = shape.num_attention_heads * self.head_dim  # pyright: ignore
+            keys = shape.num_key_value_heads * self.head_dim  # pyright: ignore
+            width, inner = self.hidden_size, shape.intermediate_size
+            gate = {"gate_proj": (inner, width)} if self.feed_forward == "swiglu" else {}
+            parts = {
+                "attention": {
+                    "q_proj": (queries, width),
+                    "k_proj": (keys, width),
+                    "v_proj": (keys, width),
+                    "o_proj": (width, queries),
+                },
+                "feed_forward": gate | {"up_proj": (inner, width), "down_proj": (width, inner)},
+            }
+            for part, matrices in parts.items():
+                sizes |= {f"blocks.{index}.{part}.{name}": s for name, s in matrices.items()}
+        return sizes if self.tie_word_embeddings else sizes | {"head": sizes["embedding"]}
+
+    def layer_shape(self, name: str) -> LayerShape | None:
+        """How the matrix of that name is stored; None: dense."""
+        return dict(self.compressed_layers).get(name)  # pyright: ignore[reportReturnType]
+
     @property
     def num_layers(self) -> int:
         """Applications run: `num_blocks` x `block_repeats`."""
@@ -161,11 +217,15 @@ class ModelConfig:
         return tuple(BlockShape(*sizes) for sizes in zip(*per_block, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON and checkpoints."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
+        """Plain data for JSON and checkpoints; a model without compressed layers does not name them."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        values["compressed_layers"] = {
+            name: shape.to_dict() for name, shape in dict(self.compressed_layers).items()
         }
+        if not self.compressed_layers:
+            del values["compressed_layers"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":

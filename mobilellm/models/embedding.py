@@ -4,6 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mobilellm.compression.layers import FactorizedEmbedding, MaskedEmbedding, empty_linear
+from mobilellm.compression.shapes import FactorizedShape, MaskedShape
+from mobilellm.models.config import ModelConfig
+
 
 class TokenEmbedding(nn.Module):
     """A table (vocab_size, hidden_size) used from both ends, so that a tie needs no alias."""
@@ -24,3 +28,20 @@ class TokenEmbedding(nn.Module):
     def extra_repr(self) -> str:
         """Sizes, for `print(model)`."""
         return ", ".join(map(str, self.weight.shape))
+
+
+def make_token_table(config: ModelConfig) -> TokenEmbedding | FactorizedEmbedding | MaskedEmbedding:
+    """The table that `config` describes: dense, factorised or masked; not filled."""
+    shape = config.layer_shape("embedding")
+    if isinstance(shape, FactorizedShape):
+        return FactorizedEmbedding.empty(shape)  # pyright: ignore[reportReturnType]
+    if isinstance(shape, MaskedShape):
+        return MaskedEmbedding.empty((config.vocab_size, config.hidden_size))  # pyright: ignore
+    return TokenEmbedding(config.vocab_size, config.hidden_size)
+
+
+def make_head(config: ModelConfig) -> nn.Module | None:
+    """The output head, None where the token table is it."""
+    if config.tie_word_embeddings:
+        return None
+    return empty_linear((config.vocab_size, config.hidden_size), config.layer_shape("head"))

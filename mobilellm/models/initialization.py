@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from mobilellm.models.config import ModelConfig
+
 if TYPE_CHECKING:
     from mobilellm.models.mobilellm import MobileLLM
 
@@ -42,15 +44,31 @@ def initialize_(
         raise ValueError(f"std={std!r} must be a positive number or 'hidden'")
     # Drawn on the CPU: other devices' generators give other numbers for the same seed.
     generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
+    for module in model.modules():
+        if hasattr(module, "reset_buffers_"):
+            module.reset_buffers_()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() < 2:
                 nn.init.ones_(parameter)
                 continue
-            writes_to_stream = name.endswith(("o_proj.weight", "down_proj.weight"))
+            writes_to_stream = ".o_proj." in name or ".down_proj." in name
             scale = (2 * config.num_layers) ** -0.5 if residual_scaling and writes_to_stream else 1
+            deviation = std * scale
+            if ".parts." in name:
+                deviation = _factor_std(deviation, config, name, parameter.shape[0])
             if generator is None or parameter.is_meta:
-                parameter.normal_(0.0, std * scale)
+                parameter.normal_(0.0, deviation)
             else:
                 drawn = torch.empty(parameter.shape, device="cpu")
-                parameter.copy_(drawn.normal_(0.0, std * scale, generator=generator))
+                parameter.copy_(drawn.normal_(0.0, deviation, generator=generator))
+
+
+def _factor_std(std: float, config: ModelConfig, name: str, num_terms: int) -> float:
+    """Of the factors' entries, so that those of the sum of products have the deviation `std`.
+
+    The variance of one product's entry is the fourth power of its factors' deviation.
+    """
+    shape = config.layer_shape(name.split(".parts.")[0])
+    parts = len(shape.parts)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    return (std**2 / (num_terms * parts)) ** 0.25

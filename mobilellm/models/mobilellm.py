@@ -11,7 +11,7 @@ from mobilellm.models.attention import KeysValues
 from mobilellm.models.block import BlockOutput, TransformerBlock
 from mobilellm.models.cache import KVCache, cache_slots
 from mobilellm.models.config import ModelConfig
-from mobilellm.models.embedding import TokenEmbedding
+from mobilellm.models.embedding import make_head, make_token_table
 from mobilellm.models.initialization import initialize_
 from mobilellm.models.norm import RMSNorm
 from mobilellm.models.rotary import make_rotary
@@ -44,14 +44,12 @@ class MobileLLM(nn.Module):
         device = torch.get_default_device()
         # On the meta device first: torch's own initial draws would cost seconds and be lost.
         with torch.device("meta"):
-            self.embedding = TokenEmbedding(config.vocab_size, config.hidden_size)
+            self.embedding = make_token_table(config)
             self.blocks = nn.ModuleList(
                 TransformerBlock(config, index) for index in range(config.num_blocks)
             )
             self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-            tied = config.tie_word_embeddings
-            head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-            self.head = head
+            self.head = make_head(config)
         self._activation_checkpointing = False
         self._layers = tuple(zip(config.layer_order, cache_slots(config), strict=True))
         self.to_empty(device=device)

@@ -13,7 +13,7 @@ from torch import nn
 
 from mobilellm.models import MobileLLM
 from mobilellm.optim import adamw
-from mobilellm.training.loss import chunked_cross_entropy
+from mobilellm.evaluation.cross_entropy import chunked_cross_entropy
 from scripts.benchmarks.shapes import Workload, demo_workloads
 
 WARM_UP_STEPS = 3

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mobilellm.models import MobileLLM, ModelConfig
-from mobilellm.training.loss import chunked_cross_entropy
+from mobilellm.evaluation.cross_entropy import chunked_cross_entropy
 from scripts.benchmarks.shapes import Workload
 
 

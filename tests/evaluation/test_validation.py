@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from small_run import LENGTH, Tokens, make_data, make_model
 
-from mobilellm.training.validation import (
+from mobilellm.evaluation.validation import (
     ValidationResult,
     attention_mask_of,
     document_attention_mask,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobilellm.training.loss import IGNORE_INDEX, token_losses
+from mobilellm.evaluation.cross_entropy import IGNORE_INDEX, token_losses
 
 Batch = dict[str, Tensor]
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mobilellm.models import MobileLLM, ModelConfig
-from mobilellm.training.loss import chunked_cross_entropy, token_losses
+from mobilellm.evaluation.cross_entropy import chunked_cross_entropy, token_losses
 
 IGNORED = -100
 

@@ -1,0 +1,233 @@
+"""The nearest sum of Kronecker products, and layers that apply one without forming it.
+
+Source: Van Loan and Pitsianis 1993, Approximation with Kronecker products; Edalati et al. 2022,
+KnGPT-2, arXiv:2110.08152.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mobilellm.compression.shapes import PartShape, Shape
+
+# Below this share of all singular values, a randomised SVD is faster than a whole one.
+RANDOMIZED_SHARE = 0.1
+RANDOMIZED_MIN_SIZE = 512
+# Right factors of so few entries are applied entry by entry: faster than a tiny matrix product.
+SMALL_RIGHT = 8
+
+
+def rearrange(weight: Tensor, left_shape: Shape, right_shape: Shape) -> Tensor:
+    """R(W), (m1·n1, m2·n2): a Kronecker product becomes an outer product, entry for entry.
+
+    Raises:
+        ValueError: the factors' shapes do not make the weight's.
+    """
+    (m1, n1), (m2, n2) = left_shape, right_shape
+    if weight.dim() != 2 or tuple(weight.shape) != (m1 * m2, n1 * n2):
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}, but left_shape={tuple(left_shape)} and "
+            f"right_shape={tuple(right_shape)} make {(m1 * m2, n1 * n2)}; "
+            "give factor shapes whose products are the weight's rows and columns"
+        )
+    return weight.reshape(m1, m2, n1, n2).permute(0, 2, 1, 3).reshape(m1 * n1, m2 * n2)
+
+
+def nearest_kronecker(
+    weight: Tensor, left_shape: Shape, right_shape: Shape, num_terms: int = 1
+) -> tuple[Tensor, Tensor]:
+    """The sum of `num_terms` Kronecker products nearest to `weight` in the Frobenius norm.
+
+    The squared error is the sum of the squares of the singular values of `rearrange(weight)`
+    beyond the first `num_terms`; each factor of a term carries the root of its singular value.
+
+    Args:
+        weight: (m1·m2, n1·n2), as `nn.Linear` stores it: (out, in).
+        left_shape: (m1, n1).
+        right_shape: (m2, n2).
+        num_terms: at most min(m1·n1, m2·n2), where the representation is exact.
+
+    Returns:
+        left (num_terms, m1, n1) and right (num_terms, m2, n2), in the type of `weight`.
+
+    Raises:
+        ValueError: shapes that do not fit, more terms than there are singular values.
+
+    Source: Van Loan and Pitsianis 1993.
+    """
+    rearranged = rearrange(weight, left_shape, right_shape)
+    most = min(rearranged.shape)
+    if not 1 <= num_terms <= most:
+        raise ValueError(
+            f"num_terms={num_terms} must be between 1 and {most}, where factors "
+            f"{tuple(left_shape)} and {tuple(right_shape)} represent every weight exactly"
+        )
+    u, s, v = truncated_svd(rearranged, num_terms)
+    scale = s.sqrt()
+    left = (u * scale).T.reshape(num_terms, *left_shape)
+    right = (v * scale).T.reshape(num_terms, *right_shape)
+    return left.to(weight.dtype), right.to(weight.dtype)
+
+
+def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest `rank` singular values with their vectors: U (m, rank), s, V (n, rank).
+
+    Through the smaller Gram matrix in float64 where one side is small, a randomised SVD with
+    power iterations where `rank` is a small share of a large matrix, else a whole SVD.
+    """
+    m, n = matrix.shape
+    small = min(m, n)
+    if 4 * small <= max(m, n):
+        return _svd_by_gram(matrix, rank)
+    if small >= RANDOMIZED_MIN_SIZE and rank <= RANDOMIZED_SHARE * small:
+        return _randomized_svd(matrix.float(), rank)
+    work = matrix if matrix.dtype == torch.float64 else matrix.float()
+    u, s, vh = torch.linalg.svd(work, full_matrices=False)
+    return u[:, :rank], s[:rank], vh[:rank].mH
+
+
+def _svd_by_gram(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """SVD of a very tall or very wide matrix from the eigenvectors of its small Gram matrix."""
+    if matrix.shape[0] < matrix.shape[1]:
+        u, s, v = _svd_by_gram(matrix.mT, rank)
+        return v, s, u
+    tall = matrix.double()
+    _, vectors = torch.linalg.eigh(tall.mT @ tall)
+    v = vectors.flip(-1)[:, :rank]
+    scaled = tall @ v
+    s = torch.linalg.vector_norm(scaled, dim=0)
+    # Directions of no length: any vector will do, since it is multiplied by zero.
+    return scaled / s.clamp(min=torch.finfo(s.dtype).tiny), s, v
+
+
+def _randomized_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Halko et al. 2011, arXiv:0909.4061, algorithm 4.4, then an exact SVD of the projection."""
+    generator = torch.Generator(matrix.device).manual_seed(0)
+    size = min(rank + 16, min(matrix.shape))
+    probe = torch.randn(
+        matrix.shape[1], size, generator=generator, device=matrix.device, dtype=matrix.dtype
+    )
+    basis = torch.linalg.qr(matrix @ probe).Q
+    for _ in range(4):
+        basis = torch.linalg.qr(matrix.mT @ basis).Q
+        basis = torch.linalg.qr(matrix @ basis).Q
+    u, s, vh = torch.linalg.svd(basis.mT @ matrix, full_matrices=False)
+    return basis @ u[:, :rank], s[:rank], vh[:rank].mT
+
+
+class KroneckerLinear(nn.Module):
+    """x -> Σ (leftᵢ ⊗ rightᵢ) x + bias, without forming the products, in the cheaper order.
+
+    With x as a matrix X (n1, n2), row by row, (left ⊗ right) x is left X rightᵀ.
+    """
+
+    def __init__(self, left: Tensor, right: Tensor, bias: Tensor | None = None) -> None:
+        """Take over the factors.
+
+        Args:
+            left: (num_terms, m1, n1).
+            right: (num_terms, m2, n2).
+            bias: (m1·m2,) or None.
+
+        Raises:
+            ValueError: factors or a bias of other shapes.
+        """
+        super().__init__()
+        if left.dim() != 3 or right.dim() != 3 or left.shape[0] != right.shape[0]:
+            raise ValueError(
+                f"left has shape {tuple(left.shape)} and right {tuple(right.shape)}; give "
+                "(num_terms, m1, n1) and (num_terms, m2, n2)"
+            )
+        self.left = nn.Parameter(left.contiguous())
+        self.right = nn.Parameter(right.contiguous())
+        if bias is not None and tuple(bias.shape) != (self.out_features,):
+            raise ValueError(
+                f"bias has shape {tuple(bias.shape)}; give ({self.out_features},) or None"
+            )
+        self.bias = None if bias is None else nn.Parameter(bias)
+        self._right_first = self.shape.right_first
+
+    @classmethod
+    def empty(cls, shape: PartShape) -> "KroneckerLinear":
+        """Factors of the given shapes, not filled."""
+        return cls(torch.empty(shape.num_terms, *shape.left),
+                   torch.empty(shape.num_terms, *shape.right))  # fmt: skip
+
+    @property
+    def shape(self) -> PartShape:
+        """Shapes of the factors and number of terms."""
+        terms, *left = self.left.shape
+        return PartShape(
+            left=(left[0], left[1]), right=tuple(self.right.shape[1:]), num_terms=terms
+        )
+
+    @property
+    def num_terms(self) -> int:
+        """Terms of the sum."""
+        return self.left.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        """n1·n2."""
+        return self.left.shape[2] * self.right.shape[2]
+
+    @property
+    def out_features(self) -> int:
+        """m1·m2."""
+        return self.left.shape[1] * self.right.shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        x = x.unflatten(-1, (self.left.shape[2], self.right.shape[2]))
+        y = self._right_then_left(x) if self._right_first else self._left_then_right(x)
+        return y if self.bias is None else y + self.bias
+
+    def _right_then_left(self, x: Tensor) -> Tensor:
+        """(..., n1, n2) -> (..., m1·m2): right factors, then one product with all left ones."""
+        terms, m2, n2 = self.right.shape
+        m1, n1 = self.left.shape[1:]
+        left = self.left.permute(1, 2, 0).reshape(m1, n1 * terms)
+        if n1 > 1 and terms * m2 == 1 and n2 <= SMALL_RIGHT:
+            return F.linear(_weighted_sum(x, self.right[0, 0]), left)
+        inner = F.linear(x, self.right.permute(1, 0, 2).reshape(m2 * terms, n2))
+        if m2 == 1:
+            return F.linear(inner.flatten(-2), left)
+        # (..., n1, m2, terms) -> (..., m2, n1·terms)
+        inner = inner.unflatten(-1, (m2, terms)).transpose(-3, -2).flatten(-2)
+        return F.linear(inner, left).transpose(-2, -1).flatten(-2)
+
+    def _left_then_right(self, x: Tensor) -> Tensor:
+        """(..., n1, n2) -> (..., m1·m2): left factors, then one product with all right ones."""
+        terms, m2, n2 = self.right.shape
+        m1, n1 = self.left.shape[1:]
+        inner = F.linear(x.transpose(-2, -1), self.left.reshape(terms * m1, n1))
+        # (..., n2, terms, m1) -> (..., m1, terms·n2)
+        inner = inner.unflatten(-1, (terms, m1)).movedim(-1, -3).transpose(-2, -1).flatten(-2)
+        right = self.right.permute(1, 0, 2).reshape(m2, terms * n2)
+        return F.linear(inner, right).flatten(-2)
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """Rows of the product, as an embedding needs them: (...) -> (..., in)."""
+        m2 = self.right.shape[1]
+        left = self.left.transpose(0, 1)[indices // m2]  # (..., terms, n1)
+        right = self.right.transpose(0, 1)[indices % m2]  # (..., terms, n2)
+        return (left.transpose(-2, -1) @ right).flatten(-2)
+
+    def materialize(self) -> Tensor:
+        """The dense weight (out, in)."""
+        product = torch.einsum("tac,tbd->abcd", self.left, self.right)
+        return product.reshape(self.out_features, self.in_features)
+
+    def extra_repr(self) -> str:
+        """Shapes, for `print(model)`."""
+        part = self.shape
+        (m1, n1), (m2, n2) = part.left, part.right
+        return f"{part.num_terms} x ({m1}x{n1})⊗({m2}x{n2}), bias={self.bias is not None}"
+
+
+def _weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
+    """Σ_d x[..., d] · weights[d] over few d, entry by entry."""
+    total = x[..., 0] * weights[0]
+    for index in range(1, weights.shape[0]):
+        total = torch.addcmul(total, x[..., index], weights[index])
+    return total

@@ -1,0 +1,1 @@
+"""How good a model is: cross entropy and validation loss."""
