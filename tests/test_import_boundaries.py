@@ -15,7 +15,8 @@ PACKAGE = ROOT / "mobilellm"
 LAYERS = (
     ("models", "compression", "distillation", "data", "optim", "run_folder", "provenance"),
     ("checkpoint",),
-    ("accounting", "evaluation", "export"),
+    ("accounting", "export"),
+    ("evaluation",),
     ("search", "report", "compressor"),
     ("training",),
     ("callbacks",),

@@ -69,6 +69,6 @@ def _factor_std(std: float, config: ModelConfig, name: str, num_terms: int) -> f
 
     The variance of one product's entry is the fourth power of its factors' deviation.
     """
-    shape = config.layer_shape(name.split(".parts.")[0])
+    shape = config.layer_shape(name.split(".parts.", maxsplit=1)[0])
     parts = len(shape.parts)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
     return (std**2 / (num_terms * parts)) ** 0.25

@@ -10,16 +10,16 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
+from mobilellm.evaluation.cross_entropy import IGNORE_INDEX, chunked_cross_entropy
+from mobilellm.evaluation.validation import ValidationResult, attention_mask_of, sum_losses
 from mobilellm.optim.schedules import Schedule
 from mobilellm.training.atomic_save import check_same_model
 from mobilellm.training.budget import Budget
 from mobilellm.training.compilation import compile_blocks_
 from mobilellm.training.csv_logger import CSVLogger
 from mobilellm.training.intervals import Intervals
-from mobilellm.evaluation.cross_entropy import IGNORE_INDEX, chunked_cross_entropy
 from mobilellm.training.loss_terms import HasLossTerms, captures_asked, term_sources
 from mobilellm.training.sharding import apply_fully_shard_
-from mobilellm.evaluation.validation import ValidationResult, attention_mask_of, sum_losses
 
 Batch = dict[str, Tensor]
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from mobilellm.evaluation.cross_entropy import chunked_cross_entropy
 from mobilellm.models import MobileLLM
 from mobilellm.optim import adamw
-from mobilellm.evaluation.cross_entropy import chunked_cross_entropy
 from scripts.benchmarks.shapes import Workload, demo_workloads
 
 WARM_UP_STEPS = 3
