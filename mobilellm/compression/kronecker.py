@@ -103,7 +103,7 @@ def _svd_by_gram(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 def _randomized_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """Halko et al. 2011, arXiv:0909.4061, algorithm 4.4, then an exact SVD of the projection."""
     generator = torch.Generator(matrix.device).manual_seed(0)
-    size = min(rank + 16, min(matrix.shape))
+    size = min(rank + 16, *matrix.shape)
     probe = torch.randn(
         matrix.shape[1], size, generator=generator, device=matrix.device, dtype=matrix.dtype
     )

@@ -1,1 +1,1 @@
-"""Compression of a MobileLLM: calibrate, plan, apply, report. Above `compression`, which knows only tensors."""
+"""Compression of a MobileLLM: calibrate, plan, apply, report; the algorithms are `compression`'s."""

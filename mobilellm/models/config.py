@@ -217,7 +217,7 @@ class ModelConfig:
         return tuple(BlockShape(*sizes) for sizes in zip(*per_block, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON and checkpoints; a model without compressed layers does not name them."""
+        """Plain data for JSON and checkpoints; `compressed_layers` only where there are some."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
         values["compressed_layers"] = {

@@ -1,0 +1,52 @@
+"""Which matrices of a model a list of patterns means."""
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from mobilellm.models import ModelConfig
+
+
+def select_layers(config: ModelConfig, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Names of the dense matrices that match any of `patterns`, in the model's order.
+
+    Args:
+        config: of the model.
+        patterns: as file names are matched, over the keys of `config.matrix_sizes`:
+            `blocks.*.feed_forward.*`, `blocks.[13].*.up_proj`, `embedding`.
+
+    Raises:
+        ValueError: a pattern that matches nothing (a tied head has no matrix of its own), or only
+            what is compressed already.
+    """
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    chosen: set[str] = set()
+    for pattern in patterns:
+        matching = {name for name in config.matrix_sizes if fnmatchcase(name, pattern)}
+        if not matching:
+            raise ValueError(_nothing_matches(config, pattern))
+        compressed = {name for name in matching if config.layer_shape(name) is not None}
+        if compressed == matching:
+            raise ValueError(
+                f"layers={pattern!r} matches only what is compressed already "
+                f"({', '.join(sorted(compressed)[:3])}); compress the dense model, or name "
+                "other layers"
+            )
+        chosen |= matching - compressed
+    if not chosen:
+        raise ValueError("layers is empty; give patterns such as blocks.*.feed_forward.*")
+    return tuple(name for name in config.matrix_sizes if name in chosen)
+
+
+def _nothing_matches(config: ModelConfig, pattern: str) -> str:
+    if fnmatchcase("head", pattern) and config.tie_word_embeddings:
+        return (
+            f"layers={pattern!r} names the output head, which is tied to the token table; name "
+            "embedding: the compressed table serves both ends"
+        )
+    kinds = dict.fromkeys(re.sub(r"\d+", "*", name) for name in config.matrix_sizes)
+    return (
+        f"layers={pattern!r} matches no matrix of the model; there are {', '.join(kinds)} "
+        f"with blocks 0 to {config.num_blocks - 1}"
+    )
