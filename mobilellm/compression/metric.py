@@ -1,0 +1,77 @@
+"""By what the error of a weight is measured: its own norm, or the error of the layer's output."""
+
+import torch
+from torch import Tensor
+
+# Share of the mean of the diagonal that is added to it: directions never seen stay finite.
+DAMPING = 1e-6
+
+
+class Metric:
+    """‖E‖² = tr(E S Eᵀ), with S the second moment of the layer's inputs; S = 1 where none is given.
+
+    All in float64.
+    """
+
+    def __init__(self, moment: Tensor | None = None) -> None:
+        """Damp and factor the moment.
+
+        Args:
+            moment: E[x xᵀ] (in, in); None: the plain Frobenius norm.
+
+        Raises:
+            ValueError: a moment that is not square.
+        """
+        self.moment: Tensor | None = None
+        self._root: Tensor | None = None
+        if moment is None:
+            return
+        if moment.dim() != 2 or moment.shape[0] != moment.shape[1]:
+            raise ValueError(f"moment has shape {tuple(moment.shape)}; give (in, in)")
+        moment = moment.double()
+        ridge = DAMPING * moment.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+        self.moment = moment + ridge * torch.eye(len(moment), dtype=moment.dtype)
+        self._root = torch.linalg.cholesky(self.moment)
+
+    def squared_norm(self, error: Tensor) -> float:
+        """tr(E S Eᵀ) of a weight or its error (out, in)."""
+        return float(self.whiten(error.double()).square().sum())
+
+    def relative_error(self, weight: Tensor, approximation: Tensor) -> float:
+        """‖W − Ŵ‖ / ‖W‖; 0 where both are zero."""
+        norm = self.squared_norm(weight)
+        error = self.squared_norm(weight.double() - approximation.double())
+        return (error / norm) ** 0.5 if norm > 0 else float(error > 0)
+
+    def whiten(self, weight: Tensor) -> Tensor:
+        """W L, with L Lᵀ = S: its Frobenius norm is the metric's."""
+        return weight.double() if self._root is None else weight.double() @ self._root
+
+    def unwhiten(self, whitened: Tensor) -> Tensor:
+        """The inverse of `whiten`."""
+        if self._root is None:
+            return whitened
+        return torch.linalg.solve_triangular(self._root, whitened, upper=False, left=False)
+
+    def times_moment(self, weight: Tensor) -> Tensor:
+        """W S."""
+        return weight if self.moment is None else weight @ self.moment
+
+
+def target_weight(weight: Tensor, metric: Metric, cross: Tensor | None) -> Tensor:
+    """The weight that best turns the inputs seen now into the teacher's outputs.
+
+    Minimises E‖W t − T x‖² for the teacher's inputs t and the inputs x that already compressed
+    layers deliver: T = W E[t xᵀ] S⁻¹. What later layers can still mend of the error of earlier
+    ones is mended so.
+
+    Args:
+        weight: the teacher's (out, in).
+        metric: with S = E[x xᵀ].
+        cross: E[t xᵀ] (in, in); None: the weight itself.
+    """
+    if cross is None or metric.moment is None:
+        return weight.double()
+    damping = metric.moment.diagonal().mean() * DAMPING / (1 + DAMPING)
+    damped = cross + damping * torch.eye(len(cross), dtype=cross.dtype)
+    return torch.linalg.solve(metric.moment, (weight.double() @ damped).T).T
