@@ -35,7 +35,7 @@ class Metric:
 
     def squared_norm(self, error: Tensor) -> float:
         """tr(E S Eᵀ) of a weight or its error (out, in)."""
-        return float(self.whiten(error.double()).square().sum())
+        return float(self.whiten(error.detach().double()).square().sum())
 
     def relative_error(self, weight: Tensor, approximation: Tensor) -> float:
         """‖W − Ŵ‖ / ‖W‖; 0 where both are zero."""
