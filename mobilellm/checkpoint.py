@@ -10,11 +10,31 @@ import torch
 from torch import Tensor
 
 from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.models.saved_config import (
+    CONFIG_FILE,
+    FORMAT,
+    check_exists,
+    read_config,
+    read_json,
+)
 
-CONFIG_FILE = "config.json"
+__all__ = [
+    "CONFIG_FILE",
+    "FORMAT",
+    "TOKENIZER_FILE",
+    "WEIGHTS_FILE",
+    "load_model",
+    "model_from_state",
+    "read_json",
+    "read_tensors",
+    "save_model",
+    "write_atomically",
+    "write_json",
+    "write_tensors",
+]
+
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.model"
-FORMAT = "mobilellm/1"
 
 
 def save_model(
@@ -48,17 +68,7 @@ def load_model(folder: str | Path) -> MobileLLM:
         ValueError: a config field that does not exist, or weights of another shape than it says.
     """
     folder = Path(folder)
-    values = read_json(folder / CONFIG_FILE)
-    if values.pop("format", None) != FORMAT:
-        raise ValueError(
-            f"{folder / CONFIG_FILE} does not say format={FORMAT!r}; "
-            "bring a Hugging Face folder in with scripts/import.py"
-        )
-    try:
-        config = ModelConfig.from_dict(values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder / CONFIG_FILE}: {error}") from error
-    return model_from_state(config, read_tensors(folder / WEIGHTS_FILE), folder)
+    return model_from_state(read_config(folder), read_tensors(folder / WEIGHTS_FILE), folder)
 
 
 def model_from_state(
@@ -72,6 +82,7 @@ def model_from_state(
     with torch.device("meta"):
         model = MobileLLM(config)
     expected = model.state_dict()
+    _check_kinds(expected, state, config, origin)
     for name in [*expected, *state]:
         wanted = tuple(expected[name].shape) if name in expected else "nothing"
         given = tuple(state[name].shape) if name in state else "nothing"
@@ -84,21 +95,38 @@ def model_from_state(
     return model
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`.
+def _check_kinds(
+    expected: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    config: ModelConfig,
+    origin: str | Path,
+) -> None:
+    """Compare matrix by matrix how it is stored, which one name and shape would not tell.
 
     Raises:
-        FileNotFoundError: the folder or the file is missing.
-        ValueError: it does not hold a JSON object.
+        ValueError: dense, factorised or masked otherwise than `config` says.
     """
-    _check_exists(path)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); save the model again") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no JSON object; save the model again")
-    return values
+    for name in config.matrix_sizes:
+        wanted, given = (_kind(tensors, name) for tensors in (expected, state))
+        if wanted != given and given is not None:
+            raise ValueError(
+                f"{name} is {given} in {origin}, and {wanted} by config.json "
+                f"({'with' if config.compressed_layers else 'without'} compressed_layers); use the "
+                "config.json the weights were saved with: its compressed_layers say which matrices "
+                "are stored how"
+            )
+
+
+def _kind(tensors: Mapping[str, Tensor], name: str) -> str | None:
+    """How the matrix of that name is stored; None: it is not there."""
+    if f"{name}.parts.0.left" in tensors:
+        parts = sum(key.startswith(f"{name}.parts.") for key in tensors) // 2
+        left, right = (tuple(tensors[f"{name}.parts.0.{side}"].shape) for side in ("left", "right"))
+        ordered = [o for o in ("row_order", "column_order") if f"{name}.{o}" in tensors]
+        return ", ".join([f"factorised in {parts} of {left} and {right}", *ordered])
+    if f"{name}.mask" in tensors:
+        return "masked"
+    return "dense" if f"{name}.weight" in tensors else None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -111,7 +139,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    _check_exists(path)
+    check_exists(path)
     try:
         # load_file maps the file into memory: later writing to it would change the model.
         return {name: tensor.clone() for name, tensor in load_file(path).items()}
@@ -161,12 +189,5 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def _tokenizer_bytes(tokenizer: str | Path | bytes | None) -> bytes | None:
     if tokenizer is None or isinstance(tokenizer, bytes):
         return tokenizer
-    _check_exists(Path(tokenizer))
+    check_exists(Path(tokenizer))
     return Path(tokenizer).read_bytes()
-
-
-def _check_exists(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"folder {path.parent} does not exist; give a saved model's folder")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.name} is missing in {path.parent}; give a whole folder")

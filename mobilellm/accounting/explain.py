@@ -9,8 +9,9 @@ from mobilellm.accounting.memory import (
     kv_cache_bytes_per_token,
     weight_bytes,
 )
-from mobilellm.accounting.parameters import check_count, count_parameters
+from mobilellm.accounting.parameters import check_count, count_parameters, matrix_costs
 from mobilellm.accounting.training_memory import training_memory_bytes
+from mobilellm.compression.shapes import LayerShape, MaskedShape
 from mobilellm.models.config import ModelConfig
 
 WEIGHT_BITS = (4, 8, 16, 32)
@@ -36,7 +37,7 @@ def explain_model(config: ModelConfig, sequence_length: int) -> dict[str, Any]:
     Returns:
         Plain data for JSON: the configuration, `parameters`, `flops_per_token`,
         `kv_cache_bytes_per_token` (16 bits), `weight_bytes` and `decode_bytes_per_token` by bits
-        per weight.
+        per weight; `compressed_layers` (as `compressed_kinds` gives them) where there are some.
 
     Raises:
         ValueError: a sequence longer than the context.
@@ -47,6 +48,7 @@ def explain_model(config: ModelConfig, sequence_length: int) -> dict[str, Any]:
             f"max_position_embeddings={config.max_position_embeddings}; use at most that, or raise "
             "model.max_position_embeddings"
         )
+    compressed = compressed_kinds(config)
     return {
         "model": config.to_dict() | {"num_layers": config.num_layers},
         "sequence_length": sequence_length,
@@ -64,7 +66,46 @@ def explain_model(config: ModelConfig, sequence_length: int) -> dict[str, Any]:
             )
             for bits in WEIGHT_BITS
         },
-    }
+    } | ({"compressed_layers": compressed} if compressed else {})
+
+
+def compressed_kinds(config: ModelConfig) -> list[dict[str, Any]]:
+    """Which matrices are stored factorised or masked, those of all blocks together.
+
+    Returns:
+        Per kind of matrix (`embedding`, `q_proj` …) how many of them are compressed (`compressed`,
+        `of`), their `parameters` stored and when `dense`, and `stored_as` in words.
+    """
+    sizes, costs = config.matrix_sizes, matrix_costs(config)
+    kinds: dict[str, list[str]] = {}
+    for name in sizes:
+        kinds.setdefault(name.rpartition(".")[2], []).append(name)
+    rows = []
+    for kind, members in kinds.items():
+        shapes = {n: s for n in members if (s := config.layer_shape(n)) is not None}
+        if not shapes:
+            continue
+        dense = sum(sizes[name][0] * sizes[name][1] for name in shapes)
+        rows.append(
+            {
+                "matrix": kind,
+                "compressed": len(shapes),
+                "of": len(members),
+                "parameters": sum(costs[name].parameters for name in shapes),
+                "dense": dense,
+                "stored_as": _stored_as(list(shapes.values()), dense),
+            }
+        )
+    return rows
+
+
+def _stored_as(shapes: list[LayerShape], dense: int) -> str:
+    """`2 x (43x8)⊗(4x8)`, `40.0 % kept`, or that there are several."""
+    if all(isinstance(shape, MaskedShape) for shape in shapes):
+        kept = sum(shape.nonzero for shape in shapes if isinstance(shape, MaskedShape))
+        return f"{kept / dense:.1%} of the weights kept, the others masked"
+    texts = list(dict.fromkeys(map(str, shapes)))
+    return texts[0] if len(texts) == 1 else f"{len(texts)} shapes, e.g. {texts[0]}"
 
 
 def explain_training(

@@ -1,14 +1,21 @@
 """How many floating-point operations a token costs, counted from the configuration alone.
 
 A multiplication and its addition are two operations. Counted are the matrix products (every
-projection at every layer that runs, and the output head) and the attention scores and sums;
-not counted are norms, rotary embedding, activations, softmax and the embedding's look-up, which
-together are below one percent at any width worth training.
+projection at every layer that runs, and the output head) and the attention scores and sums; a
+masked matrix counts as a dense one, since its zeros are multiplied too. Not counted are norms,
+rotary embedding, activations, softmax and the embedding's look-up, which together are below one
+percent at any width worth training.
 """
 
 from dataclasses import dataclass
 
-from mobilellm.accounting.parameters import check_count, head_dim, matrix_parameters
+from mobilellm.accounting.parameters import (
+    applications,
+    block_costs,
+    check_count,
+    head_cost,
+    head_dim,
+)
 from mobilellm.models.config import ModelConfig
 
 
@@ -17,7 +24,8 @@ class Flops:
     """Floating-point operations per token, the mean over a sequence."""
 
     matmul: int
-    """2 x the weights of every matrix, as often as it is applied, the output head included."""
+    """2 x the weights of every matrix, as often as it is applied, the output head included;
+    factorised matrices as they are applied, factor by factor in the cheaper order."""
     attention: int
     """Scores and weighted sums, over the keys that causality allows."""
     forward: int
@@ -40,18 +48,10 @@ def flops_per_token(config: ModelConfig, sequence_length: int) -> Flops:
     Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B (there without causality).
     """
     check_count("sequence_length", sequence_length)
-    matmul = 2 * config.vocab_size * config.hidden_size
-    attention = 0
-    for shape in config.block_shapes:
-        query_and_output, key_and_value, feed_forward = matrix_parameters(config, shape)
-        matmul += 2 * config.block_repeats * (query_and_output + feed_forward)
-        matmul += 2 * _key_value_passes(config) * key_and_value
-        width = shape.num_attention_heads * head_dim(config)
-        attention += config.block_repeats * 2 * width * (sequence_length + 1)
+    matmul = head_cost(config).flops
+    matmul += sum(applications(config, name) * cost.flops for _, name, cost in block_costs(config))
+    heads = sum(shape.num_attention_heads for shape in config.block_shapes)
+    width = heads * head_dim(config)
+    attention = config.block_repeats * 2 * width * (sequence_length + 1)
     forward = matmul + attention
     return Flops(matmul=matmul, attention=attention, forward=forward, training=3 * forward)
-
-
-def _key_value_passes(config: ModelConfig) -> int:
-    """How often one block computes keys and values."""
-    return 1 if config.share_kv == "first" else config.block_repeats

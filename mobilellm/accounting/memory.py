@@ -6,13 +6,17 @@ from mobilellm.accounting.parameters import (
     block_parameters,
     check_count,
     count_parameters,
+    head_cost,
     head_dim,
 )
+from mobilellm.compression.shapes import FactorizedShape
 from mobilellm.models.config import BlockShape, ModelConfig
 
 
 def weight_bytes(config: ModelConfig, bits: int) -> int:
-    """Bytes of the stored weights at `bits` each; scales of a quantised format are not counted.
+    """Bytes of the stored weights at `bits` each; masked weights are stored like others.
+
+    Not counted are the scales of a quantised format, masks and stored permutations.
 
     Raises:
         ValueError: `bits` below 1.
@@ -47,6 +51,7 @@ def decode_bytes_per_token(
 
     Read are the weights of every block that runs, the final norm, the output head, one row of the
     input table where it is not the head, and the keys and values of `context` earlier tokens.
+    Factorised matrices are read as factors, masked ones whole.
 
     Args:
         config: the model.
@@ -69,13 +74,21 @@ def decode_bytes_per_token(
         raise ValueError(f"context={context} must not be negative; give tokens in the KV cache")
     block_reads = _reads(config.layer_order) if repeats_cached else Counter(config.layer_order)
     cache_reads = block_reads if config.share_kv == "first" else Counter(config.layer_order)
-    weights = config.hidden_size * (config.vocab_size + 1)
-    weights += 0 if config.tie_word_embeddings else config.hidden_size
-    cached_values = 0
-    for index, shape in enumerate(config.block_shapes):
-        weights += block_reads[index] * block_parameters(config, shape)
-        cached_values += cache_reads[index] * _kv_values(config, shape)
+    weights = config.hidden_size + head_cost(config).parameters
+    weights += 0 if config.tie_word_embeddings else _table_row(config)
+    weights += sum(block_reads[i] * count for i, count in enumerate(block_parameters(config)))
+    cached_values = sum(
+        cache_reads[i] * _kv_values(config, shape) for i, shape in enumerate(config.block_shapes)
+    )
     return -(-weights * bits // 8) + -(-context * cached_values * kv_bits // 8)
+
+
+def _table_row(config: ModelConfig) -> int:
+    """Entries read to look up one token."""
+    table = config.layer_shape("embedding")
+    if isinstance(table, FactorizedShape):
+        return sum(p.num_terms * (p.left[1] + p.right[1]) for p in table.parts)
+    return config.hidden_size
 
 
 def _kv_values(config: ModelConfig, shape: BlockShape) -> int:

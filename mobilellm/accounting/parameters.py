@@ -1,8 +1,11 @@
 """How many parameters a model has, counted from its configuration alone."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from mobilellm.models.config import BlockShape, ModelConfig
+from mobilellm.compression.shapes import FactorizedShape, MaskedShape
+from mobilellm.models.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -10,7 +13,7 @@ class ParameterCounts:
     """The four counts by which models are compared, in parameters."""
 
     stored: int
-    """All that is saved: what `sum(p.numel())` of the model gives."""
+    """All that is saved: what `sum(p.numel())` of the model gives. Masked weights are saved too."""
     embedding: int
     """The input table, and the output head where it is not tied to it."""
     body: int
@@ -19,41 +22,91 @@ class ParameterCounts:
     """stored, with each block counted as often as it runs."""
 
 
+@dataclass(frozen=True)
+class MaskedParameterCounts(ParameterCounts):
+    """The counts of a model of which some weights are masked."""
+
+    nonzero: int
+    """stored, without the weights that are masked to zero."""
+
+
+class MatrixCost(NamedTuple):
+    """What one matrix costs as it is stored: dense, masked (which saves neither) or factorised."""
+
+    parameters: int
+    flops: int
+    """Floating-point operations for one input vector."""
+
+
 def count_parameters(config: ModelConfig) -> ParameterCounts:
     """The parameters of a model, without building it.
 
+    Returns:
+        The four counts; with `nonzero` where weights are masked.
+
     Source: Liu et al. 2024, MobileLLM, arXiv:2402.14905, table 9, whose counts come out exactly.
     """
-    tables = 1 if config.tie_word_embeddings else 2
-    embedding = tables * config.vocab_size * config.hidden_size
-    blocks = sum(block_parameters(config, shape) for shape in config.block_shapes)
+    costs = matrix_costs(config)
+    embedding = costs["embedding"].parameters
+    embedding += 0 if config.tie_word_embeddings else costs["head"].parameters
+    blocks = sum(block_parameters(config))
     stored = embedding + blocks + config.hidden_size
-    return ParameterCounts(
+    counts = ParameterCounts(
         stored=stored,
         embedding=embedding,
         body=stored - embedding,
         executed=stored + (config.block_repeats - 1) * blocks,
     )
+    masked = [
+        costs[name].parameters - shape.nonzero
+        for name, shape in config.layer_shapes.items()
+        if isinstance(shape, MaskedShape)
+    ]
+    return MaskedParameterCounts(**vars(counts), nonzero=stored - sum(masked)) if masked else counts
 
 
-def block_parameters(config: ModelConfig, shape: BlockShape) -> int:
-    """The parameters of one stored block: its matrices and its norms."""
-    query_and_output, key_and_value, feed_forward = matrix_parameters(config, shape)
+def block_parameters(config: ModelConfig) -> list[int]:
+    """The parameters of every stored block: its matrices and its norms."""
     norms = 2 * config.hidden_size
     if config.qk_norm == "rms":
         norms += 2 * head_dim(config)
-    return query_and_output + key_and_value + feed_forward + norms
+    counts = [norms] * config.num_blocks
+    for index, _, cost in block_costs(config):
+        counts[index] += cost.parameters
+    return counts
 
 
-def matrix_parameters(config: ModelConfig, shape: BlockShape) -> tuple[int, int, int]:
-    """The weights of one block's matrices: (queries and output, keys and values, feed-forward)."""
-    width = config.hidden_size
-    feed_forward_matrices = 3 if config.feed_forward == "swiglu" else 2
-    return (
-        2 * width * shape.num_attention_heads * head_dim(config),
-        2 * width * shape.num_key_value_heads * head_dim(config),
-        feed_forward_matrices * width * shape.intermediate_size,
-    )
+def matrix_costs(config: ModelConfig) -> dict[str, MatrixCost]:
+    """The cost of every stored matrix, by its name in `config.matrix_sizes`."""
+    layers = config.layer_shapes
+    costs = {}
+    for name, (rows, columns) in config.matrix_sizes.items():
+        shape = layers.get(name)
+        if isinstance(shape, FactorizedShape):
+            costs[name] = MatrixCost(shape.parameters, shape.flops)
+        else:
+            costs[name] = MatrixCost(rows * columns, 2 * rows * columns)
+    return costs
+
+
+def block_costs(config: ModelConfig) -> Iterator[tuple[int, str, MatrixCost]]:
+    """Block, name and cost of every matrix that is in a block."""
+    for name, cost in matrix_costs(config).items():
+        if name.startswith("blocks."):
+            yield int(name.split(".")[1]), name, cost
+
+
+def applications(config: ModelConfig, name: str) -> int:
+    """How often a forward pass uses the matrix of that name."""
+    if not name.startswith("blocks."):
+        return 2 if name == "embedding" and config.tie_word_embeddings else 1
+    made_once = config.share_kv == "first" and name.endswith(("k_proj", "v_proj"))
+    return 1 if made_once else config.block_repeats
+
+
+def head_cost(config: ModelConfig) -> MatrixCost:
+    """The cost of the output head, which a tied model stores as its token table."""
+    return matrix_costs(config)["embedding" if config.tie_word_embeddings else "head"]
 
 
 def head_dim(config: ModelConfig) -> int:

@@ -23,11 +23,12 @@ def model_table(explained: Explanation) -> RenderableType:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(style="dim")
-    sections = (_parameters, _flops, _memory_at_rest, _training)
+    sections = (_parameters, _compressed, _flops, _memory_at_rest, _training)
     for number, section in enumerate(sections):
-        if number:
+        rows = list(section(explained))
+        if number and rows:
             table.add_row()
-        for row in section(explained):
+        for row in rows:
             table.add_row(*row)
     return Group(Text(shape_line(explained["model"]), style="bold"), Text(), table)
 
@@ -40,7 +41,7 @@ def ladder_table(explained: Sequence[Explanation], names: Sequence[str] = ()) ->
         names: what tells the rows apart.
     """
     rows = [_ladder_row(one) for one in explained]
-    headings = list(max(rows, key=len))
+    headings = list(dict.fromkeys(h for row in sorted(rows, key=len)[::-1] for h in row))
     if all(one["model"]["block_repeats"] == 1 for one in explained):
         headings.remove("executed")
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
@@ -64,6 +65,8 @@ def _ladder_row(explained: Explanation) -> dict[str, str]:
     row["stored"] = f"{counts['stored']:,}"
     if budget := explained.get("budget"):
         row["off budget"] = f"{budget['deviation']:+.2%}"
+    if "nonzero" in counts:
+        row["nonzero"] = f"{counts['nonzero']:,}"
     row["body"] = f"{counts['body']:,}"
     return row | {
         "executed": f"{counts['executed']:,}",
@@ -119,9 +122,23 @@ def _parameters(explained: Explanation) -> Iterator[Row]:
     yield "  embedding", f"{counts['embedding']:,}", f"{share:.1%} of those stored"
     yield "  body", f"{counts['body']:,}", "blocks and final norm"
     yield "  executed", f"{counts['executed']:,}", f"blocks counted {model['block_repeats']} x"
+    if "nonzero" in counts:
+        masked = 1 - counts["nonzero"] / counts["stored"]
+        yield "  nonzero", f"{counts['nonzero']:,}", f"{masked:.1%} of those stored are masked"
     if budget := explained.get("budget"):
         meant = f"from the budget of {budget['budget']:,} (match={budget['match']})"
         yield "  off budget", f"{budget['deviation']:+.2%}", meant
+
+
+def _compressed(explained: Explanation) -> Iterator[Row]:
+    """One line for each kind of matrix, however many blocks there are."""
+    kinds = explained.get("compressed_layers", ())
+    if kinds:
+        stored, dense = (sum(kind[key] for kind in kinds) for key in ("parameters", "dense"))
+        yield "compressed", f"{stored:,}", f"parameters, in place of {dense:,}"
+    for kind in kinds:
+        number = "" if kind["of"] == 1 else f"{kind['compressed']} of {kind['of']}: "
+        yield f"  {kind['matrix']}", f"{kind['parameters']:,}", f"{number}{kind['stored_as']}"
 
 
 def _flops(explained: Explanation) -> Iterator[Row]:

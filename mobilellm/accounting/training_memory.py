@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from mobilellm.accounting.parameters import (
+    applications,
+    block_costs,
     check_count,
     count_parameters,
+    head_cost,
     head_dim,
-    matrix_parameters,
 )
+from mobilellm.compression.shapes import FactorizedShape, MaskedShape
 from mobilellm.models.config import BlockShape, ModelConfig, check_choice
 
 OPTIMIZERS = ("adamw", "muon", "sgd")
@@ -57,7 +60,8 @@ class TrainingMemory:
     """Bytes of a training step on one device."""
 
     weights: int
-    """Parameters, and in mixed precision the copies of the matrices that products are made with."""
+    """Parameters; copies of masked matrices with their zeros, one for each time they are applied;
+    in mixed precision also the copies that products are made with."""
     gradients: int
     optimizer: int
     activations: int
@@ -77,7 +81,7 @@ def optimizer_bytes(
     """Bytes of the optimizer's state.
 
     AdamW keeps two numbers per parameter; Muon one per weight of the blocks' matrices and two for
-    the rest, as AdamW; plain SGD none. They have the type of the weights.
+    the rest, factors included, as AdamW; plain SGD none. They have the type of the weights.
 
     Raises:
         ValueError: an optimizer or precision that is not known.
@@ -87,8 +91,14 @@ def optimizer_bytes(
     stored = count_parameters(config).stored
     if optimizer == "sgd":
         return 0
-    matrices = sum(sum(matrix_parameters(config, shape)) for shape in config.block_shapes)
-    return per_weight * (2 * stored - (matrices if optimizer == "muon" else 0))
+    if optimizer == "adamw":
+        return per_weight * 2 * stored
+    factors = sum(
+        shape.parameters
+        for name, shape in config.layer_shapes.items()
+        if isinstance(shape, FactorizedShape) and name.startswith("blocks.")
+    )
+    return per_weight * (2 * stored - (_block_matrices(config) - factors))
 
 
 def activation_bytes(
@@ -155,11 +165,10 @@ def training_memory_bytes(
     check_count("num_shards", num_shards)
     form = precision_of(precision)
     parameters = count_parameters(config).stored
-    table = config.vocab_size * config.hidden_size
-    copies = 0
+    head = head_cost(config).parameters
+    copies = _masked_bytes(config, form)
     if form.is_mixed:
-        matrices = sum(sum(matrix_parameters(config, shape)) for shape in config.block_shapes)
-        copies = form.value * (matrices + table)
+        copies += form.value * (_block_matrices(config) + head)
     allowed = LOSS_CHUNK_LOGITS.get(accelerator, LOSS_CHUNK_LOGITS["cpu"])
     chunk = min(max(1, allowed // config.vocab_size), micro_batch_size * sequence_length)
     return TrainingMemory(
@@ -173,7 +182,7 @@ def training_memory_bytes(
             precision=precision,
             activation_checkpointing=activation_checkpointing,
         ),
-        loss=LOGIT_BYTES * chunk * config.vocab_size + 2 * form.weight * table,
+        loss=LOGIT_BYTES * chunk * config.vocab_size + 2 * form.weight * head,
     )
 
 
@@ -228,7 +237,7 @@ def _application_bytes(config: ModelConfig, form: Precision) -> Iterator[int]:
     repeats = config.block_repeats
     key_value_passes = 1 if config.share_kv == "first" else repeats
     projections = 5 if config.feed_forward == "swiglu" else 4  # that read a norm's output
-    for shape in config.block_shapes:
+    for index, shape in enumerate(config.block_shapes):
         # Two norms keep one tensor each; their outputs feed the projections, which under autocast
         # each keep a cast copy of their own.
         read = projections if form.is_mixed else 2
@@ -242,7 +251,35 @@ def _application_bytes(config: ModelConfig, form: Precision) -> Iterator[int]:
             repeats * (norms + form.value * (query_and_output + feed_forward))
             + key_value_passes * form.value * key_and_value
             + repeats * _head_norm_bytes(config, shape, form)
+            + form.value * _factor_values(config, index)
         )
+
+
+def _factor_values(config: ModelConfig, block: int) -> int:
+    """What the factorised layers of one block keep, in all its applications, beside their input.
+
+    Between its two products a part keeps one tensor; where the left factors go first, also the
+    input as a transposed copy. Stored column permutations make a copy too.
+    """
+    total = 0
+    for name, shape in config.layer_shapes.items():
+        if not (isinstance(shape, FactorizedShape) and name.startswith(f"blocks.{block}.")):
+            continue
+        columns = shape.shape[1]
+        kept = sum(p.inner_size + (0 if p.right_first else columns) for p in shape.parts)
+        total += applications(config, name) * (kept + shape.column_permutation * columns)
+    return total
+
+
+def _masked_bytes(config: ModelConfig, form: Precision) -> int:
+    """Masked weights with their zeros, which every application forms and keeps."""
+    sizes = config.matrix_sizes
+    masked = [n for n, s in config.layer_shapes.items() if isinstance(s, MaskedShape)]
+    return form.value * sum(applications(config, n) * sizes[n][0] * sizes[n][1] for n in masked)
+
+
+def _block_matrices(config: ModelConfig) -> int:
+    return sum(cost.parameters for _, _, cost in block_costs(config))
 
 
 def _head_norm_bytes(config: ModelConfig, shape: BlockShape, form: Precision) -> int:

@@ -13,8 +13,6 @@ from mobilellm.compression.shapes import PartShape, Shape
 # Below this share of all singular values, a randomised SVD is faster than a whole one.
 RANDOMIZED_SHARE = 0.1
 RANDOMIZED_MIN_SIZE = 512
-# Right factors of so few entries are applied entry by entry: faster than a tiny matrix product.
-SMALL_RIGHT = 8
 
 
 def rearrange(weight: Tensor, left_shape: Shape, right_shape: Shape) -> Tensor:
@@ -156,10 +154,9 @@ class KroneckerLinear(nn.Module):
     @property
     def shape(self) -> PartShape:
         """Shapes of the factors and number of terms."""
-        terms, *left = self.left.shape
-        return PartShape(
-            left=(left[0], left[1]), right=tuple(self.right.shape[1:]), num_terms=terms
-        )
+        terms, m1, n1 = self.left.shape
+        m2, n2 = self.right.shape[1:]
+        return PartShape(left=(m1, n1), right=(m2, n2), num_terms=terms)
 
     @property
     def num_terms(self) -> int:
@@ -187,10 +184,8 @@ class KroneckerLinear(nn.Module):
         terms, m2, n2 = self.right.shape
         m1, n1 = self.left.shape[1:]
         left = self.left.permute(1, 2, 0).reshape(m1, n1 * terms)
-        if n1 > 1 and terms * m2 == 1 and n2 <= SMALL_RIGHT:
-            return F.linear(_weighted_sum(x, self.right[0, 0]), left)
         inner = F.linear(x, self.right.permute(1, 0, 2).reshape(m2 * terms, n2))
-        if m2 == 1:
+        if m2 == 1:  # low rank, and a row as right factor: two products, and no copy of weights
             return F.linear(inner.flatten(-2), left)
         # (..., n1, m2, terms) -> (..., m2, n1·terms)
         inner = inner.unflatten(-1, (m2, terms)).transpose(-3, -2).flatten(-2)
@@ -223,11 +218,3 @@ class KroneckerLinear(nn.Module):
         part = self.shape
         (m1, n1), (m2, n2) = part.left, part.right
         return f"{part.num_terms} x ({m1}x{n1})⊗({m2}x{n2}), bias={self.bias is not None}"
-
-
-def _weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
-    """Σ_d x[..., d] · weights[d] over few d, entry by entry."""
-    total = x[..., 0] * weights[0]
-    for index in range(1, weights.shape[0]):
-        total = torch.addcmul(total, x[..., index], weights[index])
-    return total

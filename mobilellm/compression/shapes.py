@@ -72,6 +72,12 @@ class PartShape:
             return 2 * self.num_terms * (n1 * n2 * m2 + n1 * m2 * m1)
         return 2 * self.num_terms * (m1 * n1 * n2 + m1 * n2 * m2)
 
+    @property
+    def inner_size(self) -> int:
+        """Values between the two products, for one input vector."""
+        (m1, n1), (m2, n2) = self.left, self.right
+        return self.num_terms * (n1 * m2 if self.right_first else m1 * n2)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FactorizedShape:

@@ -78,6 +78,8 @@ def export_huggingface(
     """Write a folder that `transformers.AutoModelForCausalLM` loads and that gives equal logits.
 
     Shared blocks are unrolled: one stored layer per application. A tied head stays tied.
+    Factorised and masked matrices are folded into dense ones, zeros included, since plain
+    architectures hold nothing else: the logits are equal, the savings are gone.
 
     Args:
         model: left as it is.
@@ -92,7 +94,7 @@ def export_huggingface(
     """
     folder = Path(folder)
     values = config_to_huggingface(model.config)
-    values["dtype"] = str(model.embedding.weight.dtype).removeprefix("torch.")
+    values["dtype"] = str(model.norm.weight.dtype).removeprefix("torch.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder; export into a new one")
     files = {} if tokenizer is None else tokenizer_files(tokenizer, model.config)
@@ -113,16 +115,30 @@ def _our_name(name: str) -> str:
     return f"blocks.{match[1]}.{_OUR_LAYER_NAMES[match[2]]}.{match[3]}"
 
 
-def _their_state(model: MobileLLM) -> dict[str, Tensor]:
+@torch.no_grad()
+def _dense_state(model: MobileLLM) -> dict[str, Tensor]:
+    """The state of the model, with every compressed matrix as the dense weight it stands for."""
+    compressed = model.config.layer_shapes
     state = {
-        _TOP_NAMES[name]: tensor
+        name: tensor
         for name, tensor in model.state_dict().items()
-        if name in _TOP_NAMES
+        if not any(name.startswith(f"{matrix}.") for matrix in compressed)
     }
+    for matrix in compressed:
+        state[f"{matrix}.weight"] = model.get_submodule(matrix).materialize()  # pyright: ignore[reportCallIssue]
+    return state
+
+
+def _their_state(model: MobileLLM) -> dict[str, Tensor]:
+    ours = _dense_state(model)
+    state = {_TOP_NAMES[name]: tensor for name, tensor in ours.items() if name in _TOP_NAMES}
     written: set[int] = set()
     for layer, index in enumerate(model.config.layer_order):
-        for name, tensor in model.blocks[index].state_dict().items():
-            part, _, rest = name.partition(".")
+        prefix = f"blocks.{index}."
+        for name, tensor in ours.items():
+            if not name.startswith(prefix):
+                continue
+            part, _, rest = name.removeprefix(prefix).partition(".")
             # safetensors refuses tensors that share memory, as repeats of a block do.
             content = tensor.clone() if index in written else tensor
             state[f"model.layers.{layer}.{_LAYER_NAMES[part]}.{rest}"] = content

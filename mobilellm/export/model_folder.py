@@ -1,13 +1,32 @@
 """Open a model whoever wrote it: our folder, a run's folder, or Hugging Face's."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mobilellm.checkpoint import CONFIG_FILE, TOKENIZER_FILE, load_model, read_json
-from mobilellm.export.huggingface import import_huggingface
-from mobilellm.models import MobileLLM
+from mobilellm.export.huggingface_config import config_from_huggingface
+from mobilellm.models.config import ModelConfig
+from mobilellm.models.saved_config import CONFIG_FILE, read_config, read_json
+
+if TYPE_CHECKING:
+    from mobilellm.models import MobileLLM
 
 
-def open_model(folder: str | Path) -> tuple[MobileLLM, Path | None]:
+def open_config(folder: str | Path) -> ModelConfig:
+    """The architecture of a model, from its config.json alone: no weights are read, no torch.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_model`.
+    """
+    folder = _holding_config(Path(folder))
+    if _is_ours(folder):
+        return read_config(folder)
+    try:
+        return config_from_huggingface(read_json(folder / CONFIG_FILE))
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG_FILE}: {error}") from error
+
+
+def open_model(folder: str | Path) -> "tuple[MobileLLM, Path | None]":
     """Load a model and find its tokenizer.
 
     Args:
@@ -22,10 +41,21 @@ def open_model(folder: str | Path) -> tuple[MobileLLM, Path | None]:
         FileNotFoundError: nothing of the kind is there.
         ValueError: it cannot be represented, or its files contradict each other.
     """
-    folder = Path(folder)
-    if not (folder / CONFIG_FILE).is_file() and (folder / "model" / CONFIG_FILE).is_file():
-        folder = folder / "model"
-    is_ours = "format" in read_json(folder / CONFIG_FILE)
-    model = load_model(folder) if is_ours else import_huggingface(folder)
+    from mobilellm.checkpoint import TOKENIZER_FILE, load_model
+    from mobilellm.export.huggingface import import_huggingface
+
+    folder = _holding_config(Path(folder))
+    model = load_model(folder) if _is_ours(folder) else import_huggingface(folder)
     tokenizer = folder / TOKENIZER_FILE
     return model, tokenizer if tokenizer.is_file() else None
+
+
+def _holding_config(folder: Path) -> Path:
+    """The folder itself, or the model's in a run's folder."""
+    in_run = folder / "model"
+    own = (folder / CONFIG_FILE).is_file() or not (in_run / CONFIG_FILE).is_file()
+    return folder if own else in_run
+
+
+def _is_ours(folder: Path) -> bool:
+    return "format" in read_json(folder / CONFIG_FILE)

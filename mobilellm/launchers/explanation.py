@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from mobilellm.models.config import check_choice
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from mobilellm.models import ModelConfig
 
 FORMATS = ("table", "json")
 
@@ -34,8 +37,8 @@ class Explanations:
 
         check_choice("format", config.format, FORMATS)
         self._format = config.format
-        self._explained.append(explain_config(config))
         overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        self._explained.append(explain_config(config, overrides))
         self._names.append(" ".join(overrides))
 
     def show(self) -> None:
@@ -57,13 +60,18 @@ class Explanations:
             console.print(ladder_table(self._explained, _differing(self._names)))
 
 
-def explain_config(config: "DictConfig") -> dict[str, Any]:
+def explain_config(config: "DictConfig", overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Explain one composed configuration of conf/explain.yaml.
 
+    Args:
+        config: the configuration.
+        overrides: of the command line it was composed with.
+
     Raises:
-        ValueError: whatever the model and the accounting refuse.
+        FileNotFoundError: `init_from` is no folder of a model.
+        ValueError: whatever the model and the accounting refuse; a model beside `init_from`.
     """
-    model = instantiate(config.model)
+    model = _explained_model(config, overrides)
     explained = explain_model(model, config.sequence_length) | explain_training(
         model,
         config.sequence_length,
@@ -73,7 +81,7 @@ def explain_config(config: "DictConfig") -> dict[str, Any]:
         optimizer=config.optimizer["_target_"].rpartition(".")[2],
         **_devices(config.trainer),
     )
-    if "budget" in config.model:
+    if "budget" in config.model and config.init_from is None:
         from mobilellm.search.budget import BudgetSolution, measure_budget
 
         match = config.model.match
@@ -86,6 +94,22 @@ def explain_config(config: "DictConfig") -> dict[str, Any]:
             "deviation": solution.deviation,
         }
     return explained
+
+
+def _explained_model(config: "DictConfig", overrides: Sequence[str]) -> "ModelConfig":
+    """What `model` describes, or the saved model that `init_from` names."""
+    if config.init_from is None:
+        return instantiate(config.model)
+    from mobilellm.export.model_folder import open_config
+
+    asked = [o for o in overrides if o.lstrip("+").startswith(("model=", "model."))]
+    saved = open_config(config.init_from)
+    if asked and instantiate(config.model) != saved:
+        raise ValueError(
+            f"init_from={config.init_from} brings its own architecture, which differs from "
+            f"{', '.join(asked)}; leave out model=…, or explain that model without init_from"
+        )
+    return saved
 
 
 def _devices(trainer: "DictConfig") -> dict[str, Any]:

@@ -56,11 +56,11 @@ class TransformerBlock(nn.Module):
 
     def _build_compressed_layers(self, config: ModelConfig, index: int) -> None:
         """Put the layers that `config` stores factorised or masked in the place of dense ones."""
-        prefix = f"blocks.{index}."
-        for name, layer_shape in config.compressed_layers:  # pyright: ignore
+        prefix, sizes = f"blocks.{index}.", config.matrix_sizes
+        for name, layer_shape in config.layer_shapes.items():
             if name.startswith(prefix):
-                size = config.matrix_sizes[name]
-                self.set_submodule(name.removeprefix(prefix), empty_linear(size, layer_shape))
+                layer = empty_linear(sizes[name], layer_shape)
+                self.set_submodule(name.removeprefix(prefix), layer)
 
     def forward(
         self,

@@ -189,9 +189,14 @@ class ModelConfig:
                 sizes |= {f"blocks.{index}.{part}.{name}": s for name, s in matrices.items()}
         return sizes if self.tie_word_embeddings else sizes | {"head": sizes["embedding"]}
 
+    @property
+    def layer_shapes(self) -> dict[str, LayerShape]:
+        """How every compressed matrix is stored, by name; the others are dense."""
+        return dict(self.compressed_layers)  # pyright: ignore[reportReturnType, reportArgumentType]
+
     def layer_shape(self, name: str) -> LayerShape | None:
         """How the matrix of that name is stored; None: dense."""
-        return dict(self.compressed_layers).get(name)  # pyright: ignore[reportReturnType]
+        return self.layer_shapes.get(name)
 
     @property
     def num_layers(self) -> int:
@@ -221,7 +226,7 @@ class ModelConfig:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
         values["compressed_layers"] = {
-            name: shape.to_dict() for name, shape in dict(self.compressed_layers).items()
+            name: shape.to_dict() for name, shape in self.layer_shapes.items()
         }
         if not self.compressed_layers:
             del values["compressed_layers"]

@@ -41,14 +41,14 @@ def can_pack(model: MobileLLM, batch_size: int) -> bool:
 
     It needs an x86 CPU (where torch's embedding bag is generated code), float32, a small batch,
     and a model of nothing but its usual modules without hooks: what is bypassed must have no
-    effect.
+    effect. Factorised and masked layers are not packed.
     """
-    weight = model.embedding.weight
+    if not all(_is_usual(module) for module in model.modules()):
+        return False
+    weight: Any = model.embedding.weight
     if not weight.is_cpu or weight.dtype != torch.float32 or batch_size > MAX_BATCH:
         return False
-    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
-        return False
-    return all(_is_usual(module) for module in model.modules())
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
 def _is_usual(module: nn.Module) -> bool:
@@ -64,11 +64,11 @@ class PackedDecoder:
         """Copy the weights of `model`, whose `can_pack` is true."""
         config = model.config
         self._config = config
-        self._embedding = model.embedding.weight
+        self._embedding: Any = model.embedding.weight
         self._blocks = [
             _PackedBlock(block, batch_size, config.share_kv == "first") for block in model.blocks
         ]
-        table = model.embedding.weight if model.head is None else model.head.weight
+        table: Any = model.embedding.weight if model.head is None else model.head.weight
         self._head = _PackedMatrix([table], batch_size)
         self._norm = _PackedNorm(model.norm)
         self._layers = tuple(zip(config.layer_order, cache_slots(config), strict=True))

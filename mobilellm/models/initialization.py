@@ -46,7 +46,7 @@ def initialize_(
     generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
     for module in model.modules():
         if hasattr(module, "reset_buffers_"):
-            module.reset_buffers_()
+            module.reset_buffers_()  # pyright: ignore[reportCallIssue]
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() < 2:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from mobilellm.compression.shapes import parse_layer_shape
+
 
 def write_atomically(checkpoint: dict[str, Any], path: Path) -> None:
     """Save to a temporary file, flush it to disk and put it in the place of `path`.
@@ -38,15 +40,32 @@ def check_same_model(saved: Mapping[str, Any], current: Mapping[str, Any]) -> No
     """Compare the model configurations of a checkpoint and of the run that is to load it.
 
     Raises:
-        ValueError: they differ; each field with both values.
+        ValueError: they differ; each field with both values, of compressed layers the first.
     """
     names = [name for name in {**saved, **current} if saved.get(name) != current.get(name)]
     if names:
+        differences = [
+            _layers_difference(saved, current)
+            if name == "compressed_layers"
+            else f"{name}={saved.get(name)}, now {current.get(name)}"
+            for name in names
+        ]
         raise ValueError(
-            "the checkpoint holds another model: "
-            + ", ".join(f"{name}={saved.get(name)}, now {current.get(name)}" for name in names)
-            + "; resume with the model it was made with, or start a new run"
+            f"the checkpoint holds another model: {', '.join(differences)}"
+            "; resume with the model it was made with, or start a new run"
         )
+
+
+def _layers_difference(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """`compressed_layers differ in 12 matrices, e.g. head: dense, now 5 kept`."""
+    before, now = (dict(v.get("compressed_layers") or {}) for v in (saved, current))
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    shapes = [
+        str(parse_layer_shape(layers[names[0]])) if names[0] in layers else "dense"
+        for layers in (before, now)
+    ]
+    matrices = "1 matrix" if len(names) == 1 else f"{len(names)} matrices"
+    return f"compressed_layers differ in {matrices}, e.g. {names[0]}: {shapes[0]}, now {shapes[1]}"
 
 
 def _os_error(error: BaseException | None) -> OSError | None:
