@@ -1,0 +1,197 @@
+"""How long a model takes to read a prompt and to write a token, and the memory of reading it."""
+
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mobilellm.accounting.parameters import check_count
+from mobilellm.models import MobileLLM
+from mobilellm.models.cache import KVCache
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What was measured of one model: medians over rounds."""
+
+    prefill_ms: float
+    """Milliseconds from the prompt to the logits of its next token."""
+    decode_ms_per_token: float
+    """Milliseconds per further token, with the keys and values of all before it."""
+    peak_memory_bytes: int | None
+    """The most that reading the prompt takes above what is there before it (the weights); None
+    where the device does not tell."""
+
+
+def measure_latency(
+    model: MobileLLM,
+    *,
+    prefill_tokens: int = 512,
+    decode_tokens: int = 32,
+    rounds: int = 5,
+    batch_size: int = 1,
+) -> Latency:
+    """Time one model, on the device and in the number type it has.
+
+    Decoding runs the model's own forward pass with its KV cache, whatever its layers: `generate`
+    may be faster, where it packs the weights of dense models.
+
+    Args:
+        model: left as it is.
+        prefill_tokens: tokens of the prompt, drawn at random.
+        decode_tokens: tokens written after it.
+        rounds: of which the medians are given; one more comes first and is not counted.
+        batch_size: rows.
+
+    Raises:
+        ValueError: a count below 1, more tokens than the context holds.
+    """
+    return _measure({"": model}, prefill_tokens, decode_tokens, rounds, batch_size)[0][0]
+
+
+def compare_latency(
+    models: Mapping[str, MobileLLM],
+    *,
+    prefill_tokens: int = 512,
+    decode_tokens: int = 32,
+    rounds: int = 5,
+    batch_size: int = 1,
+) -> list[dict[str, Any]]:
+    """Time several models in turns, so that whatever slows the machine slows all of them alike.
+
+    Args:
+        models: by name; the first is what the others are compared with.
+        prefill_tokens: as for `measure_latency`, like the rest.
+        decode_tokens: tokens written.
+        rounds: the order turns around with each.
+        batch_size: rows.
+
+    Returns:
+        A row a model: `model`, the fields of `Latency`, and `prefill_ratio` and `decode_ratio`,
+        times over the first model's: medians of the quotients within the rounds.
+
+    Raises:
+        ValueError: no model, or as `measure_latency`.
+    """
+    if not models:
+        raise ValueError("models is empty; give at least one, e.g. {'dense': model}")
+    measured = _measure(models, prefill_tokens, decode_tokens, rounds, batch_size)
+    first = measured[0][1]
+    return [
+        {
+            "model": name,
+            **asdict(latency),
+            "prefill_ratio": _ratio([t[0] for t in times], [t[0] for t in first]),
+            "decode_ratio": _ratio([t[1] for t in times], [t[1] for t in first]),
+        }
+        for name, (latency, times) in zip(models, measured, strict=True)
+    ]
+
+
+@torch.no_grad()
+def peak_memory_bytes(model: MobileLLM, input_ids: Tensor) -> int | None:
+    """The most memory a forward pass takes above what is there before it.
+
+    On a GPU what its allocator counts; on a CPU the sum over all tensors as they come and go.
+    None on other devices.
+
+    Args:
+        model: left as it is.
+        input_ids: token ids (batch, seq).
+    """
+    if input_ids.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        _next_logits(model, input_ids)
+        return torch.cuda.max_memory_allocated() - before
+    if not input_ids.is_cpu:
+        return None
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
+        _next_logits(model, input_ids)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profile.export_chrome_trace(str(path))
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    changes = [event for event in events if event.get("name") == "[memory]"]
+    changes.sort(key=lambda event: event["ts"])
+    return max(itertools.accumulate(event["args"]["Bytes"] for event in changes), default=0)
+
+
+def _measure(
+    models: Mapping[str, MobileLLM],
+    prefill_tokens: int,
+    decode_tokens: int,
+    rounds: int,
+    batch_size: int,
+) -> list[tuple[Latency, list[tuple[float, float]]]]:
+    """Of each model its latency, and of every round its seconds: prompt, and per token."""
+    for name, value in (
+        ("prefill_tokens", prefill_tokens), ("decode_tokens", decode_tokens),
+        ("rounds", rounds), ("batch_size", batch_size),
+    ):  # fmt: skip
+        check_count(name, value)
+    _check_length(models, prefill_tokens + decode_tokens)
+    words = min(model.config.vocab_size for model in models.values())
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(words, (batch_size, prefill_tokens + decode_tokens), generator=generator)
+    tokens = {name: drawn.to(next(m.parameters()).device) for name, m in models.items()}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
+    for number in range(-1, rounds):
+        for name in list(models)[:: -1 if number % 2 else 1]:
+            taken = _run(models[name], tokens[name], prefill_tokens)
+            if number >= 0:
+                seconds[name].append(taken)
+    measured = []
+    for name, times in seconds.items():
+        prefill, decode = (1000 * statistics.median(kind) for kind in zip(*times, strict=True))
+        peak = peak_memory_bytes(models[name], tokens[name][:, :prefill_tokens])
+        measured.append((Latency(prefill, decode, peak), times))
+    return measured
+
+
+@torch.no_grad()
+def _run(model: MobileLLM, tokens: Tensor, prefill_tokens: int) -> tuple[float, float]:
+    """Seconds of the prompt, and of each token after it."""
+    cache = KVCache(model.config, capacity=tokens.shape[1])
+    _synchronize(tokens)
+    start = time.perf_counter()
+    _next_logits(model, tokens[:, :prefill_tokens], cache)
+    _synchronize(tokens)
+    read = time.perf_counter()
+    for place in range(prefill_tokens, tokens.shape[1]):
+        _next_logits(model, tokens[:, place : place + 1], cache)
+    _synchronize(tokens)
+    return read - start, (time.perf_counter() - read) / (tokens.shape[1] - prefill_tokens)
+
+
+def _next_logits(model: MobileLLM, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    """Logits (batch, vocab) of what comes after `tokens`, as decoding needs them."""
+    cache = KVCache(model.config, capacity=tokens.shape[1]) if cache is None else cache
+    return model.unembed(model(tokens, cache, logits=False).hidden[:, -1])
+
+
+def _synchronize(tokens: Tensor) -> None:
+    if not tokens.is_cpu:
+        torch.accelerator.synchronize()
+
+
+def _ratio(times: list[float], reference: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(times, reference, strict=True))
+
+
+def _check_length(models: Mapping[str, MobileLLM], length: int) -> None:
+    context = min(model.config.max_position_embeddings for model in models.values())
+    if length > context:
+        raise ValueError(
+            f"prefill_tokens and decode_tokens together are {length}, more than "
+            f"max_position_embeddings={context}; ask for fewer"
+        )
