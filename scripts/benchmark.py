@@ -7,7 +7,7 @@
 Parts: train (step against Hugging Face's Llama), litgpt (against LitGPT's GPT, in the environment
 of LITGPT_PYTHON), memory (peak of a step), decode (against Hugging Face's generate), loop
 (Lightning with logging over a bare loop), startup (command to first step), data (preparing text),
-gpu.
+gpu, factorized (factorised feed-forward layers against dense ones).
 """
 
 import argparse
@@ -18,7 +18,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from mobilellm.launchers.command import run_command
 
-PARTS = ("train", "litgpt", "memory", "decode", "loop", "startup", "data", "gpu")
+PARTS = ("train", "litgpt", "memory", "decode", "loop", "startup", "data", "gpu", "factorized")
 
 
 def main() -> None:

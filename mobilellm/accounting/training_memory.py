@@ -256,18 +256,23 @@ def _application_bytes(config: ModelConfig, form: Precision) -> Iterator[int]:
 
 
 def _factor_values(config: ModelConfig, block: int) -> int:
-    """What the factorised layers of one block keep, in all its applications, beside their input.
+    """What the factorised layers of one block keep beyond dense ones, in all its applications.
 
     Between its two products a part keeps one tensor; where the left factors go first, also the
-    input as a transposed copy. Stored column permutations make a copy too.
+    input as a transposed copy. The other parts share the input, a copy where it is permuted.
     """
     total = 0
     for name, shape in config.layer_shapes.items():
         if not (isinstance(shape, FactorizedShape) and name.startswith(f"blocks.{block}.")):
             continue
-        columns = shape.shape[1]
-        kept = sum(p.inner_size + (0 if p.right_first else columns) for p in shape.parts)
-        total += applications(config, name) * (kept + shape.column_permutation * columns)
+        right_first = [part.right_first for part in shape.parts]
+        inputs = right_first.count(False) + any(right_first)
+        # A dense layer keeps its input too, unless other layers do so anyway.
+        input_of_its_own = name.endswith(("o_proj", "down_proj"))
+        as_it_comes = any(right_first) and not shape.column_permutation
+        inputs -= input_of_its_own or as_it_comes
+        kept = sum(part.inner_size for part in shape.parts) + inputs * shape.shape[1]
+        total += applications(config, name) * kept
     return total
 
 

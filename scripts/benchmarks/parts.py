@@ -47,6 +47,10 @@ def measure(part: str, *, rounds: int, quick: bool = False) -> list[dict[str, An
             from scripts.benchmarks.gpu import measure_gpu
 
             rows = measure_gpu(rounds=rounds)
+        case "factorized":
+            from scripts.benchmarks.factorized import measure_factorized
+
+            rows = measure_factorized(rounds=rounds, seconds=seconds, quick=quick)
         case _:
             raise ValueError(f"part={part!r} is not known; see scripts/benchmark.py --help")
     return rows

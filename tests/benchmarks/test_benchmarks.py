@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from mobilellm.accounting import count_parameters
 from mobilellm.models import ModelConfig
+from scripts.benchmarks.factorized import feed_forward, measure_factorized
 from scripts.benchmarks.loop import RandomTokens, _compare
 from scripts.benchmarks.peers import HuggingFaceStep, OurStep, huggingface_llama
 from scripts.benchmarks.results import results_table, write_results
@@ -47,8 +49,6 @@ def test_repeating_fills_the_time_asked_for():
 
 @pytest.mark.parametrize("workload", [tiny(), demo_workloads()[2], large_workload()])
 def test_the_peer_has_the_same_shape(workload):
-    import torch
-
     pytest.importorskip("transformers")
     with torch.device("meta"):
         peer = huggingface_llama(workload.config)
@@ -84,6 +84,29 @@ def test_the_loop_is_compared_with_a_bare_one():
     assert row["bare_seconds_per_step"] > 0
     assert row["lightning_seconds_per_step"] > 0
     assert len(RandomTokens(32, 100).tokens("train")) == 100
+
+
+def test_factorised_layers_have_half_the_parameters_of_dense_ones():
+    rows = measure_factorized(rounds=1, seconds=0.01, quick=True)
+    assert all(row.keys() == rows[0].keys() for row in rows)
+    counts = {row["feed_forward"]: row["parameters"] for row in rows[:-1]}
+    assert counts["kronecker"] == counts["formed"] == counts["dense"] / 2 + 4
+    assert 0.9 * counts["kronecker"] < counts["low_rank"] == counts["two_linears"]
+    assert counts["low_rank"] <= counts["kronecker"]
+    for row in rows[:-1]:
+        assert row["ms_at_1"] > 0
+        assert row["peak_bytes"] >= 0
+    assert rows[0]["over_dense_at_4096"] == rows[-2]["over_formed_at_1"] == 1
+    assert rows[-1]["seconds_to_kronecker"] > 0
+
+
+def test_the_contestants_that_form_the_product_and_that_do_not_agree():
+    formed, applied = feed_forward("formed", 8, 16), feed_forward("kronecker", 8, 16)
+    formed.load_state_dict(
+        {name.replace(".", ".layer.", 1): t for name, t in applied.state_dict().items()}
+    )
+    x = torch.randn(5, 8)
+    torch.testing.assert_close(formed(x), applied(x))
 
 
 def test_results_are_shown_and_kept_by_part(tmp_path):
