@@ -17,6 +17,9 @@ class FactorizedLinear(nn.Module):
     computes K(x[column_order])[row_order].
     """
 
+    row_order: Tensor | None
+    column_order: Tensor | None
+
     def __init__(
         self,
         parts: Iterable[KroneckerLinear],
@@ -34,7 +37,8 @@ class FactorizedLinear(nn.Module):
             column_order: (in,), the input that each column of the sum takes; None: as they come.
 
         Raises:
-            ValueError: no part, or parts of different shapes.
+            ValueError: no part, parts of different shapes or with biases of their own; a bias or
+                an order of another size, an order that is no permutation.
         """
         super().__init__()
         self.parts = nn.ModuleList(parts)
@@ -42,6 +46,12 @@ class FactorizedLinear(nn.Module):
         for name, order in (("row_order", row_order), ("column_order", column_order)):
             self.register_buffer(name, None if order is None else order.to(torch.int32))
         self.out_features, self.in_features = self.shape.shape
+        for index, part in enumerate(self.parts):
+            if part.bias is not None:
+                raise ValueError(f"part {index} has a bias; give it to the layer")
+        _check_bias(bias, self.out_features)
+        _check_order("row_order", self.row_order, self.out_features)
+        _check_order("column_order", self.column_order, self.in_features)
 
     @classmethod
     def empty(cls, shape: FactorizedShape, *, bias: bool = False) -> "FactorizedLinear":
@@ -121,6 +131,8 @@ class KroneckerEmbedding(FactorizedEmbedding):
 class MaskedLinear(nn.Module):
     """A linear layer of which masked weights are zero and stay zero in training."""
 
+    mask: Tensor
+
     def __init__(self, weight: Tensor, mask: Tensor, bias: Tensor | None = None) -> None:
         """Take over the weight.
 
@@ -130,13 +142,14 @@ class MaskedLinear(nn.Module):
             bias: (out,) or None.
 
         Raises:
-            ValueError: a mask of another shape or type.
+            ValueError: a mask of another shape or type, a bias of another size.
         """
         super().__init__()
         if mask.shape != weight.shape or mask.dtype != torch.bool:
             raise ValueError(
                 f"mask is {mask.dtype} {tuple(mask.shape)}; give bool {tuple(weight.shape)}"
             )
+        _check_bias(bias, weight.shape[0])
         self.weight = nn.Parameter(weight if weight.is_meta else weight * mask)
         self.bias = None if bias is None else nn.Parameter(bias)
         self.register_buffer("mask", mask)
@@ -192,3 +205,21 @@ def empty_linear(size: Shape, shape: LayerShape | None, *, bias: bool = False) -
     if isinstance(shape, MaskedShape):
         return MaskedLinear.empty(size, bias=bias)
     return FactorizedLinear.empty(shape, bias=bias)
+
+
+def _check_bias(bias: Tensor | None, size: int) -> None:
+    if bias is not None and tuple(bias.shape) != (size,):
+        raise ValueError(f"bias has shape {tuple(bias.shape)}; give ({size},) or None")
+
+
+def _check_order(name: str, order: Tensor | None, size: int) -> None:
+    """On the meta device, where models are built, an order has a size but no entries yet."""
+    if order is None:
+        return
+    if tuple(order.shape) != (size,) or not (
+        order.is_meta or sorted(order.tolist()) == list(range(size))
+    ):
+        raise ValueError(
+            f"{name} has shape {tuple(order.shape)} and is no permutation; "
+            f"give each of 0 to {size - 1} once"
+        )

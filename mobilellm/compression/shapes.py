@@ -29,7 +29,8 @@ class PartShape:
     def __post_init__(self) -> None:
         """Make tuples of lists and check."""
         for name in ("left", "right"):
-            sizes = tuple(getattr(self, name))
+            sizes = getattr(self, name)
+            sizes = tuple(sizes) if isinstance(sizes, Sequence) else (sizes,)
             object.__setattr__(self, name, sizes)
             if len(sizes) != 2 or any(not _is_count(size) for size in sizes):
                 raise ValueError(f"{name}={sizes} must be two whole numbers of at least 1")
@@ -152,7 +153,7 @@ class MaskedShape:
 
     def __post_init__(self) -> None:
         """Check."""
-        if not isinstance(self.nonzero, int) or self.nonzero < 0:
+        if isinstance(self.nonzero, bool) or not isinstance(self.nonzero, int) or self.nonzero < 0:
             raise ValueError(f"nonzero={self.nonzero!r} must be a whole number of at least 0")
 
     def to_dict(self) -> dict[str, Any]:
