@@ -13,6 +13,9 @@ from mobilellm.evaluation.cross_entropy import IGNORE_INDEX
 
 Batch = dict[str, Tensor]
 
+# Windows of one calibration batch; not the training's, which memory and devices decide.
+CALIBRATION_BATCH = 8
+
 
 class TokenDataModule(LightningDataModule):
     """Optimizer steps as Lightning batches: one item is the list of a step's micro-batches.
@@ -133,6 +136,30 @@ class TokenDataModule(LightningDataModule):
                 # Sharded models need every rank in every forward pass.
                 idle = gather(self.validation_windows, [0])
                 yield idle | {"labels": torch.full_like(idle["labels"], IGNORE_INDEX)}
+
+    def calibration_batches(self, tokens: int) -> list[Batch]:
+        """The first windows of the training order, the same wherever the run stands.
+
+        Args:
+            tokens: at least so many, in whole windows.
+
+        Raises:
+            ValueError: the training split has fewer.
+        """
+        windows, there = -(-tokens // self.sequence_length), len(self.train_windows)
+        if windows > there:
+            raise ValueError(
+                f"calibration_tokens={tokens} is more than the training split has, "
+                f"{there * self.sequence_length:,} in whole windows; use fewer, or more text"
+            )
+        sampler = WindowBatchSampler(
+            there,
+            seed=self.seed,
+            samples_per_step=CALIBRATION_BATCH,
+            micro_batch_size=CALIBRATION_BATCH,
+            stop=windows,
+        )
+        return [gather(self.train_windows, indices) for indices in sampler]
 
     def _place(self) -> tuple[int, int]:
         if self.trainer is None:

@@ -207,9 +207,10 @@ class LanguageModelModule(LightningModule):
     # Validation
 
     def is_validated(self, step: int) -> bool:
-        """Whether validation follows the step that made `step` steps complete."""
+        """Whether validation follows step number `step`: by interval, at a stage's or run's end."""
         every = self.intervals.validation_steps
-        return self.finished or step == self.budget.total_steps or bool(every and step % every == 0)
+        ends = (self.budget.total_steps, self.trainer.max_steps)
+        return self.finished or step in ends or bool(every and step % every == 0)
 
     def validate(self) -> ValidationResult:
         """Loss over the validation split, the same on any number of ranks; written to the log."""

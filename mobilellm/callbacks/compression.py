@@ -1,0 +1,161 @@
+"""Compression of the model while it trains: by which recipe, in which stages."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+
+from mobilellm.compressor.plan import Plan
+from mobilellm.compressor.recipe import Recipe
+from mobilellm.compressor.selection import select_layers
+from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.models.config import check_choice, check_positive
+from mobilellm.training.budget import Budget
+from mobilellm.training.stages import ORDERS, Stages, group_layers, stage_starts
+
+METRICS = {
+    "compression/stage": "stage",
+    "compression/loss_before": "loss_before",
+    "compression/loss_after": "loss_after",
+    "parameters/stored": "parameters_after",
+}
+
+
+class CompressionCallback(Callback):
+    """Says when the model is compressed and on what, and writes to the log what it led to.
+
+    The run is a sequence of stages, one `fit` each; before a stage begins the pipeline applies
+    `recipe` to the stage's layers. What a stage did is a record of plain data, kept in every
+    checkpoint.
+
+    Args:
+        recipe: the method; `check`, `plan` and `apply` as `mobilellm.compressor.recipe.Recipe`.
+        num_stages: in how many stages the layers are compressed; None: one, or one per group.
+        order: `forward` (by depth), `backward`, `least_sensitive` (smallest expected error
+            first) or `given`; None: `forward`, or `given` where there are groups.
+        groups: patterns of the layers of each stage, for the order `given`.
+        first_start: share of the run's steps before the first stage; 0: the model is compressed
+            before the first step.
+        recovery_share: share of the steps between one stage and the next, the last stage has the
+            rest; None: the same number after each.
+        calibration_tokens: training text that the recipe looks at, in tokens.
+
+    Raises:
+        ValueError: an unknown order, numbers out of range, groups that contradict the others.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        num_stages: int | None = None,
+        order: str | None = None,
+        groups: Sequence[Sequence[str]] | None = None,
+        first_start: float = 0.0,
+        recovery_share: float | None = None,
+        calibration_tokens: int = 65_536,
+    ) -> None:
+        """Nothing is compressed yet."""
+        default = "forward" if groups is None else "given"
+        check_choice("order", order or default, ORDERS)
+        if (order or default) == "given" and not groups:
+            raise ValueError("order=given needs groups: one list of patterns per stage")
+        if groups is not None and (order or default) != "given":
+            raise ValueError(f"groups say the order themselves; leave out order={order}")
+        if groups is not None and num_stages not in (None, len(groups)):
+            raise ValueError(
+                f"num_stages={num_stages}, but there are {len(groups)} groups; leave out num_stages"
+            )
+        check_positive("calibration_tokens", calibration_tokens)
+        self.recipe = recipe
+        self.num_stages = num_stages or (len(groups) if groups else 1)
+        self.order = order or default
+        self.groups = groups
+        self.first_start = first_start
+        self.recovery_share = recovery_share
+        self.calibration_tokens = calibration_tokens
+        self.records: list[dict[str, Any]] = []
+        """What each stage so far did: losses in nats per token, counts in parameters."""
+
+    def check(self, config: ModelConfig, budget: Budget) -> None:
+        """Refuse what cannot be done, before any data is read.
+
+        Raises:
+            ValueError: what the recipe refuses for this model, stages that do not fit into the
+                budget, groups that are not the recipe's layers.
+        """
+        with torch.device("meta"):
+            model = MobileLLM(config)
+        self.recipe.check(model)
+        self.starts(budget)
+        patterns = getattr(self.recipe, "layers", None)
+        if patterns is None:
+            self._check_single()
+        elif self.order != "least_sensitive":
+            self._group(config, select_layers(config, patterns))
+
+    def starts(self, budget: Budget) -> tuple[int, ...]:
+        """Optimizer steps done when each stage begins.
+
+        Raises:
+            ValueError: stages that do not fit into the budget, or that time could cut off.
+        """
+        starts = stage_starts(
+            budget.total_steps,
+            self.num_stages,
+            first_start=self.first_start,
+            recovery_share=self.recovery_share,
+        )
+        if starts[-1] > 0 and budget.max_seconds is not None:
+            raise ValueError(
+                f"max_seconds={budget.max_seconds} could end the run before its last stage of "
+                "compression; give max_tokens or max_steps alone, or one stage with first_start=0"
+            )
+        return starts
+
+    def stages(self, plan: Any, config: ModelConfig, budget: Budget) -> Stages | None:
+        """The layers of the plan by stages; None where the plan is one whole without layers.
+
+        Raises:
+            ValueError: layers that cannot be divided as asked for.
+        """
+        if not isinstance(plan, Plan):
+            self._check_single()
+            return None
+        errors = {layer.name: layer.expected_error for layer in plan.layers}
+        return Stages(self._group(config, plan.names, errors), self.starts(budget))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the stages so far did."""
+        return {"records": self.records}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.records = list(state_dict["records"])
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """Write what the stage began with, before its first step: after a resume the same row."""
+        if self.records and self.records[-1]["step"] == trainer.global_step:
+            record = self.records[-1]
+            pl_module.write_metrics({name: record[key] for name, key in METRICS.items()})
+
+    def _group(
+        self, config: ModelConfig, names: Sequence[str], errors: dict[str, Any] | None = None
+    ) -> tuple[tuple[str, ...], ...]:
+        return group_layers(
+            config,
+            names,
+            num_stages=self.num_stages,
+            order=self.order,
+            patterns=self.groups or (),
+            errors=errors,
+        )
+
+    def _check_single(self) -> None:
+        if self.num_stages > 1 or self.order not in ("forward", "backward"):
+            raise ValueError(
+                f"{type(self.recipe).__name__} compresses the model as a whole, not layer by "
+                f"layer; use num_stages=1 and no groups (num_stages={self.num_stages}, "
+                f"order={self.order})"
+            )
