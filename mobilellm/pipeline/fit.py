@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 from mobilellm.accounting import largest_micro_batch
 from mobilellm.launchers.command import Stopped
 from mobilellm.launchers.configuration import instantiate
+from mobilellm.pipeline.compression import Stage, enter_stage, find_compression, finish
 from mobilellm.pipeline.memory import (
     free_memory_bytes,
     peak_memory_bytes,
     reset_peak_memory,
 )
 from mobilellm.pipeline.plan import Run
-from mobilellm.pipeline.summary import timestamp
+from mobilellm.pipeline.summary import describe_model, timestamp
 from mobilellm.provenance import device_name
-from mobilellm.run_folder import CHECKPOINTS
+from mobilellm.run_folder import CHECKPOINTS, last_checkpoint
 
 if TYPE_CHECKING:
     from mobilellm.data import PreparedData
@@ -33,39 +34,58 @@ def fit(run: Run, prepared: "PreparedData", checkpoint: Path | None) -> dict[str
     """Train from `checkpoint`, or from the start where it is None.
 
     Returns:
-        What was measured, for the summary; under `model` the trained model.
+        What was measured, for the summary; under `trained_model` the model itself.
 
     Raises:
         Stopped: a signal ended the run after it saved.
     """
-    from mobilellm.training.trainer import make_trainer
-
-    module, data = make_module(run), make_data(run, prepared)
-    trainer = make_trainer(
-        run.trainer,
-        max_steps=run.budget.total_steps,
-        callbacks=make_callbacks(run),
-        loggers=make_loggers(run),
-    )
+    loggers, data = make_loggers(run), make_data(run, prepared)
     reset_peak_memory(run.trainer.device_type)
     try:
-        trainer.fit(
-            module, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint)
-        )
-        if module.validation_result is None and run.budget.is_spent(
-            trainer.global_step, module.elapsed_seconds
-        ):
-            # Killed after the last step and before the summary: only the result is missing.
-            module.finished = True
-            module.validate()
+        while True:
+            # Made anew for each stage, as a resumed process would: all they know is saved.
+            callbacks = make_callbacks(run)
+            compression = find_compression(callbacks)
+            if compression is None:
+                stage = Stage(make_model(run), run.budget.total_steps, is_last=True)
+            else:
+                stage = enter_stage(run, prepared, compression, checkpoint)
+            trainer, module = _fit_stage(run, stage, data, callbacks, loggers, checkpoint)
+            _raise_if_stopped(trainer, run)
+            if stage.is_last or trainer.global_step < (stage.end or 0):
+                break
+            checkpoint = last_checkpoint(run.folder)
     finally:
-        _close(trainer.loggers)
-    _raise_if_stopped(trainer, run)
-    return measurements(run, trainer, module) | {"model": _whole_model(run, module)}
+        _close(loggers)
+    measured = measurements(run, trainer, module)
+    return (
+        measured
+        | finish(run, compression, measured["val_loss"])
+        | {"trained_model": _whole_model(run, module)}
+    )
 
 
-def make_module(run: Run) -> Any:
-    """The Lightning module with the model it begins with."""
+def _fit_stage(
+    run: Run, stage: Stage, data: Any, callbacks: list[Any], loggers: list[Any],
+    checkpoint: Path | None,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Train to the stage's end; the trainer and the module."""
+    from mobilellm.training.trainer import make_trainer
+
+    module = make_module(run, stage.model)
+    trainer = make_trainer(run.trainer, max_steps=stage.end, callbacks=callbacks, loggers=loggers)
+    trainer.fit(module, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint))
+    if module.validation_result is None and run.budget.is_spent(
+        trainer.global_step, module.elapsed_seconds
+    ):
+        # Killed after the last step and before the summary: only the result is missing.
+        module.finished = True
+        module.validate()
+    return trainer, module
+
+
+def make_module(run: Run, model: Any) -> Any:
+    """The Lightning module of `model`."""
     from mobilellm.training.intervals import Intervals
     from mobilellm.training.module import LanguageModelModule
 
@@ -77,7 +97,7 @@ def make_module(run: Run) -> Any:
     else:
         validation_steps = None if total is None else max(1, total // VALIDATIONS_PER_RUN)
     return LanguageModelModule(
-        make_model(run),
+        model,
         optimizer=instantiate(run.config["optimizer"]),
         schedule=instantiate(run.config["schedule"]),
         budget=run.budget,
@@ -154,7 +174,20 @@ def make_callbacks(run: Run) -> list[Any]:
         if node is not None
     ]
     folder = run.folder / CHECKPOINTS
-    return [item(folder=folder) if isinstance(item, partial) else item for item in built]
+    callbacks = [item(folder=folder) if isinstance(item, partial) else item for item in built]
+    compression = find_compression(callbacks)
+    if compression is not None and compression.starts(run.budget)[-1] > 0:
+        return _with_checkpoints(callbacks, folder)
+    return callbacks
+
+
+def _with_checkpoints(callbacks: list[Any], folder: Path) -> list[Any]:
+    """With a checkpoint callback, where none is on: a stage begins with the last checkpoint."""
+    from mobilellm.callbacks.checkpoint import CheckpointCallback
+
+    if any(isinstance(callback, CheckpointCallback) for callback in callbacks):
+        return callbacks
+    return [*callbacks, CheckpointCallback(folder, every_seconds=None, keep_best=False)]
 
 
 def make_loggers(run: Run) -> list[Any]:
@@ -196,6 +229,7 @@ def measurements(run: Run, trainer: Any, module: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": run.trainer.resolved_precision,
         "finished_at": timestamp(),
+        **describe_model(module.model.config, run.config["sequence_length"]),
     }
 
 
@@ -213,7 +247,7 @@ def _whole_model(run: Run, module: Any) -> Any:
     state = get_model_state_dict(
         module.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )
-    return model_from_state(run.model, state, run.folder) if state else None  # pyright: ignore[reportArgumentType]
+    return model_from_state(module.model.config, state, run.folder) if state else None  # pyright: ignore[reportArgumentType]
 
 
 def _callback(trainer: Any, kind: type) -> Any:

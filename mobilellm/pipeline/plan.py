@@ -72,8 +72,15 @@ def plan_run(cfg: DictConfig) -> Run:
     _check_windows(config, model)
     trainer: TrainerConfig = instantiate(cfg.trainer)
     _check_devices(config, trainer)
-    for group in ("optimizer", "schedule", "callbacks", "logger", "compression", "distillation"):
+    for group in ("optimizer", "schedule", "callbacks", "logger", "distillation"):
         instantiate(cfg[group])
+    budget = Budget(
+        tokens_per_step=config["tokens_per_step"],
+        max_tokens=config["max_tokens"],
+        max_steps=config["max_steps"],
+        max_seconds=config["max_seconds"],
+    )
+    _check_compression(cfg, model, budget)
     return Run(
         config=config,
         overrides=tuple(overrides),
@@ -83,12 +90,7 @@ def plan_run(cfg: DictConfig) -> Run:
         model=model,
         data=instantiate(cfg.data),
         trainer=trainer,
-        budget=Budget(
-            tokens_per_step=config["tokens_per_step"],
-            max_tokens=config["max_tokens"],
-            max_steps=config["max_steps"],
-            max_seconds=config["max_seconds"],
-        ),
+        budget=budget,
         is_sweep=is_sweep,
         resume=is_sweep if config["resume"] is None else config["resume"],
     )
@@ -166,6 +168,18 @@ def _check_windows(config: dict[str, Any], model: ModelConfig) -> None:
             f"micro_batch_size={micro} must be auto or divide the {samples} windows of a step "
             f"(tokens_per_step / sequence_length); use one of {divisors}"
         )
+
+
+def _check_compression(cfg: DictConfig, model: ModelConfig, budget: Budget) -> None:
+    from mobilellm.pipeline.compression import find_compression
+
+    compression = find_compression(instantiate(cfg.compression).values())
+    if compression is None:
+        return
+    try:
+        compression.check(model, budget)
+    except ValueError as error:
+        raise ValueError(f"compression: {error}") from error
 
 
 def _check_devices(config: dict[str, Any], trainer: "TrainerConfig") -> None:

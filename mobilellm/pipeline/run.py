@@ -98,7 +98,7 @@ def train_prepared(
     write_summary(run.folder, summary)
     try:
         measured = fit(run, prepared, last_checkpoint(run.folder))
-        model = measured.pop("model")
+        model = measured.pop("trained_model")
         if measured["status"] == "finished":
             _save_model(run, prepared, model)
     except BaseException as error:

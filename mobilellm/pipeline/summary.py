@@ -10,6 +10,7 @@ from mobilellm.accounting import (
     flops_per_token,
     kv_cache_bytes_per_token,
 )
+from mobilellm.models import ModelConfig
 from mobilellm.pipeline.plan import Run
 from mobilellm.provenance import provenance
 
@@ -30,11 +31,7 @@ def describe_run(run: Run, prepared: "PreparedData") -> dict[str, Any]:
         "run": run.folder.name,
         "overrides": list(run.overrides),
         "seed": run.config["seed"],
-        "model": run.model.to_dict(),
-        "parameters": asdict(count_parameters(run.model)),
-        "flops_per_token": asdict(flops_per_token(run.model, length)),
-        "kv_cache_bytes_per_token": kv_cache_bytes_per_token(run.model),
-        "decode_bytes_per_token": decode_bytes_per_token(run.model, bits=16, context=length),
+        **describe_model(run.model, length),
         "sequence_length": length,
         "max_tokens": run.budget.max_tokens,
         "tokens_per_step": run.config["tokens_per_step"],
@@ -45,6 +42,17 @@ def describe_run(run: Run, prepared: "PreparedData") -> dict[str, Any]:
         "unigram_loss": prepared.baselines["unigram_nats_per_token"],
         "bigram_loss": prepared.baselines["bigram_nats_per_token"],
         **provenance(),
+    }
+
+
+def describe_model(config: ModelConfig, sequence_length: int) -> dict[str, Any]:
+    """What follows from the architecture: parameters, FLOPs per token, bytes per token."""
+    return {
+        "model": config.to_dict(),
+        "parameters": asdict(count_parameters(config)),
+        "flops_per_token": asdict(flops_per_token(config, sequence_length)),
+        "kv_cache_bytes_per_token": kv_cache_bytes_per_token(config),
+        "decode_bytes_per_token": decode_bytes_per_token(config, bits=16, context=sequence_length),
     }
 
 

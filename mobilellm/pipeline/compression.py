@@ -1,0 +1,278 @@
+"""Between the stages of a compressed run: the model and the last checkpoint change their structure.
+
+Nothing is held in memory from one stage to the next: where a run stands follows from its last
+checkpoint, so that a killed run does what one left alone does.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.run_folder import write_text_atomically
+
+if TYPE_CHECKING:
+    from mobilellm.callbacks.compression import CompressionCallback
+    from mobilellm.data import PreparedData
+    from mobilellm.pipeline.plan import Run
+
+FOLDER = "compression"
+PLAN = "plan.json"
+REPORT = "report.json"
+# The model compressed before the first step, until there is a checkpoint.
+START = "start.ckpt"
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One `fit`: what it begins with and where it ends."""
+
+    model: Any
+    end: int | None
+    """Optimizer steps of the run done when the stage ends; None: only time ends it."""
+    is_last: bool
+
+
+def find_compression(callbacks: Iterable[Any]) -> "CompressionCallback | None":
+    """The compression among the callbacks; None where there is none.
+
+    Raises:
+        ValueError: more than one.
+    """
+    from mobilellm.callbacks.compression import CompressionCallback
+
+    found = [callback for callback in callbacks if isinstance(callback, CompressionCallback)]
+    if len(found) > 1:
+        raise ValueError(
+            f"compression has {len(found)} recipes; give one, and compress with the other in a "
+            "run that starts from the first one's model (init_from=…)"
+        )
+    return found[0] if found else None
+
+
+def enter_stage(
+    run: "Run",
+    prepared: "PreparedData",
+    compression: "CompressionCallback",
+    checkpoint: Path | None,
+) -> Stage:
+    """Compress where it is due and give the next stage; called on all processes.
+
+    The first process replaces the checkpoint by that of the compressed model, as a whole; the
+    others wait for it. Killed before, the same is done again.
+    """
+    from mobilellm.models import ModelConfig
+
+    path = checkpoint or run.folder / FOLDER / START
+    starts = compression.starts(run.budget)
+
+    def is_due() -> bool:
+        state = _read(path) if path.exists() else None
+        done = 0 if state is None else len(_records(state, compression))
+        step = 0 if state is None else state["progress"]["step"]
+        return done < len(starts) and starts[done] <= step
+
+    def advance() -> None:
+        if is_due():
+            from mobilellm.training.atomic_save import write_atomically
+
+            write_atomically(_advance(run, prepared, compression, path), path)
+
+    _on_first_process(advance, until=lambda: not is_due())
+    if not path.exists():
+        return Stage(_initial_model(run), starts[0], is_last=False)
+    state = _read(path)
+    compression.records = _records(state, compression)
+    done = len(compression.records)
+    _check_base(run, state, done)
+    is_last = done == len(starts)
+    model = _model(ModelConfig.from_dict(state["model_config"]), state, path)
+    return Stage(model, run.budget.total_steps if is_last else starts[done], is_last)
+
+
+def finish(
+    run: "Run", compression: "CompressionCallback | None", val_loss: float | None
+) -> dict[str, Any]:
+    """The summary's part about compression, also written as a report; empty without compression.
+
+    Args:
+        run: the run.
+        compression: with what its stages did.
+        val_loss: of the model as it is now, nats per token.
+    """
+    if compression is None:
+        return {}
+    after = [record["loss_before"] for record in compression.records[1:]] + [val_loss]
+    stages = [
+        record | {"loss_recovered": loss}
+        for record, loss in zip(compression.records, after, strict=False)
+    ]
+    report = {"recipe": run.config["compression"], "stages": stages}
+    from mobilellm.pipeline.summary import is_first_process
+
+    if is_first_process():
+        folder = run.folder / FOLDER
+        write_text_atomically(folder / REPORT, json.dumps(report, indent=2, default=str) + "\n")
+    return {"compression": report}
+
+
+def _advance(
+    run: "Run", prepared: "PreparedData", compression: "CompressionCallback", path: Path
+) -> dict[str, Any]:
+    """The checkpoint of the next stage, from the one in `path` or from the initial model."""
+    from mobilellm.models import ModelConfig
+    from mobilellm.pipeline.fit import make_module
+    from mobilellm.training.stages import carry_over
+
+    if path.exists():
+        checkpoint = _read(path)
+        model = _model(ModelConfig.from_dict(checkpoint["model_config"]), checkpoint, path)
+    else:
+        checkpoint = {"callbacks": {}, "progress": {"step": 0, "tokens": 0}}
+        model = _initial_model(run)
+    records = _records(checkpoint, compression)
+    _check_base(run, checkpoint | {"model_config": model.config.to_dict()}, len(records))
+    compressed, record = _compress(run, prepared, compression, model, len(records))
+    record |= {key: checkpoint["progress"][key] for key in ("step", "tokens")}
+    state = {"records": [*records, {"stage": len(records) + 1, **record}]}
+    result = carry_over(checkpoint, make_module(run, model), make_module(run, compressed))
+    return result | {"callbacks": checkpoint["callbacks"] | {compression.state_key: state}}
+
+
+def _compress(
+    run: "Run",
+    prepared: "PreparedData",
+    compression: "CompressionCallback",
+    model: Any,
+    number: int,
+) -> tuple[Any, dict[str, Any]]:
+    """The model with the layers of stage `number` (from 0) compressed, and what that did."""
+    import torch
+
+    from mobilellm.evaluation.validation import sum_losses
+    from mobilellm.pipeline.fit import make_data
+
+    started = time.monotonic()
+    device = "cuda" if run.trainer.device_type == "cuda" else "cpu"
+    data = make_data(run, prepared)
+    calibration = data.calibration_batches(compression.calibration_tokens)
+
+    def loss_of(model: Any) -> float:
+        mixed = run.trainer.resolved_precision == "bf16-mixed"
+        with torch.autocast(device, torch.bfloat16, enabled=mixed):
+            return sum_losses(model, data.validation_batches()).loss
+
+    model = model.to(device)
+    # Whatever a recipe draws at random is drawn alike each time, and not from training's state.
+    with torch.random.fork_rng():
+        torch.manual_seed(run.config["seed"])
+        before = loss_of(model)
+        plan = _plan(run, compression, model, calibration, number)
+        compressed = compression.recipe.apply(model, plan, calibration)
+        after = loss_of(compressed.model)
+    record = {
+        "layers": _describe_layers(plan, compressed.errors),
+        "loss_before": before,
+        "loss_after": after,
+        "parameters_before": _count(model),
+        "parameters_after": _count(compressed.model),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    model.to("cpu")
+    return compressed.model.to("cpu"), record
+
+
+def _plan(
+    run: "Run", compression: "CompressionCallback", model: Any, calibration: Any, number: int
+) -> Any:
+    """The plan of stage `number`: made as a whole and saved at the first, then read."""
+    from mobilellm.compressor.plan import Plan
+    from mobilellm.training.stages import Stages
+
+    path = run.folder / FOLDER / PLAN
+    saved = json.loads(path.read_text()) if path.exists() else {}
+    if saved.get("stages"):
+        plan, stages = Plan.from_dict(saved["plan"]), Stages.from_dict(saved["stages"])
+        return plan.only(stages.groups[number])
+    if number:
+        raise FileNotFoundError(
+            f"{path} is missing: it says what stage {number + 1} compresses; put it back, or "
+            "remove the run's folder and start again"
+        )
+    plan = compression.recipe.plan(model, calibration)
+    stages = compression.stages(plan, model.config, run.budget)
+    values = {"plan": plan.to_dict(), "stages": stages and stages.to_dict()}
+    write_text_atomically(path, json.dumps(values, indent=2) + "\n")
+    return plan if stages is None else plan.only(stages.groups[number])
+
+
+def _describe_layers(plan: Any, errors: dict[str, float]) -> dict[str, Any]:
+    """What became of each layer; empty where the plan has no layers."""
+    return {
+        layer.name: {
+            "size": list(layer.size),
+            "shape": str(layer.shape),
+            "parameters_before": layer.size[0] * layer.size[1],
+            "parameters_after": layer.parameters,
+            "expected_error": layer.expected_error,
+            "relative_error": errors.get(layer.name),
+        }
+        for layer in getattr(plan, "layers", ())
+    }
+
+
+def _on_first_process(action: Callable[[], None], *, until: Callable[[], bool]) -> None:
+    """Let the first process act and the others wait."""
+    import torch
+
+    from mobilellm.pipeline.summary import is_first_process
+
+    if is_first_process():
+        action()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        return
+    # Processes that a cluster starts know of each other only once they train.
+    while not until():
+        time.sleep(POLL_SECONDS)
+
+
+def _check_base(run: "Run", state: dict[str, Any], done: int) -> None:
+    """Before the first stage the model is the configured one; later its plan's."""
+    from mobilellm.training.atomic_save import check_same_model
+
+    if done == 0:
+        check_same_model(state["model_config"], run.model.to_dict())
+
+
+def _initial_model(run: "Run") -> Any:
+    from mobilellm.pipeline.fit import make_model
+
+    return make_model(run)
+
+
+def _records(state: dict[str, Any], compression: "CompressionCallback") -> list[dict[str, Any]]:
+    return list(state["callbacks"].get(compression.state_key, {}).get("records", []))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import torch
+
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _model(config: Any, state: dict[str, Any], path: Path) -> Any:
+    """The model in a checkpoint, in memory of its own."""
+    from mobilellm.checkpoint import model_from_state
+    from mobilellm.training.stages import PREFIX
+
+    weights = {k.removeprefix(PREFIX): v.clone() for k, v in state["state_dict"].items()}
+    return model_from_state(config, weights, path)
+
+
+def _count(model: Any) -> int:
+    """Stored parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())

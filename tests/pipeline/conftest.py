@@ -1,0 +1,22 @@
+"""The recipe of tests/training serves here too, in commands as well."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+TRAINING = str(Path(__file__).parents[1] / "training")
+sys.path.insert(0, TRAINING)
+
+
+@pytest.fixture
+def low_rank_stages(monkeypatch):
+    """Overrides: the feed-forward layers of both blocks in three stages, the first at once."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([TRAINING, os.environ.get("PYTHONPATH", "")]))
+    name = "+compression.compression"
+    return [
+        f"{name}._target_=mobilellm.callbacks.compression.CompressionCallback",
+        f"{name}.recipe._target_=low_rank_recipe.LowRank",
+        f"{name}.num_stages=3", f"{name}.calibration_tokens=256",
+    ]  # fmt: skip

@@ -1,0 +1,134 @@
+"""A run of three stages, killed in each of them and between them, goes on bit for bit."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mobilellm.checkpoint import load_model, read_tensors
+
+ROOT = Path(__file__).parents[2]
+STEPS = 30
+KEY = "compression.compression"
+TIMED = ("seconds", "tokens_per_second", "model_flops_utilization")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def overrides(tiny_overrides, low_rank_stages):
+    return [
+        *tiny_overrides, *low_rank_stages, f"+{KEY}.first_start=0.1", f"max_tokens={STEPS * 128}",
+        "log_interval_steps=1", "callbacks.checkpoint.every_steps=4", "micro_batch_size=2",
+        "+callbacks.die._target_=low_rank_recipe.DieAfter",
+    ]  # fmt: skip
+
+
+def start(*arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "scripts/train.py", *arguments], cwd=ROOT, env=os.environ | environment
+    )
+
+
+def the_folder(experiment):
+    found = [path.parent for path in experiment.glob("*/summary.json")]
+    return found[0] if found else None
+
+
+def wait_for(process, is_there):
+    """Wait until the run has come so far."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if is_there():
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"the run did not come so far: exit code {process.poll()}")
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in TIMED} for row in csv.DictReader(file)]
+
+
+def assert_same(first, second):
+    assert rows(first) == rows(second)
+    mine, others = (read_tensors(f / "model/model.safetensors") for f in (first, second))
+    assert mine.keys() == others.keys()
+    assert all(torch.equal(mine[name], others[name]) for name in mine)
+    assert load_model(first / "model").config == load_model(second / "model").config
+    states = [torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (first, second)]
+    moments = [state["optimizer_states"][0]["state"] for state in states]
+    assert moments[0].keys() == moments[1].keys()
+    for number, values in moments[0].items():
+        for name, value in values.items():
+            assert torch.equal(value, moments[1][number][name])
+
+
+def with_first_start(overrides, share):
+    return [o for o in overrides if "first_start" not in o] + [f"+{KEY}.first_start={share}"]
+
+
+@pytest.fixture
+def alone(overrides, tmp_path):
+    assert start(*overrides, "experiment_name=alone").wait(timeout=240) == 0
+    return the_folder(tmp_path / "outputs/alone")
+
+
+def test_killed_in_every_stage(overrides, alone, tmp_path):
+    again = [*overrides, "experiment_name=killed"]
+    for step in (1, 6, 14, 24):
+        process = start(*again, "resume=true")
+        wait_for(process, lambda step=step: has_step(tmp_path / "outputs/killed", step))
+        process.kill()
+        process.wait()
+    assert start(*again).wait(timeout=240) == 2, "an unfinished run asks for resume=true"
+    assert start(*again, "resume=true").wait(timeout=240) == 0
+    assert_same(the_folder(tmp_path / "outputs/killed"), alone)
+
+
+def has_step(experiment, step):
+    folder = the_folder(experiment)
+    metrics = None if folder is None else folder / "metrics.csv"
+    return bool(metrics) and metrics.exists() and len(metrics.read_text().splitlines()) > step + 1
+
+
+@pytest.mark.parametrize("moment", ["plan", "apply", "after"])
+@pytest.mark.parametrize("first_start", [0.0, 0.1])
+def test_killed_between_stages(moment, first_start, overrides, tmp_path):
+    """Before the plan, in the work on each stage, and when the new checkpoint is written."""
+    mine = with_first_start(overrides, first_start)
+    assert start(*mine, "experiment_name=alone").wait(timeout=240) == 0
+    again = [*mine, "experiment_name=killed", "resume=true"]
+    for stage in (1,) if moment == "plan" else (1, 2, 3):
+        process = start(*again, KILL_IN=f"{moment}{stage}")
+        assert process.wait(timeout=240) == -signal.SIGKILL
+    assert start(*again).wait(timeout=240) == 0
+    assert_same(the_folder(tmp_path / "outputs/killed"), the_folder(tmp_path / "outputs/alone"))
+
+
+@pytest.mark.parametrize("first_start", [0.0, 0.1])
+def test_two_processes_learn_what_one_learns(first_start, overrides, tmp_path):
+    mine = with_first_start(overrides, first_start)
+    assert start(*mine, "experiment_name=alone").wait(timeout=240) == 0
+    rest = [o for o in mine if o != "trainer=cpu"]
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "experiment_name=two"]
+    assert start(*rest, *two).wait(timeout=240) == 0
+    summaries = [
+        json.loads((the_folder(tmp_path / "outputs" / name) / "summary.json").read_text())
+        for name in ("alone", "two")
+    ]
+    assert {s["status"] for s in summaries} == {"finished"}
+    assert summaries[0]["model"] == summaries[1]["model"]
+    a, b = (rows(the_folder(tmp_path / "outputs" / name)) for name in ("alone", "two"))
+    assert [row["step"] for row in a] == [row["step"] for row in b]
+    for one, other in zip(a, b, strict=True):
+        for name in ("train/loss", "val/loss", "compression/loss_after", "gradient_norm"):
+            assert bool(one[name]) == bool(other[name])
+            if one[name]:
+                assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-3)
