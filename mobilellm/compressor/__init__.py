@@ -1,1 +1,1 @@
-"""Compression of a MobileLLM: calibrate, plan, apply, report; the algorithms are `compression`'s."""
+"""Compression of a MobileLLM: calibrate, plan, apply, report; algorithms: `compression`."""

@@ -56,3 +56,8 @@ def folded(model: MobileLLM) -> MobileLLM:
         layers[name] = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         layers[name].weight = nn.Parameter(weight)
     return with_layers(model, layers)
+
+
+def working_copy(model: MobileLLM) -> MobileLLM:
+    """A model of its own with the same weights and no gradients: to measure while compressing."""
+    return with_layers(model, {}).eval().requires_grad_(False)

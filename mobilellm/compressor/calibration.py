@@ -108,7 +108,7 @@ def _product(a: Tensor, b: Tensor, products: dict[tuple[int, ...], Tensor]) -> T
 
 
 def _inputs_of(model: MobileLLM, batch: Batch, names: Sequence[str]) -> dict[str, list[Tensor]]:
-    """Each named matrix's inputs (tokens, in), one tensor per use; one object per distinct input."""
+    """Inputs (tokens, in) of each named matrix, one per use; one object per distinct input."""
     flat: dict[int, tuple[Tensor, Tensor]] = {}
     seen: dict[str, list[Tensor]] = {name: [] for name in names}
 

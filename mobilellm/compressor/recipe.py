@@ -37,22 +37,9 @@ class Recipe(Protocol):
         """What each layer will be; `calibration` has batches of `input_ids` and `labels`."""
         ...
 
-    def apply(
-        self,
-        model: MobileLLM,
-        plan: Plan,
-        calibration: Sequence[Batch],
-        *,
-        teacher: MobileLLM | None = None,
-    ) -> Compressed:
-        """Compress the layers of `plan` in its order.
+    def apply(self, model: MobileLLM, plan: Plan, calibration: Sequence[Batch]) -> Compressed:
+        """Compress the layers of `plan`, which is of this method, or a part of such a plan.
 
-        Deterministic: the same arguments give the same weights.
-
-        Args:
-            model: left as it is.
-            plan: of this method, or a part of it.
-            calibration: batches of `input_ids` and `labels` (batch, seq).
-            teacher: the dense model whose layers' outputs are to be met; default: `model`.
+        Deterministic: the same arguments give the same weights. `model` is left as it is.
         """
         ...

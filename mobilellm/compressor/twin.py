@@ -1,0 +1,39 @@
+"""The low-rank twin: what the same parameters do as plain low rank. Every report has it beside."""
+
+from dataclasses import replace
+from typing import Any
+
+from mobilellm.compression.low_rank import rank_for
+from mobilellm.compression.shapes import FactorizedShape, low_rank_shape
+from mobilellm.compressor.factorization import Factorization
+from mobilellm.compressor.plan import LayerPlan, Plan
+from mobilellm.models import ModelConfig
+
+
+def low_rank_twin(recipe: Any, plan: Any, config: ModelConfig) -> tuple[Factorization, Plan] | None:
+    """The same matrices by low rank, each with at most the parameters it has in `plan`.
+
+    Args:
+        recipe: how `plan` was made; the twin is fitted in the same way.
+        plan: of a factorisation.
+        config: of the dense model.
+
+    Returns:
+        Recipe and plan of the twin; None where there is none: for masks and structured pruning,
+        where `plan` is low rank itself, and for matrices too small for rank 1.
+    """
+    if not isinstance(recipe, Factorization) or not isinstance(plan, Plan):
+        return None
+    layers = []
+    for layer in plan.layers:
+        if not isinstance(layer.shape, FactorizedShape):
+            return None
+        rank = rank_for(layer.shape.parameters, *config.matrix_sizes[layer.name])
+        if not rank:
+            return None
+        shape = FactorizedShape(parts=(low_rank_shape(*layer.size, rank),))
+        layers.append(LayerPlan(name=layer.name, size=layer.size, shape=shape))
+    twin = Plan(layers=tuple(layers))
+    if twin.compressed_layers == plan.compressed_layers:
+        return None
+    return replace(recipe, parts=(), permutations="none", allocation="uniform"), twin
