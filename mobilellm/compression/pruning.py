@@ -1,0 +1,237 @@
+"""Which weights of a matrix to set to zero, and how to make up for them with the others.
+
+Patterns: `unstructured`, or n:m such as `2:4`: of every m neighbouring inputs n are kept, which
+GPUs multiply faster for 2:4. In all cases exactly `pruned_count` entries go, ties broken by place.
+"""
+
+import math
+import re
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+UNSTRUCTURED = "unstructured"
+
+
+def check_pattern(
+    sparsity: float, pattern: str, width: int | None = None
+) -> tuple[int, int] | None:
+    """(n, m) of an n:m pattern, None for `unstructured`.
+
+    Args:
+        sparsity: share of the entries that become zero.
+        pattern: `unstructured`, or n:m.
+        width: inputs of the matrix; None: not known yet.
+
+    Raises:
+        ValueError: a sparsity outside [0, 1) or other than the pattern's, an unknown pattern, a
+            width that m does not divide.
+    """
+    if not 0 <= sparsity < 1:
+        raise ValueError(
+            f"sparsity={sparsity} must be at least 0 and below 1: the share of weights set to zero"
+        )
+    if pattern == UNSTRUCTURED:
+        return None
+    match = re.fullmatch(r"(\d+):(\d+)", pattern)
+    n, m = map(int, match.groups()) if match else (0, 0)
+    if not 0 < n < m:
+        raise ValueError(
+            f"pattern={pattern!r} is not known; use {UNSTRUCTURED}, 2:4 or another n:m with n kept "
+            "of every m"
+        )
+    if not math.isclose(sparsity, 1 - n / m):
+        raise ValueError(
+            f"sparsity={sparsity} does not go with pattern={pattern}, which keeps {n} of {m}; "
+            f"use sparsity={1 - n / m:g}, or pattern={UNSTRUCTURED}"
+        )
+    if width is not None and width % m:
+        raise ValueError(
+            f"pattern={pattern} needs a number of inputs divisible by {m}, the matrix has {width}; "
+            f"use pattern={UNSTRUCTURED} for it, or leave it out"
+        )
+    return n, m
+
+
+def pruned_count(entries: int, sparsity: float) -> int:
+    """Entries that become zero: `sparsity` of them, to the nearest whole number."""
+    return math.floor(sparsity * entries + 0.5)
+
+
+def magnitude_mask(weight: Tensor, sparsity: float, pattern: str = UNSTRUCTURED) -> Tensor:
+    """Keep the entries of largest magnitude, compared over the whole matrix.
+
+    Args:
+        weight: (out, in).
+        sparsity: share of the entries that become zero, in [0, 1).
+        pattern: `unstructured`, or n:m along the inputs.
+
+    Returns:
+        bool (out, in), True = kept.
+
+    Raises:
+        ValueError: as `check_pattern`.
+    """
+    groups = check_pattern(sparsity, pattern, weight.shape[1])
+    if groups is not None:
+        return _keep_n_of_m(weight.abs(), *groups)
+    count = pruned_count(weight.numel(), sparsity)
+    return ~_lowest(weight.abs().reshape(1, -1), count).view(weight.shape)
+
+
+def wanda_mask(
+    weight: Tensor, input_norms: Tensor, sparsity: float, pattern: str = UNSTRUCTURED
+) -> Tensor:
+    """Keep the entries with the largest |W| · ‖x‖, compared within each output's row.
+
+    Rows lose numbers of entries that differ by at most one, so that the whole has the count asked.
+
+    Args:
+        weight: (out, in).
+        input_norms: (in,), root mean square of each input, or any multiple of it.
+        sparsity: share of the entries that become zero, in [0, 1).
+        pattern: `unstructured`, or n:m along the inputs.
+
+    Returns:
+        bool (out, in), True = kept.
+
+    Raises:
+        ValueError: as `check_pattern`; norms of another shape.
+
+    Source: Sun et al. 2023, Wanda, arXiv:2306.11695.
+    """
+    rows, width = weight.shape
+    groups = check_pattern(sparsity, pattern, width)
+    if input_norms.shape != (width,):
+        raise ValueError(
+            f"input_norms has shape {tuple(input_norms.shape)}; give one per input, ({width},)"
+        )
+    scores = weight.double().abs() * input_norms.double()
+    if groups is not None:
+        return _keep_n_of_m(scores, *groups)
+    return ~_lowest(scores, _shares(rows, width, sparsity))
+
+
+def sparsegpt(
+    weight: Tensor,
+    second_moment: Tensor,
+    sparsity: float,
+    pattern: str = UNSTRUCTURED,
+    *,
+    block_size: int = 128,
+    damping: float = 0.01,
+) -> tuple[Tensor, Tensor]:
+    """Prune column after column; the columns to the right make up for what goes.
+
+    Pruning w_j costs w_j² / [H⁻¹]_jj and is best answered by w −= w_j / [H⁻¹]_jj · [H⁻¹]_j, with
+    H the moment of the columns from j on. Row j of the upper Cholesky factor U of H⁻¹ is that row
+    divided by its root, so that one factorisation serves all columns and rows.
+
+    Args:
+        weight: (out, in).
+        second_moment: E[x xᵀ] (in, in) of the layer's inputs.
+        sparsity: share of the entries that become zero, in [0, 1).
+        pattern: `unstructured`, chosen per block of columns, or n:m, chosen per m columns.
+        block_size: columns whose mask is chosen together, after all to the left are done.
+        damping: share of the moment's mean diagonal that is added to the diagonal.
+
+    Returns:
+        The new weight (out, in), in the type of `weight` and zero where masked; the mask, bool
+        (out, in), True = kept.
+
+    Raises:
+        ValueError: as `check_pattern`; a moment of another shape, blocks that split groups, no
+            damping where the moment is singular.
+
+    Source: Frantar and Alistarh 2023, SparseGPT, arXiv:2301.00774.
+    """
+    rows, width = weight.shape
+    groups = check_pattern(sparsity, pattern, width)
+    _check_blocks(second_moment, width, block_size, pattern, groups)
+    work = weight.detach().to(torch.float64, copy=True)
+    work[:, second_moment.diagonal() <= 0] = 0  # what is never seen is pruned first
+    factor = _inverse_factor(second_moment, damping)
+    mask = torch.ones_like(work, dtype=torch.bool)
+    for start in range(0, width, block_size):
+        stop = min(start + block_size, width)
+        block, kept = work[:, start:stop], mask[:, start:stop]
+        upper = factor[start:stop, start:stop]
+        diagonal = upper.diagonal()
+        if groups is None:
+            count = pruned_count(rows * stop, sparsity) - pruned_count(rows * start, sparsity)
+            scores = (block / diagonal).square()
+            kept.copy_(~_lowest(scores.reshape(1, -1), count).view(scores.shape))
+        errors = torch.zeros_like(block)
+        for column in range(stop - start):
+            if groups is not None and column % groups[1] == 0:
+                ahead = slice(column, column + groups[1])
+                scores = (block[:, ahead] / diagonal[ahead]).square()
+                kept[:, ahead] = _keep_n_of_m(scores, *groups)
+            gone = block[:, column] * ~kept[:, column]
+            errors[:, column] = gone / diagonal[column]
+            block[:, column:] -= errors[:, column, None] * upper[column, column:]
+        work[:, stop:] -= errors @ factor[start:stop, stop:]
+    return (work * mask).to(weight.dtype), mask
+
+
+def _inverse_factor(second_moment: Tensor, damping: float) -> Tensor:
+    """Upper U with UᵀU = H⁻¹, of the damped moment H, float64."""
+    hessian = second_moment.to(torch.float64, copy=True)
+    diagonal = hessian.diagonal()
+    dead = diagonal <= 0
+    # An input that is never seen has no row to solve with: any positive number stands in.
+    scale = torch.ones_like(diagonal).mean() if dead.all() else diagonal[~dead].mean()
+    diagonal[dead] = scale
+    diagonal += damping * scale
+    lower, failed = torch.linalg.cholesky_ex(hessian)
+    if failed:
+        raise ValueError(
+            f"the second moment is singular with damping={damping}; give a larger damping "
+            "(0.01), or more calibration tokens"
+        )
+    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+
+
+def _check_blocks(
+    second_moment: Tensor,
+    width: int,
+    block_size: int,
+    pattern: str,
+    groups: tuple[int, int] | None,
+) -> None:
+    if second_moment.shape != (width, width):
+        raise ValueError(
+            f"second_moment has shape {tuple(second_moment.shape)}; the weight has {width} inputs, "
+            f"give ({width}, {width})"
+        )
+    step = 1 if groups is None else groups[1]
+    if block_size < 1 or block_size % step:
+        raise ValueError(
+            f"block_size={block_size} would split groups of pattern={pattern}; give a positive "
+            f"multiple of {step}"
+        )
+
+
+def _shares(rows: int, width: int, sparsity: float) -> Tensor:
+    """Entries to prune in each row, so that every leading number of rows has its exact count."""
+    until = [pruned_count(row * width, sparsity) for row in range(rows + 1)]
+    return torch.tensor([after - before for before, after in pairwise(until)])
+
+
+def _lowest(scores: Tensor, count: int | Tensor) -> Tensor:
+    """The `count` lowest of each row of scores (rows, entries), bool; of equals the first.
+
+    `count` is one number, or one per row.
+    """
+    order = scores.argsort(dim=1, stable=True)
+    places = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+    if isinstance(count, Tensor):
+        count = count.to(scores.device).unsqueeze(1)
+    chosen = places < count
+    return torch.zeros_like(chosen).scatter_(1, order, chosen)
+
+
+def _keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
+    """The n highest of every m neighbouring scores, bool (out, in)."""
+    return ~_lowest(scores.reshape(-1, m), m - n).view(scores.shape)

@@ -1,0 +1,150 @@
+"""What structured pruning keeps, as plain data: blocks, and in each its heads and channels."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mobilellm.models.config import ModelConfig, PerBlock
+
+Indices = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructuredPlan:
+    """Indices of what stays, all of the model before; everything else goes.
+
+    Raises:
+        ValueError: nothing kept, indices that do not ascend, heads or channels for another number
+            of blocks than are kept.
+    """
+
+    blocks: Indices
+    """Stored blocks."""
+    heads: tuple[Indices, ...]
+    """Query heads of each kept block; a key-value head stays where a query head of its group
+    does, and all groups that stay keep equally many."""
+    channels: tuple[Indices, ...]
+    """Feed-forward channels of each kept block."""
+
+    def __post_init__(self) -> None:
+        """Make tuples of lists and check."""
+        object.__setattr__(self, "blocks", tuple(self.blocks))
+        _check_ascending("blocks", self.blocks)
+        for name in ("heads", "channels"):
+            values = tuple(tuple(indices) for indices in getattr(self, name))
+            object.__setattr__(self, name, values)
+            if len(values) != len(self.blocks):
+                raise ValueError(
+                    f"{name} is given for {len(values)} blocks, {len(self.blocks)} are kept; give "
+                    "one list for each kept block"
+                )
+            for block, indices in zip(self.blocks, values, strict=True):
+                _check_ascending(f"{name} of block {block}", indices)
+
+    @classmethod
+    def whole(cls, config: ModelConfig, blocks: Sequence[int] | None = None) -> "StructuredPlan":
+        """These blocks, by default all, with all their heads and channels."""
+        blocks = range(config.num_blocks) if blocks is None else blocks
+        shapes = [config.block_shapes[block] for block in blocks]
+        return cls(
+            blocks=tuple(blocks),
+            heads=tuple(tuple(range(shape.num_attention_heads)) for shape in shapes),
+            channels=tuple(tuple(range(shape.intermediate_size)) for shape in shapes),
+        )
+
+    def key_value_heads(self, config: ModelConfig) -> tuple[Indices, ...]:
+        """Key-value heads that stay in each kept block.
+
+        Raises:
+            ValueError: groups that keep different numbers of query heads.
+        """
+        kept = []
+        for block, heads in zip(self.blocks, self.heads, strict=True):
+            shape = config.block_shapes[block]
+            size = shape.num_attention_heads // shape.num_key_value_heads
+            groups = Counter(head // size for head in heads)
+            if len(set(groups.values())) > 1:
+                raise ValueError(
+                    f"block {block} keeps {dict(groups)} query heads by key-value head; keep "
+                    "equally many in each, or none"
+                )
+            kept.append(tuple(groups))
+        return tuple(kept)
+
+    def config_after(self, config: ModelConfig) -> ModelConfig:
+        """The configuration of the pruned model.
+
+        Raises:
+            ValueError: indices that the model does not have, uneven groups of heads, compressed
+                matrices in the blocks.
+        """
+        self.check(config)
+        return replace(
+            config,
+            num_blocks=len(self.blocks),
+            intermediate_size=_one_or_each([len(kept) for kept in self.channels]),
+            num_attention_heads=_one_or_each([len(kept) for kept in self.heads]),
+            num_key_value_heads=_one_or_each([len(k) for k in self.key_value_heads(config)]),
+        )
+
+    def check(self, config: ModelConfig) -> None:
+        """Refuse a plan that does not belong to this model.
+
+        Raises:
+            ValueError: as `config_after`.
+        """
+        check_dense_blocks(config)
+        _check_below("blocks", self.blocks, config.num_blocks)
+        for block, heads, channels in zip(self.blocks, self.heads, self.channels, strict=True):
+            shape = config.block_shapes[block]
+            _check_below(f"heads of block {block}", heads, shape.num_attention_heads)
+            _check_below(f"channels of block {block}", channels, shape.intermediate_size)
+        self.key_value_heads(config)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `from_dict` is the inverse."""
+        return {
+            "blocks": list(self.blocks),
+            "heads": [list(kept) for kept in self.heads],
+            "channels": [list(kept) for kept in self.channels],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "StructuredPlan":
+        """The inverse of `to_dict`."""
+        return cls(**values)
+
+
+def check_dense_blocks(config: ModelConfig) -> None:
+    """Refuse a model whose blocks hold factorised or masked matrices.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name, _ in config.compressed_layers:  # pyright: ignore[reportGeneralTypeIssues]
+        if name.startswith("blocks."):
+            raise ValueError(
+                f"{name} is compressed already, and structured pruning cuts dense matrices; prune "
+                "first and compress afterwards, or fold the model to a dense one"
+            )
+
+
+def _check_ascending(name: str, indices: Indices) -> None:
+    if not indices:
+        raise ValueError(f"{name} keeps nothing; keep at least one")
+    if list(indices) != sorted(set(indices)) or indices[0] < 0:
+        raise ValueError(f"{name}={indices} must be whole numbers from 0 on, ascending, each once")
+
+
+def _check_below(name: str, indices: Indices, size: int) -> None:
+    if indices[-1] >= size:
+        raise ValueError(
+            f"{name} keeps {indices[-1]}, the model has 0 to {size - 1}; make the plan for this "
+            "model"
+        )
+
+
+def _one_or_each(sizes: list[int]) -> PerBlock:
+    """One value where all are equal."""
+    return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
