@@ -30,7 +30,9 @@ class Metric:
             raise ValueError(f"moment has shape {tuple(moment.shape)}; give (in, in)")
         moment = moment.double()
         ridge = DAMPING * moment.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
-        self.moment = moment + ridge * torch.eye(len(moment), dtype=moment.dtype)
+        self.moment = moment + ridge * torch.eye(
+            len(moment), dtype=moment.dtype, device=moment.device
+        )
         self._root = torch.linalg.cholesky(self.moment)
 
     def squared_norm(self, error: Tensor) -> float:
@@ -73,5 +75,5 @@ def target_weight(weight: Tensor, metric: Metric, cross: Tensor | None) -> Tenso
     if cross is None or metric.moment is None:
         return weight.double()
     damping = metric.moment.diagonal().mean() * DAMPING / (1 + DAMPING)
-    damped = cross + damping * torch.eye(len(cross), dtype=cross.dtype)
+    damped = cross + damping * torch.eye(len(cross), dtype=cross.dtype, device=cross.device)
     return torch.linalg.solve(metric.moment, (weight.double() @ damped).T).T

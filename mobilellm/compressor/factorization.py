@@ -21,6 +21,7 @@ from mobilellm.compressor.plan import LayerPlan, Plan
 from mobilellm.compressor.recipe import Batch, Compressed
 from mobilellm.compressor.selection import select_layers
 from mobilellm.compressor.sensitivity import searched_budgets
+from mobilellm.evaluation.validation import sum_losses
 from mobilellm.models import MobileLLM
 from mobilellm.models.config import check_choice
 
@@ -105,24 +106,37 @@ class Factorization:
         self.check(model)
         names = select_layers(model.config, self.layers)
         metrics = self._metrics(model, calibration, names)
-        budgets = self._uniform(model, names)
-        if self.allocation == "searched":
-            budgets = searched_budgets(
-                model, calibration, names, metrics.__getitem__,
-                allowed=self._budget.allowed(model.config, names),
-                weights=self._budget.weights_of(model.config, names),
-            )  # fmt: skip
+        uniform = self._plan_shapes(model, self._uniform(model, names), metrics)
+        if self.allocation == "uniform":
+            return uniform
+        searched = searched_budgets(
+            model, calibration, metrics,
+            allowed=self._budget.allowed(model.config, names),
+            weights=self._budget.weights_of(model.config, names),
+        )  # fmt: skip
+        # The search measured low-rank stand-ins; what counts is what is going to be built.
+        plans = [uniform, self._plan_shapes(model, searched, metrics)]
+        return min(plans, key=lambda plan: self._loss(model, plan, calibration))
+
+    def _loss(self, model: MobileLLM, plan: Plan, calibration: Sequence[Batch]) -> float:
+        """Calibration loss of the model compressed by `plan`, nats per token."""
+        return sum_losses(self.apply(model, plan, calibration).model, calibration).loss
+
+    def _plan_shapes(
+        self, model: MobileLLM, budgets: Mapping[str, int], metrics: Mapping[str, Metric]
+    ) -> Plan:
+        """A shape for each matrix within its parameters; what has room for all stays dense."""
         layers = []
-        for name in names:
+        for name, parameters in budgets.items():
             rows, columns = size = model.config.matrix_sizes[name]
-            if budgets[name] >= rows * columns:
-                continue  # the search leaves it dense
+            if parameters >= rows * columns:
+                continue
             weight, metric = dense_weight(model, name), metrics[name]
             if self.parts is None:
-                fit = search_shape(weight, budgets[name], metric, self.shape_search)
+                fit = search_shape(weight, parameters, metric, self.shape_search)
                 shape = fit.layer().shape
             else:
-                shape = self._written(model, name, budgets[name])
+                shape = self._written(model, name, parameters)
                 fit = SumFit(weight, shape, metric)
             shape = with_permutations(shape, self.permutations)
             layers.append(LayerPlan(name=name, size=size, shape=shape, expected_error=fit.error))
@@ -217,5 +231,5 @@ def _metric(name: str, moments: Moments) -> Metric:
     check_tokens(name, moments)
     if name not in TABLES:
         return Metric(moments.inputs)
-    plain = torch.eye(len(moments.inputs), dtype=moments.inputs.dtype)
+    plain = torch.eye(len(moments.inputs)).to(moments.inputs)
     return Metric(moments.inputs / moments.inputs.diagonal().mean() + plain)

@@ -1,11 +1,14 @@
 """What the loss says of each matrix, and the budgets that follow from it.
 
-Each matrix is compressed alone, to a uniform share and by low rank, and the increase of the
-calibration loss is measured. At other ranks the increase is taken to be proportional to the
-squared error, and a knapsack over the matrices finds the ranks with the least sum.
+The increase of the calibration loss is measured where one matrix is compressed alone, and where
+all are and this one is restored: compressed layers make each other's errors better or worse. At
+other ranks the increase is taken to be proportional to the squared error, and a knapsack over the
+matrices finds the ranks with the least sum. Of the budgets found so, and the uniform ones, those
+are taken whose calibration loss, measured with all matrices compressed, is lowest.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,49 +28,96 @@ from mobilellm.models import MobileLLM
 SHARES = tuple(step / 20 for step in range(1, 21))
 
 
+@dataclass(frozen=True)
+class _Matrix:
+    """What is known of one matrix while budgets are searched for."""
+
+    weight: Tensor
+    metric: Metric
+    errors: Tensor
+    """Squared error of the best matrix of each rank from 0 on."""
+
+    def low_rank(self, parameters: float) -> FactorizedLinear | None:
+        """The best low-rank layer with so many parameters; None where it is better left dense."""
+        rows, columns = self.weight.shape
+        if parameters >= rows * columns:
+            return None
+        rank = max(1, rank_for(parameters, rows, columns))
+        shape = FactorizedShape(parts=(low_rank_shape(rows, columns, rank),))
+        return SumFit(self.weight, shape, self.metric).layer(self.weight.dtype)
+
+
 def searched_budgets(
     model: MobileLLM,
     calibration: Sequence[Batch],
-    names: Sequence[str],
-    metric_of: Callable[[str], Metric],
+    metrics: Mapping[str, Metric],
     *,
     allowed: float,
     weights: Mapping[str, float],
 ) -> dict[str, int]:
-    """Parameters for each matrix, so that the sum of the expected loss increases is least.
+    """Parameters for each matrix, with the lowest calibration loss among several divisions.
 
     Args:
         model: dense in the named matrices.
         calibration: batches of `input_ids` and `labels`.
-        names: the matrices.
-        metric_of: how the error of each is measured.
+        metrics: how the error of each matrix is measured, by name.
         allowed: parameters times weights, in all.
         weights: what a parameter of each matrix costs.
 
     Returns:
         Parameters by name; a matrix that stays dense has all of its own.
     """
-    sizes = {name: model.config.matrix_sizes[name] for name in names}
-    share = allowed / sum(r * c * weights[name] for name, (r, c) in sizes.items())
-    base = sum_losses(model, calibration).loss
+    matrices = {}
+    for name, metric in metrics.items():
+        weight = dense_weight(model, name)
+        matrices[name] = _Matrix(weight, metric, _errors_by_rank(weight, metric))
+    sizes = {name: matrix.weight.numel() for name, matrix in matrices.items()}
+    share = allowed / sum(sizes[name] * weights[name] for name in sizes)
+    uniform = {name: int(share * size) for name, size in sizes.items()}
+
+    def loss(budgets: Mapping[str, float]) -> float:
+        layers = {name: matrices[name].low_rank(kept) for name, kept in budgets.items()}
+        replaced = {name: layer for name, layer in layers.items() if layer is not None}
+        return sum_losses(with_layers(model, replaced), calibration).loss
+
+    dense = loss({})
+    all_compressed = loss(uniform)
+    alone = {n: loss({n: uniform[n]}) - dense for n in sizes}
+    restored = {
+        n: all_compressed - loss({k: v for k, v in uniform.items() if k != n}) for n in sizes
+    }
+    both = {n: (max(alone[n], 1e-6) * max(restored[n], 1e-6)) ** 0.5 for n in sizes}
+    tried = [(all_compressed, uniform)]
+    for increases in (alone, restored, both):
+        budgets = _best_sum(matrices, increases, uniform, allowed, weights)
+        tried.append((loss(budgets), budgets))
+    return min(tried, key=lambda one: one[0])[1]
+
+
+def _best_sum(
+    matrices: Mapping[str, _Matrix],
+    increases: Mapping[str, float],
+    uniform: Mapping[str, int],
+    allowed: float,
+    weights: Mapping[str, float],
+) -> dict[str, int]:
+    """The division with the least sum of increases, each taken as proportional to the error."""
     costs, damages = [], []
-    for name in names:
-        rows, columns = sizes[name]
-        weight, metric = dense_weight(model, name), metric_of(name)
-        errors = _errors_by_rank(weight, metric)
-        rank = max(1, rank_for(share * rows * columns, rows, columns))
-        increase = sum_losses(_low_rank_alone(model, name, weight, metric, rank), calibration).loss
+    for name, matrix in matrices.items():
+        rows, columns = matrix.weight.shape
+        at = max(1, rank_for(uniform[name], rows, columns))
         # A matrix whose loss seems to fall is taken as nearly free, not as a gain.
-        slope = max(increase - base, 1e-6) / max(float(errors[rank]), 1e-30)
+        slope = max(increases[name], 1e-6) / max(float(matrix.errors[at]), 1e-30)
         ranks = [rank_for(part * rows * columns, rows, columns) for part in SHARES[:-1]]
-        costs.append([weights[name] * r * (rows + columns) for r in ranks])
-        damages.append([slope * float(errors[r]) if r else float("inf") for r in ranks])
+        ranks = sorted({rank for rank in ranks if rank} | {at})
+        costs.append([weights[name] * rank * (rows + columns) for rank in ranks])
+        damages.append([slope * float(matrix.errors[rank]) for rank in ranks])
         costs[-1].append(weights[name] * rows * columns)
         damages[-1].append(0.0)
-    chosen = choose(costs, damages, allowed)
+    chosen = choose(costs, damages, max(allowed, sum(min(item) for item in costs)))
     return {
         name: int(costs[item][index] / weights[name])
-        for item, (name, index) in enumerate(zip(names, chosen, strict=True))
+        for item, (name, index) in enumerate(zip(matrices, chosen, strict=True))
     }
 
 
@@ -76,11 +126,3 @@ def _errors_by_rank(weight: Tensor, metric: Metric) -> Tensor:
     squares = torch.linalg.svdvals(metric.whiten(weight)).square()
     tails = squares.flip(0).cumsum(0).flip(0)
     return torch.cat((tails, tails.new_zeros(1)))
-
-
-def _low_rank_alone(
-    model: MobileLLM, name: str, weight: Tensor, metric: Metric, rank: int
-) -> MobileLLM:
-    shape = FactorizedShape(parts=(low_rank_shape(*weight.shape, rank),))
-    layer: FactorizedLinear = SumFit(weight, shape, metric).layer(weight.dtype)
-    return with_layers(model, {name: layer})

@@ -1,0 +1,98 @@
+"""Every way to factorise the same matrices of a saved model, without training, in one table."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mobilellm.compressor.factorization import Factorization
+from mobilellm.evaluation.validation import sum_losses
+from mobilellm.export.model_folder import open_model
+
+WINDOW = 512
+BATCH = 8
+KRONECKER = ({"right": [1, 2], "num_terms": 1, "transpose_for_wide": False},)
+MIXED = ({"num_terms": None}, {"right": [4, 8], "num_terms": 2})
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "SVD": {"fit": "weights"},
+    "whitened SVD": {},
+    "Kronecker (·×½)⊗(1×2)": {"parts": KRONECKER, "fit": "weights"},
+    "the same, permuted": {"parts": KRONECKER, "fit": "weights", "permutations": "all"},
+    "the same, activation-aware": {"parts": KRONECKER},
+    "the same, both": {"parts": KRONECKER, "permutations": "all"},
+    "mixed: low rank + 2 terms ·⊗(4×8)": {"parts": MIXED},
+    "mixed, shapes searched": {"parts": None},
+    "mixed, shapes and layers searched": {"parts": None, "allocation": "searched"},
+    "low rank, propagated": {"fit": "propagated"},
+    "low rank, propagated, layers searched": {"fit": "propagated", "allocation": "searched"},
+    "mixed, propagated": {"parts": MIXED, "fit": "propagated"},
+    "all searched, propagated": {"parts": None, "fit": "propagated", "allocation": "searched"},
+}
+
+
+def compare_methods(
+    folder: str | Path,
+    train: str | Path,
+    validation: str | Path,
+    layers: Sequence[str],
+    ratio: float = 0.5,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """Compress the same matrices in every way; loss on 64 windows of 512 predicted tokens.
+
+    Args:
+        folder: of the model, with its tokenizer.
+        train: jsonl with `text`; 32 windows of it are the calibration set.
+        validation: jsonl with `text`.
+        layers: patterns of the matrices.
+        ratio: share of their parameters that is kept.
+        tell: is given a line after each row.
+
+    Returns:
+        Rows of `method`, `parameters` of the matrices, `loss` in nats per token, `seconds`.
+    """
+    model, tokenizer = open_model(folder)
+    if tokenizer is None:
+        raise FileNotFoundError(f"{folder} has no tokenizer.model; give a whole model folder")
+    calibration = list(windows(tokenizer, train, 32, model.config.bos_token_id))
+    held_out = list(windows(tokenizer, validation, 64, model.config.bos_token_id))
+    rows = [{"method": "dense", "loss": sum_losses(model, held_out).loss}]
+    for method, choices in RECIPES.items():
+        started = time.monotonic()
+        recipe = Factorization(layers=layers, budget={"ratio": ratio}, **choices)
+        plan = recipe.plan(model, calibration)
+        compressed = recipe.apply(model, plan, calibration).model
+        rows.append({
+            "method": method,
+            "parameters": sum(layer.parameters for layer in plan.layers),
+            "loss": sum_losses(compressed, held_out).loss,
+            "seconds": time.monotonic() - started,
+        })  # fmt: skip
+        tell(f"{method}: {rows[-1]['loss']:.3f}")
+    return rows
+
+
+def windows(
+    tokenizer: Path, path: str | Path, count: int, bos_token_id: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of windows of 513 ids, from documents joined with BOS before each."""
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))  # pyright: ignore
+    ids: list[int] = []
+    with Path(path).open(encoding="utf-8") as lines:
+        for line in lines:
+            ids += [bos_token_id, *processor.encode(json.loads(line)["text"])]
+            if len(ids) >= count * (WINDOW + 1):
+                break
+    if len(ids) < count * (WINDOW + 1):
+        raise ValueError(f"{path} has {len(ids)} tokens, fewer than {count} windows of {WINDOW}")
+    whole = torch.tensor(ids[: count * (WINDOW + 1)]).view(count, WINDOW + 1)
+    for first, end in pairwise(range(0, count + 1, BATCH)):
+        rows = whole[first:end]
+        yield {"input_ids": rows[:, :-1].contiguous(), "labels": rows[:, 1:].contiguous()}

@@ -1,0 +1,41 @@
+"""Compress a saved model without training: plan, apply, measure, save.
+
+Prints the plan before anything changes, then counts, loss, and measured milliseconds and memory of
+the dense model, the compressed one, and its low-rank twin at equal parameters. To train between
+stages of compression use scripts/train.py init_from=MODEL_DIR compression=….
+
+  python scripts/compress.py outputs/default/<run> --out compressed compression=searched
+  python scripts/compress.py MODEL_DIR --out pruned compression=sparsegpt data=text data.train=corpus/
+  python scripts/compress.py MODEL_DIR --out half compression=kronecker \\
+      compression.compression.recipe.layers=[blocks.*.feed_forward.up_proj]
+
+key=value goes to Hydra (conf/compress.yaml). compression= is one of low_rank, kronecker,
+permuted_kronecker, searched, magnitude, wanda, sparsegpt, structured.
+"""
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+
+sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
+
+from mobilellm.launchers.command import hydra_command
+
+
+def main() -> None:
+    """Read the arguments; what is left of them is Hydra's."""
+    from mobilellm.pipeline.compress import compress_folder
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="MODEL_DIR", help="model, run or Hugging Face folder")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the result")
+    arguments, rest = parser.parse_known_args()
+    task = functools.partial(compress_folder, folder=arguments.folder, out=arguments.out)
+    hydra_command(task, "compress", arguments=rest)
+
+
+if __name__ == "__main__":
+    main()
