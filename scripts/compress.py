@@ -1,12 +1,12 @@
-"""Compress a saved model without training: plan, apply, measure, save.
+r"""Compress a saved model without training: plan, apply, measure, save.
 
 Prints the plan before anything changes, then counts, loss, and measured milliseconds and memory of
 the dense model, the compressed one, and its low-rank twin at equal parameters. To train between
 stages of compression use scripts/train.py init_from=MODEL_DIR compression=….
 
   python scripts/compress.py outputs/default/<run> --out compressed compression=searched
-  python scripts/compress.py MODEL_DIR --out pruned compression=sparsegpt data=text data.train=corpus/
-  python scripts/compress.py MODEL_DIR --out half compression=kronecker \\
+  python scripts/compress.py MODEL_DIR --out sparse compression=sparsegpt data=text data.train=my.txt
+  python scripts/compress.py MODEL_DIR --out half compression=kronecker \
       compression.compression.recipe.layers=[blocks.*.feed_forward.up_proj]
 
 key=value goes to Hydra (conf/compress.yaml). compression= is one of low_rank, kronecker,

@@ -1,9 +1,9 @@
-"""Factorise the same matrices of a saved model in every way, without training; print the table.
+r"""Factorise the same matrices of a saved model in every way, without training; print the table.
 
 The loss is on 64 windows of 512 predicted tokens of the validation text, the calibration set 32
 such windows of the training text; documents are joined with the BOS token before each.
 
-  python scripts/compression_methods.py MODEL_DIR --train train.jsonl --validation valid.jsonl \\
+  python scripts/compression_methods.py MODEL_DIR --train train.jsonl --validation valid.jsonl \
       --layers 'blocks.[13].feed_forward.*'
 """
 

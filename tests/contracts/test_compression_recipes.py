@@ -1,0 +1,204 @@
+"""What holds for every compression recipe and every sharing scheme."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mobilellm.accounting import count_parameters, decode_bytes_per_token
+from mobilellm.checkpoint import load_model, save_model
+from mobilellm.compressor.factorization import Factorization
+from mobilellm.compressor.masking import Pruning
+from mobilellm.compressor.plan import Plan
+from mobilellm.compressor.selection import select_layers
+from mobilellm.compressor.structured import StructuredPruning
+from mobilellm.evaluation.validation import sum_losses
+from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.models.generation import generate
+
+FEED_FORWARD = ["blocks.*.feed_forward.*"]
+ONE_TERM = [{"right": [1, 2], "num_terms": 1, "transpose_for_wide": False}]
+BLOCKWISE = [{"num_terms": None}, {"right": [4, 2], "num_terms": 1}]
+RECIPES = {
+    "svd": Factorization(fit="weights"),
+    "whitened svd": Factorization(),
+    "kronecker": Factorization(layers=FEED_FORWARD, parts=ONE_TERM, fit="weights"),
+    "kronecker, permuted": Factorization(layers=FEED_FORWARD, parts=ONE_TERM, permutations="all"),
+    "absorbed": Factorization(
+        parts=[{"right": [2, 4]}], permutations="absorbed", fit="weights", budget={"ratio": 0.6}
+    ),
+    "mixed": Factorization(parts=BLOCKWISE, budget={"ratio": 0.7}),
+    "searched": Factorization(
+        layers=FEED_FORWARD, parts=None, fit="propagated", allocation="searched"
+    ),
+    "embedding too": Factorization(
+        layers=["embedding", "blocks.*"], fit="propagated", budget={"stored_ratio": 0.7}
+    ),
+    "decode bytes": Factorization(budget={"max_decode_bytes": 1, "bits": 8}),
+    "magnitude": Pruning(layers=["embedding", "blocks.*"], method="magnitude"),
+    "wanda": Pruning(method="wanda", pattern="2:4"),
+    "sparsegpt": Pruning(method="sparsegpt"),
+    "structured": StructuredPruning(keep_channels=0.5, keep_heads=0.5, keep_blocks=0.67),
+}
+SCHEMES = {
+    "none": {},
+    "immediate": {"block_repeats": 2},
+    "repeat_all": {"block_repeats": 2, "layer_sharing": "repeat_all"},
+    "reverse": {"block_repeats": 2, "layer_sharing": "reverse"},
+    "first_kv": {"block_repeats": 2, "share_kv": "first"},
+    "untied": {"tie_word_embeddings": False},
+}
+
+
+def make_model(scheme):
+    torch.manual_seed(0)
+    return MobileLLM(ModelConfig(
+        vocab_size=48, hidden_size=16, intermediate_size=24, num_blocks=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, **SCHEMES[scheme],
+    ))  # fmt: skip
+
+
+def recipe_for(name, config):
+    if name != "decode bytes":
+        return RECIPES[name]
+    limit = 0.7 * decode_bytes_per_token(config, bits=8)
+    return replace(RECIPES[name], budget={"max_decode_bytes": limit, "bits": 8})
+
+
+def make_batches():
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(48, (12, 33), generator=generator)
+    return [{"input_ids": rows[:, :-1], "labels": rows[:, 1:]} for rows in ids.split(6)]
+
+
+@pytest.fixture(params=SCHEMES)
+def scheme(request):
+    return request.param
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_and_scheme(name, scheme, tmp_path):
+    model, batches = make_model(scheme), make_batches()
+    recipe = recipe_for(name, model.config)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    recipe.check(model)
+    plan = recipe.plan(model, batches)
+    assert type(plan).from_dict(plan.to_dict()) == plan
+    done = recipe.apply(model, plan, batches)
+    small = done.model
+    # The model given is left alone, and doing it again gives the same bits.
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    again = recipe.apply(model, plan, batches).model.state_dict()
+    assert all(torch.equal(again[key], tensor) for key, tensor in small.state_dict().items())
+    # Counts follow from the configuration alone.
+    counts = count_parameters(small.config)
+    assert counts.stored == sum(parameter.numel() for parameter in small.parameters())
+    if isinstance(recipe, Pruning):
+        assert counts.nonzero < counts.stored
+    else:
+        assert counts.stored < count_parameters(model.config).stored
+    # A tied table serves both ends with one set of parameters; untied ones stay two.
+    assert (small.head is None) == model.config.tie_word_embeddings
+    assert small.config.layer_order == ModelConfig.from_dict(small.config.to_dict()).layer_order
+    # Saved, loaded, generated from.
+    save_model(small, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert loaded.config == small.config
+    prompt = torch.tensor([[1, 5, 7]])
+    assert torch.equal(loaded(prompt).logits, small.eval()(prompt).logits)
+    assert generate(loaded, prompt, max_new_tokens=4).shape == (1, 7)
+    # It learns: every parameter gets a gradient.
+    small(batches[0]["input_ids"]).logits.square().mean().backward()
+    missing = [n for n, p in small.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if isinstance(RECIPES[n], Factorization)])
+def test_budgets_are_kept(name, scheme):
+    model = make_model(scheme)
+    recipe = recipe_for(name, model.config)
+    plan = recipe.plan(model, make_batches())
+    names = [n for n in model.config.matrix_sizes if n in plan.names]
+    weights = recipe.budget.weights_of(model.config, model.config.matrix_sizes)
+    chosen = select_layers(model.config, recipe.layers)
+    allowed = recipe.budget.allowed(model.config, chosen)
+    kept = {layer.name: layer.parameters for layer in plan.layers}
+    sizes = {n: r * c for n, (r, c) in model.config.matrix_sizes.items()}
+    cost = sum(kept.get(n, sizes[n]) * weights[n] for n in chosen)
+    slack = 2 if name.startswith("kronecker") else 0  # one written term has its own size
+    assert cost <= allowed + slack * len(names)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_absorbed_permutations_leave_the_function_unchanged(scheme, seed):
+    from mobilellm.compression.permutation import PermutationSearch
+    from mobilellm.compressor.permuting import absorb_permutations
+
+    model = make_model(scheme).eval()
+    plan = RECIPES["absorbed"].plan(model, make_batches())
+    permuted = absorb_permutations(model, plan, PermutationSearch(seed=seed))
+    moved = any(
+        not torch.equal(a, b)
+        for a, b in zip(model.parameters(), permuted.parameters(), strict=True)
+    )
+    assert moved
+    ids = make_batches()[0]["input_ids"]
+    assert torch.allclose(model(ids).logits, permuted(ids).logits, atol=1e-5)
+
+
+def test_a_searched_allocation_is_not_worse_than_the_uniform_one_on_the_calibration_text():
+    model, batches = make_model("none"), make_batches()
+    losses = {}
+    for allocation in ("uniform", "searched"):
+        recipe = Factorization(layers=FEED_FORWARD, allocation=allocation)
+        plan = recipe.plan(model, batches)
+        losses[allocation] = sum_losses(recipe.apply(model, plan, batches).model, batches).loss
+    assert losses["searched"] <= losses["uniform"] + 1e-9
+
+
+def test_a_plan_names_a_layer_once():
+    plan = RECIPES["svd"].plan(make_model("none"), make_batches())
+    with pytest.raises(ValueError, match=r"names .* twice"):
+        Plan(layers=(*plan.layers, plan.layers[0]))
+
+
+BAD = {
+    "a pattern that matches nothing": (dict(layers=["blocks.*.mlp.*"]), "matches no matrix"),
+    "a tied head": (dict(layers=["head"]), "tied to the token table"),
+    "factors that do not divide": (
+        dict(layers=FEED_FORWARD, parts=[{"right": [5, 1], "num_terms": 1}]), "does not divide"),
+    "a plan larger than the weight": (
+        dict(layers=FEED_FORWARD, parts=[{"right": [2, 2], "num_terms": 4}]),
+        "more than the dense weight"),
+    "a budget too small for one term": (dict(budget={"ratio": 0.01}), "leaves"),
+    "a budget that saves nothing": (dict(budget={"max_bytes": 1e9}), "ask for less"),
+    "a budget that the rest exceeds": (dict(budget={"stored_ratio": 0.05}), "already"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_does_not_fit_the_model_is_refused_before_data_is_read(case):
+    choices, message = BAD[case]
+    with torch.device("meta"):
+        model = MobileLLM(make_model("none").config)
+    with pytest.raises(ValueError, match=message):
+        Factorization(**choices).check(model)
+
+
+@pytest.mark.parametrize(("choices", "message"), [
+    (dict(budget={"ratio": 0.5, "stored_ratio": 0.5}), "exactly one of"),
+    (dict(budget={"ratio": 1.5}), "above 0 and below 1"),
+    (dict(fit="inputs"), "fit='inputs' is not known; use one of"),
+    (dict(permutations="all"), "change nothing for low rank"),
+    (dict(parts=[{"right": [1, 2]}, {"num_terms": None}]), "several parts have open num_terms"),
+    (dict(parts=[{"left": [1, 2]}]), "a part has right"),
+])  # fmt: skip
+def test_choices_that_contradict_each_other_are_refused(choices, message):
+    with pytest.raises(ValueError, match=message):
+        Factorization(**choices)
+
+
+def test_too_few_calibration_tokens_are_refused():
+    few = [{"input_ids": torch.ones(1, 9, dtype=torch.long), "labels": torch.ones(1, 9).long()}]
+    with pytest.raises(ValueError, match="9 calibration tokens are too few"):
+        Factorization().plan(make_model("none"), few)
