@@ -80,7 +80,7 @@ def plan_run(cfg: DictConfig) -> Run:
         max_steps=config["max_steps"],
         max_seconds=config["max_seconds"],
     )
-    _check_compression(cfg, model, budget)
+    _check_compression(cfg, model, budget, trainer)
     return Run(
         config=config,
         overrides=tuple(overrides),
@@ -170,12 +170,20 @@ def _check_windows(config: dict[str, Any], model: ModelConfig) -> None:
         )
 
 
-def _check_compression(cfg: DictConfig, model: ModelConfig, budget: Budget) -> None:
+def _check_compression(
+    cfg: DictConfig, model: ModelConfig, budget: Budget, trainer: "TrainerConfig"
+) -> None:
     from mobilellm.pipeline.compression import find_compression
 
     compression = find_compression(instantiate(cfg.compression).values())
     if compression is None:
         return
+    if trainer.strategy == "fsdp" and compression.starts(budget)[-1] > 0:
+        # torch gives sharded parameters no optimizer state that begins empty.
+        raise ValueError(
+            "compression: trainer=fsdp cannot go on with a model that changes while it trains; use "
+            "trainer=ddp, or one stage with first_start=0"
+        )
     try:
         compression.check(model, budget)
     except ValueError as error:

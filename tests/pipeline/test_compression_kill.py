@@ -132,3 +132,15 @@ def test_two_processes_learn_what_one_learns(first_start, overrides, tmp_path):
             assert bool(one[name]) == bool(other[name])
             if one[name]:
                 assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-3)
+
+
+def test_sharded_processes_begin_with_the_compressed_model(overrides, tmp_path):
+    mine = [o for o in overrides if "first_start" not in o and o != "trainer=cpu"]
+    two = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", f"{KEY}.num_stages=1"]
+    assert start(*mine, *two, "experiment_name=two").wait(timeout=240) == 0
+    folder = the_folder(tmp_path / "outputs/two")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert len(summary["model"]["compressed_layers"]) == 6
+    assert load_model(folder / "model").config.to_dict() == summary["model"]
+    [stage] = summary["compression"]["stages"]
+    assert float(rows(folder)[0]["val/loss"]) == pytest.approx(stage["loss_after"], rel=1e-6)
