@@ -5,7 +5,7 @@ the dense model, the compressed one, and its low-rank twin at equal parameters. 
 stages of compression use scripts/train.py init_from=MODEL_DIR compression=….
 
   python scripts/compress.py outputs/default/<run> --out compressed compression=searched
-  python scripts/compress.py MODEL_DIR --out sparse compression=sparsegpt data=text data.train=my.txt
+  python scripts/compress.py MODEL_DIR --out sparse compression=sparsegpt data=text data.train=a.txt
   python scripts/compress.py MODEL_DIR --out half compression=kronecker \
       compression.compression.recipe.layers=[blocks.*.feed_forward.up_proj]
 

@@ -7,6 +7,7 @@ matrices finds the ranks with the least sum. Of the budgets found so, and the un
 are taken whose calibration loss, measured with all matrices compressed, is lowest.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ from mobilellm.models import MobileLLM
 
 # Shares of a matrix's parameters among which is chosen; 1: it stays dense.
 SHARES = tuple(step / 20 for step in range(1, 21))
+# Two losses are measured for each matrix; so many tokens rank them well enough.
+LOSS_TOKENS = 16_384
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def searched_budgets(
     Returns:
         Parameters by name; a matrix that stays dense has all of its own.
     """
+    counts = itertools.accumulate(batch["input_ids"].numel() for batch in calibration)
+    enough = sum(count < LOSS_TOKENS for count in counts) + 1
     matrices = {}
     for name, metric in metrics.items():
         weight = dense_weight(model, name)
@@ -78,7 +83,7 @@ def searched_budgets(
     def loss(budgets: Mapping[str, float]) -> float:
         layers = {name: matrices[name].low_rank(kept) for name, kept in budgets.items()}
         replaced = {name: layer for name, layer in layers.items() if layer is not None}
-        return sum_losses(with_layers(model, replaced), calibration).loss
+        return sum_losses(with_layers(model, replaced), calibration[:enough]).loss
 
     dense = loss({})
     all_compressed = loss(uniform)

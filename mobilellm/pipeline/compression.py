@@ -5,6 +5,7 @@ checkpoint, so that a killed run does what one left alone does.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -94,7 +95,10 @@ def enter_stage(
 
 
 def finish(
-    run: "Run", compression: "CompressionCallback | None", val_loss: float | None
+    run: "Run",
+    compression: "CompressionCallback | None",
+    val_loss: float | None,
+    config: Any = None,
 ) -> dict[str, Any]:
     """The summary's part about compression, also written as a report; empty without compression.
 
@@ -102,6 +106,7 @@ def finish(
         run: the run.
         compression: with what its stages did.
         val_loss: of the model as it is now, nats per token.
+        config: of the finished model, whose time and memory are then measured; None: not finished.
     """
     if compression is None:
         return {}
@@ -114,6 +119,10 @@ def finish(
     from mobilellm.pipeline.summary import is_first_process
 
     if is_first_process():
+        if config is not None and config != run.model:
+            from mobilellm.compressor.measured import measure_structures
+
+            report["latency"] = measure_structures(run.model, config)
         folder = run.folder / FOLDER
         write_text_atomically(folder / REPORT, json.dumps(report, indent=2, default=str) + "\n")
     return {"compression": report}
@@ -203,10 +212,22 @@ def _plan(
             "remove the run's folder and start again"
         )
     plan = compression.recipe.plan(model, calibration)
+    _show(plan)
     stages = compression.stages(plan, model.config, run.budget)
     values = {"plan": plan.to_dict(), "stages": stages and stages.to_dict()}
     write_text_atomically(path, json.dumps(values, indent=2) + "\n")
     return plan if stages is None else plan.only(stages.groups[number])
+
+
+def _show(plan: Any) -> None:
+    """Print what is going to change, before it does; a plan without layers describes itself."""
+    from rich.console import Console
+
+    from mobilellm.compressor.plan import Plan
+    from mobilellm.compressor.tables import plan_table
+
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 160, highlight=False)
+    console.print(plan_table(plan) if isinstance(plan, Plan) else plan)
 
 
 def _describe_layers(plan: Any, errors: dict[str, float]) -> dict[str, Any]:

@@ -60,7 +60,9 @@ def fit(run: Run, prepared: "PreparedData", checkpoint: Path | None) -> dict[str
     measured = measurements(run, trainer, module)
     return (
         measured
-        | finish(run, compression, measured["val_loss"])
+        | finish(
+            run, compression, measured["val_loss"], module.model.config if module.finished else None
+        )
         | {"trained_model": _whole_model(run, module)}
     )
 

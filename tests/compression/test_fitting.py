@@ -1,5 +1,7 @@
 """Low rank and sums of Kronecker products, fitted to weights and to outputs."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -64,7 +66,7 @@ def test_alternating_least_squares_never_raises_the_error(left, right, terms):
     for _ in range(6):
         factors = refit_kronecker(weight, *factors, metric)
         errors.append(metric.squared_norm(weight - dense(factors)))
-    for before, after in zip(errors, errors[1:], strict=False):
+    for before, after in itertools.pairwise(errors):
         assert after <= before * (1 + 1e-7) + 1e-12
 
 
