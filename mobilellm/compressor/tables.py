@@ -4,15 +4,21 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.compressor.plan import Plan
+from mobilellm.compressor.structured_plan import StructuredPlan
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def plan_table(plan: Plan) -> "Table":
-    """A row per layer: shape before and after, parameters, operations, expected error."""
+def plan_table(plan: Plan | StructuredPlan) -> "Table":
+    """A row per layer: shape before and after, parameters, operations, expected error.
+
+    Structured pruning: a row per block that stays.
+    """
     from rich.table import Table
 
+    if isinstance(plan, StructuredPlan):
+        return _structured_table(plan)
     table = Table(title="plan", title_justify="left")
     table.add_column("layer")
     table.add_column("size", justify="right")
@@ -33,6 +39,28 @@ def plan_table(plan: Plan) -> "Table":
         table.add_section()
         table.add_row("all", "", f"{dense:,} before", f"{kept:,}", f"{kept / dense:.1%}")
     return table
+
+
+def _structured_table(plan: StructuredPlan) -> "Table":
+    from rich.table import Table
+
+    table = Table(title="plan", title_justify="left")
+    for name in ("block kept", "query heads kept", "channels kept"):
+        table.add_column(name, justify="right")
+    for block, heads, channels in zip(plan.blocks, plan.heads, plan.channels, strict=True):
+        table.add_row(str(block), f"{len(heads)}: {_ranges(heads)}", f"{len(channels):,}")
+    return table
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """`0-3, 6`."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], index]
+        else:
+            runs.append([index])
+    return ", ".join("-".join(map(str, run)) for run in runs)
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> "Table":

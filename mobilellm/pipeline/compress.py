@@ -30,7 +30,6 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
         ValueError, FileNotFoundError: what does not fit, before any data is read; `out` in use.
     """
     from mobilellm.checkpoint import save_model
-    from mobilellm.compressor.plan import Plan
     from mobilellm.compressor.tables import plan_table, results_table
     from mobilellm.evaluation.validation import sum_losses
     from mobilellm.export.model_folder import open_model
@@ -46,7 +45,7 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
     calibration = data.calibration_batches(callback.calibration_tokens)
     _tell(f"planning on {callback.calibration_tokens:,} tokens")
     plan = callback.recipe.plan(model, calibration)
-    _show(plan_table(plan) if isinstance(plan, Plan) else plan)
+    _show(plan_table(plan))
     _tell("applying the plan")
     compressed = callback.recipe.apply(model, plan, calibration)
     models = {"dense": model, "compressed": compressed.model}

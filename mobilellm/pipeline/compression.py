@@ -220,14 +220,13 @@ def _plan(
 
 
 def _show(plan: Any) -> None:
-    """Print what is going to change, before it does; a plan without layers describes itself."""
+    """Print what is going to change, before it does."""
     from rich.console import Console
 
-    from mobilellm.compressor.plan import Plan
     from mobilellm.compressor.tables import plan_table
 
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 160, highlight=False)
-    console.print(plan_table(plan) if isinstance(plan, Plan) else plan)
+    console.print(plan_table(plan))
 
 
 def _describe_layers(plan: Any, errors: dict[str, float]) -> dict[str, Any]:
