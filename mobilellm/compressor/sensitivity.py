@@ -28,7 +28,7 @@ from mobilellm.models import MobileLLM
 # Shares of a matrix's parameters among which is chosen; 1: it stays dense.
 SHARES = tuple(step / 20 for step in range(1, 21))
 # Two losses are measured for each matrix; so many tokens rank them well enough.
-LOSS_TOKENS = 16_384
+LOSS_TOKENS = 4_096
 
 
 @dataclass(frozen=True)
