@@ -1,0 +1,5 @@
+"""Losses that let a student learn from a teacher: pure functions on tensors, one a file."""
+
+from mobilellm.distillation.forward_kl import forward_kl
+
+__all__ = ["forward_kl"]
