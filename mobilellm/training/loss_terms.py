@@ -4,17 +4,19 @@
         capture = ()                                   # what `output.captured` has to hold
 
         def loss_terms(self, module, batch, output):
-            return {"forward_kl": LossTerm(value, weight=0.5)}
+            return {"forward_kl": LogitTerm(function, weight=0.5)}
 
 The step's loss is the cross entropy plus the weighted terms; each raw value is logged as
 `train/loss/<name>`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
+
+from mobilellm.evaluation.chunked_losses import IGNORE_INDEX, ChunkTerm
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,33 @@ class LossTerm:
     """Factor in the step's loss; the logged value is without it."""
 
 
+@dataclass(frozen=True)
+class LogitTerm:
+    """A further loss on the student's logits, which exist for one chunk of tokens at a time."""
+
+    function: Callable[[Tensor, slice], Tensor]
+    """(logits (rows, vocab), their place among the micro-batch's tokens) -> scalar with a graph:
+    the mean over the chunk's unmasked tokens."""
+    weight: float = 1.0
+    """Factor in the step's loss; the logged value is without it."""
+
+    def over(self, labels: Tensor) -> ChunkTerm:
+        """The same as a sum over the unmasked tokens of each chunk of `labels` (tokens,)."""
+
+        def sum_of(logits: Tensor, place: slice) -> Tensor:
+            return self.function(logits, place) * (labels[place] != IGNORE_INDEX).sum()
+
+        return ChunkTerm(sum_of, self.weight)
+
+
+Terms = Mapping[str, LossTerm | LogitTerm]
+
+
 @runtime_checkable
 class HasLossTerms(Protocol):
     """What a callback needs in order to be asked."""
 
-    def loss_terms(self, module: Any, batch: dict[str, Tensor], output: Any) -> Mapping[str, Any]:
+    def loss_terms(self, module: Any, batch: dict[str, Tensor], output: Any) -> Terms:
         """Terms by name, from the student's forward pass over one micro-batch."""
         ...
 

@@ -10,15 +10,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
-from mobilellm.evaluation.cross_entropy import IGNORE_INDEX, chunked_cross_entropy
-from mobilellm.evaluation.validation import ValidationResult, attention_mask_of, sum_losses
+from mobilellm.evaluation.validation import ValidationResult, sum_losses
 from mobilellm.optim.schedules import Schedule
 from mobilellm.training.atomic_save import check_same_model
 from mobilellm.training.budget import Budget
 from mobilellm.training.compilation import compile_blocks_
 from mobilellm.training.csv_logger import CSVLogger
 from mobilellm.training.intervals import Intervals
-from mobilellm.training.loss_terms import HasLossTerms, captures_asked, term_sources
+from mobilellm.training.loss_terms import HasLossTerms, term_sources
+from mobilellm.training.losses import count_tasks, micro_batch_losses
 from mobilellm.training.sharding import apply_fully_shard_
 
 Batch = dict[str, Tensor]
@@ -69,6 +69,12 @@ class LanguageModelModule(LightningModule):
         self.activation_checkpointing = activation_checkpointing
         self.cross_entropy_weight = 1.0
         """Factor of the cross entropy beside further loss terms; their callback may set it."""
+        self.task_weights: dict[str, float] = {}
+        """Weight of each task, where the data tells several apart; a callback may set it."""
+        self.auxiliary = nn.ModuleDict()
+        """What is trained beside the model and is no part of it, such as a loss's projections."""
+        self.progress = 0.0
+        """Share of the budget used up once the current step is done."""
         self.tokens = 0
         """Tokens trained on, over all ranks and resumes."""
         self.latest_metrics: dict[str, float] = {}
@@ -84,14 +90,12 @@ class LanguageModelModule(LightningModule):
         self._seconds_before = 0.0
         self._started: float | None = None
         self._term_sources: list[HasLossTerms] = []
-        self._capture: tuple[str, ...] = ()
 
     # Set-up
 
     def setup(self, stage: str) -> None:
         """Apply the switches; runs after the callbacks' `setup`, so on their structure."""
         self._term_sources = term_sources(self.trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
-        self._capture = captures_asked(self._term_sources)
         self.model.set_activation_checkpointing(self.activation_checkpointing)  # pyright: ignore[reportCallIssue]
         if self.compile_blocks:
             compile_blocks_(self.model)
@@ -103,7 +107,11 @@ class LanguageModelModule(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer, with each group's peak rate kept beside the current one."""
-        optimizer = self.make_optimizer(self.model)
+        trained = self.model
+        if len(self.auxiliary):
+            parts = {**dict(self.model.named_children()), "auxiliary": self.auxiliary}
+            trained = nn.ModuleDict(parts)
+        optimizer = self.make_optimizer(trained)
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         return optimizer
@@ -118,16 +126,16 @@ class LanguageModelModule(LightningModule):
         """One optimizer step over all micro-batches of `batch`."""
         optimizer: Any = self.optimizers()
         rate = self._set_learning_rate(optimizer)
-        scale = self.trainer.world_size / self._count_labels(batch)
+        counts = self._count_labels(batch)
+        scale = self.trainer.world_size / counts.sum().clamp(min=1)
         optimizer.zero_grad()
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         for index, micro_batch in enumerate(batch):
             with self._gradient_sync(is_last=index == len(batch) - 1):
-                terms = self._loss_terms(micro_batch)
-                loss = sum(value * weight for value, weight in terms.values())
+                loss, values = micro_batch_losses(self, micro_batch, self._term_sources, counts)
                 self.manual_backward(loss * scale)
-            for name, (value, _) in terms.items():
-                sums[name] += value.detach() * scale
+            for name, value in values.items():
+                sums[name] += value * scale
         norm = self._clip_gradients()
         optimizer.step()
         self.tokens += self.budget.tokens_per_step
@@ -137,33 +145,16 @@ class LanguageModelModule(LightningModule):
         if self.finished:
             self.trainer.should_stop = True
 
-    def _loss_terms(self, batch: Batch) -> dict[str, tuple[Tensor, float]]:
-        """Each loss as a sum over the micro-batch's unmasked tokens, and its weight."""
-        output = self.model(
-            batch["input_ids"],
-            attention_mask=attention_mask_of(batch),
-            logits=False,
-            capture=self._capture,
-        )
-        nats = chunked_cross_entropy(output.hidden, self.model.unembed, batch["labels"])  # pyright: ignore[reportArgumentType]
-        terms = {"": (nats, self.cross_entropy_weight)}
-        if self._term_sources:
-            count = (batch["labels"] != IGNORE_INDEX).sum()
-            for source in self._term_sources:
-                for name, term in source.loss_terms(self, batch, output).items():
-                    terms[f"/{name}"] = (term.value * count, term.weight)
-        return terms
-
     def _count_labels(self, batch: list[Batch]) -> Tensor:
-        """Unmasked tokens of the whole step, over micro-batches and ranks."""
-        count = torch.stack([(m["labels"] != IGNORE_INDEX).sum() for m in batch]).sum()
-        return self._sum_over_ranks(count).clamp(min=1)
+        """Unmasked tokens of the whole step by task, over micro-batches and ranks; 0: of none."""
+        counts = [count_tasks(m, len(self.task_weights)) for m in batch]
+        return self._sum_over_ranks(torch.stack(counts).sum(0))
 
     def _set_learning_rate(self, optimizer: Any) -> float:
         """Set and return the rate of this step, of the first group."""
         step = self.global_step
-        progress = self.budget.progress(step + 1, self._agreed_seconds())
-        factor = self.schedule(step, progress)
+        self.progress = self.budget.progress(step + 1, self._agreed_seconds())
+        factor = self.schedule(step, self.progress)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         return optimizer.param_groups[0]["lr"]
@@ -178,7 +169,7 @@ class LanguageModelModule(LightningModule):
         if self.gradient_clip_norm is None and not self.is_logged(ahead=1):
             return None
         largest = float("inf") if self.gradient_clip_norm is None else self.gradient_clip_norm
-        return nn.utils.clip_grad_norm_(self.model.parameters(), largest)
+        return nn.utils.clip_grad_norm_(self.parameters(), largest)
 
     # Metrics
 
