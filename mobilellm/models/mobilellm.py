@@ -16,7 +16,7 @@ from mobilellm.models.initialization import initialize_
 from mobilellm.models.norm import RMSNorm
 from mobilellm.models.rotary import make_rotary
 
-CAPTURES = ("hidden_states", "attention", "feed_forward")
+CAPTURES = ("embedding", "hidden_states", "attention", "feed_forward")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ModelOutput:
     logits: Tensor | None = None
     """(batch, seq, vocab), where asked for."""
     captured: dict[str, list[Tensor]] = field(default_factory=dict)
-    """Per captured name one tensor per application, in the order they ran."""
+    """Per captured name one tensor per application, in the order they ran; one `embedding`."""
 
 
 class MobileLLM(nn.Module):
@@ -81,8 +81,9 @@ class MobileLLM(nn.Module):
                 (batch, keys) for padding on either side, keys counting the cache's tokens too;
                 (batch, queries, keys) for anything else, e.g. documents kept apart.
             logits: whether to compute them; losses that go by chunks take `hidden`.
-            capture: any of `hidden_states` (residual stream after each application), `attention`
-                (weights, batch × heads × queries × keys) and `feed_forward` (its output).
+            capture: any of `embedding` (of the tokens, one tensor), `hidden_states` (residual
+                stream after each application), `attention` (weights, batch × heads × queries ×
+                keys) and `feed_forward` (its output).
 
         Raises:
             ValueError: a sequence beyond the context, another shape than required, an unknown
@@ -94,6 +95,8 @@ class MobileLLM(nn.Module):
         rotary = make_rotary(positions, self.config.head_dim, self.config.rope_theta)  # pyright: ignore[reportArgumentType]
         x = self.embedding(input_ids)
         captured: dict[str, list[Tensor]] = {name: [] for name in capture}
+        if "embedding" in captured:
+            captured["embedding"].append(x)
         made: dict[int, KeysValues] = {}
         share_kv = self.config.share_kv == "first"
         need_weights = "attention" in captured
@@ -146,8 +149,9 @@ def _store(captured: dict[str, list[Tensor]], output: BlockOutput) -> None:
         "attention": output.attention,
         "feed_forward": output.feed_forward,
     }
-    for name, tensors in captured.items():
-        tensors.append(values[name])
+    for name, value in values.items():
+        if name in captured:
+            captured[name].append(value)
 
 
 def _mask_and_positions(

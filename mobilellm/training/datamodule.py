@@ -195,6 +195,7 @@ class StepLoader:
 
 
 def gather(windows: WindowDataset, indices: list[int]) -> Batch:
-    """One batch (len(indices), seq) of each field."""
+    """One batch (len(indices), seq) of each field, and the windows' numbers (len(indices),)."""
     items = [windows[index] for index in indices]
-    return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+    batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
+    return batch | {"window": torch.tensor(indices)}

@@ -113,6 +113,8 @@ def test_captures_have_one_entry_per_application(share_kv):
     stream, fed = output.captured["hidden_states"][5], output.captured["feed_forward"][5]
     block = model.blocks[model.config.layer_order[5]]
     assert_close(block.feed_forward(block.feed_forward_norm(stream - fed)), fed)
+    [embedded] = model(ids, capture=("embedding",)).captured["embedding"]
+    assert_close(embedded, model.embedding(ids))
 
 
 def test_captures_equal_those_of_transformers():
@@ -191,5 +193,5 @@ def test_wrong_input_is_refused(shape, mask, message):
 
 
 def test_an_unknown_capture_is_refused():
-    with pytest.raises(ValueError, match="capture='attn' is not known; use one of hidden_states"):
+    with pytest.raises(ValueError, match="capture='attn' is not known; use one of embedding"):
         make_model()(make_ids(), capture=["attn"])
