@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from mobilellm.data.manifest import MANIFEST, Record, read_json
 from mobilellm.data.shards import TokenStream, token_dtype
 from mobilellm.data.source import Split
+
+if TYPE_CHECKING:
+    from mobilellm.data.windows import Windows
 
 TOKENIZER = "tokenizer.model"
 TOKEN_BYTES = "token_bytes.npy"
@@ -73,6 +76,28 @@ class PreparedData:
             self.manifest["splits"][split]["tokens"],
             token_dtype(self.vocab_size),
             shard_tokens=self.manifest["shard_tokens"],
+        )
+
+    def windows(
+        self, split: Split, sequence_length: int, *, document_mask: bool = False
+    ) -> "Windows":
+        """What a split is trained or validated on, see `mobilellm.data.windows`.
+
+        Args:
+            split: "train" or "validation".
+            sequence_length: tokens per window.
+            document_mask: keep documents from attending to each other.
+
+        Raises:
+            ValueError: the split is too short for one window.
+        """
+        from mobilellm.data.windows import WindowDataset
+
+        return WindowDataset(
+            self.tokens(split),
+            sequence_length,
+            eos_token_id=self.eos_token_id,
+            document_mask=document_mask,
         )
 
     @cached_property

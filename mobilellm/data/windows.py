@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,18 @@ from mobilellm.data.shards import TokenSequence
 
 IGNORED_LABEL = -100
 """Label of a position that counts in no loss (torch's own default)."""
+
+
+class Windows(Protocol):
+    """Windows by number, each a tensor (seq,) by name: at least `input_ids` and `labels`."""
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Tensor]:
+        """One window."""
+        ...
 
 
 class WindowDataset(Dataset[dict[str, Tensor]]):

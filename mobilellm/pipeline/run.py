@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobilellm.pipeline.distillation import check_teacher
 from mobilellm.pipeline.plan import Run, plan_run
 from mobilellm.pipeline.summary import describe_run, is_first_process
 from mobilellm.run_folder import (
@@ -43,6 +44,7 @@ def train(cfg: "DictConfig") -> dict[str, Any]:
     check_may_start(run.folder, resume=run.resume)
     prepared = prepare_data(run.data)
     check_prepared(run, prepared)
+    check_teacher(run, prepared)
     tried = try_learning_rates(run, prepared) if run.config["learning_rate_probe"] else None
     with locked(run.folder) if is_first_process() else nullcontext():
         return train_prepared(run, prepared, tried)
@@ -52,7 +54,7 @@ def check_prepared(run: Run, prepared: "PreparedData") -> None:
     """What only the data itself can tell.
 
     Raises:
-        ValueError: another vocabulary, or a split too short for one window.
+        ValueError: another vocabulary, or a split that makes no window.
     """
     if prepared.vocab_size != run.model.vocab_size:
         raise ValueError(
@@ -62,12 +64,10 @@ def check_prepared(run: Run, prepared: "PreparedData") -> None:
         )
     length = run.config["sequence_length"]
     for split in ("train", "validation"):
-        if len(prepared.tokens(split)) <= length:
-            raise ValueError(
-                f"the {split} split has {len(prepared.tokens(split))} tokens, fewer than one "
-                f"window of sequence_length={length} and its last label; use a shorter "
-                "sequence_length or more text"
-            )
+        try:
+            prepared.windows(split, length)
+        except ValueError as error:
+            raise ValueError(f"the {split} split: {error}") from None
 
 
 def train_prepared(

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from mobilellm.data.windows import WindowBatchSampler, WindowDataset
+from mobilellm.data.windows import WindowBatchSampler, Windows
 from mobilellm.evaluation.cross_entropy import IGNORE_INDEX
 
 Batch = dict[str, Tensor]
@@ -26,8 +26,7 @@ class TokenDataModule(LightningDataModule):
     less than a step, hence no worker processes.
 
     Args:
-        prepared: `tokens("train"|"validation")`, `eos_token_id` and `token_bytes`, as
-            `mobilellm.data.PreparedData`.
+        prepared: `windows("train"|"validation", …)` and `token_bytes`, as `mobilellm.data.PreparedData`.
         sequence_length: tokens per window.
         micro_batch_size: windows per device and forward pass.
         samples_per_step: windows per optimizer step over all ranks and micro-batches.
@@ -58,10 +57,11 @@ class TokenDataModule(LightningDataModule):
         self.micro_batch_size = micro_batch_size
         self.samples_per_step = samples_per_step
         self.seed = seed
-        options = {"eos_token_id": prepared.eos_token_id, "document_mask": document_mask}
-        self.train_windows = WindowDataset(prepared.tokens("train"), sequence_length, **options)
-        self.validation_windows = WindowDataset(
-            prepared.tokens("validation"), sequence_length, **options
+        self.train_windows: Windows = prepared.windows(
+            "train", sequence_length, document_mask=document_mask
+        )
+        self.validation_windows: Windows = prepared.windows(
+            "validation", sequence_length, document_mask=document_mask
         )
         if validation_tokens is not None and validation_tokens < sequence_length:
             raise ValueError(
@@ -172,7 +172,7 @@ class StepLoader:
 
     def __init__(
         self,
-        windows: WindowDataset,
+        windows: Windows,
         sampler: WindowBatchSampler,
         accumulation: int,
         *,
@@ -194,7 +194,7 @@ class StepLoader:
             yield step
 
 
-def gather(windows: WindowDataset, indices: list[int]) -> Batch:
+def gather(windows: Windows, indices: list[int]) -> Batch:
     """One batch (len(indices), seq) of each field, and the windows' numbers (len(indices),)."""
     items = [windows[index] for index in indices]
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}

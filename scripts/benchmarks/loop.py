@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mobilellm.data.windows import WindowDataset
 from mobilellm.evaluation.cross_entropy import chunked_cross_entropy
 from mobilellm.models import MobileLLM
 from mobilellm.optim import adamw
@@ -22,16 +23,15 @@ WARM_UP_STEPS = 3
 class RandomTokens:
     """Stands for prepared data: a stream of random tokens, the same for both splits."""
 
-    eos_token_id = None
     token_bytes = None
 
     def __init__(self, vocab_size: int, length: int) -> None:
         """Draw them."""
         self.stream = np.random.default_rng(0).integers(0, vocab_size, length).astype(np.uint16)
 
-    def tokens(self, split: str) -> np.ndarray:
+    def windows(self, split: str, sequence_length: int, **_: bool) -> WindowDataset:
         """All of them."""
-        return self.stream
+        return WindowDataset(self.stream, sequence_length)
 
 
 class _StepTimes:

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from mobilellm.data.windows import WindowDataset
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.optim import adamw
 from mobilellm.optim.schedules import cosine
@@ -32,6 +33,9 @@ class Tokens:
         rng = np.random.default_rng(len(split))
         words = np.minimum(rng.zipf(1.5, self.sizes[split]), VOCAB - 1)
         return words.astype(np.uint16)
+
+    def windows(self, split, sequence_length, **options):
+        return WindowDataset(self.tokens(split), sequence_length, eos_token_id=2, **options)
 
 
 def make_model(**changes):
