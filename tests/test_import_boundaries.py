@@ -17,7 +17,7 @@ LAYERS = (
     ("checkpoint",),
     ("accounting", "export"),
     ("evaluation",),
-    ("search", "report", "compressor"),
+    ("search", "report", "compressor", "teachers"),
     ("training",),
     ("callbacks",),
     ("pipeline", "launchers"),

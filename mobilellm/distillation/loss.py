@@ -73,6 +73,18 @@ class LogitLoss:
             rest=self.rest,
         )  # fmt: skip
 
+    def check(self, student: Structure, teacher: Structure) -> None:
+        """Refuse models that cannot be compared.
+
+        Raises:
+            ValueError: another vocabulary.
+        """
+        if student.vocab_size != teacher.vocab_size:
+            raise ValueError(
+                f"{type(self).__name__}: the student has {student.vocab_size} words, the teacher "
+                f"{teacher.vocab_size}; both need the same tokenizer"
+            )
+
     def divergence(
         self, student_logits: Tensor, teacher: Target, mask: Tensor, *, temperature: float,
         rest: str,

@@ -66,6 +66,7 @@ def enter_stage(
     others wait for it. Killed before, the same is done again.
     """
     from mobilellm.models import ModelConfig
+    from mobilellm.pipeline.fit import make_model
 
     path = checkpoint or run.folder / FOLDER / START
     starts = compression.starts(run.budget)
@@ -84,7 +85,7 @@ def enter_stage(
 
     _on_first_process(advance, until=lambda: not is_due())
     if not path.exists():
-        return Stage(_initial_model(run), starts[0], is_last=False)
+        return Stage(make_model(run), starts[0], is_last=False)
     state = _read(path)
     compression.records = _records(state, compression)
     done = len(compression.records)
@@ -133,7 +134,8 @@ def _advance(
 ) -> dict[str, Any]:
     """The checkpoint of the next stage, from the one in `path` or from the initial model."""
     from mobilellm.models import ModelConfig
-    from mobilellm.pipeline.fit import make_module
+    from mobilellm.pipeline.distillation import keep_dense
+    from mobilellm.pipeline.fit import make_model, make_module
     from mobilellm.training.stages import carry_over
 
     if path.exists():
@@ -141,8 +143,10 @@ def _advance(
         model = _model(ModelConfig.from_dict(checkpoint["model_config"]), checkpoint, path)
     else:
         checkpoint = {"callbacks": {}, "progress": {"step": 0, "tokens": 0}}
-        model = _initial_model(run)
+        model = make_model(run)
     records = _records(checkpoint, compression)
+    if not records:
+        keep_dense(run, model)
     _check_base(run, checkpoint | {"model_config": model.config.to_dict()}, len(records))
     compressed, record = _compress(run, prepared, compression, model, len(records))
     record |= {key: checkpoint["progress"][key] for key in ("step", "tokens")}
@@ -266,12 +270,6 @@ def _check_base(run: "Run", state: dict[str, Any], done: int) -> None:
 
     if done == 0:
         check_same_model(state["model_config"], run.model.to_dict())
-
-
-def _initial_model(run: "Run") -> Any:
-    from mobilellm.pipeline.fit import make_model
-
-    return make_model(run)
 
 
 def _records(state: dict[str, Any], compression: "CompressionCallback") -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ from mobilellm.accounting import largest_micro_batch
 from mobilellm.launchers.command import Stopped
 from mobilellm.launchers.configuration import instantiate
 from mobilellm.pipeline.compression import Stage, enter_stage, find_compression, finish
+from mobilellm.pipeline.distillation import build as build_distillation
+from mobilellm.pipeline.distillation import teacher_bytes
 from mobilellm.pipeline.memory import (
     free_memory_bytes,
     peak_memory_bytes,
@@ -116,8 +118,10 @@ def make_model(run: Run) -> Any:
     """The model with its initial weights: read from `init_from`, or drawn from the seed."""
     if run.config["init_from"] is not None:
         from mobilellm.export.model_folder import open_model
+        from mobilellm.teachers.student import student_of
 
-        return open_model(run.config["init_from"])[0]
+        model, layers = open_model(run.config["init_from"])[0], run.config["init_layers"]
+        return model if layers is None else student_of(model, layers)
     from mobilellm.models import MobileLLM
     from mobilellm.models.initialization import initialize_
 
@@ -154,7 +158,7 @@ def micro_batch_size(run: Run) -> int:
     device = run.trainer.device_type
     size = largest_micro_batch(
         run.model,
-        MEMORY_SHARE * free_memory_bytes(device),
+        MEMORY_SHARE * free_memory_bytes(device) - teacher_bytes(run),
         length,
         divides=samples // world,
         optimizer=run.optimizer_name,
@@ -169,12 +173,11 @@ def micro_batch_size(run: Run) -> int:
 
 def make_callbacks(run: Run) -> list[Any]:
     """Compression, distillation, then the rest; a partial one is told where checkpoints go."""
-    built = [
-        instantiate(node)
-        for group in ("compression", "distillation", "callbacks")
-        for node in run.config[group].values()
-        if node is not None
-    ]
+    compressing, others = (
+        [instantiate(node) for node in run.config[group].values() if node is not None]
+        for group in ("compression", "callbacks")
+    )
+    built = [*compressing, *build_distillation(run), *others]
     folder = run.folder / CHECKPOINTS
     callbacks = [item(folder=folder) if isinstance(item, partial) else item for item in built]
     compression = find_compression(callbacks)
@@ -231,6 +234,7 @@ def measurements(run: Run, trainer: Any, module: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": run.trainer.resolved_precision,
         "finished_at": timestamp(),
+        **_callback_summaries(trainer),
         **describe_model(module.model.config, run.config["sequence_length"]),
     }
 
@@ -255,6 +259,14 @@ def _whole_model(run: Run, module: Any) -> Any:
 def _callback(trainer: Any, kind: type) -> Any:
     """The callback of this kind, None where it is switched off."""
     return next((c for c in trainer.callbacks if isinstance(c, kind)), None)
+
+
+def _callback_summaries(trainer: Any) -> dict[str, Any]:
+    """What callbacks have to say of the run, by their own names."""
+    found: dict[str, Any] = {}
+    for callback in trainer.callbacks:
+        found |= getattr(callback, "summary", dict)()
+    return found
 
 
 def _raise_if_stopped(trainer: Any, run: Run) -> None:

@@ -72,7 +72,7 @@ def plan_run(cfg: DictConfig) -> Run:
     _check_windows(config, model)
     trainer: TrainerConfig = instantiate(cfg.trainer)
     _check_devices(config, trainer)
-    for group in ("optimizer", "schedule", "callbacks", "logger", "distillation"):
+    for group in ("optimizer", "schedule", "callbacks", "logger"):
         instantiate(cfg[group])
     budget = Budget(
         tokens_per_step=config["tokens_per_step"],
@@ -81,6 +81,7 @@ def plan_run(cfg: DictConfig) -> Run:
         max_seconds=config["max_seconds"],
     )
     _check_compression(cfg, model, budget, trainer)
+    _check_distillation(cfg, model, trainer)
     return Run(
         config=config,
         overrides=tuple(overrides),
@@ -128,19 +129,25 @@ def _with_initial_model(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         ValueError: the command line asks for another architecture.
     """
     if cfg.init_from is None:
+        if cfg.init_layers is not None:
+            raise ValueError("init_layers chooses layers of the model in init_from; give that too")
         return cfg
     from mobilellm.export.model_folder import open_model
+    from mobilellm.models.layer_selection import student_config
 
     folder = Path(cfg.init_from)
     model, tokenizer = open_model(folder)
+    config = model.config
+    if cfg.init_layers is not None:
+        config = student_config(config, list(cfg.init_layers))
     asked = [o for o in overrides if o.lstrip("+").startswith(("model=", "model."))]
-    if asked and instantiate(cfg.model) != model.config:
+    if asked and instantiate(cfg.model) != config:
         raise ValueError(
             f"init_from={folder} brings its own architecture, which differs from {', '.join(asked)}"
             "; leave out model=…, or train that model without init_from"
         )
     merged = OmegaConf.create(OmegaConf.to_container(cfg))
-    merged.model = {"_target_": "mobilellm.models.ModelConfig", **model.config.to_dict()}
+    merged.model = {"_target_": "mobilellm.models.ModelConfig", **config.to_dict()}
     if cfg.data.get("tokenizer") is None and tokenizer is not None:
         merged.data.tokenizer = str(tokenizer)
     return merged  # pyright: ignore[reportReturnType]
@@ -188,6 +195,29 @@ def _check_compression(
         compression.check(model, budget)
     except ValueError as error:
         raise ValueError(f"compression: {error}") from error
+
+
+def _check_distillation(cfg: DictConfig, model: ModelConfig, trainer: "TrainerConfig") -> None:
+    from mobilellm.pipeline.compression import find_compression
+    from mobilellm.pipeline.distillation import find_distillation
+
+    distillation = find_distillation(instantiate(node) for node in cfg.distillation.values())
+    if distillation is None:
+        return
+    compression = find_compression(instantiate(cfg.compression).values())
+    if trainer.strategy == "fsdp" and distillation.has_projections:
+        raise ValueError(
+            "distillation: projection=true trains weights beside the model, which trainer=fsdp "
+            "does not share out; use trainer=ddp, or a student of the teacher's width"
+        )
+    try:
+        distillation.check(
+            model,
+            sequence_length=cfg.sequence_length,
+            is_compressed=compression is not None,
+        )
+    except ValueError as error:
+        raise ValueError(f"distillation: {error}") from error
 
 
 def _check_devices(config: dict[str, Any], trainer: "TrainerConfig") -> None:

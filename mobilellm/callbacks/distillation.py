@@ -1,0 +1,181 @@
+"""Training a student beside a teacher: when, with what, and what it is called."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from mobilellm.distillation.loss import DistillationLoss, LogitLoss, StateLoss
+from mobilellm.distillation.schedule import Scheduled, check_scheduled, value_at
+from mobilellm.models.config import ModelConfig
+from mobilellm.models.saved_config import CONFIG_FILE
+from mobilellm.teachers.opening import (
+    TeacherFacts,
+    check_data,
+    check_fits,
+    check_options,
+    describe_teacher,
+    facts_of,
+    open_teacher,
+)
+from mobilellm.teachers.teacher import check_teacher_options, structure_of
+from mobilellm.training.distillation import captures_of, distillation_terms, make_projections
+from mobilellm.training.loss_terms import Terms
+
+DENSE = "dense"
+
+
+class DistillationCallback(Callback):
+    """Adds a teacher's losses to the training step.
+
+    The teacher runs once per micro-batch, without gradients, in evaluation mode, and is in no
+    checkpoint. `train/loss` stays the cross entropy; each further loss is `train/loss/<name>`.
+
+    Args:
+        losses: by the name that the log shows.
+        teacher: folder of a model, a run or a logit store; `dense`: in a run with compression, the
+            model as it was before its first stage.
+        cross_entropy_weight: factor of the labels' cross entropy beside the losses.
+        teacher_precision: `auto` or a number type; see `ModelTeacher`.
+        top_k: let the student see the k most likely tokens only.
+        rounding: with `top_k`, round as a logit store of this precision does.
+
+    Raises:
+        ValueError: no losses, numbers out of range.
+        TypeError: something that is no loss.
+    """
+
+    def __init__(
+        self,
+        losses: Mapping[str, DistillationLoss],
+        *,
+        teacher: str | None = None,
+        cross_entropy_weight: Scheduled = 1.0,
+        teacher_precision: str = "auto",
+        top_k: int | None = None,
+        rounding: str | None = None,
+    ) -> None:
+        """Nothing is opened yet."""
+        if not losses:
+            raise ValueError("distillation has no losses; give at least one, or distillation=none")
+        for name, loss in losses.items():
+            if not isinstance(loss, LogitLoss | StateLoss):
+                raise TypeError(
+                    f"losses.{name} is a {type(loss).__name__}; give it a _target_ such as "
+                    "mobilellm.distillation.forward_kl.ForwardKL"
+                )
+        check_scheduled("cross_entropy_weight", cross_entropy_weight)
+        check_teacher_options(teacher_precision, top_k, rounding)
+        self.losses = dict(losses)
+        self.teacher_folder = teacher
+        self.cross_entropy_weight = cross_entropy_weight
+        self.options = {"precision": teacher_precision, "top_k": top_k, "rounding": rounding}
+        self.capture = captures_of(self.losses.values())
+        self.dense_folder: Path | None = None
+        """Where the pipeline keeps the model as it was before compression."""
+        self.teacher: Any = None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the teacher is the student before compression."""
+        return self.teacher_folder == DENSE
+
+    @property
+    def folder(self) -> Path | None:
+        """Of the teacher; None while there is none, before the first stage of compression."""
+        if not self.is_dense:
+            return Path(self.teacher_folder or "")
+        folder = self.dense_folder
+        return folder if folder is not None and (folder / CONFIG_FILE).is_file() else None
+
+    @property
+    def has_projections(self) -> bool:
+        """Whether weights are trained beside the student's."""
+        return any(getattr(loss, "projection", False) for loss in self.losses.values())
+
+    def weight_bytes(self, student: ModelConfig) -> int:
+        """Bytes of the teacher's weights while it runs."""
+        size = 2 if self.options["precision"] in ("bfloat16", "float16") else 4
+        return size * self._facts(student).parameters
+
+    def _facts(self, student: ModelConfig) -> TeacherFacts:
+        return facts_of(student) if self.is_dense else describe_teacher(self.teacher_folder or "")
+
+    def check(self, student: ModelConfig, *, sequence_length: int, is_compressed: bool) -> None:
+        """Refuse what cannot be done, before any data or weights are read.
+
+        Args:
+            student: the model before any compression.
+            sequence_length: tokens per window.
+            is_compressed: whether the run compresses the student.
+
+        Raises:
+            ValueError, FileNotFoundError: no teacher, one that does not fit, layers out of range.
+        """
+        if self.teacher_folder is None:
+            raise ValueError(
+                "distillation.distillation.teacher is not given; give the folder of a model, a "
+                "run or a logit store, or `dense` with compression"
+            )
+        if self.is_dense and not is_compressed:
+            raise ValueError(
+                "teacher=dense is the model before compression, and this run has no compression; "
+                "give a teacher's folder, or compression=…"
+            )
+        if is_compressed and self.has_projections:
+            raise ValueError(
+                "projection=true cannot be combined with compression, whose stages change what is "
+                "trained; a compressed model keeps its width: use projection=false"
+            )
+        mine, facts = structure_of(student), self._facts(student)
+        check_fits(facts, mine, sequence_length)
+        check_options(facts, **self.options)
+        for loss in self.losses.values():
+            loss.check(mine, facts.structure)
+
+    def check_data(self, prepared: Any, *, sequence_length: int, document_mask: bool) -> None:
+        """Refuse a teacher that belongs to another tokenizer or other data.
+
+        Raises:
+            ValueError: it does.
+        """
+        if not self.is_dense:
+            check_data(
+                self.teacher_folder or "",
+                prepared,
+                sequence_length=sequence_length,
+                document_mask=document_mask,
+            )
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Open the teacher; give the module what is trained beside the student."""
+        if self.folder is None:
+            return
+        self.teacher = open_teacher(self.folder, **self.options)
+        self.student = structure_of(pl_module.model.config)
+        pl_module.auxiliary.update(
+            make_projections(self.losses, self.student, self.teacher.structure)
+        )
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Move the teacher to where the student is."""
+        if self.teacher is not None:
+            self.teacher.to(pl_module.device)
+
+    def loss_terms(self, module: Any, batch: dict[str, Tensor], output: Any) -> Terms:
+        """The losses of one micro-batch; none while there is no teacher."""
+        if self.teacher is None:
+            return {}
+        module.cross_entropy_weight = value_at(self.cross_entropy_weight, module.progress)
+        return distillation_terms(
+            self.losses,
+            self.teacher.lesson(batch, self.capture),
+            output,
+            batch["labels"],
+            student=self.student,
+            teacher=self.teacher.structure,
+            progress=module.progress,
+            projections=dict(module.auxiliary.items()),
+        )

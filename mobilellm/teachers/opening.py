@@ -1,0 +1,202 @@
+"""Open a teacher by its folder, whoever wrote it, and check that it fits the student and the data.
+
+A folder is, in this order: a logit store; a model of ours or a run with one; a Llama-type Hugging
+Face folder; any other causal language model that `transformers` can open.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.accounting import count_parameters
+from mobilellm.distillation.logit_store import LogitStore, is_logit_store
+from mobilellm.distillation.loss import Structure
+from mobilellm.export.model_folder import open_config, open_model
+from mobilellm.models.config import ModelConfig
+from mobilellm.teachers.teacher import (
+    ModelTeacher,
+    StoredTeacher,
+    Teacher,
+    check_teacher_options,
+    structure_of,
+)
+
+if TYPE_CHECKING:
+    from mobilellm.data import PreparedData
+
+TOKENIZER_FILE = "tokenizer.model"
+# Most published models are stored in 16 bits.
+BYTES_PER_STORED_WEIGHT = 2
+
+
+@dataclass(frozen=True)
+class TeacherFacts:
+    """What is known of a teacher before its weights are read."""
+
+    kind: str
+    """`store`, `model` or `transformers`."""
+    structure: Structure
+    max_tokens: int | None
+    """Longest window it can read; None: not limited, or not known."""
+    parameters: int = 0
+    """Weights that lie in memory; of a model for transformers a guess from its files."""
+
+
+def describe_teacher(folder: str | Path) -> TeacherFacts:
+    """Kind and structure of the teacher in a folder.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: it cannot be represented, or a store that is not complete.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"teacher={folder} does not exist; give the folder of a model, a run or a logit store"
+        )
+    if is_logit_store(folder):
+        store = LogitStore(folder)
+        return TeacherFacts("store", StoredTeacher(store).structure, store.sequence_length)
+    if _is_llama(folder):
+        config = open_config(folder)
+        return facts_of(config)
+    from mobilellm.teachers.transformers_teacher import describe_transformers
+
+    structure, max_tokens = describe_transformers(folder)
+    stored = sum(p.stat().st_size for e in ("*.safetensors", "*.bin") for p in folder.glob(e))
+    return TeacherFacts("transformers", structure, max_tokens, stored // BYTES_PER_STORED_WEIGHT)
+
+
+def facts_of(config: ModelConfig) -> TeacherFacts:
+    """What is known of one of our models."""
+    parameters = count_parameters(config).stored
+    return TeacherFacts("model", structure_of(config), config.max_position_embeddings, parameters)
+
+
+def open_teacher(
+    folder: str | Path,
+    *,
+    precision: str = "auto",
+    top_k: int | None = None,
+    rounding: str | None = None,
+) -> Teacher:
+    """The teacher in a folder, on the CPU.
+
+    Args:
+        folder: a logit store or a model.
+        precision: of a model, see `ModelTeacher`.
+        top_k: likewise.
+        rounding: likewise.
+
+    Raises:
+        FileNotFoundError, ValueError: as `describe_teacher`; options that the teacher has not.
+    """
+    facts = describe_teacher(folder)
+    check_options(facts, precision, top_k, rounding)
+    if facts.kind == "store":
+        store = LogitStore(folder)
+        store.verify()
+        return StoredTeacher(store)
+    if facts.kind == "model":
+        model: Any = open_model(folder)[0]
+    else:
+        from mobilellm.teachers.transformers_teacher import open_transformers
+
+        model = open_transformers(folder)
+    return ModelTeacher(model, facts.structure, precision=precision, top_k=top_k, rounding=rounding)
+
+
+def check_options(
+    facts: TeacherFacts, precision: str, top_k: int | None, rounding: str | None
+) -> None:
+    """Check how the teacher is to be run.
+
+    Raises:
+        ValueError: options out of range, or given for a store, which has its own.
+    """
+    if facts.kind != "store":
+        check_teacher_options(precision, top_k, rounding, facts.structure.vocab_size)
+    elif top_k is not None or rounding is not None or precision != "auto":
+        raise ValueError(
+            "top_k, rounding and teacher_precision belong to a teacher in memory; a logit store "
+            "has those that scripts/prepare_logits.py was given: leave them out"
+        )
+
+
+def check_fits(facts: TeacherFacts, student: Structure, sequence_length: int) -> None:
+    """Check vocabulary and window.
+
+    Raises:
+        ValueError: another vocabulary, a window that the teacher cannot read.
+    """
+    if facts.structure.vocab_size != student.vocab_size:
+        raise ValueError(
+            f"the teacher has {facts.structure.vocab_size} words, the student vocab_size="
+            f"{student.vocab_size}; both need the same tokenizer: prepare the data with the "
+            f"teacher's (data.tokenizer=…) and set model.vocab_size={facts.structure.vocab_size}"
+        )
+    if facts.max_tokens is not None and sequence_length > facts.max_tokens:
+        raise ValueError(
+            f"sequence_length={sequence_length} is longer than the teacher can read, "
+            f"{facts.max_tokens} tokens; use at most that"
+        )
+
+
+def check_data(
+    folder: str | Path, prepared: "PreparedData", *, sequence_length: int, document_mask: bool
+) -> None:
+    """Check that the teacher speaks of the student's data, by its tokenizer.
+
+    A model without a tokenizer.model is taken at its word: only the size of its vocabulary is
+    known.
+
+    Raises:
+        ValueError: another tokenizer, or a store of other data or another window.
+    """
+    folder = Path(folder)
+    if is_logit_store(folder):
+        LogitStore(folder).check(
+            vocab_size=prepared.vocab_size,
+            sequence_length=sequence_length,
+            document_mask=document_mask,
+            data_hash=prepared.hashes["train"],
+            tokenizer_hash=prepared.hashes["tokenizer"],
+        )
+        return
+    own, wanted = _tokenizer_hash(folder, prepared.vocab_size), prepared.hashes["tokenizer"]
+    if own is not None and wanted is not None and own != wanted:
+        raise ValueError(
+            f"the tokenizer of the teacher {folder} is another than that of the data in "
+            f"{prepared.dir}; prepare the data with the teacher's: data.tokenizer="
+            f"{_tokenizer_file(folder)}"
+        )
+
+
+def _tokenizer_file(folder: Path) -> Path | None:
+    """The teacher's own, in its folder or its run's model."""
+    found = (folder / part / TOKENIZER_FILE for part in ("", "model"))
+    return next((path for path in found if path.is_file()), None)
+
+
+def _tokenizer_hash(folder: Path, vocab_size: int) -> str | None:
+    from mobilellm.data.tokenizer import load_tokenizer, tokenizer_hash
+
+    path = _tokenizer_file(folder)
+    return None if path is None else tokenizer_hash(load_tokenizer(path, vocab_size))
+
+
+def _is_llama(folder: Path) -> bool:
+    """Whether the project's own classes represent the model; False leaves it to transformers."""
+    try:
+        open_config(folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"teacher={folder} holds neither a model nor a logit store ({error})"
+        ) from error
+    except ValueError:
+        config = folder / "config.json"
+        if config.is_file() and "model_type" in json.loads(config.read_text()):
+            return False
+        raise
+    return True
