@@ -1,0 +1,214 @@
+"""Teachers of every kind say what their model says, and are refused where they do not fit."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mobilellm.checkpoint import save_model
+from mobilellm.distillation.loss import Structure
+from mobilellm.distillation.targets import TopK
+from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.teachers.opening import check_fits, describe_teacher, open_teacher
+from mobilellm.teachers.student import student_of
+from mobilellm.teachers.teacher import ModelTeacher, structure_of
+
+SIZES = {
+    "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_blocks": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32,
+}  # fmt: skip
+
+
+def make_model(**changes):
+    torch.manual_seed(0)
+    return MobileLLM(ModelConfig(**(SIZES | changes)))
+
+
+def make_batch(batch=2, length=9):
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(50, (batch, length), generator=generator)
+    return {"input_ids": ids, "labels": ids, "window": torch.arange(batch)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_model(make_model(block_repeats=2, layer_sharing="reverse"), tmp_path / "teacher")
+    return tmp_path / "teacher"
+
+
+def test_a_saved_model_teaches_what_it_predicts(folder):
+    teacher, batch = open_teacher(folder), make_batch()
+    model = make_model(block_repeats=2, layer_sharing="reverse")
+    lesson = teacher.lesson(batch, ("hidden_states", "attention", "embedding"))
+    expected = model(batch["input_ids"], capture=("hidden_states", "attention", "embedding"))
+    logits = expected.logits.flatten(0, 1)
+    assert_close(lesson.target(slice(0, 18), 1.0), logits)
+    assert_close(lesson.target(slice(5, 7), 2.0), logits[5:7])
+    for name, states in expected.captured.items():
+        assert_close(lesson.captured[name], states)
+    assert len(lesson.captured["hidden_states"]) == teacher.structure.num_layers == 6
+
+
+def test_it_is_frozen_and_keeps_no_graph(folder):
+    teacher = open_teacher(folder)
+    lesson = teacher.lesson(make_batch(), ("hidden_states",))
+    assert not any(p.requires_grad for p in teacher.model.parameters())
+    assert not teacher.model.training
+    assert not lesson.target(slice(0, 3), 1.0).requires_grad
+    assert not any(states.requires_grad for states in lesson.captured["hidden_states"])
+
+
+def test_documents_stay_apart(folder):
+    teacher, batch = open_teacher(folder), make_batch(1, 8)
+    batch["document_ids"] = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1]])
+    alone = {"input_ids": batch["input_ids"][:, 5:]}
+    expected = teacher.lesson(alone).target(slice(0, 3), 1.0)
+    assert_close(teacher.lesson(batch).target(slice(5, 8), 1.0), expected)
+
+
+@pytest.mark.parametrize("rounding", [None, "fixed16", "fixed8"])
+def test_the_k_most_likely_words(folder, rounding):
+    teacher = open_teacher(folder, top_k=4, rounding=rounding)
+    batch = make_batch()
+    seen = teacher.lesson(batch).target(slice(0, 18), 2.0)
+    logits = open_teacher(folder).lesson(batch).target(slice(0, 18), 1.0)
+    expected = (logits / 2).log_softmax(-1).topk(4)
+    assert isinstance(seen, TopK)
+    assert seen.temperature == 2.0
+    assert torch.equal(seen.indices, expected.indices)
+    largest = {None: 1e-6, "fixed16": 1e-3, "fixed8": 0.1}[rounding]
+    difference = (seen.log_probabilities - expected.values).abs().max()
+    assert difference < largest
+    assert (difference > 1e-6) == (rounding is not None)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_precision_is_the_teachers_own(folder, precision):
+    teacher = open_teacher(folder, precision=precision)
+    batch = make_batch()
+    expected = open_teacher(folder).lesson(batch).target(slice(0, 18), 1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = teacher.lesson(batch).target(slice(0, 18), 1.0)
+    assert found.dtype == getattr(torch, precision)
+    assert_close(found.float(), expected, atol=0.05, rtol=0.05)
+    assert torch.equal(found.float(), expected) == (precision == "float32")
+
+
+def test_a_llama_of_hugging_face(tmp_path):
+    from mobilellm.export.huggingface import export_huggingface
+
+    model = make_model()
+    export_huggingface(model, tmp_path / "llama")
+    batch = make_batch()
+    found = open_teacher(tmp_path / "llama").lesson(batch).target(slice(0, 18), 1.0)
+    assert_close(found, model(batch["input_ids"]).logits.flatten(0, 1))
+
+
+def test_any_causal_model_of_transformers(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=50, n_embd=16, n_layer=3, n_head=4, n_positions=32,
+        attn_pdrop=0.5, resid_pdrop=0.5, embd_pdrop=0.5,
+    )  # fmt: skip
+    model = transformers.GPT2LMHeadModel(config).eval()
+    model.save_pretrained(tmp_path / "gpt2")
+    facts = describe_teacher(tmp_path / "gpt2")
+    assert facts.kind == "transformers"
+    assert (facts.structure.num_layers, facts.structure.num_heads) == (3, (4, 4, 4))
+    assert facts.max_tokens == 32
+    teacher, batch = open_teacher(tmp_path / "gpt2"), make_batch()
+    lesson = teacher.lesson(batch, ("hidden_states", "attention", "embedding"))
+    wanted = model(
+        batch["input_ids"], output_hidden_states=True, output_attentions=True, use_cache=False
+    )
+    assert_close(lesson.target(slice(0, 18), 1.0), wanted.logits.flatten(0, 1))
+    assert_close(lesson.captured["hidden_states"], list(wanted.hidden_states[1:]))
+    assert_close(lesson.captured["embedding"], [wanted.hidden_states[0]])
+    assert len(lesson.captured["attention"]) == 3
+    batch["document_ids"] = torch.tensor([[0] * 5 + [1] * 4] * 2)
+    first = {"input_ids": batch["input_ids"][:, :5]}
+    whole = teacher.lesson(batch).target(slice(0, 5), 1.0)
+    assert_close(whole, teacher.lesson(first).target(slice(0, 5), 1.0))
+
+
+def test_soft_capped_logits_are_refused(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Gemma2Config(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=4, final_logit_softcapping=0.05,
+    )  # fmt: skip
+    transformers.Gemma2ForCausalLM(config).save_pretrained(tmp_path / "gemma")
+    with pytest.raises(ValueError, match="soft-capping"):
+        open_teacher(tmp_path / "gemma")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 51}, "top_k=51 is above the vocabulary of 50 words"),
+        ({"top_k": 0}, "top_k=0 must be a whole number"),
+        ({"rounding": "fixed16"}, "give top_k too"),
+        ({"precision": "int8"}, "teacher_precision='int8' is not known; use one of auto"),
+    ],
+)
+def test_options_out_of_range(folder, options, message):
+    with pytest.raises(ValueError, match=message):
+        open_teacher(folder, **options)
+
+
+def test_what_is_no_teacher(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist; give the folder of a model"):
+        describe_teacher(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="neither a model nor a logit store"):
+        describe_teacher(tmp_path / "empty")
+    (tmp_path / "empty/config.json").write_text('{"model_type": "no-such-model"}')
+    with pytest.raises(ValueError, match="no-such-model"):
+        describe_teacher(tmp_path / "empty")
+
+
+def test_a_student_that_does_not_fit(folder):
+    facts = describe_teacher(folder)
+    student = structure_of(ModelConfig(**(SIZES | {"vocab_size": 60})))
+    with pytest.raises(ValueError, match="the teacher has 50 words, the student vocab_size=60"):
+        check_fits(facts, student, 16)
+    with pytest.raises(ValueError, match="sequence_length=64 is longer than the teacher can read"):
+        check_fits(facts, facts.structure, 64)
+
+
+def test_structure_counts_applications():
+    config = ModelConfig(**(SIZES | {"block_repeats": 2, "num_attention_heads": (2, 4, 8),
+                                     "num_key_value_heads": 2, "head_dim": 4}))  # fmt: skip
+    assert structure_of(config) == Structure(
+        num_layers=6, hidden_size=16, num_heads=(2, 2, 4, 4, 8, 8), vocab_size=50
+    )
+
+
+def test_a_student_of_all_layers_is_its_teacher():
+    teacher = make_model(block_repeats=2, layer_sharing="reverse")
+    student = student_of(teacher, range(6))
+    ids = make_batch()["input_ids"]
+    assert student.config.num_blocks == student.config.num_layers == 6
+    assert_close(student(ids).logits, teacher(ids).logits)
+
+
+def test_a_student_of_chosen_layers():
+    teacher = make_model(
+        num_blocks=5, tie_word_embeddings=False, intermediate_size=(8, 16, 24, 32, 40)
+    )
+    student = student_of(teacher, [0, 2, 4])
+    assert student.config.intermediate_size == (8, 24, 40)
+    ids = make_batch()["input_ids"]
+    hidden = ModelTeacher(teacher, structure_of(teacher.config)).model.embedding(ids)
+    kept = torch.nn.ModuleList(teacher.blocks[i] for i in (0, 2, 4))
+    teacher.blocks = kept
+    teacher._layers = teacher._layers[:3]
+    assert_close(student(ids).hidden, teacher(ids).hidden)
+    assert_close(student.embedding(ids), hidden)
+    assert student.head.weight.data_ptr() != teacher.head.weight.data_ptr()
+
+
+@pytest.mark.parametrize("layers", [[], [3], [-1], [True]])
+def test_layers_out_of_range(layers):
+    with pytest.raises(ValueError, match="init_layers"):
+        student_of(make_model(), layers)
