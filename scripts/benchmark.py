@@ -7,7 +7,8 @@
 Parts: train (step against Hugging Face's Llama), litgpt (against LitGPT's GPT, in the environment
 of LITGPT_PYTHON), memory (peak of a step), decode (against Hugging Face's generate), loop
 (Lightning with logging over a bare loop), startup (command to first step), data (preparing text),
-gpu, factorized (factorised feed-forward layers against dense ones).
+gpu, factorized (factorised feed-forward layers against dense ones), distillation (steps with a
+teacher or its stored logits against steps on labels alone).
 """
 
 import argparse
@@ -18,7 +19,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from mobilellm.launchers.command import run_command
 
-PARTS = ("train", "litgpt", "memory", "decode", "loop", "startup", "data", "gpu", "factorized")
+PARTS = ("train", "litgpt", "memory", "decode", "loop", "startup", "data", "gpu", "factorized",
+         "distillation")  # fmt: skip
 
 
 def main() -> None:
