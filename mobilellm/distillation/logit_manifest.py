@@ -1,0 +1,139 @@
+"""What a logit store was made from, and where its parts lie.
+
+A store is a folder with `inputs.json`, there from the start; shards `00000.logits`, … of whole
+windows, each there whole or not at all; and `manifest.json`, written last.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilellm.distillation.packing import Packing
+
+INPUTS = "inputs.json"
+MANIFEST = "manifest.json"
+FORMAT = "mobilellm-logits"
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitInputs:
+    """All that a store's bytes rest on, but for the number type in which the teacher ran.
+
+    Raises:
+        ValueError: see `Packing`; numbers below 1.
+    """
+
+    data_hash: str
+    """Of the tokens of the training split."""
+    tokenizer_hash: str | None
+    """None where the data came as token ids without one."""
+    teacher_hash: str
+    """Of its configuration and weights."""
+    vocab_size: int
+    sequence_length: int
+    """Tokens per window."""
+    document_mask: bool
+    """Whether documents that share a window could see each other: False, they could."""
+    k: int
+    precision: str
+    packing: str
+    temperature: float
+    """The teacher's logits were divided by it."""
+    num_windows: int
+    """All windows of the training split."""
+    windows_per_shard: int
+    """In every shard but the last."""
+    teacher_precision: str = "auto"
+    """In which the teacher was asked to run."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("sequence_length", "num_windows", "windows_per_shard"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature} must be positive")
+        self.codec  # noqa: B018 - checks k, precision and packing
+
+    @property
+    def codec(self) -> Packing:
+        """How tokens are written."""
+        return Packing(
+            vocab_size=self.vocab_size, k=self.k, precision=self.precision, packing=self.packing
+        )
+
+    @property
+    def window_bytes(self) -> int:
+        """Bytes of one window."""
+        return self.sequence_length * self.codec.bytes_per_token
+
+    @property
+    def num_shards(self) -> int:
+        """Files."""
+        return -(-self.num_windows // self.windows_per_shard)
+
+    def windows_of(self, shard: int) -> range:
+        """The windows of a shard."""
+        first = shard * self.windows_per_shard
+        return range(first, min(first + self.windows_per_shard, self.num_windows))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def differences(self, known: Mapping[str, Any]) -> list[str]:
+        """What differs from the inputs that a folder records, for a reader."""
+        return [
+            f"{name} was {known.get(name)}, now {value}"
+            for name, value in self.to_dict().items()
+            if known.get(name) != value
+        ]
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """The file of a shard."""
+    return folder / f"{shard:05d}.logits"
+
+
+def has_shard(folder: Path, inputs: LogitInputs, shard: int) -> bool:
+    """Whether that shard is there with the size that it should have."""
+    path = shard_path(folder, shard)
+    size = len(inputs.windows_of(shard)) * inputs.window_bytes
+    return path.is_file() and path.stat().st_size == size
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A JSON file of a logit store; None where there is none, or it belongs to something else.
+
+    Raises:
+        ValueError: damaged, or of another version.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); make the store again") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        return None
+    if record.get("version") != VERSION:
+        raise ValueError(
+            f"{path} is of version {record.get('version')}, this is version {VERSION}; make the "
+            "store again with scripts/prepare_logits.py"
+        )
+    return record
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump({"format": FORMAT, "version": VERSION, **record}, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
