@@ -64,7 +64,7 @@ class DistillationCallback(Callback):
             if not isinstance(loss, LogitLoss | StateLoss):
                 raise TypeError(
                     f"losses.{name} is a {type(loss).__name__}; give it a _target_ such as "
-                    "mobilellm.distillation.forward_kl.ForwardKL"
+                    "mobilellm.distillation.ForwardKL"
                 )
         check_scheduled("cross_entropy_weight", cross_entropy_weight)
         check_teacher_options(teacher_precision, top_k, rounding)
