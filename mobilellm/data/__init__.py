@@ -10,6 +10,7 @@ from mobilellm.data.mixture import Mixture, MixtureData
 from mobilellm.data.parquet import ParquetData, ParquetFiles
 from mobilellm.data.prepare import open_prepared, prepare_data
 from mobilellm.data.prepared import PreparedData
+from mobilellm.data.rationale_data import HubRationaleData, RationaleData
 from mobilellm.data.source import Source
 from mobilellm.data.stdlib import StandardLibrary, StandardLibraryData
 from mobilellm.data.text import TextData, TextFiles
@@ -19,6 +20,7 @@ __all__ = [
     "DataConfig",
     "HubData",
     "HubDataset",
+    "HubRationaleData",
     "JsonlData",
     "JsonlFiles",
     "Mixture",
@@ -26,6 +28,7 @@ __all__ = [
     "ParquetData",
     "ParquetFiles",
     "PreparedData",
+    "RationaleData",
     "Source",
     "StandardLibrary",
     "StandardLibraryData",

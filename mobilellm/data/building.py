@@ -30,6 +30,7 @@ from mobilellm.data.splitting import (
 )
 from mobilellm.data.tokenizer import (
     SPACE_MARK,
+    EvenSample,
     load_tokenizer,
     token_byte_counts,
     tokenizer_hash,
@@ -63,7 +64,7 @@ def build_contents(config: DataConfig, bar: ProgressBar, *, shard_tokens: int) -
     sample_bytes = int(config.tokenizer_sample_megabytes * 1e6) if trains else None
     with bar.phase("reading", _known_size(config)):
         found = survey(config, sample_bytes=sample_bytes, bar=bar)
-    processor = _make_tokenizer(config, found, bar)
+    processor = make_tokenizer(config, found.sample, bar)
     build = _Build(config, processor, found, bar, shard_tokens)
     with bar.phase("tokenizing", found.num_bytes.total() if found.is_complete else None):
         started = time.perf_counter()
@@ -87,7 +88,7 @@ def build_contents(config: DataConfig, bar: ProgressBar, *, shard_tokens: int) -
     with bar.phase("baselines", counts_bytes=False):
         baselines = measure_baselines(streams["train"], streams["validation"], config.vocab_size)
     counts: dict[Split, NDArray[np.int64]] = {
-        split: _count_tokens(stream, config.vocab_size) for split, stream in streams.items()
+        split: count_tokens(stream, config.vocab_size) for split, stream in streams.items()
     }
     return {
         "vocab_size": config.vocab_size,
@@ -98,7 +99,7 @@ def build_contents(config: DataConfig, bar: ProgressBar, *, shard_tokens: int) -
             | {
                 "tokens": len(stream),
                 # Equal to text_bytes where the tokenizer changes nothing.
-                "token_bytes": _bytes_of(processor, counts[split]),
+                "token_bytes": bytes_of(processor, counts[split]),
             }
             for split, stream in streams.items()
         },
@@ -106,7 +107,7 @@ def build_contents(config: DataConfig, bar: ProgressBar, *, shard_tokens: int) -
         "tokenizer_sample_bytes": found.sample.num_bytes if found.sample else None,
         "tokenizer_sampled_from_bytes": found.num_bytes["train"] if found.sample else None,
         "space_marks": build.space_marks,
-        "unknown_tokens": _num_unknown(processor, counts),
+        "unknown_tokens": num_unknown(processor, counts),
         "baselines": asdict(baselines),
         # Of this process alone: what an interrupted one had done costs only reading.
         "tokenizing_seconds": round(seconds, 3),
@@ -122,8 +123,8 @@ def _known_size(config: DataConfig) -> int | None:
     return min(size, int(config.max_megabytes * 1e6)) if config.max_megabytes else size
 
 
-def _make_tokenizer(
-    config: DataConfig, found: Survey, bar: ProgressBar
+def make_tokenizer(
+    config: DataConfig, sample: EvenSample | None, bar: ProgressBar
 ) -> "SentencePieceProcessor | None":
     """The given tokenizer, the one trained before, or one trained now; copied into the folder."""
     path = config.folder / TOKENIZER
@@ -131,12 +132,12 @@ def _make_tokenizer(
         given = Path(config.tokenizer)
         processor = load_tokenizer(given, config.vocab_size)
         write_atomically(path, [given.read_bytes()])
-    elif found.sample is None:
+    elif sample is None:
         return None
     else:
         if not path.exists():
             with bar.phase("training tokenizer", counts_bytes=False):
-                write_atomically(path, [train_tokenizer(found.sample.parts, config.vocab_size)])
+                write_atomically(path, [train_tokenizer(sample.parts, config.vocab_size)])
         processor = load_tokenizer(path, config.vocab_size)
     table = io.BytesIO()
     np.save(table, token_byte_counts(processor))
@@ -163,7 +164,7 @@ class _Build:
             split: ShardWriter(config.folder / split, dtype, shard_tokens=shard_tokens)
             for split in SPLITS
         }
-        self.eos_token_id = _eos_token_id(config, processor)
+        self.eos_token_id = find_eos_token_id(config, processor)
         self._digest = hashlib.blake2b(digest_size=16)
         self._documents: Counter[Split] = Counter()
         self._text_bytes: Counter[Split] = Counter()
@@ -261,7 +262,7 @@ class _Build:
             )
 
 
-def _count_tokens(stream: TokenStream, vocab_size: int) -> NDArray[np.int64]:
+def count_tokens(stream: TokenStream, vocab_size: int) -> NDArray[np.int64]:
     """How often each token occurs, (vocab,)."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     for start in range(0, len(stream), 1 << 20):
@@ -269,19 +270,24 @@ def _count_tokens(stream: TokenStream, vocab_size: int) -> NDArray[np.int64]:
     return counts
 
 
-def _bytes_of(processor: "SentencePieceProcessor | None", counts: NDArray[np.int64]) -> int | None:
+def bytes_of(processor: "SentencePieceProcessor | None", counts: NDArray[np.int64]) -> int | None:
     """Bytes that a split's tokens stand for."""
     return int((counts * token_byte_counts(processor)).sum()) if processor else None
 
 
-def _num_unknown(
+def num_unknown(
     processor: "SentencePieceProcessor | None", counts: Mapping[Split, NDArray[np.int64]]
 ) -> int:
     """Characters that the tokenizer has no token for, and cannot spell in bytes."""
     return sum(int(of[processor.unk_id()]) for of in counts.values()) if processor else 0
 
 
-def _eos_token_id(config: DataConfig, processor: "SentencePieceProcessor | None") -> int:
+def find_eos_token_id(config: DataConfig, processor: "SentencePieceProcessor | None") -> int:
+    """The token that ends a document.
+
+    Raises:
+        ValueError: the tokenizer has none, and it is to be added.
+    """
     if config.end_of_text_id is not None or processor is None:
         return config.end_of_text_id or 0
     if processor.eos_id() < 0 and config.add_eos:

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mobilellm.data.source import Source
+
+if TYPE_CHECKING:
+    from mobilellm.data.prepared import PreparedData
+    from mobilellm.data.progress_bar import ProgressBar
 
 DEFAULT_HELD_OUT = 0.05
 _MIN_VOCAB_SIZE = 3 + 256
@@ -109,3 +113,15 @@ class DataConfig(Source):
             "max_megabytes": self.max_megabytes,
             "add_eos": self.add_eos,
         }
+
+    def build(self, bar: "ProgressBar", *, shard_tokens: int) -> dict[str, Any]:
+        """Write what training reads into `folder`; the manifest says of it what is returned."""
+        from mobilellm.data.building import build_contents
+
+        return build_contents(self, bar, shard_tokens=shard_tokens)
+
+    def open(self) -> "PreparedData":
+        """What `build` wrote, once the manifest is there."""
+        from mobilellm.data.prepared import PreparedData
+
+        return PreparedData(self.folder)

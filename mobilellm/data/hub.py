@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubDataset(Source):
-    """A dataset of the hub, or a local folder laid out like one; one row, one document."""
+class HubRows(Source):
+    """A dataset of the hub, or a local folder laid out like one."""
 
     dataset_name: str
     """Its name on the hub, e.g. `roneneldan/TinyStories`, or a local folder."""
@@ -24,20 +24,10 @@ class HubDataset(Source):
     """Its split for training; slices such as `train[:10%]` work without streaming."""
     validation_split: str | None = None
     """Its split for validation; default: documents are held out of the training split."""
-    column: str = "text"
-    """The column of the text."""
-    document: str = "row"
-    """`row`: each row is a document. Anything else is a regular expression: a row that it matches
-    from its start begins a document, which the rows after it continue."""
     revision: str | None = None
     """A commit, tag or branch; give a commit to be sure of the very same text."""
     streaming: bool = True
     """Read over the network as it is needed; false: download all of it first."""
-
-    def __post_init__(self) -> None:
-        """Check the regular expression."""
-        compile_rule(self.document, choices=("row",))
-        super().__post_init__()
 
     @property
     def has_validation(self) -> bool:
@@ -56,15 +46,13 @@ class HubDataset(Source):
         return f"{name}-{self.dataset_config}" if self.dataset_config else name
 
     def identity(self) -> Mapping[str, Any]:
-        """What names the rows; the text itself can change where no commit is given."""
+        """What names the rows; they can change where no commit is given."""
         return {
             "format": "hub",
             "dataset_name": self.dataset_name,
             "dataset_config": self.dataset_config,
             "train_split": self.train_split,
             "validation_split": self.validation_split,
-            "column": self.column,
-            "document": self.document,
             "revision": self.revision,
         }
 
@@ -93,6 +81,26 @@ class HubDataset(Source):
                 "name, dataset_config, the split and the network, or use a local copy: "
                 "data=parquet data.train=PATH"
             ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubDataset(HubRows):
+    """A dataset of the hub, or a local folder laid out like one; one row, one document."""
+
+    column: str = "text"
+    """The column of the text."""
+    document: str = "row"
+    """`row`: each row is a document. Anything else is a regular expression: a row that it matches
+    from its start begins a document, which the rows after it continue."""
+
+    def __post_init__(self) -> None:
+        """Check the regular expression."""
+        compile_rule(self.document, choices=("row",))
+        super().__post_init__()
+
+    def identity(self) -> Mapping[str, Any]:
+        """What names the rows, and how they make documents."""
+        return {**super().identity(), "column": self.column, "document": self.document}
 
     def pieces(self, split: Split) -> Iterator[Piece]:
         """All rows in the dataset's order."""

@@ -14,17 +14,21 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
 
 
-@dataclass(frozen=True, kw_only=True)
-class JsonlFiles(LocalFiles):
-    """Files of JSON lines (also `.gz`), one document each from a column of strings."""
-
-    column: str = "text"
-    """The key of the text."""
+class JsonlRows(LocalFiles):
+    """Files of JSON lines (also `.gz`)."""
 
     @property
     def suffixes(self) -> tuple[str, ...]:
         """Endings of the files taken from a folder."""
         return (".jsonl", ".ndjson", ".jsonl.gz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonlFiles(JsonlRows):
+    """Files of JSON lines, one document each from a column of strings."""
+
+    column: str = "text"
+    """The key of the text."""
 
     def identity(self) -> Mapping[str, Any]:
         """The format and the column."""
@@ -59,19 +63,27 @@ def read_column(files: Sequence[Path], column: str) -> Iterator[tuple[Any, str]]
     Raises:
         ValueError: a line that is not UTF-8, no JSON object, or without the key.
     """
+    for row, place in read_rows(files):
+        if column not in row:
+            raise ValueError(
+                f"{place} has no column {column!r}; set data.column to one of "
+                f"{', '.join(row) or 'its keys (it has none)'}, or mend the line"
+            )
+        yield row[column], place
+
+
+def read_rows(files: Sequence[Path]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The objects, each with its place for messages; blank lines are skipped.
+
+    Raises:
+        ValueError: a line that is not UTF-8 or no JSON object.
+    """
     for file in files:
         with open_binary(file) as lines:
             for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                place = f"{file} line {number}"
-                row = _parse(line, place)
-                if column not in row:
-                    raise ValueError(
-                        f"{place} has no column {column!r}; set data.column to one of "
-                        f"{', '.join(row) or 'its keys (it has none)'}, or mend the line"
-                    )
-                yield row[column], place
+                if line.strip():
+                    place = f"{file} line {number}"
+                    yield _parse(line, place), place
 
 
 def _parse(line: bytes, place: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def open_prepared(config: DataConfig) -> PreparedData | None:
             f"{config.folder} was prepared from other input: {'; '.join(changes[:3])}; choose "
             "another data.dir (or data.name), or remove that folder"
         )
-    return PreparedData(config.folder)
+    return config.open()
 
 
 def prepare_data(
@@ -94,11 +94,9 @@ def prepare_data(
 
 
 def _prepare(config: DataConfig, bar: ProgressBar, shard_tokens: int) -> PreparedData:
-    from mobilellm.data.building import build_contents
-
     started = time.perf_counter()
     inputs = _begin(config)
-    contents = build_contents(config, bar, shard_tokens=shard_tokens)
+    contents = config.build(bar, shard_tokens=shard_tokens)
     write_json(
         config.folder / MANIFEST,
         {
@@ -108,7 +106,7 @@ def _prepare(config: DataConfig, bar: ProgressBar, shard_tokens: int) -> Prepare
             "seconds": round(time.perf_counter() - started, 3),
         },
     )
-    return PreparedData(config.folder)
+    return config.open()
 
 
 def _begin(config: DataConfig) -> Record:

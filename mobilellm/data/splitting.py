@@ -32,7 +32,8 @@ def routed_pieces(config: DataConfig) -> Iterator[RoutedPiece]:
     limit = (config.max_megabytes or float("inf")) * 1e6
     for piece in config.pieces("train"):
         if begins:
-            split = "validation" if _is_held_out(piece, config.held_out_share) else "train"
+            content = piece.content if isinstance(piece.content, bytes) else piece.content.tobytes()
+            split = "validation" if is_held_out(content, config.held_out_share) else "train"
         yield RoutedPiece(split, piece, begins)
         begins = piece.ends_document
         size += num_bytes(piece)
@@ -120,10 +121,9 @@ def _is_text(config: DataConfig) -> bool:
     return hasattr(config, "document")
 
 
-def _is_held_out(piece: Piece, share: float) -> bool:
+def is_held_out(text: bytes, share: float) -> bool:
+    """Whether a document that begins so is one of the `share` for validation."""
     if not share:
         return False
-    content = piece.content
-    text = content if isinstance(content, bytes) else content.tobytes()
     digest = hashlib.blake2b(text, digest_size=8, person=b"held_out").digest()
     return int.from_bytes(digest, "big") < share * 2**64

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mobilellm.data.config import DataConfig
-from mobilellm.data.jsonl import read_column
-from mobilellm.data.local_files import LocalFiles
+from mobilellm.data.jsonl import JsonlRows, read_column
 from mobilellm.data.source import Piece, Split
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizedJsonlFiles(LocalFiles):
+class TokenizedJsonlFiles(JsonlRows):
     """Files of JSON lines such as `{"token_ids": [5, 17, …]}`.
 
     Source: facebookresearch/MobileLLM, README, "Data Preprocessing".
@@ -27,11 +26,6 @@ class TokenizedJsonlFiles(LocalFiles):
     """The key of the ids."""
     eos_token_id: int = 2
     """The id that ends a document."""
-
-    @property
-    def suffixes(self) -> tuple[str, ...]:
-        """Endings of the files taken from a folder."""
-        return (".jsonl", ".ndjson", ".jsonl.gz")
 
     @property
     def is_tokenized(self) -> bool:

@@ -26,7 +26,8 @@ class TokenDataModule(LightningDataModule):
     less than a step, hence no worker processes.
 
     Args:
-        prepared: `windows("train"|"validation", …)` and `token_bytes`, as `mobilellm.data.PreparedData`.
+        prepared: `windows("train"|"validation", …)` and `token_bytes`, as
+            `mobilellm.data.PreparedData`.
         sequence_length: tokens per window.
         micro_batch_size: windows per device and forward pass.
         samples_per_step: windows per optimizer step over all ranks and micro-batches.

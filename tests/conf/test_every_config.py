@@ -14,7 +14,8 @@ ROOTS = ("train", "prepare_data", "explain", "compress")
 GROUPS = ("model", "data", "optimizer", "schedule", "compression", "distillation", "callbacks",
           "trainer", "logger")  # fmt: skip
 # Devices that a machine may lack, checked when a run is planned and not when it is described.
-TEXT = ("text", "jsonl", "parquet", "tokenized_jsonl", "mixture", "hub")
+TEXT = ("text", "jsonl", "parquet", "tokenized_jsonl", "mixture", "hub", "rationales",
+        "rationales_hub")  # fmt: skip
 
 
 def _choices(group: str) -> list[str]:
@@ -37,6 +38,7 @@ def _local_data(name: str, folder: Path) -> list[str]:
     file = {"text": "a.txt", "parquet": "a.parquet"}.get(name, "a.jsonl")
     return {
         "hub": ["data.dataset_name=owner/name"],
+        "rationales_hub": ["data.dataset_name=owner/name"],
         "mixture": [f"data.sources.text.train={folder}/a.txt"],
     }.get(name, [f"data.train={folder}/{file}"])
 

@@ -14,6 +14,8 @@ REQUIRED = {
     "jsonl": ["data.train=a.jsonl"],
     "mixture": ["data.sources.text.train=a.txt"],
     "parquet": ["data.train=a.parquet"],
+    "rationales": ["data.train=a.jsonl"],
+    "rationales_hub": ["data.dataset_name=owner/name"],
     "text": ["data.train=corpus/a.txt"],
     "tokenized_jsonl": ["data.train=a.jsonl"],
 }

@@ -146,7 +146,8 @@ def test_micro_batches_do_not_change_the_result(tiny_run):
         (["data.train=/nowhere"], r"/nowhere"),
         (["data.vocab_size=300"], r"has 300 pieces, the model vocab_size=512"),
         (["sequence_length=2048", "tokens_per_step=2048", "max_tokens=2048", "data.name=few",
-          "data.document=line", "data.max_megabytes=0.01"], r"the \w+ split: sequence_length=\d+ needs \d+ tokens"),
+          "data.document=line", "data.max_megabytes=0.01"],
+         r"the \w+ split: sequence_length=\d+ needs \d+ tokens"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_before_anything_is_written(

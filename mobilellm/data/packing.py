@@ -1,0 +1,128 @@
+"""Whole sequences packed into windows of one length, each with the task its labels belong to."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mobilellm.data.shards import TokenSequence
+from mobilellm.data.windows import IGNORED_LABEL
+
+# Windows that still take sequences. More fill hardly better, and each sequence looks at them all.
+_OPEN_WINDOWS = 64
+
+
+def pack(lengths: Sequence[int] | NDArray[Any], capacity: int) -> NDArray[np.int64]:
+    """First fit: each sequence goes into the first open window that has room for it.
+
+    Args:
+        lengths: of the sequences, in the order in which they are packed; none above `capacity`.
+        capacity: of a window.
+
+    Returns:
+        The window of each sequence (sequences,), counted from 0 with none left out.
+    """
+    places = np.empty(len(lengths), dtype=np.int64)
+    numbers = np.zeros(_OPEN_WINDOWS, dtype=np.int64)
+    room = np.zeros(_OPEN_WINDOWS, dtype=np.int64)
+    windows = 0
+    for index, length in enumerate(np.asarray(lengths).tolist()):
+        slot = int(np.argmax(room >= length))
+        if room[slot] < length:
+            # The fullest is closed for a new one.
+            slot = int(np.argmin(room))
+            room[slot], numbers[slot] = capacity, windows
+            windows += 1
+        room[slot] -= length
+        places[index] = numbers[slot]
+    return places
+
+
+class PackedDataset(Dataset[dict[str, Tensor]]):
+    """Windows of whole prompted sequences; each sequence lies in exactly one of them.
+
+    An item is four tensors (seq,), int64: "input_ids"; "labels", -100 but for the tokens of
+    targets; "document_ids", which number the sequences of the window, so that attention can be
+    kept within each; "tasks", the number of the task that each label belongs to, 0 where there is
+    no label. A sequence of n tokens takes n - 1 positions, since its last is only predicted. What
+    is left at the end of a window is padding, a document of its own.
+
+    Args:
+        tokens: the stream.
+        bounds: where in it each sequence's prompt and target begin and where it ends
+            (sequences, 3).
+        tasks: number of each sequence's task (sequences,), from 1 on.
+        sequence_length: positions of a window.
+        padding: the token of what is left.
+
+    Raises:
+        ValueError: no sequences, or one longer than a window.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenSequence,
+        bounds: NDArray[np.int64],
+        tasks: NDArray[np.int64],
+        sequence_length: int,
+        *,
+        padding: int,
+    ) -> None:
+        """Pack; nothing is read yet."""
+        self.tokens = tokens
+        self.sequence_length = sequence_length
+        self.padding = padding
+        self._starts, self._targets, self._ends = bounds[:, 0], bounds[:, 1], bounds[:, 2]
+        self._tasks = tasks
+        lengths = self._ends - self._starts - 1
+        if not len(lengths):
+            raise ValueError("there are no prompted sequences; give more rows")
+        longest, too_long = lengths.max(), (lengths > sequence_length).sum()
+        if too_long:
+            raise ValueError(
+                f"sequence_length={sequence_length} is shorter than {too_long} of {len(lengths)} "
+                f"prompted sequences, which are never cut; use at least {longest}, or remove "
+                "the longest rows"
+            )
+        places = pack(lengths, sequence_length)
+        self._order = np.argsort(places, kind="stable")
+        self._firsts = np.concatenate([[0], np.cumsum(np.bincount(places))])
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self._firsts) - 1
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """The window `index`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"window {index} does not exist; there are {len(self)}")
+        size = self.sequence_length
+        window = {
+            "input_ids": np.full(size, self.padding, dtype=np.int64),
+            "labels": np.full(size, IGNORED_LABEL, dtype=np.int64),
+            "document_ids": np.zeros(size, dtype=np.int64),
+            "tasks": np.zeros(size, dtype=np.int64),
+        }
+        first, number = 0, 0
+        for sequence in self.sequences(index).tolist():
+            start, target, end = (
+                int(of[sequence]) for of in (self._starts, self._targets, self._ends)
+            )
+            tokens = self.tokens[start:end].astype(np.int64)
+            last = first + len(tokens) - 1
+            answer = slice(first + target - start - 1, last)
+            window["input_ids"][first:last] = tokens[:-1]
+            window["labels"][answer] = tokens[target - start :]
+            window["tasks"][answer] = self._tasks[sequence]
+            window["document_ids"][first:last] = number
+            first, number = last, number + 1
+        window["document_ids"][first:] = number
+        return {name: torch.from_numpy(values) for name, values in window.items()}
+
+    def sequences(self, index: int) -> NDArray[np.int64]:
+        """Which sequences lie in a window, in order."""
+        return self._order[self._firsts[index] : self._firsts[index + 1]]

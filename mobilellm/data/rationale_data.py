@@ -1,0 +1,112 @@
+"""Training data of rationales, from local JSON lines or from the hub."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.data.config import DataConfig
+from mobilellm.data.hub import HubRows
+from mobilellm.data.jsonl import JsonlRows, read_rows
+from mobilellm.data.manifest import Record
+from mobilellm.data.rationales import TASKS, Rationales, Task
+from mobilellm.data.source import Split
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+    from mobilellm.data.prepared_prompts import PreparedPrompts
+    from mobilellm.data.progress_bar import ProgressBar
+
+# Options of running text; short rows that are kept whole and apart have no use for them.
+_WITHOUT_EFFECT = {"add_eos": True, "document_mask": False, "max_megabytes": None, "workers": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RationaleConfig(Rationales, DataConfig):
+    """How rows become prompted sequences, and which of them are trained on.
+
+    Raises:
+        ValueError: an unknown task, rationales asked of rows without, an option without effect.
+    """
+
+    tasks: Sequence[Task] = TASKS
+    """What is trained: `label`, or `label` and `rationale`; the folder serves both."""
+
+    def __post_init__(self) -> None:
+        """Check the tasks."""
+        object.__setattr__(self, "tasks", tuple(self.tasks))
+        for task in self.tasks:
+            if task not in TASKS:
+                nearest = sorted(
+                    TASKS, key=lambda t: -difflib.SequenceMatcher(None, t, str(task)).ratio()
+                )
+                raise ValueError(f"data.tasks has {task!r}, which must be {' or '.join(nearest)}")
+        if "label" not in self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(
+                f"data.tasks=[{','.join(self.tasks)}] must hold label, and each task once; use "
+                "[label] or [label,rationale]"
+            )
+        if "rationale" in self.tasks and self.rationale_column is None:
+            raise ValueError(
+                "data.tasks asks for rationales and data.rationale_column=null says that there "
+                "are none; name the column, or use data.tasks=[label]"
+            )
+        for name, default in _WITHOUT_EFFECT.items():
+            if getattr(self, name) != default:
+                raise ValueError(
+                    f"data.{name}={getattr(self, name)} has no effect on prompted sequences, which "
+                    "are whole, isolated and end with the end-of-text token; leave it out"
+                )
+        super().__post_init__()
+
+    def build(self, bar: "ProgressBar", *, shard_tokens: int) -> Record:
+        """Write what training reads into `folder`; the manifest says of it what is returned."""
+        from mobilellm.data.prompted_building import build_prompted
+
+        return build_prompted(self, bar, shard_tokens=shard_tokens)
+
+    def open(self) -> "PreparedPrompts":
+        """What `build` wrote, once the manifest is there."""
+        from mobilellm.data.prepared_prompts import PreparedPrompts
+
+        return PreparedPrompts(self.folder, self.tasks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RationaleData(JsonlRows, RationaleConfig):
+    """Rationales in local JSON lines: `data=rationales`."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """The format, the columns and the prompts."""
+        return {"format": "rationales", **self.layout}
+
+    def rows(self, split: Split) -> Iterator[tuple[Mapping[str, Any], str]]:
+        """The lines, file by file."""
+        return read_rows(self.files(split))
+
+    def dataset(self, split: Split) -> "IterableDataset":
+        """The lines as rows."""
+        from datasets import IterableDataset
+
+        return IterableDataset.from_generator(_rows, gen_kwargs={"files": tuple(self.files(split))})
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubRationaleData(HubRows, RationaleConfig):
+    """Rationales in a dataset of the hub, or a local folder like one: `data=rationales_hub`."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """What names the rows, the columns and the prompts."""
+        return {**super().identity(), **self.layout}
+
+    def rows(self, split: Split) -> Iterator[tuple[Mapping[str, Any], str]]:
+        """The rows in the dataset's order."""
+        name = self.train_split if split == "train" else self.validation_split
+        for number, row in enumerate(self.dataset(split)):
+            yield row, f"row {number} of {self.dataset_name} {name}"
+
+
+def _rows(files: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+    for row, _ in read_rows(files):
+        yield row
