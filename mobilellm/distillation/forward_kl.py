@@ -29,12 +29,12 @@ def forward_kl(
         A scalar; 0 where student and teacher are equal.
 
     Raises:
-        ValueError: as `log_probability_pair`.
+        ValueError, TypeError: as `log_probability_pair`.
 
     Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
     """
     student, teacher = log_probability_pair(
-        student_logits, teacher_logits, temperature=temperature, rest=rest
+        student_logits, teacher_logits, temperature=temperature, rest=rest, mask=mask
     )
     return masked_mean((teacher.exp() * (teacher - student)).sum(-1), mask) * temperature**2
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from mobilellm.distillation.layer_map import UNIFORM, LayerMap
 from mobilellm.distillation.schedule import Scheduled, check_scheduled, value_at
-from mobilellm.distillation.targets import RESTS, Target
+from mobilellm.distillation.targets import RESTS, Target, check_mask
 
 Projection = Callable[[int, Tensor], Tensor]
 """(index of the pair, student states) -> states of the teacher's width."""
@@ -98,7 +99,8 @@ class StateLoss:
     """A distance between what student and teacher capture in mapped layers.
 
     Raises:
-        ValueError: a weight below 0, another capture than the loss can compare.
+        ValueError: a weight below 0, another capture than the loss can compare, a layer map for
+            the embedding.
     """
 
     CAPTURES: ClassVar[tuple[str, ...]] = ("hidden_states", "feed_forward", "embedding")
@@ -120,6 +122,11 @@ class StateLoss:
             raise ValueError(
                 f"capture={self.capture!r} cannot be compared by {type(self).__name__}; use one of "
                 f"{', '.join(self.CAPTURES)}"
+            )
+        if self.capture == "embedding" and self.layers != UNIFORM:
+            raise ValueError(
+                f"layers={self.layers} has no effect with capture=embedding, of which a model has "
+                "one; leave layers out"
             )
 
     def pairs(self, student: Structure, teacher: Structure) -> tuple[tuple[int, int], ...]:
@@ -179,3 +186,40 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     What stands in masked places does not matter, even if it is not finite.
     """
     return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def compared_states(states: Tensor, mask: Tensor) -> Tensor:
+    """Captured (..., width) at least in float32, 0 in masked tokens, which may hold anything."""
+    dtype = torch.promote_types(states.dtype, torch.float32)
+    return states.masked_fill(~mask.unsqueeze(-1), 0.0).to(dtype)
+
+
+def check_states(student: Tensor, teacher: Tensor, mask: Tensor) -> None:
+    """Refuse captured tensors (..., width) that cannot be compared.
+
+    Raises:
+        ValueError, TypeError: shapes that do not fit, a mask that is not bool.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"the teacher's states have shape {tuple(teacher.shape)}, the student's "
+            f"{tuple(student.shape)}; both need the same tokens and width: set projection=true "
+            "where widths differ"
+        )
+    check_mask(mask, student.shape[:-1])
+
+
+def sum_over_pairs(
+    distance: Callable[[Tensor, Tensor, Tensor], Tensor],
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    mask: Tensor,
+    project: Projection | None,
+) -> Tensor:
+    """Sum of `distance(student, teacher, mask)` over the pairs of captured tensors."""
+    total = mask.new_zeros((), dtype=torch.float32)
+    for index, (mine, theirs) in enumerate(zip(student, teacher, strict=True)):
+        # Masked before the map too: its own gradient sees all tokens.
+        states = mine if project is None else project(index, mine.masked_fill(~mask[..., None], 0))
+        total = total + distance(states, theirs, mask)
+    return total

@@ -4,12 +4,18 @@ A teacher in memory gives all logits; a store, or an online teacher with `top_k`
 likely tokens. Then the two models are compared either on k + 1 classes, the tokens and "any other"
 (`bucket`), or on the k tokens alone, given that it is one of them (`renormalize`). On equal models
 both sides are equal either way, so that every divergence is zero there.
+
+A student's gradient is exactly 0 in masked rows, even where its logits or the teacher's are not
+finite. For a `TopK` the student's logits are passed over once in each direction, and nothing of
+their size is kept in between.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 RESTS = ("bucket", "renormalize")
 # Least probability of the rest, so that its logarithm exists. Where the teacher's is smaller, the
@@ -50,13 +56,17 @@ def top_k_of(logits: Tensor, k: int, *, temperature: float = 1.0) -> TopK:
     """
     if not 1 <= k <= logits.shape[-1]:
         raise ValueError(f"k={k} must lie between 1 and the vocabulary, {logits.shape[-1]} words")
-    scaled = _scaled(logits, temperature)
-    values, indices = scaled.topk(k, dim=-1)
-    return TopK(indices, values - scaled.logsumexp(-1, keepdim=True), temperature)
+    indices = logits.topk(k, dim=-1).indices
+    return TopK(indices, _log_softmax(logits, temperature).gather(-1, indices), temperature)
 
 
 def log_probability_pair(
-    student_logits: Tensor, teacher: Target, *, temperature: float = 1.0, rest: str = "bucket"
+    student_logits: Tensor,
+    teacher: Target,
+    *,
+    temperature: float = 1.0,
+    rest: str = "bucket",
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of student and teacher on the classes that both are known on.
 
@@ -65,6 +75,8 @@ def log_probability_pair(
         teacher: logits (..., vocab), or the teacher's `TopK`; no gradient goes there.
         temperature: both models' logits are divided by it.
         rest: what becomes of tokens outside a `TopK`: `bucket` or `renormalize`.
+        mask: bool (...); no gradient passes where it is False. What is returned there may be
+            anything.
 
     Returns:
         Student and teacher (..., classes), at least in float32: vocab, k + 1 or k classes.
@@ -72,37 +84,108 @@ def log_probability_pair(
     Raises:
         ValueError: shapes that do not fit, an unknown `rest`, a `bucket` of a `TopK` that was made
             at another temperature.
+        TypeError: a mask that is not bool.
     """
+    if mask is not None:
+        check_mask(mask, student_logits.shape[:-1])
     if isinstance(teacher, TopK):
-        return _top_k_pair(student_logits, teacher, temperature, rest)
+        return _top_k_pair(student_logits, teacher, temperature, rest, mask)
+    check_same_shape(student_logits, teacher)
+    student = _log_softmax(mask_gradient(student_logits, mask), temperature)
+    return student, _log_softmax(teacher.detach(), temperature)
+
+
+def check_mask(mask: Tensor, shape: torch.Size) -> None:
+    """Refuse a mask that does not say for each token whether it counts.
+
+    Raises:
+        TypeError: not bool.
+        ValueError: another shape.
+    """
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask has dtype {mask.dtype}; give torch.bool, True = counts")
+    if mask.shape != shape:
+        raise ValueError(f"mask has shape {tuple(mask.shape)}; the tokens have {tuple(shape)}")
+
+
+def check_same_shape(student_logits: Tensor, teacher: Tensor) -> None:
+    """Refuse logits of other tokens or another vocabulary.
+
+    Raises:
+        ValueError: shapes that differ.
+    """
     if teacher.shape != student_logits.shape:
         raise ValueError(
             f"the teacher's logits have shape {tuple(teacher.shape)}, the student's "
             f"{tuple(student_logits.shape)}; both need the same tokens and vocabulary"
         )
-    student = _scaled(student_logits, temperature).log_softmax(-1)
-    return student, _scaled(teacher.detach(), temperature).log_softmax(-1)
+
+
+def mask_gradient(rows: Tensor, mask: Tensor | None) -> Tensor:
+    """The same (..., width), whose gradient is 0 in masked rows, even where it would be NaN.
+
+    Masking the values in a forward pass would cost a copy that is kept for the backward pass.
+    """
+    if mask is None or not rows.requires_grad or not torch.is_grad_enabled() or _all_count(mask):
+        return rows
+    seen = rows.view_as(rows)
+    seen.register_hook(lambda gradient: gradient.masked_fill(~mask.unsqueeze(-1), 0.0))
+    return seen
+
+
+def _all_count(mask: Tensor) -> bool:
+    """Whether nothing is masked, where that is cheap to know: elsewhere it would be waited for."""
+    return mask.device.type == "cpu" and bool(mask.all())
 
 
 def _top_k_pair(
-    student_logits: Tensor, teacher: TopK, temperature: float, rest: str
+    student_logits: Tensor, teacher: TopK, temperature: float, rest: str, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     if rest not in RESTS:
         raise ValueError(f"rest={rest!r} is not known; use one of {', '.join(RESTS)}")
-    chosen = _scaled(student_logits.gather(-1, teacher.indices), temperature)
-    known = teacher.log_probabilities.detach().to(chosen.dtype)
+    if teacher.indices.shape[:-1] != student_logits.shape[:-1]:
+        raise ValueError(
+            f"the teacher's top k have shape {tuple(teacher.indices.shape)}, the student's logits "
+            f"{tuple(student_logits.shape)}; both need the same tokens"
+        )
+    dtype = _dtype_of(student_logits)
+    known = teacher.log_probabilities.detach().to(dtype)
     if rest == "renormalize":
         # Ratios among the k tokens are known at any temperature.
+        chosen = mask_gradient(student_logits.gather(-1, teacher.indices), mask)
         known = known * (teacher.temperature / temperature)
-        return chosen.log_softmax(-1), known.log_softmax(-1)
+        return _log_softmax(chosen, temperature), known.log_softmax(-1)
     if teacher.temperature != temperature:
         raise ValueError(
             f"the teacher's top k were taken at temperature {teacher.temperature:g}, which does "
             f"not tell the mass of the other tokens at temperature {temperature:g}; use "
             f"temperature={teacher.temperature:g}, or rest=renormalize"
         )
-    student = chosen - _scaled(student_logits, temperature).logsumexp(-1, keepdim=True)
-    return _with_rest(student), _with_rest(known)
+    student = _ChosenLogProbabilities.apply(student_logits, teacher.indices, temperature, mask)
+    return _with_rest(mask_gradient(student, mask)), _with_rest(known)  # pyright: ignore
+
+
+class _ChosenLogProbabilities(torch.autograd.Function):
+    """Some log-probabilities of each row, without keeping all of them for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, indices: Tensor, temperature: float, mask: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(logits, indices, mask)
+        ctx.temperature = temperature
+        return _log_softmax(logits, temperature).gather(-1, indices)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        logits, indices, mask = ctx.saved_tensors
+        slope = slope / ctx.temperature
+        gradient = _scaled(logits, ctx.temperature).softmax(-1, dtype=_dtype_of(logits))
+        gradient.mul_(-slope.sum(-1, keepdim=True)).scatter_add_(-1, indices, slope)
+        if mask is not None and not _all_count(mask):
+            gradient.masked_fill_(~mask.unsqueeze(-1), 0.0)
+        return gradient.to(logits.dtype), None, None, None
 
 
 def _with_rest(log_probabilities: Tensor) -> Tensor:
@@ -111,6 +194,13 @@ def _with_rest(log_probabilities: Tensor) -> Tensor:
     return torch.cat([log_probabilities, rest.log()], -1)
 
 
+def _dtype_of(logits: Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
 def _scaled(logits: Tensor, temperature: float) -> Tensor:
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return logits if temperature == 1 else logits / temperature
+    return logits if temperature == 1 else logits.to(_dtype_of(logits)) / temperature
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    return _scaled(logits, temperature).log_softmax(-1, dtype=_dtype_of(logits))
