@@ -1,15 +1,27 @@
-"""Losses that let a student learn from a teacher: pure functions on tensors, one a file."""
+"""Losses that let a student learn from a teacher: pure functions on tensors, one a file.
 
-from mobilellm.distillation.attention_kl import attention_kl
-from mobilellm.distillation.forward_kl import forward_kl
-from mobilellm.distillation.hidden_state_cosine import hidden_state_cosine
-from mobilellm.distillation.hidden_state_mse import hidden_state_mse
-from mobilellm.distillation.jensen_shannon import jensen_shannon
-from mobilellm.distillation.logit_mse import logit_mse
-from mobilellm.distillation.reverse_kl import reverse_kl
-from mobilellm.distillation.teacher_cross_entropy import teacher_cross_entropy
+Configuration names their classes by this package (`mobilellm.distillation.ForwardKL`), where a
+function bears its file's name.
+"""
+
+from mobilellm.distillation.attention_kl import AttentionKL, attention_kl
+from mobilellm.distillation.forward_kl import ForwardKL, forward_kl
+from mobilellm.distillation.hidden_state_cosine import HiddenStateCosine, hidden_state_cosine
+from mobilellm.distillation.hidden_state_mse import HiddenStateMSE, hidden_state_mse
+from mobilellm.distillation.jensen_shannon import JensenShannon, jensen_shannon
+from mobilellm.distillation.logit_mse import LogitMSE, logit_mse
+from mobilellm.distillation.reverse_kl import ReverseKL, reverse_kl
+from mobilellm.distillation.teacher_cross_entropy import TeacherCrossEntropy, teacher_cross_entropy
 
 __all__ = [
+    "AttentionKL",
+    "ForwardKL",
+    "HiddenStateCosine",
+    "HiddenStateMSE",
+    "JensenShannon",
+    "LogitMSE",
+    "ReverseKL",
+    "TeacherCrossEntropy",
     "attention_kl",
     "forward_kl",
     "hidden_state_cosine",

@@ -126,11 +126,21 @@ def mask_gradient(rows: Tensor, mask: Tensor | None) -> Tensor:
 
     Masking the values in a forward pass would cost a copy that is kept for the backward pass.
     """
-    if mask is None or not rows.requires_grad or not torch.is_grad_enabled() or _all_count(mask):
+    if mask is None or _all_count(mask):
         return rows
-    seen = rows.view_as(rows)
-    seen.register_hook(lambda gradient: gradient.masked_fill(~mask.unsqueeze(-1), 0.0))
-    return seen
+    return _MaskedGradient.apply(rows, mask)  # pyright: ignore[reportReturnType]
+
+
+class _MaskedGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(mask)
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (mask,) = ctx.saved_tensors
+        return slope.masked_fill(~mask.unsqueeze(-1), 0.0), None
 
 
 def _all_count(mask: Tensor) -> bool:
@@ -162,7 +172,7 @@ def _top_k_pair(
             f"temperature={teacher.temperature:g}, or rest=renormalize"
         )
     student = _ChosenLogProbabilities.apply(student_logits, teacher.indices, temperature, mask)
-    return _with_rest(mask_gradient(student, mask)), _with_rest(known)  # pyright: ignore
+    return _with_rest(mask_gradient(student, mask)), _with_rest(known)  # pyright: ignore[reportArgumentType]
 
 
 class _ChosenLogProbabilities(torch.autograd.Function):

@@ -1,0 +1,436 @@
+"""What holds for every distillation loss, whatever the teacher gives."""
+
+import importlib
+import math
+import pkgutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch.testing import assert_close
+
+import mobilellm.distillation
+from mobilellm.distillation.attention_kl import AttentionKL
+from mobilellm.distillation.forward_kl import ForwardKL
+from mobilellm.distillation.hidden_state_cosine import HiddenStateCosine
+from mobilellm.distillation.hidden_state_mse import HiddenStateMSE
+from mobilellm.distillation.jensen_shannon import JensenShannon
+from mobilellm.distillation.logit_mse import LogitMSE
+from mobilellm.distillation.loss import LogitLoss, StateLoss, Structure
+from mobilellm.distillation.reverse_kl import ReverseKL
+from mobilellm.distillation.schedule import Ramp, value_at
+from mobilellm.distillation.targets import TopK, top_k_of
+from mobilellm.distillation.teacher_cross_entropy import TeacherCrossEntropy
+
+CONF = Path(__file__).parents[2] / "conf/distillation"
+K = 4
+
+
+def kl(p, q):
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+def mixture(beta):
+    def divergence(student, teacher):
+        mixed = beta * teacher + (1 - beta) * student
+        return beta * kl(teacher, mixed) + (1 - beta) * kl(student, mixed)
+
+    return divergence
+
+
+def cross_entropy(student, teacher):
+    return -sum(teacher * np.log(student))
+
+
+def cosine_distance(student, teacher):
+    return 1 - student @ teacher / math.sqrt(student @ student) / math.sqrt(teacher @ teacher)
+
+
+def head_by_head(student, teacher):
+    return np.mean([kl(theirs, mine) for mine, theirs in zip(student, teacher, strict=True)])
+
+
+@dataclass(frozen=True)
+class Row:
+    loss: LogitLoss | StateLoss
+    naive: object
+    """(student, teacher) of one token -> number: probabilities of the classes, states (width,), or
+    attention (heads, keys); logits for a loss that needs all of them."""
+    targets: tuple[str, ...] = ("states",)
+
+
+TARGETS = ("logits", "bucket", "renormalize")
+LOSSES = {
+    "forward KL": Row(ForwardKL(), lambda s, t: kl(t, s), TARGETS),
+    "reverse KL": Row(ReverseKL(), kl, TARGETS),
+    "Jensen-Shannon": Row(JensenShannon(), mixture(0.5), TARGETS),
+    "Jensen-Shannon 0.2": Row(JensenShannon(beta=0.2), mixture(0.2), TARGETS),
+    "teacher cross entropy": Row(TeacherCrossEntropy(), cross_entropy, TARGETS),
+    "logit MSE": Row(LogitMSE(), lambda s, t: np.mean((s - t) ** 2), ("raw logits",)),
+    "hidden MSE": Row(HiddenStateMSE(), lambda s, t: np.mean((s - t) ** 2)),
+    "embedding MSE": Row(HiddenStateMSE(capture="embedding"), lambda s, t: np.mean((s - t) ** 2)),
+    "hidden cosine": Row(HiddenStateCosine(), cosine_distance),
+    "attention": Row(AttentionKL(), head_by_head, ("attention",)),
+    "attention, mean": Row(
+        AttentionKL(heads="mean"), lambda s, t: kl(t.mean(0), s.mean(0)), ("attention",)
+    ),
+}
+CASES = [(name, target) for name, row in LOSSES.items() for target in row.targets]
+WITH_TEMPERATURE = [(name, target) for name, target in CASES if target in TARGETS]
+every_loss = pytest.mark.parametrize(("name", "target"), CASES)
+SEEDS = range(4)
+
+
+def attention_maps(generator, batch, heads, length):
+    scores = torch.randn(batch, heads, length, length, generator=generator, dtype=torch.float64)
+    later = torch.ones(length, length, dtype=torch.bool).triu(1)
+    return scores.masked_fill(later, -math.inf).softmax(-1)
+
+
+def make(target, seed, dtype=torch.float64):
+    """Student, teacher (..., what a token has) and a mask (batch, seq) with both values."""
+    generator = torch.Generator().manual_seed(seed)
+    batch, length = (int(torch.randint(2, 6, (), generator=generator)) for _ in range(2))
+    if target == "attention":
+        made = [attention_maps(generator, batch, 3, length) for _ in range(2)]
+    else:
+        width = int(torch.randint(K + 2, 12, (), generator=generator))
+        made = [
+            2 * torch.randn(batch, length, width, generator=generator, dtype=torch.float64)
+            for _ in range(2)
+        ]
+    mask = torch.rand(batch, length, generator=generator) < 0.6
+    mask[0, 0], mask[-1, -1] = True, False
+    return made[0].to(dtype), made[1].to(dtype), mask
+
+
+def evaluate(row, target, student, teacher, mask, temperature=1.0):
+    """The loss's value; `teacher` is complete, and cut here to what `target` names."""
+    if isinstance(row.loss, StateLoss):
+        return row.loss([student], [teacher], mask)
+    loss = row.loss
+    if target in TARGETS:
+        loss = replace(loss, temperature=temperature)
+    if target in ("bucket", "renormalize"):
+        loss, teacher = replace(loss, rest=target), top_k_of(teacher, K, temperature=temperature)
+    return loss(student, teacher, mask)
+
+
+def on_classes(target, student, teacher, temperature):
+    """Probabilities of one token's classes, from exponentials alone."""
+    student, teacher = (np.exp(z / temperature) for z in (student, teacher))
+    student, teacher = student / student.sum(), teacher / teacher.sum()
+    if target == "logits":
+        return student, teacher
+    known = np.argsort(-teacher, kind="stable")[:K]
+    others = np.setdiff1d(np.arange(len(teacher)), known)
+    if target == "renormalize":
+        return student[known] / student[known].sum(), teacher[known] / teacher[known].sum()
+    return tuple(np.append(p[known], p[others].sum()) for p in (student, teacher))
+
+
+def naive_value(row, target, student, teacher, mask, temperature=1.0):
+    """Token by token in float64."""
+    values = []
+    for i, j in mask.nonzero().tolist():
+        if target == "attention":
+            pair = [maps[i, :, j].double().numpy() for maps in (student, teacher)]
+        else:
+            pair = [states[i, j].double().numpy() for states in (student, teacher)]
+        if target in TARGETS:
+            pair = on_classes(target, *pair, temperature)
+        values.append(row.naive(*pair) * (temperature**2 if target in TARGETS else 1))
+    return torch.tensor(np.mean(values))
+
+
+def gradient(row, target, student, teacher, mask, **options):
+    student = student.clone().requires_grad_()
+    evaluate(row, target, student, teacher, mask, **options).backward()
+    return student.grad
+
+
+def spoil(states, mask, value, target):
+    """`value` in all that belongs to masked tokens."""
+    hidden = ~(mask[:, None, :, None] if target == "attention" else mask[..., None])
+    return states.masked_fill(hidden, value)
+
+
+def classes_of_the_project():
+    for module in pkgutil.iter_modules(mobilellm.distillation.__path__):
+        for value in vars(
+            importlib.import_module(f"mobilellm.distillation.{module.name}")
+        ).values():
+            if isinstance(value, type) and issubclass(value, LogitLoss | StateLoss):
+                yield value
+
+
+def test_every_loss_has_a_row():
+    tested = {type(row.loss) for row in LOSSES.values()}
+    assert set(classes_of_the_project()) - {LogitLoss, StateLoss} == tested
+    paths = {f"mobilellm.distillation.{one.__name__}" for one in tested}
+    assert all(getattr(mobilellm.distillation, one.__name__) is one for one in tested)
+    for file in CONF.glob("*.yaml"):
+        found = yaml.safe_load(file.read_text()).get("distillation", {}).get("losses", {})
+        for loss in found.values():
+            assert loss["_target_"] in paths, file
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@every_loss
+def test_it_agrees_with_a_naive_version(name, target, seed):
+    row = LOSSES[name]
+    student, teacher, mask = make(target, seed)
+    found = evaluate(row, target, student, teacher, mask)
+    assert found.dtype == torch.float64
+    assert_close(found, naive_value(row, target, student, teacher, mask), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+@pytest.mark.parametrize(("name", "target"), WITH_TEMPERATURE)
+def test_temperature(name, target, temperature):
+    row = LOSSES[name]
+    student, teacher, mask = make(target, 7)
+    found = evaluate(row, target, student, teacher, mask, temperature)
+    expected = naive_value(row, target, student, teacher, mask, temperature)
+    assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rtol"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-5), (torch.float16, 2e-5)]
+)
+@every_loss
+def test_short_floats_are_computed_in_float32(name, target, dtype, rtol):
+    row = LOSSES[name]
+    student, teacher, mask = make(target, 3, dtype)
+    found = evaluate(row, target, student, teacher, mask)
+    assert found.dtype == torch.float32
+    expected = naive_value(row, target, student, teacher, mask)
+    assert_close(found.double(), expected, rtol=rtol, atol=1e-6)
+    slope = gradient(row, target, student, teacher, mask)
+    assert slope.dtype == dtype
+    exact = gradient(row, target, student.double(), teacher.double(), mask)
+    assert_close(slope.double(), exact, rtol=10 * torch.finfo(dtype).eps, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@every_loss
+def test_floor_where_both_are_equal(name, target, temperature, dtype):
+    row = LOSSES[name]
+    for seed in SEEDS:
+        _, teacher, mask = make(target, seed, dtype)
+        found = evaluate(row, target, teacher, teacher, mask, temperature)
+        floor = torch.zeros((), dtype=dtype)
+        if name == "teacher cross entropy":
+            entropies = Row(row.loss, lambda _, t: -sum(t * np.log(t)))
+            floor = naive_value(entropies, target, teacher, teacher, mask, temperature).to(dtype)
+        assert_close(found, floor, rtol=1e-6, atol=1e-6)
+        slope = gradient(row, target, teacher, teacher, mask, temperature=temperature)
+        if target != "attention":  # whose slope along a distribution's own sum is not 0
+            assert_close(slope, torch.zeros_like(slope), rtol=0, atol=2e-6)
+
+
+@every_loss
+def test_it_is_least_where_both_are_equal(name, target):
+    row = LOSSES[name]
+    for seed in SEEDS:
+        student, teacher, mask = make(target, seed)
+        mask[:, 1] = True  # Of the first token alone, attention has no choice.
+        floor = evaluate(row, target, teacher, teacher, mask)
+        assert evaluate(row, target, student, teacher, mask) > floor + 1e-3
+
+
+@every_loss
+def test_no_gradient_to_the_teacher(name, target):
+    row = LOSSES[name]
+    student, teacher, mask = make(target, 0)
+    leaf = teacher.clone().requires_grad_()
+    cut = leaf * 1.0
+    loss = evaluate(row, target, student.requires_grad_(), cut, mask)
+    assert torch.autograd.grad(loss, leaf, allow_unused=True) == (None,)
+    assert not evaluate(row, target, student.detach(), cut, mask).requires_grad
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30])
+@every_loss
+def test_masked_tokens_do_not_matter(name, target, value, temperature):
+    row = LOSSES[name]
+    student, teacher, mask = make(target, 1)
+    options = {"temperature": temperature}
+    expected = evaluate(row, target, student, teacher, mask, **options)
+    slope = gradient(row, target, student, teacher, mask, **options)
+    assert slope.abs().sum() > 0
+    for spoiled in (
+        (spoil(student, mask, value, target), teacher),
+        (student, spoil(teacher, mask, value, target)),
+        (spoil(student, mask, value, target), spoil(teacher, mask, value, target)),
+    ):
+        assert_close(evaluate(row, target, *spoiled, mask, **options), expected)
+        found = gradient(row, target, *spoiled, mask, **options)
+        assert_close(found, slope)
+        hidden = spoil(torch.zeros_like(found), mask, 1.0, target).bool()
+        assert (found[hidden] == 0).all()
+
+
+@every_loss
+def test_all_masked(name, target):
+    row = LOSSES[name]
+    student, teacher, mask = make(target, 2)
+    nothing = torch.zeros_like(mask)
+    student = spoil(student, nothing, math.nan, target)
+    assert evaluate(row, target, student, teacher, nothing) == 0
+    assert (gradient(row, target, student, teacher, nothing) == 0).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@every_loss
+def test_neither_batch_nor_chunks_matter(name, target, seed):
+    row = LOSSES[name]
+    student, teacher, mask = make(target, seed)
+    whole = evaluate(row, target, student, teacher, mask) * mask.sum()
+    slope = gradient(row, target, student, teacher, mask) * mask.sum()
+    cut = [slice(i, i + 1) for i in range(len(mask))]
+    parts = [(student[i], teacher[i], mask[i]) for i in cut]
+    assert_close(sum(evaluate(row, target, *p) * p[2].sum() for p in parts), whole)
+    assert_close(torch.cat([gradient(row, target, *p) * p[2].sum() for p in parts]), slope)
+    repeated = [x.repeat(3, *[1] * (x.dim() - 1)) for x in (student, teacher, mask)]
+    assert_close(evaluate(row, target, *repeated) * mask.sum(), whole)
+
+
+@pytest.mark.parametrize(("name", "target"), [case for case in CASES if case[1] != "attention"])
+def test_any_leading_shape(name, target):
+    row = LOSSES[name]
+    student, teacher, mask = make(target, 4)
+    expected = evaluate(row, target, student, teacher, mask)
+    flat = [student.flatten(0, 1), teacher.flatten(0, 1), mask.flatten()]
+    assert_close(evaluate(row, target, *flat), expected)
+    assert_close(evaluate(row, target, *(x[None, :, None] for x in flat)), expected)
+    one = evaluate(row, target, student[0, 0], teacher[0, 0], torch.tensor(True))
+    assert_close(one, naive_value(row, target, student[:1, :1], teacher[:1, :1], mask[:1, :1]))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@every_loss
+def test_gradients_are_those_of_the_values(name, target, temperature):
+    row = LOSSES[name]
+    for seed in (5, 6):
+        student, teacher, mask = make(target, seed)
+        if target == "attention":
+            # Interior points: finite differences step below 0 where a key is not attended to.
+            student = student.clamp(min=0.01)
+        student.requires_grad_()
+        assert torch.autograd.gradcheck(
+            lambda x, row=row, rest=(teacher, mask): evaluate(row, target, x, *rest, temperature),
+            student,
+        )
+
+
+def test_a_gradient_can_be_taken_twice():
+    student, teacher, mask = make("bucket", 0)
+    loss = evaluate(LOSSES["forward KL"], "bucket", student.requires_grad_(), teacher, mask)
+    first, second = (torch.autograd.grad(loss, student, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_jensen_shannon_is_symmetric_bounded_and_tends_to_both_divergences():
+    student, teacher, mask = make("logits", 0)
+    value = {b: JensenShannon(beta=b)(student, teacher, mask) for b in (1e-6, 0.3, 0.5, 1 - 1e-6)}
+    assert_close(JensenShannon()(teacher, student, mask), value[0.5])
+    assert_close(JensenShannon(beta=0.7)(teacher, student, mask), value[0.3])
+    assert JensenShannon()(30 * student, 30 * teacher, mask) <= math.log(2)
+    assert_close(value[1e-6] / 1e-6, ForwardKL()(student, teacher, mask), rtol=1e-3, atol=0)
+    assert_close(value[1 - 1e-6] / 1e-6, ReverseKL()(student, teacher, mask), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_teacher_cross_entropy_has_the_gradient_of_forward_kl(target):
+    case = make(target, 0)
+    found = gradient(LOSSES["teacher cross entropy"], target, *case, temperature=2.0)
+    assert_close(found, gradient(LOSSES["forward KL"], target, *case, temperature=2.0))
+
+
+@pytest.mark.parametrize(("name", "target"), WITH_TEMPERATURE)
+def test_temperature_squared_keeps_the_size_of_the_gradient(name, target):
+    # Hinton's limit: for high temperatures the gradient no longer depends on it.
+    case = make(target, 0)
+    found, half = (gradient(LOSSES[name], target, *case, temperature=t) for t in (2e3, 1e3))
+    assert found.abs().max() > 1e-3
+    assert_close(found, half, rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, row in LOSSES.items() if isinstance(row.loss, LogitLoss)]
+)
+def test_weight_and_temperature_follow_a_schedule(name):
+    target = LOSSES[name].targets[0]
+    student, teacher, mask = make(target, 0)
+    ramp = Ramp(start=4.0, end=1.0, begin=0.25, until=0.75)
+    loss = replace(LOSSES[name].loss, weight=ramp)
+    if target in TARGETS:
+        loss = replace(loss, temperature=ramp)
+    for progress, expected in [(0.0, 4.0), (0.25, 4.0), (0.5, 2.5), (0.75, 1.0), (1.0, 1.0)]:
+        assert value_at(loss.weight, progress) == expected
+        found = loss(student, teacher, mask, progress)
+        row = LOSSES[name]
+        assert_close(found, naive_value(row, target, student, teacher, mask, expected))
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, row in LOSSES.items() if isinstance(row.loss, LogitLoss)]
+)
+def test_other_vocabularies_and_shapes_are_refused(name):
+    loss = LOSSES[name].loss
+    small = Structure(num_layers=1, hidden_size=8, num_heads=(2,), vocab_size=10)
+    with pytest.raises(ValueError, match="student has 10 words, the teacher 11"):
+        loss.check(small, replace(small, vocab_size=11))
+    loss.check(small, replace(small, hidden_size=9, num_layers=7))
+    student, teacher, mask = make("logits", 0)
+    with pytest.raises(ValueError, match="both need the same tokens and vocabulary"):
+        loss(student, teacher[..., 1:], mask)
+    with pytest.raises(ValueError, match="mask has shape"):
+        loss(student, teacher, mask[:1])
+    with pytest.raises(TypeError, match=r"mask has dtype torch.int64; give torch.bool"):
+        loss(student, teacher, mask.long())
+
+
+def test_logit_mse_needs_all_logits():
+    student, teacher, mask = make("logits", 0)
+    with pytest.raises(
+        ValueError, match="needs all logits of the teacher, and was given its top 4"
+    ):
+        LogitMSE()(student, top_k_of(teacher, K), mask)
+    structure = Structure(num_layers=1, hidden_size=8, num_heads=(2,), vocab_size=10)
+    with pytest.raises(ValueError, match="a logit store has the most likely words only"):
+        LogitMSE().check(structure, replace(structure, num_layers=0, captures=()))
+    with pytest.raises(ValueError, match=r"temperature=2.0 would have no effect on LogitMSE"):
+        LogitMSE(temperature=2.0)
+
+
+@pytest.mark.parametrize(
+    ("make_loss", "message"),
+    [
+        (lambda: ForwardKL(weight=-1.0), "weight=-1.0 must be a number at least 0"),
+        (lambda: HiddenStateMSE(weight=math.nan), "weight=nan must be a number at least 0"),
+        (lambda: ReverseKL(temperature=0.0), "temperature=0.0 must be a number above 0"),
+        (lambda: ForwardKL(temperature=Ramp(start=1.0, end=0.0)), "temperature=0.0 must be"),
+        (lambda: ForwardKL(weight=Ramp(start=-1.0, end=0.0)), "weight=-1.0 must be"),
+        (lambda: ForwardKL(rest="drop"), "rest='drop' is not known; use one of bucket, renorm"),
+        (lambda: JensenShannon(beta=1.0), "beta=1.0 must lie between 0 and 1, both excluded"),
+        (lambda: JensenShannon(beta=0), "beta=0 must lie between 0 and 1"),
+    ],
+)
+def test_numbers_out_of_range(make_loss, message):
+    with pytest.raises(ValueError, match=message):
+        make_loss()
+
+
+def test_the_teachers_k_may_be_stored_in_short_floats():
+    student, teacher, mask = make("bucket", 0)
+    top = top_k_of(teacher, K)
+    short = TopK(top.indices, top.log_probabilities.float(), top.temperature)
+    found = ForwardKL()(student, short, mask)
+    assert_close(found, ForwardKL()(student, top, mask), rtol=1e-5, atol=1e-6)
