@@ -76,8 +76,8 @@ class Explicit:
     def __post_init__(self) -> None:
         """Check that these are pairs of whole numbers."""
         for pair in self.layers:
-            if len(pair) != 2 or any(isinstance(i, bool) or not isinstance(i, int) for i in pair):
-                raise ValueError(f"{list(pair)} is no pair [student's layer, teacher's layer]")
+            if not isinstance(pair, Sequence) or [type(layer) for layer in pair] != [int, int]:
+                raise ValueError(f"{pair} is no pair [student's layer, teacher's layer]")
         if not self.layers:
             raise ValueError("layers is empty; give at least one pair")
 
