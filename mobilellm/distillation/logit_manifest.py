@@ -87,11 +87,11 @@ class LogitInputs:
 
     def differences(self, known: Mapping[str, Any]) -> list[str]:
         """What differs from the inputs that a folder records, for a reader."""
-        return [
-            f"{name} was {known.get(name)}, now {value}"
-            for name, value in self.to_dict().items()
-            if known.get(name) != value
-        ]
+        changed = [name for name, value in self.to_dict().items() if known.get(name) != value]
+        if changed != ["windows_per_shard"]:
+            # It follows from the others, unless it was given.
+            changed = [name for name in changed if name != "windows_per_shard"]
+        return [f"{name} was {known.get(name)}, now {getattr(self, name)}" for name in changed]
 
 
 def shard_path(folder: Path, shard: int) -> Path:

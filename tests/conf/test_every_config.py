@@ -10,7 +10,7 @@ from mobilellm.launchers.configuration import compose, config_folder, instantiat
 from mobilellm.models import ModelConfig
 
 CONF = Path(__file__).parents[2] / "conf"
-ROOTS = ("train", "prepare_data", "explain", "compress")
+ROOTS = ("train", "prepare_data", "explain", "compress", "prepare_logits")
 GROUPS = ("model", "data", "optimizer", "schedule", "compression", "distillation", "callbacks",
           "trainer", "logger")  # fmt: skip
 # Devices that a machine may lack, checked when a run is planned and not when it is described.

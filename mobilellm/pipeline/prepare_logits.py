@@ -1,0 +1,231 @@
+"""Run a teacher once over the training data and keep its top-k probabilities.
+
+1. Check what can be checked without data or weights.
+2. Prepare the data, or open them, and compare their tokenizer with the teacher's.
+3. Under a lock, write the shards that are missing; a finished store is reused.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.launchers.configuration import instantiate
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from mobilellm.data import PreparedData
+    from mobilellm.data.windows import Windows
+    from mobilellm.distillation.logit_manifest import LogitInputs
+    from mobilellm.distillation.logit_store import LogitStore
+    from mobilellm.distillation.logit_writer import LogitWriter
+    from mobilellm.teachers.teacher import ModelTeacher
+
+DEFAULT_DIR = Path("logits")
+TOKENIZER_FILE = "tokenizer.model"
+SHARD_BYTES = 1 << 24
+# Every shard is an open file of every process that reads it.
+MAX_SHARDS = 256
+
+
+def prepare_logits(cfg: "DictConfig", folder: str | Path) -> "LogitStore":
+    """Make the logit store that conf/prepare_logits.yaml describes, or go on with it.
+
+    Args:
+        cfg: the composed configuration.
+        folder: of the teacher: a model, a run, or a Hugging Face folder.
+
+    Returns:
+        The finished store.
+
+    Raises:
+        ValueError, FileNotFoundError: what does not fit, before the teacher runs.
+        OSError: the disk is full; finished shards stay.
+    """
+    from mobilellm.distillation.logit_manifest import LogitInputs
+    from mobilellm.pipeline.model_hash import model_hash
+    from mobilellm.teachers.opening import check_data, open_teacher
+    from mobilellm.teachers.teacher import ModelTeacher
+
+    device = _check(cfg, folder)
+    data, prepared = _data(cfg, Path(folder))
+    mask = data.document_mask
+    check_data(folder, prepared, sequence_length=cfg.sequence_length, document_mask=mask)
+    windows = prepared.windows("train", cfg.sequence_length, document_mask=mask)
+    teacher: Any = open_teacher(folder)
+    options = {
+        "data_hash": prepared.hashes["train"],
+        "tokenizer_hash": prepared.hashes["tokenizer"],
+        "teacher_hash": model_hash(teacher.model),
+        "vocab_size": prepared.vocab_size,
+        "document_mask": mask,
+        "num_windows": len(windows),
+        "windows_per_shard": cfg.windows_per_shard or 1,
+        **{name: cfg[name] for name in ("sequence_length", "k", "precision", "packing",
+                                        "temperature", "teacher_precision")},
+    }  # fmt: skip
+    inputs = LogitInputs(**options)
+    if cfg.windows_per_shard is None:
+        inputs = LogitInputs(**{**options, "windows_per_shard": _windows_per_shard(inputs)})
+    out = Path(cfg.out) if cfg.out else DEFAULT_DIR / _name(data.name, inputs)
+    teacher = ModelTeacher(
+        teacher.model, teacher.structure, precision=cfg.teacher_precision, top_k=cfg.k
+    )
+    store = _make(out, inputs, teacher, windows, device, cfg.micro_batch_size)
+    _report(store, data.tokenizer)
+    return store
+
+
+def _check(cfg: "DictConfig", folder: str | Path) -> str:
+    """Check the options against the teacher's configuration; the device to run on."""
+    import torch
+
+    from mobilellm.distillation.packing import Packing
+    from mobilellm.teachers.opening import check_fits, describe_teacher
+    from mobilellm.teachers.teacher import check_teacher_options
+    from mobilellm.training.trainer import TrainerConfig
+
+    for name in ("sequence_length", "micro_batch_size", "windows_per_shard", "num_threads"):
+        value = cfg[name]
+        if value is None and name in ("windows_per_shard", "num_threads"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+    if not isinstance(cfg.temperature, int | float) or not cfg.temperature > 0:
+        raise ValueError(f"temperature={cfg.temperature!r} must be a positive number")
+    facts = describe_teacher(folder)
+    if facts.kind == "store":
+        raise ValueError(f"{folder} is a logit store already; give the folder of a model")
+    words = facts.structure.vocab_size
+    Packing(vocab_size=words, k=cfg.k, precision=cfg.precision, packing=cfg.packing)
+    check_teacher_options(cfg.teacher_precision, cfg.k, None, words)
+    check_fits(facts, facts.structure, cfg.sequence_length)
+    if cfg.num_threads is not None:
+        torch.set_num_threads(cfg.num_threads)
+    try:
+        return TrainerConfig(accelerator=cfg.accelerator).device_type
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix("trainer.")) from None
+
+
+def _data(cfg: "DictConfig", folder: Path) -> "tuple[Any, PreparedData]":
+    """The data, with the teacher's own tokenizer where none is given.
+
+    Data that were prepared as given, as for training the teacher itself, are taken as they are.
+    """
+    from omegaconf import OmegaConf
+
+    from mobilellm.data import prepare_data
+    from mobilellm.data.prepare import open_prepared
+    from mobilellm.teachers.opening import describe_teacher
+
+    merged: Any = OmegaConf.create(OmegaConf.to_container(cfg))
+    merged.model = {"vocab_size": describe_teacher(folder).structure.vocab_size}
+    as_given = instantiate(merged.data)
+    found = (folder / part / TOKENIZER_FILE for part in ("", "model"))
+    tokenizer = next((path for path in found if path.is_file()), None)
+    if merged.data.get("tokenizer") is not None or tokenizer is None:
+        return as_given, prepare_data(as_given)
+    merged.data.tokenizer = str(tokenizer)
+    with_own = instantiate(merged.data)
+    for data in (with_own, as_given):
+        try:
+            prepared = open_prepared(data)
+        except ValueError:
+            continue
+        if prepared is not None:
+            return data, prepared
+    return with_own, prepare_data(with_own)
+
+
+def _windows_per_shard(inputs: "LogitInputs") -> int:
+    return max(1, SHARD_BYTES // inputs.window_bytes, -(-inputs.num_windows // MAX_SHARDS))
+
+
+def _name(data: str, inputs: "LogitInputs") -> str:
+    text = json.dumps(inputs.to_dict(), sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    return f"{data}-{inputs.sequence_length}-top{inputs.k}-{digest}"
+
+
+def _make(
+    out: Path,
+    inputs: "LogitInputs",
+    teacher: "ModelTeacher",
+    windows: "Windows",
+    device: str,
+    micro_batch_size: int,
+) -> "LogitStore":
+    """The store in `out`: reused, gone on with, or begun."""
+    from filelock import FileLock, Timeout
+
+    from mobilellm.distillation.logit_manifest import MANIFEST
+    from mobilellm.distillation.logit_store import LogitStore
+    from mobilellm.distillation.logit_writer import LOCK, LogitWriter, check_folder
+    from mobilellm.pipeline.teacher_pass import write_missing
+
+    check_folder(out, inputs)
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _tell(f"waiting for another process that writes {out}")
+        lock.acquire()
+    try:
+        if (out / MANIFEST).exists():
+            check_folder(out, inputs)
+            _tell(f"{out} is finished already: nothing to do")
+            return LogitStore(out)
+        writer = LogitWriter(out, inputs)
+        _check_space(writer)
+        rate = write_missing(
+            writer, teacher, windows, device=device, micro_batch_size=micro_batch_size
+        )
+        _tell(f"{rate:,.0f} tokens/s")
+        writer.finish()
+        return LogitStore(out)
+    except KeyboardInterrupt:
+        _tell(f"stopped; {out} keeps what is finished, and the same command goes on from there")
+        raise
+    finally:
+        lock.release()
+
+
+def _check_space(writer: "LogitWriter") -> None:
+    """Say what is there already; refuse a disk with too little room for the rest."""
+    inputs, missing = writer.inputs, writer.missing
+    if len(missing) < inputs.num_shards:
+        done = inputs.num_shards - len(missing)
+        _tell(f"{writer.folder} has {done} of {inputs.num_shards} shards: going on from there")
+    needed = sum(len(inputs.windows_of(shard)) for shard in missing) * inputs.window_bytes
+    free = shutil.disk_usage(writer.folder).free
+    if needed > free:
+        raise ValueError(
+            f"the store takes {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free in "
+            f"{writer.folder}; use a smaller k, precision=fixed8, packing=bits, or another out"
+        )
+
+
+def _report(store: "LogitStore", tokenizer: str | None) -> None:
+    """Say what there is, and what a student's run needs to use it."""
+    manifest, mass = store.manifest, store.manifest["captured_mass"]
+    words = [f"distillation.distillation.teacher={store.folder}"]
+    words.append(f"sequence_length={store.sequence_length}")
+    words += [f"data.tokenizer={tokenizer}"] if tokenizer else []
+    lines = (
+        f"{store.folder}: {manifest['num_tokens']:,} tokens, {manifest['bytes_per_token']} bytes a "
+        f"token, {manifest['bytes'] / 1e6:,.1f} MB",
+        f"captured probability mass: {mass['mean']:.4f} on average, at most "
+        f"{mass['percentile_5']:.3f} on 5 % of the tokens",
+        f"train on the same data with {' '.join(words)}",
+    )
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _tell(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()

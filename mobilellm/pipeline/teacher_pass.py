@@ -1,0 +1,110 @@
+"""One pass of a teacher over the training windows, into a logit store."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from mobilellm.accounting.training_memory import LOSS_CHUNK_LOGITS
+from mobilellm.data.windows import Windows
+from mobilellm.distillation.logit_writer import LogitWriter, ShardWriter
+from mobilellm.teachers.teacher import ModelTeacher
+
+
+def write_missing(
+    writer: LogitWriter,
+    teacher: ModelTeacher,
+    windows: Windows,
+    *,
+    device: str,
+    micro_batch_size: int,
+) -> float:
+    """Run the teacher over the windows of all missing shards.
+
+    Micro-batches begin anew in every shard, so that its bytes do not depend on where work began.
+
+    Args:
+        writer: of the store.
+        teacher: with the store's `top_k`.
+        windows: of the training split.
+        device: `cpu`, `cuda` or `mps`.
+        micro_batch_size: windows per forward pass.
+
+    Returns:
+        Tokens per second; 0 where nothing was missing.
+    """
+    inputs, missing = writer.inputs, writer.missing
+    tokens = sum(len(inputs.windows_of(shard)) for shard in missing) * inputs.sequence_length
+    teacher.to(torch.device(device))
+    started = time.perf_counter()
+    with _progress(tokens) as advance, _autocast(teacher, device):
+        for shard in missing:
+            numbers = inputs.windows_of(shard)
+            with writer.shard(shard) as file:
+                for first in range(numbers.start, numbers.stop, micro_batch_size):
+                    last = min(first + micro_batch_size, numbers.stop)
+                    items = [windows[number] for number in range(first, last)]
+                    batch = {
+                        name: torch.stack([item[name] for item in items]).to(device)
+                        for name in items[0]
+                    }
+                    _append(file, teacher, batch, inputs.temperature)
+                    advance(batch["input_ids"].numel())
+    return tokens / (time.perf_counter() - started)
+
+
+def _append(
+    file: ShardWriter, teacher: ModelTeacher, batch: dict[str, torch.Tensor], temperature: float
+) -> None:
+    """One micro-batch; logits exist for a chunk of its tokens at a time."""
+    tokens, device = batch["input_ids"].numel(), batch["input_ids"].device.type
+    allowed = LOSS_CHUNK_LOGITS.get(device, LOSS_CHUNK_LOGITS["cpu"])
+    chunk = max(1, allowed // teacher.structure.vocab_size)
+    lesson = teacher.lesson(batch)
+    for first in range(0, tokens, chunk):
+        # The teacher has a top k, so that this is what it tells.
+        top: Any = lesson.target(slice(first, min(first + chunk, tokens)), temperature)
+        file.append(top)
+
+
+def _autocast(teacher: ModelTeacher, device: str) -> AbstractContextManager[Any]:
+    """Products in bfloat16 on GPUs, as in training."""
+    if device == "cuda" and teacher.precision == "auto" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", torch.bfloat16)
+    return nullcontext()
+
+
+@contextmanager
+def _progress(tokens: int) -> Iterator[Any]:
+    """A bar on stderr with rate and remaining time; gives what counts tokens on."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.finished_speed or task.speed or 0:,.0f} tokens/s,")
+
+    columns = (
+        TextColumn("teacher"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.percentage:.0f} %,"),
+        Rate(),
+        TimeElapsedColumn(),
+        TextColumn("passed,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=tokens)
+        yield lambda count: progress.advance(task, count)
