@@ -1,0 +1,112 @@
+"""How many questions the student answers right, without a word of explanation."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback
+
+from mobilellm.data.prepared_prompts import PreparedPrompts, Question
+from mobilellm.evaluation.answer_accuracy import Accuracy, answer_accuracy
+
+
+class LabelAccuracyCallback(Callback):
+    """Writes `val/accuracy` with its 95 % interval, the number of questions, and chance.
+
+    Questions are rows of the validation split, asked by the label prompt alone. Every rank asks
+    them all, as sharded models require; nothing is drawn at random.
+
+    Args:
+        max_questions: ask so many, spread evenly over the split; None: all.
+        each_validation: at each validation; false: only at the end.
+        per_token: compare choices by their log likelihood per token.
+        batch_tokens: most tokens of a forward pass.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_questions: int | None = None,
+        each_validation: bool = True,
+        per_token: bool = False,
+        batch_tokens: int = 8192,
+    ) -> None:
+        """Nothing is asked yet."""
+        for name, value in (("max_questions", max_questions), ("batch_tokens", batch_tokens)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        self.max_questions = max_questions
+        self.each_validation = each_validation
+        self.options = {"per_token": per_token, "batch_tokens": batch_tokens}
+        self.accuracy: Accuracy | None = None
+        """Of the last time."""
+        self._questions: list[Question] = []
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Read the questions.
+
+        Raises:
+            ValueError: data without questions, or one that the model's context cannot hold.
+        """
+        prepared = trainer.datamodule.prepared
+        if not isinstance(prepared, PreparedPrompts):
+            raise ValueError(
+                "callbacks.label_accuracy asks questions, which the data has none of; use "
+                "data=rationales, or callbacks.label_accuracy=null"
+            )
+        self._questions = prepared.questions(self.max_questions)
+        longest = max(
+            len(question.prompt) + max(map(len, (question.label, *question.choices)))
+            for question in self._questions
+        )
+        context = pl_module.model.config.max_position_embeddings
+        if longest - 1 > context:
+            raise ValueError(
+                f"a question with its answer has {longest} tokens, more than the model's context "
+                f"max_position_embeddings={context} and one; use a model with a longer one, or "
+                "remove the row"
+            )
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """Ask, where it is time to."""
+        step = pl_module.global_step
+        is_last = pl_module.finished or step == pl_module.budget.total_steps
+        if is_last or (self.each_validation and pl_module.is_validated(step)):
+            self._ask(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last result, for a run that is continued after its last step."""
+        known = self.accuracy
+        return {} if known is None else {"accuracy": [known.correct, known.count, known.chance]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it over."""
+        if "accuracy" in state_dict:
+            self.accuracy = Accuracy(*state_dict["accuracy"])
+
+    def summary(self) -> dict[str, float]:
+        """What the run's summary says: nothing before the first time."""
+        return {name.replace("/", "_"): value for name, value in self._metrics().items()}
+
+    def _ask(self, trainer: Any, pl_module: Any) -> None:
+        start = time.monotonic()
+        with trainer.precision_plugin.forward_context():
+            self.accuracy = answer_accuracy(
+                pl_module.model, self._questions, device=pl_module.device, **self.options
+            )
+        pl_module.validation_seconds += time.monotonic() - start
+        pl_module.write_metrics(self._metrics())
+
+    def _metrics(self) -> dict[str, float]:
+        if self.accuracy is None:
+            return {}
+        low, high = self.accuracy.interval
+        return {
+            "val/accuracy": self.accuracy.share,
+            "val/accuracy_low": low,
+            "val/accuracy_high": high,
+            "val/accuracy_chance": self.accuracy.chance,
+            "val/questions": self.accuracy.count,
+        }

@@ -1,0 +1,46 @@
+"""Distilling step by step: the student learns labels and, as a task beside, the reasons."""
+
+import math
+from typing import Any
+
+from lightning.pytorch import Callback
+
+
+class StepByStepCallback(Callback):
+    """Gives the rationale task its weight beside the label task.
+
+    The loss is the mean cross entropy of the labels' tokens, plus `rationale_weight` times that of
+    the rationales' tokens; the log shows both as `train/loss/label` and `train/loss/rationale`.
+
+    Args:
+        rationale_weight: λ of the paper.
+
+    Raises:
+        ValueError: a weight that is negative or not finite.
+
+    Source: Hsieh et al. 2023, arXiv:2305.02301, equation (4).
+    """
+
+    def __init__(self, *, rationale_weight: float = 1.0) -> None:
+        """Nothing is changed before `setup`."""
+        if not 0 <= rationale_weight < math.inf:
+            raise ValueError(
+                f"rationale_weight={rationale_weight} must be finite and at least 0; to leave the "
+                "rationales out altogether use distillation=none data.tasks=[label]"
+            )
+        self.rationale_weight = rationale_weight
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Set the weights of the tasks.
+
+        Raises:
+            ValueError: the data has no rationales to learn from.
+        """
+        tasks = getattr(trainer.datamodule.prepared, "tasks", ())
+        if "rationale" not in tasks:
+            raise ValueError(
+                f"distillation=step_by_step learns from rationales, and the data's tasks are "
+                f"[{','.join(tasks)}]; use data=rationales data.tasks=[label,rationale], or "
+                "distillation=none"
+            )
+        pl_module.task_weights = {"label": 1.0, "rationale": self.rationale_weight}

@@ -1,0 +1,104 @@
+"""Share of questions that a model answers right, and how sure that share is."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mobilellm.data.prepared_prompts import Question
+from mobilellm.evaluation.continuations import ContinuationScore, score_continuations
+
+# 97.5 % quantile of the normal distribution: intervals of 95 %.
+_QUANTILE = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How many questions were answered right."""
+
+    correct: int
+    count: int
+    """Questions asked."""
+    chance: float
+    """Share that would be right by drawing among the choices; 0 for questions without."""
+
+    @property
+    def share(self) -> float:
+        """Of the questions, answered right."""
+        return self.correct / self.count
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the share for other questions of the kind."""
+        return wilson_interval(self.correct, self.count)
+
+
+def answer_accuracy(
+    model: nn.Module,
+    questions: Sequence[Question],
+    *,
+    per_token: bool = False,
+    batch_tokens: int = 8192,
+    device: torch.device | None = None,
+) -> Accuracy:
+    """Answer each question after its prompt alone.
+
+    Where there are choices, the likeliest of them, end of text included, is the answer; of equally
+    likely ones the first. Where there are none, the answer is what greedy decoding gives, and right
+    if it is the label token by token: then each token of the label is the likeliest after those
+    before it, which one forward pass tells.
+
+    Args:
+        model: a MobileLLM.
+        questions: at least one.
+        per_token: compare log likelihoods per token, so that long choices are not at a
+            disadvantage; default: of the choices as a whole.
+        batch_tokens: most tokens of a forward pass.
+        device: where the model is; default: its first parameter's.
+
+    Raises:
+        ValueError: no questions.
+    """
+    if not questions:
+        raise ValueError("accuracy needs at least 1 question; give rows for validation")
+    answers = [question.choices or (question.label,) for question in questions]
+    pairs = [
+        (question.prompt, answer)
+        for question, given in zip(questions, answers, strict=True)
+        for answer in given
+    ]
+    scores = iter(score_continuations(model, pairs, batch_tokens=batch_tokens, device=device))
+    correct, chance = 0, 0.0
+    for question, given in zip(questions, answers, strict=True):
+        scored = [next(scores) for _ in given]
+        if question.choices:
+            is_right = [np.array_equal(choice, question.label) for choice in given]
+            correct += is_right[_best(scored, given, per_token)]
+            chance += sum(is_right) / len(is_right)
+        else:
+            correct += scored[0].is_greedy
+    return Accuracy(correct, len(questions), chance / len(questions))
+
+
+def wilson_interval(correct: int, count: int) -> tuple[float, float]:
+    """95 % interval of a probability from `correct` of `count` independent trials.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    share, z = correct / count, _QUANTILE
+    scale = 1 + z * z / count
+    middle = (share + z * z / (2 * count)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _best(scores: Sequence[ContinuationScore], answers: Sequence[Any], per_token: bool) -> int:
+    values = [
+        score.log_likelihood / (len(answer) if per_token else 1)
+        for score, answer in zip(scores, answers, strict=True)
+    ]
+    return int(np.argmax(values))
