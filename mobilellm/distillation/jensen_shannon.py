@@ -45,11 +45,16 @@ def jensen_shannon(
     student, teacher = log_probability_pair(
         student_logits, teacher_logits, temperature=temperature, rest=rest, mask=mask
     )
-    ahead = student - teacher
-    # log m − log p_T. Of the difference alone, it is exact near 0, where both models are equal.
-    mixture = torch.logaddexp(ahead + math.log1p(-beta), ahead.new_tensor(math.log(beta)))
-    values = beta * teacher.exp() * mixture + (1 - beta) * student.exp() * (mixture - ahead)
-    return masked_mean(-values.sum(-1), mask) * temperature**2
+    with torch.no_grad():
+        # log m − log p_T. Made of the difference alone, it is exact near 0, where models are equal.
+        # Logarithms can do without gradients: theirs would be that of Σ m = Σ p_S = 1, which is 0.
+        ahead = student - teacher
+        mixture = torch.logaddexp(ahead + math.log1p(-beta), ahead.new_full((), math.log(beta)))
+        teacher_part = (teacher.exp() * mixture).sum(-1)
+        ahead -= mixture
+    student_part = (student.exp() * ahead).sum(-1)
+    values = (1 - beta) * student_part - beta * teacher_part
+    return masked_mean(values, mask) * temperature**2
 
 
 def _check_beta(beta: float) -> None:

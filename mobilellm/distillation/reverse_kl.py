@@ -37,7 +37,9 @@ def reverse_kl(
     student, teacher = log_probability_pair(
         student_logits, teacher_logits, temperature=temperature, rest=rest, mask=mask
     )
-    return masked_mean((student.exp() * (student - teacher)).sum(-1), mask) * temperature**2
+    # The difference's own gradient would be that of Σ p_S = 1, which is 0.
+    ahead = (student - teacher).detach()
+    return masked_mean((student.exp() * ahead).sum(-1), mask) * temperature**2
 
 
 @dataclass(frozen=True, kw_only=True)
