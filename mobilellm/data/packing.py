@@ -13,7 +13,7 @@ from mobilellm.data.shards import TokenSequence
 from mobilellm.data.windows import IGNORED_LABEL
 
 # Windows that still take sequences. More fill hardly better, and each sequence looks at them all.
-_OPEN_WINDOWS = 64
+_OPEN_WINDOWS = 256
 
 
 def pack(lengths: Sequence[int] | NDArray[Any], capacity: int) -> NDArray[np.int64]:
@@ -28,12 +28,12 @@ def pack(lengths: Sequence[int] | NDArray[Any], capacity: int) -> NDArray[np.int
     """
     places = np.empty(len(lengths), dtype=np.int64)
     numbers = np.zeros(_OPEN_WINDOWS, dtype=np.int64)
-    room = np.zeros(_OPEN_WINDOWS, dtype=np.int64)
+    room = np.full(_OPEN_WINDOWS, -1)
     windows = 0
     for index, length in enumerate(np.asarray(lengths).tolist()):
         slot = int(np.argmax(room >= length))
         if room[slot] < length:
-            # The fullest is closed for a new one.
+            # One not used yet, or else the fullest is closed.
             slot = int(np.argmin(room))
             room[slot], numbers[slot] = capacity, windows
             windows += 1
