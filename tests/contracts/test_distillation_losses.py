@@ -3,159 +3,34 @@
 import importlib
 import math
 import pkgutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from distillation_rows import (
+    CASES,
+    LOSSES,
+    TARGETS,
+    WITH_TEMPERATURE,
+    Row,
+    evaluate,
+    gradient,
+    make,
+    naive_value,
+    spoil,
+)
 from torch.testing import assert_close
 
 import mobilellm.distillation
-from mobilellm.distillation.attention_kl import AttentionKL
-from mobilellm.distillation.forward_kl import ForwardKL
-from mobilellm.distillation.hidden_state_cosine import HiddenStateCosine
-from mobilellm.distillation.hidden_state_mse import HiddenStateMSE
-from mobilellm.distillation.jensen_shannon import JensenShannon
-from mobilellm.distillation.logit_mse import LogitMSE
 from mobilellm.distillation.loss import LogitLoss, StateLoss, Structure
-from mobilellm.distillation.reverse_kl import ReverseKL
 from mobilellm.distillation.schedule import Ramp, value_at
-from mobilellm.distillation.targets import TopK, top_k_of
-from mobilellm.distillation.teacher_cross_entropy import TeacherCrossEntropy
 
 CONF = Path(__file__).parents[2] / "conf/distillation"
-K = 4
-
-
-def kl(p, q):
-    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
-
-
-def mixture(beta):
-    def divergence(student, teacher):
-        mixed = beta * teacher + (1 - beta) * student
-        return beta * kl(teacher, mixed) + (1 - beta) * kl(student, mixed)
-
-    return divergence
-
-
-def cross_entropy(student, teacher):
-    return -sum(teacher * np.log(student))
-
-
-def cosine_distance(student, teacher):
-    return 1 - student @ teacher / math.sqrt(student @ student) / math.sqrt(teacher @ teacher)
-
-
-def head_by_head(student, teacher):
-    return np.mean([kl(theirs, mine) for mine, theirs in zip(student, teacher, strict=True)])
-
-
-@dataclass(frozen=True)
-class Row:
-    loss: LogitLoss | StateLoss
-    naive: object
-    """(student, teacher) of one token -> number: probabilities of the classes, states (width,), or
-    attention (heads, keys); logits for a loss that needs all of them."""
-    targets: tuple[str, ...] = ("states",)
-
-
-TARGETS = ("logits", "bucket", "renormalize")
-LOSSES = {
-    "forward KL": Row(ForwardKL(), lambda s, t: kl(t, s), TARGETS),
-    "reverse KL": Row(ReverseKL(), kl, TARGETS),
-    "Jensen-Shannon": Row(JensenShannon(), mixture(0.5), TARGETS),
-    "Jensen-Shannon 0.2": Row(JensenShannon(beta=0.2), mixture(0.2), TARGETS),
-    "teacher cross entropy": Row(TeacherCrossEntropy(), cross_entropy, TARGETS),
-    "logit MSE": Row(LogitMSE(), lambda s, t: np.mean((s - t) ** 2), ("raw logits",)),
-    "hidden MSE": Row(HiddenStateMSE(), lambda s, t: np.mean((s - t) ** 2)),
-    "embedding MSE": Row(HiddenStateMSE(capture="embedding"), lambda s, t: np.mean((s - t) ** 2)),
-    "hidden cosine": Row(HiddenStateCosine(), cosine_distance),
-    "attention": Row(AttentionKL(), head_by_head, ("attention",)),
-    "attention, mean": Row(
-        AttentionKL(heads="mean"), lambda s, t: kl(t.mean(0), s.mean(0)), ("attention",)
-    ),
-}
-CASES = [(name, target) for name, row in LOSSES.items() for target in row.targets]
-WITH_TEMPERATURE = [(name, target) for name, target in CASES if target in TARGETS]
 every_loss = pytest.mark.parametrize(("name", "target"), CASES)
 SEEDS = range(4)
-
-
-def attention_maps(generator, batch, heads, length):
-    scores = torch.randn(batch, heads, length, length, generator=generator, dtype=torch.float64)
-    later = torch.ones(length, length, dtype=torch.bool).triu(1)
-    return scores.masked_fill(later, -math.inf).softmax(-1)
-
-
-def make(target, seed, dtype=torch.float64):
-    """Student, teacher (..., what a token has) and a mask (batch, seq) with both values."""
-    generator = torch.Generator().manual_seed(seed)
-    batch, length = (int(torch.randint(2, 6, (), generator=generator)) for _ in range(2))
-    if target == "attention":
-        made = [attention_maps(generator, batch, 3, length) for _ in range(2)]
-    else:
-        width = int(torch.randint(K + 2, 12, (), generator=generator))
-        made = [
-            2 * torch.randn(batch, length, width, generator=generator, dtype=torch.float64)
-            for _ in range(2)
-        ]
-    mask = torch.rand(batch, length, generator=generator) < 0.6
-    mask[0, 0], mask[-1, -1] = True, False
-    return made[0].to(dtype), made[1].to(dtype), mask
-
-
-def evaluate(row, target, student, teacher, mask, temperature=1.0):
-    """The loss's value; `teacher` is complete, and cut here to what `target` names."""
-    if isinstance(row.loss, StateLoss):
-        return row.loss([student], [teacher], mask)
-    loss = row.loss
-    if target in TARGETS:
-        loss = replace(loss, temperature=temperature)
-    if target in ("bucket", "renormalize"):
-        loss, teacher = replace(loss, rest=target), top_k_of(teacher, K, temperature=temperature)
-    return loss(student, teacher, mask)
-
-
-def on_classes(target, student, teacher, temperature):
-    """Probabilities of one token's classes, from exponentials alone."""
-    student, teacher = (np.exp(z / temperature) for z in (student, teacher))
-    student, teacher = student / student.sum(), teacher / teacher.sum()
-    if target == "logits":
-        return student, teacher
-    known = np.argsort(-teacher, kind="stable")[:K]
-    others = np.setdiff1d(np.arange(len(teacher)), known)
-    if target == "renormalize":
-        return student[known] / student[known].sum(), teacher[known] / teacher[known].sum()
-    return tuple(np.append(p[known], p[others].sum()) for p in (student, teacher))
-
-
-def naive_value(row, target, student, teacher, mask, temperature=1.0):
-    """Token by token in float64."""
-    values = []
-    for i, j in mask.nonzero().tolist():
-        if target == "attention":
-            pair = [maps[i, :, j].double().numpy() for maps in (student, teacher)]
-        else:
-            pair = [states[i, j].double().numpy() for states in (student, teacher)]
-        if target in TARGETS:
-            pair = on_classes(target, *pair, temperature)
-        values.append(row.naive(*pair) * (temperature**2 if target in TARGETS else 1))
-    return torch.tensor(np.mean(values))
-
-
-def gradient(row, target, student, teacher, mask, **options):
-    student = student.clone().requires_grad_()
-    evaluate(row, target, student, teacher, mask, **options).backward()
-    return student.grad
-
-
-def spoil(states, mask, value, target):
-    """`value` in all that belongs to masked tokens."""
-    hidden = ~(mask[:, None, :, None] if target == "attention" else mask[..., None])
-    return states.masked_fill(hidden, value)
 
 
 def classes_of_the_project():
@@ -336,16 +211,6 @@ def test_a_gradient_can_be_taken_twice():
     assert torch.equal(first, second)
 
 
-def test_jensen_shannon_is_symmetric_bounded_and_tends_to_both_divergences():
-    student, teacher, mask = make("logits", 0)
-    value = {b: JensenShannon(beta=b)(student, teacher, mask) for b in (1e-6, 0.3, 0.5, 1 - 1e-6)}
-    assert_close(JensenShannon()(teacher, student, mask), value[0.5])
-    assert_close(JensenShannon(beta=0.7)(teacher, student, mask), value[0.3])
-    assert JensenShannon()(30 * student, 30 * teacher, mask) <= math.log(2)
-    assert_close(value[1e-6] / 1e-6, ForwardKL()(student, teacher, mask), rtol=1e-3, atol=0)
-    assert_close(value[1 - 1e-6] / 1e-6, ReverseKL()(student, teacher, mask), rtol=1e-3, atol=0)
-
-
 @pytest.mark.parametrize("target", TARGETS)
 def test_teacher_cross_entropy_has_the_gradient_of_forward_kl(target):
     case = make(target, 0)
@@ -395,42 +260,3 @@ def test_other_vocabularies_and_shapes_are_refused(name):
         loss(student, teacher, mask[:1])
     with pytest.raises(TypeError, match=r"mask has dtype torch.int64; give torch.bool"):
         loss(student, teacher, mask.long())
-
-
-def test_logit_mse_needs_all_logits():
-    student, teacher, mask = make("logits", 0)
-    with pytest.raises(
-        ValueError, match="needs all logits of the teacher, and was given its top 4"
-    ):
-        LogitMSE()(student, top_k_of(teacher, K), mask)
-    structure = Structure(num_layers=1, hidden_size=8, num_heads=(2,), vocab_size=10)
-    with pytest.raises(ValueError, match="a logit store has the most likely words only"):
-        LogitMSE().check(structure, replace(structure, num_layers=0, captures=()))
-    with pytest.raises(ValueError, match=r"temperature=2.0 would have no effect on LogitMSE"):
-        LogitMSE(temperature=2.0)
-
-
-@pytest.mark.parametrize(
-    ("make_loss", "message"),
-    [
-        (lambda: ForwardKL(weight=-1.0), "weight=-1.0 must be a number at least 0"),
-        (lambda: HiddenStateMSE(weight=math.nan), "weight=nan must be a number at least 0"),
-        (lambda: ReverseKL(temperature=0.0), "temperature=0.0 must be a number above 0"),
-        (lambda: ForwardKL(temperature=Ramp(start=1.0, end=0.0)), "temperature=0.0 must be"),
-        (lambda: ForwardKL(weight=Ramp(start=-1.0, end=0.0)), "weight=-1.0 must be"),
-        (lambda: ForwardKL(rest="drop"), "rest='drop' is not known; use one of bucket, renorm"),
-        (lambda: JensenShannon(beta=1.0), "beta=1.0 must lie between 0 and 1, both excluded"),
-        (lambda: JensenShannon(beta=0), "beta=0 must lie between 0 and 1"),
-    ],
-)
-def test_numbers_out_of_range(make_loss, message):
-    with pytest.raises(ValueError, match=message):
-        make_loss()
-
-
-def test_the_teachers_k_may_be_stored_in_short_floats():
-    student, teacher, mask = make("bucket", 0)
-    top = top_k_of(teacher, K)
-    short = TopK(top.indices, top.log_probabilities.float(), top.temperature)
-    found = ForwardKL()(student, short, mask)
-    assert_close(found, ForwardKL()(student, top, mask), rtol=1e-5, atol=1e-6)
