@@ -164,6 +164,19 @@ class DistillationCallback(Callback):
         if self.teacher is not None:
             self.teacher.to(pl_module.device)
 
+    def summary(self) -> dict[str, Any]:
+        """Who taught what: for summary.json."""
+        return {
+            "distillation": {
+                "teacher": str(self.folder),
+                "teacher_parameters": describe_teacher(self.folder).parameters or None
+                if self.folder
+                else None,
+                **self.options,
+                "losses": {name: type(loss).__name__ for name, loss in self.losses.items()},
+            }
+        }
+
     def loss_terms(self, module: Any, batch: dict[str, Tensor], output: Any) -> Terms:
         """The losses of one micro-batch; none while there is no teacher."""
         if self.teacher is None:

@@ -8,6 +8,7 @@ import pytest
 
 TRAINING = str(Path(__file__).parents[1] / "training")
 sys.path.insert(0, TRAINING)
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture

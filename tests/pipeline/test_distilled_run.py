@@ -1,0 +1,185 @@
+"""Runs with a teacher, in one process."""
+
+import csv
+import json
+import math
+import shutil
+
+import pytest
+import torch
+
+from mobilellm.checkpoint import load_model, save_model
+from mobilellm.launchers.configuration import compose
+from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.pipeline import train
+from mobilellm.pipeline.prepare_logits import prepare_logits
+
+TEACHER = "distillation.distillation.teacher"
+SIZES = {
+    "vocab_size": 512, "hidden_size": 16, "intermediate_size": 24, "num_blocks": 3,
+    "num_attention_heads": 2, "max_position_embeddings": 64,
+}  # fmt: skip
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """A model folder; the tokenizer is left out, as in folders that have none."""
+    torch.manual_seed(0)
+    save_model(MobileLLM(ModelConfig(**SIZES)), tmp_path / "teacher")
+    return tmp_path / "teacher"
+
+
+def rows_of(tmp_path):
+    [file] = tmp_path.glob("outputs/default/*/metrics.csv")
+    with file.open() as lines:
+        return list(csv.DictReader(lines))
+
+
+@pytest.mark.parametrize("choice", ["forward_kl", "reverse_kl", "jensen_shannon", "mobilellm",
+                                    "hidden_states"])  # fmt: skip
+def test_a_student_learns_beside_a_teacher(choice, tiny_run, teacher, tmp_path):
+    summary = tiny_run(f"distillation={choice}", f"{TEACHER}={teacher}", "log_interval_steps=1")
+    assert summary["status"] == "finished"
+    assert summary["distillation"]["teacher"] == str(teacher)
+    names = [name for name in rows_of(tmp_path)[-1] if name.startswith("train/loss/")]
+    assert names
+    steps = [row for row in rows_of(tmp_path) if row["train/loss"]]
+    for name in names:
+        assert all(math.isfinite(float(row[name])) for row in steps)
+    [folder] = tmp_path.glob("outputs/default/*/model")
+    assert load_model(folder).config.num_blocks == 2
+    state = torch.load(folder.parent / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    own = {name for name in state if name.startswith("model.")}
+    others = {name.split(".")[0] for name in state if name not in own}
+    assert others == ({"auxiliary"} if choice == "hidden_states" else set())
+
+
+def test_a_teacher_changes_what_is_learnt(tiny_run, teacher):
+    plain = tiny_run("distillation=none", "experiment_name=a")
+    taught = tiny_run("distillation=forward_kl", f"{TEACHER}={teacher}", "experiment_name=b")
+    without = tiny_run(
+        "distillation=forward_kl", f"{TEACHER}={teacher}", "experiment_name=c",
+        "distillation.distillation.cross_entropy_weight=1.0",
+        "distillation.distillation.losses.forward_kl.weight=0.0",
+    )  # fmt: skip
+    assert taught["val_loss"] != plain["val_loss"]
+    assert without["val_loss"] == plain["val_loss"], "a loss of no weight changes nothing"
+
+
+def test_weights_follow_their_ramp(tiny_run, teacher, tmp_path):
+    """At the end of the ramp only labels count: the last steps' gradients are those of labels."""
+    ramp = "{_target_: mobilellm.distillation.schedule.Ramp, start: 1.0, end: 0.0, until: 0.01}"
+    summary = tiny_run(
+        "distillation=forward_kl", f"{TEACHER}={teacher}",
+        "distillation.distillation.cross_entropy_weight=1.0",
+        f"distillation.distillation.losses.forward_kl.weight={ramp}",
+    )  # fmt: skip
+    assert summary["val_loss"] == tiny_run("experiment_name=plain")["val_loss"]
+
+
+def test_the_dense_model_teaches_its_compressed_self(tiny_run, low_rank_stages, tmp_path):
+    """From the second stage's start on; before the first there is nothing to recover."""
+    summary = tiny_run(
+        *low_rank_stages, "+compression.compression.first_start=0.25", "log_interval_steps=1",
+        "distillation=forward_kl", f"{TEACHER}=dense",
+    )  # fmt: skip
+    assert summary["status"] == "finished"
+    [folder] = tmp_path.glob("outputs/default/*")
+    dense = load_model(folder / "compression/dense")
+    assert not dense.config.compressed_layers
+    first = summary["compression"]["stages"][0]["step"]
+    assert first == 3
+    for row in rows_of(tmp_path):
+        if row["train/loss"]:
+            assert bool(row["train/loss/forward_kl"]) == (int(row["step"]) > first)
+
+
+def test_intermediate_layers_of_the_dense_model(tiny_run, low_rank_stages, tmp_path):
+    tiny_run(*low_rank_stages, "distillation=kngpt2", "log_interval_steps=1")
+    last = rows_of(tmp_path)[-2]
+    for name in ("embedding", "attention", "feed_forward"):
+        assert float(last[f"train/loss/{name}"]) >= 0
+    assert float(last["train/loss/feed_forward"]) > 0
+
+
+def test_a_store_teaches_what_its_teacher_teaches(tiny_overrides, tiny_run, teacher, tmp_path):
+    """At the same k and rounding: equal losses and an equal model after all steps."""
+    shared = [
+        o for o in tiny_overrides if o.startswith(("data", "prepared_dir", "sequence_length"))
+    ]
+    store = tmp_path / "store"
+    config = compose("prepare_logits", [*shared, "k=8", f"out={store}"])
+    prepare_logits(config, teacher)
+    online = tiny_run(
+        "distillation=forward_kl", f"{TEACHER}={teacher}", "experiment_name=online",
+        "distillation.distillation.top_k=8", "distillation.distillation.rounding=fixed16",
+    )  # fmt: skip
+    stored = tiny_run("distillation=forward_kl", f"{TEACHER}={store}", "experiment_name=stored")
+    assert stored["train_loss"] == pytest.approx(online["train_loss"], rel=1e-5)
+    models = [
+        load_model(next(tmp_path.glob(f"outputs/{name}/*/model"))).state_dict()
+        for name in ("online", "stored")
+    ]
+    for name, weight in models[0].items():
+        torch.testing.assert_close(weight, models[1][name], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"sequence_length|window"):
+        tiny_run("distillation=forward_kl", f"{TEACHER}={store}", "sequence_length=16")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["distillation=forward_kl"], "teacher is not given; give the folder"),
+        (["distillation=forward_kl", f"{TEACHER}=dense"], "this run has no compression"),
+        (["distillation=forward_kl", f"{TEACHER}=nowhere"], "teacher=nowhere does not exist"),
+        (["distillation=forward_kl", f"{TEACHER}=TEACHER", "model.vocab_size=600"],
+         "the teacher has 512 words, the student vocab_size=600"),
+        (["distillation=distilbert", f"{TEACHER}=TEACHER"], "hidden_size=8, the teacher 16"),
+        (["distillation=forward_kl", f"{TEACHER}=TEACHER", "sequence_length=128"],
+         "longer than the teacher can read, 64 tokens"),
+        (["distillation=forward_kl", f"{TEACHER}=TEACHER", "distillation.distillation.top_k=513"],
+         "top_k=513 is above the vocabulary"),
+        (["distillation=hidden_states", f"{TEACHER}=TEACHER",
+          "distillation.distillation.losses.hidden_states.layers._target_="
+          "mobilellm.distillation.layer_map.Explicit",
+          "+distillation.distillation.losses.hidden_states.layers.layers=[[0,3]]"],
+         "the layer map names the teacher's layer 3, which has 3 layers"),
+        (["init_layers=[0]"], "init_layers chooses layers of the model in init_from"),
+        (["init_from=TEACHER", "init_layers=[0,7]"], "init_layers names layer 7"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_before_work_starts(
+    overrides, message, tiny_overrides, teacher, tmp_path
+):
+    given = [o.replace("TEACHER", str(teacher)) for o in overrides]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(compose("train", [*tiny_overrides, *given]))
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_another_tokenizer_is_refused(tiny_run, teacher, prepared_dir, corpus, tmp_path):
+    from mobilellm.data.tokenizer import train_tokenizer
+
+    text = b"The quick brown fox jumps over the lazy dog. " * 400
+    (teacher / "tokenizer.model").write_bytes(
+        train_tokenizer(
+            [text + bytes(range(97, 123)) * 200, (corpus / "ast.txt").read_bytes()], 512
+        )
+    )
+    with pytest.raises(ValueError, match=r"tokenizer of the teacher .* is another than that"):
+        tiny_run("distillation=forward_kl", f"{TEACHER}={teacher}")
+    shutil.rmtree(teacher)
+
+
+def test_a_student_begins_with_its_teachers_layers(tiny_run, teacher, tmp_path):
+    tiny_run(f"init_from={teacher}", "init_layers=[0,2]", "sequence_length=32",
+             "distillation=distilbert", f"{TEACHER}={teacher}", "optimizer.learning_rate=1e-9",
+             "optimizer.weight_decay=0")  # fmt: skip
+    [folder] = tmp_path.glob("outputs/default/*")
+    student, whole = load_model(folder / "model"), load_model(teacher)
+    assert student.config.num_blocks == 2
+    expected = whole.blocks[2].state_dict()
+    for name, weight in student.blocks[1].state_dict().items():
+        torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
+    config = json.loads((folder / "summary.json").read_text())["model"]
+    assert config["num_blocks"] == 2
