@@ -147,11 +147,14 @@ def _from_bytes(packed: Tensor, bits: int) -> Tensor:
 
 def _pack_bits(numbers: Tensor, bits: int) -> Tensor:
     """(..., k) below 2**bits -> uint8 (..., bytes), lowest bit first, the last byte padded."""
-    places = torch.arange(bits, device=numbers.device)
-    single = (numbers.unsqueeze(-1) >> places & 1).flatten(-2).to(torch.uint8)
+    places = torch.arange(bits, device=numbers.device, dtype=torch.int32)
+    single = (numbers.to(torch.int32).unsqueeze(-1) >> places).to(torch.uint8) & 1
+    single = single.flatten(-2)
     single = torch.nn.functional.pad(single, (0, -single.shape[-1] % 8)).unflatten(-1, (-1, 8))
-    weights = (1 << torch.arange(8, device=numbers.device)).to(torch.uint8)
-    return (single * weights).sum(-1, dtype=torch.uint8)
+    packed = single[..., 0].clone()
+    for bit in range(1, 8):
+        packed |= single[..., bit] << bit
+    return packed
 
 
 def _unpack_bits(packed: Tensor, bits: int, k: int) -> Tensor:
