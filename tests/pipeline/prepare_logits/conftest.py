@@ -33,7 +33,7 @@ def model(prepared) -> MobileLLM:
     torch.manual_seed(0)
     model = MobileLLM(instantiate(compose("train", ["model=debug"]).model))
     # Far from uniform, so that the k are well apart.
-    model.embedding.weight.data *= 40
+    model.get_parameter("embedding.weight").data *= 40
     return model.eval()
 
 
