@@ -1,0 +1,298 @@
+"""Step time and communication on many GPUs, in closed form from the configuration alone.
+
+A step is computing, the optimizer's update, and the part of communication that is not hidden behind
+computing. Not counted are reading data, validation, checkpoints, ranks that wait for each other,
+the handful of scalars that every step exchanges, and the rows that fully sharded matrices are
+padded with where the GPUs do not divide them (a third at width 576 on 256 GPUs).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mobilellm.accounting.flops import flops_per_token
+from mobilellm.accounting.parameters import block_parameters, check_count, count_parameters
+from mobilellm.accounting.training_memory import optimizer_bytes, precision_of
+from mobilellm.models.config import ModelConfig, check_choice
+
+STRATEGIES = ("ddp", "fsdp")
+
+BUCKET_BYTES = 25 * 2**20
+"""Gradients that DDP collects before it reduces them: PyTorch's `bucket_cap_mb`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Like GPUs in like nodes, one network adapter per GPU; the defaults are H100 SXM with NVLink 4
+    inside of nodes and 400 Gbit/s InfiniBand between them.
+
+    Bandwidths are what large messages reach, per GPU and direction.
+
+    Raises:
+        ValueError: a number that is not positive, an overlap outside 0 to 1.
+    """
+
+    flops_per_second: float = 0.4 * 989e12
+    """Of one GPU in training: 40 % of the peak in bf16. The least certain number here: thin models
+    reach less, large micro-batches of wide ones more."""
+    memory_bytes_per_second: float = 0.8 * 3.35e12
+    """For the optimizer's update: 80 % of HBM3's peak."""
+    gpus_per_node: int = 8
+    node_bytes_per_second: float = 370e9
+    """Inside of a node: of 450e9 nominal. Source: github.com/NVIDIA/nccl-tests/issues/212."""
+    network_bytes_per_second: float = 46e9
+    """Between nodes, per GPU: of 50e9 nominal. Source: github.com/NVIDIA/nccl-tests/issues/290."""
+    node_latency_seconds: float = 3.4e-6
+    """Of one hop inside of a node. Source: NCCL's src/graph/tuning.cc, ring, protocol Simple."""
+    network_latency_seconds: float = 14e-6
+    """Of one hop between nodes. Source: the same."""
+    overlap: float = 0.8
+    """Share of the communication that can run while the GPU computes. Not all can: the token
+    table's gradient, up to 15 % of all, is ready last of all."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_count("gpus_per_node", self.gpus_per_node)
+        for name in (f.name for f in fields(self) if f.name.endswith("second")):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        for name in ("node_latency_seconds", "network_latency_seconds"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
+        if not 0 <= self.overlap <= 1:
+            raise ValueError(f"overlap={self.overlap} must lie from 0 (none) to 1 (all)")
+
+    def num_nodes(self, num_gpus: int) -> int:
+        """Nodes that so many GPUs fill.
+
+        Raises:
+            ValueError: a node would be filled in part beside a full one.
+        """
+        check_count("num_gpus", num_gpus)
+        nodes = -(-num_gpus // self.gpus_per_node)
+        if nodes > 1 and num_gpus % self.gpus_per_node:
+            raise ValueError(
+                f"num_gpus={num_gpus} must fill its nodes of gpus_per_node={self.gpus_per_node}; "
+                f"use {nodes * self.gpus_per_node}, or at most {self.gpus_per_node}"
+            )
+        return nodes
+
+    def bytes_per_second(self, num_gpus: int) -> float:
+        """Of a collective among so many GPUs, per GPU.
+
+        Across nodes a ring runs through each adapter of a node, with its share of the bytes: the
+        slower of the node's links and of its adapters together decides.
+        """
+        if self.num_nodes(num_gpus) == 1:
+            return self.node_bytes_per_second
+        adapters = self.gpus_per_node * self.network_bytes_per_second
+        return min(self.node_bytes_per_second, adapters)
+
+    def ring_seconds(self, num_gpus: int) -> float:
+        """Latency of an all-gather or a reduce-scatter: a ring once around."""
+        nodes = self.num_nodes(num_gpus)
+        inside = (num_gpus - nodes) * self.node_latency_seconds
+        return inside + (nodes - 1) * self.network_latency_seconds
+
+    def all_reduce_seconds(self, num_gpus: int) -> float:
+        """Latency of an all-reduce: inside of nodes a chain, between them a binary tree, both ways.
+
+        Source: NCCL's cost model, src/graph/tuning.cc.
+        """
+        nodes = self.num_nodes(num_gpus)
+        inside = (num_gpus // nodes - 1) * self.node_latency_seconds
+        return 2 * (inside + (nodes - 1).bit_length() * self.network_latency_seconds)
+
+
+H100_CLUSTER = Cluster()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepForecast:
+    """One optimizer step on `num_gpus` GPUs; tokens are those of all together."""
+
+    num_gpus: int
+    tokens_per_step: int
+    compute_seconds: float
+    optimizer_seconds: float
+    communication_bytes: int
+    """That each GPU sends."""
+    communication_seconds: float
+    """If nothing of it were hidden."""
+    exposed_seconds: float
+    """Not hidden behind computing."""
+    step_seconds: float
+    """compute + optimizer + exposed."""
+    exposed_share: float
+    """exposed / step."""
+    tokens_per_second: float
+    efficiency: float
+    """Time of a step with as much work per GPU on one GPU alone, over step_seconds. Above 1 it can
+    be with `fsdp`, whose GPUs share the optimizer's update."""
+
+
+def communication_bytes(
+    config: ModelConfig,
+    num_gpus: int,
+    *,
+    strategy: str = "ddp",
+    precision: str = "bf16-mixed",
+    micro_batches: int = 1,
+) -> int:
+    """Bytes that each GPU sends in one optimizer step.
+
+    `ddp` reduces the gradients once, after the last micro-batch: 2 (n - 1) / n of their bytes.
+    `fsdp` sends (n - 1) / n of a block's bytes for every gathering and for the reduction of its
+    gradients, in each micro-batch: a block is gathered for every application, forward and backward;
+    table, norm and head, which stay gathered, once. Tied and shared weights have one gradient.
+
+    Args:
+        config: the model.
+        num_gpus: n, that share each step.
+        strategy: `ddp` or `fsdp`.
+        precision: one of Lightning's names; weights and gradients travel in the weights' type.
+        micro_batches: forward passes per step and GPU.
+
+    Raises:
+        ValueError: a count below 1, an unknown choice.
+
+    Source: Rajbhandari et al. 2020, ZeRO, arXiv:1910.02054, section 7.
+    """
+    check_choice("strategy", strategy, STRATEGIES)
+    check_count("num_gpus", num_gpus)
+    check_count("micro_batches", micro_batches)
+    width = precision_of(precision).weight
+    stored, blocks = count_parameters(config).stored, sum(block_parameters(config))
+    if strategy == "ddp":
+        sent = 2 * stored
+    else:
+        sent = micro_batches * (2 * (stored - blocks) + (2 * config.block_repeats + 1) * blocks)
+    return round(width * sent * (num_gpus - 1) / num_gpus)
+
+
+def forecast_step(
+    config: ModelConfig,
+    num_gpus: int,
+    *,
+    sequences_per_gpu: int,
+    sequence_length: int,
+    micro_batches: int = 1,
+    strategy: str = "ddp",
+    optimizer: str = "adamw",
+    precision: str = "bf16-mixed",
+    activation_checkpointing: bool = False,
+    cluster: Cluster = H100_CLUSTER,
+) -> StepForecast:
+    """Time and communication of one optimizer step.
+
+    DDP hides communication behind the last backward pass, two thirds of a micro-batch; FSDP behind
+    all computing. The optimizer reads weights, gradients and state and writes weights and state;
+    Muon's products are not counted.
+
+    Args:
+        config: the model.
+        num_gpus: that share the step.
+        sequences_per_gpu: of one step.
+        sequence_length: tokens.
+        micro_batches: forward passes that they take.
+        strategy: `ddp` or `fsdp`.
+        optimizer: `adamw`, `muon` or `sgd`.
+        precision: one of Lightning's names.
+        activation_checkpointing: the forward pass is computed twice.
+        cluster: what is assumed of GPUs and network.
+
+    Raises:
+        ValueError: a count below 1, nodes filled in part, an unknown choice.
+    """
+    check_count("sequences_per_gpu", sequences_per_gpu)
+    moved = communication_bytes(
+        config, num_gpus, strategy=strategy, precision=precision, micro_batches=micro_batches
+    )
+    flops = flops_per_token(config, sequence_length)
+    work = flops.training + (flops.forward if activation_checkpointing else 0)
+    tokens = sequences_per_gpu * sequence_length
+    compute = tokens * work / cluster.flops_per_second
+
+    weights = precision_of(precision).weight * count_parameters(config).stored
+    touched = 3 * weights + 2 * optimizer_bytes(config, optimizer, precision)
+    update_alone = touched / cluster.memory_bytes_per_second
+    update = update_alone / (num_gpus if strategy == "fsdp" else 1)
+
+    latency = _latency_seconds(config, num_gpus, strategy, weights, micro_batches, cluster)
+    communication = latency + moved / cluster.bytes_per_second(num_gpus)
+    hiding = compute if strategy == "fsdp" else 2 / 3 * compute / micro_batches
+    exposed = communication - min(cluster.overlap * communication, hiding)
+    step = compute + update + exposed
+    return StepForecast(
+        num_gpus=num_gpus,
+        tokens_per_step=tokens * num_gpus,
+        compute_seconds=compute,
+        optimizer_seconds=update,
+        communication_bytes=moved,
+        communication_seconds=communication,
+        exposed_seconds=exposed,
+        step_seconds=step,
+        exposed_share=exposed / step,
+        tokens_per_second=tokens * num_gpus / step,
+        efficiency=(compute + update_alone) / step,
+    )
+
+
+def forecast_scaling(
+    config: ModelConfig,
+    num_gpus: Sequence[int],
+    *,
+    tokens_per_step: int,
+    sequence_length: int,
+    micro_batch_size: int,
+    **options: Any,
+) -> list[StepForecast]:
+    """The same step on more and more GPUs: strong scaling.
+
+    Args:
+        config: the model.
+        num_gpus: of each forecast.
+        tokens_per_step: of all GPUs.
+        sequence_length: tokens.
+        micro_batch_size: sequences that a GPU takes at one time, at most.
+        options: as of `forecast_step`.
+
+    Raises:
+        ValueError: GPUs that do not divide the step's sequences; as `forecast_step`.
+    """
+    forecasts = []
+    for count in num_gpus:
+        check_count("num_gpus", count)
+        check_count("micro_batch_size", micro_batch_size)
+        if tokens_per_step % (count * sequence_length):
+            raise ValueError(
+                f"tokens_per_step={tokens_per_step} must be divisible by num_gpus={count} x "
+                f"sequence_length={sequence_length} = {count * sequence_length}"
+            )
+        sequences = tokens_per_step // sequence_length // count
+        forecasts.append(
+            forecast_step(
+                config,
+                count,
+                sequences_per_gpu=sequences,
+                sequence_length=sequence_length,
+                micro_batches=-(-sequences // micro_batch_size),
+                **options,
+            )
+        )
+    return forecasts
+
+
+def _latency_seconds(
+    config: ModelConfig,
+    num_gpus: int,
+    strategy: str,
+    gradient_bytes: int,
+    micro_batches: int,
+    cluster: Cluster,
+) -> float:
+    """Of all collectives of a step, one after the other."""
+    if strategy == "ddp":
+        return -(-gradient_bytes // BUCKET_BYTES) * cluster.all_reduce_seconds(num_gpus)
+    collectives = 2 + config.num_blocks * (2 * config.block_repeats + 1)
+    return micro_batches * collectives * cluster.ring_seconds(num_gpus)
