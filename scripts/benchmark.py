@@ -8,7 +8,8 @@ Parts: train (step against Hugging Face's Llama), litgpt (against LitGPT's GPT, 
 of LITGPT_PYTHON), memory (peak of a step), decode (against Hugging Face's generate), loop
 (Lightning with logging over a bare loop), startup (command to first step), data (preparing text),
 gpu, factorized (factorised feed-forward layers against dense ones), distillation (steps with a
-teacher or its stored logits against steps on labels alone).
+teacher or its stored logits against steps on labels alone), scaling (one process against two, and
+the forecast of both).
 """
 
 import argparse
@@ -20,7 +21,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from mobilellm.launchers.command import run_command
 
 PARTS = ("train", "litgpt", "memory", "decode", "loop", "startup", "data", "gpu", "factorized",
-         "distillation")  # fmt: skip
+         "distillation", "scaling")  # fmt: skip
 
 
 def main() -> None:

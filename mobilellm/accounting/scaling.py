@@ -7,9 +7,10 @@ padded with where the GPUs do not divide them (a third at width 576 on 256 GPUs)
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
+from mobilellm.accounting.cluster import H100_CLUSTER, Cluster
 from mobilellm.accounting.flops import flops_per_token
 from mobilellm.accounting.parameters import block_parameters, check_count, count_parameters
 from mobilellm.accounting.training_memory import optimizer_bytes, precision_of
@@ -19,92 +20,6 @@ STRATEGIES = ("ddp", "fsdp")
 
 BUCKET_BYTES = 25 * 2**20
 """Gradients that DDP collects before it reduces them: PyTorch's `bucket_cap_mb`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """Like GPUs in like nodes, one network adapter per GPU; the defaults are H100 SXM with NVLink 4
-    inside of nodes and 400 Gbit/s InfiniBand between them.
-
-    Bandwidths are what large messages reach, per GPU and direction.
-
-    Raises:
-        ValueError: a number that is not positive, an overlap outside 0 to 1.
-    """
-
-    flops_per_second: float = 0.4 * 989e12
-    """Of one GPU in training: 40 % of the peak in bf16. The least certain number here: thin models
-    reach less, large micro-batches of wide ones more."""
-    memory_bytes_per_second: float = 0.8 * 3.35e12
-    """For the optimizer's update: 80 % of HBM3's peak."""
-    gpus_per_node: int = 8
-    node_bytes_per_second: float = 370e9
-    """Inside of a node: of 450e9 nominal. Source: github.com/NVIDIA/nccl-tests/issues/212."""
-    network_bytes_per_second: float = 46e9
-    """Between nodes, per GPU: of 50e9 nominal. Source: github.com/NVIDIA/nccl-tests/issues/290."""
-    node_latency_seconds: float = 3.4e-6
-    """Of one hop inside of a node. Source: NCCL's src/graph/tuning.cc, ring, protocol Simple."""
-    network_latency_seconds: float = 14e-6
-    """Of one hop between nodes. Source: the same."""
-    overlap: float = 0.8
-    """Share of the communication that can run while the GPU computes. Not all can: the token
-    table's gradient, up to 15 % of all, is ready last of all."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_count("gpus_per_node", self.gpus_per_node)
-        for name in (f.name for f in fields(self) if f.name.endswith("second")):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        for name in ("node_latency_seconds", "network_latency_seconds"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
-        if not 0 <= self.overlap <= 1:
-            raise ValueError(f"overlap={self.overlap} must lie from 0 (none) to 1 (all)")
-
-    def num_nodes(self, num_gpus: int) -> int:
-        """Nodes that so many GPUs fill.
-
-        Raises:
-            ValueError: a node would be filled in part beside a full one.
-        """
-        check_count("num_gpus", num_gpus)
-        nodes = -(-num_gpus // self.gpus_per_node)
-        if nodes > 1 and num_gpus % self.gpus_per_node:
-            raise ValueError(
-                f"num_gpus={num_gpus} must fill its nodes of gpus_per_node={self.gpus_per_node}; "
-                f"use {nodes * self.gpus_per_node}, or at most {self.gpus_per_node}"
-            )
-        return nodes
-
-    def bytes_per_second(self, num_gpus: int) -> float:
-        """Of a collective among so many GPUs, per GPU.
-
-        Across nodes a ring runs through each adapter of a node, with its share of the bytes: the
-        slower of the node's links and of its adapters together decides.
-        """
-        if self.num_nodes(num_gpus) == 1:
-            return self.node_bytes_per_second
-        adapters = self.gpus_per_node * self.network_bytes_per_second
-        return min(self.node_bytes_per_second, adapters)
-
-    def ring_seconds(self, num_gpus: int) -> float:
-        """Latency of an all-gather or a reduce-scatter: a ring once around."""
-        nodes = self.num_nodes(num_gpus)
-        inside = (num_gpus - nodes) * self.node_latency_seconds
-        return inside + (nodes - 1) * self.network_latency_seconds
-
-    def all_reduce_seconds(self, num_gpus: int) -> float:
-        """Latency of an all-reduce: inside of nodes a chain, between them a binary tree, both ways.
-
-        Source: NCCL's cost model, src/graph/tuning.cc.
-        """
-        nodes = self.num_nodes(num_gpus)
-        inside = (num_gpus // nodes - 1) * self.node_latency_seconds
-        return 2 * (inside + (nodes - 1).bit_length() * self.network_latency_seconds)
-
-
-H100_CLUSTER = Cluster()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +65,7 @@ def communication_bytes(
         config: the model.
         num_gpus: n, that share each step.
         strategy: `ddp` or `fsdp`.
-        precision: one of Lightning's names; weights and gradients travel in the weights' type.
+        precision: one of Lightning's names; what is sent has the type of the weights.
         micro_batches: forward passes per step and GPU.
 
     Raises:
@@ -170,6 +85,16 @@ def communication_bytes(
     return round(width * sent * (num_gpus - 1) / num_gpus)
 
 
+def update_bytes(config: ModelConfig, optimizer: str = "adamw", precision: str = "32-true") -> int:
+    """Bytes that the optimizer's update reads and writes: weights and state twice, gradients once.
+
+    Raises:
+        ValueError: an optimizer or precision that is not known.
+    """
+    weights = precision_of(precision).weight * count_parameters(config).stored
+    return 3 * weights + 2 * optimizer_bytes(config, optimizer, precision)
+
+
 def forecast_step(
     config: ModelConfig,
     num_gpus: int,
@@ -186,8 +111,7 @@ def forecast_step(
     """Time and communication of one optimizer step.
 
     DDP hides communication behind the last backward pass, two thirds of a micro-batch; FSDP behind
-    all computing. The optimizer reads weights, gradients and state and writes weights and state;
-    Muon's products are not counted.
+    all computing. The optimizer's update is bound by memory; Muon's products are not counted.
 
     Args:
         config: the model.
@@ -213,12 +137,12 @@ def forecast_step(
     tokens = sequences_per_gpu * sequence_length
     compute = tokens * work / cluster.flops_per_second
 
-    weights = precision_of(precision).weight * count_parameters(config).stored
-    touched = 3 * weights + 2 * optimizer_bytes(config, optimizer, precision)
+    touched = update_bytes(config, optimizer, precision)
     update_alone = touched / cluster.memory_bytes_per_second
     update = update_alone / (num_gpus if strategy == "fsdp" else 1)
 
-    latency = _latency_seconds(config, num_gpus, strategy, weights, micro_batches, cluster)
+    gradients = precision_of(precision).weight * count_parameters(config).stored
+    latency = _latency_seconds(config, num_gpus, strategy, gradients, micro_batches, cluster)
     communication = latency + moved / cluster.bytes_per_second(num_gpus)
     hiding = compute if strategy == "fsdp" else 2 / 3 * compute / micro_batches
     exposed = communication - min(cluster.overlap * communication, hiding)

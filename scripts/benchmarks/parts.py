@@ -28,6 +28,7 @@ def measure(part: str, *, rounds: int, quick: bool = False) -> list[dict[str, An
         "gpu": ("gpu", "measure_gpu", turns),
         "factorized": ("factorized", "measure_factorized", timed | {"quick": quick}),
         "distillation": ("distillation", "measure_distillation", timed | {"quick": quick}),
+        "scaling": ("scaling", "measure_scaling", turns | {"quick": quick}),
     }
     if part not in parts:
         raise ValueError(f"part={part!r} is not known; see scripts/benchmark.py --help")

@@ -15,8 +15,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mobilellm.accounting import count_parameters, flops_per_token
+from mobilellm.accounting.cluster import Cluster
 from mobilellm.accounting.scaling import (
-    Cluster,
     communication_bytes,
     forecast_scaling,
     forecast_step,

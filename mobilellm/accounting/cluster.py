@@ -1,0 +1,90 @@
+"""What the scaling model assumes of GPUs and of the network between them."""
+
+from dataclasses import dataclass, fields
+
+from mobilellm.accounting.parameters import check_count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Like GPUs in like nodes, a network adapter each; by default H100 SXM, NVLink 4, InfiniBand.
+
+    Bandwidths are what large messages reach, per GPU and direction.
+
+    Raises:
+        ValueError: a number that is not positive, an overlap outside 0 to 1.
+    """
+
+    flops_per_second: float = 0.4 * 989e12
+    """Of one GPU in training: 40 % of the peak in bf16. The least certain number here: thin models
+    reach less, large micro-batches of wide ones more."""
+    memory_bytes_per_second: float = 0.8 * 3.35e12
+    """For the optimizer's update: 80 % of HBM3's peak."""
+    gpus_per_node: int = 8
+    node_bytes_per_second: float = 370e9
+    """Inside of a node: of 450e9 nominal. Source: github.com/NVIDIA/nccl-tests/issues/212."""
+    network_bytes_per_second: float = 46e9
+    """Between nodes: of 50e9 nominal. Source: github.com/NVIDIA/nccl-tests/issues/290."""
+    node_latency_seconds: float = 3.4e-6
+    """Of one hop inside of a node. Source: NCCL's src/graph/tuning.cc, ring, protocol Simple."""
+    network_latency_seconds: float = 14e-6
+    """Of one hop between nodes. Source: the same."""
+    overlap: float = 0.8
+    """Share of communication that can run while the GPU computes: not that of the token table's
+    gradient, up to 15 % of all, which is ready last."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_count("gpus_per_node", self.gpus_per_node)
+        for name in (f.name for f in fields(self) if f.name.endswith("second")):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        for name in ("node_latency_seconds", "network_latency_seconds"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
+        if not 0 <= self.overlap <= 1:
+            raise ValueError(f"overlap={self.overlap} must lie from 0 (none) to 1 (all)")
+
+    def num_nodes(self, num_gpus: int) -> int:
+        """Nodes that so many GPUs fill.
+
+        Raises:
+            ValueError: a node would be filled in part beside a full one.
+        """
+        check_count("num_gpus", num_gpus)
+        nodes = -(-num_gpus // self.gpus_per_node)
+        if nodes > 1 and num_gpus % self.gpus_per_node:
+            raise ValueError(
+                f"num_gpus={num_gpus} must fill its nodes of gpus_per_node={self.gpus_per_node}; "
+                f"use {nodes * self.gpus_per_node}, or at most {self.gpus_per_node}"
+            )
+        return nodes
+
+    def bytes_per_second(self, num_gpus: int) -> float:
+        """Of a collective among so many GPUs, per GPU.
+
+        Across nodes a ring runs through each adapter of a node, with its share of the bytes: the
+        slower of the node's links and of its adapters together decides.
+        """
+        if self.num_nodes(num_gpus) == 1:
+            return self.node_bytes_per_second
+        adapters = self.gpus_per_node * self.network_bytes_per_second
+        return min(self.node_bytes_per_second, adapters)
+
+    def ring_seconds(self, num_gpus: int) -> float:
+        """Latency of an all-gather or a reduce-scatter: a ring once around."""
+        nodes = self.num_nodes(num_gpus)
+        inside = (num_gpus - nodes) * self.node_latency_seconds
+        return inside + (nodes - 1) * self.network_latency_seconds
+
+    def all_reduce_seconds(self, num_gpus: int) -> float:
+        """Latency of an all-reduce: inside of nodes a chain, between them a binary tree, both ways.
+
+        Source: NCCL's cost model, src/graph/tuning.cc.
+        """
+        nodes = self.num_nodes(num_gpus)
+        inside = (num_gpus // nodes - 1) * self.node_latency_seconds
+        return 2 * (inside + (nodes - 1).bit_length() * self.network_latency_seconds)
+
+
+H100_CLUSTER = Cluster()
