@@ -1,6 +1,7 @@
 """How many questions the student answers right, without a word of explanation."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -16,8 +17,8 @@ class LabelAccuracyCallback(Callback):
     them all, as sharded models require; nothing is drawn at random.
 
     Args:
-        max_questions: ask so many, spread evenly over the split; None: all.
-        each_validation: at each validation; false: only at the end.
+        max_questions: ask so many at the end, spread evenly over the split; None: all.
+        validation_questions: ask so many at each validation before; None: none.
         per_token: compare choices by their log likelihood per token.
         batch_tokens: most tokens of a forward pass.
 
@@ -29,20 +30,25 @@ class LabelAccuracyCallback(Callback):
         self,
         *,
         max_questions: int | None = None,
-        each_validation: bool = True,
+        validation_questions: int | None = 200,
         per_token: bool = False,
         batch_tokens: int = 8192,
     ) -> None:
         """Nothing is asked yet."""
-        for name, value in (("max_questions", max_questions), ("batch_tokens", batch_tokens)):
+        for name, value in (
+            ("max_questions", max_questions),
+            ("validation_questions", validation_questions),
+            ("batch_tokens", batch_tokens),
+        ):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         self.max_questions = max_questions
-        self.each_validation = each_validation
+        self.validation_questions = validation_questions
         self.options = {"per_token": per_token, "batch_tokens": batch_tokens}
         self.accuracy: Accuracy | None = None
         """Of the last time."""
         self._questions: list[Question] = []
+        self._some_questions: list[Question] = []
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Read the questions.
@@ -57,6 +63,9 @@ class LabelAccuracyCallback(Callback):
                 "data=rationales, or callbacks.label_accuracy=null"
             )
         self._questions = prepared.questions(self.max_questions)
+        if self.validation_questions is not None:
+            few = min(self.validation_questions, len(self._questions))
+            self._some_questions = prepared.questions(few)
         longest = max(
             len(question.prompt) + max(map(len, (question.label, *question.choices)))
             for question in self._questions
@@ -72,9 +81,10 @@ class LabelAccuracyCallback(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Ask, where it is time to."""
         step = pl_module.global_step
-        is_last = pl_module.finished or step == pl_module.budget.total_steps
-        if is_last or (self.each_validation and pl_module.is_validated(step)):
-            self._ask(trainer, pl_module)
+        if pl_module.finished or step == pl_module.budget.total_steps:
+            self._ask(trainer, pl_module, self._questions)
+        elif self._some_questions and pl_module.is_validated(step):
+            self._ask(trainer, pl_module, self._some_questions)
 
     def state_dict(self) -> dict[str, Any]:
         """The last result, for a run that is continued after its last step."""
@@ -90,11 +100,11 @@ class LabelAccuracyCallback(Callback):
         """What the run's summary says: nothing before the first time."""
         return {name.replace("/", "_"): value for name, value in self._metrics().items()}
 
-    def _ask(self, trainer: Any, pl_module: Any) -> None:
+    def _ask(self, trainer: Any, pl_module: Any, questions: Sequence[Question]) -> None:
         start = time.monotonic()
         with trainer.precision_plugin.forward_context():
             self.accuracy = answer_accuracy(
-                pl_module.model, self._questions, device=pl_module.device, **self.options
+                pl_module.model, questions, device=pl_module.device, **self.options
             )
         pl_module.validation_seconds += time.monotonic() - start
         pl_module.write_metrics(self._metrics())

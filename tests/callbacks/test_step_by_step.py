@@ -79,12 +79,13 @@ def test_validation_is_the_label_path_alone(folder, tmp_path):
 
 
 def test_accuracy_is_written_and_summarised(folder, tmp_path):
-    accuracy = LabelAccuracyCallback()
+    accuracy = LabelAccuracyCallback(validation_questions=7)
     module, data = make_module(4, model=model_of(), validate=2), data_of(folder)
     fit(module, data, tmp_path, callbacks=[StepByStepCallback(), accuracy])
     rows = {row["step"]: row for row in read_rows(tmp_path)}
     asked = [step for step, row in rows.items() if row["val/accuracy"]]
     assert asked == ["2", "4"]
+    assert [rows[step]["val/questions"] for step in asked] == ["7", "20"]
     expected = answer_accuracy(module.model, data.prepared.questions())
     assert accuracy.summary() == {
         "val_accuracy": expected.share,
@@ -97,7 +98,7 @@ def test_accuracy_is_written_and_summarised(folder, tmp_path):
 
 
 def test_accuracy_can_wait_for_the_end_and_take_some_questions(folder, tmp_path):
-    accuracy = LabelAccuracyCallback(each_validation=False, max_questions=5)
+    accuracy = LabelAccuracyCallback(validation_questions=None, max_questions=5)
     module = make_module(4, model=model_of(), validate=2)
     fit(module, data_of(folder), tmp_path, callbacks=[accuracy])
     assert [row["step"] for row in read_rows(tmp_path) if row["val/accuracy"]] == ["4"]
@@ -118,7 +119,7 @@ def test_learning_the_answers_is_seen(tmp_path):
     """The longest of three words: a model that has seen the questions often knows them."""
     asked = {"validation": str(tmp_path / "train.jsonl"), "name": "asked", "tasks": ["label"]}
     data = data_of(tmp_path, micro_batch_size=4, made=rows(30), **asked)
-    accuracy = LabelAccuracyCallback(each_validation=False)
+    accuracy = LabelAccuracyCallback(validation_questions=None)
     module = make_module(100, model=model_of(hidden_size=64, intermediate_size=96), log=100)
     fit(module, data, callbacks=[accuracy])
     assert accuracy.summary()["val_accuracy_low"] > 0.5
@@ -187,7 +188,7 @@ def test_weights_are_refused(weight):
         StepByStepCallback(rationale_weight=weight)
 
 
-@pytest.mark.parametrize("name", ["max_questions", "batch_tokens"])
+@pytest.mark.parametrize("name", ["max_questions", "validation_questions", "batch_tokens"])
 def test_numbers_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
         LabelAccuracyCallback(**{name: 0})
