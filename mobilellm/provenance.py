@@ -1,6 +1,7 @@
 """What made a result: command, code, versions and machine."""
 
 import importlib.metadata
+import json
 import platform
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from typing import Any
 
 import mobilellm
 
+# Beside a copy of the package: the state of the clone that it was copied from.
+SNAPSHOT = "snapshot.json"
 PACKAGES = ("torch", "lightning", "hydra-core", "datasets", "sentencepiece", "numpy")
 
 
@@ -25,8 +28,13 @@ def command_line() -> str:
 
 @cache
 def git_state() -> dict[str, Any]:
-    """Commit of the clone this package runs from, and whether it has changes; None without git."""
+    """Commit of the clone this package runs from, and whether it has changes; None without git.
+
+    Of a copy made for a cluster's jobs it is the state at the time of copying.
+    """
     root = Path(mobilellm.__file__).parents[1]
+    if (root / SNAPSHOT).exists():
+        return json.loads((root / SNAPSHOT).read_text())
     commit = _git(root, "rev-parse", "HEAD")
     changes = _git(root, "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}

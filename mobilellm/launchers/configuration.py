@@ -51,12 +51,14 @@ def config_loader(config_dir: Path | None = None) -> "Iterator[ConfigLoader]":
 
 
 def register_plugins() -> None:
-    """Make the root schema and our launcher known to Hydra."""
-    from mobilellm.launchers import local
+    """Make the root schema and our launchers known to Hydra."""
+    from mobilellm.launchers import local, slurm
     from mobilellm.launchers.run_config import register_run_config
+    from mobilellm.launchers.sweep_launcher import register
 
     register_run_config()
-    local.register()
+    register(local.LocalLauncher, local)
+    register(slurm.SlurmLauncher, slurm)
 
 
 def compose(

@@ -42,20 +42,22 @@ class TrialProcess:
         _redirect_output(self.log)
         if self.gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
-        _limit_threads(self.threads)
-        code = exit_code_of(self._run)
+        limit_threads(self.threads)
+        code = exit_code_of(lambda: run_task(self.task, self.config))
         sys.stdout.flush()
         sys.stderr.flush()
         sys.exit(code)
 
-    def _run(self) -> None:
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.core.utils import env_override, setup_globals
 
-        setup_globals()
-        HydraConfig.instance().set_config(self.config)
-        with env_override(dict(self.config.hydra.job.env_set)):
-            self.task(without_hydra(self.config))
+def run_task(task: "Callable[[DictConfig], Any]", config: "DictConfig") -> None:
+    """Call `task` as Hydra would, with a configuration that was composed elsewhere."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.utils import env_override, setup_globals
+
+    setup_globals()
+    HydraConfig.instance().set_config(config)
+    with env_override(dict(config.hydra.job.env_set)):
+        task(without_hydra(config))
 
 
 @contextlib.contextmanager
@@ -73,7 +75,8 @@ def thread_environment(threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _limit_threads(threads: int) -> None:
+def limit_threads(threads: int) -> None:
+    """Let the numerical libraries compute with so many threads from now on."""
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(threads)

@@ -1,0 +1,234 @@
+"""`hydra/launcher=slurm`: a sweep as one job array, from a copy of the code."""
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from mobilellm.launchers.command import Stopped
+from mobilellm.launchers.errors import CommandError
+from mobilellm.launchers.overview import Counts, Overview
+from mobilellm.launchers.slurm_job import SlurmTrial
+from mobilellm.launchers.slurm_queue import SlurmError, require_slurm
+from mobilellm.launchers.slurm_record import JOB_CONFIG, JobRecord, write_record
+from mobilellm.launchers.slurm_settings import SlurmSettings, common_settings
+from mobilellm.launchers.slurm_snapshot import take_snapshot
+from mobilellm.launchers.slurm_state import RunState, run_states, shown_log
+from mobilellm.launchers.sweep_check import Trial, without_hydra
+from mobilellm.launchers.sweep_launcher import SweepLauncher, job_return
+from mobilellm.provenance import command_line
+from mobilellm.run_folder import write_text_atomically
+
+if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
+    from omegaconf import DictConfig
+
+PLUGIN_MODULE = "hydra_plugins.mobilellm_slurm"
+# Below the sweep's folder: submitted trials, their logs and the copies of the code.
+FOLDER = "slurm"
+
+
+class SlurmLauncher(SweepLauncher):
+    """Submits the trials of a sweep; arguments as in conf/hydra/launcher/slurm.yaml.
+
+    Trials that are finished, or whose job still waits or runs, are left alone.
+
+    Raises:
+        ValueError: as `SlurmSettings`.
+        TypeError: a setting that it does not have.
+    """
+
+    # Hydra accepts launchers from the package `hydra_plugins` only; see `sweep_launcher.register`.
+    __module__ = PLUGIN_MODULE
+
+    def __init__(self, **settings: Any) -> None:
+        """Refuse wrong settings; each trial's own are read when it is submitted."""
+        SlurmSettings(**settings)
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> "Sequence[JobReturn]":
+        """Submit one batch of trials.
+
+        Returns:
+            One entry a trial: its status and job.
+
+        Raises:
+            ValueError: no SLURM here, it refuses the jobs, or the trials need different resources.
+            Stopped: Ctrl-C while waiting; the jobs go on.
+        """
+        from filelock import FileLock
+
+        require_slurm()
+        trials = {_folder(t): t for t in self.trials(job_overrides, initial_job_idx)}
+        settings = common_settings([_settings(trial.config) for trial in trials.values()])
+        folder = Path(str(self.config.hydra.sweep.dir)).absolute() / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        overview = Overview(Counts(len(trials)))
+        # Of two equal commands at a time, one submits and the other sees the jobs.
+        with FileLock(folder / ".lock"):
+            before = run_states(trials)
+            _tell_what_is_left_alone(overview, trials, before)
+            missing = {
+                path: trial
+                for path, trial in trials.items()
+                if not (before[path].is_active or before[path].status == "finished")
+            }
+            if missing:
+                self._submit(missing, settings, folder, overview)
+        states = run_states(trials)
+        if settings.wait:
+            states = self._wait(trials, before, settings, overview)
+        return [
+            job_return(
+                trial.config,
+                {"status": states[path].status, "error": states[path].reason, "folder": str(path)},
+            )
+            for path, trial in trials.items()
+        ]
+
+    def _submit(
+        self, trials: dict[Path, Trial], settings: SlurmSettings, folder: Path, overview: Overview
+    ) -> None:
+        task, snapshot = self.task, take_snapshot(folder)
+        bodies = [
+            SlurmTrial(
+                task=task,
+                config=trial.config,
+                folder=path,
+                code=snapshot.path,
+                command=tuple(sys.argv),
+                threads=settings.cpus_per_task,
+                max_requeues=settings.max_requeues,
+            )
+            for path, trial in trials.items()
+        ]
+        name = Path(str(self.config.hydra.sweep.dir)).name
+        job_ids = submit(bodies, settings, name, folder)
+        for job_id, (path, trial) in zip(job_ids, trials.items(), strict=True):
+            record = JobRecord(
+                job_id=job_id,
+                log=str(folder / f"{job_id}_0_log.out"),
+                code=str(snapshot.path),
+                commit=snapshot.commit,
+                dirty=snapshot.dirty,
+                command=command_line(),
+                submitted_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            )
+            text = OmegaConf.to_yaml(without_hydra(trial.config), resolve=True)
+            write_text_atomically(path / JOB_CONFIG, text)
+            write_record(path, record)
+        array = job_ids[0].partition("_")[0]
+        overview.tell(
+            f"submitted {_count(len(trials))} as job {array}; see python scripts/status.py "
+            f"{os.path.relpath(folder.parent)}; end with scancel {array}"
+        )
+
+    def _wait(
+        self, trials: dict[Path, Trial], before: dict[Path, RunState], settings: SlurmSettings,
+        overview: Overview,
+    ) -> dict[Path, RunState]:  # fmt: skip
+        """Until no job is left; report each that ends."""
+        counts, ended, started = overview.counts, set(), time.monotonic()
+        counts.skipped = sum(state.status == "finished" for state in before.values())
+        ended = {path for path, state in before.items() if state.status == "finished"}
+        try:
+            with overview:
+                while True:
+                    try:
+                        states = run_states(trials)
+                    except SlurmError:
+                        # A controller that is restarted answers again.
+                        time.sleep(settings.poll_seconds)
+                        continue
+                    for path in trials.keys() - ended:
+                        if not states[path].is_active:
+                            ended.add(path)
+                            self._report(trials[path], states[path], counts, overview)
+                    if len(ended) == len(trials):
+                        return states
+                    running = [p for p, state in states.items() if state.status == "running"]
+                    seconds = time.monotonic() - started
+                    overview.refresh({trials[p].name: (p, seconds) for p in running})
+                    time.sleep(settings.poll_seconds)
+        except KeyboardInterrupt:
+            raise Stopped(
+                f"no longer waiting: {counts.line()}; the jobs go on (scancel ends them, the same "
+                "command waits again)"
+            ) from None
+
+    def _report(self, trial: Trial, state: RunState, counts: Counts, overview: Overview) -> None:
+        setattr(counts, state.status, getattr(counts, state.status) + 1)
+        text = f"[{counts.done}/{counts.total}] {state.status} {trial.name}"
+        if state.status == "failed" and state.record is not None:
+            reason = f"{state.reason}; log: {shown_log(state.record)}"
+            self.remember_failure(trial.name, reason)
+            text += f": {reason}"
+        overview.tell(text)
+
+
+def submit(
+    bodies: Sequence[SlurmTrial], settings: SlurmSettings, name: str, folder: Path
+) -> list[str]:
+    """Submit the trials as one job array.
+
+    Returns:
+        The job of each.
+
+    Raises:
+        ValueError: SLURM refuses them.
+    """
+    # Read when submitit is imported.
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = settings.signal
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError
+
+    python = settings.python or shlex.quote(sys.executable)
+    executor = SlurmExecutor(
+        folder,
+        max_num_timeout=settings.max_requeues,
+        python=f"{settings.container} {python}" if settings.container else python,
+    )
+    executor.update_parameters(**settings.sbatch(name, bodies[0].code))
+    try:
+        with executor.batch():
+            jobs = [executor.submit(body) for body in bodies]
+    except FailedJobError as error:
+        text = " ".join(str(error).split())
+        raise CommandError(f"SLURM refuses the jobs: {text}; no trial was submitted") from error
+    return [job.job_id for job in jobs]
+
+
+def _folder(trial: Trial) -> Path:
+    if trial.folder is None:
+        raise CommandError(
+            "hydra/launcher=slurm must know the run folders beforehand; use Hydra's basic sweeper "
+            "(key=value1,value2 or hydra.sweeper.params), or hydra/launcher=local"
+        )
+    return trial.folder.absolute()
+
+
+def _settings(config: "DictConfig") -> SlurmSettings:
+    plain: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+    return SlurmSettings(**{key: value for key, value in plain.items() if key != "_target_"})
+
+
+def _tell_what_is_left_alone(
+    overview: Overview, trials: dict[Path, Trial], states: dict[Path, RunState]
+) -> None:
+    finished = sum(state.status == "finished" for state in states.values())
+    if finished:
+        all_of = f"all {len(trials)} trials are" if finished == len(trials) else None
+        overview.tell(f"{all_of or f'{finished} of {_count(len(trials))} are'} finished already")
+    for path, state in states.items():
+        if state.is_active:
+            overview.tell(f"left alone, {state.status} as {state.job}: {trials[path].name}")
+
+
+def _count(number: int) -> str:
+    return f"{number} trial{'s' if number != 1 else ''}"

@@ -1,0 +1,55 @@
+"""job.json in a run's folder: which job runs it, from which code, and where its log is."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilellm.run_folder import write_text_atomically
+
+JOB = "job.json"
+JOB_CONFIG = "job.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRecord:
+    """What a run was submitted as."""
+
+    job_id: str
+    """As SLURM's tools take it, `12_3` for a task of an array."""
+    log: str
+    """The first rank's stdout and stderr."""
+    code: str
+    """The folder that the job imports this package from; see `slurm_snapshot`."""
+    commit: str | None
+    """Of the code; None without git."""
+    dirty: bool | None
+    """Whether the code had changes, which are in `<code>/changes.diff`."""
+    command: str
+    submitted_at: str
+    error: str | None = None
+    """Why the job failed, where it could say so itself."""
+
+
+def write_record(folder: Path, record: JobRecord) -> None:
+    """Write job.json atomically."""
+    write_text_atomically(folder / JOB, json.dumps(asdict(record), indent=2) + "\n")
+
+
+def read_record(folder: Path) -> JobRecord | None:
+    """What job.json says, or None where the run was never submitted.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = folder / JOB
+    try:
+        fields: Mapping[str, Any] = json.loads(path.read_text())
+        return JobRecord(**fields)
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); see that no job runs it, and remove the file"
+        ) from error

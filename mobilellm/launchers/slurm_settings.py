@@ -1,0 +1,148 @@
+"""What one trial asks of SLURM: the fields of conf/hydra/launcher/slurm.yaml, checked."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mobilellm.launchers.errors import CommandError
+
+SIGNALS = ("USR1", "USR2", "TERM")
+WHOLE_NUMBERS = {
+    "time_minutes": 1, "nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0, "cpus_per_task": 1,
+    "signal_seconds": 0, "max_requeues": 0, "array_parallelism": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmSettings:
+    """conf/hydra/launcher/slurm.yaml says what each field means.
+
+    Raises:
+        ValueError: a number out of range, or a signal that trials do not listen to.
+    """
+
+    accelerator: str = "auto"
+    nodes: int = 1
+    tasks_per_node: int | str = "auto"
+    gpus_per_node: int | str = "auto"
+    cpus_per_task: int = 4
+    memory_gb: float | None = None
+    time_minutes: int = 1440
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    array_parallelism: int = 256
+    signal: str = "USR2"
+    signal_seconds: int = 120
+    max_requeues: int = 100
+    setup: Sequence[str] = ()
+    container: str | None = None
+    python: str | None = None
+    srun_arguments: Sequence[str] = ()
+    sbatch_options: Mapping[str, Any] = field(default_factory=dict)
+    wait: bool = False
+    poll_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers and the signal."""
+        for name, least in WHOLE_NUMBERS.items():
+            value = getattr(self, name)
+            if value == "auto" and name in ("tasks_per_node", "gpus_per_node"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"hydra.launcher.{name}={value!r} must be a whole number of at least {least}"
+                )
+        for name in ("memory_gb", "poll_seconds"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"hydra.launcher.{name}={value!r} must be above 0")
+        if self.signal not in SIGNALS:
+            raise ValueError(
+                f"hydra.launcher.signal={self.signal!r} is not known; use one of "
+                f"{', '.join(SIGNALS)}"
+            )
+        if self.signal_seconds >= 60 * self.time_minutes:
+            raise ValueError(
+                f"hydra.launcher.signal_seconds={self.signal_seconds} must be less than "
+                f"time_minutes={self.time_minutes}, or the trial would stop as it starts"
+            )
+
+    @property
+    def processes_per_node(self) -> int:
+        """One a device: Lightning starts none of its own (`-m` would be repeated in them)."""
+        if self.tasks_per_node != "auto":
+            return int(self.tasks_per_node)
+        return max(1, int(self.gpus_per_node)) if self.gpus_per_node != "auto" else 1
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of each node."""
+        if self.gpus_per_node != "auto":
+            return int(self.gpus_per_node)
+        return 0 if self.accelerator == "cpu" else self.processes_per_node
+
+    def sbatch(self, name: str, code: Path) -> dict[str, Any]:
+        """Parameters of submitit's executor.
+
+        Args:
+            name: of the job array.
+            code: the folder that `mobilellm` is imported from.
+        """
+        given = {
+            "partition": self.partition, "account": self.account, "qos": self.qos,
+            "constraint": self.constraint, "mem_gb": self.memory_gb,
+            "gpus_per_node": self.num_gpus or None,
+        }  # fmt: skip
+        return {key: value for key, value in given.items() if value is not None} | {
+            "name": name,
+            "timeout_min": self.time_minutes,
+            "nodes": self.nodes,
+            "tasks_per_node": self.processes_per_node,
+            "cpus_per_task": self.cpus_per_task,
+            "array_parallelism": self.array_parallelism,
+            "signal_delay_s": self.signal_seconds,
+            "stderr_to_stdout": True,
+            "setup": [*self.setup, *self._environment(code)],
+            # srun takes --cpus-per-task from sbatch no longer (SLURM 22.05), and without the other
+            # a rank that dies leaves the rest waiting for it.
+            "srun_args": [
+                f"--cpus-per-task={self.cpus_per_task}", "--kill-on-bad-exit=1",
+                *self.srun_arguments,
+            ],
+            # A node that is lost gives the trial back to the queue.
+            "additional_parameters": {"requeue": True, **self.sbatch_options},
+        }  # fmt: skip
+
+    def _environment(self, code: Path) -> list[str]:
+        return [
+            f"export SUBMITIT_PREEMPT_SIGNAL={self.signal}",
+            f"export OMP_NUM_THREADS={self.cpus_per_task} MKL_NUM_THREADS={self.cpus_per_task}",
+            # The copied code and not what happens to be in the working folder.
+            f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+            "export PYTHONSAFEPATH=1",
+        ]
+
+
+def common_settings(settings: Sequence[SlurmSettings]) -> SlurmSettings:
+    """The settings of all trials.
+
+    Raises:
+        ValueError: two trials ask for different resources.
+    """
+    first = settings[0]
+    for other in settings:
+        differing = [
+            f"{name} {getattr(first, name)} and {getattr(other, name)}"
+            for name in SlurmSettings.__dataclass_fields__
+            if getattr(first, name) != getattr(other, name)
+        ]
+        if differing:
+            raise CommandError(
+                f"the trials of one job array need the same resources, not {'; '.join(differing)}; "
+                "submit one sweep for each; no trial was submitted"
+            )
+    return first
