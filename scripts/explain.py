@@ -3,6 +3,7 @@
   python scripts/explain.py model=mobilellm_125m
   python scripts/explain.py model=mobilellm_350m sequence_length=1024 max_tokens=250e9 format=json
   python scripts/explain.py -m model=by_budget model.budget=125e6 model.num_blocks=4,8,12,20,30
+  python scripts/explain.py model=mobilellm_1b scaling.num_gpus=[8,32,256] micro_batch_size=4
   python scripts/explain.py init_from=outputs/demo/RUN/model      a saved model, compressed or not
 
 With -m the models stand in one table, a row each (format=json: a line each). Nothing is written.

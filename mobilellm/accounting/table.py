@@ -59,6 +59,41 @@ def ladder_table(explained: Sequence[Explanation], names: Sequence[str] = ()) ->
     return Group(table, Text(meant, style="dim"))
 
 
+def scaling_table(explained: Sequence[Explanation], names: Sequence[str] = ()) -> RenderableType:
+    """Step time and communication on many GPUs, a row for each model and number of GPUs.
+
+    Args:
+        explained: as for `model_table`, with `scaling`: `steps`, each with the fields of
+            `StepForecast`, and the `strategy` and `precision` that they are for.
+        names: what tells the models apart.
+    """
+    headings = ("GPUs", "step", "tokens/s", "sent", "communication", "exposed", "efficiency")
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("", *headings):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for number, one in enumerate(explained):
+        for row in one["scaling"]["steps"]:
+            table.add_row(
+                names[number] if number < len(names) else str(number + 1),
+                f"{row['num_gpus']}",
+                f"{1000 * row['step_seconds']:,.0f} ms",
+                scaled(row["tokens_per_second"]),
+                bytes_text(row["communication_bytes"]),
+                f"{1000 * row['communication_seconds']:,.1f} ms",
+                f"{row['exposed_share']:.1%}",
+                f"{row['efficiency']:.1%}",
+            )
+    assumed = explained[0]["scaling"]
+    meant = (
+        f"Forecast of a step of {assumed['steps'][0]['tokens_per_step']:,} tokens, "
+        f"{_batch(explained[0])} at a time, {assumed['strategy']}, {assumed['precision']}, on GPUs "
+        f"that reach {scaled(assumed['cluster']['flops_per_second'])}FLOP/s (scaling.cluster). "
+        "sent: by each GPU in a step. exposed: share of the step that waits for communication. "
+        "efficiency: of a GPU, over one that works alone."
+    )
+    return Group(Text(), table, Text(meant, style="dim"))
+
+
 def _ladder_row(explained: Explanation) -> dict[str, str]:
     counts, model = explained["parameters"], explained["model"]
     row = {"layers": f"{model['num_layers']}", "width": f"{model['hidden_size']}"}

@@ -3,10 +3,12 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.accounting.explain import ASSUMED_RATES, explain_model, explain_training
+from mobilellm.accounting.scaling import forecast_scaling
 from mobilellm.launchers.configuration import instantiate
 from mobilellm.models.config import check_choice
 
@@ -51,13 +53,17 @@ class Explanations:
             return
         from rich.console import Console
 
-        from mobilellm.accounting.table import ladder_table, model_table
+        from mobilellm.accounting.table import ladder_table, model_table, scaling_table
 
         console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
         if len(self._explained) == 1:
+            names = [""]
             console.print(model_table(self._explained[0]))
         else:
-            console.print(ladder_table(self._explained, _differing(self._names)))
+            names = _differing(self._names)
+            console.print(ladder_table(self._explained, names))
+        if all("scaling" in one for one in self._explained):
+            console.print(scaling_table(self._explained, names))
 
 
 def explain_config(config: "DictConfig", overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -78,9 +84,11 @@ def explain_config(config: "DictConfig", overrides: Sequence[str] = ()) -> dict[
         micro_batch_size=config.micro_batch_size,
         max_tokens=config.max_tokens,
         flops_per_second=config.flops_per_second,
-        optimizer=config.optimizer["_target_"].rpartition(".")[2],
+        optimizer=_optimizer(config),
         **_devices(config.trainer),
     )
+    if config.scaling.num_gpus != []:
+        explained["scaling"] = _scaling(config, model)
     if "budget" in config.model and config.init_from is None:
         from mobilellm.search.budget import BudgetSolution, measure_budget
 
@@ -94,6 +102,34 @@ def explain_config(config: "DictConfig", overrides: Sequence[str] = ()) -> dict[
             "deviation": solution.deviation,
         }
     return explained
+
+
+def _scaling(config: "DictConfig", model: "ModelConfig") -> dict[str, Any]:
+    """Forecasts for the cluster's GPUs, whatever this machine has."""
+    asked, trainer = config.scaling, config.trainer
+    cluster = instantiate(asked.cluster)
+    if config.flops_per_second is not None:
+        cluster = replace(cluster, flops_per_second=float(config.flops_per_second))
+    assumed = {
+        "strategy": "fsdp" if trainer.strategy == "fsdp" else "ddp",
+        "precision": "bf16-mixed" if trainer.precision == "auto" else trainer.precision,
+        "activation_checkpointing": trainer.activation_checkpointing,
+    }
+    steps = forecast_scaling(
+        model,
+        [asked.num_gpus] if isinstance(asked.num_gpus, int) else list(asked.num_gpus),
+        tokens_per_step=asked.tokens_per_step,
+        sequence_length=config.sequence_length,
+        micro_batch_size=config.micro_batch_size,
+        optimizer=_optimizer(config),
+        cluster=cluster,
+        **assumed,
+    )
+    return assumed | {"cluster": asdict(cluster), "steps": [asdict(step) for step in steps]}
+
+
+def _optimizer(config: "DictConfig") -> str:
+    return config.optimizer["_target_"].rpartition(".")[2]
 
 
 def _explained_model(config: "DictConfig", overrides: Sequence[str]) -> "ModelConfig":

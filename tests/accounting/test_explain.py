@@ -3,12 +3,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from mobilellm.accounting.cluster import Cluster
 from mobilellm.accounting.explain import explain_model, explain_training
+from mobilellm.accounting.scaling import forecast_step
 from mobilellm.accounting.table import (
     bytes_text,
     duration_text,
@@ -27,6 +30,15 @@ SHAPE = {
     "num_attention_heads": 6,
     "num_key_value_heads": 2,
     "head_dim": 8,
+}
+
+MOBILELLM_1B = {
+    "vocab_size": 32_000,
+    "hidden_size": 1280,
+    "intermediate_size": 3584,
+    "num_blocks": 54,
+    "num_attention_heads": 20,
+    "num_key_value_heads": 5,
 }
 
 
@@ -72,6 +84,7 @@ def test_json_is_one_object_of_the_agreed_structure_and_nothing_is_written(tmp_p
     assert set(flops) == {"matmul", "attention", "forward", "training"}
     assert flops["training"] == 3 * flops["forward"] == 3 * (flops["matmul"] + flops["attention"])
     assert one["kv_cache_bytes_per_token"] == 23_040
+    assert "scaling" not in one
     assert list(tmp_path.iterdir()) == []
     assert seconds < 4
 
@@ -104,6 +117,11 @@ def test_a_sweep_in_json_is_a_line_for_each_model(tmp_path):
         ("format=jsn", "error: format='jsn' is not known; use one of json, table"),
         ("model.num_key_value_heads=4", "num_attention_heads=9 must be divisible by"),
         ("sequence_length=4096", "error: sequence_length=4096 is longer than max_position_embedd"),
+        (
+            "scaling.num_gpus=[8,24]",
+            "error: tokens_per_step=2097152 must be divisible by num_gpus=24 x sequence_len",
+        ),
+        ("scaling.num_gpus=0", "error: num_gpus=0 must be a whole number of at least 1"),
         ("micro_batch_size=0", "error: micro_batch_size=0 must be a whole number of at least 1"),
     ],
 )
@@ -168,3 +186,29 @@ def test_numbers_are_shown_with_three_digits():
     assert [duration_text(s) for s in (0.5, 90, 7200, 2e5, 4e7)] == [
         "0.5 seconds", "1.5 minutes", "2.0 hours", "2.3 days", "1.3 years",
     ]  # fmt: skip
+
+
+def test_scaling_is_forecast_where_it_is_asked_for(tmp_path):
+    result = run(
+        "-m", "model=mobilellm_125m,mobilellm_1b", "scaling.num_gpus=[8,32]", "format=json",
+        "trainer=fsdp", "micro_batch_size=4", "+scaling.cluster.overlap=0.5",
+        "flops_per_second=1e14", folder=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    small, large = (json.loads(line)["scaling"] for line in result.stdout.splitlines())
+    assert (large["strategy"], large["precision"]) == ("fsdp", "bf16-mixed")
+    assert large["cluster"]["overlap"] == 0.5
+    assert [step["num_gpus"] for step in large["steps"]] == [8, 32]
+    expected = forecast_step(
+        ModelConfig(**MOBILELLM_1B), 32, sequences_per_gpu=32, sequence_length=2048,
+        micro_batches=8, strategy="fsdp", cluster=Cluster(overlap=0.5, flops_per_second=1e14),
+    )  # fmt: skip
+    assert large["steps"][1] == asdict(expected)
+    assert small["steps"][1]["step_seconds"] < large["steps"][1]["step_seconds"]
+
+
+def test_scaling_is_shown_below_the_model(tmp_path):
+    result = run("model=mobilellm_1b", "scaling.num_gpus=256", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "2,097,152 tokens" in result.stdout
+    assert "8.01 GB" in result.stdout  # 2 x 255 / 256 x 4 bytes x 1,005,461,760
