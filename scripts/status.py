@@ -1,7 +1,10 @@
-"""The state of a sweep: status, tokens, losses and age of every run below a folder.
+"""The state of a sweep: status, job, tokens, rate, losses and age of every run below a folder.
 
   python scripts/status.py outputs/depth_vs_width
   watch -n 10 python scripts/status.py outputs/depth_vs_width
+
+Of runs submitted to SLURM it also asks SLURM: `queued`, `requeued` (preempted, it goes on when its
+turn comes), and how a job ended that could not say so itself.
 
 A run that says `running` but is `(silent)` has written nothing for ten minutes: it was killed, or
 its steps are long.

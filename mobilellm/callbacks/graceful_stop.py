@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run after the step it is in, with a checkpoint."""
+"""Ctrl-C, SIGTERM and a scheduler's warning end a run after its step, with a checkpoint."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 logger = logging.getLogger(__name__)
 
 
@@ -24,7 +24,7 @@ class GracefulStopCallback(Callback):
     def __init__(self) -> None:
         """No signal yet."""
         self.signal_name: str | None = None
-        """`SIGINT` or `SIGTERM` once one ended the run, else None."""
+        """`SIGINT`, `SIGTERM`, … once one ended the run, else None."""
         self._received: int = 0
         self._process = os.getpid()
         self._previous: dict[int, Any] = {}

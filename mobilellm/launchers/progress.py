@@ -30,6 +30,8 @@ class Progress:
     """Nats per token."""
     val_loss: float | None = None
     """Nats per token."""
+    tokens_per_second: float | None = None
+    """Lately, or of the whole run once it has finished."""
     age_seconds: float | None = None
     """Since the last row of metrics.csv, or the last change of summary.json."""
 
@@ -61,6 +63,7 @@ def read_progress(folder: Path | None) -> Progress:
         max_tokens=_number(summary.get("max_tokens"), int),
         train_loss=_number(last.get("train/loss"), float),
         val_loss=_number(summary.get("val_loss") if finished else last.get("val/loss"), float),
+        tokens_per_second=_number((summary if finished else last).get("tokens_per_second"), float),
         age_seconds=None if newest is None else max(0.0, time.time() - newest),
     )
 

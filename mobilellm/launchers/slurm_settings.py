@@ -92,16 +92,17 @@ class SlurmSettings:
             name: of the job array.
             code: the folder that `mobilellm` is imported from.
         """
+        memory = None if self.memory_gb is None else f"{round(1024 * self.memory_gb)}M"
         given = {
             "partition": self.partition, "account": self.account, "qos": self.qos,
-            "constraint": self.constraint, "mem_gb": self.memory_gb,
+            "constraint": self.constraint, "mem": memory,
             "gpus_per_node": self.num_gpus or None,
         }  # fmt: skip
         return {key: value for key, value in given.items() if value is not None} | {
-            "name": name,
-            "timeout_min": self.time_minutes,
+            "job_name": name,
+            "time": self.time_minutes,
             "nodes": self.nodes,
-            "tasks_per_node": self.processes_per_node,
+            "ntasks_per_node": self.processes_per_node,
             "cpus_per_task": self.cpus_per_task,
             "array_parallelism": self.array_parallelism,
             "signal_delay_s": self.signal_seconds,

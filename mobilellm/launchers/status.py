@@ -1,28 +1,36 @@
 """The state of all runs below a folder, as a table."""
 
+import os
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilellm.launchers.overview import duration
 from mobilellm.launchers.progress import Progress, read_progress
+from mobilellm.launchers.slurm_record import JOB
+from mobilellm.launchers.slurm_state import RunState, run_states
 from mobilellm.run_folder import METRICS, SUMMARY
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 SILENT_SECONDS = 600.0
-COLOURS = {"finished": "green", "failed": "red", "stopped": "yellow", "running": "cyan"}
+COLOURS = {
+    "finished": "green", "failed": "red", "stopped": "yellow", "running": "cyan",
+    "requeued": "magenta", "queued": "blue",
+}  # fmt: skip
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Run folders at or below `folder`: those with a summary.json or a metrics.csv.
+    """Run folders at or below `folder`: those with a summary.json, metrics.csv or job.json.
 
     Raises:
         FileNotFoundError: `folder` does not exist, or there is no run in it.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist; give a run's or a sweep's folder")
-    found = {path.parent for name in (SUMMARY, METRICS) for path in folder.rglob(name)}
+    found = {path.parent for name in (SUMMARY, METRICS, JOB) for path in folder.rglob(name)}
     if not found:
         raise FileNotFoundError(
             f"no run in {folder}: no {SUMMARY} at or below it; give a run's or a sweep's folder, "
@@ -32,7 +40,9 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def status_table(folder: Path) -> "Table":
-    """A row a run: status, steps, tokens, losses, and how long ago it wrote something.
+    """A row a run: status, job, steps, tokens, rate, losses, and how long ago it wrote something.
+
+    Below a run that failed stands why, and below one that has not finished where its log is.
 
     Raises:
         FileNotFoundError: as `find_runs`.
@@ -40,23 +50,50 @@ def status_table(folder: Path) -> "Table":
     from rich.table import Table
 
     runs = {path: read_progress(path) for path in find_runs(folder)}
-    table = Table(box=None, pad_edge=False, caption=_totals(list(runs.values())))
+    jobs, trouble = _jobs(runs)
+    runs = {path: _with_job(progress, jobs.get(path)) for path, progress in runs.items()}
+    caption = "\n".join(filter(None, [_totals(list(runs.values())), trouble]))
+    table = Table(box=None, pad_edge=False, caption=_escaped(caption))
     table.add_column("run", overflow="fold")
-    for column in ("status", "step", "tokens", "train loss", "val loss", "last written"):
-        table.add_column(column, justify="left" if column == "status" else "right", no_wrap=True)
+    has_jobs = any(state.record for state in jobs.values())
+    columns = ["status", *(["job"] if has_jobs else []), "step", "tokens", "tokens/s"]
+    for column in (*columns, "train loss", "val loss", "last written"):
+        is_text = column in ("status", "job")
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
     for path, progress in runs.items():
+        record = jobs[path].record if path in jobs else None
         table.add_row(
             str(path.relative_to(folder)) if path != folder else path.name,
             _status(progress),
-            "" if progress.step is None else f"{progress.step:,}",
+            *([record.job_id if record else ""] if has_jobs else []),
+            _text(progress.step, ",d"),
             _tokens(progress),
-            "" if progress.train_loss is None else f"{progress.train_loss:.3f}",
-            "" if progress.val_loss is None else f"{progress.val_loss:.3f}",
+            _text(progress.tokens_per_second, ",.0f"),
+            _text(progress.train_loss, ".3f"),
+            _text(progress.val_loss, ".3f"),
             "" if progress.age_seconds is None else f"{duration(progress.age_seconds)} ago",
         )
-        if progress.error and progress.status == "failed":
-            table.add_row(f"  [red]{_escaped(progress.error)}[/red]")
+        if progress.error and progress.status != "finished":
+            colour = COLOURS.get(progress.status, "dim")
+            table.add_row(f"  [{colour}]{_escaped(progress.error)}[/{colour}]")
+        log = Path(record.log) if record else path.parent / "logs" / f"{path.name}.log"
+        if progress.status != "finished" and log.exists():
+            table.add_row(f"  [dim]log: {_escaped(os.path.relpath(log))}[/dim]")
     return table
+
+
+def _jobs(runs: Iterable[Path]) -> tuple[dict[Path, RunState], str | None]:
+    """What SLURM says of the runs, or why it says nothing."""
+    try:
+        return run_states(runs), None
+    except ValueError as error:
+        return {}, f"from the runs' files alone: {error}"
+
+
+def _with_job(progress: Progress, state: RunState | None) -> Progress:
+    if state is None or state.record is None:
+        return progress
+    return replace(progress, status=state.status, error=state.reason)
 
 
 def _status(progress: Progress) -> str:
@@ -64,6 +101,10 @@ def _status(progress: Progress) -> str:
     colour = COLOURS.get(progress.status, "dim")
     silent = progress.status == "running" and (progress.age_seconds or 0) > SILENT_SECONDS
     return f"[{colour}]{progress.status}[/{colour}]" + (" (silent)" if silent else "")
+
+
+def _text(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _tokens(progress: Progress) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 LOCAL_LAUNCHER = "hydra_plugins.mobilellm_local.LocalLauncher"
+SLURM_LAUNCHER = "hydra_plugins.mobilellm_slurm.SlurmLauncher"
 
 
 @dataclass(frozen=True)

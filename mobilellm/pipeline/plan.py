@@ -59,8 +59,12 @@ class Run:
         return (read_summary(self.folder) or {}).get("status") == "finished"
 
 
-def plan_run(cfg: DictConfig) -> Run:
+def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
     """Resolve and check the configuration of one run.
+
+    Args:
+        cfg: the composed configuration.
+        here: whether it will run on this machine, whose devices then have to do.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: what does not fit, and what to do.
@@ -71,7 +75,7 @@ def plan_run(cfg: DictConfig) -> Run:
     model = instantiate(cfg.model)
     _check_windows(config, model)
     trainer: TrainerConfig = instantiate(cfg.trainer)
-    _check_devices(config, trainer)
+    _check_devices(config, trainer, here=here)
     for group in ("optimizer", "schedule", "callbacks", "logger"):
         instantiate(cfg[group])
     budget = Budget(
@@ -103,7 +107,7 @@ def check_run(cfg: DictConfig) -> Path:
     Raises:
         ValueError, TypeError, FileNotFoundError: as `plan_run`, and a folder that may not be used.
     """
-    run = plan_run(cfg)
+    run = plan_run(cfg, here=not _is_submitted())
     if not run.is_finished():
         check_may_start(run.folder, resume=run.resume)
     return run.folder
@@ -120,6 +124,15 @@ def _hydra_job() -> tuple[list[str], bool]:
         return [], False
     job = HydraConfig.get()
     return as_typed(job.overrides.task), job.mode == RunMode.MULTIRUN
+
+
+def _is_submitted() -> bool:
+    """Whether a cluster's other machines will run the trials."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from mobilellm.launchers.sweep_check import SLURM_LAUNCHER
+
+    return HydraConfig.initialized() and HydraConfig.get().launcher._target_ == SLURM_LAUNCHER
 
 
 def _with_initial_model(cfg: DictConfig, overrides: list[str]) -> DictConfig:
@@ -220,9 +233,13 @@ def _check_distillation(cfg: DictConfig, model: ModelConfig, trainer: "TrainerCo
         raise ValueError(f"distillation: {error}") from error
 
 
-def _check_devices(config: dict[str, Any], trainer: "TrainerConfig") -> None:
+def _check_devices(config: dict[str, Any], trainer: "TrainerConfig", *, here: bool) -> None:
     samples = config["tokens_per_step"] // config["sequence_length"]
-    world, micro = trainer.world_size, config["micro_batch_size"]
+    micro = config["micro_batch_size"]
+    if here:
+        world = trainer.world_size
+    else:
+        world = trainer.num_nodes * (1 if trainer.devices == "auto" else int(trainer.devices))
     if samples % (world * (1 if micro == "auto" else micro)):
         raise ValueError(
             f"the {samples} windows of a step (tokens_per_step / sequence_length) cannot be shared "

@@ -190,6 +190,7 @@ def _quieten_lightning() -> None:
         ".*does not have many workers.*",
         ".*`isinstance\\(treespec, LeafSpec\\)`.*",
         ".*GPU available but not used.*",
+        ".*`srun` command is available on your system but is not used.*",
         ".*Precision bf16-mixed is not supported by the model summary.*",
         ".*FSDP2-wrapped module .* returned a view tensor.*",
         ".*resuming from a checkpoint that ended before the epoch ended.*",
