@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback
 from torch import Tensor
 
+from mobilellm.distillation import LogitMSE
 from mobilellm.distillation.loss import DistillationLoss, LogitLoss, StateLoss
 from mobilellm.distillation.schedule import Scheduled, check_scheduled, value_at
 from mobilellm.models.config import ModelConfig
@@ -132,8 +133,13 @@ class DistillationCallback(Callback):
         mine, facts = structure_of(student), self._facts(student)
         check_fits(facts, mine, sequence_length)
         check_options(facts, **self.options)
-        for loss in self.losses.values():
+        for name, loss in self.losses.items():
             loss.check(mine, facts.structure)
+            if isinstance(loss, LogitMSE) and self.options["top_k"] is not None:
+                raise ValueError(
+                    f"losses.{name} compares all logits; leave out top_k={self.options['top_k']}, "
+                    "or use a divergence"
+                )
 
     def check_data(self, prepared: Any, *, sequence_length: int, document_mask: bool) -> None:
         """Refuse a teacher that belongs to another tokenizer or other data.

@@ -57,7 +57,8 @@ def describe_teacher(folder: str | Path) -> TeacherFacts:
         )
     if is_logit_store(folder):
         store = LogitStore(folder)
-        return TeacherFacts("store", StoredTeacher(store).structure, store.sequence_length)
+        # A store's own check names what its windows are.
+        return TeacherFacts("store", StoredTeacher(store).structure, None)
     if _is_llama(folder):
         config = open_config(folder)
         return facts_of(config)
@@ -169,11 +170,11 @@ def check_data(
         raise ValueError(
             f"the tokenizer of the teacher {folder} is another than that of the data in "
             f"{prepared.dir}; prepare the data with the teacher's: data.tokenizer="
-            f"{_tokenizer_file(folder)}"
+            f"{tokenizer_file(folder)}"
         )
 
 
-def _tokenizer_file(folder: Path) -> Path | None:
+def tokenizer_file(folder: Path) -> Path | None:
     """The teacher's own, in its folder or its run's model."""
     found = (folder / part / TOKENIZER_FILE for part in ("", "model"))
     return next((path for path in found if path.is_file()), None)
@@ -182,7 +183,7 @@ def _tokenizer_file(folder: Path) -> Path | None:
 def _tokenizer_hash(folder: Path, vocab_size: int) -> str | None:
     from mobilellm.data.tokenizer import load_tokenizer, tokenizer_hash
 
-    path = _tokenizer_file(folder)
+    path = tokenizer_file(folder)
     return None if path is None else tokenizer_hash(load_tokenizer(path, vocab_size))
 
 
