@@ -2,12 +2,15 @@
 
 Both are on this machine, one thread each, with gloo. The forecast is `accounting/scaling.py`'s,
 from what one process alone, the optimizer alone and an all-reduce alone take in the same rounds;
-nothing is taken to be hidden, since the cores that compute also communicate.
+nothing is taken to be hidden, since the cores that compute also communicate. Two clocks measure all
+of it: the wall's, and the time that a process had a processor, which other work on the machine
+hardly changes and which is the wall's where every process has a core of its own.
 """
 
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -39,23 +42,27 @@ Seconds = Mapping[str, list[float]]
 
 
 def measure_scaling(*, rounds: int, quick: bool = False) -> list[dict[str, Any]]:
-    """From little to much to communicate per token; two rows a shape, weak and strong scaling."""
+    """From little to much to communicate per token; four rows a shape."""
     shapes = [
         demo_workloads()[2],
-        middle_workload(batch=4),
+        middle_workload(batch=2),
         replace(large_workload(), batch=2, sequence_length=64),
     ]
     if quick:
-        shapes = [replace(shapes[0], batch=2, sequence_length=32)]
+        shapes = [replace(shapes[0], sequence_length=64)]
     return [row for shape in shapes for row in compare_processes(shape, rounds=rounds)]
 
 
 def compare_processes(workload: Workload, *, rounds: int) -> list[dict[str, Any]]:
-    """Weak scaling, a batch for each process, and strong, half of it for each; a row each."""
+    """Weak scaling, a batch for each process, and strong, half of it for each; by two clocks."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_rank, (folder, workload, rounds), nprocs=NUM_RANKS)  # pyright: ignore[reportPrivateImportUsage]
-        seconds = json.loads((Path(folder) / "seconds.json").read_text())
-    return [_row(workload, seconds, kind) for kind in ("weak", "strong")]
+        clocks = json.loads((Path(folder) / "seconds.json").read_text())
+    return [
+        {"shape": workload.name, "scaling": kind, "clock": clock} | _row(workload, seconds, kind)
+        for kind in ("weak", "strong")
+        for clock, seconds in clocks.items()
+    ]
 
 
 def measured_cluster(workload: Workload, seconds: Seconds) -> Cluster:
@@ -90,8 +97,6 @@ def _row(workload: Workload, seconds: Seconds, kind: str) -> dict[str, Any]:
     took, apart = (statistics.median(seconds[f"{kind}{end}"]) for end in ("", "_apart"))
     tokens = NUM_RANKS * share * workload.sequence_length
     return {
-        "shape": workload.name,
-        "scaling": kind,
         "parameters": count_parameters(workload.config).stored,
         "tokens_per_step": tokens,
         "one_tokens_per_second": workload.tokens / statistics.median(seconds["one"]),
@@ -134,15 +139,20 @@ def _rank(rank: int, folder: str, workload: Workload, rounds: int) -> None:
         "large": partial(dist.all_reduce, large),
         "small": reduce_small,
     }
-    seconds = alternate({k: partial(_together, w) for k, w in contestants.items()}, rounds=rounds)
+    spent: dict[str, list[float]] = {name: [] for name in contestants}
+    together = {k: partial(_together, work, spent[k]) for k, work in contestants.items()}
+    wall = alternate(together, rounds=rounds)
     if rank == 0:
-        (Path(folder) / "seconds.json").write_text(json.dumps(seconds))
+        clocks = {"wall": wall, "processor": {k: each[1:] for k, each in spent.items()}}
+        (Path(folder) / "seconds.json").write_text(json.dumps(clocks))
     dist.destroy_process_group()
 
 
-def _together(work: Any) -> None:
-    """Work that has ended when all ranks have ended theirs."""
+def _together(work: Any, spent: list[float]) -> None:
+    """Work that has ended when all ranks have ended theirs; notes the processor's time."""
+    start = time.process_time()
     work()
+    spent.append(time.process_time() - start)
     dist.barrier()
 
 

@@ -61,10 +61,12 @@ def test_rows_say_how_two_compare_with_one_and_with_the_forecast():
     assert weak["forecast_over_measured_both_busy"] == pytest.approx(1.3 / 1.6, rel=0.01)
 
 
-def test_two_processes_are_measured():
-    weak, strong = measure("scaling", rounds=1, quick=True)
-    assert (weak["scaling"], strong["scaling"]) == ("weak", "strong")
-    assert weak["tokens_per_step"] == 2 * strong["tokens_per_step"]
-    for row in (weak, strong):
+def test_two_processes_are_measured_by_two_clocks():
+    rows = measure("scaling", rounds=1, quick=True)
+    assert [(row["scaling"], row["clock"]) for row in rows] == [
+        ("weak", "wall"), ("weak", "processor"), ("strong", "wall"), ("strong", "processor"),
+    ]  # fmt: skip
+    assert rows[0]["tokens_per_step"] == 2 * rows[2]["tokens_per_step"]
+    for row in rows:
         assert min(row["one_tokens_per_second"], row["two_tokens_per_second"]) > 0
         assert 0 < row["forecast_communication_share"] < 1
