@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 LOCAL_LAUNCHER = "hydra_plugins.mobilellm_local.LocalLauncher"
 SLURM_LAUNCHER = "hydra_plugins.mobilellm_slurm.SlurmLauncher"
 
@@ -144,41 +143,19 @@ def without_hydra(config: "DictConfig") -> "DictConfig":
 
 
 def _refuse_several_devices(config: "DictConfig") -> None:
-    """Refuse what would start Lightning's own child processes inside a sweep.
-
-    Lightning would start each of them with the sweep's whole command line, and each would begin a
-    sweep of its own.
-    """
+    """Refuse more GPUs than the launcher gives a trial: the trial would fail once it starts."""
     from omegaconf import OmegaConf
 
-    launcher = config.hydra.launcher._target_
-    if launcher not in (BASIC_LAUNCHER, LOCAL_LAUNCHER):
+    if config.hydra.launcher._target_ != LOCAL_LAUNCHER or not visible_gpus():
         return
     devices = OmegaConf.select(config, "trainer.devices")
-    accelerator = str(OmegaConf.select(config, "trainer.accelerator"))
-    if device_count(devices, accelerator, leased=launcher == LOCAL_LAUNCHER) > 1:
+    on_gpu = OmegaConf.select(config, "trainer.accelerator") in ("auto", "cuda")
+    if on_gpu and isinstance(devices, int) and devices > 1:
         raise CommandError(
-            f"trainer.devices={devices} must be 1 under -m with this launcher, since a trial is "
-            "one process; set trainer.devices=1 (hydra/launcher=local gives each trial a GPU of "
-            "its own), or start the trials one by one under torchrun"
+            f"trainer.devices={devices} must be 1 with hydra/launcher=local, which gives each "
+            "trial one GPU; use hydra/launcher=basic, which trains one trial after the other on "
+            "all GPUs, or hydra/launcher=slurm"
         )
-
-
-def device_count(devices: Any, accelerator: str, *, leased: bool) -> int:
-    """How many devices `trainer.devices` asks for.
-
-    Args:
-        devices: a number, a list of indices, `auto` or -1.
-        accelerator: `auto`, `cpu`, `cuda`, `gpu` or `mps`.
-        leased: whether the launcher shows the trial a single GPU.
-    """
-    text = str(devices)
-    if text in ("auto", "-1"):
-        on_gpu = accelerator in ("auto", "cuda", "gpu")
-        return max(1, len(visible_gpus())) if on_gpu and not leased else 1
-    if text.startswith("["):
-        return len([part for part in text.strip("[]").split(",") if part.strip()])
-    return int(text) if text.isdigit() else 1
 
 
 def _refuse_duplicates(trials: Sequence[Trial]) -> None:

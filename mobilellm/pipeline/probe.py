@@ -4,12 +4,14 @@ One rate for all widths favours the widths it happens to suit. So each shape fir
 rates, with one seed of their own and a share of the tokens; its seeds share what was found.
 """
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilellm.pipeline.plan import Run
 from mobilellm.pipeline.run import train_prepared
+from mobilellm.pipeline.summary import is_first_process
 from mobilellm.run_folder import RunIsBusy, find_run_folder, locked, read_summary
 from mobilellm.training.budget import Budget
 
@@ -28,24 +30,38 @@ def try_learning_rates(run: Run, prepared: "PreparedData") -> list[dict[str, flo
     Returns:
         `learning_rate` and `val_loss` (nats per token) of each, by rising rate.
     """
+    from mobilellm.training.ranks import agreed
+
     waiting = [_probe_run(run, factor) for factor in run.config["learning_rate_probe_factors"]]
     runs = sorted(waiting, key=lambda probe: probe.learning_rate)
     timeout = 0
     while waiting:
         busy = []
         for probe in waiting:
-            try:
-                with locked(probe.folder, timeout):
-                    if not probe.is_finished():
-                        train_prepared(probe, prepared)
-            except RunIsBusy:
-                busy.append(probe)
+            with ExitStack() as stack:
+                if not agreed(_lock(probe.folder, timeout, stack)):
+                    busy.append(probe)
+                elif not agreed(probe.is_finished()):
+                    train_prepared(probe, prepared)
         waiting, timeout = busy, -1
-    return [
-        {"learning_rate": probe.learning_rate, "val_loss": summary["val_loss"]}
-        for probe in runs
-        if (summary := read_summary(probe.folder)) is not None
-    ]
+    # The first process writes the summaries: the others might look too early.
+    return agreed(
+        [
+            {"learning_rate": probe.learning_rate, "val_loss": summary["val_loss"]}
+            for probe in (runs if is_first_process() else ())
+            if (summary := read_summary(probe.folder)) is not None
+        ]
+    )
+
+
+def _lock(folder: Path, timeout: float, stack: ExitStack) -> bool:
+    """Whether the first of the run's processes, which decides for all, holds the lock."""
+    if is_first_process():
+        try:
+            stack.enter_context(locked(folder, timeout))
+        except RunIsBusy:
+            return False
+    return True
 
 
 def _probe_run(run: Run, factor: float) -> Run:

@@ -37,11 +37,18 @@ def train(cfg: "DictConfig") -> dict[str, Any]:
     """
     from mobilellm.data import prepare_data
     from mobilellm.pipeline.probe import try_learning_rates
+    from mobilellm.pipeline.rank_processes import starts_ranks, train_on_ranks
+    from mobilellm.training.ranks import check_same_configuration, join_ranks
 
     run = plan_run(cfg)
     if run.is_sweep and run.is_finished():
         return read_summary(run.folder) or {}
     check_may_start(run.folder, resume=run.resume)
+    if starts_ranks(run):
+        return train_on_ranks(cfg, run)
+    if run.trainer.world_size > 1:
+        join_ranks(run.trainer)
+        check_same_configuration(run.config)
     prepared = prepare_data(run.data)
     check_prepared(run, prepared)
     check_teacher(run, prepared)

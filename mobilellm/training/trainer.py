@@ -1,6 +1,7 @@
 """The trainer: which device, how many, which precision. Importable without Lightning."""
 
 import logging
+import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class TrainerConfig:
     accelerator: str = "auto"
     """`auto` (the first of cuda, mps, cpu that there is), `cpu`, `cuda` or `mps`."""
     devices: int | str = "auto"
-    """Devices per node; `auto`: all GPUs, or one CPU process."""
+    """Devices per node; `auto`: as many as torchrun started, else all GPUs, or one CPU process."""
     num_nodes: int = 1
     """Machines."""
     strategy: str = "auto"
@@ -88,7 +89,7 @@ class TrainerConfig:
         """
         there = torch.cuda.device_count() if self.device_type == "cuda" else 1
         if self.devices == "auto":
-            return there
+            return int(os.environ.get("LOCAL_WORLD_SIZE", there))
         if self.device_type != "cpu" and int(self.devices) > there:
             raise ValueError(
                 f"trainer.devices={self.devices} but {there} found; use at most {there}"
@@ -97,8 +98,20 @@ class TrainerConfig:
 
     @property
     def world_size(self) -> int:
-        """Processes in all."""
-        return self.num_devices * self.num_nodes
+        """Processes in all.
+
+        Raises:
+            ValueError: torchrun started another number.
+        """
+        size = self.num_devices * self.num_nodes
+        started = int(os.environ.get("WORLD_SIZE", size))
+        if started != size:
+            raise ValueError(
+                f"trainer.devices={self.devices} on trainer.num_nodes={self.num_nodes} are {size} "
+                f"processes, and torchrun started {started}; give trainer.devices=auto and the "
+                "number of nodes, or start as many"
+            )
+        return size
 
     @property
     def resolved_precision(self) -> str:
@@ -131,6 +144,7 @@ def make_trainer(
         loggers: Lightning loggers.
     """
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import Checkpoint
 
@@ -142,7 +156,7 @@ def make_trainer(
     if config.device_type == "cuda":
         torch.set_float32_matmul_precision("high")
     plugins: list[Any] = [AtomicCheckpointIO()]
-    if SLURMEnvironment.detect():
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         # Requeueing is ours: Lightning would save inside the signal handler.
         plugins.append(SLURMEnvironment(auto_requeue=False))
     callbacks = list(callbacks)

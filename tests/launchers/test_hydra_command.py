@@ -37,8 +37,6 @@ def test_a_run_writes_its_own_files_only(app):
         (["-m", "seed=0,1", "data=required"], 2,
          "error: trial seed=0 data=required: data.train is required and not given; "
          "set data.train=… (and 1 more trials); no trial was started\n"),
-        (["-m", "seed=0", "trainer.devices=2"], 2,
-         "error: trial seed=0 trainer.devices=2: trainer.devices=2 must be 1 under -m"),
         (["seed=0,1"], 2, "error: Ambiguous value for argument 'seed=0,1'"),
         (["seed=14"], 1, "Traceback"),
     ],

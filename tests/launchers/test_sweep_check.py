@@ -3,11 +3,10 @@
 import itertools
 
 import pytest
-from omegaconf import OmegaConf
 
 from mobilellm.launchers.configuration import config_loader
 from mobilellm.launchers.gpus import visible_gpus
-from mobilellm.launchers.sweep_check import check_sweep, device_count, without_hydra
+from mobilellm.launchers.sweep_check import check_sweep, without_hydra
 
 
 def check(app, *overrides, checker=None):
@@ -61,18 +60,14 @@ def test_a_defect_of_the_check_is_not_a_users_error(app):
         check(app, "seed=1,2", checker=broken)
 
 
-@pytest.mark.parametrize(
-    ("devices", "accelerator", "leased", "count"),
-    [
-        (1, "cpu", False, 1), (4, "cpu", True, 4), ("2", "cpu", False, 2),
-        ("auto", "cpu", False, 1), (-1, "gpu", False, 2), ("auto", "auto", False, 2),
-        ("auto", "auto", True, 1), (OmegaConf.create([0, 1, 3]), "gpu", False, 3),
-        ([0], "gpu", False, 1), (None, "auto", False, 1),
-    ],
-)  # fmt: skip
-def test_device_count(monkeypatch, devices, accelerator, leased, count):
+def test_a_trial_has_one_gpu_of_the_local_launcher_and_any_number_of_processes(app, monkeypatch):
+    local, two = "hydra/launcher=local", "trainer.devices=2"
+    check(app, "seed=1,2", local, two, "trainer.accelerator=cpu")
+    check(app, "seed=1,2", two, "trainer.accelerator=cuda")
+    check(app, "seed=1,2", local, two, "trainer.accelerator=cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
-    assert device_count(devices, accelerator, leased=leased) == count
+    with pytest.raises(ValueError, match=r"trainer\.devices=2 must be 1 with hydra/launcher=local"):
+        check(app, "seed=1,2", local, two, "trainer.accelerator=cuda")
 
 
 @pytest.mark.parametrize(("shown", "gpus"), [("", []), ("-1", []), ("1,GPU-ab", ["1", "GPU-ab"])])

@@ -1,0 +1,130 @@
+"""Several processes for one run: one configuration, and an end when one of them ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from killed_runs import has_step, rows
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+# A rank that waits for one that is gone would do so for half an hour.
+LIMIT_SECONDS = 180
+FAIL = "+callbacks.fail._target_=failing.FailOnRank"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def two(tiny_overrides, monkeypatch):
+    """The tiny run on two processes of this machine."""
+    path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    rest = [o for o in tiny_overrides if o != "trainer=cpu"]
+    return [*rest, "trainer=ddp", "trainer.accelerator=cpu", "log_interval_steps=1"]
+
+
+def call(*command, timeout=LIMIT_SECONDS):
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def own(*overrides, **options):
+    return call(sys.executable, "scripts/train.py", *overrides, "trainer.devices=2", **options)
+
+
+def summaries(experiment):
+    return [json.loads(path.read_text()) for path in experiment.glob("*/summary.json")]
+
+
+def test_torchrun_trains_the_run_that_the_command_trains(two, tmp_path):
+    for name, done in (
+        ("own", own(*two, "experiment_name=own")),
+        ("torchrun", call(*TORCHRUN, "scripts/train.py", *two, "experiment_name=torchrun")),
+    ):
+        assert done.returncode == 0, done.stderr[-3000:]
+        [summary] = summaries(tmp_path / "outputs" / name)
+        assert (summary["status"], summary["devices"]) == ("finished", 2)
+    [first], [second] = (list((tmp_path / "outputs" / n).glob("*-*")) for n in ("own", "torchrun"))
+    assert len(rows(first)) == 13
+    assert rows(first) == rows(second)
+
+
+def test_a_sweep_trains_each_trial_on_all_its_ranks(two, tmp_path):
+    done = own("-m", *two, "seed=4,5", "experiment_name=sweep", timeout=2 * LIMIT_SECONDS)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = summaries(tmp_path / "outputs/sweep")
+    assert sorted((s["seed"], s["devices"], s["status"]) for s in found) == [
+        (4, 2, "finished"), (5, 2, "finished"),
+    ]  # fmt: skip
+
+
+def test_a_probed_learning_rate_is_the_same_on_all_ranks(two, tmp_path):
+    probe = ["learning_rate_probe=true", "learning_rate_probe_factors=[0.5,2]"]
+    done = own(*two, *probe, "experiment_name=probe", timeout=2 * LIMIT_SECONDS)
+    assert done.returncode == 0, done.stderr[-3000:]
+    [summary] = summaries(tmp_path / "outputs/probe")
+    assert len(summary["learning_rates_tried"]) == 2
+
+
+def test_ranks_with_different_configurations_do_not_train(two, tmp_path):
+    line = " ".join([sys.executable, "scripts/train.py", *two, "experiment_name=differ"])
+    rates = "seed=$RANK optimizer.learning_rate=0.00$((RANK+1))"
+    done = call(*TORCHRUN, "--no-python", "bash", "-c", f"exec {line} {rates}")
+    assert done.returncode != 0
+    assert "error: the 2 ranks of this run have different configurations: " in done.stderr
+    assert (
+        "optimizer.learning_rate is 0.001 on rank 0, 0.002 on rank 1; seed is 0 on" in done.stderr
+    )
+    assert not (tmp_path / "outputs/differ").exists()
+
+
+@pytest.mark.parametrize("how", ["own", "torchrun"])
+def test_a_rank_that_raises_ends_the_run_and_is_heard_first(two, tmp_path, how):
+    arguments = [*two, FAIL, "experiment_name=fail"]
+    done = own(*arguments) if how == "own" else call(*TORCHRUN, "scripts/train.py", *arguments)
+    assert done.returncode != 0
+    text = done.stderr
+    first_error = next(line for line in text.splitlines() if line.startswith("RuntimeError"))
+    assert first_error == "RuntimeError: the culprit's own words"
+    [summary] = summaries(tmp_path / "outputs/fail")
+    assert summary["status"] == "failed"
+    if how == "own":
+        assert summary["error"] == "RuntimeError: the culprit's own words"
+
+
+def test_a_rank_that_is_killed_ends_the_run(two, tmp_path):
+    done = own(*two, FAIL, "+callbacks.fail.kill=true", "experiment_name=killed")
+    assert done.returncode == 1
+    assert "rank 1 of 2 was killed by SIGKILL (often: out of memory), which ended" in done.stderr
+    [summary] = summaries(tmp_path / "outputs/killed")
+    assert summary["status"] == "failed"
+    assert summary["error"].startswith("RankDied: rank 1 of 2 was killed by SIGKILL")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_command_reaches_its_ranks(two, tmp_path, number):
+    command = [sys.executable, "scripts/train.py", *two, "trainer.devices=2", "max_tokens=1e7"]
+    process = subprocess.Popen([*command, "experiment_name=told"], cwd=ROOT)
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not has_step(tmp_path / "outputs/told", 3):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    ranks = psutil.Process(process.pid).children()
+    assert len(ranks) == 2
+    process.send_signal(number)
+    code = process.wait(timeout=LIMIT_SECONDS)
+    assert psutil.wait_procs(ranks, timeout=10)[1] == []
+    if number == signal.SIGTERM:
+        assert code == 128 + number
+        [summary] = summaries(tmp_path / "outputs/told")
+        assert summary["status"] == "stopped"
+        assert list((tmp_path / "outputs/told").glob("*/checkpoints/last.ckpt"))
