@@ -6,8 +6,11 @@ started again finds its own folder.
 
 import hashlib
 import json
+import logging
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +21,8 @@ CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 CHECKPOINTS = "checkpoints"
 LAST_CHECKPOINT = "last.ckpt"
+PREVIOUS_CHECKPOINT = "previous.ckpt"
+DAMAGED_CHECKPOINT = "damaged.ckpt"
 MODEL = "model"
 
 # What says where or how fast a run happens, not what is trained.
@@ -36,6 +41,9 @@ NOT_IDENTITY = (
     "trainer.num_nodes",
     "trainer.num_threads",
 )
+
+
+logger = logging.getLogger(__name__)
 
 
 class RunIsBusy(ValueError):
@@ -96,9 +104,48 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that an unfinished run goes on from, or None."""
-    path = folder / CHECKPOINTS / LAST_CHECKPOINT
-    return path if path.exists() else None
+    """The checkpoint that an unfinished run goes on from, or None; not read yet."""
+    paths = (folder / CHECKPOINTS / name for name in (LAST_CHECKPOINT, PREVIOUS_CHECKPOINT))
+    return next((path for path in paths if path.exists()), None)
+
+
+def sound_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint, read as a whole; where it is damaged, the one before, and a warning.
+
+    A damaged `last.ckpt` is renamed to `damaged.ckpt`, so that it never takes the place of the one
+    before.
+
+    Raises:
+        ValueError: there is no sound one.
+    """
+    path = last_checkpoint(folder)
+    if path is None or (damage := find_damage(path)) is None:
+        return path
+    before = path.with_name(PREVIOUS_CHECKPOINT)
+    if path == before or not before.exists() or find_damage(before) is not None:
+        raise ValueError(
+            f"checkpoint {path} is damaged ({damage}), and there is no sound one before it; put "
+            f"back a copy, or remove {folder / CHECKPOINTS} to train from the start"
+        )
+    os.replace(path, path.with_name(DAMAGED_CHECKPOINT))
+    logger.warning(
+        "checkpoint %s is damaged (%s) and now called %s; the run goes on from the one before, %s",
+        path, damage, DAMAGED_CHECKPOINT, before.name,
+    )  # fmt: skip
+    return before
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint's file, None where it is as it was written.
+
+    `torch.save` writes a zip archive, in which each record has its CRC-32.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, zlib.error) as error:
+        return f"{type(error).__name__}: {error}"
+    return None if bad is None else f"{bad} has changed since it was written"
 
 
 def check_may_start(folder: Path, *, resume: bool) -> None:

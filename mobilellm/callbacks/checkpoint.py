@@ -1,8 +1,6 @@
-"""last.ckpt and best.ckpt."""
+"""last.ckpt, the one before it, and best.ckpt."""
 
 import math
-import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from mobilellm.run_folder import LAST_CHECKPOINT
+from mobilellm.training.atomic_save import link_or_copy, remove_leftovers
 
 BEST_CHECKPOINT = "best.ckpt"
 
@@ -19,8 +18,9 @@ class CheckpointCallback(Checkpoint):
     """Keeps the last state, and the one with the lowest validation loss.
 
     `last.ckpt` is written at each validation, at the end, on request (`save`) and every so many
-    steps or seconds; `best.ckpt` when a validation loss is the lowest so far. Files are replaced as
-    a whole. The loggers are flushed first, so that metrics.csv reaches as far as the checkpoint.
+    steps or seconds; `previous.ckpt` is the one before it. `best.ckpt` is written when a validation
+    loss is the lowest so far. Files are read back once written and replaced as a whole. The
+    loggers are flushed first, so that metrics.csv reaches as far as the checkpoint.
 
     Args:
         folder: where the files go, by convention `<run folder>/checkpoints`.
@@ -73,6 +73,8 @@ class CheckpointCallback(Checkpoint):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start counting; the state resumed from is on disk already."""
+        if trainer.is_global_zero:
+            remove_leftovers(self.folder)
         self._saved_at = time.monotonic()
         self.saved_step = trainer.global_step or None
 
@@ -103,7 +105,7 @@ class CheckpointCallback(Checkpoint):
             logger.save()
         trainer.save_checkpoint(self.last_path)
         if is_best and trainer.is_global_zero:
-            _link_or_copy(self.last_path, self.best_path)
+            link_or_copy(self.last_path, self.best_path)
         self.saved_step = step
         self._saved_at = time.monotonic()
         return self.last_path
@@ -118,14 +120,3 @@ class CheckpointCallback(Checkpoint):
         flag = torch.tensor(int(passed), device=trainer.strategy.root_device)
         torch.distributed.broadcast(flag, src=0)
         return bool(flag)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Give `source` a second name in one step: `source` is later replaced, never changed."""
-    temporary = target.with_name(f"{target.name}.tmp{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)

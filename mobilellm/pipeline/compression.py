@@ -7,7 +7,7 @@ checkpoint, so that a killed run does what one left alone does.
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,6 @@ PLAN = "plan.json"
 REPORT = "report.json"
 # The model compressed before the first step, until there is a checkpoint.
 START = "start.ckpt"
-POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ def enter_stage(
     """
     from mobilellm.models import ModelConfig
     from mobilellm.pipeline.fit import make_model
+    from mobilellm.training.ranks import first_does
 
     path = checkpoint or run.folder / FOLDER / START
     starts = compression.starts(run.budget)
@@ -83,7 +83,7 @@ def enter_stage(
 
             write_atomically(_advance(run, prepared, compression, path), path)
 
-    _on_first_process(advance, until=lambda: not is_due())
+    first_does(advance)
     if not path.exists():
         return Stage(make_model(run), starts[0], is_last=False)
     state = _read(path)
@@ -246,22 +246,6 @@ def _describe_layers(plan: Any, errors: dict[str, float]) -> dict[str, Any]:
         }
         for layer in getattr(plan, "layers", ())
     }
-
-
-def _on_first_process(action: Callable[[], None], *, until: Callable[[], bool]) -> None:
-    """Let the first process act and the others wait."""
-    import torch
-
-    from mobilellm.pipeline.summary import is_first_process
-
-    if is_first_process():
-        action()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        return
-    # Processes that a cluster starts know of each other only once they train.
-    while not until():
-        time.sleep(POLL_SECONDS)
 
 
 def _check_base(run: "Run", state: dict[str, Any], done: int) -> None:

@@ -19,7 +19,7 @@ from mobilellm.pipeline.memory import (
 from mobilellm.pipeline.plan import Run
 from mobilellm.pipeline.summary import describe_model, timestamp
 from mobilellm.provenance import device_name
-from mobilellm.run_folder import CHECKPOINTS, last_checkpoint
+from mobilellm.run_folder import CHECKPOINTS, last_checkpoint, sound_checkpoint
 
 if TYPE_CHECKING:
     from mobilellm.data import PreparedData
@@ -32,15 +32,21 @@ MEMORY_SHARE = 0.7
 AUTO_MICRO_BATCH_TOKENS = {"cpu": 4096}
 
 
-def fit(run: Run, prepared: "PreparedData", checkpoint: Path | None) -> dict[str, Any]:
-    """Train from `checkpoint`, or from the start where it is None.
+def fit(run: Run, prepared: "PreparedData") -> dict[str, Any]:
+    """Train from the last sound checkpoint of the run's folder, or from the start.
+
+    Called on all ranks; the first one chooses the checkpoint.
 
     Returns:
         What was measured, for the summary; under `trained_model` the model itself.
 
     Raises:
+        ValueError: the checkpoints are damaged.
         Stopped: a signal ended the run after it saved.
     """
+    from mobilellm.training.ranks import first_does
+
+    checkpoint = first_does(lambda: sound_checkpoint(run.folder))
     loggers, data = make_loggers(run), make_data(run, prepared)
     reset_peak_memory(run.trainer.device_type)
     try:

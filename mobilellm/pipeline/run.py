@@ -12,7 +12,6 @@ from mobilellm.run_folder import (
     CONFIG,
     MODEL,
     check_may_start,
-    last_checkpoint,
     locked,
     read_summary,
     write_summary,
@@ -99,12 +98,12 @@ def train_prepared(
     summary = describe_run(run, prepared) | {"learning_rates_tried": tried}
     summary["started_at"] = before.get("started_at", summary["started_at"])
     if not is_first_process():
-        fit(run, prepared, last_checkpoint(run.folder))
+        fit(run, prepared)
         return summary
     _write_config(run)
     write_summary(run.folder, summary)
     try:
-        measured = fit(run, prepared, last_checkpoint(run.folder))
+        measured = fit(run, prepared)
         model = measured.pop("trained_model")
         if measured["status"] == "finished":
             _save_model(run, prepared, model)

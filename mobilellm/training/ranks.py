@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import distributed
 
 from mobilellm.run_folder import flat_config
 from mobilellm.training.trainer import TrainerConfig, make_trainer
+
+T = TypeVar("T")
 
 # Differing keys that the error names.
 SHOWN_KEYS = 5
@@ -34,6 +36,22 @@ def agreed(value: Any) -> Any:
     values = [value]
     distributed.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def first_does(action: Callable[[], T]) -> T:
+    """Let rank 0 alone act; its result, or what it raised, on every rank."""
+    outcome: Any = None
+    if num_ranks() == 1:
+        return action()
+    if distributed.get_rank() == 0:
+        try:
+            outcome = (action(), None)
+        except Exception as error:
+            outcome = (None, error)
+    result, error = agreed(outcome)
+    if error is not None:
+        raise error
+    return result
 
 
 def check_same_configuration(config: Mapping[str, Any]) -> None:

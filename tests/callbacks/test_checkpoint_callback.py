@@ -61,7 +61,8 @@ def test_at_validation_and_best(tmp_path):
     assert (best["global_step"], last["global_step"]) == (2, 6)
     assert not torch.equal(best["state_dict"]["model.norm.weight"],
                            last["state_dict"]["model.norm.weight"])  # fmt: skip
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
+    assert load(tmp_path / "previous.ckpt")["global_step"] == 4
 
 
 def test_the_best_of_an_earlier_process_still_counts(tmp_path):
@@ -121,6 +122,12 @@ def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint_before(tmp_path, monk
         run(tmp_path, 6, every_steps=2)
     assert load(tmp_path / "last.ckpt")["global_step"] == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    (tmp_path / "last.ckpt.tmp123").write_text("half a checkpoint")
+    run(tmp_path, 2, keep_best=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_bad_intervals_are_refused(tmp_path):

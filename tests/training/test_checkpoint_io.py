@@ -1,5 +1,6 @@
 """Checkpoint files: whole or not there, readable with weights_only."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -20,7 +21,8 @@ def test_round_trip_and_replacement(tmp_path):
     loaded = io.load_checkpoint(path)
     assert loaded["model_config"] == {"hidden_size": 8}
     assert torch.equal(loaded["state_dict"]["weight"], torch.arange(12.0))
-    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
+    assert io.load_checkpoint(path.with_name("previous.ckpt")) == {"old": 1}
+    assert sorted(p.name for p in path.parent.iterdir()) == ["last.ckpt", "previous.ckpt"]
     io.remove_checkpoint(path)
     assert not path.exists()
 
@@ -42,13 +44,15 @@ FULL_DISK = """
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     path = Path(sys.argv[1])
+    write_atomically({"step": 0}, path)
     write_atomically({"step": 1}, path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     try:
         write_atomically({"step": 2, "weight": torch.zeros(1_000_000)}, path)
     except OSError as error:
         print(error.errno, error)
-    print(torch.load(path, weights_only=True), [p.name for p in path.parent.iterdir()])
+    for path in sorted(path.parent.iterdir()):
+        print(path.name, torch.load(path, weights_only=True))
 """
 
 
@@ -57,11 +61,29 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_before(tmp_path):
         [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path / "last.ckpt")],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    message, state = done.stdout.strip().splitlines()
+    message, *files = done.stdout.strip().splitlines()
     assert message.startswith("27 ")
     assert "was not written: File too large; last.ckpt from before is kept; free space" in message
     assert "the same command again with resume=true" in message
-    assert state == "{'step': 1} ['last.ckpt']"
+    assert files == ["last.ckpt {'step': 1}", "previous.ckpt {'step': 0}"]
+
+
+def test_a_file_that_reads_back_otherwise_takes_no_place(tmp_path, monkeypatch):
+    real_save = torch.save
+
+    def save(content, file):
+        real_save(content, file)
+        if content["step"] == 2:
+            os.ftruncate(file.fileno(), 1000)
+
+    monkeypatch.setattr(torch, "save", save)
+    for step in range(2):
+        write_atomically({"step": step}, tmp_path / "last.ckpt")
+    with pytest.raises(OSError, match=r"was not written: read back, it is damaged \(BadZipFile"):
+        write_atomically({"step": 2, "weight": torch.zeros(999)}, tmp_path / "last.ckpt")
+    assert torch.load(tmp_path / "last.ckpt") == {"step": 1}
+    assert torch.load(tmp_path / "previous.ckpt") == {"step": 0}
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -1,0 +1,70 @@
+"""A process that forks children which write checkpoints, and kills each at a random moment.
+
+python killed_saves.py FOLDER KILLS: prints a line of JSON about each kill. The children inherit
+what is imported here, so that a kill costs milliseconds.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from mobilellm.run_folder import find_damage, last_checkpoint, sound_checkpoint
+from mobilellm.training.atomic_save import remove_leftovers, write_atomically
+
+
+def content(step):
+    """As large as takes some milliseconds to write."""
+    return {"step": step, "weight": torch.full((300_000,), float(step))}
+
+
+def write_for_ever(path, step):
+    while True:
+        step += 1
+        write_atomically(content(step), path)
+
+
+def kill_one(folder, step, longest):
+    """Start a child after checkpoint `step`, kill it within `longest` seconds; what is there."""
+    path = folder / "checkpoints/last.ckpt"
+    child = os.fork()
+    if child == 0:
+        write_for_ever(path, step)
+    time.sleep(random.uniform(0, longest))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    leftovers = [p.name for p in path.parent.glob("*.tmp*")]
+    damage = {p.name: find_damage(p) for p in path.parent.glob("*.ckpt")}
+    sound = sound_checkpoint(folder)
+    assert sound is not None
+    state = torch.load(sound, weights_only=True)
+    remove_leftovers(path.parent)
+    return {
+        "step": state["step"],
+        "is_whole": torch.equal(state["weight"], content(state["step"])["weight"]),
+        "is_last": sound == last_checkpoint(folder) == path,
+        "damage": [text for text in damage.values() if text],
+        "leftovers": leftovers,
+    }
+
+
+def main():
+    folder, kills = Path(sys.argv[1]), int(sys.argv[2])
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    for step in (1, 2, 3):
+        write_atomically(content(step), folder / "checkpoints/last.ckpt")
+    longest = 2 * (time.monotonic() - start)
+    for _ in range(kills):
+        found = kill_one(folder, step, longest)
+        step = found["step"]
+        sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()
