@@ -57,7 +57,7 @@ def top_k_of(logits: Tensor, k: int, *, temperature: float = 1.0) -> TopK:
     if not 1 <= k <= logits.shape[-1]:
         raise ValueError(f"k={k} must lie between 1 and the vocabulary, {logits.shape[-1]} words")
     indices = logits.topk(k, dim=-1).indices
-    return TopK(indices, _log_softmax(logits, temperature).gather(-1, indices), temperature)
+    return TopK(indices, log_softmax(logits, temperature).gather(-1, indices), temperature)
 
 
 def log_probability_pair(
@@ -91,8 +91,8 @@ def log_probability_pair(
     if isinstance(teacher, TopK):
         return _top_k_pair(student_logits, teacher, temperature, rest, mask)
     check_same_shape(student_logits, teacher)
-    student = _log_softmax(mask_gradient(student_logits, mask), temperature)
-    return student, _log_softmax(teacher.detach(), temperature)
+    student = log_softmax(mask_gradient(student_logits, mask), temperature)
+    return student, log_softmax(teacher.detach(), temperature)
 
 
 def check_mask(mask: Tensor, shape: torch.Size) -> None:
@@ -126,7 +126,7 @@ def mask_gradient(rows: Tensor, mask: Tensor | None) -> Tensor:
 
     Masking the values in a forward pass would cost a copy that is kept for the backward pass.
     """
-    if mask is None or _all_count(mask):
+    if mask is None or all_count(mask):
         return rows
     return _MaskedGradient.apply(rows, mask)  # pyright: ignore[reportReturnType]
 
@@ -143,7 +143,7 @@ class _MaskedGradient(torch.autograd.Function):
         return slope.masked_fill(~mask.unsqueeze(-1), 0.0), None
 
 
-def _all_count(mask: Tensor) -> bool:
+def all_count(mask: Tensor) -> bool:
     """Whether nothing is masked, where that is cheap to know: elsewhere it would be waited for."""
     return mask.device.type == "cpu" and bool(mask.all())
 
@@ -164,7 +164,7 @@ def _top_k_pair(
         # Ratios among the k tokens are known at any temperature.
         chosen = mask_gradient(student_logits.gather(-1, teacher.indices), mask)
         known = known * (teacher.temperature / temperature)
-        return _log_softmax(chosen, temperature), known.log_softmax(-1)
+        return log_softmax(chosen, temperature), known.log_softmax(-1)
     if teacher.temperature != temperature:
         raise ValueError(
             f"the teacher's top k were taken at temperature {teacher.temperature:g}, which does "
@@ -184,7 +184,7 @@ class _ChosenLogProbabilities(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(logits, indices, mask)
         ctx.temperature = temperature
-        return _log_softmax(logits, temperature).gather(-1, indices)
+        return log_softmax(logits, temperature).gather(-1, indices)
 
     @staticmethod
     @once_differentiable
@@ -193,7 +193,7 @@ class _ChosenLogProbabilities(torch.autograd.Function):
         slope = slope / ctx.temperature
         gradient = _scaled(logits, ctx.temperature).softmax(-1, dtype=_dtype_of(logits))
         gradient.mul_(-slope.sum(-1, keepdim=True)).scatter_add_(-1, indices, slope)
-        if mask is not None and not _all_count(mask):
+        if mask is not None and not all_count(mask):
             gradient.masked_fill_(~mask.unsqueeze(-1), 0.0)
         return gradient.to(logits.dtype), None, None, None
 
@@ -212,5 +212,6 @@ def _scaled(logits: Tensor, temperature: float) -> Tensor:
     return logits if temperature == 1 else logits.to(_dtype_of(logits)) / temperature
 
 
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+def log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities (..., vocab) at a temperature, at least in float32."""
     return _scaled(logits, temperature).log_softmax(-1, dtype=_dtype_of(logits))

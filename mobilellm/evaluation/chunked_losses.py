@@ -148,7 +148,7 @@ class _ChunkedLosses(torch.autograd.Function):
                 sums[index] += value.detach()
                 total += value.detach() * term.weight
                 if term.weight:
-                    slope += torch.autograd.grad(value, leaf)[0] * term.weight
+                    slope.add_(torch.autograd.grad(value, leaf)[0], alpha=term.weight)
             made = torch.autograd.grad(logits, inputs, slope.to(logits.dtype))
             hidden_gradient[place] = made[0]
             gradients = [
