@@ -31,9 +31,9 @@ def test_the_python_runs():
 def test_every_training_command_composes(command):
     from mobilellm.launchers.configuration import compose
 
-    _, *arguments = shlex.split(command)
-    overrides = [re.sub(r"=([\w.]+),.*", r"=\1", a) for a in arguments if a != "-m"]
-    root = "train" if command.startswith("scripts/train") else "prepare_data"
+    script, *arguments = shlex.split(command)
+    overrides = [re.sub(r"=([\w.]+),.*", r"=\1", a) for a in arguments if "=" in a]
+    root = Path(script).stem
     assert compose(root, overrides)
 
 
