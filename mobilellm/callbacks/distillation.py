@@ -170,6 +170,13 @@ class DistillationCallback(Callback):
         if self.teacher is not None:
             self.teacher.to(pl_module.device)
 
+    def describe(self) -> tuple[str, str]:
+        """For the table that is printed before the first step."""
+        if self.folder is None:
+            return "teacher", "the dense model, from the first stage of compression on"
+        seen = "" if self.options["top_k"] is None else f", its top {self.options['top_k']} words"
+        return "teacher", f"{self.folder}{seen}: {', '.join(self.losses)}"
+
     def summary(self) -> dict[str, Any]:
         """Who taught what: for summary.json."""
         return {

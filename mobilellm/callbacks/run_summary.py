@@ -25,7 +25,7 @@ class RunSummaryCallback(Callback):
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_column(style="bold", no_wrap=True)
         table.add_column()
-        for rows in (_model_rows, _budget_rows, _machine_rows):
+        for rows in (_model_rows, _callback_rows, _budget_rows, _machine_rows):
             for row in rows(trainer, pl_module):
                 table.add_row(*row)
         Console(soft_wrap=True).print(table)
@@ -42,6 +42,14 @@ def _model_rows(trainer: Any, module: Any) -> Iterator[Row]:
         f"{counts.executed:,} executed",
     )
     yield "FLOPs per token", f"{scaled(flops.forward)} forward, {scaled(flops.training)} training"
+
+
+def _callback_rows(trainer: Any, module: Any) -> Iterator[Row]:
+    """What other callbacks do to the run, in a line each."""
+    for callback in trainer.callbacks:
+        describe = getattr(callback, "describe", None)
+        if describe is not None:
+            yield describe()
 
 
 def _budget_rows(trainer: Any, module: Any) -> Iterator[Row]:

@@ -54,6 +54,13 @@ def test_a_student_learns_beside_a_teacher(choice, tiny_run, teacher, tmp_path):
     assert others == ({"auxiliary"} if choice == "hidden_states" else set())
 
 
+def test_the_teacher_is_named_before_the_first_step(tiny_run, teacher, capsys):
+    summary = "callbacks.run_summary={_target_: mobilellm.callbacks.run_summary.RunSummaryCallback}"
+    tiny_run("distillation=forward_kl", f"{TEACHER}={teacher}", summary)
+    printed = "".join(capsys.readouterr().out.split())
+    assert f"teacher{teacher}:forward_kl" in printed
+
+
 def test_a_teacher_changes_what_is_learnt(tiny_run, teacher):
     plain = tiny_run("distillation=none", "experiment_name=a")
     taught = tiny_run("distillation=forward_kl", f"{TEACHER}={teacher}", "experiment_name=b")
