@@ -11,14 +11,10 @@ from mobilellm.launchers.configuration import instantiate
 from mobilellm.pipeline.compression import Stage, enter_stage, find_compression, finish
 from mobilellm.pipeline.distillation import build as build_distillation
 from mobilellm.pipeline.distillation import teacher_bytes
-from mobilellm.pipeline.memory import (
-    free_memory_bytes,
-    peak_memory_bytes,
-    reset_peak_memory,
-)
+from mobilellm.pipeline.measurements import find_callback, measurements
+from mobilellm.pipeline.memory import free_memory_bytes, reset_peak_memory
 from mobilellm.pipeline.plan import Run
-from mobilellm.pipeline.summary import describe_model, timestamp
-from mobilellm.provenance import device_name
+from mobilellm.pipeline.rollback import roll_back_run
 from mobilellm.run_folder import CHECKPOINTS, last_checkpoint, sound_checkpoint
 
 if TYPE_CHECKING:
@@ -44,6 +40,7 @@ def fit(run: Run, prepared: "PreparedData") -> dict[str, Any]:
         ValueError: the checkpoints are damaged.
         Stopped: a signal ended the run after it saved.
     """
+    from mobilellm.training.divergence import RollBack
     from mobilellm.training.ranks import first_does
 
     checkpoint = first_does(lambda: sound_checkpoint(run.folder))
@@ -58,7 +55,11 @@ def fit(run: Run, prepared: "PreparedData") -> dict[str, Any]:
                 stage = Stage(make_model(run), run.budget.total_steps, is_last=True)
             else:
                 stage = enter_stage(run, prepared, compression, checkpoint)
-            trainer, module = _fit_stage(run, stage, data, callbacks, loggers, checkpoint)
+            try:
+                trainer, module = _fit_stage(run, stage, data, callbacks, loggers, checkpoint)
+            except RollBack as rollback:
+                checkpoint = first_does(partial(roll_back_run, run, rollback))
+                continue
             _raise_if_stopped(trainer, run)
             if stage.is_last or trainer.global_step < (stage.end or 0):
                 break
@@ -212,39 +213,6 @@ def make_loggers(run: Run) -> list[Any]:
     ]
 
 
-def measurements(run: Run, trainer: Any, module: Any) -> dict[str, Any]:
-    """What the run led to: losses in nats per token, rates per second, memory in bytes."""
-    import torch
-
-    from mobilellm.callbacks.throughput import ThroughputCallback
-
-    device = run.trainer.device_type
-    validation, seconds = module.validation_result, module.elapsed_seconds
-    throughput = _callback(trainer, ThroughputCallback)
-    return {
-        "status": "finished" if module.finished else "stopped",
-        "tokens": module.tokens,
-        "steps": module.global_step,
-        "val_loss": None if validation is None else validation.loss,
-        "val_bits_per_byte": None if validation is None else validation.bits_per_byte,
-        "train_loss": module.latest_metrics.get("train/loss"),
-        "learning_rate": run.learning_rate,
-        "wall_seconds": seconds,
-        "tokens_per_second": getattr(throughput, "tokens_per_second", None),
-        "model_flops_utilization": getattr(throughput, "model_flops_utilization", None),
-        "matmul_flops_per_second": getattr(throughput, "matmul_flops_per_second", None),
-        "peak_memory_bytes": peak_memory_bytes(device),
-        "micro_batch_size": trainer.datamodule.micro_batch_size,
-        "device": device_name(device),
-        "devices": run.trainer.world_size,
-        "threads": torch.get_num_threads(),
-        "precision": run.trainer.resolved_precision,
-        "finished_at": timestamp(),
-        **_callback_summaries(trainer),
-        **describe_model(module.model.config, run.config["sequence_length"]),
-    }
-
-
 def _whole_model(run: Run, module: Any) -> Any:
     """The model with all its weights; where devices share them, gathered on the first process.
 
@@ -262,24 +230,11 @@ def _whole_model(run: Run, module: Any) -> Any:
     return model_from_state(module.model.config, state, run.folder) if state else None  # pyright: ignore[reportArgumentType]
 
 
-def _callback(trainer: Any, kind: type) -> Any:
-    """The callback of this kind, None where it is switched off."""
-    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)
-
-
-def _callback_summaries(trainer: Any) -> dict[str, Any]:
-    """What callbacks have to say of the run, by their own names."""
-    found: dict[str, Any] = {}
-    for callback in trainer.callbacks:
-        found |= getattr(callback, "summary", dict)()
-    return found
-
-
 def _raise_if_stopped(trainer: Any, run: Run) -> None:
     """Tell the outermost wrapper that a signal ended the run."""
     from mobilellm.callbacks.graceful_stop import GracefulStopCallback
 
-    stop = _callback(trainer, GracefulStopCallback)
+    stop = find_callback(trainer, GracefulStopCallback)
     if stop is None or stop.signal_name is None:
         return
     raise Stopped(

@@ -133,6 +133,8 @@ def _write_config(run: Run) -> None:
 
 def _save_model(run: Run, prepared: "PreparedData", model: Any) -> None:
     from mobilellm.checkpoint import save_model
+    from mobilellm.training.sharding import check_stored_parameters
 
+    check_stored_parameters(model, "before it is saved")
     tokenizer: Path | None = prepared.tokenizer_path
     save_model(model, run.folder / MODEL, tokenizer)

@@ -3,7 +3,6 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +18,8 @@ from mobilellm.training.csv_logger import CSVLogger
 from mobilellm.training.intervals import Intervals
 from mobilellm.training.loss_terms import HasLossTerms, term_sources
 from mobilellm.training.losses import count_tasks, micro_batch_losses
-from mobilellm.training.sharding import apply_fully_shard_
+from mobilellm.training.sharding import apply_fully_shard_, check_stored_parameters, gradient_sync
+from mobilellm.training.step_judges import StepJudge, step_judges
 
 Batch = dict[str, Tensor]
 
@@ -90,12 +90,14 @@ class LanguageModelModule(LightningModule):
         self._seconds_before = 0.0
         self._started: float | None = None
         self._term_sources: list[HasLossTerms] = []
+        self._judges: list[StepJudge] = []
 
     # Set-up
 
     def setup(self, stage: str) -> None:
         """Apply the switches; runs after the callbacks' `setup`, so on their structure."""
-        self._term_sources = term_sources(self.trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+        callbacks: Any = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        self._term_sources, self._judges = term_sources(callbacks), step_judges(callbacks)
         self.model.set_activation_checkpointing(self.activation_checkpointing)  # pyright: ignore[reportCallIssue]
         if self.compile_blocks:
             compile_blocks_(self.model)
@@ -131,12 +133,16 @@ class LanguageModelModule(LightningModule):
         optimizer.zero_grad()
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         for index, micro_batch in enumerate(batch):
-            with self._gradient_sync(is_last=index == len(batch) - 1):
+            is_last = index == len(batch) - 1
+            with gradient_sync(self.trainer.model, self.model, is_last=is_last):
                 loss, values = micro_batch_losses(self, micro_batch, self._term_sources, counts)
                 self.manual_backward(loss * scale)
             for name, value in values.items():
                 sums[name] += value * scale
         norm = self._clip_gradients()
+        if not self._is_accepted(sums[""], norm):
+            # Without gradients a step is counted and changes nothing.
+            optimizer.zero_grad()
         optimizer.step()
         self.tokens += self.budget.tokens_per_step
         self.finished = self.budget.is_spent(self.global_step, self._agreed_seconds())
@@ -159,17 +165,21 @@ class LanguageModelModule(LightningModule):
             group["lr"] = group["initial_lr"] * factor
         return optimizer.param_groups[0]["lr"]
 
-    def _gradient_sync(self, *, is_last: bool) -> Any:
-        """Ranks exchange gradients only after the last micro-batch."""
-        no_sync = getattr(self.trainer.model, "no_sync", None)
-        return nullcontext() if is_last or no_sync is None else no_sync()
-
     def _clip_gradients(self) -> Tensor | None:
-        """Norm of the gradient before clipping; None where neither clipped nor logged."""
-        if self.gradient_clip_norm is None and not self.is_logged(ahead=1):
+        """Whole norm of the gradient before clipping; None where nothing needs it."""
+        is_needed = self._judges or self.is_logged(ahead=1)
+        if self.gradient_clip_norm is None and not is_needed:
             return None
         largest = float("inf") if self.gradient_clip_norm is None else self.gradient_clip_norm
-        return nn.utils.clip_grad_norm_(self.parameters(), largest)
+        norm: Any = nn.utils.clip_grad_norm_(self.parameters(), largest)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+    def _is_accepted(self, loss: Tensor, norm: Tensor | None) -> bool:
+        """Whether all judges let the step change the weights; one answer for all ranks."""
+        if not self._judges or norm is None:
+            return True
+        mean = float(self._sum_over_ranks(loss) / self.trainer.world_size)
+        return all([judge.accepts(self, mean, float(norm)) for judge in self._judges])
 
     # Metrics
 
@@ -184,8 +194,7 @@ class LanguageModelModule(LightningModule):
         values = (self._sum_over_ranks(stacked) / self.trainer.world_size).tolist()
         metrics = {f"train/loss{name}": v for name, v in zip(names, values, strict=True)}
         if norm is not None:
-            whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # pyright: ignore[reportAttributeAccessIssue]
-            metrics["gradient_norm"] = float(whole)
+            metrics["gradient_norm"] = float(norm)
         self.write_metrics(metrics | {"learning_rate": rate})
 
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
@@ -233,6 +242,7 @@ class LanguageModelModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Start the clock; drop what was logged after the checkpoint; validate."""
+        check_stored_parameters(self.model, "after wrapping and loading")
         self._started = time.monotonic()
         for logger in self.trainer.loggers:
             if isinstance(logger, CSVLogger):

@@ -1,6 +1,11 @@
-"""Fully sharded data parallelism."""
+"""Fully sharded data parallelism, and what replicated and sharded models have in common."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+
+from torch import nn
+
+from mobilellm.accounting import count_parameters
 
 
 def apply_fully_shard_(model: Any, mesh: Any) -> None:
@@ -14,3 +19,42 @@ def apply_fully_shard_(model: Any, mesh: Any) -> None:
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
+
+
+def gradient_sync(wrapped: Any, model: nn.Module, *, is_last: bool) -> AbstractContextManager[Any]:
+    """Let ranks exchange gradients only in the backward pass of a step's last micro-batch.
+
+    Args:
+        wrapped: what the strategy made of the LightningModule, e.g. DDP's wrapper.
+        model: the model in it, sharded or not.
+        is_last: whether this is the last micro-batch.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(is_last)
+        return nullcontext()
+    no_sync = getattr(wrapped, "no_sync", None)
+    return nullcontext() if is_last or no_sync is None else no_sync()
+
+
+def check_stored_parameters(model: Any, when: str) -> None:
+    """Compare a model's parameters, each counted once, with what its configuration stores.
+
+    Sharing and ties can come undone when a model is wrapped, loaded or gathered, and training
+    would go on without a word.
+
+    Args:
+        model: replicated or sharded, on any device.
+        when: for the message, e.g. `after loading`.
+
+    Raises:
+        RuntimeError: they differ: a defect.
+    """
+    found = sum(parameter.numel() for parameter in model.parameters())
+    stored = count_parameters(model.config).stored
+    if found != stored:
+        raise RuntimeError(
+            f"the model has {found:,} parameters {when}, its configuration stores {stored:,}: "
+            "a shared or tied weight was copied, or one is missing"
+        )

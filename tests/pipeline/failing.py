@@ -1,7 +1,8 @@
-"""A callback with which one rank fails."""
+"""Callbacks with which a run, or one rank of it, fails."""
 
 import os
 import signal
+from pathlib import Path
 
 from lightning.pytorch import Callback
 
@@ -19,3 +20,17 @@ class FailOnRank(Callback):
             if self.kill:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise RuntimeError("the culprit's own words")
+
+
+class FailOnce(Callback):
+    """Fails after a step, the first time that it is reached."""
+
+    def __init__(self, mark, step):
+        """Remember when; `mark` is a file that says that it happened."""
+        self.mark, self.step = Path(mark), step
+
+    def on_train_batch_end(self, trainer, *_):
+        """Fail, unless it did before."""
+        if trainer.global_step == self.step and not self.mark.exists():
+            self.mark.touch()
+            raise RuntimeError("fails once")
