@@ -76,6 +76,7 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
     _check_windows(config, model)
     trainer: TrainerConfig = instantiate(cfg.trainer)
     _check_devices(config, trainer, here=here)
+    _check_targets(config)
     for group in ("optimizer", "schedule", "callbacks", "logger"):
         instantiate(cfg[group])
     budget = Budget(
@@ -188,6 +189,16 @@ def _check_windows(config: dict[str, Any], model: ModelConfig) -> None:
             f"micro_batch_size={micro} must be auto or divide the {samples} windows of a step "
             f"(tokens_per_step / sequence_length); use one of {divisors}"
         )
+
+
+def _check_targets(config: dict[str, Any]) -> None:
+    for group in ("compression", "distillation", "callbacks", "logger"):
+        for name, node in config[group].items():
+            if node is not None and "_target_" not in node:
+                raise ValueError(
+                    f"{group}.{name} has settings ({', '.join(node)}) but no _target_ that takes "
+                    f"them; choose {group}=… with {name} in it, or leave the settings out"
+                )
 
 
 def _check_compression(
