@@ -138,7 +138,7 @@ def test_a_store_teaches_what_its_teacher_teaches(tiny_overrides, tiny_run, teac
     [
         (["distillation=forward_kl"], "teacher is not given; give the folder"),
         (["distillation=forward_kl", f"{TEACHER}=dense"], "this run has no compression"),
-        ([f"++{TEACHER}=dense"], "distillation.distillation has settings .teacher. but no _target_"),
+        ([f"++{TEACHER}=dense"], "distillation.distillation has settings .teacher. but no"),
         (["distillation=forward_kl", f"{TEACHER}=nowhere"], "teacher=nowhere does not exist"),
         (["distillation=forward_kl", f"{TEACHER}=TEACHER", "model.vocab_size=600"],
          "the teacher has 512 words, the student vocab_size=600"),
