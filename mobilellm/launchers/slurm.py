@@ -81,9 +81,16 @@ class SlurmLauncher(SweepLauncher):
             }
             if missing:
                 self._submit(missing, settings, folder, overview)
-        states = run_states(trials)
         if settings.wait:
-            states = self._wait(trials, before, settings, overview)
+            unfinished = {p: t for p, t in trials.items() if before[p].status != "finished"}
+            try:
+                self._wait(unfinished, settings.poll_seconds, overview)
+            except KeyboardInterrupt:
+                raise Stopped(
+                    f"no longer waiting: {overview.counts.line()}; the jobs go on (scancel ends "
+                    "them, the same command waits again)"
+                ) from None
+        states = run_states(trials)
         return [
             job_return(
                 trial.config,
@@ -129,40 +136,26 @@ class SlurmLauncher(SweepLauncher):
             f"{os.path.relpath(folder.parent)}; end with scancel {array}"
         )
 
-    def _wait(
-        self, trials: dict[Path, Trial], before: dict[Path, RunState], settings: SlurmSettings,
-        overview: Overview,
-    ) -> dict[Path, RunState]:  # fmt: skip
-        """Until no job is left; report each that ends."""
-        counts, ended, started = overview.counts, set(), time.monotonic()
-        counts.skipped = sum(state.status == "finished" for state in before.values())
-        ended = {path for path, state in before.items() if state.status == "finished"}
-        try:
-            with overview:
-                while True:
-                    try:
-                        states = run_states(trials)
-                    except SlurmError:
-                        # A controller that is restarted answers again.
-                        time.sleep(settings.poll_seconds)
-                        continue
-                    for path in trials.keys() - ended:
-                        if not states[path].is_active:
-                            ended.add(path)
-                            self._report(trials[path], states[path], counts, overview)
-                    if len(ended) == len(trials):
-                        return states
-                    running = [p for p, state in states.items() if state.status == "running"]
-                    seconds = time.monotonic() - started
-                    overview.refresh({trials[p].name: (p, seconds) for p in running})
-                    time.sleep(settings.poll_seconds)
-        except KeyboardInterrupt:
-            raise Stopped(
-                f"no longer waiting: {counts.line()}; the jobs go on (scancel ends them, the same "
-                "command waits again)"
-            ) from None
+    def _wait(self, trials: dict[Path, Trial], poll_seconds: float, overview: Overview) -> None:
+        """Until none of these trials has a job that waits or runs; report each that ends."""
+        left, started = dict(trials), time.monotonic()
+        overview.counts.skipped = overview.counts.total - len(left)
+        with overview:
+            while left:
+                time.sleep(poll_seconds)
+                try:
+                    states = run_states(left)
+                except SlurmError:
+                    # A controller that is restarted answers again.
+                    continue
+                for path in [path for path, state in states.items() if not state.is_active]:
+                    self._report(left.pop(path), states[path], overview)
+                seconds = time.monotonic() - started
+                running = [path for path in left if states[path].status == "running"]
+                overview.refresh({left[path].name: (path, seconds) for path in running})
 
-    def _report(self, trial: Trial, state: RunState, counts: Counts, overview: Overview) -> None:
+    def _report(self, trial: Trial, state: RunState, overview: Overview) -> None:
+        counts = overview.counts
         setattr(counts, state.status, getattr(counts, state.status) + 1)
         text = f"[{counts.done}/{counts.total}] {state.status} {trial.name}"
         if state.status == "failed" and state.record is not None:

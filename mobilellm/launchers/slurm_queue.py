@@ -3,6 +3,7 @@
 import getpass
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -100,10 +101,13 @@ def _ended(job: str) -> JobState:
 
 
 def _with_exit_code(name: str, exit_code: str) -> JobState:
-    code, _, number = exit_code.partition(":")
-    if number not in ("", "0"):
-        return JobState(name, f"signal {number}")
-    return JobState(name, f"exit code {code}" if code not in ("", "0") else "")
+    """`FAILED (exit code 2)`, or `FAILED (SIGKILL)`: SLURM writes `code:signal`."""
+    code, number = (int(part or 0) for part in f"{exit_code}:".split(":")[:2])
+    # srun passes a task's signal on as a shell does.
+    number = number or (code - 128 if 128 < code < 128 + signal.NSIG else 0)
+    if number:
+        return JobState(name, signal.Signals(number).name)
+    return JobState(name, f"exit code {code}" if code else "")
 
 
 def _id(job: str, task: str) -> str:

@@ -1,6 +1,8 @@
 """The state of runs that were submitted: what they wrote, and what SLURM says of their jobs."""
 
 import os
+import re
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,13 @@ from mobilellm.launchers.slurm_queue import JobState, job_states
 from mobilellm.launchers.slurm_record import JobRecord, read_record
 from mobilellm.run_folder import read_summary
 
+LOG_TAIL_BYTES = 262_144
+# As srun writes them; SIGTERM is what it sends to the other ranks.
+SIGNAL_NAMES = {
+    signal.strsignal(number): number.name
+    for number in signal.Signals
+    if number not in (signal.SIGTERM, signal.SIGINT)
+}
 ACTIVE = ("queued", "requeued", "running")
 
 
@@ -69,18 +78,36 @@ def _state(summary: dict[str, object], record: JobRecord | None, job: JobState |
         return RunState(status="running", record=record)
     if status == "stopped" or (not summary and job.name == "CANCELLED"):
         return RunState(status="stopped", reason=f"job {record.job_id}: {job}", record=record)
-    reason = record.error or (own if status == "failed" else None) or _verdict(record, job)
-    return RunState(status="failed", reason=reason, record=record)
+    said = record.error or (own if status == "failed" else None)
+    lost = _lost_rank(Path(record.log))
+    if said is None or lost is not None:
+        # A rank that was killed could say nothing, and the others only that they lost it.
+        said = _verdict(record, job, lost)
+    return RunState(status="failed", reason=said, record=record)
 
 
-def _verdict(record: JobRecord, job: JobState) -> str:
+def _verdict(record: JobRecord, job: JobState, lost: str | None) -> str:
     """What SLURM knows of a job that could not say itself why it failed."""
     if job.name == "UNKNOWN":
         return f"job {record.job_id} has ended, and SLURM has forgotten how"
-    hint = (
-        "; often: out of memory" if job.name == "OUT_OF_MEMORY" or "signal 9" in job.reason else ""
-    )
-    return f"job {record.job_id} ended as {job}{hint}"
+    which = f", {lost}" if lost else ""
+    hint = "; often: out of memory" if "SIGKILL" in f"{job.reason}{which}" else ""
+    return f"job {record.job_id} ended as {job}{which}{hint}"
+
+
+def _lost_rank(log: Path) -> str | None:
+    """The first rank that a signal ended since the job last started, from srun's own messages."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return None
+    last = text.rpartition("Starting with JobEnvironment")[2]
+    found = re.search(r"^srun: error: (\S+): tasks? (\d+)\S*: (\D+?)(?: \(core.*)?$", last, re.M)
+    if found is None or found[3] not in SIGNAL_NAMES:
+        return None
+    return f"rank {found[2]} on {found[1]} by {SIGNAL_NAMES[found[3]]}"
 
 
 def shown_log(record: JobRecord) -> str:

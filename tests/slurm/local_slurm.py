@@ -33,7 +33,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-# A requeued job waits until its credential has expired, two minutes unless told otherwise; 5 s is the least.
+# A requeued job waits until its credential has expired: two minutes by default, 5 s at least.
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 SlurmctldPort={controller_port}
@@ -89,11 +89,9 @@ def local_slurm(folder: Path, *, cpus: int = 2) -> Iterator[dict[str, str]]:
     daemons: list[subprocess.Popen[bytes]] = []
     try:
         daemons.append(_start(folder, "munged", *_munge_arguments(folder)))
-        _wait(lambda: (folder / "munge.socket").exists(), daemons, folder)
+        _wait((folder / "munge.socket").exists, daemons, folder)
         daemons.append(_start(folder, "slurmctld", "-D", "-i", "-f", environment["SLURM_CONF"]))
-        daemons.append(
-            _start(folder, "slurmd", "-D", "-N", NODE, "-f", environment["SLURM_CONF"])
-        )
+        daemons.append(_start(folder, "slurmd", "-D", "-N", NODE, "-f", environment["SLURM_CONF"]))
         _wait(lambda: "idle" in _ask(environment, "sinfo", "-h", "-o", "%t"), daemons, folder)
         yield environment
     finally:
@@ -203,15 +201,18 @@ def main() -> None:
         sys.exit(f"error: {reason}")
     # As Ctrl-C, so that no daemon is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="slurm-") as name:
-        with local_slurm(Path(name), cpus=cpus) as environment:
-            print(*(f"export {key}={value}" for key, value in environment.items()), sep="\n")
-            print("Ctrl-C ends it", file=sys.stderr, flush=True)
-            try:
-                while True:
-                    time.sleep(3600)
-            except KeyboardInterrupt:
-                pass
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-") as name,
+        local_slurm(Path(name), cpus=cpus) as environment,
+    ):
+        lines = [f"export {key}={value}" for key, value in environment.items()]
+        sys.stdout.write("\n".join([*lines, "# Ctrl-C ends it", ""]))
+        sys.stdout.flush()
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            pass
 
 
 if __name__ == "__main__":

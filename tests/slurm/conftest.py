@@ -1,0 +1,64 @@
+"""A real SLURM for these tests, and the small application of tests/launchers on it."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from local_slurm import local_slurm, what_is_missing
+from slurm_jobs import queue, wait_until
+
+ROOT = Path(__file__).parents[2]
+_spec = importlib.util.spec_from_file_location("small_app", ROOT / "tests/launchers/conftest.py")
+assert _spec is not None and _spec.loader is not None
+_launchers = importlib.util.module_from_spec(_spec)
+sys.modules["small_app"] = _launchers
+_spec.loader.exec_module(_launchers)
+small_app = _launchers.app
+
+APP_LAUNCHER = """
+    defaults: [slurm_defaults]
+    nodes: 1
+    cpus_per_task: 1
+    time_minutes: 10
+    poll_seconds: 0.5
+    """
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[None]:
+    """SLURM's tools work while this is in use; skipped where there can be none."""
+    if reason := what_is_missing():
+        pytest.skip(reason)
+    # A short path: munge's socket may have 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    before = dict(os.environ)
+    try:
+        with local_slurm(folder) as environment:
+            os.environ.update(environment)
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def slurm_app(slurm, small_app):
+    """The application, whose `hydra/launcher=slurm` is the project's with smaller demands."""
+    launchers = small_app.conf / "hydra/launcher"
+    shutil.copyfile(ROOT / "conf/hydra/launcher/slurm.yaml", launchers / "slurm_defaults.yaml")
+    (launchers / "slurm.yaml").write_text(textwrap.dedent(APP_LAUNCHER))
+    yield small_app
+    for job in {job.partition("_")[0] for job in queue()}:
+        subprocess.run(["scancel", job], check=False)
+    wait_until(lambda: not queue(), 30)
