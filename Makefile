@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint types format benchmark clean
+.PHONY: help install demo test test-all test-slurm lint types format benchmark clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ demo: $(INSTALLED)  ## deep against wide on embedded data, in minutes, and the r
 
 test: $(INSTALLED)  ## the tests, at most 10 minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+
+test-slurm: $(INSTALLED)  ## sweeps on a SLURM of their own (Debian's slurm-wlm and munge)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/slurm
 
 test-all: test  ## the tests, then the long ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

@@ -174,7 +174,7 @@ def _unknown_key_message(
         if hasattr(node, "keys"):
             fields = [str(k) for k in node if k != "_target_"]
             fields += parameters_of(target) if target else []
-            near = nearest(leaf, fields, count=len(fields)) or ["(none)"]
+            near = nearest(leaf, fields, count=len(fields)) if fields else ["nothing to set"]
             return f"{key} is not known; {parent} has {listed(near)} (+{given} adds a new key)"
     keys = _known_keys(loader, config_name, kept, run_mode)
     groups = [g for g in loader.list_groups("") if g != "hydra"]
