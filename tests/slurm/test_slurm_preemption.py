@@ -85,7 +85,7 @@ def shown(experiment: Path) -> str:
 
 
 def assert_same_learning(run: Path, other: Path) -> None:
-    assert len(rows(run)) == 1001
+    assert len(rows(run)) > 300
     assert rows(run) == rows(other)
     mine, others = (read_tensors(folder / "model/model.safetensors") for folder in (run, other))
     assert mine.keys() == others.keys()
@@ -146,7 +146,8 @@ def interrupt(runs: dict[int, Path], array: str) -> None:
 
 
 def test_two_ranks_stop_at_one_step_when_one_of_them_is_told_to(train, tmp_path):
-    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "seed=0"]
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "seed=0",
+           "max_tokens=51200"]  # fmt: skip
     outputs = tmp_path / "outputs"
     done = train(*LAUNCHER, *two, "experiment_name=two")
     assert done.returncode == 0, done.stderr
@@ -166,6 +167,20 @@ def test_two_ranks_stop_at_one_step_when_one_of_them_is_told_to(train, tmp_path)
     whole = train(*LAUNCHER, *two, "experiment_name=whole", "hydra.launcher.wait=true")
     assert whole.returncode == 0, whole.stderr
     assert_same_learning(run, outputs / "whole" / run.name)
+
+
+def test_a_job_of_higher_priority_takes_the_place_and_gives_it_back(train, tmp_path):
+    done = train(*LAUNCHER, "hydra.launcher.cpus_per_task=2", "seed=0")
+    assert done.returncode == 0, done.stderr
+    [run] = folders(tmp_path / "outputs/default").values()
+    wait_until(lambda: steps(run) > 50)
+    [job] = queue()
+    # SLURM sends SIGTERM, and would count a job that then ends by itself as done.
+    subprocess.run(["srun", "--partition=urgent", "true"], check=True, timeout=60)
+    assert "stopped by SIGTERM after step" in log(run)
+    assert f"job {job} is requeued and goes on from its checkpoint" in log(run)
+    wait_until(lambda: not queue())
+    assert status(run) == "finished"
 
 
 def test_a_rank_that_dies_ends_the_job(train, tmp_path):
