@@ -13,6 +13,7 @@ import pytest
 from killed_runs import has_step, rows
 
 ROOT = Path(__file__).parents[2]
+TRAINING = str(ROOT / "tests/training")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
 # A rank that waits for one that is gone would do so for half an hour.
 LIMIT_SECONDS = 180
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def two(tiny_overrides, monkeypatch):
     """The tiny run on two processes of this machine."""
-    path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    path = [str(Path(__file__).parent), TRAINING, os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     rest = [o for o in tiny_overrides if o != "trainer=cpu"]
@@ -107,6 +108,19 @@ def test_a_rank_that_is_killed_ends_the_run(two, tmp_path):
     [summary] = summaries(tmp_path / "outputs/killed")
     assert summary["status"] == "failed"
     assert summary["error"].startswith("RankDied: rank 1 of 2 was killed by SIGKILL")
+
+
+def test_ranks_go_back_together(two, tiny_run, tmp_path):
+    back = ["callbacks.loss_guard.action=rollback", "+callbacks.poison._target_=poison.Poison",
+            "+callbacks.poison.at=[20]"]  # fmt: skip
+    alone = tiny_run(*back, "log_interval_steps=1", "experiment_name=alone")
+    done = own(*two, *back, "+callbacks.poison.rank=1", "experiment_name=back")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("step 6: the gradient's norm is nan") == 1
+    [summary] = summaries(tmp_path / "outputs/back")
+    assert [e["next_sample"] for e in summary["loss_guard"]] == [24]
+    assert [e["next_sample"] for e in alone["loss_guard"]] == [24]
+    assert summary["val_loss"] == pytest.approx(alone["val_loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -47,23 +47,26 @@ def make_model(**changes):
     return MobileLLM(ModelConfig(**config))
 
 
-def make_module(steps=12, *, model=None, optimizer=adamw, log=1, validate=None, start=True, **more):
+def make_module(
+    steps=12, *, model=None, optimizer=adamw, log=1, validate=None, start=True, samples=SAMPLES,
+    **more,
+):  # fmt: skip
     return LanguageModelModule(
         model or make_model(),
         optimizer=partial(optimizer, learning_rate=1e-2),
         schedule=cosine(warmup_steps=3),
-        budget=Budget(max_steps=steps, tokens_per_step=LENGTH * SAMPLES),
+        budget=Budget(max_steps=steps, tokens_per_step=LENGTH * samples),
         intervals=Intervals(log_steps=log, validation_steps=validate, validate_at_start=start),
         **more,
     )
 
 
-def make_data(micro_batch_size=SAMPLES, tokens=None, **more):
+def make_data(micro_batch_size=SAMPLES, tokens=None, *, samples=SAMPLES, **more):
     return TokenDataModule(
         tokens or Tokens(),
         sequence_length=LENGTH,
         micro_batch_size=micro_batch_size,
-        samples_per_step=SAMPLES,
+        samples_per_step=samples,
         seed=3,
         **more,
     )

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from small_run import read_rows
 
+from mobilellm.run_folder import find_damage
+
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 pytestmark = pytest.mark.slow
 
@@ -54,6 +56,8 @@ def test_two_ranks_learn_what_one_learns(tmp_path, alone, strategy):
 def test_a_signal_to_one_rank_stops_all_and_one_rank_goes_on(tmp_path, alone, strategy):
     output = run(tmp_path, strategy, stop=4)
     assert "rank 0 ended at step 5" in output
+    assert "rank 1 ended at step 5" in output
+    assert find_damage(tmp_path / "checkpoints/last.ckpt") is None
     run(tmp_path, "one", resume=1)
     assert_same(tmp_path, alone)
 
