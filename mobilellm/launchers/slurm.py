@@ -22,7 +22,7 @@ from mobilellm.launchers.slurm_state import RunState, run_states, shown_log
 from mobilellm.launchers.sweep_check import Trial, without_hydra
 from mobilellm.launchers.sweep_launcher import SweepLauncher, job_return
 from mobilellm.provenance import command_line
-from mobilellm.run_folder import write_text_atomically
+from mobilellm.run_folder import read_summary, write_text_atomically
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
@@ -56,7 +56,7 @@ class SlurmLauncher(SweepLauncher):
         """Submit one batch of trials.
 
         Returns:
-            One entry a trial: its status and job.
+            One entry a trial: its summary.json as a dict, or what there is of it.
 
         Raises:
             ValueError: no SLURM here, it refuses the jobs, or the trials need different resources.
@@ -90,12 +90,8 @@ class SlurmLauncher(SweepLauncher):
                     f"no longer waiting: {overview.counts.line()}; the jobs go on (scancel ends "
                     "them, the same command waits again)"
                 ) from None
-        states = run_states(trials)
         return [
-            job_return(
-                trial.config,
-                {"status": states[path].status, "error": states[path].reason, "folder": str(path)},
-            )
+            job_return(trial.config, {"status": "queued", **(read_summary(path) or {})})
             for path, trial in trials.items()
         ]
 

@@ -93,7 +93,8 @@ class SlurmTrial:
             return False
         try:
             state = job_states([job])[job]
-            if state.name not in ("RUNNING", "TIMEOUT", "PREEMPTED"):
+            # Cancelled, or requeued by somebody else already.
+            if state.name != "RUNNING":
                 _say(f"job {job} is {state} and not requeued")
                 return True
             subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)

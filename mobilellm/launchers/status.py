@@ -1,14 +1,14 @@
 """The state of all runs below a folder, as a table."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilellm.launchers.overview import duration
 from mobilellm.launchers.progress import Progress, read_progress
-from mobilellm.launchers.slurm_record import JOB
+from mobilellm.launchers.slurm_record import JOB, read_record
 from mobilellm.launchers.slurm_state import RunState, run_states
 from mobilellm.run_folder import METRICS, SUMMARY
 
@@ -51,8 +51,8 @@ def status_table(folder: Path) -> "Table":
 
     runs = {path: read_progress(path) for path in find_runs(folder)}
     jobs, trouble = _jobs(runs)
-    runs = {path: _with_job(progress, jobs.get(path)) for path, progress in runs.items()}
-    caption = "\n".join(filter(None, [_totals(list(runs.values())), trouble]))
+    runs = {path: _with_job(progress, jobs[path]) for path, progress in runs.items()}
+    caption = "; ".join(filter(None, [_totals(list(runs.values())), trouble]))
     table = Table(box=None, pad_edge=False, caption=_escaped(caption))
     table.add_column("run", overflow="fold")
     has_jobs = any(state.record for state in jobs.values())
@@ -61,7 +61,7 @@ def status_table(folder: Path) -> "Table":
         is_text = column in ("status", "job")
         table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
     for path, progress in runs.items():
-        record = jobs[path].record if path in jobs else None
+        record = jobs[path].record
         table.add_row(
             str(path.relative_to(folder)) if path != folder else path.name,
             _status(progress),
@@ -82,16 +82,20 @@ def status_table(folder: Path) -> "Table":
     return table
 
 
-def _jobs(runs: Iterable[Path]) -> tuple[dict[Path, RunState], str | None]:
-    """What SLURM says of the runs, or why it says nothing."""
+def _jobs(runs: Mapping[Path, Progress]) -> tuple[dict[Path, RunState], str | None]:
+    """What SLURM says of the runs; and where it says nothing, why."""
     try:
         return run_states(runs), None
     except ValueError as error:
-        return {}, f"from the runs' files alone: {error}"
+        states = {
+            path: RunState(status=progress.status, reason=progress.error, record=read_record(path))
+            for path, progress in runs.items()
+        }
+        return states, f"from the runs' files alone: {error}"
 
 
-def _with_job(progress: Progress, state: RunState | None) -> Progress:
-    if state is None or state.record is None:
+def _with_job(progress: Progress, state: RunState) -> Progress:
+    if state.record is None:
         return progress
     return replace(progress, status=state.status, error=state.reason)
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from mobilellm.launchers.overview import Counts, Overview, duration, progress_text
 from mobilellm.launchers.progress import Progress, read_progress
+from mobilellm.launchers.slurm_record import JobRecord, read_record, write_record
 from mobilellm.launchers.status import find_runs, status_table
 
 COLUMNS = "step,tokens,train/loss,val/loss"
@@ -83,6 +84,32 @@ def test_status_of_a_sweep(tmp_path: Path):
     assert "4.000" in text
     assert "3 runs: 1 finished, 1 failed, 1 running" in text
     assert find_runs(tmp_path / "deep" / "c") == [tmp_path / "deep" / "c"]
+
+
+def test_status_where_slurm_does_not_answer(tmp_path: Path, monkeypatch):
+    """What the files say is shown all the same: job, rate, log."""
+    run = make_run(tmp_path / "a", [], {"status": "running", "max_tokens": 8000})
+    (run / "metrics.csv").write_text("step,tokens,tokens_per_second\n20,2000,1234.5\n")
+    (tmp_path / "12_3_0_log.out").write_text("")
+    record = JobRecord(
+        job_id="12_3", log=str(tmp_path / "12_3_0_log.out"), code="code", commit=None, dirty=None,
+        command="python scripts/train.py", submitted_at="2026-01-01",
+    )  # fmt: skip
+    write_record(run, record)
+    write_record(tmp_path / "b", record)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    text = shown(tmp_path)
+    assert "from the runs' files alone: squeue is not found" in " ".join(text.split())
+    assert "1,234" in text
+    assert "log: 12_3_0_log.out" in text
+    assert "2 runs: 1 running, 1 waiting" in text
+
+
+def test_a_damaged_job_record(tmp_path: Path):
+    (tmp_path / "job.json").write_text("{")
+    with pytest.raises(ValueError, match=r"job.json is damaged .*; see that no job runs it, and r"):
+        read_record(tmp_path)
 
 
 def test_a_folder_without_runs(tmp_path: Path):

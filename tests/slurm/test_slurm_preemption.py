@@ -119,7 +119,8 @@ def test_a_sweep_that_is_preempted_and_killed_ends_as_one_that_is_not(train, tmp
     assert not queue()
     assert "4 runs: 4 finished" in shown(cluster)
 
-    train("seed=0,1,2,3", "experiment_name=alone")
+    local = ("hydra/launcher=local", "hydra.launcher.n_jobs=2", "hydra.launcher.threads_per_job=1")
+    assert train(*local, "seed=0,1,2,3", "experiment_name=alone").returncode == 0
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
     for run in runs.values():
         summary = read_summary(run)
@@ -181,6 +182,18 @@ def test_a_job_of_higher_priority_takes_the_place_and_gives_it_back(train, tmp_p
     assert f"job {job} is requeued and goes on from its checkpoint" in log(run)
     wait_until(lambda: not queue())
     assert status(run) == "finished"
+
+
+def test_a_time_limit_is_saved_for(train, tmp_path):
+    done = train(*LAUNCHER, "hydra.launcher.signal_seconds=40", "seed=0", "max_tokens=1e7")
+    assert done.returncode == 0, done.stderr
+    [run] = folders(tmp_path / "outputs/default").values()
+    wait_until(lambda: steps(run) > 50)
+    [job] = queue()
+    subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=1"], check=True)
+    # SLURM looks at time limits twice a minute.
+    wait_until(lambda: f"job {job} is requeued and goes on from its checkpoint" in log(run))
+    assert "stopped by SIGUSR2 after step" in log(run)
 
 
 def test_a_rank_that_dies_ends_the_job(train, tmp_path):
