@@ -12,6 +12,8 @@ import psutil
 import pytest
 from killed_runs import has_step, rows
 
+from mobilellm.checkpoint import load_model
+
 ROOT = Path(__file__).parents[2]
 TRAINING = str(ROOT / "tests/training")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -121,6 +123,23 @@ def test_ranks_go_back_together(two, tiny_run, tmp_path):
     assert [e["next_sample"] for e in summary["loss_guard"]] == [24]
     assert [e["next_sample"] for e in alone["loss_guard"]] == [24]
     assert summary["val_loss"] == pytest.approx(alone["val_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("strategy", "num_stages"), [("ddp", 2), ("fsdp", 1)])
+def test_ranks_compress_one_model(two, tiny_run, tmp_path, strategy, num_stages):
+    stages = f"++compression.compression.num_stages={num_stages}"
+    alone = tiny_run("compression=low_rank", stages, "experiment_name=alone")
+    others = [override for override in two if override != "trainer=ddp"]
+    done = own(*others, f"trainer={strategy}", "compression=low_rank", stages,
+               "experiment_name=two")  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    [summary] = summaries(tmp_path / "outputs/two")
+    assert len(summary["compression"]["stages"]) == num_stages
+    assert summary["parameters"] == alone["parameters"]
+    assert summary["val_loss"] == pytest.approx(alone["val_loss"], rel=1e-5)
+    [model] = tmp_path.glob("outputs/two/*/model")
+    stored = sum(p.numel() for p in load_model(model).parameters())
+    assert stored == summary["parameters"]["stored"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
