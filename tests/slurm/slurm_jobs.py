@@ -36,7 +36,7 @@ def processes(job: str) -> dict[int, int]:
     return found
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 120.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"did not happen in time; queue: {queue()}"

@@ -11,7 +11,7 @@ from slurm_jobs import queue, wait_until
 from mobilellm.launchers.slurm_record import read_record
 from mobilellm.launchers.slurm_state import run_states
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SWEEP = ("-m", "hydra/launcher=slurm")
 
 

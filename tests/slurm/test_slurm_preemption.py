@@ -18,7 +18,7 @@ from mobilellm.checkpoint import read_tensors
 from mobilellm.launchers.slurm_record import read_record
 from mobilellm.run_folder import read_summary
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 TIMED = ("seconds", "tokens_per_second", "model_flops_utilization")
 LAUNCHER = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1",
             "hydra.launcher.time_minutes=20", "hydra.launcher.poll_seconds=1"]  # fmt: skip
