@@ -24,9 +24,7 @@ class Send(Callback):
                 os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_the_step_is_finished_saved_and_resumable(tmp_path, caplog, number):
     fit(make_module(8, validate=3), make_data(), tmp_path / "alone")
     before = signal.getsignal(number)

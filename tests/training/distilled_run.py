@@ -7,18 +7,18 @@ import sys
 
 import torch
 from lightning.pytorch import Callback
-from mobilellm.distillation.attention_kl import AttentionKL
-from mobilellm.distillation.hidden_state_cosine import HiddenStateCosine
-from mobilellm.distillation.hidden_state_mse import HiddenStateMSE
-from mobilellm.distillation.jensen_shannon import JensenShannon
-from mobilellm.distillation.reverse_kl import ReverseKL
-from mobilellm.distillation.teacher_cross_entropy import TeacherCrossEntropy
 from small_run import VOCAB, Tokens, fit, make_data, make_model, make_module
 
 from mobilellm.callbacks.distillation import DistillationCallback
 from mobilellm.checkpoint import save_model
+from mobilellm.distillation.attention_kl import AttentionKL
 from mobilellm.distillation.forward_kl import ForwardKL
+from mobilellm.distillation.hidden_state_cosine import HiddenStateCosine
+from mobilellm.distillation.hidden_state_mse import HiddenStateMSE
+from mobilellm.distillation.jensen_shannon import JensenShannon
 from mobilellm.distillation.layer_map import Last
+from mobilellm.distillation.reverse_kl import ReverseKL
+from mobilellm.distillation.teacher_cross_entropy import TeacherCrossEntropy
 from mobilellm.training.trainer import TrainerConfig
 
 LOSSES = {
