@@ -161,7 +161,7 @@ def check_data(
             vocab_size=prepared.vocab_size,
             sequence_length=sequence_length,
             document_mask=document_mask,
-            data_hash=prepared.hashes["train"],
+            data_hash=prepared.hashes["train"] or "",
             tokenizer_hash=prepared.hashes["tokenizer"],
         )
         return
