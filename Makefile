@@ -32,7 +32,8 @@ test-slurm: $(INSTALLED)  ## sweeps on a SLURM of their own (Debian's slurm-wlm 
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/slurm
 
 test-all: test  ## the tests, then the long ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow --ignore tests/slurm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m slow tests/slurm
 
 lint: $(INSTALLED)  ## ruff: rules and formatting
 	$(BIN)/ruff check .
