@@ -24,7 +24,7 @@ class RunSummaryCallback(Callback):
             return
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_column(style="bold", no_wrap=True)
-        table.add_column()
+        table.add_column(overflow="fold")  # a long path stays whole
         for rows in (_model_rows, _callback_rows, _budget_rows, _machine_rows):
             for row in rows(trainer, pl_module):
                 table.add_row(*row)
