@@ -44,8 +44,8 @@ def main() -> None:
     for part in PARTS:
         if part in arguments.parts or "all" in arguments.parts:
             rows = measure(part, rounds=arguments.rounds, quick=arguments.quick)
-            console.print(results_table(part, rows))
             write_results(arguments.out, {part: rows})
+            console.print(results_table(part, rows))
     print(f"Written to {arguments.out}")
 
 

@@ -24,11 +24,11 @@ def results_table(title: str, rows: Sequence[Row]) -> Table:
         for name, value in rows[0].items():
             table.add_row(name.replace("_", " "), cell(name, value))
         return table
-    names = list(rows[0])
+    names = list(dict.fromkeys(name for row in rows for name in row))
     for name in names:
         table.add_column(name.replace("_", " "), justify="right", overflow="fold")
     for row in rows:
-        table.add_row(*(cell(name, row[name]) for name in names))
+        table.add_row(*(cell(name, row[name]) if name in row else "" for name in names))
     return table
 
 

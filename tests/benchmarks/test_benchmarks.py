@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from mobilellm.accounting import count_parameters
 from mobilellm.models import ModelConfig
+from scripts.benchmarks.distillation import measure_distillation
 from scripts.benchmarks.factorized import feed_forward, measure_factorized
 from scripts.benchmarks.loop import RandomTokens, _compare
 from scripts.benchmarks.peers import HuggingFaceStep, OurStep, huggingface_llama
@@ -84,6 +85,21 @@ def test_the_loop_is_compared_with_a_bare_one():
     assert row["bare_seconds_per_step"] > 0
     assert row["lightning_seconds_per_step"] > 0
     assert len(RandomTokens(32, 100).windows("train", 10)) == 9
+
+
+def test_rows_of_a_table_may_differ():
+    table = results_table("part", [{"a": 1}, {"a": 2, "b": 3}])
+    console = Console(width=60)
+    with console.capture() as printed:
+        console.print(table)
+    assert printed.get().split()[:3] == ["part", "a", "b"]
+
+
+def test_a_distilled_step_is_measured():
+    costs, memory = measure_distillation(rounds=1, seconds=0.01, quick=True)[1:]
+    assert costs["store_cost"] > 0
+    assert costs["online_cost"] > 0
+    assert memory["labels_loss_bytes"] >= 0
 
 
 def test_factorised_layers_have_half_the_parameters_of_dense_ones():
