@@ -19,8 +19,9 @@ IGNORE_INDEX = -100
 
 Unembed = Callable[[Tensor], Tensor]
 
-# A further loss has its own log-probabilities and gradients of the chunk: chunks of half the size.
-CHUNK_SHARE_WITH_TERMS = 0.5
+# A further loss has its own log-probabilities and gradients of the chunk: on accelerators, where
+# chunks are large, they are then half as large. On CPUs smaller chunks would only be slower.
+CHUNK_SHARE_WITH_TERMS = {"cpu": 1.0}
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def chunked_losses(
     weights = None if label_weights is None else label_weights.flatten() * cross_entropy_weight
     # No rows, no cost: this only shows what unembed is made of.
     probe = unembed(hidden[:0].detach())
-    share = CHUNK_SHARE_WITH_TERMS if terms else 1.0
+    share = CHUNK_SHARE_WITH_TERMS.get(hidden.device.type, 0.5) if terms else 1.0
     plan = _Plan(
         unembed=unembed,
         labels=labels,
