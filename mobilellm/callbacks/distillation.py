@@ -77,6 +77,8 @@ class DistillationCallback(Callback):
         self.dense_folder: Path | None = None
         """Where the pipeline keeps the model as it was before compression."""
         self.teacher: Any = None
+        self.facts: TeacherFacts | None = None
+        """Of the open teacher, whose folder may be gone when the run ends."""
 
     @property
     def is_dense(self) -> bool:
@@ -159,6 +161,7 @@ class DistillationCallback(Callback):
         """Open the teacher; give the module what is trained beside the student."""
         if self.folder is None:
             return
+        self.facts = describe_teacher(self.folder)
         self.teacher = open_teacher(self.folder, **self.options)
         self.student = structure_of(pl_module.model.config)
         pl_module.auxiliary.update(
@@ -182,9 +185,7 @@ class DistillationCallback(Callback):
         return {
             "distillation": {
                 "teacher": str(self.folder),
-                "teacher_parameters": describe_teacher(self.folder).parameters or None
-                if self.folder
-                else None,
+                "teacher_parameters": self.facts and self.facts.parameters,
                 **self.options,
                 "losses": {name: type(loss).__name__ for name, loss in self.losses.items()},
             }

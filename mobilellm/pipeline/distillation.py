@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mobilellm.data import PreparedData
     from mobilellm.pipeline.plan import Run
 
-DENSE = "dense"
+DENSE_FOLDER = "dense"
 
 
 def find_distillation(callbacks: Iterable[Any]) -> "DistillationCallback | None":
@@ -31,14 +31,15 @@ def find_distillation(callbacks: Iterable[Any]) -> "DistillationCallback | None"
 
 def dense_folder(run: "Run") -> Path:
     """Where the model as it was before its first stage of compression is kept, to teach."""
-    return run.folder / FOLDER / DENSE
+    return run.folder / FOLDER / DENSE_FOLDER
 
 
 def keep_dense(run: "Run", model: Any) -> None:
     """Keep the model that is about to be compressed for the first time, where it is to teach."""
     from mobilellm.checkpoint import save_model
 
-    if any(_is_dense(node) for node in run.config["distillation"].values()):
+    distillation = find_distillation(build(run))
+    if distillation is not None and distillation.is_dense:
         save_model(model, dense_folder(run))
 
 
@@ -74,7 +75,3 @@ def build(run: "Run") -> list[Any]:
     if distillation is not None:
         distillation.dense_folder = dense_folder(run)
     return built
-
-
-def _is_dense(node: Any) -> bool:
-    return isinstance(node, dict) and node.get("teacher") == DENSE

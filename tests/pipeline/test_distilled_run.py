@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 
+from mobilellm.accounting import count_parameters
 from mobilellm.checkpoint import load_model, save_model
 from mobilellm.launchers.configuration import compose
 from mobilellm.models import MobileLLM, ModelConfig
@@ -59,6 +60,18 @@ def test_the_teacher_is_named_before_the_first_step(tiny_run, teacher, capsys):
     tiny_run("distillation=forward_kl", f"{TEACHER}={teacher}", summary)
     printed = "".join(capsys.readouterr().out.split())
     assert f"teacher{teacher}:forward_kl" in printed
+
+
+def test_a_teacher_may_be_gone_when_the_run_ends(tiny_run, teacher):
+    summary = tiny_run(
+        "distillation=forward_kl", f"{TEACHER}={teacher}",
+        "+callbacks.remove._target_=removed_teacher.RemoveAtEnd",
+        f"+callbacks.remove.folder={teacher}",
+    )  # fmt: skip
+    assert summary["status"] == "finished"
+    assert not teacher.exists()
+    stored = count_parameters(ModelConfig(**SIZES)).stored
+    assert summary["distillation"]["teacher_parameters"] == stored
 
 
 def test_a_teacher_changes_what_is_learnt(tiny_run, teacher):
