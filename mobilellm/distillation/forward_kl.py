@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mobilellm.distillation.loss import LogitLoss, masked_mean
+from mobilellm.distillation.schedule import value_at
 from mobilellm.distillation.targets import (
     Target,
     TopK,
@@ -87,6 +88,10 @@ class _OnAllLogits(torch.autograd.Function):
 @dataclass(frozen=True, kw_only=True)
 class ForwardKL(LogitLoss):
     """KL(teacher ‖ student): the student covers all that the teacher finds likely."""
+
+    def is_plain(self, progress: float) -> bool:
+        """Whether the temperature is 1, so that the cross entropy's softmax serves it too."""
+        return value_at(self.temperature, progress) == 1
 
     def divergence(
         self, student_logits: Tensor, teacher: Target, mask: Tensor, *, temperature: float,

@@ -35,6 +35,23 @@ class ChunkTerm:
 
 
 @dataclass(frozen=True)
+class SoftLabels:
+    """KL(teacher ‖ student) at temperature 1, over the tokens that have a label.
+
+    As a `ChunkTerm` it would be the same, but its gradient is softmax(student) − softmax(teacher),
+    and softmax(student) is made for the cross entropy anyway: sharing it saves half of the time.
+    """
+
+    logits: Callable[[slice], Tensor]
+    """A chunk's place among all tokens -> the teacher's logits (rows, vocab), without gradient."""
+    weight: float = 1.0
+    """Factor in the total."""
+
+
+Term = ChunkTerm | SoftLabels
+
+
+@dataclass(frozen=True)
 class LossSums:
     """Sums over all tokens, in float32."""
 
@@ -53,7 +70,7 @@ def chunked_losses(
     *,
     label_weights: Tensor | None = None,
     cross_entropy_weight: float = 1.0,
-    terms: Sequence[ChunkTerm] = (),
+    terms: Sequence[Term] = (),
     chunk_tokens: int | None = None,
 ) -> LossSums:
     """Cross entropy and further losses on the logits of all tokens.
@@ -107,7 +124,7 @@ class _Plan:
     unembed: Unembed
     labels: Tensor
     weights: Tensor | float
-    terms: tuple[ChunkTerm, ...]
+    terms: tuple[Term, ...]
     chunks: int
 
     def pieces(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -116,6 +133,11 @@ class _Plan:
         for rows, targets in pairs(hidden, self.labels, self.chunks):
             yield slice(start, start + rows.shape[0]), rows, targets
             start += rows.shape[0]
+
+    def weighted(self, sums: Tensor) -> Tensor:
+        """Sum of the terms (terms,) with their weights."""
+        return sum((s * term.weight for s, term in zip(sums, self.terms, strict=True)),
+                   sums.new_zeros(()))  # fmt: skip
 
     def weight_of(self, place: slice) -> Tensor | float:
         """Factor of each token's cross entropy."""
@@ -141,21 +163,28 @@ class _ChunkedLosses(torch.autograd.Function):
             values, log_probabilities = losses_and_log_probabilities(logits.detach(), targets)
             token_losses[place] = values
             total += (values * weight).sum()
-            slope = _logit_gradient_(log_probabilities, targets, weight)
+            soft = []
             for index, term in enumerate(plan.terms):
-                leaf = logits.detach().requires_grad_()
-                with torch.enable_grad():
-                    value = term.function(leaf, place)
-                sums[index] += value.detach()
-                total += value.detach() * term.weight
-                if term.weight:
-                    slope.add_(torch.autograd.grad(value, leaf)[0], alpha=term.weight)
+                if isinstance(term, SoftLabels):
+                    value, probabilities = _divergence(term, log_probabilities, targets, place)
+                    soft.append((probabilities, term.weight))
+                    sums[index] += value
+            slope = _logit_gradient_(log_probabilities, targets, weight, soft)
+            for index, term in enumerate(plan.terms):
+                if isinstance(term, ChunkTerm):
+                    leaf = logits.detach().requires_grad_()
+                    with torch.enable_grad():
+                        value = term.function(leaf, place)
+                    sums[index] += value.detach()
+                    if term.weight:
+                        slope.add_(torch.autograd.grad(value, leaf)[0], alpha=term.weight)
             made = torch.autograd.grad(logits, inputs, slope.to(logits.dtype))
             hidden_gradient[place] = made[0]
             gradients = [
                 new if old is None else old.add_(new)
                 for old, new in zip(gradients, made[1:], strict=True)
             ]
+        total += plan.weighted(sums)
         ctx.gradients = [hidden_gradient, *gradients]
         ctx.mark_non_differentiable(token_losses, sums)
         return total, token_losses, sums
@@ -185,13 +214,24 @@ def _sums(hidden: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
     total, token_losses, sums = _empty_sums(hidden, plan)
     for place, rows, targets in plan.pieces(hidden):
         logits = plan.unembed(rows)
-        token_losses[place] = losses_and_log_probabilities(logits, targets)[0]
+        token_losses[place], log_probabilities = losses_and_log_probabilities(logits, targets)
         total += (token_losses[place] * plan.weight_of(place)).sum()
         for index, term in enumerate(plan.terms):
-            value = term.function(logits, place)
-            sums[index] += value
-            total += value * term.weight
-    return total, token_losses, sums
+            if isinstance(term, SoftLabels):
+                sums[index] += _divergence(term, log_probabilities, targets, place)[0]
+            else:
+                sums[index] += term.function(logits, place)
+    return total + plan.weighted(sums), token_losses, sums
+
+
+def _divergence(
+    term: SoftLabels, log_probabilities: Tensor, targets: Tensor, place: slice
+) -> tuple[Tensor, Tensor]:
+    """Sum over the rows with a label, and the teacher's probabilities (rows, vocab)."""
+    ahead = torch.log_softmax(term.logits(place), dim=-1, dtype=torch.float32)
+    probabilities = ahead.exp()
+    values = ahead.sub_(log_probabilities).mul_(probabilities).sum(-1)
+    return values.masked_fill(targets == IGNORE_INDEX, 0.0).sum(), probabilities
 
 
 def losses_and_log_probabilities(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,15 +241,27 @@ def losses_and_log_probabilities(logits: Tensor, targets: Tensor) -> tuple[Tenso
     return -chosen.masked_fill(targets == IGNORE_INDEX, 0.0), log_probabilities
 
 
-def _logit_gradient_(log_probabilities: Tensor, targets: Tensor, weight: Tensor | float) -> Tensor:
-    """Softmax minus one-hot times weight, 0 in masked rows; in the memory of the former."""
+def _logit_gradient_(
+    log_probabilities: Tensor,
+    targets: Tensor,
+    weight: Tensor | float,
+    soft: Sequence[tuple[Tensor, float]],
+) -> Tensor:
+    """Σ over hard and soft labels of weight × (softmax − label); in the memory of the softmax.
+
+    Rows without a label are 0.
+    """
     gradient = log_probabilities.exp_()
-    minus_one = gradient.new_full((targets.shape[0], 1), -1.0)
-    gradient.scatter_add_(1, targets.clamp(min=0).unsqueeze(1), minus_one)
-    gradient.masked_fill_((targets == IGNORE_INDEX).unsqueeze(1), 0.0)
-    if isinstance(weight, Tensor):
-        return gradient.mul_(weight.unsqueeze(1))
-    return gradient if weight == 1 else gradient.mul_(weight)
+    whole = weight + sum(factor for _, factor in soft)
+    if isinstance(whole, Tensor):
+        gradient.mul_(whole.unsqueeze(1))
+    elif whole != 1:
+        gradient.mul_(whole)
+    hard = gradient.new_empty(targets.shape[0]).copy_(torch.as_tensor(weight)).neg_()
+    gradient.scatter_add_(1, targets.clamp(min=0).unsqueeze(1), hard.unsqueeze(1))
+    for probabilities, factor in soft:
+        gradient.sub_(probabilities, alpha=factor)
+    return gradient.masked_fill_((targets == IGNORE_INDEX).unsqueeze(1), 0.0)
 
 
 def pairs(hidden: Tensor, labels: Tensor, chunks: int) -> Any:

@@ -24,6 +24,8 @@ class Lesson:
 
     target: Callable[[slice, float], Target]
     """(place among the micro-batch's tokens, temperature) -> distributions of those tokens."""
+    logits: Callable[[slice], Tensor] | None = None
+    """(place) -> all logits of those tokens; None where only the top k are told."""
     captured: Mapping[str, list[Tensor]] = field(default_factory=dict)
     """As `ModelOutput.captured`."""
 
@@ -109,17 +111,21 @@ class ModelTeacher:
         made: dict[tuple[int, int], Tensor] = {}
 
         @torch.no_grad()
-        def target(place: slice, temperature: float) -> Target:
+        def logits(place: slice) -> Tensor:
             key = (place.start, place.stop)
             if key not in made:
                 # Several losses on one chunk share its logits, which live no longer than that.
                 made.clear()
                 with self._own_precision(hidden.device.type):
                     made[key] = self.model.unembed(hidden[place])  # pyright: ignore
-            return self._told(made[key], temperature)
+            return made[key]
 
-        return Lesson(target, output.captured)
+        def target(place: slice, temperature: float) -> Target:
+            return self._told(logits(place), temperature)
 
+        return Lesson(target, logits if self.top_k is None else None, output.captured)
+
+    @torch.no_grad()
     def _told(self, logits: Tensor, temperature: float) -> Target:
         """What the student gets to see of the logits."""
         if self.top_k is None:

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mobilellm.distillation import ForwardKL
 from mobilellm.distillation.loss import DistillationLoss, LogitLoss, StateLoss, Structure
 from mobilellm.distillation.schedule import value_at
-from mobilellm.evaluation.chunked_losses import IGNORE_INDEX
+from mobilellm.evaluation.chunked_losses import IGNORE_INDEX, SoftLabels
 from mobilellm.teachers.teacher import Lesson
 from mobilellm.training.loss_terms import LogitTerm, LossTerm, Terms
 
@@ -63,11 +64,18 @@ def distillation_terms(
         projections: from `make_projections`, as they are trained.
     """
     mask = labels != IGNORE_INDEX
-    terms: dict[str, LossTerm | LogitTerm] = {}
+    terms: dict[str, LossTerm | LogitTerm | SoftLabels] = {}
     for name, loss in losses.items():
         weight = value_at(loss.weight, progress)
         if isinstance(loss, LogitLoss):
-            terms[name] = LogitTerm(_on_logits(loss, lesson, mask.flatten(), progress), weight)
+            if (
+                isinstance(loss, ForwardKL)
+                and lesson.logits is not None
+                and loss.is_plain(progress)
+            ):
+                terms[name] = SoftLabels(lesson.logits, weight)
+            else:
+                terms[name] = LogitTerm(_on_logits(loss, lesson, mask.flatten(), progress), weight)
             continue
         pairs = loss.pairs(student, teacher)
         mine, theirs = output.captured[loss.capture], lesson.captured[loss.capture]

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from mobilellm.evaluation.chunked_losses import IGNORE_INDEX, ChunkTerm
+from mobilellm.evaluation.chunked_losses import IGNORE_INDEX, ChunkTerm, SoftLabels
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class LogitTerm:
         return ChunkTerm(sum_of, self.weight)
 
 
-Terms = Mapping[str, LossTerm | LogitTerm]
+Terms = Mapping[str, LossTerm | LogitTerm | SoftLabels]
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mobilellm.evaluation.chunked_losses import IGNORE_INDEX, chunked_losses
 from mobilellm.evaluation.validation import attention_mask_of
-from mobilellm.training.loss_terms import HasLossTerms, LogitTerm, captures_asked
+from mobilellm.training.loss_terms import HasLossTerms, LogitTerm, LossTerm, captures_asked
 
 Batch = dict[str, Tensor]
 
@@ -39,7 +39,8 @@ def micro_batch_losses(
         for source in sources
         for name, term in source.loss_terms(module, batch, output).items()
     }
-    on_logits = {n: term for n, term in terms.items() if isinstance(term, LogitTerm)}
+    on_logits = {n: t.over(labels.flatten()) if isinstance(t, LogitTerm) else t
+                 for n, t in terms.items() if not isinstance(t, LossTerm)}  # fmt: skip
     weights = label_weights(batch, counts, module.task_weights)
     sums = chunked_losses(
         output.hidden,
@@ -47,7 +48,7 @@ def micro_batch_losses(
         labels,
         label_weights=weights,
         cross_entropy_weight=module.cross_entropy_weight,
-        terms=[term.over(labels.flatten()) for term in on_logits.values()],
+        terms=list(on_logits.values()),
     )
     loss = sums.total
     nats = sums.token_losses if weights is None else sums.token_losses * weights
@@ -56,7 +57,7 @@ def micro_batch_losses(
     values |= {f"/{n}": value for n, value in zip(on_logits, sums.terms, strict=True)}
     tokens = (labels != IGNORE_INDEX).sum()
     for name, term in terms.items():
-        if not isinstance(term, LogitTerm):
+        if isinstance(term, LossTerm):
             loss = loss + term.value * tokens * term.weight
             values[f"/{name}"] = term.value.detach() * tokens
     return loss, values
