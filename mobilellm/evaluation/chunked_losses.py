@@ -14,14 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mobilellm.accounting.training_memory import LOSS_CHUNK_LOGITS
-
-IGNORE_INDEX = -100
+from mobilellm.evaluation.label_losses import SoftLabels, label_losses
 
 Unembed = Callable[[Tensor], Tensor]
-
-# A further loss has its own log-probabilities and gradients of the chunk: on accelerators, where
-# chunks are large, they are then half as large. On CPUs smaller chunks would only be slower.
-CHUNK_SHARE_WITH_TERMS = {"cpu": 1.0}
 
 
 @dataclass(frozen=True)
@@ -32,20 +27,9 @@ class ChunkTerm:
     """(logits (rows, vocab), their place among all tokens) -> sum over the chunk's tokens."""
     weight: float = 1.0
     """Factor in the total."""
-
-
-@dataclass(frozen=True)
-class SoftLabels:
-    """KL(teacher ‖ student) at temperature 1, over the tokens that have a label.
-
-    As a `ChunkTerm` it would be the same, but its gradient is softmax(student) − softmax(teacher),
-    and softmax(student) is made for the cross entropy anyway: sharing it saves half of the time.
-    """
-
-    logits: Callable[[slice], Tensor]
-    """A chunk's place among all tokens -> the teacher's logits (rows, vocab), without gradient."""
-    weight: float = 1.0
-    """Factor in the total."""
+    chunk_share: float = 0.5
+    """Chunks are so much smaller than for the cross entropy alone: a loss that keeps buffers of the
+    logits' size for its gradient needs room for them."""
 
 
 Term = ChunkTerm | SoftLabels
@@ -101,7 +85,7 @@ def chunked_losses(
     weights = None if label_weights is None else label_weights.flatten() * cross_entropy_weight
     # No rows, no cost: this only shows what unembed is made of.
     probe = unembed(hidden[:0].detach())
-    share = CHUNK_SHARE_WITH_TERMS.get(hidden.device.type, 0.5) if terms else 1.0
+    share = min((t.chunk_share for t in terms if isinstance(t, ChunkTerm)), default=1.0)
     plan = _Plan(
         unembed=unembed,
         labels=labels,
@@ -134,6 +118,15 @@ class _Plan:
             yield slice(start, start + rows.shape[0]), rows, targets
             start += rows.shape[0]
 
+    @property
+    def soft(self) -> list[int]:
+        """Which of the terms are soft labels."""
+        return [i for i, term in enumerate(self.terms) if isinstance(term, SoftLabels)]
+
+    def soft_labels(self, place: slice) -> list[tuple[Tensor, float]]:
+        """The teachers' logits of a chunk, and their weights."""
+        return [(t.logits(place), t.weight) for t in self.terms if isinstance(t, SoftLabels)]
+
     def weighted(self, sums: Tensor) -> Tensor:
         """Sum of the terms (terms,) with their weights."""
         return sum((s * term.weight for s, term in zip(sums, self.terms, strict=True)),
@@ -160,16 +153,10 @@ class _ChunkedLosses(torch.autograd.Function):
                 inputs = [rows.requires_grad_(), *parameters]
                 logits = plan.unembed(inputs[0])
             weight = plan.weight_of(place)
-            values, log_probabilities = losses_and_log_probabilities(logits.detach(), targets)
-            token_losses[place] = values
-            total += (values * weight).sum()
-            soft = []
-            for index, term in enumerate(plan.terms):
-                if isinstance(term, SoftLabels):
-                    value, probabilities = _divergence(term, log_probabilities, targets, place)
-                    soft.append((probabilities, term.weight))
-                    sums[index] += value
-            slope = _logit_gradient_(log_probabilities, targets, weight, soft)
+            found = label_losses(logits.detach(), targets, weight, plan.soft_labels(place))
+            token_losses[place], soft, slope = found
+            total += (token_losses[place] * weight).sum()
+            sums[plan.soft] += soft
             for index, term in enumerate(plan.terms):
                 if isinstance(term, ChunkTerm):
                     leaf = logits.detach().requires_grad_()
@@ -214,54 +201,15 @@ def _sums(hidden: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
     total, token_losses, sums = _empty_sums(hidden, plan)
     for place, rows, targets in plan.pieces(hidden):
         logits = plan.unembed(rows)
-        token_losses[place], log_probabilities = losses_and_log_probabilities(logits, targets)
-        total += (token_losses[place] * plan.weight_of(place)).sum()
+        weight = plan.weight_of(place)
+        found = label_losses(logits, targets, weight, plan.soft_labels(place), slope=False)
+        token_losses[place], soft, _ = found
+        total += (token_losses[place] * weight).sum()
+        sums[plan.soft] += soft
         for index, term in enumerate(plan.terms):
-            if isinstance(term, SoftLabels):
-                sums[index] += _divergence(term, log_probabilities, targets, place)[0]
-            else:
+            if isinstance(term, ChunkTerm):
                 sums[index] += term.function(logits, place)
     return total + plan.weighted(sums), token_losses, sums
-
-
-def _divergence(
-    term: SoftLabels, log_probabilities: Tensor, targets: Tensor, place: slice
-) -> tuple[Tensor, Tensor]:
-    """Sum over the rows with a label, and the teacher's probabilities (rows, vocab)."""
-    ahead = torch.log_softmax(term.logits(place), dim=-1, dtype=torch.float32)
-    probabilities = ahead.exp()
-    values = ahead.sub_(log_probabilities).mul_(probabilities).sum(-1)
-    return values.masked_fill(targets == IGNORE_INDEX, 0.0).sum(), probabilities
-
-
-def losses_and_log_probabilities(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss of each row (rows,) and log-probabilities (rows, vocab), both float32."""
-    log_probabilities = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-    chosen = log_probabilities.gather(1, targets.clamp(min=0).unsqueeze(1)).squeeze(1)
-    return -chosen.masked_fill(targets == IGNORE_INDEX, 0.0), log_probabilities
-
-
-def _logit_gradient_(
-    log_probabilities: Tensor,
-    targets: Tensor,
-    weight: Tensor | float,
-    soft: Sequence[tuple[Tensor, float]],
-) -> Tensor:
-    """Σ over hard and soft labels of weight × (softmax − label); in the memory of the softmax.
-
-    Rows without a label are 0.
-    """
-    gradient = log_probabilities.exp_()
-    whole = weight + sum(factor for _, factor in soft)
-    if isinstance(whole, Tensor):
-        gradient.mul_(whole.unsqueeze(1))
-    elif whole != 1:
-        gradient.mul_(whole)
-    hard = gradient.new_empty(targets.shape[0]).copy_(torch.as_tensor(weight)).neg_()
-    gradient.scatter_add_(1, targets.clamp(min=0).unsqueeze(1), hard.unsqueeze(1))
-    for probabilities, factor in soft:
-        gradient.sub_(probabilities, alpha=factor)
-    return gradient.masked_fill_((targets == IGNORE_INDEX).unsqueeze(1), 0.0)
 
 
 def pairs(hidden: Tensor, labels: Tensor, chunks: int) -> Any:

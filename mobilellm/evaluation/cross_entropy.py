@@ -3,14 +3,8 @@
 import torch
 from torch import Tensor
 
-from mobilellm.evaluation.chunked_losses import (
-    IGNORE_INDEX,
-    Unembed,
-    chunked_losses,
-    losses_and_log_probabilities,
-    num_chunks,
-    pairs,
-)
+from mobilellm.evaluation.chunked_losses import Unembed, chunked_losses, num_chunks, pairs
+from mobilellm.evaluation.label_losses import IGNORE_INDEX, losses_and_log_probabilities
 
 __all__ = ["IGNORE_INDEX", "Unembed", "chunked_cross_entropy", "token_losses"]
 

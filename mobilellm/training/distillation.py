@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mobilellm.distillation import ForwardKL
 from mobilellm.distillation.loss import DistillationLoss, LogitLoss, StateLoss, Structure
 from mobilellm.distillation.schedule import value_at
-from mobilellm.evaluation.chunked_losses import IGNORE_INDEX, SoftLabels
+from mobilellm.evaluation.label_losses import IGNORE_INDEX, SoftLabels
 from mobilellm.teachers.teacher import Lesson
 from mobilellm.training.loss_terms import LogitTerm, LossTerm, Terms
 
@@ -75,7 +75,9 @@ def distillation_terms(
             ):
                 terms[name] = SoftLabels(lesson.logits, weight)
             else:
-                terms[name] = LogitTerm(_on_logits(loss, lesson, mask.flatten(), progress), weight)
+                value = _on_logits(loss, lesson, mask.flatten(), progress)
+                # The top k keep nothing of the logits' size.
+                terms[name] = LogitTerm(value, weight, 0.5 if lesson.logits else 1.0)
             continue
         pairs = loss.pairs(student, teacher)
         mine, theirs = output.captured[loss.capture], lesson.captured[loss.capture]

@@ -16,7 +16,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from mobilellm.evaluation.chunked_losses import IGNORE_INDEX, ChunkTerm, SoftLabels
+from mobilellm.evaluation.chunked_losses import ChunkTerm
+from mobilellm.evaluation.label_losses import IGNORE_INDEX, SoftLabels
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class LogitTerm:
     the mean over the chunk's unmasked tokens."""
     weight: float = 1.0
     """Factor in the step's loss; the logged value is without it."""
+    chunk_share: float = 0.5
+    """As of `ChunkTerm`."""
 
     def over(self, labels: Tensor) -> ChunkTerm:
         """The same as a sum over the unmasked tokens of each chunk of `labels` (tokens,)."""
@@ -49,7 +52,7 @@ class LogitTerm:
         def sum_of(logits: Tensor, place: slice) -> Tensor:
             return self.function(logits, place) * (labels[place] != IGNORE_INDEX).sum()
 
-        return ChunkTerm(sum_of, self.weight)
+        return ChunkTerm(sum_of, self.weight, self.chunk_share)
 
 
 Terms = Mapping[str, LossTerm | LogitTerm | SoftLabels]

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mobilellm.evaluation.chunked_losses import IGNORE_INDEX, chunked_losses
+from mobilellm.evaluation.chunked_losses import chunked_losses
+from mobilellm.evaluation.label_losses import IGNORE_INDEX
 from mobilellm.evaluation.validation import attention_mask_of
 from mobilellm.training.loss_terms import HasLossTerms, LogitTerm, LossTerm, captures_asked
 

@@ -197,9 +197,10 @@ def main(name: str, vocab_size: int) -> None:
     """Compute one loss with its gradients and say how much memory that took at most."""
     import psutil
 
-    from mobilellm.evaluation.chunked_losses import chunked_losses
+    from mobilellm.evaluation.chunked_losses import Term, chunked_losses
     from mobilellm.pipeline.memory import peak_memory_bytes, reset_peak_memory
     from mobilellm.training.distillation import distillation_terms
+    from mobilellm.training.loss_terms import LogitTerm
 
     tokens, width = 4096, 256
     generator = torch.Generator().manual_seed(0)
@@ -210,18 +211,22 @@ def main(name: str, vocab_size: int) -> None:
     other = table.detach().clone()
     indices = torch.randint(vocab_size, (tokens, TOP_K), generator=generator)
     top = TopK(indices, torch.full((tokens, TOP_K), -4.0))
+
+    def told(place: slice) -> torch.Tensor:
+        return theirs[place] @ other.T
+
     lesson = {
         "store": Lesson(lambda place, _: top.rows(place)),
-        "online": Lesson(lambda place, _: theirs[place] @ other.T),
+        "online": Lesson(lambda place, _: told(place), told),
     }.get(name)
     structure = structure_of(_workload(vocab_size, False).config)
-    terms = []
+    terms: list[Term] = []
     if lesson is not None:
         made = distillation_terms(
             {"forward_kl": ForwardKL()}, lesson, None, labels, student=structure,
             teacher=structure, progress=1.0, projections={},
         )  # fmt: skip
-        terms = [term.over(labels) for term in made.values()]  # pyright: ignore
+        terms = [t.over(labels) if isinstance(t, LogitTerm) else t for t in made.values()]  # pyright: ignore
     torch.zeros(1).log_softmax(-1)
     reset_peak_memory("cpu")
     start = psutil.Process().memory_info().rss

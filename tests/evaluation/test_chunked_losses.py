@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from mobilellm.distillation import forward_kl
-from mobilellm.evaluation.chunked_losses import ChunkTerm, SoftLabels, chunked_losses
+from mobilellm.evaluation.chunked_losses import ChunkTerm, chunked_losses
+from mobilellm.evaluation.label_losses import SoftLabels
 
 TOKENS, WIDTH, VOCAB = 23, 8, 31
 
