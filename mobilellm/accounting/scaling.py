@@ -57,9 +57,10 @@ def communication_bytes(
     """Bytes that each GPU sends in one optimizer step.
 
     `ddp` reduces the gradients once, after the last micro-batch: 2 (n - 1) / n of their bytes.
-    `fsdp` sends (n - 1) / n of a block's bytes for every gathering and for the reduction of its
-    gradients, in each micro-batch: a block is gathered for every application, forward and backward;
-    table, norm and head, which stay gathered, once. Tied and shared weights have one gradient.
+    `fsdp` reduces them once as well, for (n - 1) / n of their bytes, and sends as much of a block's
+    for every gathering: in each micro-batch once for every application, forward and backward; table,
+    norm and head, which stay gathered, once. Tied and shared weights have one gradient; but of a
+    shared block `fsdp` first reduces what earlier micro-batches left, then what the last one adds.
 
     Args:
         config: the model.
@@ -81,7 +82,9 @@ def communication_bytes(
     if strategy == "ddp":
         sent = 2 * stored
     else:
-        sent = micro_batches * (2 * (stored - blocks) + (2 * config.block_repeats + 1) * blocks)
+        gathered = stored - blocks + 2 * config.block_repeats * blocks
+        reduced = stored - blocks + _block_reductions(config, micro_batches) * blocks
+        sent = micro_batches * gathered + reduced
     return round(width * sent * (num_gpus - 1) / num_gpus)
 
 
@@ -218,5 +221,11 @@ def _latency_seconds(
     """Of all collectives of a step, one after the other."""
     if strategy == "ddp":
         return -(-gradient_bytes // BUCKET_BYTES) * cluster.all_reduce_seconds(num_gpus)
-    collectives = 2 + config.num_blocks * (2 * config.block_repeats + 1)
-    return micro_batches * collectives * cluster.ring_seconds(num_gpus)
+    gatherings = 1 + 2 * config.block_repeats * config.num_blocks
+    reductions = 1 + _block_reductions(config, micro_batches) * config.num_blocks
+    collectives = micro_batches * gatherings + reductions
+    return collectives * cluster.ring_seconds(num_gpus)
+
+
+def _block_reductions(config: ModelConfig, micro_batches: int) -> int:
+    return 2 if config.block_repeats > 1 and micro_batches > 1 else 1

@@ -22,7 +22,7 @@ from mobilellm.accounting.scaling import (
     forecast_step,
 )
 from mobilellm.models import MobileLLM, ModelConfig
-from mobilellm.training.sharding import apply_fully_shard_
+from mobilellm.training.sharding import apply_fully_shard_, gradient_sync
 
 NUM_RANKS = 4
 SHAPE = {
@@ -78,19 +78,21 @@ CONFIGS = [
     ModelConfig(**SHAPE),
     ModelConfig(**SHAPE, tie_word_embeddings=False),
     ModelConfig(**SHAPE, block_repeats=2),
-    ModelConfig(**SHAPE, block_repeats=2, layer_sharing="repeat_all"),
+    ModelConfig(**SHAPE, block_repeats=3, layer_sharing="repeat_all"),
 ]
 
 
+@pytest.mark.parametrize("micro_batches", [1, 3])
 @pytest.mark.parametrize("config", CONFIGS)
-def test_fully_sharded_training_sends_what_is_forecast(ranks, config):
+def test_fully_sharded_training_sends_what_is_forecast(ranks, config, micro_batches):
     model = MobileLLM(config)
     apply_fully_shard_(model, init_device_mesh("cpu", (NUM_RANKS,)))
     with SentBytes() as sent:
-        for _ in range(2):
-            run(model, model)
+        for left in reversed(range(micro_batches)):
+            with gradient_sync(model, model, is_last=left == 0):
+                run(model, model)
     assert sent.total == communication_bytes(
-        config, NUM_RANKS, strategy="fsdp", precision="32-true", micro_batches=2
+        config, NUM_RANKS, strategy="fsdp", precision="32-true", micro_batches=micro_batches
     )
 
 
@@ -156,9 +158,9 @@ def test_a_case_by_hand():
     assert step.exposed_share == pytest.approx((communication - hidden) / whole)
 
     sharded = forecast(8, config, cluster=cluster, strategy="fsdp", micro_batches=2)
-    # Per micro-batch a root, gathered and reduced, and three blocks, gathered twice and reduced;
-    # each a ring of four hops inside of nodes and three between them.
-    latency = 2 * (2 + 3 * 3) * (4 * 0.5 + 3 * 3.0)
+    # A root, gathered in each of two micro-batches, and three blocks, gathered twice; all reduced
+    # once. Each is a ring of four hops inside of nodes and three between them.
+    latency = (2 * (1 + 3 * 2) + 1 + 3) * (4 * 0.5 + 3 * 3.0)
     assert sharded.communication_seconds == pytest.approx(
         latency + sharded.communication_bytes / 4e3
     )
