@@ -1,5 +1,6 @@
 """Shared by all tests: a small real corpus, and a configuration of a tiny run on it."""
 
+import signal
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,11 @@ import pytest
 MODULES = ("argparse", "ast", "calendar", "csv", "datetime", "decimal", "difflib", "doctest",
            "enum", "fractions", "heapq", "inspect", "locale", "mailbox", "optparse", "pickle",
            "statistics", "string", "tarfile", "textwrap", "threading", "typing")  # fmt: skip
+
+
+# A shell starts what it puts into the background with SIGINT ignored, and children inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
