@@ -57,8 +57,8 @@ def communication_bytes(
     """Bytes that each GPU sends in one optimizer step.
 
     `ddp` reduces the gradients once, after the last micro-batch: 2 (n - 1) / n of their bytes.
-    `fsdp` reduces them once as well, for (n - 1) / n of their bytes, and sends as much of a block's
-    for every gathering: in each micro-batch once for every application, forward and backward; table,
+    `fsdp` reduces them once as well, for (n - 1) / n of their bytes, and sends as much for every
+    gathering: in each micro-batch blocks once for every application, forward and backward; table,
     norm and head, which stay gathered, once. Tied and shared weights have one gradient; but of a
     shared block `fsdp` first reduces what earlier micro-batches left, then what the last one adds.
 
