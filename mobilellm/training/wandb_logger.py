@@ -1,6 +1,6 @@
 """Weights & Biases: one W&B run per run folder, the same one after a resume."""
 
-import hashlib
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,15 @@ import yaml
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from mobilellm.run_folder import write_text_atomically
+
+ID_FILE = "wandb_id.txt"
+
 
 class WandbLogger(Logger):
-    """Writes metrics to a W&B run whose id is the run's own.
+    """Writes metrics to a W&B run whose id stays in the run's folder.
+
+    A requeued or resumed run finds it there; the same experiment of somebody else has another.
 
     The W&B run begins with the first value and ends with `close`, which belongs into a `finally`:
     without it the next trial of the process would go on writing into this one.
@@ -51,9 +57,10 @@ class WandbLogger(Logger):
         return self.folder.name
 
     @property
-    def version(self) -> str:
-        """W&B's id of the run: the same for the same folder, so that a resume finds it."""
-        return hashlib.sha256("/".join(self.folder.parts[-2:]).encode()).hexdigest()[:12]
+    def version(self) -> str | None:
+        """W&B's id of the run; None before the first value."""
+        path = self.folder / ID_FILE
+        return path.read_text(encoding="utf-8").strip() if path.exists() else None
 
     @property
     def run(self) -> Any:
@@ -62,9 +69,13 @@ class WandbLogger(Logger):
             import wandb
 
             self.folder.mkdir(parents=True, exist_ok=True)
+            run_id = self.version
+            if run_id is None:
+                run_id = secrets.token_hex(6)
+                write_text_atomically(self.folder / ID_FILE, f"{run_id}\n")
             self._run = wandb.init(
                 dir=str(self.folder),
-                id=self.version,
+                id=run_id,
                 name=self.name,
                 config=self._config(),
                 resume="allow",

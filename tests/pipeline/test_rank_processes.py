@@ -5,12 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-from killed_runs import has_step, rows
+from killed_runs import has_step, rows, the_folder, wait_for
 
 from mobilellm.checkpoint import load_model
 
@@ -142,22 +141,34 @@ def test_ranks_compress_one_model(two, tiny_run, tmp_path, strategy, num_stages)
     assert stored == summary["parameters"]["stored"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_to_the_command_reaches_its_ranks(two, tmp_path, number):
-    command = [sys.executable, "scripts/train.py", *two, "trainer.devices=2", "max_tokens=1e7"]
-    process = subprocess.Popen([*command, "experiment_name=told"], cwd=ROOT)
-    deadline = time.monotonic() + LIMIT_SECONDS
-    while not has_step(tmp_path / "outputs/told", 3):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def start_and_signal(number, experiment, step, *overrides):
+    """Send the command a signal once its run has that step; its exit code."""
+    command = [sys.executable, "scripts/train.py", *overrides, "trainer.devices=2"]
+    process = subprocess.Popen([*command, f"experiment_name={experiment.name}"], cwd=ROOT)
+    wait_for(process, lambda: has_step(experiment, step))
     ranks = psutil.Process(process.pid).children()
     assert len(ranks) == 2
     process.send_signal(number)
     code = process.wait(timeout=LIMIT_SECONDS)
     assert psutil.wait_procs(ranks, timeout=10)[1] == []
-    if number == signal.SIGTERM:
-        assert code == 128 + number
-        [summary] = summaries(tmp_path / "outputs/told")
+    return code
+
+
+def test_a_killed_command_takes_its_ranks_along(two, tmp_path):
+    start_and_signal(signal.SIGKILL, tmp_path / "outputs/killed", 3, *two, "max_tokens=1e7")
+
+
+def test_a_signal_to_the_command_stops_its_ranks(two, tmp_path):
+    long = [*two, "max_tokens=1e7", "logger=wandb"]
+    told = tmp_path / "outputs/told"
+    for begun, resume in enumerate(("false", "true")):
+        before = len(rows(the_folder(told))) if begun else 0
+        code = start_and_signal(signal.SIGTERM, told, before + 3, *long, f"resume={resume}")
+        assert code == 128 + signal.SIGTERM
+        [summary] = summaries(told)
         assert summary["status"] == "stopped"
-        assert list((tmp_path / "outputs/told").glob("*/checkpoints/last.ckpt"))
+        assert list(told.glob("*/checkpoints/last.ckpt"))
+        # One of each start, not of each rank, and both one run.
+        ids = [path.name.rpartition("-")[2] for path in told.glob("*/wandb/offline-run-*")]
+        assert len(ids) == begun + 1
+        assert len(set(ids)) == 1

@@ -37,7 +37,7 @@ def test_wandb_offline_keeps_its_id_and_trials_do_not_mix(tmp_path, no_wandb_acc
     (tmp_path / "sweep/a/config.yaml").write_text("seed: 0\nmodel: {hidden_size: 16}\n")
     train(first, 2)
     again, other = WandbLogger(tmp_path / "sweep/a"), WandbLogger(tmp_path / "sweep/b")
-    assert again.version == first.version != other.version
+    assert again.version == first.version
     assert again.name == "a"
     run = other.run
     assert run.id == other.version
@@ -50,6 +50,16 @@ def test_wandb_offline_keeps_its_id_and_trials_do_not_mix(tmp_path, no_wandb_acc
     assert run.settings.mode == "offline"
     again.close()
     assert not offline_runs(tmp_path / "sweep/b")[0].endswith(first.version)
+
+
+def test_the_same_experiment_elsewhere_is_another_wandb_run(tmp_path, no_wandb_account):
+    here, there = (WandbLogger(tmp_path / name / "default/0-ab12cd") for name in ("here", "there"))
+    assert here.version is None
+    ids = [logger.run.id for logger in (here, there)]
+    here.close()
+    there.close()
+    assert len(set(ids)) == 2
+    assert ids == [here.version, there.version]
 
 
 def test_a_logger_never_used_starts_no_run(tmp_path):
