@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mobilellm.launchers.errors import describe_error
+from mobilellm.launchers.messages import shown_messages
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -40,7 +41,8 @@ def run_command(main: Callable[[], object]) -> NoReturn:
 def exit_code_of(action: Callable[[], object]) -> int:
     """Run `action`; print what goes wrong as `error: …` on stderr and give the exit code."""
     try:
-        action()
+        with shown_messages():
+            action()
     except BrokenPipeError:
         # The reader (`head`, `less`) has gone: not even the flush at exit can write.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

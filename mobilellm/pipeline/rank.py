@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobilellm.launchers.messages import shown_messages
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -31,7 +33,8 @@ def main() -> int:
     cfg, hydra_cfg, rank, report = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_die_with_the_parent, name="parent-watch", daemon=True).start()
     try:
-        _train(cfg, hydra_cfg)
+        with shown_messages():
+            _train(cfg, hydra_cfg)
     except BaseException as error:
         _write_report(error, rank, report)
         return 1

@@ -1,5 +1,6 @@
 """A whole run: prepare data, probe the learning rate where asked, train, keep the model."""
 
+import logging
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from mobilellm.data import PreparedData
+
+logger = logging.getLogger(__name__)
 
 
 def train(cfg: "DictConfig") -> dict[str, Any]:
@@ -117,6 +120,10 @@ def train_prepared(
         raise
     summary |= measured
     write_summary(run.folder, summary)
+    if summary["status"] == "finished":
+        losses = {"val_loss": "nats per token", "val_bits_per_byte": "bits per byte"}
+        known = [f"{summary[k]:.3f} {unit}" for k, unit in losses.items() if summary[k] is not None]
+        logger.info("finished: validation loss %s; %s", ", ".join(known), run.folder)
     return summary
 
 

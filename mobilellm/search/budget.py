@@ -121,7 +121,7 @@ def config_for_budget(
         ValueError: as `solve_budget`.
     """
     solution = solve_budget(budget, num_blocks, hidden_size, **options)
-    logger.info("%s", solution)
+    logger.debug("%s", solution)
     return solution.config
 
 

@@ -1,6 +1,8 @@
 """Exit codes and messages of the outermost wrapper, on real errors."""
 
 import errno
+import logging
+import re
 import signal
 import subprocess
 import sys
@@ -107,3 +109,10 @@ def test_a_reader_that_goes_away_is_no_traceback():
     process.stdout.close()
     assert process.wait(timeout=20) == 1
     assert process.stderr.read() == ""
+
+
+def test_what_is_logged_is_shown_while_a_command_runs(capsys):
+    log = logging.getLogger("mobilellm.callbacks.progress").info
+    assert exit_code_of(lambda: log("step 3 of 4")) == 0
+    log("nobody listens")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d step 3 of 4\n", capsys.readouterr().err)

@@ -52,6 +52,7 @@ def test_torchrun_trains_the_run_that_the_command_trains(two, tmp_path):
         ("torchrun", call(*TORCHRUN, "scripts/train.py", *two, "experiment_name=torchrun")),
     ):
         assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stderr.count("finished: validation loss") == 1
         [summary] = summaries(tmp_path / "outputs" / name)
         assert (summary["status"], summary["devices"]) == ("finished", 2)
     [first], [second] = (list((tmp_path / "outputs" / n).glob("*-*")) for n in ("own", "torchrun"))

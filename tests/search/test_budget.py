@@ -138,7 +138,7 @@ def test_a_ladder_of_20_takes_under_a_second():
 
 
 def test_how_far_off_a_solution_is_gets_logged(caplog):
-    with caplog.at_level(logging.INFO, logger="mobilellm.search.budget"):
+    with caplog.at_level(logging.DEBUG, logger="mobilellm.search.budget"):
         config_for_budget(125e6, 30)
     assert "30 blocks of width 576" in caplog.text
     assert "124,635,456 stored parameters, -0.29% of 125,000,000" in caplog.text
