@@ -189,6 +189,8 @@ def submit(
             jobs = [executor.submit(body) for body in bodies]
     except FailedJobError as error:
         text = " ".join(str(error).split())
+        if settings.num_gpus and "generic resource" in text:
+            text += f" ({settings.num_gpus} GPUs a node were asked for; trainer=cpu asks for none)"
         raise CommandError(f"SLURM refuses the jobs: {text}; no trial was submitted") from error
     return [job.job_id for job in jobs]
 

@@ -1,4 +1,4 @@
-"""A real SLURM on this machine, for as long as it is wanted: controller, one node, munge.
+"""A real SLURM on this machine, for as long as it is wanted: controller, nodes, munge.
 
   python tests/slurm/local_slurm.py         # prints what to export, and runs until Ctrl-C
 
@@ -24,8 +24,9 @@ from pathlib import Path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 TOOLS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
-# The node's name must resolve: torch.distributed's first rank is found by it.
-NODE = "localhost"
+# torch.distributed finds the first rank by its node's name. One of several must not have this name:
+# SLURM would take each of them for it.
+ONE_NODE = "localhost"
 
 SLURM_CONF = """\
 ClusterName=mobilellm
@@ -37,13 +38,12 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 SlurmctldPort={controller_port}
-SlurmdPort={node_port}
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 # Containers have no cgroups that they may change: processes are tracked by their parents.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -62,12 +62,14 @@ JobRequeue=1
 KillWait=10
 MinJobAge=300
 ReturnToService=2
-NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus} Boards=1 SocketsPerBoard=1 \
-CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory=4000 State=UNKNOWN
-PartitionName=main Nodes={node} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 \
-GraceTime=20
-PartitionName=urgent Nodes={node} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+{nodes}
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
+NODE = (
+    "NodeName={name} NodeHostname={name} NodeAddr=127.0.0.{number} Port={port} CPUs={cpus} Boards=1"
+    " SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory=4000 State=UNKNOWN"
+)
 
 
 def what_is_missing() -> str | None:
@@ -79,8 +81,13 @@ def what_is_missing() -> str | None:
 
 
 @contextmanager
-def local_slurm(folder: Path, *, cpus: int = 2) -> Iterator[dict[str, str]]:
+def local_slurm(folder: Path, *, cpus: int = 2, nodes: int = 1) -> Iterator[dict[str, str]]:
     """Start it in `folder`, and end it and its jobs.
+
+    Args:
+        folder: with a short path: munge's socket may have 107 characters.
+        cpus: of each node; there may be more than the machine has.
+        nodes: a daemon each; of several the names do not resolve, so jobs must set MASTER_ADDR.
 
     Yields:
         What to add to the environment.
@@ -88,15 +95,20 @@ def local_slurm(folder: Path, *, cpus: int = 2) -> Iterator[dict[str, str]]:
     Raises:
         RuntimeError: a daemon ended, with what it had to say.
     """
-    _write_configuration(folder, cpus)
+    names = [ONE_NODE] if nodes == 1 else [f"node{number + 1}" for number in range(nodes)]
+    _write_configuration(folder, cpus, names)
     environment = {"SLURM_CONF": str(folder / "slurm.conf")}
     daemons: list[subprocess.Popen[bytes]] = []
     try:
         daemons.append(_start(folder, "munged", *_munge_arguments(folder)))
         _wait((folder / "munge.socket").exists, daemons, folder)
         daemons.append(_start(folder, "slurmctld", "-D", "-i", "-f", environment["SLURM_CONF"]))
-        daemons.append(_start(folder, "slurmd", "-D", "-N", NODE, "-f", environment["SLURM_CONF"]))
-        _wait(lambda: "idle" in _ask(environment, "sinfo", "-h", "-o", "%t"), daemons, folder)
+        daemons += [
+            _start(folder, "slurmd", "-D", "-N", name, "-f", environment["SLURM_CONF"])
+            for name in names
+        ]
+        ready = ("sinfo", "--noheader", "--Node", "--partition=main", "--format=%t")
+        _wait(lambda: _ask(environment, *ready).split() == ["idle"] * nodes, daemons, folder)
         yield environment
     finally:
         _ask(environment, "scancel", "--user", getpass.getuser())
@@ -108,13 +120,18 @@ def local_slurm(folder: Path, *, cpus: int = 2) -> Iterator[dict[str, str]]:
             _end(daemon)
 
 
-def _write_configuration(folder: Path, cpus: int) -> None:
-    for name in ("state", "spool"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    controller_port, node_port = _free_ports(2)
+def _write_configuration(folder: Path, cpus: int, names: list[str]) -> None:
+    (folder / "state").mkdir(parents=True, exist_ok=True)
+    controller_port, *ports = _free_ports(1 + len(names))
+    host = socket.gethostname().partition(".")[0]
+    nodes = [
+        # Debian's SLURM wants a host for each node, though a slurmd serves the one it is told to.
+        NODE.format(name=name, number=number, port=port, cpus=cpus)
+        for number, (name, port) in enumerate(zip(names, ports, strict=True), start=1)
+    ]
     text = SLURM_CONF.format(
-        folder=folder, host=socket.gethostname().partition(".")[0], user=getpass.getuser(),
-        controller_port=controller_port, node_port=node_port, node=NODE, cpus=cpus,
+        folder=folder, host=host, user=getpass.getuser(), controller_port=controller_port,
+        nodes="\n".join(nodes),
     )  # fmt: skip
     (folder / "slurm.conf").write_text(text)
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
@@ -134,7 +151,7 @@ def _munge_arguments(folder: Path) -> list[str]:
 
 
 def _start(folder: Path, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
-    with (folder / f"{name}.out").open("wb") as out:
+    with (folder / f"{name}.out").open("ab") as out:
         return subprocess.Popen(
             [str(_program(name)), *arguments],
             stdin=subprocess.DEVNULL,
@@ -199,15 +216,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1)
-    cpus = parser.parse_args().cpus
+    parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1, help="of each node")
+    parser.add_argument("--nodes", type=int, default=1)
+    arguments = parser.parse_args()
     if reason := what_is_missing():
         sys.exit(f"error: {reason}")
     # As Ctrl-C, so that no daemon is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
         tempfile.TemporaryDirectory(prefix="slurm-") as name,
-        local_slurm(Path(name), cpus=cpus) as environment,
+        local_slurm(Path(name), cpus=arguments.cpus, nodes=arguments.nodes) as environment,
     ):
         lines = [f"export {key}={value}" for key, value in environment.items()]
         sys.stdout.write("\n".join([*lines, "# Ctrl-C ends it", ""]))

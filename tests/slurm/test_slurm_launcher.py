@@ -155,6 +155,12 @@ def test_what_slurm_refuses_is_one_line(slurm_app):
     assert not (slurm_app.output / "run-8-1").exists()
 
 
+def test_gpus_that_are_not_there_are_refused_with_a_remedy(slurm_app):
+    done = slurm_app.run(*SWEEP, "seed=1", "hydra.launcher.gpus_per_node=2")
+    assert done.returncode == 2
+    assert "(2 GPUs a node were asked for; trainer=cpu asks for none); no trial" in done.stderr
+
+
 def test_what_is_saved_with_a_run(slurm_app):
     slurm_app.run(*SWEEP, "seed=1", "hydra.launcher.wait=true")
     record = read_record(slurm_app.output / "run-8-1")

@@ -7,11 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from local_slurm import local_slurm
 from slurm_jobs import ROOT, processes, queue, wait_until
 
 from mobilellm.checkpoint import read_tensors
@@ -47,6 +49,17 @@ def no_job_is_left(slurm):
     for job in queue():
         subprocess.run(["scancel", job], check=False)
     wait_until(lambda: not queue(), 60)
+
+
+@pytest.fixture
+def two_nodes(slurm, monkeypatch):
+    """A second SLURM, of two nodes with a core each."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    with local_slurm(folder, cpus=1, nodes=2) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def folders(experiment: Path) -> dict[int, Path]:
@@ -168,6 +181,34 @@ def test_two_ranks_stop_at_one_step_when_one_of_them_is_told_to(train, tmp_path)
     whole = train(*LAUNCHER, *two, "experiment_name=whole", "hydra.launcher.wait=true")
     assert whole.returncode == 0, whole.stderr
     assert_same_learning(run, outputs / "whole" / run.name)
+
+
+def test_a_run_on_two_nodes_learns_what_one_machine_learns(two_nodes, train, tmp_path):
+    ddp = ["trainer=ddp", "trainer.accelerator=cpu", "seed=0", "max_tokens=51200"]
+    spread = ["trainer.num_nodes=2", "trainer.devices=1", "experiment_name=spread",
+              "hydra.launcher.setup=['export MASTER_ADDR=127.0.0.1']"]  # fmt: skip
+    outputs = tmp_path / "outputs"
+    done = train(*LAUNCHER, *ddp, *spread)
+    assert done.returncode == 0, done.stderr
+    [run] = folders(outputs / "spread").values()
+    wait_until(lambda: steps(run) > 50)
+    [job] = queue()
+    ranks = processes(job)
+    assert sorted(ranks) == [0, 1]
+    assert {node_of(process) for process in ranks.values()} == {"node1", "node2"}
+    os.kill(ranks[1], signal.SIGUSR2)
+    wait_until(lambda: "is requeued" in log(run))
+    waited = train(*LAUNCHER, *ddp, *spread, "hydra.launcher.wait=true")
+    assert waited.returncode == 0, waited.stderr
+    assert "submitted" not in waited.stderr
+    here = train("hydra/launcher=basic", *ddp, "trainer.devices=2", "experiment_name=here")
+    assert here.returncode == 0, here.stderr
+    assert_same_learning(run, outputs / "here" / run.name)
+
+
+def node_of(process: int) -> str:
+    environment = Path(f"/proc/{process}/environ").read_text()
+    return re.findall(r"SLURMD_NODENAME=([^\0]*)", environment)[0]
 
 
 def test_a_job_of_higher_priority_takes_the_place_and_gives_it_back(train, tmp_path):
