@@ -9,7 +9,8 @@ stages of compression use scripts/train.py init_from=MODEL_DIR compression=….
   python scripts/compress.py MODEL_DIR --out half compression=kronecker \
       compression.compression.recipe.layers=[blocks.*.feed_forward.up_proj]
 
-key=value goes to Hydra (conf/compress.yaml). compression= is one of low_rank, kronecker,
+Without data= a run is compressed on the data that it was trained on. key=value goes to Hydra
+(conf/compress.yaml). compression= is one of low_rank, kronecker,
 permuted_kronecker, searched, magnitude, wanda, sparsegpt, structured.
 """
 

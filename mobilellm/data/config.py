@@ -1,5 +1,6 @@
 """What is prepared, and how: the configuration that every kind of data shares."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,8 @@ class DataConfig(Source):
     prepared_dir: str = "prepared"
     """Where `dir` lies by default."""
     dir: str | None = None
-    """Folder of tokenizer and shards; default: `prepared_dir`/`name`-`vocab_size`."""
+    """Folder of tokenizer and shards; default: `prepared_dir`/`name`-`vocab_size`, and with a given
+    tokenizer `prepared_dir`/`name`-`hash of it`, unless the former was prepared with the same."""
     tokenizer: str | None = None
     """A SentencePiece model to use; default: one is trained on the training text."""
     tokenizer_sample_megabytes: float = 16.0
@@ -64,8 +66,19 @@ class DataConfig(Source):
         if self.name is None:
             object.__setattr__(self, "name", self.default_name)
         if self.dir is None:
-            folder = Path(self.prepared_dir) / f"{self.name}-{self.vocab_size}"
-            object.__setattr__(self, "dir", str(folder))
+            object.__setattr__(self, "dir", str(self._default_folder()))
+
+    def _default_folder(self) -> Path:
+        from mobilellm.data.manifest import has_tokenizer
+
+        parent = Path(self.prepared_dir)
+        folder = parent / f"{self.name}-{self.vocab_size}"
+        given = Path(self.tokenizer) if self.tokenizer is not None else None
+        # One that does not exist is refused when the data are asked for.
+        if given is None or not given.is_file() or has_tokenizer(folder, given):
+            return folder
+        digest = hashlib.blake2b(given.read_bytes(), digest_size=4).hexdigest()
+        return parent / f"{self.name}-{digest}"
 
     def _check_vocab_size(self) -> None:
         size = self.vocab_size

@@ -13,6 +13,7 @@ from mobilellm.data.source import SPLITS
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 INPUTS = "inputs.json"
+TOKENIZER = "tokenizer.model"
 
 Record = dict[str, Any]
 
@@ -47,10 +48,22 @@ def describe_inputs(config: DataConfig, known: Mapping[str, Any] | None = None) 
                 f"data.tokenizer={path} does not exist; give a SentencePiece tokenizer.model, or "
                 "null to train one"
             )
-        files["tokenizer"] = [_describe_file(path, hashes)]
+        before = (known or {}).get("options", {}).get("tokenizer_sample_megabytes")
+        if before is not None and has_tokenizer(config.folder, path):
+            # The one that was trained for this very folder, given by name.
+            options["tokenizer_sample_megabytes"] = before
+        else:
+            files["tokenizer"] = [_describe_file(path, hashes)]
     elif not config.is_tokenized:
         options["tokenizer_sample_megabytes"] = config.tokenizer_sample_megabytes
     return {"version": FORMAT_VERSION, "options": options, "files": files}
+
+
+def has_tokenizer(folder: Path, tokenizer: Path) -> bool:
+    """Whether a finished data folder was made with the tokenizer in this file."""
+    own = folder / TOKENIZER
+    is_finished = (folder / MANIFEST).is_file() and own.is_file()
+    return is_finished and own.read_bytes() == tokenizer.read_bytes()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilellm.data.manifest import MANIFEST, Record, read_json
+from mobilellm.data.manifest import MANIFEST, TOKENIZER, Record, read_json
 from mobilellm.data.shards import TokenStream, token_dtype
 from mobilellm.data.source import Split
 
 if TYPE_CHECKING:
     from mobilellm.data.windows import Windows
 
-TOKENIZER = "tokenizer.model"
 TOKEN_BYTES = "token_bytes.npy"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.launchers.configuration import instantiate
+from mobilellm.run_folder import CONFIG
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -41,7 +42,7 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
     callback = _callback(cfg)
     _check_stages(callback)
     callback.recipe.check(model)
-    data = _data(cfg, model, tokenizer)
+    data = _data(cfg, Path(folder), model, tokenizer)
     calibration = data.calibration_batches(callback.calibration_tokens)
     _tell(f"planning on {callback.calibration_tokens:,} tokens")
     plan = callback.recipe.plan(model, calibration)
@@ -93,15 +94,16 @@ def _check_stages(callback: Any) -> None:
         )
 
 
-def _data(cfg: "DictConfig", model: Any, tokenizer: Path | None) -> Any:
-    from omegaconf import OmegaConf, open_dict
+def _data(cfg: "DictConfig", folder: Path, model: Any, tokenizer: Path | None) -> Any:
+    from omegaconf import OmegaConf
 
     from mobilellm.data import prepare_data
     from mobilellm.training.datamodule import TokenDataModule
 
-    with open_dict(cfg):
-        merged = OmegaConf.create(OmegaConf.to_container(cfg))
+    merged: Any = OmegaConf.create(OmegaConf.to_container(cfg))
     merged.model = model.config.to_dict()
+    if merged.get("data") is None:
+        merged.data = _data_of_run(folder)
     if merged.data.get("tokenizer") is None and tokenizer is not None:
         merged.data.tokenizer = str(tokenizer)
     prepared = prepare_data(instantiate(merged.data))
@@ -117,6 +119,19 @@ def _data(cfg: "DictConfig", model: Any, tokenizer: Path | None) -> Any:
         samples_per_step=cfg.micro_batch_size,
         seed=cfg.seed,
         validation_tokens=cfg.validation_tokens,
+    )
+
+
+def _data_of_run(folder: Path) -> Any:
+    """What the run was trained on; `folder` is the run's or its model's."""
+    from omegaconf import OmegaConf
+
+    for run in (folder, folder.absolute().parent):
+        if (run / CONFIG).is_file():
+            return OmegaConf.load(run / CONFIG).data
+    raise ValueError(
+        f"{folder} is no run's folder, so its training data are not known; give data to calibrate "
+        "and to measure on, e.g. data=text data.train=corpus/"
     )
 
 

@@ -177,7 +177,9 @@ def test_changed_input_is_refused(corpus):
     refused("data.tokenizer_sample_megabytes was 16.0, now 1", tokenizer_sample_megabytes=1)
     refused("data.add_eos was True, now False", add_eos=False)
     refused("data.held_out was 0.0, now 0.05; data.validation had 1 files, now 0", validation=None)
-    refused(".*data.tokenizer had 0 files, now 1", tokenizer=str(prepared.tokenizer_path))
+    other = corpus.parent / "other.model"
+    other.write_bytes(prepared.tokenizer_path.read_bytes() + b"x")
+    refused(".*data.tokenizer had 0 files, now 1", tokenizer=str(other))
     file = corpus / "train" / "queue.txt"
     text = file.read_text()
     file.write_text(text.replace("queue", "Queue", 1))
@@ -197,6 +199,30 @@ def test_same_input_gives_the_same_hashes_anywhere(corpus):
     # The text is the same whatever the tokenizer.
     assert other.hashes["data"] == one.hashes["data"]
     assert all(other.hashes[key] != one.hashes[key] for key in ("tokenizer", "train", "validation"))
+
+
+def test_the_folders_own_tokenizer_given_by_name_reuses_the_folder(corpus):
+    first = prepare(config_for(corpus))
+    copied = corpus.parent / "copy.model"
+    copied.write_bytes(first.tokenizer_path.read_bytes())
+    again = config_for(corpus, tokenizer=str(copied))
+    assert again.folder == first.dir
+    before = snapshot(first.dir)
+    assert prepare(again).dir == first.dir
+    assert snapshot(first.dir) == before
+    with pytest.raises(ValueError, match=r"data.add_eos was True, now False"):
+        prepare(config_for(corpus, tokenizer=str(copied), add_eos=False))
+
+
+def test_another_tokenizer_gets_a_folder_of_its_own(corpus):
+    other = prepare(config_for(corpus, vocab_size=500))
+    unfinished = config_for(corpus, vocab_size=500, tokenizer=str(other.tokenizer_path), name="new")
+    assert unfinished.folder.name.startswith("new-")
+    assert unfinished.folder.name != "new-500"
+    own = prepare(config_for(corpus, vocab_size=500, max_megabytes=0.2, name="new"))
+    given = prepare(unfinished)
+    assert {own.dir.name, given.dir.name} == {"new-500", unfinished.folder.name}
+    assert given.hashes == other.hashes
 
 
 def test_an_existing_tokenizer_is_used(corpus):

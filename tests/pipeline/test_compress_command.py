@@ -1,6 +1,7 @@
 """`scripts/compress.py`: a trained model made smaller without training, and what it refuses."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,22 @@ def test_a_model_is_compressed_measured_and_saved(name, run_folder, options, tmp
     printed = capsys.readouterr().out
     assert "plan" in printed
     assert "loss, nats per token" in printed
+
+
+@pytest.mark.parametrize("part", ["", "model"])
+def test_a_run_is_compressed_on_its_own_data(part, run_folder, prepared_dir, options, tmp_path):
+    before = sorted(prepared_dir.iterdir())
+    own = [o for o in options if "data" not in o.partition("=")[0] and "prepared" not in o]
+    report = compress_folder(compose("compress", own), run_folder / part, tmp_path / "out")
+    assert report["validation_tokens"] > 0
+    assert sorted(prepared_dir.iterdir()) == before, "it was tokenized a second time"
+
+
+def test_a_model_without_its_run_needs_data(run_folder, tmp_path):
+    shutil.copytree(run_folder / "model", tmp_path / "alone/model")
+    with pytest.raises(ValueError, match=r"is no run's folder, .*; give data .*data=text"):
+        compress_folder(compose("compress", []), tmp_path / "alone/model", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_in_use_is_refused(run_folder, options, tmp_path):
