@@ -3,7 +3,7 @@
 A block that runs several times is one block: its moments are the mean over all its uses.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -36,6 +36,7 @@ def gather_moments(
     names: Sequence[str],
     *,
     teacher: MobileLLM | None = None,
+    run: Callable[[MobileLLM, int], object] | None = None,
 ) -> dict[str, Moments]:
     """Moments of the inputs of the named matrices.
 
@@ -46,13 +47,19 @@ def gather_moments(
         calibration: batches of `input_ids` (batch, seq), with or without `document_ids`.
         names: of `ModelConfig.matrix_sizes`.
         teacher: a model of the same layers, run on the same text for `cross`.
+        run: takes a model and the number of a batch and runs all uses of the named matrices;
+            None: whole forward passes.
     """
-    device = next(model.parameters()).device
     sums: dict[str, _Sum] = {name: _Sum() for name in names}
-    for batch in calibration:
-        inputs = {key: value.to(device) for key, value in batch.items()}
-        seen = _inputs_of(model, inputs, names)
-        taught = None if teacher is None else _inputs_of(teacher, inputs, names)
+
+    def run_whole(model: MobileLLM, number: int) -> None:
+        device = next(model.parameters()).device
+        batch = {key: value.to(device) for key, value in calibration[number].items()}
+        model(batch["input_ids"], attention_mask=attention_mask_of(batch), logits=False)
+
+    for number in range(len(calibration)):
+        seen = _inputs_of(model, number, names, run or run_whole)
+        taught = None if teacher is None else _inputs_of(teacher, number, names, run or run_whole)
         products: dict[tuple[int, ...], Tensor] = {}  # projections of one input share its moment
         for name in names:
             for use, x in enumerate(seen[name]):
@@ -107,7 +114,12 @@ def _product(a: Tensor, b: Tensor, products: dict[tuple[int, ...], Tensor]) -> T
     return products[key]
 
 
-def _inputs_of(model: MobileLLM, batch: Batch, names: Sequence[str]) -> dict[str, list[Tensor]]:
+def _inputs_of(
+    model: MobileLLM,
+    number: int,
+    names: Sequence[str],
+    run: Callable[[MobileLLM, int], object],
+) -> dict[str, list[Tensor]]:
     """Inputs (tokens, in) of each named matrix, one per use; one object per distinct input."""
     flat: dict[int, tuple[Tensor, Tensor]] = {}
     seen: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -118,7 +130,7 @@ def _inputs_of(model: MobileLLM, batch: Batch, names: Sequence[str]) -> dict[str
         seen[name].append(flat[id(x)][1])
 
     with _watching(model, names, keep):
-        model(batch["input_ids"], attention_mask=attention_mask_of(batch), logits=False)
+        run(model, number)
     return seen
 
 

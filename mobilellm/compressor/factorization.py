@@ -18,6 +18,7 @@ from mobilellm.compressor.calibration import TABLES, Moments, check_tokens, gath
 from mobilellm.compressor.parts import PartTemplate, parse_parts, shape_from_parts
 from mobilellm.compressor.permuting import absorb_permutations, permuted_fit, with_permutations
 from mobilellm.compressor.plan import LayerPlan, Plan
+from mobilellm.compressor.prefix import Prefix
 from mobilellm.compressor.recipe import Batch, Compressed
 from mobilellm.compressor.selection import select_layers
 from mobilellm.compressor.sensitivity import searched_budgets
@@ -156,11 +157,17 @@ class Factorization:
         fitted: dict[str, FactorizedLinear] = {}
         errors: dict[str, float] = {}
         working = working_copy(dense)
+        prefix = Prefix(dense, calibration) if Prefix.serves(dense) else None
         for site in self._sites(names):
             moments: dict[str, Moments] = {}
-            if self.fit != "weights":
-                teacher = dense if self.fit == "propagated" else None
-                moments = gather_moments(working, calibration, site, teacher=teacher)
+            if self.fit == "outputs":
+                moments = gather_moments(working, calibration, site)
+            elif self.fit == "propagated":
+                is_block = site[0] not in TABLES
+                if prefix is not None and is_block:
+                    prefix.move_to(int(site[0].split(".")[1]), working)
+                run = prefix if is_block else None
+                moments = gather_moments(working, calibration, site, teacher=dense, run=run)
             for name in site:
                 layer, errors[name] = self._fit_layer(dense, name, shapes[name], moments)  # pyright: ignore
                 fitted[name] = layer

@@ -53,7 +53,9 @@ class MobileLLM(nn.Module):
         self._activation_checkpointing = False
         self._layers = tuple(zip(config.layer_order, cache_slots(config), strict=True))
         self.to_empty(device=device)
-        initialize_(self)
+        # Without memory there is nothing to draw, and pretending to would take most of the time.
+        if device.type != "meta":
+            initialize_(self)
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """Keep only each application's input in training and compute the rest again."""
@@ -113,6 +115,32 @@ class MobileLLM(nn.Module):
             cache.advance(input_ids.shape[1])
         hidden = self.norm(x)
         return ModelOutput(hidden, self.unembed(hidden) if logits else None, captured)
+
+    def run_layers(
+        self, x: Tensor, layers: slice, *, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """The residual stream after some applications in a row, from that before them.
+
+        Args:
+            x: residual stream (batch, seq, hidden); before the first, `embedding(input_ids)`.
+            layers: positions in `layer_order`.
+            attention_mask: as of `forward`, without a cache.
+
+        Returns:
+            Residual stream (batch, seq, hidden), not normalised.
+
+        Raises:
+            ValueError: `share_kv="first"`, where an application reads more than the stream.
+        """
+        if self.config.share_kv == "first":
+            raise ValueError("share_kv='first' shares keys and values; run the whole model")
+        mask, positions = _mask_and_positions(x[..., 0], 0, attention_mask)
+        rotary = make_rotary(positions, self.config.head_dim, self.config.rope_theta)  # pyright: ignore[reportArgumentType]
+        for index, slot in self._layers[layers]:
+            x = self._apply_block(
+                self.blocks[index], x, rotary, mask, None, None, slot, False
+            ).hidden
+        return x
 
     def _apply_block(self, block, x, rotary, mask, keys_values, cache, slot, need_weights):
         """One application; checkpointed where that is on and a gradient will be taken."""
