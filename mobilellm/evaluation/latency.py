@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -115,6 +116,8 @@ def peak_memory_bytes(model: MobileLLM, input_ids: Tensor) -> int | None:
     if not input_ids.is_cpu:
         return None
     cpu = [torch.profiler.ProfilerActivity.CPU]
+    # Or else the profiler announces on stderr that it begins and ends.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
         _next_logits(model, input_ids)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -82,3 +85,18 @@ def test_what_cannot_be_measured_is_refused(wrong, message):
 def test_nothing_to_compare_is_refused():
     with pytest.raises(ValueError, match="models is empty; give at least one"):
         compare_latency({})
+
+
+def test_measuring_memory_says_nothing():
+    source = """
+import torch
+from mobilellm.evaluation.latency import peak_memory_bytes
+from mobilellm.models import MobileLLM, ModelConfig
+sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32}
+config = ModelConfig(**sizes, num_blocks=1, num_attention_heads=2)
+print(peak_memory_bytes(MobileLLM(config), torch.zeros(1, 4, dtype=torch.long)) > 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
