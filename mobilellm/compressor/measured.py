@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from mobilellm.compression.low_rank import rank_for
-from mobilellm.compression.shapes import FactorizedShape, low_rank_shape
+from mobilellm.compression.shapes import FactorizedShape
+from mobilellm.compressor.twin import twin_shape
 from mobilellm.evaluation.latency import compare_latency
 from mobilellm.models import MobileLLM, ModelConfig
 
@@ -46,10 +46,9 @@ def twin_config(config: ModelConfig) -> ModelConfig | None:
     shapes: dict[str, Any] = dict(config.layer_shapes)
     for name, shape in config.layer_shapes.items():
         if isinstance(shape, FactorizedShape):
-            rank = rank_for(shape.parameters, *shape.shape)
-            if not rank:
+            shapes[name] = twin_shape(shape)
+            if shapes[name] is None:
                 return None
-            shapes[name] = FactorizedShape(parts=(low_rank_shape(*shape.shape, rank),))
     return (
         None if shapes == dict(config.layer_shapes) else replace(config, compressed_layers=shapes)
     )

@@ -7,16 +7,20 @@ from mobilellm.compression.low_rank import rank_for
 from mobilellm.compression.shapes import FactorizedShape, low_rank_shape
 from mobilellm.compressor.factorization import Factorization
 from mobilellm.compressor.plan import LayerPlan, Plan
-from mobilellm.models import ModelConfig
 
 
-def low_rank_twin(recipe: Any, plan: Any, config: ModelConfig) -> tuple[Factorization, Plan] | None:
+def twin_shape(shape: FactorizedShape) -> FactorizedShape | None:
+    """Low rank with at most the parameters of `shape`; None where they are too few for rank 1."""
+    rank = rank_for(shape.parameters, *shape.shape)
+    return FactorizedShape(parts=(low_rank_shape(*shape.shape, rank),)) if rank else None
+
+
+def low_rank_twin(recipe: Any, plan: Any) -> tuple[Factorization, Plan] | None:
     """The same matrices by low rank, each with at most the parameters it has in `plan`.
 
     Args:
         recipe: how `plan` was made; the twin is fitted in the same way.
         plan: of a factorisation.
-        config: of the dense model.
 
     Returns:
         Recipe and plan of the twin; None where there is none: for masks and structured pruning,
@@ -28,10 +32,9 @@ def low_rank_twin(recipe: Any, plan: Any, config: ModelConfig) -> tuple[Factoriz
     for layer in plan.layers:
         if not isinstance(layer.shape, FactorizedShape):
             return None
-        rank = rank_for(layer.shape.parameters, *config.matrix_sizes[layer.name])
-        if not rank:
+        shape = twin_shape(layer.shape)
+        if shape is None:
             return None
-        shape = FactorizedShape(parts=(low_rank_shape(*layer.size, rank),))
         layers.append(LayerPlan(name=layer.name, size=layer.size, shape=shape))
     twin = Plan(layers=tuple(layers))
     if twin.compressed_layers == plan.compressed_layers:

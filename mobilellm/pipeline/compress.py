@@ -139,7 +139,7 @@ def _twin(recipe: Any, plan: Any, model: Any, calibration: Any) -> dict[str, Any
     """The low-rank twin at equal parameters, where there is one."""
     from mobilellm.compressor.twin import low_rank_twin
 
-    twin = low_rank_twin(recipe, plan, model.config)
+    twin = low_rank_twin(recipe, plan)
     if twin is None:
         return {}
     _tell("fitting the low-rank twin")
