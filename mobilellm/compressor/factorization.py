@@ -19,6 +19,7 @@ from mobilellm.compressor.parts import PartTemplate, parse_parts, shape_from_par
 from mobilellm.compressor.permuting import absorb_permutations, permuted_fit, with_permutations
 from mobilellm.compressor.plan import LayerPlan, Plan
 from mobilellm.compressor.prefix import Prefix
+from mobilellm.compressor.progress import told
 from mobilellm.compressor.recipe import Batch, Compressed
 from mobilellm.compressor.selection import select_layers
 from mobilellm.compressor.sensitivity import searched_budgets
@@ -128,7 +129,7 @@ class Factorization:
     ) -> Plan:
         """A shape for each matrix within its parameters; what has room for all stays dense."""
         layers = []
-        for name, parameters in budgets.items():
+        for name, parameters in told(budgets.items(), "shapes found"):
             rows, columns = size = model.config.matrix_sizes[name]
             if parameters >= rows * columns:
                 continue
@@ -158,7 +159,7 @@ class Factorization:
         errors: dict[str, float] = {}
         working = working_copy(dense)
         prefix = Prefix(dense, calibration) if Prefix.serves(dense) else None
-        for site in self._sites(names):
+        for site in told(self._sites(names), "layers fitted, by their inputs"):
             moments: dict[str, Moments] = {}
             if self.fit == "outputs":
                 moments = gather_moments(working, calibration, site)

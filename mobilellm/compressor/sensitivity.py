@@ -21,6 +21,7 @@ from mobilellm.compression.metric import Metric
 from mobilellm.compression.shapes import FactorizedShape, low_rank_shape
 from mobilellm.compression.sums import SumFit
 from mobilellm.compressor.apply import dense_weight, with_layers
+from mobilellm.compressor.progress import told
 from mobilellm.compressor.recipe import Batch
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.models import MobileLLM
@@ -87,9 +88,10 @@ def searched_budgets(
 
     dense = loss({})
     all_compressed = loss(uniform)
-    alone = {n: loss({n: uniform[n]}) - dense for n in sizes}
+    alone = {n: loss({n: uniform[n]}) - dense for n in told(sizes, "compressed alone")}
     restored = {
-        n: all_compressed - loss({k: v for k, v in uniform.items() if k != n}) for n in sizes
+        n: all_compressed - loss({k: v for k, v in uniform.items() if k != n})
+        for n in told(sizes, "left out alone")
     }
     both = {n: (max(alone[n], 1e-6) * max(restored[n], 1e-6)) ** 0.5 for n in sizes}
     tried = [(all_compressed, uniform)]
