@@ -88,10 +88,12 @@ def searched_budgets(
 
     dense = loss({})
     all_compressed = loss(uniform)
-    alone = {n: loss({n: uniform[n]}) - dense for n in told(sizes, "compressed alone")}
+    alone = {
+        n: loss({n: uniform[n]}) - dense for n in told(sizes, "losses with one matrix compressed")
+    }
     restored = {
         n: all_compressed - loss({k: v for k, v in uniform.items() if k != n})
-        for n in told(sizes, "left out alone")
+        for n in told(sizes, "losses with one matrix dense")
     }
     both = {n: (max(alone[n], 1e-6) * max(restored[n], 1e-6)) ** 0.5 for n in sizes}
     tried = [(all_compressed, uniform)]
