@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 ROLES = ("matrix", "embedding", "vector")
@@ -48,6 +49,21 @@ def parameter_groups(
     if not groups:
         raise ValueError("the model has no parameter with requires_grad; unfreeze what is to train")
     return groups
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, float]:
+    """Set each group's rate to its peak, `initial_lr`, times the schedule's `factor`.
+
+    Returns:
+        The rates by the names they are logged under: `learning_rate` is the configured one, which
+        AdamW uses; Muon's is a multiple of it and stands beside it, as `learning_rate/muon`.
+    """
+    rates = {}
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+        is_muon = group.get("algorithm") == "muon"
+        rates["learning_rate/muon" if is_muon else "learning_rate"] = group["lr"]
+    return rates
 
 
 def check_learning_rate(name: str, value: float) -> None:

@@ -4,10 +4,13 @@ One rate for all widths favours the widths it happens to suit. So each shape fir
 rates, with one seed of their own and a share of the tokens; its seeds share what was found.
 """
 
+import logging
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mobilellm.pipeline.plan import Run
 from mobilellm.pipeline.run import train_prepared
@@ -18,17 +21,53 @@ from mobilellm.training.budget import Budget
 if TYPE_CHECKING:
     from mobilellm.data import PreparedData
 
+logger = logging.getLogger(__name__)
+
 PROBES = "probes"
 
 
-def try_learning_rates(run: Run, prepared: "PreparedData") -> list[dict[str, float]]:
+def best_learning_rate(tried: Sequence[Mapping[str, Any]]) -> float:
+    """The rate with the lowest loss; rates with which training diverged are passed over.
+
+    Args:
+        tried: as `try_learning_rates` returns them.
+
+    Raises:
+        ValueError: training diverged with every rate.
+    """
+    sound = [trial for trial in tried if _is_sound(trial)]
+    if not sound:
+        rates = ", ".join(f"{trial['learning_rate']:g}" for trial in tried)
+        raise ValueError(
+            f"learning_rate_probe: training diverged with each of the learning rates {rates}; give "
+            "a lower optimizer.learning_rate, or lower learning_rate_probe_factors"
+        )
+    return min(sound, key=lambda trial: trial["val_loss"])["learning_rate"]
+
+
+def describe_choice(tried: Sequence[Mapping[str, Any]]) -> str:
+    """One line: the rate chosen, and the loss that each rate led to."""
+    losses = (
+        f"{trial['learning_rate']:g} "
+        + (f"({trial['val_loss']:.3f} nats per token)" if _is_sound(trial) else "(diverged)")
+        for trial in tried
+    )
+    return f"learning rate {best_learning_rate(tried):g}, the best of {', '.join(losses)}"
+
+
+def _is_sound(trial: Mapping[str, Any]) -> bool:
+    return trial["val_loss"] is not None and math.isfinite(trial["val_loss"])
+
+
+def try_learning_rates(run: Run, prepared: "PreparedData") -> list[dict[str, Any]]:
     """Train briefly with each rate; what was tried before, by any trial, is not tried again.
 
     Trials that run at the same time share the work: a rate that another one is trying is waited
     for only when nothing else is left to do.
 
     Returns:
-        `learning_rate` and `val_loss` (nats per token) of each, by rising rate.
+        `learning_rate` and `val_loss` (nats per token; None where training diverged) of each, by
+        rising rate.
     """
     from mobilellm.training.ranks import agreed
 
@@ -41,17 +80,32 @@ def try_learning_rates(run: Run, prepared: "PreparedData") -> list[dict[str, flo
             with ExitStack() as stack:
                 if not agreed(_lock(probe.folder, timeout, stack)):
                     busy.append(probe)
-                elif not agreed(probe.is_finished()):
-                    train_prepared(probe, prepared)
+                elif not agreed(_is_tried(probe)):
+                    _try(probe, prepared)
         waiting, timeout = busy, -1
     # The first process writes the summaries: the others might look too early.
     return agreed(
         [
-            {"learning_rate": probe.learning_rate, "val_loss": summary["val_loss"]}
+            {"learning_rate": probe.learning_rate, "val_loss": summary.get("val_loss")}
             for probe in (runs if is_first_process() else ())
             if (summary := read_summary(probe.folder)) is not None
         ]
     )
+
+
+def _try(probe: Run, prepared: "PreparedData") -> None:
+    """Train one probe; that it diverged is a result, which its summary keeps."""
+    from mobilellm.training.divergence import TrainingDiverged
+
+    try:
+        train_prepared(probe, prepared)
+    except TrainingDiverged as error:
+        logger.warning("learning rate %g: %s", probe.learning_rate, error)
+
+
+def _is_tried(probe: Run) -> bool:
+    summary = read_summary(probe.folder) or {}
+    return summary.get("status") == "finished" or summary.get("diverged", False)
 
 
 def _lock(folder: Path, timeout: float, stack: ExitStack) -> bool:

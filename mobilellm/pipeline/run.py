@@ -38,7 +38,7 @@ def train(cfg: "DictConfig") -> dict[str, Any]:
         Stopped: a signal ended the run after it saved.
     """
     from mobilellm.data import prepare_data
-    from mobilellm.pipeline.probe import try_learning_rates
+    from mobilellm.pipeline.probe import best_learning_rate, describe_choice, try_learning_rates
     from mobilellm.pipeline.rank_processes import starts_ranks, train_on_ranks
     from mobilellm.training.ranks import check_same_configuration, join_ranks
 
@@ -54,7 +54,12 @@ def train(cfg: "DictConfig") -> dict[str, Any]:
     prepared = prepare_data(run.data)
     check_prepared(run, prepared)
     check_teacher(run, prepared)
-    tried = try_learning_rates(run, prepared) if run.config["learning_rate_probe"] else None
+    tried = None
+    if run.config["learning_rate_probe"]:
+        tried = try_learning_rates(run, prepared)
+        run = replace(run, config=_with_learning_rate(run.config, best_learning_rate(tried)))
+        if is_first_process():
+            logger.info("%s", describe_choice(tried))
     with locked(run.folder) if is_first_process() else nullcontext():
         return train_prepared(run, prepared, tried)
 
@@ -80,23 +85,20 @@ def check_prepared(run: Run, prepared: "PreparedData") -> None:
 
 
 def train_prepared(
-    run: Run, prepared: "PreparedData", tried: list[dict[str, float]] | None = None
+    run: Run, prepared: "PreparedData", tried: list[dict[str, Any]] | None = None
 ) -> dict[str, Any]:
     """Train on prepared data, from the last checkpoint where there is one.
 
     Args:
-        run: what to train; with `tried` its learning rate is replaced by the best of them.
+        run: what to train.
         prepared: the data.
-        tried: learning rates and the validation losses they led to.
+        tried: learning rates and the validation losses they led to, for the summary.
 
     Returns:
         The summary.
     """
     from mobilellm.pipeline.fit import fit
 
-    if tried:
-        best = min(tried, key=lambda trial: trial["val_loss"])["learning_rate"]
-        run = replace(run, config=_with_learning_rate(run.config, best))
     before = read_summary(run.folder) or {}
     summary = describe_run(run, prepared) | {"learning_rates_tried": tried}
     summary["started_at"] = before.get("started_at", summary["started_at"])
@@ -111,12 +113,7 @@ def train_prepared(
         if measured["status"] == "finished":
             _save_model(run, prepared, model)
     except BaseException as error:
-        is_stop = isinstance(error, KeyboardInterrupt)
-        summary |= {
-            "status": "stopped" if is_stop else "failed",
-            "error": None if is_stop else f"{type(error).__name__}: {error}",
-        }
-        write_summary(run.folder, summary)
+        write_summary(run.folder, summary | _ending(error))
         raise
     summary |= measured
     write_summary(run.folder, summary)
@@ -125,6 +122,16 @@ def train_prepared(
         known = [f"{summary[k]:.3f} {unit}" for k, unit in losses.items() if summary[k] is not None]
         logger.info("finished: validation loss %s; %s", ", ".join(known), run.folder)
     return summary
+
+
+def _ending(error: BaseException) -> dict[str, Any]:
+    """What the summary says of a run that `error` ended."""
+    from mobilellm.training.divergence import TrainingDiverged
+
+    if isinstance(error, KeyboardInterrupt):
+        return {"status": "stopped", "error": None}
+    ending: dict[str, Any] = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    return ending | ({"diverged": True} if isinstance(error, TrainingDiverged) else {})
 
 
 def _with_learning_rate(config: dict[str, Any], learning_rate: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 from mobilellm.evaluation.validation import ValidationResult, sum_losses
+from mobilellm.optim.parameter_groups import set_learning_rates
 from mobilellm.optim.schedules import Schedule
 from mobilellm.training.atomic_save import check_same_model
 from mobilellm.training.budget import Budget
@@ -127,7 +128,7 @@ class LanguageModelModule(LightningModule):
     def training_step(self, batch: list[Batch], batch_idx: int) -> None:
         """One optimizer step over all micro-batches of `batch`."""
         optimizer: Any = self.optimizers()
-        rate = self._set_learning_rate(optimizer)
+        rates = self._set_learning_rates(optimizer)
         counts = self._count_labels(batch)
         scale = self.trainer.world_size / counts.sum().clamp(min=1)
         optimizer.zero_grad()
@@ -147,7 +148,7 @@ class LanguageModelModule(LightningModule):
         self.tokens += self.budget.tokens_per_step
         self.finished = self.budget.is_spent(self.global_step, self._agreed_seconds())
         if self.is_logged():
-            self._write_step(sums, norm, rate)
+            self._write_step(sums, norm, rates)
         if self.finished:
             self.trainer.should_stop = True
 
@@ -156,14 +157,11 @@ class LanguageModelModule(LightningModule):
         counts = [count_tasks(m, len(self.task_weights)) for m in batch]
         return self._sum_over_ranks(torch.stack(counts).sum(0))
 
-    def _set_learning_rate(self, optimizer: Any) -> float:
-        """Set and return the rate of this step, of the first group."""
+    def _set_learning_rates(self, optimizer: Any) -> dict[str, float]:
+        """Set the groups' rates of this step; the rates by the names they are logged under."""
         step = self.global_step
         self.progress = self.budget.progress(step + 1, self._agreed_seconds())
-        factor = self.schedule(step, self.progress)
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
-        return optimizer.param_groups[0]["lr"]
+        return set_learning_rates(optimizer, self.schedule(step, self.progress))
 
     def _clip_gradients(self) -> Tensor | None:
         """Whole norm of the gradient before clipping; None where nothing needs it."""
@@ -188,14 +186,16 @@ class LanguageModelModule(LightningModule):
         step = self.global_step + ahead
         return step == 1 or step % self.intervals.log_steps == 0 or self.is_validated(step)
 
-    def _write_step(self, sums: Mapping[str, Tensor], norm: Tensor | None, rate: float) -> None:
+    def _write_step(
+        self, sums: Mapping[str, Tensor], norm: Tensor | None, rates: Mapping[str, float]
+    ) -> None:
         names = list(sums)
         stacked = torch.stack([sums[name] for name in names])
         values = (self._sum_over_ranks(stacked) / self.trainer.world_size).tolist()
         metrics = {f"train/loss{name}": v for name, v in zip(names, values, strict=True)}
         if norm is not None:
             metrics["gradient_norm"] = float(norm)
-        self.write_metrics(metrics | {"learning_rate": rate})
+        self.write_metrics(metrics | dict(rates))
 
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
         """Give values of this step to every logger; rows of one step are merged there."""

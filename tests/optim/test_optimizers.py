@@ -9,7 +9,11 @@ import torch.nn.functional as F
 
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.optim import adamw, muon
-from mobilellm.optim.parameter_groups import parameter_groups, parameters_by_role
+from mobilellm.optim.parameter_groups import (
+    parameter_groups,
+    parameters_by_role,
+    set_learning_rates,
+)
 
 
 def make_model(**changes):
@@ -156,3 +160,14 @@ def test_bad_values_of_muon_are_refused():
         muon(make_model(), learning_rate=1e-3, muon_learning_rate_ratio=-1)
     with pytest.raises(ValueError, match="'keller' is not known; use one of match_rms_adamw, orig"):
         muon(make_model(), learning_rate=1e-3, adjust_learning_rate="keller")
+
+
+@pytest.mark.parametrize("make", [adamw, muon])
+def test_the_logged_learning_rate_is_the_configured_one(make):
+    ratio = {} if make is adamw else {"muon_learning_rate_ratio": 5.0}
+    optimizer = make(make_model(), learning_rate=2e-3, **ratio)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    rates = set_learning_rates(optimizer, 0.5)
+    assert rates.pop("learning_rate") == pytest.approx(1e-3)
+    assert rates == ({} if make is adamw else {"learning_rate/muon": pytest.approx(5e-3)})

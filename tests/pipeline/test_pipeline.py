@@ -114,6 +114,37 @@ def test_the_probe_trains_with_the_best_rate(tiny_run, tmp_path):
     assert {p: p.stat().st_mtime for p in times} == times
 
 
+def test_a_diverging_probe_is_recorded_and_never_chosen(tiny_run, tmp_path, caplog):
+    probe = ["learning_rate_probe=true", "learning_rate_probe_factors=[1,1e12]"]
+    caplog.set_level("INFO")
+    summary = tiny_run(*probe)
+    good, bad = summary["learning_rates_tried"]
+    assert (bad["learning_rate"], bad["val_loss"]) == (pytest.approx(2e9), None)
+    assert summary["learning_rate"] == good["learning_rate"] == pytest.approx(2e-3)
+    assert f"the best of 0.002 ({good['val_loss']:.3f} nats per token), 2e+09 (diverged)" in (
+        caplog.text
+    )
+    # Another seed does not try it again.
+    times = {p: p.stat().st_mtime_ns for p in tmp_path.glob("outputs/*/probes/*/summary.json")}
+    assert len(times) == 2
+    assert tiny_run(*probe, "seed=1")["learning_rates_tried"] == summary["learning_rates_tried"]
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+
+
+def test_probes_without_a_judge_of_steps_never_choose_a_loss_that_is_no_number(tiny_run):
+    summary = tiny_run(
+        "callbacks.loss_guard=null", "learning_rate_probe=true",
+        "learning_rate_probe_factors=[1e-6,1e30,1]",
+    )  # fmt: skip
+    assert not math.isfinite(summary["learning_rates_tried"][-1]["val_loss"] or math.nan)
+    assert summary["learning_rate"] == pytest.approx(2e-3)
+
+
+def test_a_run_all_of_whose_probes_diverge_is_refused(tiny_run):
+    with pytest.raises(ValueError, match=r"diverged with each of the learning rates 2e\+09; give"):
+        tiny_run("learning_rate_probe=true", "learning_rate_probe_factors=[1e12]")
+
+
 def test_init_from_takes_architecture_weights_and_tokenizer(tiny_run, tmp_path):
     tiny_run()
     folder = _folder(tmp_path)
