@@ -77,8 +77,9 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
     trainer: TrainerConfig = instantiate(cfg.trainer)
     _check_devices(config, trainer, here=here)
     _check_targets(config)
-    for group in ("optimizer", "schedule", "callbacks", "logger"):
+    for group in ("optimizer", "schedule", "callbacks"):
         instantiate(cfg[group])
+    _check_loggers(cfg)
     budget = Budget(
         tokens_per_step=config["tokens_per_step"],
         max_tokens=config["max_tokens"],
@@ -199,6 +200,14 @@ def _check_targets(config: dict[str, Any]) -> None:
                     f"{group}.{name} has settings ({', '.join(node)}) but no _target_ that takes "
                     f"them; choose {group}=… with {name} in it, or leave the settings out"
                 )
+
+
+def _check_loggers(cfg: DictConfig) -> None:
+    """A logger is made with the run's folder, later; what it needs, its `check` asks now."""
+    for item in instantiate(cfg.logger).values():
+        check = getattr(getattr(item, "func", None), "check", None)
+        if check is not None:
+            check(**item.keywords)
 
 
 def _check_compression(

@@ -19,14 +19,23 @@ class TensorBoardLogger(Logger):
         ValueError: the package tensorboard is missing.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        """Nothing is written before the first value."""
-        super().__init__()
+    @staticmethod
+    def check(**_: Any) -> None:
+        """Whether the package is there, asked before any data is read.
+
+        Raises:
+            ValueError: it is missing.
+        """
         if importlib.util.find_spec("tensorboard") is None:
             raise ValueError(
                 "logger=tensorboard needs the package tensorboard, which is not installed; "
                 "pip install 'mobilellm[tensorboard]', or use logger=csv"
             )
+
+    def __init__(self, folder: str | Path) -> None:
+        """Nothing is written before the first value."""
+        super().__init__()
+        self.check()
         self.folder = Path(folder) / "tensorboard"
         self._writer: Any = None
 

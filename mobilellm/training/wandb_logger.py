@@ -1,6 +1,9 @@
 """Weights & Biases: one W&B run per run folder, the same one after a resume."""
 
+import logging
+import os
 import secrets
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mobilellm.run_folder import write_text_atomically
 
+logger = logging.getLogger(__name__)
+
 ID_FILE = "wandb_id.txt"
+REMEDY = "use logger.wandb.offline=true and send the run later with `wandb sync`"
 
 
 class WandbLogger(Logger):
@@ -51,6 +57,25 @@ class WandbLogger(Logger):
         }
         self._run: Any = None
 
+    @staticmethod
+    def check(*, offline: bool = True, **_: Any) -> None:
+        """Whether the settings can work, asked before any data is read.
+
+        Raises:
+            ValueError: an online run without a key of W&B.
+        """
+        if offline:
+            return
+        import wandb
+
+        try:
+            wandb.login(verify=False)
+        except wandb.Error as error:
+            raise ValueError(
+                f"logger.wandb.offline=false needs a key of W&B ({_one_line(error)}); run `wandb "
+                f"login`, set WANDB_API_KEY, or {REMEDY}"
+            ) from error
+
     @property
     def name(self) -> str:
         """What the run is called."""
@@ -64,7 +89,11 @@ class WandbLogger(Logger):
 
     @property
     def run(self) -> Any:
-        """The W&B run, started when first asked for."""
+        """The W&B run, started when first asked for.
+
+        Raises:
+            ValueError: W&B cannot be reached, or refuses the run.
+        """
         if self._run is None:
             import wandb
 
@@ -73,16 +102,21 @@ class WandbLogger(Logger):
             if run_id is None:
                 run_id = secrets.token_hex(6)
                 write_text_atomically(self.folder / ID_FILE, f"{run_id}\n")
-            self._run = wandb.init(
-                dir=str(self.folder),
-                id=run_id,
-                name=self.name,
-                config=self._config(),
-                resume="allow",
-                reinit="create_new",
-                settings=wandb.Settings(silent=True, console="off"),
-                **self.options,
-            )
+            try:
+                self._run = wandb.init(
+                    dir=str(self.folder),
+                    id=run_id,
+                    name=self.name,
+                    config=self._config(),
+                    resume="allow",
+                    reinit="create_new",
+                    settings=wandb.Settings(silent=True, console="off"),
+                    **self.options,
+                )
+            except (wandb.Error, ValueError) as error:
+                raise ValueError(
+                    f"logger=wandb could not start its run ({_one_line(error)}); {REMEDY}"
+                ) from error
             self._run.define_metric("*", step_metric="step")
         return self._run
 
@@ -105,3 +139,11 @@ class WandbLogger(Logger):
         if self._run is not None:
             self._run.finish(exit_code=exit_code)
             self._run = None
+            if self.options["mode"] == "offline":
+                # A resumed run has several folders of one id; `wandb sync` puts them in order.
+                path = os.path.relpath(self.folder / "wandb")
+                logger.info("W&B: offline; wandb sync %s/offline-run-* sends it", shlex.quote(path))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,6 +1,7 @@
 """W&B and TensorBoard: written where the run is, the same run after a resume."""
 
 import importlib.util
+import subprocess
 
 import pytest
 from small_run import fit, make_data, make_module
@@ -62,6 +63,30 @@ def test_the_same_experiment_elsewhere_is_another_wandb_run(tmp_path, no_wandb_a
     assert ids == [here.version, there.version]
 
 
+def test_the_end_of_an_offline_run_says_what_to_sync(tmp_path, no_wandb_account, caplog):
+    caplog.set_level("INFO")
+    logger = WandbLogger(tmp_path / "sweep/a run")
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.close()
+    [command] = [r.getMessage() for r in caplog.records if "wandb sync" in r.getMessage()]
+    pattern = command.removeprefix("W&B: offline; wandb sync ").removesuffix(" sends it")
+    found = subprocess.run(["bash", "-c", f"ls -d {pattern}"], capture_output=True, check=True)
+    assert found.stdout.decode().strip().endswith(offline_runs(tmp_path / "sweep/a run")[0])
+
+
+def test_an_online_run_without_a_key_is_refused_before_work(tiny_run, tmp_path, no_wandb_account):
+    with pytest.raises(ValueError, match=r"needs a key of W&B \(.*\); run `wandb login`, set") as e:
+        tiny_run("logger=wandb", "logger.wandb.offline=false")
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_run_that_wandb_refuses_is_one_line(tmp_path, no_wandb_account):
+    with pytest.raises(ValueError, match="could not start its run .* use logger.wandb.off") as e:
+        WandbLogger(tmp_path, project="a/b").log_metrics({"loss": 1.0}, step=1)
+    assert "\n" not in str(e.value)
+
+
 def test_a_logger_never_used_starts_no_run(tmp_path):
     WandbLogger(tmp_path).close()
     TensorBoardLogger(tmp_path).close()
@@ -84,6 +109,20 @@ def test_tensorboard_that_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs the package tensorboard, which is not installed; "):
         TensorBoardLogger(tmp_path)
+
+
+def test_a_run_whose_logger_is_not_installed_is_refused_before_work(
+    tiny_run, tmp_path, monkeypatch
+):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *a: None if name == "tensorboard" else found(name, *a),
+    )
+    with pytest.raises(ValueError, match="needs the package tensorboard, which is not installed; "):
+        tiny_run("logger=tensorboard")
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_several_loggers_at_once(tmp_path):
