@@ -82,7 +82,7 @@ def test_an_online_run_without_a_key_is_refused_before_work(tiny_run, tmp_path, 
 
 
 def test_a_run_that_wandb_refuses_is_one_line(tmp_path, no_wandb_account):
-    with pytest.raises(ValueError, match="could not start its run .* use logger.wandb.off") as e:
+    with pytest.raises(ValueError, match=r"could not start its run .*use logger\.wandb\.off") as e:
         WandbLogger(tmp_path, project="a/b").log_metrics({"loss": 1.0}, step=1)
     assert "\n" not in str(e.value)
 
