@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mobilellm.files import describe_unread
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.saved_config import (
     CONFIG_FILE,
@@ -23,6 +24,7 @@ __all__ = [
     "FORMAT",
     "TOKENIZER_FILE",
     "WEIGHTS_FILE",
+    "check_exists",
     "load_model",
     "model_from_state",
     "read_json",
@@ -144,7 +146,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         # load_file maps the file into memory: later writing to it would change the model.
         return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); save or fetch it again") from error
+        reason = describe_unread(path) or f"is damaged ({error}); save or fetch it again"
+        raise ValueError(f"{path} {reason}") from error
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ def main() -> None:
     from mobilellm.export.huggingface import export_huggingface
     from mobilellm.export.model_folder import open_model
 
-    model, tokenizer = open_model(arguments.folder)
+    model, tokenizer = open_model(arguments.folder, as_stored=True)
     export_huggingface(model, arguments.out, tokenizer)
     print(f"{arguments.out}: {model.config.num_layers} layers")
 

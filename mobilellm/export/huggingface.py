@@ -3,9 +3,8 @@
 The weights' side; the architectures that are understood stand in `huggingface_config`.
 """
 
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,6 +15,7 @@ from torch import Tensor
 from mobilellm.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
+    check_exists,
     model_from_state,
     read_json,
     read_tensors,
@@ -23,8 +23,9 @@ from mobilellm.checkpoint import (
     write_json,
     write_tensors,
 )
-from mobilellm.export.huggingface_config import config_from_huggingface, config_to_huggingface
+from mobilellm.export.huggingface_config import config_to_huggingface, read_huggingface_config
 from mobilellm.export.huggingface_tokenizer import tokenizer_files
+from mobilellm.files import describe_unread
 from mobilellm.models import MobileLLM
 
 _TOP_NAMES = {
@@ -58,17 +59,12 @@ def import_huggingface(
         ValueError: the architecture is not ours: names the field of config.json.
     """
     folder = Path(folder)
-    values = read_json(folder / CONFIG_FILE)
-    try:
-        config = config_from_huggingface(values)
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG_FILE}: {error}") from error
+    config = read_huggingface_config(folder)
     state: dict[str, Tensor] = {}
     for name, tensor in _read_weights(folder).items():
         if not name.endswith("rotary_emb.inv_freq"):  # derived; older versions stored it
             state[_our_name(name)] = tensor if dtype is None else tensor.to(dtype)
-    if config.tie_word_embeddings:
-        _drop_tied_head(state, folder)
+    _settle_head(state, folder, tied=config.tie_word_embeddings)
     return model_from_state(config, state, folder)
 
 
@@ -161,35 +157,64 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             return read(folder / name)
         index = folder / f"{name}.index.json"
         if index.is_file():
-            files = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
+            files = _indexed_files(index)
             return {key: tensor for file in files for key, tensor in read(folder / file).items()}
     raise FileNotFoundError(
         f"{folder} holds no weights; expected {', '.join(readers)} or their .index.json"
     )
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.name} is missing in {path.parent}; give a whole folder")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors and cannot be loaded safely; convert it to safetensors"
-        ) from error
-
-
-def _drop_tied_head(state: dict[str, Tensor], folder: Path) -> None:
-    """Remove a stored copy of the tied head.
+def _indexed_files(index: Path) -> list[str]:
+    """The files that an index of shards names.
 
     Raises:
-        ValueError: it is not a copy.
+        ValueError: it names none.
     """
+    names = read_json(index).get("weight_map")
+    is_map = isinstance(names, Mapping) and all(isinstance(n, str) for n in names.values())
+    if not is_map or not names:
+        raise ValueError(
+            f"{index} has no weight_map, the file of each weight by the weight's name; fetch it "
+            "again"
+        )
+    return sorted(set(names.values()))
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    check_exists(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    # torch says of a damaged file any of these, depending on where it is cut off.
+    except (UnpicklingError, EOFError, OSError, RuntimeError, LookupError, ValueError) as error:
+        reason = "is damaged: it is cut off or no file of torch.save; fetch it again"
+        if isinstance(error, UnpicklingError) and "Unsupported" in str(error):
+            reason = "holds more than tensors and cannot be loaded safely; make it safetensors"
+        raise ValueError(f"{path} {describe_unread(path) or reason}") from error
+    is_state = isinstance(state, Mapping) and all(isinstance(t, Tensor) for t in state.values())
+    if not is_state:
+        raise ValueError(
+            f"{path} holds no weights by name; save model.state_dict(), or convert it to "
+            "safetensors"
+        )
+    return dict(state)
+
+
+def _settle_head(state: dict[str, Tensor], folder: Path, *, tied: bool) -> None:
+    """Keep one table where head and embedding are tied, whichever of the two is stored.
+
+    Raises:
+        ValueError: tied, and both are stored and differ; or not tied, and there is no head.
+    """
+    if not tied:
+        if "head.weight" not in state and "embedding.weight" in state:
+            raise ValueError(
+                f"lm_head.weight is missing in {folder}; if the head is the embedding, set "
+                "tie_word_embeddings to true in config.json, else fetch the weights again"
+            )
+        return
     head = state.pop("head.weight", None)
-    if head is not None and not torch.equal(head, state.get("embedding.weight", head)):
+    if head is not None and not torch.equal(head, state.setdefault("embedding.weight", head)):
         raise ValueError(
             f"lm_head.weight in {folder} differs from the embedding although config.json ties "
-            "them; set tie_word_embeddings to false"
+            "them; set tie_word_embeddings (in Meta's own form, share_embedding) to false"
         )

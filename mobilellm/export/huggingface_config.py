@@ -6,9 +6,11 @@ feed-forward layer as `ArceeForCausalLM`. What none can hold is refused.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from mobilellm.models import ModelConfig
+from mobilellm.models.config import ModelConfig
+from mobilellm.models.saved_config import CONFIG_FILE, read_json
 
 # Their architecture by model_type: activation, and whether queries and keys are normalised.
 _ARCHITECTURES = {
@@ -19,35 +21,58 @@ _ARCHITECTURES = {
 }
 
 
+class NotRepresentable(ValueError):
+    """A sound model of another kind than this project's."""
+
+
+def read_huggingface_config(folder: str | Path) -> ModelConfig:
+    """Our configuration for the config.json in a Hugging Face folder.
+
+    Raises:
+        FileNotFoundError: no such folder, or no config.json in it.
+        NotRepresentable: another kind of model.
+        ValueError: the file is damaged, or a value in it has no meaning.
+    """
+    path = Path(folder) / CONFIG_FILE
+    try:
+        return config_from_huggingface(read_json(path))
+    except NotRepresentable as error:
+        raise NotRepresentable(f"{path}: {error}") from error
+    except ValueError as error:
+        message = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise ValueError(message) from error
+
+
 def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
     """Our configuration for the contents of a Hugging Face config.json.
 
     Raises:
-        ValueError: something in it cannot be represented.
+        NotRepresentable: another kind of model.
+        ValueError: a value that has no meaning, or is missing.
     """
     model_type = values.get("model_type")
-    if model_type not in _ARCHITECTURES:
-        raise ValueError(
+    if not isinstance(model_type, str) or model_type not in _ARCHITECTURES:
+        raise NotRepresentable(
             f"model_type={model_type!r} cannot be represented; "
             f"use one of {', '.join(_ARCHITECTURES)}"
         )
     _, activation, qk_norm = _ARCHITECTURES[model_type]
     _check_representable(values, activation)
-    is_meta = model_type == "mobilellm"
-    tied = values.get("share_embedding" if is_meta else "tie_word_embeddings", False)
+    # Meta's code says share_embedding, also where it saves a model under the type llama.
+    tied = _switch(values, "share_embedding") or _switch(values, "tie_word_embeddings")
     return ModelConfig(
-        vocab_size=_required(values, "vocab_size"),
-        hidden_size=_required(values, "hidden_size"),
-        intermediate_size=_required(values, "intermediate_size"),
-        num_blocks=_required(values, "num_hidden_layers"),
-        num_attention_heads=_required(values, "num_attention_heads"),
-        num_key_value_heads=values.get("num_key_value_heads"),
-        head_dim=values.get("head_dim"),
-        block_repeats=2 if values.get("layer_sharing") else 1,
-        tie_word_embeddings=bool(tied or values.get("tie_word_embeddings")),
-        max_position_embeddings=values.get("max_position_embeddings", 2048),
-        rope_theta=float(_rope(values).get("rope_theta", 1e4)),
-        rms_norm_eps=float(values.get("rms_norm_eps", 1e-6)),
+        vocab_size=_whole(values, "vocab_size"),
+        hidden_size=_whole(values, "hidden_size"),
+        intermediate_size=_whole(values, "intermediate_size"),
+        num_blocks=_whole(values, "num_hidden_layers"),
+        num_attention_heads=_whole(values, "num_attention_heads"),
+        num_key_value_heads=_whole_or_none(values, "num_key_value_heads"),
+        head_dim=_whole_or_none(values, "head_dim"),
+        block_repeats=2 if _switch(values, "layer_sharing") else 1,
+        tie_word_embeddings=tied,
+        max_position_embeddings=_whole(values, "max_position_embeddings", default=2048),
+        rope_theta=_positive(_rope(values), "rope_theta", 1e4),
+        rms_norm_eps=_positive(values, "rms_norm_eps", 1e-6),
         feed_forward="swiglu" if activation == "silu" else "relu",
         qk_norm=qk_norm,
         eos_token_id=_one_token(values, "eos_token_id", 2),
@@ -113,14 +138,21 @@ def _check_representable(values: Mapping[str, Any], activation: str) -> None:
     }
     for name, is_plain in refused.items():
         if not is_plain:
-            raise ValueError(f"{name}={values[name]!r} cannot be represented by this model family")
+            raise NotRepresentable(
+                f"{name}={values[name]!r} cannot be represented by this model family"
+            )
     for name in ("rope_scaling", "rope_parameters"):
         rope = values.get(name) or {}
+        if not isinstance(rope, Mapping):
+            raise ValueError(
+                f"{name}={rope!r} must be null or an object such as "
+                '{"rope_type": "default"}; only plain rotation can be represented'
+            )
         if rope.get("rope_type", rope.get("type", "default")) != "default":
-            raise ValueError(f"{name}={rope} cannot be represented; only plain rotation can")
+            raise NotRepresentable(f"{name}={rope} cannot be represented; only plain rotation can")
     rope = _rope(values)
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError(
+        raise NotRepresentable(
             f"partial_rotary_factor={rope['partial_rotary_factor']} cannot be represented; "
             "only whole heads are rotated"
         )
@@ -133,10 +165,34 @@ def _rope(values: Mapping[str, Any]) -> dict[str, Any]:
     return rope | (values.get("rope_scaling") or {}) | (values.get("rope_parameters") or {})
 
 
-def _required(values: Mapping[str, Any], name: str) -> int:
-    if name not in values:
+def _whole(
+    values: Mapping[str, Any], name: str, *, least: int = 1, default: int | None = None
+) -> int:
+    if name not in values and default is None:
         raise ValueError(f"{name} is missing; give a complete config.json")
-    return values[name]
+    value = values.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+    return value
+
+
+def _whole_or_none(values: Mapping[str, Any], name: str) -> int | None:
+    return None if values.get(name) is None else _whole(values, name)
+
+
+def _positive(values: Mapping[str, Any], name: str, default: float) -> float:
+    value = values.get(name, default)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < float("inf"):
+        raise ValueError(f"{name}={value!r} must be a positive number, e.g. {default:g}")
+    return float(value)
+
+
+def _switch(values: Mapping[str, Any], name: str) -> bool:
+    value = values.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be true or false")
+    return bool(value)
 
 
 def _one_token(values: Mapping[str, Any], name: str, default: int) -> int:
@@ -145,6 +201,6 @@ def _one_token(values: Mapping[str, Any], name: str, default: int) -> int:
         return default
     if isinstance(value, list):
         if len(value) != 1:
-            raise ValueError(f"{name}={value} names several tokens; keep one of them")
-        return value[0]
-    return value
+            raise NotRepresentable(f"{name}={value} names several tokens; keep one of them")
+        value = value[0]
+    return _whole({name: value}, name, least=0)

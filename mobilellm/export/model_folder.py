@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilellm.export.huggingface_config import config_from_huggingface
+from mobilellm.export.huggingface_config import read_huggingface_config
 from mobilellm.models.config import ModelConfig
 from mobilellm.models.saved_config import CONFIG_FILE, read_config, read_json
 
@@ -16,26 +16,25 @@ def open_config(folder: str | Path) -> ModelConfig:
 
     Raises:
         FileNotFoundError, ValueError: as `open_model`.
+        NotRepresentable: another kind of model.
     """
     folder = _holding_config(Path(folder))
     if _is_ours(folder):
         return read_config(folder)
-    try:
-        return config_from_huggingface(read_json(folder / CONFIG_FILE))
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG_FILE}: {error}") from error
+    return read_huggingface_config(folder)
 
 
-def open_model(folder: str | Path) -> "tuple[MobileLLM, Path | None]":
+def open_model(folder: str | Path, *, as_stored: bool = False) -> "tuple[MobileLLM, Path | None]":
     """Load a model and find its tokenizer.
 
     Args:
         folder: written by `save_model`, a run's folder (its `model/` is taken), or a Llama-type
             Hugging Face folder.
+        as_stored: keep the number types of the stored weights. Otherwise they are float32, since
+            steps of training and sums over many tokens are lost in the rounding of 16 bits.
 
     Returns:
-        The model, in float32 where it comes from Hugging Face; the path of its tokenizer.model,
-        or None.
+        The model on the CPU; the path of its tokenizer.model, or None.
 
     Raises:
         FileNotFoundError: nothing of the kind is there.
@@ -45,7 +44,10 @@ def open_model(folder: str | Path) -> "tuple[MobileLLM, Path | None]":
     from mobilellm.export.huggingface import import_huggingface
 
     folder = _holding_config(Path(folder))
-    model = load_model(folder) if _is_ours(folder) else import_huggingface(folder)
+    if not _is_ours(folder):
+        model = import_huggingface(folder, **({"dtype": None} if as_stored else {}))
+    else:
+        model = load_model(folder) if as_stored else load_model(folder).float()
     tokenizer = folder / TOKENIZER_FILE
     return model, tokenizer if tokenizer.is_file() else None
 

@@ -39,7 +39,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     check_exists(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        # A byte order mark, as some editors write, is no part of the text.
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}); save the model again") from error
     if not isinstance(values, dict):

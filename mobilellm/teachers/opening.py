@@ -4,7 +4,6 @@ A folder is, in this order: a logit store; a model of ours or a run with one; a 
 Face folder; any other causal language model that `transformers` can open.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from mobilellm.accounting import count_parameters
 from mobilellm.distillation.logit_store import LogitStore, is_logit_store
 from mobilellm.distillation.loss import Structure
+from mobilellm.export.huggingface_config import NotRepresentable
 from mobilellm.export.model_folder import open_config, open_model
 from mobilellm.models.config import ModelConfig
+from mobilellm.models.saved_config import CONFIG_FILE, read_json
 from mobilellm.teachers.teacher import (
     ModelTeacher,
     StoredTeacher,
@@ -195,9 +196,9 @@ def _is_llama(folder: Path) -> bool:
         raise FileNotFoundError(
             f"teacher={folder} holds neither a model nor a logit store ({error})"
         ) from error
-    except ValueError:
-        config = folder / "config.json"
-        if config.is_file() and "model_type" in json.loads(config.read_text()):
+    except NotRepresentable:
+        # A fault in the config.json of a Llama is raised: transformers would not name it.
+        if "model_type" in read_json(folder / CONFIG_FILE):
             return False
         raise
     return True

@@ -24,12 +24,19 @@ def describe_transformers(folder: str | Path) -> tuple[Structure, int | None]:
         ValueError: transformers is missing, or has no such model.
     """
     config = _transformers().AutoConfig.from_pretrained(folder)
-    layers, heads = config.num_hidden_layers, config.num_attention_heads
+    try:
+        layers, heads = config.num_hidden_layers, config.num_attention_heads
+        width, words = config.hidden_size, config.vocab_size
+    except AttributeError as error:
+        raise ValueError(
+            f"the teacher in {folder} (model_type={config.model_type}) is no plain language model: "
+            f"{error}; use another teacher"
+        ) from error
     structure = Structure(
         num_layers=layers,
-        hidden_size=config.hidden_size,
+        hidden_size=width,
         num_heads=(heads,) * layers,
-        vocab_size=config.vocab_size,
+        vocab_size=words,
         captures=CAPTURES,
     )
     return structure, getattr(config, "max_position_embeddings", None)
@@ -39,14 +46,10 @@ def open_transformers(folder: str | Path) -> "TransformersModel":
     """The model in a folder, on the CPU.
 
     Raises:
-        ValueError: transformers is missing or cannot open it, or its logits are not a function
-            of its last hidden states by its output embeddings alone.
+        ValueError: transformers is missing or cannot open it, weights are missing or left over, or
+            its logits are not a function of its last hidden states by its output embeddings alone.
     """
-    transformers = _transformers()
-    # Only this form gives attention weights.
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, attn_implementation="eager"
-    ).float()
+    model = _load(folder).float()
     teacher = TransformersModel(model)
     ids = torch.arange(4).unsqueeze(0) % model.config.vocab_size
     with torch.no_grad():
@@ -107,6 +110,43 @@ class TransformersModel(nn.Module):
         dtype = self.model.dtype
         zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
         return zeros.masked_fill(~(mask & causal), torch.finfo(dtype).min).unsqueeze(1)
+
+
+def _load(folder: str | Path) -> Any:
+    """The model with all its weights from the folder: transformers draws missing ones at random.
+
+    Raises:
+        ValueError: files that cannot be read, weights missing, left over or of another shape.
+    """
+    logging = _transformers().logging
+    before = logging.get_verbosity()
+    # Its report is a table of many lines; what it says is in the error below.
+    logging.set_verbosity_error()
+    try:
+        model, report = _transformers().AutoModelForCausalLM.from_pretrained(
+            folder,
+            attn_implementation="eager",  # only this form gives attention weights
+            output_loading_info=True,
+        )
+    except MemoryError:
+        raise
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ValueError(
+            f"transformers cannot open the teacher in {folder} ({said}); fetch its files again, or "
+            "use the configuration that they were saved with"
+        ) from error
+    finally:
+        logging.set_verbosity(before)
+    kinds = {"missing_keys": "missing", "unexpected_keys": "left over"}
+    for key, kind in kinds.items():
+        names = sorted(map(str, report[key]))
+        if names:
+            raise ValueError(
+                f"{len(names)} weights of the teacher in {folder} are {kind}, e.g. {names[0]}; its "
+                "config.json and weights belong to different models: fetch a whole folder"
+            )
+    return model
 
 
 def _transformers() -> Any:

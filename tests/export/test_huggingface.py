@@ -121,7 +121,7 @@ def test_a_model_goes_out_with_equal_logits(tmp_path, changes, architecture):
     )
     assert type(theirs).__name__ == architecture
     assert not any(report.values()), report
-    assert largest_difference(ours, theirs) < 1e-5
+    assert largest_difference(ours, theirs) < 2e-5
     assert (theirs.lm_head.weight is theirs.model.embed_tokens.weight) == (ours.head is None)
     assert theirs.dtype == torch.float32
     again = import_huggingface(tmp_path / "out")

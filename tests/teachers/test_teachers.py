@@ -131,6 +131,71 @@ def test_any_causal_model_of_transformers(tmp_path):
     assert_close(whole, teacher.lesson(first).target(slice(0, 5), 1.0))
 
 
+@pytest.fixture
+def gpt2(tmp_path):
+    """A folder that transformers alone can open."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=50, n_embd=16, n_layer=2, n_head=4, n_positions=32, bos_token_id=0,
+        eos_token_id=0,
+    )  # fmt: skip
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    return tmp_path / "gpt2"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("transformer.h.1.mlp.c_fc.weight"),
+         r"1 weights of the teacher in .*gpt2 are missing, e.g. transformer.h.1.mlp.c_fc.weight;"),
+        (lambda state: state.update({"transformer.more.weight": torch.zeros(2)}),
+         "1 weights of the teacher in .*gpt2 are left over, e.g. transformer.more.weight;"),
+        (lambda state: state.update({"transformer.ln_f.weight": torch.zeros(3)}),
+         r"transformers cannot open the teacher in .*gpt2 \(RuntimeError"),
+    ],
+)  # fmt: skip
+def test_a_teacher_of_transformers_has_all_its_weights_from_the_folder(gpt2, change, message):
+    from safetensors.torch import load_file, save_file
+
+    path = gpt2 / "model.safetensors"
+    state = load_file(path)
+    change(state)
+    save_file(state, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=message) as caught:
+        open_teacher(gpt2)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"damaged"])
+def test_damaged_weights_of_a_teacher_are_refused_in_one_line(gpt2, content):
+    (gpt2 / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"transformers cannot open the teacher in .*gpt2"):
+        open_teacher(gpt2)
+
+
+def test_a_teachers_config_is_read_as_any_other(folder, tmp_path):
+    import json
+
+    from mobilellm.export.huggingface import export_huggingface
+
+    export_huggingface(make_model(), tmp_path / "llama")
+    path = tmp_path / "llama/config.json"
+    values = json.loads(path.read_text())
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert describe_teacher(tmp_path / "llama").kind == "model"
+    path.write_text(json.dumps(values | {"rms_norm_eps": None}))
+    with pytest.raises(ValueError, match=r"llama/config.json: rms_norm_eps=None must be a pos"):
+        describe_teacher(tmp_path / "llama")
+
+
+def test_a_teacher_in_16_bits_is_run_in_float32_unless_asked(tmp_path):
+    save_model(make_model().bfloat16(), tmp_path / "half")
+    teacher = open_teacher(tmp_path / "half")
+    assert {p.dtype for p in teacher.model.parameters()} == {torch.float32}
+    half = open_teacher(tmp_path / "half", precision="bfloat16")
+    assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+
+
 def test_soft_capped_logits_are_refused(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.Gemma2Config(
