@@ -61,7 +61,7 @@ class ModelTeacher:
     Args:
         model: called as a `MobileLLM`; its parameters are frozen.
         structure: of the model.
-        precision: `auto` (weights as they are, products as in training), or the number type of
+        precision: `auto` (weights as given, products as in training), or the number type of
             weights and products, whatever training uses.
         top_k: let the student see the k most likely tokens only; None: all.
         rounding: with `top_k`, round probabilities as a store of this precision does.

@@ -125,7 +125,7 @@ def test_a_model_goes_out_with_equal_logits(tmp_path, changes, architecture):
     assert (theirs.lm_head.weight is theirs.model.embed_tokens.weight) == (ours.head is None)
     assert theirs.dtype == torch.float32
     again = import_huggingface(tmp_path / "out")
-    assert largest_difference(again, theirs) < 1e-5
+    assert largest_difference(again, theirs) < 2e-5
     assert again.config.num_blocks == ours.config.num_layers
 
 
