@@ -21,13 +21,8 @@ from mobilellm.data.prepared import TOKEN_BYTES, TOKENIZER
 from mobilellm.data.progress_bar import ProgressBar
 from mobilellm.data.shards import ShardWriter, TokenStream, token_dtype
 from mobilellm.data.source import SPLITS, Split
-from mobilellm.data.splitting import (
-    RoutedPiece,
-    Survey,
-    check_splits,
-    routed_pieces,
-    survey,
-)
+from mobilellm.data.held_out import RoutedPiece, piece_bytes
+from mobilellm.data.splitting import Survey, check_splits, routed_pieces, survey
 from mobilellm.data.tokenizer import (
     SPACE_MARK,
     EvenSample,
@@ -94,6 +89,7 @@ def build_contents(config: DataConfig, bar: ProgressBar, *, shard_tokens: int) -
         "vocab_size": config.vocab_size,
         "eos_token_id": build.eos_token_id,
         "shard_tokens": shard_tokens,
+        "held_out": found.held_out_rule(config),
         "splits": {
             split: build.sizes(split)
             | {
@@ -189,9 +185,9 @@ class _Build:
 
     def _routed(self) -> Iterator[RoutedPiece]:
         """The pieces that are not in shards yet; all are counted."""
-        for routed in routed_pieces(self._config):
+        for routed in routed_pieces(self._config, self._found.last_share):
             split, piece, begins = routed
-            content = piece.content if isinstance(piece.content, bytes) else piece.content.tobytes()
+            content = piece_bytes(piece)
             self._digest.update(content)
             if piece.ends_document:
                 self._digest.update(f"\0end of a {split} document\0".encode())

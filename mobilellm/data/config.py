@@ -37,7 +37,8 @@ class DataConfig(Source):
     tokenizer_sample_megabytes: float = 16.0
     """Train the tokenizer on at most this much text (10**6 bytes), spread evenly."""
     held_out: float | None = None
-    """Share of documents held out where there is no validation split; default 0.05."""
+    """Share of documents held out where there is no validation split; default 0.05. Where the
+    documents are too few for whole ones, the last share of the text (`mobilellm.data.held_out`)."""
     max_megabytes: float | None = None
     """Take documents until they have this much text (10**6 bytes); default: all."""
     add_eos: bool = True

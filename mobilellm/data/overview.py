@@ -23,6 +23,8 @@ def overview(prepared: PreparedData) -> Iterator[str]:
         f"baselines   unigram {losses['unigram_nats_per_token']:.3f}, bigram "
         f"{losses['bigram_nats_per_token']:.3f} nats per token on validation"
     )
+    if manifest.get("held_out") == "last_share":
+        yield "validation  the last share of the text, since the documents are few"
     yield from _changes(prepared)
     size = sum(sizes["text_bytes"] or 0 for sizes in manifest["splits"].values())
     speed = size / manifest["tokenizing_seconds"] / 1e6

@@ -7,6 +7,7 @@ by a large model are few enough for.
 
 import hashlib
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,13 +32,16 @@ from mobilellm.data.progress_bar import ProgressBar
 from mobilellm.data.rationales import Example
 from mobilellm.data.shards import ShardWriter, TokenStream, token_dtype
 from mobilellm.data.source import SPLITS, Split
-from mobilellm.data.splitting import check_splits, is_held_out
+from mobilellm.data.held_out import is_held_out, last_of
+from mobilellm.data.splitting import check_splits, held_out_rule
 from mobilellm.data.tokenizer import SPACE_MARK, EvenSample, tokenizer_hash
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
     from mobilellm.data.rationale_data import RationaleConfig
+
+logger = logging.getLogger(__name__)
 
 _TEXTS_PER_CALL = 4096
 
@@ -57,7 +61,7 @@ def build_prompted(config: "RationaleConfig", bar: ProgressBar, *, shard_tokens:
         ValueError: a faulty row, a split without rows, a tokenizer that does not fit.
     """
     with bar.phase("reading", counts_bytes=False):
-        examples = read_splits(config)
+        examples, rule = read_splits(config)
         texts: dict[Split, list[str]] = {
             split: [text for example in examples[split] for text in config.texts(example)]
             for split in SPLITS
@@ -83,6 +87,7 @@ def build_prompted(config: "RationaleConfig", bar: ProgressBar, *, shard_tokens:
         "vocab_size": config.vocab_size,
         "eos_token_id": eos,
         "shard_tokens": shard_tokens,
+        "held_out": rule,
         "tasks": list(config.prompts),
         "hashes": {"data": _hash(texts), **hashes, "tokenizer": tokenizer_hash(processor)},
         "tokenizer_sample_bytes": sample.num_bytes if sample else None,
@@ -120,20 +125,35 @@ def _counts(
     }
 
 
-def read_splits(config: "RationaleConfig") -> dict[Split, list[Example]]:
-    """The rows of both splits; where validation is held out, all rows of an input go one way.
+def read_splits(config: "RationaleConfig") -> tuple[dict[Split, list[Example]], str | None]:
+    """The rows of both splits, and how validation was held out (see `held_out_rule`).
+
+    All rows of an input go one way: by its hash, or, where that leaves one of the splits without
+    rows, the last share of the inputs to validation.
 
     Raises:
         ValueError: a faulty row, or a split without rows.
     """
-    examples: dict[Split, list[Example]] = {split: [] for split in SPLITS}
-    for example in config.examples("train"):
-        held_out = is_held_out(example.input.encode(), config.held_out_share)
-        examples["validation" if held_out else "train"].append(example)
+    rows = list(config.examples("train"))
+    inputs = [row.input for row in rows]
+    held_out = {text for text in inputs if is_held_out(text.encode(), config.held_out_share)}
+    is_last_share = not config.has_validation and len(held_out) in (0, len(set(inputs)))
+    if is_last_share:
+        held_out = last_of(inputs, config.held_out_share)
+    examples: dict[Split, list[Example]] = {
+        "train": [row for row in rows if row.input not in held_out],
+        "validation": [row for row in rows if row.input in held_out],
+    }
     if config.has_validation:
         examples["validation"] = list(config.examples("validation"))
     check_splits(config, Counter({split: len(rows) for split, rows in examples.items()}))
-    return examples
+    if is_last_share:
+        logger.info(
+            "%s: a share of %g of %d inputs is less than one, so the last of them (%d) are held "
+            "out for validation",
+            config.name, config.held_out_share, len(set(inputs)), len(held_out),
+        )  # fmt: skip
+    return examples, held_out_rule(config, is_last_share=is_last_share)
 
 
 def _sample(config: "RationaleConfig", texts: Sequence[str]) -> EvenSample:

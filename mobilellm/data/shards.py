@@ -180,7 +180,13 @@ class ShardWriter:
             first = end or 0
 
     def finish(self) -> str:
-        """Write what is left and return the hash of the whole stream; nothing can follow."""
+        """Write what is left and return the hash of the whole stream; nothing can follow.
+
+        Raises:
+            ValueError: a shard that was there already holds more tokens than were given.
+        """
+        if self._to_check:
+            raise self._other_tokens()
         if self._filled:
             self._write_shard()
         self._buffer = self._buffer[:0].copy()
@@ -217,13 +223,16 @@ class ShardWriter:
             if not np.array_equal(
                 existing[self.num_tokens : self.num_tokens + len(repeated)], repeated
             ):
-                raise ValueError(
-                    f"{self.folder} holds other tokens than this text gives; remove "
-                    f"{self.folder.parent} to prepare it again"
-                )
+                raise self._other_tokens()
             self.num_tokens += len(repeated)
             self._to_check -= len(repeated)
         return tokens[len(repeated) :]
+
+    def _other_tokens(self) -> ValueError:
+        return ValueError(
+            f"{self.folder} holds other tokens than this text gives; remove {self.folder.parent} "
+            "to prepare it again"
+        )
 
     def _write_shard(self) -> None:
         tokens = self._buffer[: self._filled]

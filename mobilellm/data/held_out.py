@@ -1,0 +1,162 @@
+"""What is held out for validation where a corpus comes without a validation split.
+
+Whole documents, chosen by a hash of their beginning. Where that leaves one of the splits without
+any, since the documents are few, the last share of the text.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from mobilellm.data.source import Piece, Split
+
+Key = TypeVar("Key")
+
+# Where a text is cut, the best first: after a blank line, after a line, before a space, and
+# between any two characters.
+_BOUNDARIES = (
+    re.compile(rb"\n(?:[ \t\r]*\n)+"),
+    re.compile(rb"\n"),
+    re.compile(rb"(?<! )(?= )"),
+    re.compile(rb"(?=[\x00-\x7f\xc0-\xff])"),
+)
+_MAX_CHARACTER_BYTES = 4
+
+
+class RoutedPiece(NamedTuple):
+    """A piece and where it goes."""
+
+    split: Split
+    piece: Piece
+    begins_document: bool
+
+
+def is_held_out(text: bytes, share: float) -> bool:
+    """Whether a document that begins so is one of the `share` for validation."""
+    if not share:
+        return False
+    digest = hashlib.blake2b(text, digest_size=8, person=b"held_out").digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def piece_bytes(piece: Piece) -> bytes:
+    """The text of a piece, or its ids as bytes."""
+    return piece.content if isinstance(piece.content, bytes) else piece.content.tobytes()
+
+
+def last_of(keys: Sequence[Key], share: float) -> set[Key]:
+    """The last share of the different keys, in order of first occurrence: one at least, not all.
+
+    Empty where there are fewer than two.
+    """
+    different = list(dict.fromkeys(keys))
+    count = min(max(round(share * len(different)), 1), len(different) - 1)
+    return set(different[len(different) - count :]) if count > 0 else set()
+
+
+class Outline:
+    """The sizes of documents, and which of them are copies of each other."""
+
+    def __init__(self) -> None:
+        """Begin with no document."""
+        self._documents: list[tuple[bytes, int]] = []
+        self._begin()
+
+    def add(self, piece: Piece) -> None:
+        """Go on with the text."""
+        content = piece_bytes(piece)
+        self._digest.update(content)
+        self._size += len(content)
+        if piece.ends_document:
+            self._documents.append((self._digest.digest(), self._size))
+            self._begin()
+
+    def _begin(self) -> None:
+        self._digest, self._size = hashlib.blake2b(digest_size=16), 0
+
+    def last_share(self, share: float) -> "LastShare":
+        """The split at the end of the text.
+
+        Args:
+            share: of the bytes of the different documents that validation is to have.
+        """
+        sizes = dict(self._documents)
+        total = sum(sizes.values())
+        target = max(min(int(total * (1 - share)), total - 1), 1)
+        slack = int(min(share, 1 - share) * total / 2)
+        cuts: dict[bytes, int | None] = {}
+        end = 0
+        for digest, size in sizes.items():
+            start, end = end, end + size
+            # A border between documents is taken where one is near.
+            if end <= target or (end < total and end - target <= slack):
+                cuts[digest] = None
+            elif start and start >= target - slack:
+                cuts[digest] = 0
+            else:
+                cuts[digest] = target - start
+        return LastShare(tuple(cuts[digest] for digest, _ in self._documents), slack)
+
+
+@dataclass(frozen=True)
+class LastShare:
+    """Training text up to a place near the end, validation text from there on.
+
+    The place is at most half of the share away from where the share would be exact: between two
+    documents, else after a blank line, after a line, before a space, or between two characters, the
+    first of these that is there. A document that is cut counts in both splits. Copies of a document
+    are cut alike, so that no text is on both sides.
+    """
+
+    cuts: tuple[int | None, ...]
+    """For each document, near which byte its validation text begins; None: it has none."""
+    slack: int
+    """How many bytes away from there it may begin."""
+
+    def route(self, pieces: Iterator[Piece]) -> Iterator[RoutedPiece]:
+        """All pieces of the training text, and where each goes; the one that is cut gives two."""
+        document, position, begins = 0, 0, True
+        split: Split = "train"
+        for piece in pieces:
+            size = len(piece_bytes(piece))
+            cut = self.cuts[document]
+            if position == 0:
+                split = "validation" if cut == 0 else "train"
+            if cut and split == "train" and cut < position + size:
+                head, tail = self._cut(piece, cut - position)
+                yield RoutedPiece("train", head, begins)
+                split, begins = "validation", True
+                if tail is not None:
+                    yield RoutedPiece("validation", tail, True)
+                    begins = tail.ends_document
+            else:
+                yield RoutedPiece(split, piece, begins)
+                begins = piece.ends_document
+            position += size
+            if piece.ends_document:
+                document, position, begins = document + 1, 0, True
+
+    def _cut(self, piece: Piece, target: int) -> tuple[Piece, Piece | None]:
+        """The end of the training text, and the beginning of the text held out."""
+        content = piece.content
+        if isinstance(content, bytes):
+            place = _nearest_boundary(content, target, self.slack)
+        else:
+            place = min(max(target // content.itemsize, 1), len(content))
+        tail: Any = content[place:]
+        return Piece(content[:place], True), Piece(tail, piece.ends_document) if len(tail) else None
+
+
+def _nearest_boundary(text: bytes, target: int, slack: int) -> int:
+    """Where to cut a text so that neither part is empty, near `target`."""
+    slack = max(slack, _MAX_CHARACTER_BYTES)
+    first, last = max(target - slack, 1), min(target + slack, len(text) - 1)
+    for boundary in _BOUNDARIES:
+        # From the byte before, since a boundary may be the end of what begins there.
+        places = [match.end() for match in boundary.finditer(text, max(first - 2, 0), last + 1)]
+        inside = [place for place in places if first <= place <= last]
+        if inside:
+            return min(inside, key=lambda place: abs(place - target))
+    return len(text)
