@@ -152,7 +152,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON object, whole or not at all."""
-    text = json.dumps(values, indent=2) + "\n"
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mobilellm.strict_json import to_json
+
 SUMMARY = "summary.json"
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
@@ -100,7 +102,7 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write summary.json atomically."""
-    write_text_atomically(folder / SUMMARY, json.dumps(summary, indent=2, default=str) + "\n")
+    write_text_atomically(folder / SUMMARY, to_json(summary, default=str) + "\n")
 
 
 def last_checkpoint(folder: Path) -> Path | None:

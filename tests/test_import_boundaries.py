@@ -13,7 +13,8 @@ PACKAGE = ROOT / "mobilellm"
 
 # A module may import from its own part and from parts of lower layers.
 LAYERS = (
-    ("models", "compression", "distillation", "data", "optim", "run_folder", "provenance", "files"),
+    ("files", "strict_json"),
+    ("models", "compression", "distillation", "data", "optim", "run_folder", "provenance"),
     ("checkpoint",),
     ("accounting", "export"),
     ("evaluation",),
@@ -28,7 +29,7 @@ EXCEPTIONS = {("models", "compression")}
 # Parts of one layer that may import each other.
 PEERS = {frozenset({"pipeline", "launchers"})}
 # Leaves that any part may import.
-LEAVES = {"run_folder", "provenance", "files"}
+LEAVES = {"run_folder", "provenance", "files", "strict_json"}
 ALLOWED_IN = {
     "lightning": {"training", "callbacks", "pipeline"},
     "hydra": {"pipeline", "launchers"},

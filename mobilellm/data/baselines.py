@@ -46,7 +46,9 @@ class BigramModel:
 
     P(b | a) = max(c(a b) - d, 0) / c(a) + d N(a ·) / c(a) P(b), where P(b) grows with the number
     of different tokens seen before b, N(a ·) is that of those seen after a, and d follows from how
-    many pairs occur once and twice. After an `a` that was never seen it is P(b).
+    many pairs occur once and twice (1/2 where none do, as in a corpus that holds each document
+    twice: with d = 0 an unseen pair would be impossible). After an `a` that was never seen it is
+    P(b).
 
     Args:
         tokens: training tokens, (tokens,).
@@ -67,7 +69,7 @@ class BigramModel:
         preceding = np.bincount(second, minlength=vocab_size)
         self._continuation = (preceding + 1) / (len(self._pairs) + vocab_size)
         once, twice = (int((self._counts == n).sum()) for n in (1, 2))
-        self.discount = once / (once + 2 * twice) if twice else 0.5
+        self.discount = once / (once + 2 * twice) if once and twice else 0.5
 
     def probabilities(self, first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
         """P(second | first), elementwise."""

@@ -16,12 +16,12 @@ from mobilellm.data.atomic_file import write_atomically
 from mobilellm.data.baselines import measure_baselines
 from mobilellm.data.config import DataConfig
 from mobilellm.data.encoder import Batch, Encoded
+from mobilellm.data.held_out import RoutedPiece, piece_bytes
 from mobilellm.data.manifest import Record
 from mobilellm.data.prepared import TOKEN_BYTES, TOKENIZER
 from mobilellm.data.progress_bar import ProgressBar
 from mobilellm.data.shards import ShardWriter, TokenStream, token_dtype
 from mobilellm.data.source import SPLITS, Split
-from mobilellm.data.held_out import RoutedPiece, piece_bytes
 from mobilellm.data.splitting import Survey, check_splits, routed_pieces, survey
 from mobilellm.data.tokenizer import (
     SPACE_MARK,

@@ -9,6 +9,7 @@ from typing import Any
 from mobilellm.data.atomic_file import write_atomically
 from mobilellm.data.config import DataConfig
 from mobilellm.data.source import SPLITS
+from mobilellm.strict_json import to_json
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -92,7 +93,7 @@ def read_json(path: Path) -> Record | None:
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
-    write_atomically(path, [json.dumps(record, indent=1).encode() + b"\n"])
+    write_atomically(path, [to_json(record, indent=1).encode() + b"\n"])
 
 
 def _describe_file(path: Path, hashes: Mapping[tuple[str, int, int], str]) -> Record:

@@ -97,6 +97,7 @@ class PreparedData:
             sequence_length,
             eos_token_id=self.eos_token_id,
             document_mask=document_mask,
+            described=f"the {split} split in {self.dir}",
         )
 
     @cached_property

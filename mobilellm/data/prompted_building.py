@@ -26,13 +26,13 @@ from mobilellm.data.building import (
     make_tokenizer,
     num_unknown,
 )
+from mobilellm.data.held_out import is_held_out, last_of
 from mobilellm.data.manifest import Record
 from mobilellm.data.prepared_prompts import CHOICES
 from mobilellm.data.progress_bar import ProgressBar
 from mobilellm.data.rationales import Example
 from mobilellm.data.shards import ShardWriter, TokenStream, token_dtype
 from mobilellm.data.source import SPLITS, Split
-from mobilellm.data.held_out import is_held_out, last_of
 from mobilellm.data.splitting import check_splits, held_out_rule
 from mobilellm.data.tokenizer import SPACE_MARK, EvenSample, tokenizer_hash
 
@@ -194,7 +194,7 @@ def _write_choices(
     choices = [
         [[*ids, eos] for ids in processor.encode(list(example.choices))] for example in examples
     ]
-    write_atomically(config.folder / CHOICES, [json.dumps(choices).encode()])
+    write_atomically(config.folder / CHOICES, [json.dumps(choices, allow_nan=False).encode()])
 
 
 def _num_bytes(texts: Sequence[str]) -> int:

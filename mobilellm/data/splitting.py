@@ -26,8 +26,10 @@ def routed_pieces(config: DataConfig, last_share: LastShare | None = None) -> It
         last_share: hold out the end of the text instead of whole documents.
     """
     pieces = _taken(config)
-    yield from _by_hash(pieces, config.held_out_share) if last_share is None else (
-        last_share.route(pieces)
+    yield from (
+        _by_hash(pieces, config.held_out_share)
+        if last_share is None
+        else (last_share.route(pieces))
     )
     if config.has_validation:
         begins = True
@@ -129,9 +131,7 @@ def _read(
     outline: Outline | None = None,
     last_share: LastShare | None = None,
 ) -> Survey:
-    found = Survey(
-        sample=EvenSample(sample_bytes) if sample_bytes else None, last_share=last_share
-    )
+    found = Survey(sample=EvenSample(sample_bytes) if sample_bytes else None, last_share=last_share)
     limit = float("inf") if config.is_local else 16 * (sample_bytes or 0)
     for split, piece, begins in routed_pieces(config, last_share):
         found.documents[split] += begins

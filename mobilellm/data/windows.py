@@ -48,6 +48,7 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         sequence_length: inputs per window, in tokens.
         eos_token_id: the token that ends a document; required for `document_mask`.
         document_mask: whether documents are to be kept from attending to each other.
+        described: what to call the stream in messages.
 
     Raises:
         ValueError: a stream too short for one window, or `document_mask` without `eos_token_id`.
@@ -60,6 +61,7 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         *,
         eos_token_id: int | None = None,
         document_mask: bool = False,
+        described: str = "the data",
     ) -> None:
         """Check that there is at least one window; nothing is read yet."""
         if sequence_length < 1:
@@ -67,7 +69,7 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         if len(tokens) <= sequence_length:
             raise ValueError(
                 f"sequence_length={sequence_length} needs {sequence_length + 1} tokens for one "
-                f"window, the data has {len(tokens)}; use a sequence_length of at most "
+                f"window, {described} has {len(tokens)}; use a sequence_length of at most "
                 f"{max(len(tokens) - 1, 0)}, or more text"
             )
         if document_mask and eos_token_id is None:

@@ -132,8 +132,10 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"format": FORMAT, "version": VERSION, **record}, file, indent=1)
-        file.write("\n")
+        text = json.dumps(
+            {"format": FORMAT, "version": VERSION, **record}, indent=1, allow_nan=False
+        )
+        file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

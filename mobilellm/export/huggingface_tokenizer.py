@@ -47,5 +47,5 @@ def tokenizer_files(tokenizer: str | Path, config: ModelConfig) -> dict[str, byt
     for name, token in (("bos_token", config.bos_token_id), ("eos_token", config.eos_token_id)):
         if token < size:
             settings[name] = processor.id_to_piece(token)
-    text = json.dumps(settings, indent=2) + "\n"
+    text = json.dumps(settings, indent=2, allow_nan=False) + "\n"
     return {TOKENIZER_FILE: content, "tokenizer_config.json": text.encode()}

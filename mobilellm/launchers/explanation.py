@@ -1,6 +1,5 @@
 """`scripts/explain.py`: from composed configurations to tables or JSON on stdout."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -11,6 +10,7 @@ from mobilellm.accounting.explain import ASSUMED_RATES, explain_model, explain_t
 from mobilellm.accounting.scaling import forecast_scaling
 from mobilellm.launchers.configuration import instantiate
 from mobilellm.models.config import check_choice
+from mobilellm.strict_json import to_json
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -49,7 +49,7 @@ class Explanations:
             return
         if self._format == "json":
             for one in self._explained:
-                sys.stdout.write(json.dumps(one) + "\n")
+                sys.stdout.write(to_json(one, indent=None) + "\n")
             return
         from rich.console import Console
 

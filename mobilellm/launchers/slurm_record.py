@@ -34,7 +34,9 @@ class JobRecord:
 
 def write_record(folder: Path, record: JobRecord) -> None:
     """Write job.json atomically."""
-    write_text_atomically(folder / JOB, json.dumps(asdict(record), indent=2) + "\n")
+    write_text_atomically(
+        folder / JOB, json.dumps(asdict(record), indent=2, allow_nan=False) + "\n"
+    )
 
 
 def read_record(folder: Path) -> JobRecord | None:

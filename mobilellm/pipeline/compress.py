@@ -1,6 +1,5 @@
 """Compress a saved model without training it: plan, apply, measure, save."""
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobilellm.launchers.configuration import instantiate
 from mobilellm.run_folder import CONFIG
+from mobilellm.strict_json import to_json
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -66,7 +66,7 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
         "validation_tokens": data.num_validation_windows * data.sequence_length,
     }
     save_model(compressed.model, out, tokenizer)
-    (out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (out / REPORT).write_text(to_json(report) + "\n", encoding="utf-8")
     _tell(f"saved in {out}")
     return report
 

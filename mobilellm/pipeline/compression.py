@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.run_folder import write_text_atomically
+from mobilellm.strict_json import to_json
 
 if TYPE_CHECKING:
     from mobilellm.callbacks.compression import CompressionCallback
@@ -125,7 +126,7 @@ def finish(
 
             report["latency"] = measure_structures(run.model, config)
         folder = run.folder / FOLDER
-        write_text_atomically(folder / REPORT, json.dumps(report, indent=2, default=str) + "\n")
+        write_text_atomically(folder / REPORT, to_json(report, default=str) + "\n")
     return {"compression": report}
 
 
@@ -219,7 +220,7 @@ def _plan(
     _show(plan)
     stages = compression.stages(plan, model.config, run.budget)
     values = {"plan": plan.to_dict(), "stages": stages and stages.to_dict()}
-    write_text_atomically(path, json.dumps(values, indent=2) + "\n")
+    write_text_atomically(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
     return plan if stages is None else plan.only(stages.groups[number])
 
 

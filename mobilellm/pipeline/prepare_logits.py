@@ -146,7 +146,7 @@ def _windows_per_shard(inputs: "LogitInputs") -> int:
 
 
 def _name(data: str, inputs: "LogitInputs") -> str:
-    text = json.dumps(inputs.to_dict(), sort_keys=True)
+    text = json.dumps(inputs.to_dict(), sort_keys=True, allow_nan=False)
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     return f"{data}-{inputs.sequence_length}-top{inputs.k}-{digest}"
 

@@ -2,8 +2,6 @@
 
 import csv
 import io
-import json
-import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +9,7 @@ from mobilellm.report.learning_rates import rates_tried
 from mobilellm.report.runs import Run
 from mobilellm.report.shapes import Shape
 from mobilellm.report.statistics import Interval, Pair
+from mobilellm.strict_json import to_json
 
 if TYPE_CHECKING:
     from mobilellm.report.comparison import Comparison
@@ -64,7 +63,7 @@ def json_text(comparison: "Comparison") -> str:
         ],
         "num_probes": comparison.num_probes,
     }
-    return json.dumps(_finite(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return to_json(record, ensure_ascii=False) + "\n"
 
 
 def _run_record(shape: Shape, run: Run) -> dict[str, Any]:
@@ -131,14 +130,3 @@ def _pair_record(comparison: "Comparison", pair: Pair) -> dict[str, Any]:
 
 def _interval_record(interval: Interval | None) -> dict[str, Any] | None:
     return None if interval is None else asdict(interval)
-
-
-def _finite(value: Any) -> Any:
-    """Plain data without NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -232,7 +232,9 @@ def main(name: str, vocab_size: int) -> None:
     start = psutil.Process().memory_info().rss
     for _ in range(3):
         chunked_losses(hidden, lambda h: h @ table.T, labels, terms=terms).total.backward()
-    sys.stdout.write(json.dumps({"peak_bytes": peak_memory_bytes("cpu") - start}) + "\n")
+    sys.stdout.write(
+        json.dumps({"peak_bytes": peak_memory_bytes("cpu") - start}, allow_nan=False) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -158,7 +158,9 @@ def main(name: str, width: str, inner: str) -> None:
     reset_peak_memory("cpu")
     before = psutil.Process().memory_info().rss
     layers(x)
-    sys.stdout.write(json.dumps({"peak_bytes": peak_memory_bytes("cpu") - before}) + "\n")
+    sys.stdout.write(
+        json.dumps({"peak_bytes": peak_memory_bytes("cpu") - before}, allow_nan=False) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ class LitGPTStep:
             "sequence_length": workload.sequence_length,
             "threads": torch.get_num_threads(),
         }
-        self._ask(json.dumps(settings))
+        self._ask(json.dumps(settings, allow_nan=False))
 
     def __call__(self) -> None:
         """Make the step over there, and wait for it."""

@@ -59,4 +59,4 @@ def write_results(path: Path, results: Mapping[str, Sequence[Row]]) -> None:
     known |= {"device": device_name("cpu"), "cores": os.cpu_count()}
     known.setdefault("results", {}).update(results)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(known, indent=1) + "\n")
+    path.write_text(json.dumps(known, indent=1, allow_nan=False) + "\n")

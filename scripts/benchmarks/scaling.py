@@ -144,7 +144,7 @@ def _rank(rank: int, folder: str, workload: Workload, rounds: int) -> None:
     wall = alternate(together, rounds=rounds)
     if rank == 0:
         clocks = {"wall": wall, "processor": {k: each[1:] for k, each in spent.items()}}
-        (Path(folder) / "seconds.json").write_text(json.dumps(clocks))
+        (Path(folder) / "seconds.json").write_text(json.dumps(clocks, allow_nan=False))
     dist.destroy_process_group()
 
 

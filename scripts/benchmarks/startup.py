@@ -62,7 +62,7 @@ def main(report: str, overrides: list[str]) -> None:
         "seconds_configuration_model_and_data": marks["until_training"] - imports,
         "seconds_first_validation_and_step": marks["until_first_step"] - marks["until_training"],
     }
-    Path(report).write_text(json.dumps(ordered))
+    Path(report).write_text(json.dumps(ordered, allow_nan=False))
 
 
 def _mark(cls: type, method: str, marks: dict[str, float], name: str, began: float) -> None:

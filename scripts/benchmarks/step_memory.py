@@ -44,7 +44,9 @@ def main(name: str) -> None:
     step = OurStep(workload) if name == "ours" else HuggingFaceStep(workload)
     for _ in range(3):
         step()
-    sys.stdout.write(json.dumps({"peak_bytes": peak_memory_bytes("cpu") - start}) + "\n")
+    sys.stdout.write(
+        json.dumps({"peak_bytes": peak_memory_bytes("cpu") - start}, allow_nan=False) + "\n"
+    )
 
 
 if __name__ == "__main__":

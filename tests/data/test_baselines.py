@@ -77,3 +77,17 @@ def test_long_streams_are_sampled(monkeypatch):
     monkeypatch.undo()
     whole = measure_baselines(tokens, random_tokens(5000, 30, 6), 30)
     assert found.unigram_nats_per_token == pytest.approx(whole.unigram_nats_per_token, abs=0.02)
+
+
+@pytest.mark.parametrize("copies", [1, 2, 3])
+def test_unseen_pairs_are_possible_where_no_pair_occurs_once(copies):
+    tokens = np.tile(random_tokens(300, 20, 7), copies)
+    # Every pair that occurs, the one across the border too, occurs `copies` times.
+    tokens = np.concatenate([tokens, tokens[:1]])
+    model = BigramModel(tokens, 30)
+    everything = np.arange(30)
+    for first in range(30):
+        found = model.probabilities(np.full(30, first), everything)
+        assert (found > 0).all()
+        assert found.sum() == pytest.approx(1)
+    assert math.isfinite(model.loss(random_tokens(300, 30, 8)))
