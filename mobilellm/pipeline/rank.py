@@ -2,11 +2,14 @@
 
 import os
 import pickle
+import select
 import signal
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,25 +22,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """What ended a rank before the run's end."""
+    """How a rank ended."""
 
     time: float
     """Seconds since the epoch."""
     rank: int
-    error: BaseException
-    traceback: str
+    error: BaseException | None
+    """What ended it before the run's end; None: its work is done, and that of all ranks is."""
+    traceback: str = ""
 
 
 def main() -> int:
     """Train as one rank; the exit code. What goes wrong is reported and not printed."""
     cfg, hydra_cfg, rank, report = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=_die_with_the_parent, name="parent-watch", daemon=True).start()
-    try:
-        with shown_messages():
-            _train(cfg, hydra_cfg)
-    except BaseException as error:
-        _write_report(error, rank, report)
-        return 1
+    with _dying_with_the_parent():
+        try:
+            with shown_messages():
+                _train(cfg, hydra_cfg)
+        except BaseException as error:
+            _write_report(error, rank, report)
+            return 1
+        # `train` returns after the ranks have met at a barrier and left the process group.
+        _write_whole(pickle.dumps(Report(time.time(), rank, None)), report)
     return 0
 
 
@@ -52,11 +58,28 @@ def _train(cfg: "DictConfig", hydra_cfg: Any) -> None:
     train(cfg)
 
 
-def _die_with_the_parent() -> None:
-    """The parent keeps its end of the pipe open, and writes no more, for as long as it lives."""
-    # Not through sys.stdin, whose lock this thread would hold when the interpreter ends.
-    os.read(0, 1)
-    os.kill(os.getpid(), signal.SIGKILL)
+@contextmanager
+def _dying_with_the_parent() -> Iterator[None]:
+    """The parent keeps its end of the pipe open, and writes no more, for as long as it lives.
+
+    The thread that watches for that is joined: the interpreter ends without threads of ours.
+    """
+    is_over, end = os.pipe()
+
+    def watch() -> None:
+        # Not through sys.stdin, whose lock this thread would hold.
+        readable, _, _ = select.select([0, is_over], [], [])
+        if is_over not in readable:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    thread = threading.Thread(target=watch, name="parent-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.close(end)
+        thread.join()
+        os.close(is_over)
 
 
 def _write_report(error: BaseException, rank: int, path: Path) -> None:
@@ -69,6 +92,10 @@ def _write_report(error: BaseException, rank: int, path: Path) -> None:
     except Exception:
         plain = RuntimeError(f"{type(error).__name__}: {error}")
         content = pickle.dumps(Report(now, rank, plain, text))
+    _write_whole(content, path)
+
+
+def _write_whole(content: bytes, path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_bytes(content)
     temporary.replace(path)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from mobilellm.pipeline.plan import Run
 
 POLL_SECONDS = 0.05
-# How long the other ranks may take to end by themselves: after one failed, and after one that a
-# signal stopped, since the first may still have files to write.
+# How long the other ranks may take to end by themselves: after one failed or was done, and after
+# one that a signal stopped, since the first may still have files to write.
 FAILED_GRACE_SECONDS, STOPPED_GRACE_SECONDS = 10.0, 120.0
 PROGRAM = "import sys; from mobilellm.pipeline.rank import main; sys.exit(main())"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -125,11 +125,11 @@ class _Ranks:
         process.stdin.flush()  # pyright: ignore[reportOptionalMemberAccess]
 
     def wait(self) -> None:
-        """Until all have ended; once one failed or was stopped, the others get a moment."""
+        """Until all have ended; once one of them has, the others get a moment."""
         deadline: float | None = None
         while None in (codes := [process.poll() for process in self.processes]):
             self._note_killed(codes)
-            if deadline is None and any(codes):
+            if deadline is None and any(code is not None for code in codes):
                 is_stop = any(isinstance(r.error, KeyboardInterrupt) for r in self._read_reports())
                 grace = STOPPED_GRACE_SECONDS if is_stop else FAILED_GRACE_SECONDS
                 deadline = time.monotonic() + grace
@@ -141,11 +141,16 @@ class _Ranks:
     def _note_killed(self, codes: list[int | None]) -> None:
         if self.first_killed is None and not self.signals:
             killed = (rank for rank, code in enumerate(codes) if code is not None and code < 0)
-            self.first_killed = next(killed, None)
+            # One that has reported was ended by what it reports, not by a signal.
+            self.first_killed = next((r for r in killed if not self.reports[r].exists()), None)
 
     def error(self) -> BaseException | None:
         """What ended the run: of the rank that failed first, the others' follow from it."""
         codes = [process.returncode for process in self.processes]
+        reports = self._read_reports()
+        if any(report.error is None for report in reports):
+            # The ranks met when the work of all was done; how they end after that is no failure.
+            return None
         if self.first_killed is not None:
             name = signal.Signals(-codes[self.first_killed]).name
             return RankDied(
@@ -153,7 +158,6 @@ class _Ranks:
                 f"{' (often: out of memory)' if name == 'SIGKILL' else ''}, which ended the run; "
                 "start the same command again with resume=true"
             )
-        reports = self._read_reports()
         if reports:
             first = min(reports, key=lambda report: report.time)
             first.error.__cause__ = RankTraceback(f"rank {first.rank}: {first.traceback}")

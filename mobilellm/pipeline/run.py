@@ -1,11 +1,13 @@
 """A whole run: prepare data, probe the learning rate where asked, train, keep the model."""
 
 import logging
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobilellm.launchers.command import Stopped
 from mobilellm.pipeline.distillation import check_teacher
 from mobilellm.pipeline.plan import Run, plan_run
 from mobilellm.pipeline.summary import describe_run, is_first_process
@@ -40,7 +42,6 @@ def train(cfg: "DictConfig") -> dict[str, Any]:
     from mobilellm.data import prepare_data
     from mobilellm.pipeline.probe import best_learning_rate, describe_choice, try_learning_rates
     from mobilellm.pipeline.rank_processes import starts_ranks, train_on_ranks
-    from mobilellm.training.ranks import check_same_configuration, join_ranks
 
     run = plan_run(cfg)
     if run.is_sweep and run.is_finished():
@@ -48,20 +49,37 @@ def train(cfg: "DictConfig") -> dict[str, Any]:
     check_may_start(run.folder, resume=run.resume)
     if starts_ranks(run):
         return train_on_ranks(cfg, run)
-    if run.trainer.world_size > 1:
-        join_ranks(run.trainer)
-        check_same_configuration(run.config)
-    prepared = prepare_data(run.data)
-    check_prepared(run, prepared)
-    check_teacher(run, prepared)
-    tried = None
-    if run.config["learning_rate_probe"]:
-        tried = try_learning_rates(run, prepared)
-        run = replace(run, config=_with_learning_rate(run.config, best_learning_rate(tried)))
-        if is_first_process():
-            logger.info("%s", describe_choice(tried))
-    with locked(run.folder) if is_first_process() else nullcontext():
-        return train_prepared(run, prepared, tried)
+    with _joined_ranks(run):
+        prepared = prepare_data(run.data)
+        check_prepared(run, prepared)
+        check_teacher(run, prepared)
+        tried = None
+        if run.config["learning_rate_probe"]:
+            tried = try_learning_rates(run, prepared)
+            run = replace(run, config=_with_learning_rate(run.config, best_learning_rate(tried)))
+            if is_first_process():
+                logger.info("%s", describe_choice(tried))
+        with locked(run.folder) if is_first_process() else nullcontext():
+            return train_prepared(run, prepared, tried)
+
+
+@contextmanager
+def _joined_ranks(run: Run) -> Iterator[None]:
+    """One process group for as long as the run takes, where it has several processes."""
+    from mobilellm.training.ranks import check_same_configuration, join_ranks, leave_ranks
+
+    if run.trainer.world_size == 1:
+        yield
+        return
+    join_ranks(run.trainer)
+    check_same_configuration(run.config)
+    try:
+        yield
+    except Stopped:
+        # All ranks stopped at one step. After any other error they may be anywhere.
+        leave_ranks()
+        raise
+    leave_ranks()
 
 
 def check_prepared(run: Run, prepared: "PreparedData") -> None:

@@ -1,9 +1,14 @@
-"""What the processes of one run (its ranks) agree on before and while they train."""
+"""How the processes of one run (its ranks) meet, what they agree on, and how they part."""
 
+import gc
 import hashlib
+import itertools
 import json
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, TypeVar
 
 from torch import distributed
@@ -15,12 +20,77 @@ T = TypeVar("T")
 
 # Differing keys that the error names.
 SHOWN_KEYS = 5
+# How long ranks wait for the others at the end: the first may have a large model to write.
+LEAVE_SECONDS, POLL_SECONDS = 1800.0, 0.02
+
+_RUNS = itertools.count()
+_STORES: list[distributed.Store] = []
 
 
 def join_ranks(config: TrainerConfig) -> None:
-    """Make the process group that Lightning will use, so that ranks can talk before they train."""
-    if config.world_size > 1 and not distributed.is_initialized():
-        make_trainer(replace(config, strategy="ddp")).strategy.setup_environment()
+    """Make the process group that Lightning will use, so that ranks can talk before they train.
+
+    `leave_ranks` ends it; the next run of the same processes then makes one of its own.
+    """
+    if config.world_size == 1 or distributed.is_initialized():
+        return
+    strategy: Any = make_trainer(replace(config, strategy="ddp")).strategy
+    strategy.accelerator.setup_device(strategy.root_device)
+    strategy.set_world_ranks()
+    place, device = strategy.cluster_environment, strategy.root_device
+    rank, size = place.global_rank(), place.world_size()
+    # What an earlier group left in the store would mislead this one.
+    store = distributed.PrefixStore(
+        f"run{next(_RUNS)}", _open_store(place.main_address, place.main_port, rank, size)
+    )
+    distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=store,
+        rank=rank,
+        world_size=size,
+        device_id=device if device.type == "cuda" else None,
+    )
+    _STORES.append(store)
+
+
+@cache
+def _open_store(address: str, port: int, rank: int, size: int) -> distributed.Store:
+    """The store of all runs of this process, which the launcher or the first rank holds."""
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
+    return next(distributed.rendezvous("env://", rank, size))[0]
+
+
+def leave_ranks() -> None:
+    """Wait until all ranks are done, then end the process group with all its threads.
+
+    A group that is left to the interpreter's end may abort there: its threads still want to touch
+    Python objects. Called on all ranks.
+
+    Raises:
+        TimeoutError: another rank did not come.
+    """
+    if not distributed.is_initialized():
+        return
+    store, rank, ranks = _STORES.pop(), distributed.get_rank(), range(distributed.get_world_size())
+    # Through the store: a collective would fail where the first to leave it closes its connections.
+    store.set(f"done{rank}", "")
+    _wait(store, [f"done{other}" for other in ranks])
+    # The trainer and what wraps the model hold the group, in cycles.
+    gc.collect()
+    distributed.destroy_process_group()
+    store.set(f"left{rank}", "")
+    if rank == 0:
+        # The store may be this process's.
+        _wait(store, [f"left{other}" for other in ranks])
+
+
+def _wait(store: distributed.Store, keys: list[str]) -> None:
+    """Wait for the keys in a way that signals interrupt."""
+    end = time.monotonic() + LEAVE_SECONDS
+    while not store.check(keys):
+        if time.monotonic() > end:
+            raise TimeoutError(f"no other rank came within {LEAVE_SECONDS} s: {', '.join(keys)}")
+        time.sleep(POLL_SECONDS)
 
 
 def num_ranks() -> int:

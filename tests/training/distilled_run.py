@@ -7,7 +7,7 @@ import sys
 
 import torch
 from lightning.pytorch import Callback
-from small_run import VOCAB, Tokens, fit, make_data, make_model, make_module
+from small_run import VOCAB, Tokens, fit, leave_group, make_data, make_model, make_module
 
 from mobilellm.callbacks.distillation import DistillationCallback
 from mobilellm.checkpoint import save_model
@@ -93,9 +93,9 @@ def main():
     strategy = "auto" if devices == "1" else "ddp"
     config = TrainerConfig(accelerator="cpu", devices=int(devices), strategy=strategy)
     found = {name: gradients_of(case, teacher, config) for name, case in CASES.items()}
-    if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
-        return
-    torch.save(found, file)
+    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        torch.save(found, file)
+    leave_group()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from lightning.pytorch import Callback
-from small_run import fit, make_data, make_model, make_module
+from small_run import fit, leave_group, make_data, make_model, make_module
 
 from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.callbacks.graceful_stop import GracefulStopCallback
@@ -46,6 +46,7 @@ def main():
         config=config,
     )
     sys.stdout.write(f"rank {trainer.global_rank} ended at step {trainer.global_step}\n")
+    leave_group()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback
 from poison import Poison
-from small_run import fit, make_data, make_model, make_module
+from small_run import fit, leave_group, make_data, make_model, make_module
 
 from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.callbacks.distillation import DistillationCallback
@@ -108,6 +108,7 @@ def main():
     folder, teacher, strategy, devices, phase = sys.argv[1:]
     for name in CASES if phase == "all" else RESUMED:
         run_case(Path(folder) / name, Path(teacher), int(devices), strategy, phase, CASES[name])
+    leave_group()
 
 
 if __name__ == "__main__":

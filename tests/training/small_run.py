@@ -1,6 +1,7 @@
 """Small real runs: a two-block model on text of a known distribution."""
 
 import csv
+import gc
 from functools import partial
 
 import numpy as np
@@ -81,6 +82,14 @@ def fit(module, data, folder=None, *, callbacks=(), resume=None, config=None):
     )
     trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume))
     return trainer
+
+
+def leave_group():
+    """End the group that Lightning made: left to the interpreter's end, it may abort there."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        gc.collect()
+        torch.distributed.destroy_process_group()
 
 
 def read_rows(folder):
