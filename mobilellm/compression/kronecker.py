@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from mobilellm.compression.shapes import PartShape, Shape
 
-# Below this share of all singular values, a randomised SVD is faster than a whole one.
-RANDOMIZED_SHARE = 0.1
-RANDOMIZED_MIN_SIZE = 512
+# Where no more than this share of the singular values of a large matrix is asked for, the
+# eigenvectors of its Gram matrix give them sooner than a whole SVD, and as exactly.
+GRAM_SHARE = 0.1
+GRAM_MIN_SIZE = 512
 
 
 def rearrange(weight: Tensor, left_shape: Shape, right_shape: Shape) -> Tensor:
@@ -70,22 +71,21 @@ def nearest_kronecker(
 def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """The largest `rank` singular values with their vectors: U (m, rank), s, V (n, rank).
 
-    Through the smaller Gram matrix in float64 where one side is small, a randomised SVD with
-    power iterations where `rank` is a small share of a large matrix, else a whole SVD.
+    Exact to rounding, and nothing in it is drawn at random: through the smaller Gram matrix in
+    float64 where one side is small or `rank` is a small share of a large matrix, else a whole SVD.
     """
     m, n = matrix.shape
     small = min(m, n)
-    if 4 * small <= max(m, n):
+    few = small >= GRAM_MIN_SIZE and rank <= GRAM_SHARE * small
+    if few or 4 * small <= max(m, n):
         return _svd_by_gram(matrix, rank)
-    if small >= RANDOMIZED_MIN_SIZE and rank <= RANDOMIZED_SHARE * small:
-        return _randomized_svd(matrix.float(), rank)
     work = matrix if matrix.dtype == torch.float64 else matrix.float()
     u, s, vh = torch.linalg.svd(work, full_matrices=False)
     return u[:, :rank], s[:rank], vh[:rank].mH
 
 
 def _svd_by_gram(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """SVD of a very tall or very wide matrix from the eigenvectors of its small Gram matrix."""
+    """The largest singular values and vectors from the eigenvectors of the smaller Gram matrix."""
     if matrix.shape[0] < matrix.shape[1]:
         u, s, v = _svd_by_gram(matrix.mT, rank)
         return v, s, u
@@ -96,21 +96,6 @@ def _svd_by_gram(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     s = torch.linalg.vector_norm(scaled, dim=0)
     # Directions of no length: any vector will do, since it is multiplied by zero.
     return scaled / s.clamp(min=torch.finfo(s.dtype).tiny), s, v
-
-
-def _randomized_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Halko et al. 2011, arXiv:0909.4061, algorithm 4.4, then an exact SVD of the projection."""
-    generator = torch.Generator(matrix.device).manual_seed(0)
-    size = min(rank + 16, *matrix.shape)
-    probe = torch.randn(
-        matrix.shape[1], size, generator=generator, device=matrix.device, dtype=matrix.dtype
-    )
-    basis = torch.linalg.qr(matrix @ probe).Q
-    for _ in range(4):
-        basis = torch.linalg.qr(matrix.mT @ basis).Q
-        basis = torch.linalg.qr(matrix @ basis).Q
-    u, s, vh = torch.linalg.svd(basis.mT @ matrix, full_matrices=False)
-    return basis @ u[:, :rank], s[:rank], vh[:rank].mT
 
 
 class KroneckerLinear(nn.Module):

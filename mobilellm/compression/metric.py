@@ -20,20 +20,24 @@ class Metric:
             moment: E[x xᵀ] (in, in); None: the plain Frobenius norm.
 
         Raises:
-            ValueError: a moment that is not square.
+            ValueError: a moment that is not square, has entries that are not finite, or is no
+                second moment (not positive semi-definite).
         """
         self.moment: Tensor | None = None
+        self.damping = 0.0
+        """What is added to the diagonal of the moment."""
         self._root: Tensor | None = None
         if moment is None:
             return
         if moment.dim() != 2 or moment.shape[0] != moment.shape[1]:
             raise ValueError(f"moment has shape {tuple(moment.shape)}; give (in, in)")
         moment = moment.double()
-        ridge = DAMPING * moment.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
-        self.moment = moment + ridge * torch.eye(
-            len(moment), dtype=moment.dtype, device=moment.device
-        )
-        self._root = torch.linalg.cholesky(self.moment)
+        identity = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+        mean = float(moment.diagonal().mean())
+        # Inputs that are always zero leave every weight free: the nearest in norm is taken.
+        self.damping = 1.0 if mean == 0 else DAMPING * mean
+        self.moment = moment + self.damping * identity
+        self._root = _root(self.moment)
 
     def squared_norm(self, error: Tensor) -> float:
         """tr(E S Eᵀ) of a weight or its error (out, in)."""
@@ -60,6 +64,28 @@ class Metric:
         return weight if self.moment is None else weight @ self.moment
 
 
+def _root(moment: Tensor) -> Tensor:
+    """L with L Lᵀ = S.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not moment.isfinite().all():
+        raise ValueError(
+            f"the second moment {tuple(moment.shape)} has entries that are not finite: the "
+            "activations that it is the mean of overflowed or were NaN; compress a model whose "
+            "loss on this text is finite, in float32 if it was float16"
+        )
+    root, failed = torch.linalg.cholesky_ex(moment)
+    if failed:
+        least = float(torch.linalg.eigvalsh(moment)[0])
+        raise ValueError(
+            f"the moment {tuple(moment.shape)} is not positive semi-definite (its smallest "
+            f"eigenvalue is {least:.3g}); give E[x xᵀ], the mean of outer products of the inputs"
+        )
+    return root
+
+
 def target_weight(weight: Tensor, metric: Metric, cross: Tensor | None) -> Tensor:
     """The weight that best turns the inputs seen now into the teacher's outputs.
 
@@ -74,6 +100,7 @@ def target_weight(weight: Tensor, metric: Metric, cross: Tensor | None) -> Tenso
     """
     if cross is None or metric.moment is None:
         return weight.double()
-    damping = metric.moment.diagonal().mean() * DAMPING / (1 + DAMPING)
-    damped = cross + damping * torch.eye(len(cross), dtype=cross.dtype, device=cross.device)
+    identity = torch.eye(len(cross), dtype=cross.dtype, device=cross.device)
+    # Damped as S is: equal inputs leave the weight as it is.
+    damped = cross + metric.damping * identity
     return torch.linalg.solve(metric.moment, (weight.double() @ damped).T).T

@@ -61,18 +61,28 @@ def search_shape(
     search, metric = search or ShapeSearch(), metric or Metric()
     rows, columns = weight.shape
     weight = weight.detach().double()
+    check_parameters((rows, columns), parameters, search)
     shapes = list(_candidates((rows, columns), parameters, search))
-    if not shapes:
-        raise ValueError(
-            f"{parameters} parameters are too few for a weight of {rows}x{columns}; even rank 1 "
-            f"takes {rows + columns}: keep more, or leave this layer out"
-        )
     screened = sorted(shapes, key=_Screen(weight, metric))
     # Low rank is exact as it stands and always a finalist.
     finalists = [s for s in shapes if len(s.parts) == 1 and s.parts[0].is_low_rank]
     finalists += [s for s in screened if s not in finalists][: search.finalists]
     fits = [SumFit(weight, shape, metric).improve() for shape in finalists]
     return min(fits, key=lambda fit: fit.error)
+
+
+def check_parameters(size: tuple[int, int], parameters: int, search: ShapeSearch) -> None:
+    """Refuse a budget in which no candidate fits.
+
+    Raises:
+        ValueError: names it and the size (rows, columns).
+    """
+    if not any(True for _ in _candidates(size, parameters, search)):
+        rows, columns = size
+        raise ValueError(
+            f"{parameters} parameters are too few for a weight of {rows}x{columns}; even rank 1 "
+            f"takes {rows + columns}: keep more, or leave this layer out"
+        )
 
 
 def _candidates(

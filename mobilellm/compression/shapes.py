@@ -117,6 +117,12 @@ class FactorizedShape:
         return sum(part.parameters for part in self.parts)
 
     @property
+    def indices(self) -> int:
+        """Entries of the stored permutations, 32 bits each."""
+        rows, columns = self.shape
+        return self.row_permutation * rows + self.column_permutation * columns
+
+    @property
     def flops(self) -> int:
         """Floating-point operations for one input vector."""
         return sum(part.flops for part in self.parts)

@@ -42,6 +42,11 @@ class SumFit:
             self._residual -= dense(factors)
 
     @property
+    def shape(self) -> FactorizedShape:
+        """The parts, without permutations."""
+        return FactorizedShape(parts=self.parts)
+
+    @property
     def error(self) -> float:
         """Relative error under the metric."""
         return self.metric.relative_error(self.weight, self.weight - self._residual)

@@ -49,6 +49,9 @@ def gather_moments(
         teacher: a model of the same layers, run on the same text for `cross`.
         run: takes a model and the number of a batch and runs all uses of the named matrices;
             None: whole forward passes.
+
+    Raises:
+        ValueError: no batch, or inputs that are not finite.
     """
     sums: dict[str, _Sum] = {name: _Sum() for name in names}
 
@@ -65,7 +68,14 @@ def gather_moments(
             for use, x in enumerate(seen[name]):
                 t = None if taught is None else taught[name][use]
                 sums[name].add(x, t, products)
-    return {name: total.mean() for name, total in sums.items()}
+    moments = {name: total.mean() for name, total in sums.items()}
+    for name, moment in moments.items():
+        if not moment.inputs.isfinite().all():
+            raise ValueError(
+                f"{name} gets inputs that are not finite (NaN or overflowed) on the calibration "
+                "text; compress a model whose loss on it is finite, in float32 if it is in float16"
+            )
+    return moments
 
 
 def check_tokens(name: str, moments: Moments) -> None:

@@ -9,13 +9,14 @@ import torch
 from mobilellm.compression.layers import FactorizedLinear
 from mobilellm.compression.metric import Metric, target_weight
 from mobilellm.compression.permutation import PermutationSearch
-from mobilellm.compression.shape_search import ShapeSearch, search_shape
+from mobilellm.compression.shape_search import ShapeSearch, check_parameters, search_shape
 from mobilellm.compression.shapes import FactorizedShape, LayerShape
 from mobilellm.compression.sums import SumFit
 from mobilellm.compressor.apply import dense_weight, with_layers, working_copy
-from mobilellm.compressor.budget import CompressionBudget, uniform_budgets
+from mobilellm.compressor.budget import LIMITS, CompressionBudget
 from mobilellm.compressor.calibration import TABLES, Moments, check_tokens, gather_moments
-from mobilellm.compressor.parts import PartTemplate, parse_parts, shape_from_parts
+from mobilellm.compressor.division import Division, Spending
+from mobilellm.compressor.parts import PartTemplate, parse_parts
 from mobilellm.compressor.permuting import absorb_permutations, permuted_fit, with_permutations
 from mobilellm.compressor.plan import LayerPlan, Plan
 from mobilellm.compressor.prefix import Prefix
@@ -46,10 +47,8 @@ class Factorization:
 
     layers: Sequence[str] = ("blocks.*",)
     """Patterns over the names of `ModelConfig.matrix_sizes`."""
-    budget: CompressionBudget | Mapping[str, Any] = field(
-        default_factory=lambda: CompressionBudget(ratio=0.5)
-    )
-    """What may be kept."""
+    budget: CompressionBudget | Mapping[str, Any] | None = None
+    """What may be kept; None, or no limit set: what parts of fixed terms make, else one half."""
     parts: Sequence[PartTemplate | Mapping[str, Any]] | None = ()
     """Shapes written by hand; empty: low rank; None: searched for each matrix."""
     fit: str = "outputs"
@@ -67,11 +66,16 @@ class Factorization:
         check_choice("fit", self.fit, FITS)
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("permutations", self.permutations, PERMUTATIONS)
-        if not isinstance(self.budget, CompressionBudget):
-            object.__setattr__(self, "budget", CompressionBudget(**self.budget))
         if self.parts is not None:
             parts = parse_parts(self.parts or ({},))
             object.__setattr__(self, "parts", parts)
+        object.__setattr__(self, "budget", self._given_budget())
+        if self.is_fixed and self.allocation != "uniform":
+            raise ValueError(
+                f"allocation={self.allocation} divides a budget among the matrices, and parts with "
+                "given num_terms leave nothing to divide; give num_terms=null for one part, or "
+                "allocation=uniform"
+            )
         if self.permutations != "none" and self.is_low_rank:
             raise ValueError(
                 f"permutations={self.permutations} change nothing for low rank; give parts with "
@@ -83,6 +87,20 @@ class Factorization:
         """Whether every matrix becomes a product of two thin ones."""
         return self.parts is not None and all(part.right is None for part in self.parts)  # pyright: ignore
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the parts say every number, so that a budget has nothing to decide."""
+        return self.parts is not None and all(p.num_terms is not None for p in self.parts)  # pyright: ignore
+
+    def _given_budget(self) -> CompressionBudget | None:
+        if isinstance(self.budget, CompressionBudget):
+            return self.budget
+        if self.budget is None:
+            return None if self.is_fixed else CompressionBudget(ratio=0.5)
+        if self.is_fixed and all(self.budget.get(name) is None for name in LIMITS):
+            return None
+        return CompressionBudget(**self.budget)
+
     def check(self, model: MobileLLM) -> None:
         """Refuse what cannot be applied to `model`, before any data is read.
 
@@ -90,14 +108,22 @@ class Factorization:
             ValueError: a pattern that matches nothing, a budget that cannot be met, factors that
                 do not divide a matrix, a plan larger than the dense weights.
         """
-        names = select_layers(model.config, self.layers)
-        budgets = self._uniform(model, names)
-        if self.parts is not None:
-            Plan(layers=tuple(
-                LayerPlan(name=name, size=model.config.matrix_sizes[name],
-                          shape=self._written(model, name, budgets[name]))
-                for name in names
-            ))  # fmt: skip
+        division = self._division(model)
+        budgets = division.uniform()
+        if self.parts is None:
+            for name in division.names:
+                size = model.config.matrix_sizes[name]
+                try:
+                    check_parameters(size, budgets[name], self.shape_search)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
+            return
+        shapes = self._written(division, budgets)
+        division.check(shapes)
+        Plan(layers=tuple(
+            LayerPlan(name=name, size=model.config.matrix_sizes[name], shape=shape)
+            for name, shape in shapes.items()
+        ))  # fmt: skip
 
     def plan(self, model: MobileLLM, calibration: Sequence[Batch]) -> Plan:
         """Choose a shape for each matrix, from the calibration text where the choices ask for it.
@@ -106,43 +132,67 @@ class Factorization:
             ValueError: as `check`; too few calibration tokens.
         """
         self.check(model)
-        names = select_layers(model.config, self.layers)
-        metrics = self._metrics(model, calibration, names)
-        uniform = self._plan_shapes(model, self._uniform(model, names), metrics)
+        division = self._division(model)
+        metrics = self._metrics(model, calibration, division.names)
+        budgets = division.uniform()
+        uniform = self._plan_shapes(model, division, budgets, metrics)
         if self.allocation == "uniform":
             return uniform
-        searched = searched_budgets(
-            model, calibration, metrics,
-            allowed=self._budget.allowed(model.config, names),
-            weights=self._budget.weights_of(model.config, names),
-        )  # fmt: skip
-        # The search measured low-rank stand-ins; what counts is what is going to be built.
-        plans = [uniform, self._plan_shapes(model, searched, metrics)]
+        searched = searched_budgets(model, calibration, metrics, division)
+        if searched == budgets:
+            return uniform
+        # The search measured stand-ins; what counts is what is going to be built.
+        plans = [uniform, self._plan_shapes(model, division, searched, metrics)]
         return min(plans, key=lambda plan: self._loss(model, plan, calibration))
+
+    def spending(self, model: MobileLLM, plan: Plan) -> Spending | None:
+        """How much of the budget a plan for `model` uses; None where there is no budget."""
+        return self._division(model).spending(plan.compressed_layers)  # pyright: ignore
 
     def _loss(self, model: MobileLLM, plan: Plan, calibration: Sequence[Batch]) -> float:
         """Calibration loss of the model compressed by `plan`, nats per token."""
         return sum_losses(self.apply(model, plan, calibration).model, calibration).loss
 
     def _plan_shapes(
-        self, model: MobileLLM, budgets: Mapping[str, int], metrics: Mapping[str, Metric]
+        self,
+        model: MobileLLM,
+        division: Division,
+        budgets: Mapping[str, int],
+        metrics: Mapping[str, Metric],
     ) -> Plan:
-        """A shape for each matrix within its parameters; what has room for all stays dense."""
+        """A shape for each matrix within its parameters; what has room for all stays dense.
+
+        What is left unspent buys further terms.
+        """
+        fits: dict[str, SumFit] = {}
+        if self.parts is not None:
+            shapes = self._written(division, budgets)
+        else:
+            smaller = [n for n in division.names if budgets[n] < division.sizes[n]]
+            for name in told(smaller, "shapes found"):
+                fits[name] = search_shape(
+                    dense_weight(model, name), budgets[name], metrics[name], self.shape_search
+                )
+            found = {n: with_permutations(f.shape, self.permutations) for n, f in fits.items()}
+            shapes = division.spend_rest(found, budgets)
+        division.check(shapes)
         layers = []
-        for name, parameters in told(budgets.items(), "shapes found"):
-            rows, columns = size = model.config.matrix_sizes[name]
-            if parameters >= rows * columns:
-                continue
-            weight, metric = dense_weight(model, name), metrics[name]
-            if self.parts is None:
-                fit = search_shape(weight, parameters, metric, self.shape_search)
-                shape = fit.layer().shape
-            else:
-                shape = self._written(model, name, parameters)
-                fit = SumFit(weight, shape, metric)
-            shape = with_permutations(shape, self.permutations)
+        for name, shape in told(shapes.items(), "errors of the planned shapes"):
+            fit = fits.get(name)
+            if fit is None or fit.parts != shape.parts:
+                fit = SumFit(dense_weight(model, name), shape, metrics[name])
+                fit = fit.improve() if self.parts is None else fit
+            size = model.config.matrix_sizes[name]
             layers.append(LayerPlan(name=name, size=size, shape=shape, expected_error=fit.error))
         return Plan(layers=tuple(layers))
+
+    def _written(
+        self, division: Division, budgets: Mapping[str, int]
+    ) -> dict[str, FactorizedShape]:
+        """The shapes that the parts make within the budgets, and what is left spent as well."""
+        smaller = [n for n in division.names if self.is_fixed or budgets[n] < division.sizes[n]]
+        shapes = {name: division.written(name, budgets[name]) for name in smaller}
+        return division.spend_rest(shapes, budgets)
 
     def apply(self, model: MobileLLM, plan: Plan, calibration: Sequence[Batch]) -> Compressed:
         """Fit the planned shapes, layer after layer in the model's order.
@@ -176,20 +226,14 @@ class Factorization:
                     working = with_layers(working, {name: layer})
         return Compressed(with_layers(dense, fitted), errors)
 
-    @property
-    def _budget(self) -> CompressionBudget:
-        return self.budget  # pyright: ignore[reportReturnType]
-
-    def _uniform(self, model: MobileLLM, names: Sequence[str]) -> dict[str, int]:
-        budget = self._budget
-        return uniform_budgets(
-            model.config, names, budget.allowed(model.config, names),
-            budget.weights_of(model.config, names),
-        )  # fmt: skip
-
-    def _written(self, model: MobileLLM, name: str, parameters: int) -> FactorizedShape:
-        size = model.config.matrix_sizes[name]
-        return shape_from_parts(self.parts or (), size, parameters, name)  # pyright: ignore
+    def _division(self, model: MobileLLM) -> Division:
+        return Division(
+            config=model.config,
+            names=select_layers(model.config, self.layers),
+            budget=self.budget,  # pyright: ignore[reportArgumentType]
+            parts=(PartTemplate(),) if self.parts is None else self.parts,  # pyright: ignore
+            permutations=self.permutations,
+        )
 
     def _metrics(
         self, model: MobileLLM, calibration: Sequence[Batch], names: Sequence[str]
@@ -209,7 +253,7 @@ class Factorization:
             metric, cross = _metric(name, moments[name]), moments[name].cross
         goal = weight.double() if name in TABLES else target_weight(weight, metric, cross)
         if shape.row_permutation or shape.column_permutation:
-            layer = permuted_fit(goal, shape, metric, self.permutation_search)
+            layer = permuted_fit(goal, shape, metric, self.permutation_search, weight.dtype)
         else:
             layer = SumFit(goal, shape, metric).improve().layer(weight.dtype)
         return layer, metric.relative_error(goal, layer.materialize().detach())

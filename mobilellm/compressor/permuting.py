@@ -41,7 +41,11 @@ def kronecker_part(shape: FactorizedShape) -> PartShape | None:
 
 
 def permuted_fit(
-    goal: Tensor, shape: FactorizedShape, metric: Metric, search: PermutationSearch
+    goal: Tensor,
+    shape: FactorizedShape,
+    metric: Metric,
+    search: PermutationSearch,
+    dtype: torch.dtype = torch.float32,
 ) -> FactorizedLinear:
     """Fit `shape` to `goal` (out, in) reordered, and keep the orders; never worse than unordered.
 
@@ -64,7 +68,7 @@ def permuted_fit(
         if other.error < best.error:
             best, rows, columns = other, found.rows, found.columns
     return FactorizedLinear(
-        best.layer().parts,  # pyright: ignore[reportArgumentType]
+        best.layer(dtype).parts,  # pyright: ignore[reportArgumentType]
         row_order=rows.argsort() if shape.row_permutation else None,
         column_order=columns if shape.column_permutation else None,
     )

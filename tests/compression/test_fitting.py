@@ -173,3 +173,22 @@ def test_other_errors_say_what_to_do():
         SumFit(random(3, 3), FactorizedShape(parts=(low_rank_shape(4, 3, 1),)))
     assert rank_for(100, 10, 20) == 3
     assert rank_for(10_000, 10, 20) == 10
+
+
+@pytest.mark.parametrize(("moment", "message"), [
+    (torch.tensor([[1.0, 2.0], [2.0, 1.0]]), r"not positive semi-definite .*eigenvalue is -1"),
+    (torch.tensor([[1.0, torch.nan], [torch.nan, 1.0]]), "entries that are not finite"),
+    (torch.full((2, 2), torch.inf), "entries that are not finite"),
+])  # fmt: skip
+def test_what_is_no_second_moment_is_refused(moment, message):
+    with pytest.raises(ValueError, match=message):
+        Metric(moment)
+
+
+def test_inputs_that_are_always_zero_leave_the_nearest_weight():
+    weight, zero = random(4, 3), torch.zeros(3, 3, dtype=torch.float64)
+    metric = Metric(zero)
+    assert metric.relative_error(weight, weight / 2) == pytest.approx(0.5)
+    torch.testing.assert_close(target_weight(weight, metric, zero), weight.double())
+    found = dense(nearest_low_rank(weight, 1, metric))
+    torch.testing.assert_close(found, dense(nearest_low_rank(weight, 1)))
