@@ -1,17 +1,12 @@
-"""The folder of one run: its name, its state, and the files that describe it.
+"""The folder of one run: its state, and the files that describe it."""
 
-A run's name is made from its configuration alone, never from the time, so that a job that is
-started again finds its own folder.
-"""
-
-import hashlib
 import json
 import logging
 import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +22,8 @@ PREVIOUS_CHECKPOINT = "previous.ckpt"
 DAMAGED_CHECKPOINT = "damaged.ckpt"
 MODEL = "model"
 
-# What says where or how fast a run happens, not what is trained.
+# What says where or how fast a run happens, not what is trained: values that cannot change the result
+# beyond rounding. A run that is continued keeps those it was begun with, unless others are given.
 NOT_IDENTITY = (
     "output_dir",
     "prepared_dir",
@@ -35,6 +31,7 @@ NOT_IDENTITY = (
     "resume",
     "logger",
     "log_interval_steps",
+    "micro_batch_size",
     "data.dir",
     "data.prepared_dir",
     "data.workers",
@@ -42,6 +39,8 @@ NOT_IDENTITY = (
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.num_threads",
+    "trainer.compile",
+    "trainer.activation_checkpointing",
 )
 
 
@@ -50,31 +49,6 @@ logger = logging.getLogger(__name__)
 
 class RunIsBusy(ValueError):
     """Another process trains in the folder."""
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """8 hex digits of what is trained: the resolved configuration without `NOT_IDENTITY`."""
-    kept = {key: value for key, value in flat_config(config).items() if not _is_excluded(key)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def run_name(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
-    """Readable overrides and the configuration's hash, e.g. `num_blocks-8_seed-1-3fa2b1c0`.
-
-    There is no `=` and no `,` in it: Hydra would want such a path in quotes (`init_from=…`).
-    """
-    shown = [_short(override) for override in overrides if _is_shown(override)]
-    readable = re.sub(r"[^A-Za-z0-9.+-]+", "_", "_".join(shown))[:100].strip("_")
-    return f"{readable or 'default'}-{config_hash(config)}"
-
-
-def find_run_folder(parent: Path, config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Path:
-    """The folder of this configuration under `parent`: the one that exists, else its new name.
-
-    The hash decides, so that the order of the overrides does not matter.
-    """
-    existing = sorted(parent.glob(f"*-{config_hash(config)}"))
-    return existing[0] if existing else parent / run_name(config, overrides)
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
@@ -202,16 +176,6 @@ def flat_config(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _is_excluded(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
-
-
-def _is_shown(override: str) -> bool:
-    key = override.split("=", 1)[0].lstrip("+~")
-    return not (key.startswith(("hydra", "experiment")) or _is_excluded(key))
-
-
-def _short(override: str) -> str:
-    """`model.num_blocks=8` as `num_blocks-8`; paths as their last part."""
-    key, _, value = override.lstrip("+~").partition("=")
-    return f"{key.rsplit('.', 1)[-1]}-{value.rstrip('/').rsplit('/', 1)[-1]}"
+def is_identity(key: str) -> bool:
+    """Whether the setting with this dotted key may change the result; see `NOT_IDENTITY`."""
+    return not any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)

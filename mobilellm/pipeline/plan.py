@@ -11,7 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.launchers.configuration import instantiate
 from mobilellm.models import ModelConfig
-from mobilellm.run_folder import check_may_start, find_run_folder, read_summary
+from mobilellm.pipeline.identity import config_hash, find_run_folder
+from mobilellm.pipeline.recorded import with_recorded
+from mobilellm.run_folder import check_may_start, read_summary
 from mobilellm.training.budget import Budget
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ class Run:
     """Whether an unfinished run may be continued."""
     is_sweep: bool
     """Whether it is one trial of several."""
+    identity: str = ""
+    """Hash of the settings that may change the result."""
+    changes: tuple[str, ...] = ()
+    """Where an unfinished run is continued: its settings that were others, or stay others."""
 
     @property
     def samples_per_step(self) -> int:
@@ -69,9 +75,16 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
     Raises:
         ValueError, TypeError, FileNotFoundError: what does not fit, and what to do.
     """
-    overrides, is_sweep = _hydra_job()
-    cfg = _with_initial_model(cfg, overrides)
+    job = _hydra_job()
+    overrides = job.overrides or ()
+    cfg = _with_initial_model(cfg, list(overrides))
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore
+    folder = find_run_folder(
+        Path(config["output_dir"]) / config["experiment_name"], config, job.telling
+    )
+    hashed = config_hash(config)
+    config, changes = with_recorded(config, folder, job.overrides)
+    cfg = OmegaConf.create(config)
     model = instantiate(cfg.model)
     _check_windows(config, model)
     trainer: TrainerConfig = instantiate(cfg.trainer)
@@ -91,15 +104,15 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
     return Run(
         config=config,
         overrides=tuple(overrides),
-        folder=find_run_folder(
-            Path(config["output_dir"]) / config["experiment_name"], config, overrides
-        ),
+        folder=folder,
+        identity=hashed,
+        changes=changes,
         model=model,
         data=instantiate(cfg.data),
         trainer=trainer,
         budget=budget,
-        is_sweep=is_sweep,
-        resume=is_sweep if config["resume"] is None else config["resume"],
+        is_sweep=job.is_sweep,
+        resume=job.is_sweep if config["resume"] is None else config["resume"],
     )
 
 
@@ -115,17 +128,30 @@ def check_run(cfg: DictConfig) -> Path:
     return run.folder
 
 
-def _hydra_job() -> tuple[list[str], bool]:
-    """The job's overrides, and whether it is a trial of a sweep."""
+@dataclass(frozen=True)
+class _Job:
+    """What Hydra knows of the command."""
+
+    overrides: tuple[str, ...] | None = None
+    """Of the run; None: there is no command line, the configuration was made by a program."""
+    telling: tuple[str, ...] = ()
+    """Those that tell the run from the sweep's others; alone all of them."""
+    is_sweep: bool = False
+
+
+def _hydra_job() -> _Job:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from mobilellm.launchers.sweep_check import as_typed
+    from mobilellm.launchers.override_text import override_key
+    from mobilellm.launchers.sweep_check import as_typed, common_keys
 
     if not HydraConfig.initialized():
-        return [], False
+        return _Job()
     job = HydraConfig.get()
-    return as_typed(job.overrides.task), job.mode == RunMode.MULTIRUN
+    overrides, common = tuple(as_typed(job.overrides.task)), common_keys(job)
+    telling = tuple(o for o in overrides if override_key(o) not in common)
+    return _Job(overrides, telling or overrides, job.mode == RunMode.MULTIRUN)
 
 
 def _is_submitted() -> bool:

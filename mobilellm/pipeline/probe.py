@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobilellm.pipeline.identity import config_hash, find_run_folder
 from mobilellm.pipeline.plan import Run
 from mobilellm.pipeline.run import train_prepared
 from mobilellm.pipeline.summary import is_first_process
-from mobilellm.run_folder import RunIsBusy, find_run_folder, locked, read_summary
+from mobilellm.run_folder import RunIsBusy, locked, read_summary
 from mobilellm.training.budget import Budget
 
 if TYPE_CHECKING:
@@ -145,6 +146,8 @@ def _probe_run(run: Run, factor: float) -> Run:
         config=config | changes,
         overrides=tuple(overrides),
         folder=find_run_folder(parent, config | changes, overrides),
+        identity=config_hash(config | changes),
+        changes=(),
         budget=budget,
         resume=True,
     )

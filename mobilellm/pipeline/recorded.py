@@ -1,0 +1,101 @@
+"""What a run that is continued keeps of the configuration it was begun with."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mobilellm.launchers.override_text import override_key
+from mobilellm.pipeline.identity import identity, read_config
+from mobilellm.run_folder import flat_config, is_identity, last_checkpoint, read_summary
+
+# Settings by which the folder was found, or that are about this start only.
+OF_THIS_START = ("output_dir", "experiment_name", "resume")
+# Settings that conf/ takes from another one.
+TAKEN_FROM = {"data.prepared_dir": "prepared_dir"}
+MISSING = object()
+
+
+def with_recorded(
+    config: dict[str, Any], folder: Path, overrides: Sequence[str] | None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The configuration with which the unfinished run in `folder` goes on, and what to say of it.
+
+    Of settings that cannot change the result (micro-batch, compile, paths, …) the recorded values
+    stay, but for those that were given now: so a run that ran out of memory goes on with
+    `micro_batch_size=…`.
+
+    Args:
+        config: the resolved configuration as composed now; it is the same run.
+        folder: the run's.
+        overrides: of the command line; None: not known, all of `config` counts as given.
+
+    Returns:
+        The configuration, a new one, and a line for each setting that differs.
+    """
+    if last_checkpoint(folder) is None or not (recorded := read_config(folder)):
+        return config, ()
+    before = set((_summary(folder)).get("overrides") or ())
+    watched = _watched(recorded, config)
+    result, lines = config, []
+    for key, then, now in _differing("", recorded, config):
+        is_free = not is_identity(key) or any(f"{key}.".startswith(f"{w}.") for w in watched)
+        if not is_free or key.startswith(OF_THIS_START) or then is MISSING:
+            continue
+        if overrides is None or any(_gives(key, override, before) for override in overrides):
+            lines.append(f"goes on with {key}={_text(now)} (before: {_text(then)})")
+        else:
+            result = _replaced(result, key.split("."), then)
+            lines.append(f"keeps {key}={_text(then)}, with which it was begun")
+    return result, tuple(lines)
+
+
+def _summary(folder: Path) -> Mapping[str, Any]:
+    try:
+        return read_summary(folder) or {}
+    except ValueError:
+        return {}
+
+
+def _watched(recorded: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """`callbacks.<name>` of the callbacks that are no part of either identity."""
+    kept = {*identity(recorded), *identity(config)}
+    names = {**(recorded.get("callbacks") or {}), **(config.get("callbacks") or {})}
+    found = [f"callbacks.{name}" for name in names]
+    return [name for name in found if not any(key.startswith(f"{name}.") for key in kept)]
+
+
+def _differing(path: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted key and both values of all that differs; groups of settings where one has none."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping) and then and now:
+        for name in {**then, **now}:
+            key = f"{path}.{name}" if path else str(name)
+            yield from _differing(key, then.get(name, MISSING), now.get(name, MISSING))
+    elif then != now:
+        yield path, then, now
+
+
+def _gives(key: str, override: str, before: set[str]) -> bool:
+    """Whether the override gives this setting now: by its name, or as one of a group chosen anew.
+
+    A group that was chosen at the start already, such as `trainer=gpu`, says nothing new.
+    """
+    given = override_key(override)
+    if given in (key, TAKEN_FROM.get(key)) or given.startswith(f"{key}."):
+        return True
+    return key.startswith(f"{given}.") and override not in before
+
+
+def _replaced(config: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    name, *rest = path
+    if not rest:
+        return config | {name: value}
+    inner = config.get(name)
+    return config | {name: _replaced(inner if isinstance(inner, dict) else {}, rest, value)}
+
+
+def _text(value: Any) -> str:
+    if value is MISSING:
+        return "(none)"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(flat_config(value)) + "}" if value else "none"
+    return "null" if value is None else str(value)
