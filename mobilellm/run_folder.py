@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -22,8 +21,9 @@ PREVIOUS_CHECKPOINT = "previous.ckpt"
 DAMAGED_CHECKPOINT = "damaged.ckpt"
 MODEL = "model"
 
-# What says where or how fast a run happens, not what is trained: values that cannot change the result
-# beyond rounding. A run that is continued keeps those it was begun with, unless others are given.
+# What says where or how fast a run happens, not what is trained: values that cannot change the
+# result beyond rounding. A run that is continued keeps those it was begun with, unless others are
+# given.
 NOT_IDENTITY = (
     "output_dir",
     "prepared_dir",

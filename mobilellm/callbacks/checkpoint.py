@@ -32,6 +32,8 @@ class CheckpointCallback(Checkpoint):
         ValueError: an interval that is not above 0.
     """
 
+    watches_only = True
+
     def __init__(
         self,
         folder: str | Path,

@@ -21,6 +21,8 @@ class GracefulStopCallback(Callback):
     any. A second Ctrl-C stops at once. While no run is on, signals do what they did before.
     """
 
+    watches_only = True
+
     def __init__(self) -> None:
         """No signal yet."""
         self.signal_name: str | None = None

@@ -22,6 +22,8 @@ class ProgressCallback(Callback):
         line_seconds: time between two lines where there is no terminal.
     """
 
+    watches_only = True
+
     def __init__(self, *, refresh_seconds: float = 0.2, line_seconds: float = 30.0) -> None:
         """Nothing is shown before training starts."""
         self.refresh_seconds = refresh_seconds

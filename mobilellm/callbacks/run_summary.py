@@ -18,6 +18,8 @@ Row = tuple[str, str]
 class RunSummaryCallback(Callback):
     """Prints shape, counts, budget, batch, memory forecast, device and data."""
 
+    watches_only = True
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Print the table once, on the first process."""
         if not trainer.is_global_zero:

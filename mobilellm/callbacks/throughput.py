@@ -18,6 +18,8 @@ class ThroughputCallback(Callback):
     Validation is left out of the time, and so is the first step, which compiles and allocates.
     """
 
+    watches_only = True
+
     def __init__(self) -> None:
         """Nothing measured yet."""
         self.matmul_flops_per_second: float | None = None

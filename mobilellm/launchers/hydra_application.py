@@ -56,7 +56,11 @@ class SweepTask:
                 # Raised again by `HydraApplication.run`: Hydra would print a line of its own.
                 self.error = error
                 return None
-        name = " ".join(as_typed(job.overrides.task))
+        trial = self.trial(as_typed(job.overrides.task))
+        if trial is not None:
+            # As it was checked: with what was typed, and with what tells it from the others.
+            HydraConfig.instance().set_config(trial.config)
+        name = trial.name if trial else " ".join(as_typed(job.overrides.task))
         total = f" of {len(self.trials)}" if self.trials else ""
         _tell(f"trial {job.job.num + 1}{total}: {name}")
         try:

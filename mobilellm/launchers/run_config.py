@@ -37,6 +37,7 @@ class RunConfig:
     validation_tokens: float | None = MISSING
     log_interval_steps: int = MISSING
     init_from: str | None = MISSING
+    extend_from: str | None = MISSING
     init_layers: list[int] | None = MISSING
     resume: bool | None = MISSING
     learning_rate_probe: bool = MISSING

@@ -1,5 +1,6 @@
 """Compose and check every trial of a sweep before the first one starts."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mobilellm.launchers.configuration import load
 from mobilellm.launchers.errors import CommandError, describe_error
 from mobilellm.launchers.gpus import visible_gpus
+from mobilellm.launchers.override_text import by_key, override_key, shown_override, varying_keys
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 LOCAL_LAUNCHER = "hydra_plugins.mobilellm_local.LocalLauncher"
+# One of a sweep's values: up to a comma that stands in no quotes and no brackets.
+_ELEMENT = r"""(?:[^,\"'\[\]{}()]|"[^"]*"|'[^']*'|\[[^\[\]]*\]|\{[^{}]*\}|\([^()]*\))+"""
 SLURM_LAUNCHER = "hydra_plugins.mobilellm_slurm.SlurmLauncher"
 
 
@@ -23,16 +27,19 @@ class Trial:
     """One run of a sweep."""
 
     overrides: tuple[str, ...]
-    """As on the command line, Hydra's own left out."""
+    """As Hydra's sweeper passes them, its own left out."""
     config: "DictConfig"
     """The composed configuration, `hydra` included."""
     folder: Path | None
     """The run folder, where the check gave one."""
+    swept: tuple[str, ...] = ()
+    """Those of the overrides in which the sweep's trials differ, as they were typed."""
 
     @property
     def name(self) -> str:
-        """The overrides, readable."""
-        return " ".join(self.overrides) or "(no overrides)"
+        """What tells it from the other trials, readable."""
+        shown = self.swept or tuple(as_typed(self.config.hydra.overrides.task)) or self.overrides
+        return " ".join(map(shown_override, shown)) or "(no overrides)"
 
 
 def check_sweep(
@@ -67,14 +74,19 @@ def check_sweep(
         return []
     trials: list[Trial] = []
     refused: list[str] = []
-    for number, trial_overrides in enumerate(_expand(loader, master)):
+    expanded = _expand(loader, master)
+    varying = varying_keys([by_key(typed) for _, typed in expanded])
+    for number, (trial_overrides, typed) in enumerate(expanded):
+        swept = tuple(o for o in typed if override_key(o) in varying)
         try:
-            trials.append(_checked(loader, master, number, trial_overrides, check))
+            config = _composed(loader, master, number, typed, varying)
+            trials.append(Trial(tuple(trial_overrides), config, _checked(config, check), swept))
         except Exception as error:
             message = describe_error(error)
             if message is None:
                 raise
-            refused.append(f"trial {' '.join(trial_overrides)}: {message}")
+            name = " ".join(map(shown_override, swept or typed))
+            refused.append(f"trial {name}: {message}")
     if refused:
         more = f" (and {len(refused) - 1} more trials)" if len(refused) > 1 else ""
         raise CommandError(f"{refused[0]}{more}; no trial was started")
@@ -82,8 +94,11 @@ def check_sweep(
     return trials
 
 
-def _expand(loader: "ConfigLoader", master: "DictConfig") -> list[list[str]]:
-    """The overrides of each trial, in the basic sweeper's order."""
+def _expand(loader: "ConfigLoader", master: "DictConfig") -> list[tuple[list[str], list[str]]]:
+    """The overrides of each trial, in the basic sweeper's order: as it passes them, and as typed.
+
+    The sweeper writes values anew, `2e4` as `20000.0`.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
@@ -91,35 +106,76 @@ def _expand(loader: "ConfigLoader", master: "DictConfig") -> list[list[str]]:
     sweeper: Any = OmegaConf.to_container(master.hydra.sweeper, resolve=False)
     lines = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     lines += as_typed(master.hydra.overrides.task)
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(lines)
-    return BasicSweeper.split_arguments(parsed, None)[0]
+    parser = OverridesParser.create(config_loader=loader)
+    parsed = parser.parse_overrides(lines)
+    typed: dict[str, str] = {}
+    for override in parsed:
+        typed |= _typed_values(override, parser)
+    trials = BasicSweeper.split_arguments(parsed, None)[0]
+    return [(trial, [typed.get(override, override) for override in trial]) for trial in trials]
 
 
-def _checked(
+def _typed_values(override: Any, parser: Any) -> dict[str, str]:
+    """Each override that the sweeper makes of this one, and how it was typed."""
+    key, line = override.get_key_element(), override.input_line
+    value = line.partition("=")[2]
+    if not override.is_sweep_override():
+        return {f"{key}={override.get_value_element_as_str()}": line}
+    if not hasattr(override.value(), "list"):
+        return {}
+    found = {}
+    for piece in re.findall(_ELEMENT, value):
+        try:
+            [single] = parser.parse_overrides([f"{key}={piece.strip()}"])
+            found[f"{key}={single.get_value_element_as_str()}"] = f"{key}={piece.strip()}"
+        except Exception:
+            # A nested list, or choice(…): shown as the sweeper writes it.
+            continue
+    return found
+
+
+def _composed(
     loader: "ConfigLoader",
     master: "DictConfig",
     number: int,
     overrides: list[str],
-    check: "Callable[[DictConfig], Any] | None",
-) -> Trial:
-    from hydra.core.hydra_config import HydraConfig
+    varying: Sequence[str],
+) -> "DictConfig":
+    """The trial's configuration, which also says in which keys trials do not differ."""
     from hydra.types import RunMode
     from omegaconf import OmegaConf, open_dict
 
     lines = [*as_typed(master.hydra.overrides.hydra), *overrides]
     config = load(loader, master.hydra.job.config_name, lines, RunMode.RUN)
     OmegaConf.copy_cache(from_config=master, to_config=config)
+    common = [key for key in by_key(overrides) if key not in varying]
     with open_dict(config):
         config.hydra.job.id = str(number)
         config.hydra.job.num = number
+        config.hydra.job.config.override_dirname.exclude_keys = common
+    return config
+
+
+def _checked(config: "DictConfig", check: "Callable[[DictConfig], Any] | None") -> Path | None:
+    """Check one trial; its run folder, where the check gives one."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
     _refuse_several_devices(config)
     HydraConfig.instance().set_config(config)
     task_config = without_hydra(config)
     OmegaConf.to_container(task_config, resolve=True, throw_on_missing=True)
     folder = check(task_config) if check is not None else None
-    return Trial(
-        tuple(overrides), config, Path(folder) if isinstance(folder, (str, Path)) else None
-    )
+    return Path(folder) if isinstance(folder, (str, Path)) else None
+
+
+def common_keys(hydra: Any) -> set[str]:
+    """Overridden keys in which the trials of this job's sweep do not differ.
+
+    Args:
+        hydra: the job's own configuration.
+    """
+    return set(hydra.job.config.override_dirname.exclude_keys)
 
 
 def as_typed(overrides: Any) -> list[str]:
@@ -168,6 +224,7 @@ def _refuse_duplicates(trials: Sequence[Trial]) -> None:
             raise CommandError(
                 f"trials '{seen[key].name}' and '{trial.name}' are the same run"
                 + (f" ({trial.folder})" if trial.folder else "")
-                + "; remove one of the equal values; no trial was started"
+                + "; remove one of the equal values, or give them an experiment_name of their own "
+                "where they differ in what cannot change the result; no trial was started"
             )
         seen[key] = trial

@@ -94,11 +94,8 @@ def find_run_folder(parent: Path, config: Mapping[str, Any], overrides: Sequence
     existing = sorted(parent.glob(f"*-{wanted}"))
     if existing:
         return existing[0]
-    older = (folder for folder in run_folders(parent) if _is_older(folder, wanted, config))
-    return next(
-        (folder for folder in older if not differences(folder, config, overrides)),
-        parent / run_name(config, overrides),
-    )
+    older = (f for f in run_folders(parent) if _is_older(f, wanted, config, overrides))
+    return next(older, parent / run_name(config, overrides))
 
 
 def differences(
@@ -115,7 +112,8 @@ def differences(
     found = {
         key: (then.get(key), now.get(key))
         for key in {**then, **now}
-        if then.get(key) != now.get(key) and (key in then or key in known or key in given)
+        if then.get(key) != now.get(key)
+        and (key in then or key in known or key in given or not recorded)
     }
     if RATE in found and config.get(PROBE) and _is_probed(*found[RATE], config):
         del found[RATE]
@@ -147,15 +145,19 @@ def _read_config(path: Path, _changed: int) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _is_older(folder: Path, wanted: str, config: Mapping[str, Any]) -> bool:
-    """Whether it may be this run's, under a name of an earlier version."""
+def _is_older(
+    folder: Path, wanted: str, config: Mapping[str, Any], overrides: Sequence[str]
+) -> bool:
+    """Whether it is this run's, under a name of an earlier version."""
     try:
         summary = read_summary(folder) or {}
     except ValueError:
         return False
     if "identity" in summary:
         return summary["identity"] == wanted
-    return all(name not in summary or summary[name] == config.get(name) for name in QUICK_FACTS)
+    if any(name in summary and summary[name] != config.get(name) for name in QUICK_FACTS):
+        return False
+    return not differences(folder, config, overrides)
 
 
 def _is_probed(recorded: Any, configured: Any, config: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.launchers.command import Stopped
+from mobilellm.pipeline.beginning import beginning
 from mobilellm.pipeline.distillation import check_teacher
 from mobilellm.pipeline.plan import Run, plan_run
 from mobilellm.pipeline.summary import describe_run, is_first_process
@@ -50,6 +51,9 @@ def train(cfg: "DictConfig") -> dict[str, Any]:
     if starts_ranks(run):
         return train_on_ranks(cfg, run)
     with _joined_ranks(run):
+        if is_first_process():
+            for line in beginning(run):
+                logger.info("%s", line)
         prepared = prepare_data(run.data)
         check_prepared(run, prepared)
         check_teacher(run, prepared)
@@ -159,7 +163,7 @@ def _with_learning_rate(config: dict[str, Any], learning_rate: float) -> dict[st
 def _write_config(run: Run) -> None:
     from omegaconf import OmegaConf
 
-    if not (run.folder / CONFIG).exists():
+    if run.changes or not (run.folder / CONFIG).exists():
         write_text_atomically(run.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(run.config)))
 
 

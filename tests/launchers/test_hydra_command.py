@@ -35,7 +35,7 @@ def test_a_run_writes_its_own_files_only(app):
          "no trial was started\n"),
         (["-m", "seed=0,1,0"], 2, "error: trials 'seed=0' and 'seed=0' are the same run ("),
         (["-m", "seed=0,1", "data=required"], 2,
-         "error: trial seed=0 data=required: data.train is required and not given; "
+         "error: trial seed=0: data.train is required and not given; "
          "set data.train=… (and 1 more trials); no trial was started\n"),
         (["seed=0,1"], 2, "error: Ambiguous value for argument 'seed=0,1'"),
         (["seed=14"], 1, "Traceback"),

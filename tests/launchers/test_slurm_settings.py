@@ -49,7 +49,9 @@ def test_tasks_per_node_are_the_devices(overrides, nodes, tasks, gpus):
 
 
 def test_settings_without_the_launcher():
-    with pytest.raises(ValueError, match=r"launcher.partition is not known; hydra.launcher has no"):
+    with pytest.raises(
+        ValueError, match=r"launcher.partition is not known; hydra.launcher has preload"
+    ):
         compose("train", ["hydra.launcher.partition=gpu"])
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from mobilellm.launchers.configuration import config_loader
 from mobilellm.launchers.gpus import visible_gpus
-from mobilellm.launchers.sweep_check import check_sweep, without_hydra
+from mobilellm.launchers.sweep_check import as_typed, check_sweep, common_keys, without_hydra
 
 
 def check(app, *overrides, checker=None):
@@ -48,7 +48,7 @@ def test_equal_values_under_another_name_are_the_same_run(app):
 
 
 def test_an_interpolation_that_leads_nowhere_is_found(app):
-    with pytest.raises(ValueError, match=r"^trial seed=1 .*: sequence_length: Interpolation key"):
+    with pytest.raises(ValueError, match=r"^trial seed=1: sequence_length: Interpolation key"):
         check(app, "seed=1,2", "sequence_length=${model.depth}")
 
 
@@ -74,3 +74,27 @@ def test_a_trial_has_one_gpu_of_the_local_launcher_and_any_number_of_processes(a
 def test_hidden_gpus_do_not_count(monkeypatch, shown, gpus):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
     assert visible_gpus() == gpus
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        (["seconds=2e4,1e5", "seed=3"], ["seconds=2e4", "seconds=1e5"]),
+        (["seed=7", "seconds=1e3"], ["seed=7 seconds=1e3"]),
+        (["seed=range(0,2)", "seconds=1e3"], ["seed=0", "seed=1"]),
+        (["+name='a,b',\"c\""], ["+name='a,b'", '+name="c"']),
+        (["+files=[a,b],[c]"], ["+files=[a,b]", "+files=[c]"]),
+        (["seed=choice(1,2)"], ["seed=1", "seed=2"]),
+        (["+files=[" + ",".join(f"corpus/{n}.txt" for n in range(9)) + "],x"],
+         ["+files=9 values", "+files=x"]),
+    ],
+)  # fmt: skip
+def test_trials_are_named_by_what_varies_as_it_was_typed(app, overrides, names):
+    assert [trial.name for trial in check(app, *overrides)] == names
+
+
+def test_a_trial_knows_which_of_its_overrides_all_have(app):
+    [trial, _] = check(app, "seconds=1e3", "seed=1,2", "model=large")
+    assert common_keys(trial.config.hydra) == {"seconds", "model"}
+    assert as_typed(trial.config.hydra.overrides.task) == ["seconds=1e3", "seed=1", "model=large"]
+    assert trial.overrides == ("seconds=1000.0", "seed=1", "model=large")

@@ -1,0 +1,95 @@
+"""What is said before a run begins: what it goes on from, or why from the start."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.pipeline.identity import differences, run_folders
+from mobilellm.run_folder import last_checkpoint, read_summary
+
+if TYPE_CHECKING:
+    from mobilellm.pipeline.plan import Run
+
+BUDGET = ("max_tokens", "max_steps", "max_seconds")
+# Differences that are named.
+SHOWN = 3
+
+
+def beginning(run: "Run") -> Iterator[str]:
+    """Lines to print before `run` trains."""
+    if last_checkpoint(run.folder) is not None:
+        for line in run.changes:
+            yield f"{run.folder}: {line}"
+        return
+    if run.is_sweep or run.config["extend_from"] is not None:
+        return
+    if run.config["resume"]:
+        yield f"resume=true: nothing to resume in {run.folder}, it begins anew{_nearest(run)}"
+        return
+    shorter = _shorter(run)
+    if shorter is not None:
+        folder, tokens = shorter
+        yield (
+            f"{folder} is the same run, finished at {tokens:,} tokens; this one begins anew. To "
+            f"train that one on instead: extend_from={folder} with the larger budget"
+        )
+
+
+def _nearest(run: "Run") -> str:
+    """The unfinished run beside it that differs least, and in what."""
+    unfinished = [
+        (differences(folder, run.config, run.overrides), folder)
+        for folder in run_folders(run.folder.parent)
+        if last_checkpoint(folder) is not None and _summary(folder).get("status") != "finished"
+    ]
+    if not unfinished:
+        return ""
+    found, folder = min(unfinished, key=lambda one: len(one[0]))
+    return f"; the unfinished run {folder.name} differs in {_described(found)}"
+
+
+def _described(found: dict[str, tuple[Any, Any]]) -> str:
+    parts = [f"{key}={_value(now)} (there {_value(then)})" for key, (then, now) in found.items()]
+    more = f" and {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
+    return ", ".join(parts[:SHOWN]) + more
+
+
+def _value(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _shorter(run: "Run") -> tuple[Path, int] | None:
+    """A finished run that differs in a smaller budget alone, and its tokens; the longest."""
+    total = run.budget.total_steps
+    facts = {
+        "status": "finished",
+        "seed": run.config["seed"],
+        "model": run.model.to_dict(),
+        "sequence_length": run.config["sequence_length"],
+        "tokens_per_step": run.config["tokens_per_step"],
+    }
+    found = []
+    for folder in run_folders(run.folder.parent):
+        summary = _summary(folder)
+        if any(_plain(summary.get(name)) != _plain(value) for name, value in facts.items()):
+            continue
+        is_shorter = total is None or summary.get("steps", total) < total
+        if is_shorter and set(differences(folder, run.config, run.overrides)) <= set(BUDGET):
+            found.append((folder, summary["tokens"]))
+    return max(found, key=lambda one: one[1], default=None)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    try:
+        return read_summary(folder) or {}
+    except ValueError:
+        return {}

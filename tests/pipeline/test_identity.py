@@ -1,0 +1,215 @@
+"""The name of a run follows from what is trained, and from nothing else."""
+
+import copy
+import json
+import os
+import random
+
+import pytest
+
+from mobilellm.launchers.configuration import compose
+from mobilellm.pipeline.identity import config_hash, find_run_folder, identity, run_name
+from mobilellm.run_folder import CONFIG, NOT_IDENTITY, flat_config, write_summary
+
+SMALL = {
+    "model": {"num_blocks": 4},
+    "data": {"train": "a.txt", "dir": "x", "workers": 2},
+    "trainer": {"devices": 1, "precision": "32-true", "strategy": "auto"},
+    "logger": {},
+    "output_dir": "outputs",
+    "seed": 0,
+}
+
+
+def changed(path, value, config=None):
+    config = copy.deepcopy(SMALL if config is None else config)
+    *parents, key = path.split(".")
+    node = config
+    for parent in parents:
+        node = node.setdefault(parent, {})
+    node[key] = value
+    return config
+
+
+def composed(*overrides):
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(
+        compose("train", ["data=text", "data.train=a", *overrides]), resolve=True
+    )
+
+
+@pytest.mark.parametrize("path", NOT_IDENTITY)
+def test_where_and_how_fast_do_not_change_the_hash(path):
+    assert config_hash(changed(path, "other")) == config_hash(SMALL)
+
+
+def test_the_order_of_keys_does_not_matter():
+    for seed in range(20):
+        items = list(SMALL.items())
+        random.Random(seed).shuffle(items)
+        assert config_hash(dict(items)) == config_hash(SMALL)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["micro_batch_size=1"],
+        ["trainer=gpu"],
+        ["trainer.compile=true", "trainer.activation_checkpointing=true"],
+        ["trainer=ddp", "trainer.devices=2"],
+        ["callbacks.progress=null", "callbacks.throughput=null", "callbacks.run_summary=null"],
+        ["callbacks.checkpoint.every_steps=7", "callbacks.graceful_stop=null"],
+        ["learning_rate_probe_factors=[1,3]", "learning_rate_probe_seed=5"],
+        ["max_tokens=1e6"],
+        ["tokens_per_step=4_096"],
+        ["optimizer.learning_rate=0.002"],
+        ["logger=tensorboard"],
+        [f"data.train={os.getcwd()}/b/../a"],
+        ["data.train=./a/"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_cannot_change_the_result_is_no_part_of_the_identity(overrides):
+    base = composed("max_tokens=1000000", "tokens_per_step=4096", "optimizer.learning_rate=2e-3")
+    assert identity(composed("optimizer.learning_rate=2e-3", *overrides)) == identity(base)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trainer=fsdp"], ["trainer.precision=bf16-true"], ["callbacks.loss_guard.action=skip"],
+        ["callbacks.loss_guard=null"], ["learning_rate_probe=true"], ["data.train=b"],
+        ["data.train=[a,b]"], ["gradient_clip_norm=null"], ["init_from=a"], ["extend_from=a"],
+        ["distillation=forward_kl", "distillation.distillation.teacher=a"],
+        ["+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_may_change_the_result_is_part_of_it(overrides):
+    assert config_hash(composed(*overrides)) != config_hash(composed())
+
+
+def test_the_factors_count_where_the_probe_is_on():
+    on = "learning_rate_probe=true"
+    assert config_hash(composed(on, "learning_rate_probe_factors=[1,3]")) != config_hash(
+        composed(on)
+    )
+
+
+def other(value):
+    """Another value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, list):
+        return [*value, 1]
+    return f"{value}x" if isinstance(value, str) else 3
+
+
+def test_every_other_setting_changes_the_hash():
+    """Over all keys of a run with everything on, each to another value, alone."""
+    config = composed(
+        "compression=structured", "distillation=kngpt2", "learning_rate_probe=true",
+        "distillation.distillation.teacher=t", "schedule=wsd", "optimizer=muon",
+    )  # fmt: skip
+    base, unchanged = config_hash(config), set()
+    for key, value in flat_config(config).items():
+        if config_hash(changed(key, other(value), config)) == base:
+            unchanged.add(key)
+    watched = {k for k in unchanged if k.startswith("callbacks.") and "loss_guard" not in k}
+    free = {k for k in unchanged if any(f"{k}.".startswith(f"{name}.") for name in NOT_IDENTITY)}
+    # A class that cannot be imported is no callback that watches.
+    assert unchanged == watched | free
+    assert {"callbacks.checkpoint.every_seconds", "callbacks.progress._partial_"} & watched
+
+
+def test_a_callback_of_ones_own_counts_until_it_says_otherwise():
+    """Also one that is derived from a callback of ours that only watches."""
+    own = f"+callbacks.own._target_={__name__}.Derived"
+    assert config_hash(composed(own)) != config_hash(composed())
+    watching = f"+callbacks.own._target_={__name__}.Watching"
+    assert config_hash(composed(watching)) == config_hash(composed())
+
+
+class Watching:
+    watches_only = True
+
+
+class Derived(Watching):
+    pass
+
+
+def test_moving_everything_together_changes_nothing(tmp_path):
+    hashes = set()
+    for place in ("here", "there/deeper"):
+        config = changed("data.train", f"{tmp_path}/{place}/corpus")
+        hashes.add(config_hash(changed("output_dir", f"{tmp_path}/{place}/outputs", config)))
+    assert len(hashes) == 1
+
+
+def test_the_name_is_readable_and_names_no_path():
+    overrides = ["experiment=demo", "hydra/launcher=local", "model.num_blocks=8", "seed=1",
+                 "data.dir=/tmp/x", "variant=demo/shared", "output_dir=o", "micro_batch_size=1",
+                 "max_tokens=2e4", "init_from=outputs/default/seed-1_max-0a1b2c3d"]  # fmt: skip
+    assert run_name(SMALL, overrides) == (
+        f"num_blocks-8_seed-1_variant-shared_max_tokens-2e4_init_from-0a1b2c3d-{config_hash(SMALL)}"
+    )
+    assert run_name(SMALL, []) == f"default-{config_hash(SMALL)}"
+
+
+def test_a_folder_is_found_again_whatever_the_order_of_overrides(tmp_path):
+    first = find_run_folder(tmp_path, SMALL, ["seed=0", "model.num_blocks=4"])
+    first.mkdir()
+    assert find_run_folder(tmp_path, SMALL, ["model.num_blocks=4", "seed=0"]) == first
+    assert find_run_folder(tmp_path, changed("seed", 1), ["seed=1"]) != first
+
+
+def older_run(folder, config, **summary):
+    """As earlier versions left one: another hash in its name, no identity in its summary."""
+    from omegaconf import OmegaConf
+
+    folder.mkdir(parents=True)
+    (folder / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    write_summary(folder, {"status": "running", **summary})
+
+
+def test_folders_of_earlier_versions_are_found(tmp_path):
+    config = composed("seed=1")
+    recorded = copy.deepcopy(config)
+    del recorded["extend_from"]
+    older_run(tmp_path / "seed-1-00000000", recorded, seed=1)
+    older_run(tmp_path / "seed-2-11111111", recorded | {"seed": 2}, seed=2)
+    (tmp_path / "broken-22222222").mkdir()
+    (tmp_path / "broken-22222222" / CONFIG).write_text("{")
+    found = tmp_path / "seed-1-00000000"
+    assert find_run_folder(tmp_path, config) == found
+    assert find_run_folder(tmp_path, composed("seed=1", "micro_batch_size=1")) == found
+    assert find_run_folder(tmp_path, composed("seed=3")).name.startswith("default-")
+    # Once the present version has written there, its identity says so.
+    write_summary(found, {"status": "running", "identity": config_hash(config)})
+    (found / CONFIG).write_text("{}")
+    assert find_run_folder(tmp_path, config) == found
+
+
+def test_a_setting_younger_than_the_run_differs_only_where_it_was_given(tmp_path):
+    older_run(tmp_path / "a-00000000", SMALL, seed=0)
+    younger = changed("model.new_key", 5)
+    assert find_run_folder(tmp_path, younger, ["seed=0"]) == tmp_path / "a-00000000"
+    given = ["seed=0", "model.new_key=5"]
+    assert find_run_folder(tmp_path, younger, given) != tmp_path / "a-00000000"
+
+
+def test_the_learning_rate_that_a_probe_chose_is_the_same_run(tmp_path):
+    probing = {"learning_rate_probe": True, "learning_rate_probe_factors": [0.5, 1, 2]}
+    config = SMALL | probing | {"optimizer": {"learning_rate": 1e-3}}
+    older_run(tmp_path / "a-00000000", config | {"optimizer": {"learning_rate": 2e-3}}, seed=0)
+    assert find_run_folder(tmp_path, config) == tmp_path / "a-00000000"
+    other_rate = config | {"optimizer": {"learning_rate": 3e-3}}
+    assert find_run_folder(tmp_path, other_rate) != tmp_path / "a-00000000"
+
+
+def test_the_hash_is_stable():
+    """Names of folders outlive versions: this value changes only with the meaning of a name."""
+    assert config_hash(json.loads(json.dumps(SMALL))) == "893cdf52"
