@@ -1,4 +1,4 @@
-"""The state of a sweep: status, job, tokens, rate, losses and age of every run below a folder.
+"""The state of a sweep: status, job, progress, rate, losses and age of every run below a folder.
 
   python scripts/status.py outputs/depth_vs_width
   watch -n 10 python scripts/status.py outputs/depth_vs_width
@@ -6,8 +6,10 @@
 Of runs submitted to SLURM it also asks SLURM: `queued`, `requeued` (preempted, it goes on when its
 turn comes), and how a job ended that could not say so itself.
 
-A run that says `running` but is `(silent)` has written nothing for ten minutes: it was killed, or
-its steps are long.
+A sweep's runs are told apart by the settings in which they differ, a column each, and by the hash
+at the end of their folders' names. A run is `silent` that has written nothing for ten minutes
+though it says that it runs: it was killed, or its steps are long. `done` is the share of its
+budget, `tok/s` its rate lately, `age` the time since it last wrote something.
 """
 
 import argparse

@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 class ProgressCallback(Callback):
     """Step, tokens, loss, tokens per second and the time left.
 
+    The rate is that of the log, where a `ThroughputCallback` writes it; else of all steps since the
+    start, validation left out.
+
     Args:
         refresh_seconds: least time between two redraws of the bar.
         line_seconds: time between two lines where there is no terminal.
@@ -90,7 +93,11 @@ class ProgressCallback(Callback):
         if share_before < share < 1.0:
             left = seconds * (1.0 - share) / (share - share_before)
             parts.append(f"{format_duration(left)} left")
-        parts.append(f"{scaled((module.tokens - tokens_before) / seconds)} tokens/s")
+        rate = module.latest_metrics.get("tokens_per_second")
+        if rate is None:
+            trained = max(seconds - module.validation_seconds, 1e-9)
+            rate = (module.tokens - tokens_before) / trained
+        parts.append(f"{scaled(rate)} tokens/s")
         parts.append(f"{scaled(module.tokens)} tokens")
         return " · ".join(parts)
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from mobilellm.launchers.fork_server import start_fork_server
 from mobilellm.launchers.gpus import visible_gpus
 from mobilellm.launchers.supervisor import Job, Supervisor
-from mobilellm.launchers.sweep_check import Trial
+from mobilellm.launchers.sweep_check import Trial, common_overrides
 from mobilellm.launchers.sweep_launcher import SweepLauncher, job_return
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ class LocalLauncher(SweepLauncher):
             Stopped: a signal ended the sweep, after the running trials have saved.
         """
         task = self.task
-        jobs = [self._job(trial) for trial in self.trials(job_overrides, initial_job_idx)]
+        trials = self.trials(job_overrides, initial_job_idx)
+        jobs = [self._job(trial) for trial in trials]
         supervisor = Supervisor(
             task=task,
             n_jobs=self.n_jobs,
@@ -78,6 +79,7 @@ class LocalLauncher(SweepLauncher):
             gpus=self.gpus,
             attempts=self.attempts,
             preload=self.preload,
+            common=common_overrides(trials),
         )
         outcomes = supervisor.run(jobs)
         for outcome in outcomes:
@@ -89,7 +91,7 @@ class LocalLauncher(SweepLauncher):
         readable = trial.folder.name if trial.folder else trial.name
         name = re.sub(r"[^A-Za-z0-9=.,+_-]+", "_", readable)[:150]
         log = Path(str(self.config.hydra.sweep.dir)) / "logs" / f"{name}.log"
-        return Job(trial.name, trial.config, trial.folder, log.absolute())
+        return Job(trial.name, trial.config, trial.folder, log.absolute(), trial.swept)
 
 
 def warm_up(settings: "DictConfig") -> None:

@@ -1,7 +1,7 @@
 """What a sweep shows while it runs: a table in a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mobilellm.launchers.override_text import by_key, short_keys, shown_value
 from mobilellm.launchers.progress import Progress, read_progress
 
 REFRESH_SECONDS = 1.0
@@ -40,6 +41,18 @@ class Counts:
         parts += [f"{self.failed} failed"] if self.failed else []
         parts += [f"{self.stopped} stopped"] if self.stopped else []
         return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class RunningTrial:
+    """One trial as the overview shows it."""
+
+    name: str
+    folder: Path | None
+    seconds: float
+    """Since it was started."""
+    swept: tuple[str, ...] = ()
+    """Overrides in which it differs from the other trials: a column each."""
 
 
 @dataclass
@@ -81,8 +94,8 @@ class Overview:
         """A line that stays."""
         self.console.print(Text(message), soft_wrap=True)
 
-    def refresh(self, running: Mapping[str, tuple[Path | None, float]]) -> None:
-        """Show the running trials: name to run folder and seconds since the start."""
+    def refresh(self, running: Sequence[RunningTrial]) -> None:
+        """Show the running trials, where it is time to."""
         interval = REFRESH_SECONDS if self._live is not None else PLAIN_LINE_SECONDS
         now = time.monotonic()
         if now - self._refreshed < interval:
@@ -91,33 +104,36 @@ class Overview:
         if self._live is not None:
             self._live.update(self._table(running), refresh=True)
         else:
-            shown = [
-                f"{name}: {progress_text(read_progress(f))}" for name, (f, _) in running.items()
-            ]
-            self.tell(" | ".join([self.counts.line(), *shown]))
+            self.tell(self.counts.line())
+            for trial in running:
+                self.tell(f"  {trial.name}: {progress_text(read_progress(trial.folder))}")
 
-    def _table(self, running: Mapping[str, tuple[Path | None, float]]) -> Group:
+    def _table(self, running: Sequence[RunningTrial]) -> Group:
         table = Table(box=None, pad_edge=False)
-        for column in ("trial", "tokens", "step", "train loss", "val loss", "time"):
-            table.add_column(column, justify="left" if column == "trial" else "right")
-        for name, (folder, seconds) in running.items():
-            progress = read_progress(folder)
+        values = [by_key(trial.swept) for trial in running]
+        headings = short_keys(dict.fromkeys(key for run in values for key in run)) or {"": "trial"}
+        for heading in headings.values():
+            table.add_column(heading, overflow="fold")
+        for column in ("done", "step", "train", "val", "time"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for trial, run in zip(running, values, strict=True):
+            progress = read_progress(trial.folder)
             table.add_row(
-                name,
+                *(shown_value(run.get(key, "")) if key else trial.name for key in headings),
                 _share(progress),
                 _text(progress.step),
                 _text(progress.train_loss),
                 _text(progress.val_loss),
-                duration(seconds),
+                duration(trial.seconds),
             )
         return Group(table, Text(self.counts.line(), style="bold"))
 
 
 def progress_text(progress: Progress) -> str:
-    """`step 120, 48 % of the tokens, train loss 5.210, val loss 5.310`."""
+    """`step 120, 48 % done, train loss 5.210, val loss 5.310`."""
     parts = [
         f"step {progress.step}" if progress.step is not None else "starting",
-        f"{_share(progress)} of the tokens" if progress.share is not None else "",
+        f"{_share(progress)} done" if progress.share is not None else "",
         f"train loss {progress.train_loss:.3f}" if progress.train_loss is not None else "",
         f"val loss {progress.val_loss:.3f}" if progress.val_loss is not None else "",
     ]

@@ -2,6 +2,7 @@
 
 import csv
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -24,8 +25,8 @@ class Progress:
     """Optimizer steps done."""
     tokens: int | None = None
     """Tokens trained on."""
-    max_tokens: int | None = None
-    """The budget."""
+    share: float | None = None
+    """Part of the budget that is done, 0 to 1, by the limit that ends the run first."""
     train_loss: float | None = None
     """Nats per token."""
     val_loss: float | None = None
@@ -34,13 +35,8 @@ class Progress:
     """Lately, or of the whole run once it has finished."""
     age_seconds: float | None = None
     """Since the last row of metrics.csv, or the last change of summary.json."""
-
-    @property
-    def share(self) -> float | None:
-        """Part of the token budget that is done, 0 to 1."""
-        if self.tokens is None or not self.max_tokens:
-            return None
-        return min(1.0, self.tokens / self.max_tokens)
+    overrides: tuple[str, ...] | None = None
+    """Of the command line; None: not known yet."""
 
 
 def read_progress(folder: Path | None) -> Progress:
@@ -55,17 +51,41 @@ def read_progress(folder: Path | None) -> Progress:
     files = [path for path in folder.iterdir() if path.is_file()]
     newest = max((path.stat().st_mtime for path in files), default=None)
     finished = summary.get("status") == "finished"
+    overrides = summary.get("overrides")
     return Progress(
         status=str(summary.get("status") or ("running" if last else "waiting")),
         error=summary.get("error"),
         step=_number(summary.get("steps") if finished else last.get("step"), int),
         tokens=_number(summary.get("tokens") if finished else last.get("tokens"), int),
-        max_tokens=_number(summary.get("max_tokens"), int),
+        share=1.0 if finished else _share(summary, last),
         train_loss=_number(last.get("train/loss"), float),
         val_loss=_number(summary.get("val_loss") if finished else last.get("val/loss"), float),
         tokens_per_second=_number((summary if finished else last).get("tokens_per_second"), float),
         age_seconds=None if newest is None else max(0.0, time.time() - newest),
+        overrides=tuple(map(str, overrides)) if isinstance(overrides, list) else None,
     )
+
+
+def _share(summary: Mapping[str, object], last: Mapping[str, str]) -> float | None:
+    """How much of the budget the last row has used: of several limits the one nearest its end."""
+    limits = {
+        done: _number(summary.get(limit), float)
+        for done, limit in (
+            ("tokens", "max_tokens"),
+            ("step", "max_steps"),
+            ("seconds", "max_seconds"),
+        )
+    }
+    per_step = _number(summary.get("tokens_per_step"), int)
+    if per_step and limits["tokens"]:
+        # A run takes the whole steps that fit.
+        limits["tokens"] = max(1, limits["tokens"] // per_step) * per_step
+    shares = [
+        value / limit
+        for done, limit in limits.items()
+        if limit and (value := _number(last.get(done), float)) is not None
+    ]
+    return min(1.0, max(shares)) if shares else None
 
 
 def _last_values(path: Path) -> dict[str, str]:

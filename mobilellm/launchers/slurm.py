@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from mobilellm.launchers.command import Stopped
 from mobilellm.launchers.errors import CommandError
-from mobilellm.launchers.overview import Counts, Overview
+from mobilellm.launchers.overview import Counts, Overview, RunningTrial
 from mobilellm.launchers.slurm_job import SlurmTrial
 from mobilellm.launchers.slurm_queue import SlurmError, require_slurm
 from mobilellm.launchers.slurm_record import JOB_CONFIG, JobRecord, write_record
@@ -147,8 +147,13 @@ class SlurmLauncher(SweepLauncher):
                 for path in [path for path, state in states.items() if not state.is_active]:
                     self._report(left.pop(path), states[path], overview)
                 seconds = time.monotonic() - started
-                running = [path for path in left if states[path].status == "running"]
-                overview.refresh({left[path].name: (path, seconds) for path in running})
+                overview.refresh(
+                    [
+                        RunningTrial(trial.name, path, seconds, trial.swept)
+                        for path, trial in left.items()
+                        if states[path].status == "running"
+                    ]
+                )
 
     def _report(self, trial: Trial, state: RunState, overview: Overview) -> None:
         counts = overview.counts

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from mobilellm.launchers.command import Stopped
 from mobilellm.launchers.fork_server import start_fork_server
-from mobilellm.launchers.overview import Counts, Overview, duration, progress_text
+from mobilellm.launchers.override_text import shown_override
+from mobilellm.launchers.overview import Counts, Overview, RunningTrial, duration, progress_text
 from mobilellm.launchers.progress import read_progress
 from mobilellm.launchers.trial_process import TrialProcess
 from mobilellm.run_folder import read_summary, write_summary
@@ -37,6 +38,8 @@ class Job:
     """The run folder, where known: read for progress and results."""
     log: Path
     """Takes the trial's stdout and stderr; appended to."""
+    swept: tuple[str, ...] = ()
+    """Overrides in which it differs from the other trials."""
 
     def summary(self) -> dict[str, Any]:
         """What the trial wrote about itself; empty before it does."""
@@ -88,6 +91,7 @@ class Supervisor:
         gpus: identifiers; each job sees one of them, the one with the fewest jobs.
         attempts: how often a job that a signal killed is started.
         preload: modules the server imports before the first fork.
+        common: overrides that all trials have; told once.
     """
 
     def __init__(
@@ -99,8 +103,10 @@ class Supervisor:
         gpus: Sequence[str] = (),
         attempts: int = 1,
         preload: Sequence[str] = (),
+        common: Sequence[str] = (),
     ) -> None:
         """Start nothing yet."""
+        self.common = common
         self.task = task
         self.n_jobs = n_jobs
         self.threads = threads
@@ -144,7 +150,10 @@ class Supervisor:
                     overview.tell(_line(outcome, counts))
                 now = time.monotonic()
                 overview.refresh(
-                    {r.job.name: (r.job.folder, now - r.started) for r in self.running}
+                    [
+                        RunningTrial(r.job.name, r.job.folder, now - r.started, r.job.swept)
+                        for r in self.running
+                    ]
                 )
         if self.signals:
             raise Stopped(
@@ -164,8 +173,10 @@ class Supervisor:
                 f"{before}running {len(queue)}, {at_a_time} at a time with {self.threads} "
                 f"thread{'s' if self.threads > 1 else ''} each"
                 + (f" on {len(self.gpus)} GPUs" if self.gpus else "")
-                + (f"; first loading {', '.join(self.preload)} once" if self.preload else "")
+                + ("; loading what they need first" if self.preload else "")
             )
+            if self.common:
+                overview.tell(f"all with {' '.join(map(shown_override, self.common))}")
         else:
             overview.tell(f"all {counts.total} trials are finished already")
 

@@ -178,6 +178,15 @@ def common_keys(hydra: Any) -> set[str]:
     return set(hydra.job.config.override_dirname.exclude_keys)
 
 
+def common_overrides(trials: Sequence[Trial]) -> list[str]:
+    """Overrides that all of a sweep's trials have, as they were typed."""
+    if not trials or not trials[0].swept:
+        return []
+    overrides = as_typed(trials[0].config.hydra.overrides.task)
+    common = common_keys(trials[0].config.hydra)
+    return [override for override in overrides if override_key(override) in common]
+
+
 def as_typed(overrides: Any) -> list[str]:
     """Hydra's record of the overrides, a ListConfig, with `${…}` left as it was typed."""
     from omegaconf import OmegaConf

@@ -76,6 +76,8 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
         ValueError, TypeError, FileNotFoundError: what does not fit, and what to do.
     """
     job = _hydra_job()
+    if cfg.extend_from is not None:
+        raise ValueError(f"extend_from={cfg.extend_from} is not supported yet; leave it out")
     overrides = job.overrides or ()
     cfg = _with_initial_model(cfg, list(overrides))
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore

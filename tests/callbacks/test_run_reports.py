@@ -8,6 +8,7 @@ import torch
 from small_run import fit, make_data, make_model, make_module, read_rows
 
 from mobilellm.accounting import flops_per_token
+from mobilellm.accounting.table import scaled
 from mobilellm.callbacks.progress import ProgressCallback, format_duration
 from mobilellm.callbacks.run_summary import RunSummaryCallback
 from mobilellm.callbacks.throughput import ThroughputCallback
@@ -74,6 +75,19 @@ def test_progress_writes_lines_where_there_is_no_terminal(caplog):
         lines[1],
     )
     assert "left" not in lines[-1]
+
+
+def test_the_rate_is_that_of_the_log(tmp_path, caplog):
+    """As `status.py` reads it from metrics.csv, and as the run's summary says at the end."""
+    throughput = ThroughputCallback()
+    callbacks = [throughput, ProgressCallback(line_seconds=0.0)]
+    with caplog.at_level(logging.INFO):
+        fit(make_module(6, log=2, validate=3), make_data(), tmp_path, callbacks=callbacks)
+    lines = [r.getMessage() for r in caplog.records if "progress" in r.name]
+    shown = [re.search(r"([\d.]+ ?k?) tokens/s", line)[1] for line in lines]
+    logged = {int(row["step"]): row["tokens_per_second"] for row in read_rows(tmp_path)}
+    assert shown[3] == scaled(float(logged[4]))
+    assert shown[-1] == scaled(throughput.tokens_per_second)
 
 
 def test_progress_is_quiet_between_lines(caplog):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mobilellm.launchers.overview import Counts, Overview, duration, progress_text
+from mobilellm.launchers.overview import Counts, Overview, RunningTrial, duration, progress_text
 from mobilellm.launchers.progress import Progress, read_progress
 from mobilellm.launchers.slurm_record import JobRecord, read_record, write_record
 from mobilellm.launchers.status import find_runs, status_table
@@ -25,8 +25,8 @@ def make_run(folder: Path, rows: list[str], summary: dict | None = None) -> Path
     return folder
 
 
-def shown(folder: Path) -> str:
-    console = Console(file=io.StringIO(), width=160)
+def shown(folder: Path, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(status_table(folder))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -53,6 +53,23 @@ def test_a_finished_run_reports_its_summary(tmp_path: Path):
                "val_loss": 4.75}  # fmt: skip
     progress = read_progress(make_run(tmp_path, ["30,3000,4.5,5.0", ""], summary))
     assert (progress.step, progress.tokens, progress.val_loss) == (31, 3100, 4.75)
+    assert progress.share == 1.0
+
+
+@pytest.mark.parametrize(
+    ("limits", "share"),
+    [
+        ({"max_tokens": 1_000_000, "max_steps": 40}, 0.75),
+        ({"max_tokens": None, "max_steps": None, "max_seconds": 10.0}, 0.5),
+        ({"max_tokens": 3_050, "tokens_per_step": 100}, 1.0),
+        ({"max_tokens": 4_000, "max_steps": 30}, 1.0),
+        ({}, None),
+    ],
+)
+def test_progress_is_that_of_the_limit_that_ends_the_run(tmp_path: Path, limits, share):
+    run = make_run(tmp_path, [], {"status": "running", **limits})
+    (run / "metrics.csv").write_text("step,tokens,seconds\n30,3000,5.0\n")
+    assert read_progress(run).share == share
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"status": "runni'])
@@ -77,13 +94,66 @@ def test_status_of_a_sweep(tmp_path: Path):
     for file in (tmp_path / "a").iterdir():
         os.utime(file, (old, old))
     text = shown(tmp_path)
-    assert "running (silent)" in text
-    assert "2,000 (25 %)" in text
-    assert "2:00 h ago" in text
-    assert "lr=[0] must be positive" in text
+    assert "silent" in text
+    assert "25 %" in text
+    assert "2:00 h" in text
+    assert "b: lr=[0] must be positive" in text
+    assert any(line.strip() == "deep" for line in text.splitlines())
     assert "4.000" in text
     assert "3 runs: 1 finished, 1 failed, 1 running" in text
     assert find_runs(tmp_path / "deep" / "c") == [tmp_path / "deep" / "c"]
+
+
+def make_sweep(folder: Path, files: str) -> None:
+    """Two seeds of two shapes, as `train.py -m` leaves them, and a learning-rate probe."""
+    for number, (blocks, seed) in enumerate([(2, 0), (2, 1), (16, 0), (16, 1)]):
+        overrides = [
+            f"model.num_blocks={blocks}", f"seed={seed}", "data=text", "max_tokens=2e5",
+            f"data.train={files}", "output_dir=out", "optimizer.learning_rate=1e-3",
+        ]  # fmt: skip
+        run = make_run(
+            folder / f"num_blocks-{blocks}_seed-{seed}-0a1b2c3{number}", [],
+            {"status": "running" if number < 3 else "failed", "overrides": overrides,
+             "max_tokens": 200_000, "tokens_per_step": 2048,
+             "error": "ValueError: a long reason " * 5 if number == 3 else None},
+        )  # fmt: skip
+        columns = "step,tokens,train/loss,val/loss,tokens_per_second"
+        row = f"{50 * number},{198_656 * number // 3},12.3456,9.8765,12345.6"
+        (run / "metrics.csv").write_text("\n".join([columns, row, ""]))
+        old = time.time() - 40_000
+        for file in run.iterdir():
+            os.utime(file, (old, old))
+    probe = {"status": "finished", "overrides": ["optimizer.learning_rate=0.01"], "steps": 9}
+    make_run(folder / "probes" / "learning_rate-0.01-99999999", ["9,9,9.0,9.0", ""], probe)
+
+
+def test_a_sweep_has_a_column_a_swept_key_and_fits_80_columns(tmp_path: Path):
+    files = "[" + ",".join(f"corpus/part-{n}.txt" for n in range(20)) + "]"
+    make_sweep(tmp_path / "sweep", files)
+    lines = shown(tmp_path / "sweep", width=80).splitlines()
+    rows = [line.split() for line in lines]
+    assert [line.strip() for line in lines[:2]] == [
+        "data=text max_tokens=2e5 data.train=20 values optimizer.learning_rate=1e-3",
+        "run       num_blocks  seed  status  step   done   tok/s   train    val      age",
+    ]
+    assert rows[2][:6] == ["0a1b2c30", "2", "0", "silent", "0", "0"]
+    assert rows[4][:7] == ["0a1b2c32", "16", "0", "silent", "100", "67", "%"]
+    assert rows[4][7:] == ["12.3", "k", "12.346", "9.877", "11:06", "h"]
+    assert rows[5][:5] == ["0a1b2c33", "16", "1", "failed", "150"]
+    assert lines[6].startswith("0a1b2c33: ValueError: a long reason")
+    assert max(map(len, lines)) <= 80
+    assert "probes: optimizer.learning_rate=0.01" in "\n".join(lines)
+    assert lines[-1].startswith("5 runs: 1 finished, 1 failed, 3 running")
+
+
+def test_runs_that_are_no_sweep_have_their_names(tmp_path: Path):
+    for number in range(6):
+        overrides = [f"key{other}={number == other}" for other in range(6)]
+        summary = {"status": "finished", "overrides": overrides}
+        make_run(tmp_path / f"run-0000000{number}", [], summary)
+    text = shown(tmp_path, width=80)
+    assert all(f"run-0000000{number} " in text for number in range(6))
+    assert "key1" not in text
 
 
 def test_status_where_slurm_does_not_answer(tmp_path: Path, monkeypatch):
@@ -101,8 +171,8 @@ def test_status_where_slurm_does_not_answer(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = shown(tmp_path)
     assert "from the runs' files alone: squeue is not found" in " ".join(text.split())
-    assert "1,234" in text
-    assert "log: 12_3_0_log.out" in text
+    assert "1.23 k" in text
+    assert "a: log: 12_3_0_log.out" in text
     assert "2 runs: 1 running, 1 waiting" in text
 
 
@@ -126,10 +196,10 @@ def test_the_overview_in_a_terminal_shows_the_running_trials(tmp_path: Path, mon
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     with Overview(counts, console) as overview:
         overview.tell("started seed=1")
-        overview.refresh({"seed=1": (run, 65.0)})
+        overview.refresh([RunningTrial("a=1 seed=1", run, 65.0, ("model.a=2e4", "seed=1"))])
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
-    for part in ("started seed=1", "25 %", "5.250", "1:05 min"):
+    for part in ("started seed=1", "25 %", "5.250", "1:05 min", "2e4", "a", "seed"):
         assert part in text
     assert "3 of 4 finished (1 of them before), 1 failed" in text
 
