@@ -78,13 +78,10 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
     job = _hydra_job()
     if cfg.extend_from is not None:
         raise ValueError(f"extend_from={cfg.extend_from} is not supported yet; leave it out")
-    overrides = job.overrides or ()
-    cfg = _with_initial_model(cfg, list(overrides))
+    cfg = _with_initial_model(cfg, list(job.overrides or ()))
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore
-    folder = find_run_folder(
-        Path(config["output_dir"]) / config["experiment_name"], config, job.telling
-    )
-    hashed = config_hash(config)
+    parent, hashed = Path(config["output_dir"]) / config["experiment_name"], config_hash(config)
+    folder = find_run_folder(parent, config, job.telling)
     config, changes = with_recorded(config, folder, job.overrides)
     cfg = OmegaConf.create(config)
     model = instantiate(cfg.model)
@@ -105,7 +102,7 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
     _check_distillation(cfg, model, trainer)
     return Run(
         config=config,
-        overrides=tuple(overrides),
+        overrides=job.overrides or (),
         folder=folder,
         identity=hashed,
         changes=changes,

@@ -34,7 +34,7 @@ def with_recorded(
     """
     if last_checkpoint(folder) is None or not (recorded := read_config(folder)):
         return config, ()
-    before = set((_summary(folder)).get("overrides") or ())
+    before: set[str] = set(_summary(folder).get("overrides") or ())
     watched = _watched(recorded, config)
     result, lines = config, []
     for key, then, now in _differing("", recorded, config):
