@@ -61,6 +61,27 @@ def tiny_run(tiny_overrides: list[str]) -> Callable[..., dict[str, Any]]:
     return run
 
 
+def sandwich(num_blocks: int, block_repeats: int) -> tuple[int, ...]:
+    """The ends once and the blocks between them again and again: 0 1 2 1 2 3."""
+    middle = tuple(range(1, num_blocks - 1)) * block_repeats
+    return (0, *middle, num_blocks - 1) if num_blocks > 1 else (0,)
+
+
+def last_first(num_blocks: int, block_repeats: int) -> tuple[int, ...]:
+    """Backwards, and then every other block again: 3 2 1 0 0 2."""
+    again = tuple(range(0, num_blocks, 2)) * (block_repeats - 1)
+    return (*reversed(range(num_blocks)), *again)
+
+
+@pytest.fixture
+def uneven_schemes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sharing schemes as a user may add them: blocks run unequally often and begin anywhere."""
+    from mobilellm.models.sharing import SHARING_SCHEMES
+
+    for scheme in (sandwich, last_first):
+        monkeypatch.setitem(SHARING_SCHEMES, scheme.__name__, scheme)  # pyright: ignore
+
+
 @pytest.fixture(autouse=True)
 def no_hydra_job() -> Iterator[None]:
     """What one test told Hydra about its job is not the next one's."""

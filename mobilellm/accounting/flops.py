@@ -49,9 +49,10 @@ def flops_per_token(config: ModelConfig, sequence_length: int) -> Flops:
     """
     check_count("sequence_length", sequence_length)
     matmul = head_cost(config).flops
-    matmul += sum(applications(config, name) * cost.flops for _, name, cost in block_costs(config))
-    heads = sum(shape.num_attention_heads for shape in config.block_shapes)
-    width = heads * head_dim(config)
-    attention = config.block_repeats * 2 * width * (sequence_length + 1)
+    uses = applications(config)
+    matmul += sum(uses[name] * cost.flops for _, name, cost in block_costs(config))
+    shapes = config.block_shapes
+    heads = sum(shapes[block].num_attention_heads for block in config.layer_order)
+    attention = 2 * heads * head_dim(config) * (sequence_length + 1)
     forward = matmul + attention
     return Flops(matmul=matmul, attention=attention, forward=forward, training=3 * forward)

@@ -29,14 +29,15 @@ def kv_cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> i
     """Bytes that one token adds to the KV cache.
 
     Every application of a block has keys and values of its own; with share_kv `first` the repeats
-    of a block use those of its first application, so that only `num_blocks` are kept.
+    of a block use those of its first application, so that each block keeps one.
 
     Raises:
         ValueError: `bytes_per_value` below 1.
     """
     check_count("bytes_per_value", bytes_per_value)
-    kept = 1 if config.share_kv == "first" else config.block_repeats
-    return kept * sum(_kv_values(config, shape) for shape in config.block_shapes) * bytes_per_value
+    shapes = config.block_shapes
+    keeping = range(config.num_blocks) if config.share_kv == "first" else config.layer_order
+    return sum(_kv_values(config, shapes[block]) for block in keeping) * bytes_per_value
 
 
 def decode_bytes_per_token(

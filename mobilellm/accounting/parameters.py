@@ -49,13 +49,14 @@ def count_parameters(config: ModelConfig) -> ParameterCounts:
     costs = matrix_costs(config)
     embedding = costs["embedding"].parameters
     embedding += 0 if config.tie_word_embeddings else costs["head"].parameters
-    blocks = sum(block_parameters(config))
-    stored = embedding + blocks + config.hidden_size
+    blocks = block_parameters(config)
+    stored = embedding + sum(blocks) + config.hidden_size
+    repeated = sum((uses - 1) * n for uses, n in zip(config.block_uses, blocks, strict=True))
     counts = ParameterCounts(
         stored=stored,
         embedding=embedding,
         body=stored - embedding,
-        executed=stored + (config.block_repeats - 1) * blocks,
+        executed=stored + repeated,
     )
     masked = [
         costs[name].parameters - shape.nonzero
@@ -96,12 +97,18 @@ def block_costs(config: ModelConfig) -> Iterator[tuple[int, str, MatrixCost]]:
             yield int(name.split(".")[1]), name, cost
 
 
-def applications(config: ModelConfig, name: str) -> int:
-    """How often a forward pass uses the matrix of that name."""
-    if not name.startswith("blocks."):
-        return 2 if name == "embedding" and config.tie_word_embeddings else 1
-    made_once = config.share_kv == "first" and name.endswith(("k_proj", "v_proj"))
-    return 1 if made_once else config.block_repeats
+def applications(config: ModelConfig) -> dict[str, int]:
+    """How often a forward pass uses each stored matrix, by its name in `config.matrix_sizes`."""
+    uses, share_kv = config.block_uses, config.share_kv == "first"
+    counts = {}
+    for name in config.matrix_sizes:
+        if not name.startswith("blocks."):
+            counts[name] = 2 if name == "embedding" and config.tie_word_embeddings else 1
+        elif share_kv and name.endswith(("k_proj", "v_proj")):
+            counts[name] = 1
+        else:
+            counts[name] = uses[int(name.split(".")[1])]
+    return counts
 
 
 def head_cost(config: ModelConfig) -> MatrixCost:

@@ -6,7 +6,7 @@ the handful of scalars that every step exchanges, and the rows that fully sharde
 padded with where the GPUs do not divide them (a third at width 576 on 256 GPUs).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,12 +78,13 @@ def communication_bytes(
     check_count("num_gpus", num_gpus)
     check_count("micro_batches", micro_batches)
     width = precision_of(precision).weight
-    stored, blocks = count_parameters(config).stored, sum(block_parameters(config))
+    stored, blocks = count_parameters(config).stored, block_parameters(config)
     if strategy == "ddp":
         sent = 2 * stored
     else:
-        gathered = stored - blocks + 2 * config.block_repeats * blocks
-        reduced = stored - blocks + _block_reductions(config, micro_batches) * blocks
+        rest = stored - sum(blocks)
+        gathered = rest + 2 * _weighted(config.block_uses, blocks)
+        reduced = rest + _weighted(_block_reductions(config, micro_batches), blocks)
         sent = micro_batches * gathered + reduced
     return round(width * sent * (num_gpus - 1) / num_gpus)
 
@@ -221,11 +222,16 @@ def _latency_seconds(
     """Of all collectives of a step, one after the other."""
     if strategy == "ddp":
         return -(-gradient_bytes // BUCKET_BYTES) * cluster.all_reduce_seconds(num_gpus)
-    gatherings = 1 + 2 * config.block_repeats * config.num_blocks
-    reductions = 1 + _block_reductions(config, micro_batches) * config.num_blocks
+    gatherings = 1 + 2 * config.num_layers
+    reductions = 1 + sum(_block_reductions(config, micro_batches))
     collectives = micro_batches * gatherings + reductions
     return collectives * cluster.ring_seconds(num_gpus)
 
 
-def _block_reductions(config: ModelConfig, micro_batches: int) -> int:
-    return 2 if config.block_repeats > 1 and micro_batches > 1 else 1
+def _block_reductions(config: ModelConfig, micro_batches: int) -> list[int]:
+    """How often the gradients of each stored block are reduced in a step."""
+    return [2 if uses > 1 and micro_batches > 1 else 1 for uses in config.block_uses]
+
+
+def _weighted(factors: Iterable[int], amounts: Iterable[int]) -> int:
+    return sum(factor * amount for factor, amount in zip(factors, amounts, strict=True))

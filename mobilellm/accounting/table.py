@@ -42,7 +42,7 @@ def ladder_table(explained: Sequence[Explanation], names: Sequence[str] = ()) ->
     """
     rows = [_ladder_row(one) for one in explained]
     headings = list(dict.fromkeys(h for row in sorted(rows, key=len)[::-1] for h in row))
-    if all(one["model"]["block_repeats"] == 1 for one in explained):
+    if all(one["model"]["num_layers"] == one["model"]["num_blocks"] for one in explained):
         headings.remove("executed")
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("", *headings):
@@ -115,7 +115,7 @@ def _ladder_row(explained: Explanation) -> dict[str, str]:
 def shape_line(model: Mapping[str, Any]) -> str:
     """The shape in one line."""
     kept = f"{model['num_blocks']} blocks"
-    if model["block_repeats"] > 1:
+    if model["num_layers"] > model["num_blocks"]:
         kept += f" run as {model['num_layers']} layers ({model['layer_sharing']})"
     heads = f"{model['num_attention_heads']} heads of {model['head_dim']}"
     if model["num_key_value_heads"] != model["num_attention_heads"]:
@@ -153,10 +153,11 @@ def duration_text(seconds: float) -> str:
 def _parameters(explained: Explanation) -> Iterator[Row]:
     counts, model = explained["parameters"], explained["model"]
     share = counts["embedding"] / counts["stored"]
+    meant = f"{model['num_blocks']} blocks counted in each of {model['num_layers']} layers"
     yield "parameters", f"{counts['stored']:,}", "stored"
     yield "  embedding", f"{counts['embedding']:,}", f"{share:.1%} of those stored"
     yield "  body", f"{counts['body']:,}", "blocks and final norm"
-    yield "  executed", f"{counts['executed']:,}", f"blocks counted {model['block_repeats']} x"
+    yield "  executed", f"{counts['executed']:,}", meant
     if "nonzero" in counts:
         masked = 1 - counts["nonzero"] / counts["stored"]
         yield "  nonzero", f"{counts['nonzero']:,}", f"{masked:.1%} of those stored are masked"

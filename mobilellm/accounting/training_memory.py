@@ -127,7 +127,7 @@ def activation_bytes(
     form = precision_of(precision)
     per_block = list(_application_bytes(config, form))
     # The backward pass holds about as much for the block it passes through as the forward kept.
-    working = max(per_block) // config.block_repeats
+    working = max(kept // uses for kept, uses in zip(per_block, config.block_uses, strict=True))
     if activation_checkpointing:
         kept = config.num_layers * form.residual * config.hidden_size + working
     else:
@@ -234,10 +234,11 @@ def precision_of(name: str) -> Precision:
 
 def _application_bytes(config: ModelConfig, form: Precision) -> Iterator[int]:
     """What the applications of each stored block keep, in bytes per token, one entry per block."""
-    repeats = config.block_repeats
-    key_value_passes = 1 if config.share_kv == "first" else repeats
     projections = 5 if config.feed_forward == "swiglu" else 4  # that read a norm's output
+    uses = config.block_uses
     for index, shape in enumerate(config.block_shapes):
+        repeats = uses[index]
+        key_value_passes = 1 if config.share_kv == "first" else repeats
         # Two norms keep one tensor each; their outputs feed the projections, which under autocast
         # each keep a cast copy of their own.
         read = projections if form.is_mixed else 2
@@ -261,7 +262,7 @@ def _factor_values(config: ModelConfig, block: int) -> int:
     Between its two products a part keeps one tensor; where the left factors go first, also the
     input as a transposed copy. The other parts share the input, a copy where it is permuted.
     """
-    total = 0
+    total, uses = 0, applications(config)
     for name, shape in config.layer_shapes.items():
         if not (isinstance(shape, FactorizedShape) and name.startswith(f"blocks.{block}.")):
             continue
@@ -272,15 +273,15 @@ def _factor_values(config: ModelConfig, block: int) -> int:
         as_it_comes = any(right_first) and not shape.column_permutation
         inputs -= input_of_its_own or as_it_comes
         kept = sum(part.inner_size for part in shape.parts) + inputs * shape.shape[1]
-        total += applications(config, name) * kept
+        total += uses[name] * kept
     return total
 
 
 def _masked_bytes(config: ModelConfig, form: Precision) -> int:
     """Masked weights with their zeros, which every application forms and keeps."""
-    sizes = config.matrix_sizes
+    sizes, uses = config.matrix_sizes, applications(config)
     masked = [n for n, s in config.layer_shapes.items() if isinstance(s, MaskedShape)]
-    return form.value * sum(applications(config, n) * sizes[n][0] * sizes[n][1] for n in masked)
+    return form.value * sum(uses[n] * sizes[n][0] * sizes[n][1] for n in masked)
 
 
 def _block_matrices(config: ModelConfig) -> int:

@@ -95,6 +95,14 @@ class CompressionCallback(Callback):
         elif self.order != "least_sensitive":
             self._group(config, select_layers(config, patterns))
 
+    def configs_after(self, config: ModelConfig) -> list[ModelConfig]:
+        """The architectures that the recipe may lead to, as far as heads, widths and layers go.
+
+        Known without data; a recipe that changes none of these need not say so.
+        """
+        changed = getattr(self.recipe, "configs_after", None)
+        return [config] if changed is None else list(changed(config))
+
     def starts(self, budget: Budget) -> tuple[int, ...]:
         """Optimizer steps done when each stage begins.
 

@@ -1,6 +1,6 @@
 """Training a student beside a teacher: when, with what, and what it is called."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mobilellm.teachers.opening import (
     check_data,
     check_fits,
     check_options,
+    check_windows,
     describe_teacher,
     facts_of,
     open_teacher,
@@ -106,13 +107,22 @@ class DistillationCallback(Callback):
     def _facts(self, student: ModelConfig) -> TeacherFacts:
         return facts_of(student) if self.is_dense else describe_teacher(self.teacher_folder or "")
 
-    def check(self, student: ModelConfig, *, sequence_length: int, is_compressed: bool) -> None:
+    def check(
+        self,
+        student: ModelConfig,
+        *,
+        sequence_length: int,
+        document_mask: bool,
+        compressed: Sequence[ModelConfig] | None = None,
+    ) -> None:
         """Refuse what cannot be done, before any data or weights are read.
 
         Args:
-            student: the model before any compression.
+            student: the model before any compression, which `dense` means.
             sequence_length: tokens per window.
-            is_compressed: whether the run compresses the student.
+            document_mask: whether documents are kept apart.
+            compressed: every architecture that may learn from the teacher in a run with
+                compression; None: the run has none, and `student` learns.
 
         Raises:
             ValueError, FileNotFoundError: no teacher, one that does not fit, layers out of range.
@@ -122,21 +132,38 @@ class DistillationCallback(Callback):
                 "distillation.distillation.teacher is not given; give the folder of a model, a "
                 "run or a logit store, or `dense` with compression"
             )
-        if self.is_dense and not is_compressed:
+        if self.is_dense and compressed is None:
             raise ValueError(
                 "teacher=dense is the model before compression, and this run has no compression; "
                 "give a teacher's folder, or compression=…"
             )
-        if is_compressed and self.has_projections:
+        if compressed is not None and self.has_projections:
             raise ValueError(
                 "projection=true cannot be combined with compression, whose stages change what is "
                 "trained; a compressed model keeps its width: use projection=false"
             )
-        mine, facts = structure_of(student), self._facts(student)
-        check_fits(facts, mine, sequence_length)
+        facts = self._facts(student)
+        check_fits(facts, structure_of(student), sequence_length)
         check_options(facts, **self.options)
+        if not self.is_dense:
+            check_windows(
+                self.teacher_folder, sequence_length=sequence_length, document_mask=document_mask
+            )
+        self._check_losses([student] if compressed is None else compressed, student, facts)
+
+    def _check_losses(
+        self, learning: Sequence[ModelConfig], configured: ModelConfig, facts: TeacherFacts
+    ) -> None:
         for name, loss in self.losses.items():
-            loss.check(mine, facts.structure)
+            for config in learning:
+                try:
+                    loss.check(structure_of(config), facts.structure)
+                except ValueError as error:
+                    if config == configured:
+                        raise
+                    raise ValueError(
+                        f"losses.{name}, with the student as compression leaves it: {error}"
+                    ) from error
             if isinstance(loss, LogitMSE) and self.options["top_k"] is not None:
                 raise ValueError(
                     f"losses.{name} compares all logits; leave out top_k={self.options['top_k']}, "

@@ -22,10 +22,10 @@ from mobilellm.compressor.plan import LayerPlan, Plan
 from mobilellm.compressor.prefix import Prefix
 from mobilellm.compressor.progress import told
 from mobilellm.compressor.recipe import Batch, Compressed
-from mobilellm.compressor.selection import select_layers
+from mobilellm.compressor.selection import by_depth, select_layers
 from mobilellm.compressor.sensitivity import searched_budgets
 from mobilellm.evaluation.validation import sum_losses
-from mobilellm.models import MobileLLM
+from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.config import check_choice
 
 FITS = ("weights", "outputs", "propagated")
@@ -209,7 +209,7 @@ class Factorization:
         errors: dict[str, float] = {}
         working = working_copy(dense)
         prefix = Prefix(dense, calibration) if Prefix.serves(dense) else None
-        for site in told(self._sites(names), "layers fitted, by their inputs"):
+        for site in told(self._sites(model.config, names), "layers fitted, by their inputs"):
             moments: dict[str, Moments] = {}
             if self.fit == "outputs":
                 moments = gather_moments(working, calibration, site)
@@ -258,12 +258,12 @@ class Factorization:
             layer = SumFit(goal, shape, metric).improve().layer(weight.dtype)
         return layer, metric.relative_error(goal, layer.materialize().detach())
 
-    def _sites(self, names: Sequence[str]) -> list[list[str]]:
+    def _sites(self, config: ModelConfig, names: Sequence[str]) -> list[list[str]]:
         """Names whose moments are measured together: those that share an input, or all."""
         if self.fit != "propagated":
             return [list(names)]
         sites: dict[str, list[str]] = {}
-        for name in names:
+        for name in by_depth(config, names):
             sites.setdefault(_input_of(name), []).append(name)
         return list(sites.values())
 

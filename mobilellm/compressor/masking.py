@@ -21,7 +21,7 @@ from mobilellm.compressor.apply import dense_weight, with_layers, working_copy
 from mobilellm.compressor.calibration import Moments, check_tokens, gather_moments
 from mobilellm.compressor.plan import LayerPlan, Plan
 from mobilellm.compressor.recipe import Batch, Compressed
-from mobilellm.compressor.selection import select_layers
+from mobilellm.compressor.selection import by_depth, select_layers
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.config import check_choice
 
@@ -98,7 +98,7 @@ class Pruning:
         """
         self._check_layers(model.config, plan.names)
         self._check_plan(plan)
-        names = [name for name in model.config.matrix_sizes if name in plan.names]
+        names = by_depth(model.config, plan.names)
         stages = [list(stage) for _, stage in groupby(names, key=_block_of)]
         working = working_copy(model)
         layers: dict[str, MaskedLinear] = {}

@@ -46,9 +46,19 @@ class Prefix:
 
     @torch.no_grad()
     def move_to(self, block: int, model: MobileLLM) -> None:
-        """Go on to a block at or after the present one; `model` is compressed up to there."""
+        """Go on to a block at or after the present one; `model` is compressed up to there.
+
+        Raises:
+            ValueError: a block whose first use lies before the present one's.
+        """
         order = self.teacher.config.layer_order
         first, last = order.index(block), len(order) - 1 - order[::-1].index(block)
+        if first < self.layers.start:
+            raise ValueError(
+                f"block {block} first runs at layer {first}, before layer {self.layers.start}, "
+                "where the residual streams are; go through the blocks in the order of their "
+                "first use"
+            )
         for one in (model, self.teacher):
             streams = self._streams.get(one is self.teacher)
             if streams is None:

@@ -23,7 +23,12 @@ class Compressed:
 
 
 class Recipe(Protocol):
-    """A method with its choices: a frozen keyword-only dataclass, built by Hydra."""
+    """A method with its choices: a frozen keyword-only dataclass, built by Hydra.
+
+    A method that changes heads, widths or layers also has `configs_after(config)`: every
+    architecture that its plan may lead to, which is asked before any data are read, so that a
+    teacher's losses can be checked against what the student will be.
+    """
 
     def check(self, model: MobileLLM) -> None:
         """Refuse what cannot be applied to `model`, before any data is read.

@@ -1,7 +1,7 @@
 """Which matrices of a model a list of patterns means."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from mobilellm.models import ModelConfig
@@ -37,6 +37,20 @@ def select_layers(config: ModelConfig, patterns: Sequence[str]) -> tuple[str, ..
     if not chosen:
         raise ValueError("layers is empty; give patterns such as blocks.*.feed_forward.*")
     return tuple(name for name in config.matrix_sizes if name in chosen)
+
+
+def by_depth(config: ModelConfig, names: Iterable[str]) -> list[str]:
+    """The named matrices in the order in which a forward pass first uses them.
+
+    That is not the order of the blocks' numbers where a sharing scheme begins with another block
+    than the first.
+    """
+    first_use = {block: place for place, block in enumerate(dict.fromkeys(config.layer_order))}
+    places = {}
+    for index, name in enumerate(config.matrix_sizes):
+        depth = {"embedding": -1, "head": config.num_blocks}.get(name)
+        places[name] = (first_use[int(name.split(".")[1])] if depth is None else depth, index)
+    return sorted(names, key=places.__getitem__)
 
 
 def _nothing_matches(config: ModelConfig, pattern: str) -> str:

@@ -15,12 +15,13 @@ from mobilellm.compressor.apply import dense_weight, working_copy
 from mobilellm.compressor.calibration import Moments, check_tokens, gather_moments
 from mobilellm.compressor.cutting import kept_inputs, pruned_model
 from mobilellm.compressor.recipe import Batch, Compressed
-from mobilellm.compressor.structured_plan import StructuredPlan, check_dense_blocks
+from mobilellm.compressor.structured_plan import Indices, StructuredPlan, check_dense_blocks
 from mobilellm.evaluation.cross_entropy import chunked_cross_entropy
 from mobilellm.evaluation.validation import attention_mask_of, sum_losses
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.config import check_choice
 from mobilellm.models.couplings import couplings
+from mobilellm.models.sharing import is_closed_under_removal
 
 IMPORTANCES = ("taylor", "outputs")
 BLOCK_IMPORTANCES = ("loss", "turning")
@@ -78,12 +79,56 @@ class StructuredPruning:
         """Refuse what cannot be applied to `model`, before any data is read.
 
         Raises:
-            ValueError: compressed matrices in the blocks, shares that keep nothing or everything.
+            ValueError: compressed matrices in the blocks, shares that keep nothing or everything,
+                fewer blocks of a sharing scheme that then runs them in another order.
         """
-        config = model.config
+        self.check_config(model.config)
+
+    def check_config(self, config: ModelConfig) -> None:
+        """The same, of a model that is not built.
+
+        Raises:
+            ValueError: as `check`.
+        """
         check_dense_blocks(config)
-        _counts("keep_blocks", self.keep_blocks, [config.num_blocks])
+        (count,) = _counts("keep_blocks", self.keep_blocks, [config.num_blocks])
+        scheme, repeats = config.layer_sharing, config.block_repeats
+        if not is_closed_under_removal(scheme, config.num_blocks, repeats, count):
+            raise ValueError(
+                f"keep_blocks={self.keep_blocks} takes blocks out, and layer_sharing={scheme!r} "
+                "runs those that stay in another order than before; leave keep_blocks out, "
+                "keep_channels and keep_heads can be pruned"
+            )
         self._kept_counts(config)
+
+    def configs_after(self, config: ModelConfig) -> list[ModelConfig]:
+        """Architectures that may come out; which blocks stay only the calibration text tells.
+
+        They differ where the blocks of `config` do. Then each place may be taken by any of as many
+        neighbours as blocks go, and here every place is taken by each of its candidates once.
+
+        Raises:
+            ValueError: as `check`.
+        """
+        self.check_config(config)
+        (count,) = _counts("keep_blocks", self.keep_blocks, [config.num_blocks])
+        starts = range(config.num_blocks - count + 1)
+        if len(set(config.block_shapes)) == 1:
+            starts = starts[:1]
+        return [self._first_units(config, range(start, start + count)) for start in starts]
+
+    def _first_units(self, config: ModelConfig, blocks: Sequence[int]) -> ModelConfig:
+        """The architecture that is left of these blocks, with the first units of each."""
+        plan = StructuredPlan.whole(config, blocks)
+        smaller = plan.config_after(config)
+        cut = self._couplings(smaller)
+        kept = {"hidden": list(plan.channels), "heads": list(plan.heads)}
+        for name, count in self._kept_counts(smaller).items():
+            coupling = cut[name]
+            size = coupling.group_size
+            units = [u for u in range(coupling.num_units) if u % size < count]
+            self._keep(kept, coupling, torch.tensor(units), config)
+        return self._planned(plan, kept).config_after(config)
 
     def plan(self, model: MobileLLM, calibration: Sequence[Batch]) -> StructuredPlan:
         """Choose the blocks, and in these the heads and channels.
@@ -101,11 +146,8 @@ class StructuredPruning:
         kept = {"hidden": list(plan.channels), "heads": list(plan.heads)}
         for name, importance in scores.items():
             units = most_important(importance, counts[name], cut[name].groups)
-            _, block, kind = name.split(".")
-            if kind == "heads":  # from groups of heads to heads
-                units = unit_features(units, cut[name].unit // model.config.head_dim)  # pyright: ignore
-            kept[kind][int(block)] = tuple(units.tolist())
-        return replace(plan, heads=tuple(kept["heads"]), channels=tuple(kept["hidden"]))
+            self._keep(kept, cut[name], units, model.config)
+        return self._planned(plan, kept)
 
     def apply(
         self, model: MobileLLM, plan: StructuredPlan, calibration: Sequence[Batch]
@@ -136,6 +178,20 @@ class StructuredPruning:
             wide = torch.zeros_like(weight).index_copy_(1, features, target.detach())  # pyright: ignore
             errors[name] = Metric(moment).relative_error(weight, wide)
         return Compressed(pruned, errors)
+
+    @staticmethod
+    def _keep(
+        kept: dict[str, list[Indices]], coupling: Coupling, units: Tensor, config: ModelConfig
+    ) -> None:
+        """Write down which units of one block stay."""
+        _, block, kind = coupling.name.split(".")
+        if kind == "heads":  # from groups of heads to heads
+            units = unit_features(units, coupling.unit // config.head_dim)  # pyright: ignore
+        kept[kind][int(block)] = tuple(units.tolist())
+
+    @staticmethod
+    def _planned(plan: StructuredPlan, kept: dict[str, list[Indices]]) -> StructuredPlan:
+        return replace(plan, heads=tuple(kept["heads"]), channels=tuple(kept["hidden"]))
 
     def _couplings(self, config: ModelConfig) -> dict[str, Coupling]:
         """What may go: channels, and heads in the unit asked for; by name."""

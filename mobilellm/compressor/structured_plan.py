@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mobilellm.models.config import ModelConfig, PerBlock
+from mobilellm.models.sharing import order_of_layers, order_without
 
 Indices = tuple[int, ...]
 
@@ -101,6 +102,19 @@ class StructuredPlan:
             _check_below(f"heads of block {block}", heads, shape.num_attention_heads)
             _check_below(f"channels of block {block}", channels, shape.intermediate_size)
         self.key_value_heads(config)
+        self._check_order(config)
+
+    def _check_order(self, config: ModelConfig) -> None:
+        """Refuse a choice of blocks that the model's sharing scheme would run in another order."""
+        scheme, repeats = config.layer_sharing, config.block_repeats
+        wanted = order_without(config.layer_order, self.blocks)
+        found = order_of_layers(scheme, len(self.blocks), repeats)
+        if found != wanted:
+            raise ValueError(
+                f"layer_sharing={scheme!r} runs {len(self.blocks)} blocks in the order "
+                f"{' '.join(map(str, found))}, and without the blocks that go it would have to be "
+                f"{' '.join(map(str, wanted))}; keep all blocks, or use another scheme"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` is the inverse."""

@@ -73,12 +73,12 @@ class LogitMSE(LogitLoss):
         Raises:
             ValueError: as said.
         """
-        super().check(student, teacher)
         if teacher.num_layers == 0:
             raise ValueError(
                 "LogitMSE needs all logits of the teacher, and a logit store has the most likely "
                 "words only; use a teacher in memory without top_k, or another loss"
             )
+        super().check(student, teacher)
 
     def divergence(
         self, student_logits: Tensor, teacher: Target, mask: Tensor, *, temperature: float,

@@ -131,6 +131,25 @@ class LogitStore:
             raise self._foreign("another tokenizer", "prepare the data with the teacher's")
         if data_hash != mine.data_hash:
             raise self._foreign("other training data", "train on the data it was made from")
+        self.check_windows(sequence_length=sequence_length, document_mask=document_mask)
+        if teacher_hash not in (None, mine.teacher_hash):
+            raise self._foreign("another teacher", "use its store")
+        if temperature not in (None, mine.temperature):
+            raise self._foreign(
+                f"temperature={mine.temperature:g}, not {temperature:g}", "use the same"
+            )
+
+    def check_windows(self, *, sequence_length: int, document_mask: bool) -> None:
+        """Check what is known of the training windows before there are any data.
+
+        Args:
+            sequence_length: tokens per window.
+            document_mask: whether documents are kept apart.
+
+        Raises:
+            ValueError: names what differs.
+        """
+        mine = self.inputs
         if sequence_length != mine.sequence_length:
             raise self._foreign(
                 f"windows of {mine.sequence_length} tokens, not of {sequence_length}",
@@ -139,12 +158,6 @@ class LogitStore:
         if document_mask != mine.document_mask:
             raise self._foreign(
                 f"data.document_mask={str(mine.document_mask).lower()}", "use the same in training"
-            )
-        if teacher_hash not in (None, mine.teacher_hash):
-            raise self._foreign("another teacher", "use its store")
-        if temperature not in (None, mine.temperature):
-            raise self._foreign(
-                f"temperature={mine.temperature:g}, not {temperature:g}", "use the same"
             )
 
     def verify(self) -> None:

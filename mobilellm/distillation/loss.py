@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mobilellm.distillation.layer_map import UNIFORM, LayerMap
-from mobilellm.distillation.schedule import Scheduled, check_scheduled, value_at
+from mobilellm.distillation.schedule import Scheduled, check_scheduled, extremes, value_at
 from mobilellm.distillation.targets import RESTS, Target, check_mask
 
 Projection = Callable[[int, Tensor], Tensor]
@@ -34,6 +34,8 @@ class Structure:
     vocab_size: int
     captures: tuple[str, ...] = ("embedding", "hidden_states", "attention", "feed_forward")
     """What the model can capture."""
+    temperature: float | None = None
+    """The only one at which all its probabilities are known; None: any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +77,27 @@ class LogitLoss:
         )  # fmt: skip
 
     def check(self, student: Structure, teacher: Structure) -> None:
-        """Refuse models that cannot be compared.
+        """Refuse models that cannot be compared, now or at any time of the run.
 
         Raises:
-            ValueError: another vocabulary.
+            ValueError: another vocabulary, a store of another temperature than the loss has or
+                comes to have.
         """
         if student.vocab_size != teacher.vocab_size:
             raise ValueError(
                 f"{type(self).__name__}: the student has {student.vocab_size} words, the teacher "
                 f"{teacher.vocab_size}; both need the same tokenizer"
+            )
+        known = teacher.temperature
+        if known is None or self.rest == "renormalize":
+            return
+        others = [value for value in extremes(self.temperature) if value != known]
+        if others:
+            raise ValueError(
+                f"{type(self).__name__}: the logit store was made at temperature {known:g}, which "
+                f"does not tell the mass of the other words at temperature {others[0]:g}; use "
+                f"temperature={known:g} throughout, rest=renormalize, or a store made at that "
+                "temperature"
             )
 
     def divergence(

@@ -45,14 +45,18 @@ def value_at(value: Scheduled, progress: float) -> float:
     return value.at(progress) if isinstance(value, Ramp) else float(value)
 
 
+def extremes(value: Scheduled) -> tuple[float, ...]:
+    """The least and the greatest value that it ever has."""
+    return (value.start, value.end) if isinstance(value, Ramp) else (value,)
+
+
 def check_scheduled(name: str, value: Scheduled, *, positive: bool = False) -> None:
     """Check a weight or, with `positive`, a temperature.
 
     Raises:
         ValueError: a value below 0, or with `positive` one that is not above it.
     """
-    ends = (value.start, value.end) if isinstance(value, Ramp) else (value,)
-    for end in ends:
+    for end in extremes(value):
         is_number = isinstance(end, int | float) and not isinstance(end, bool)
         if not is_number or not math.isfinite(end) or end < 0 or (positive and end == 0):
             least = "above 0" if positive else "at least 0"

@@ -86,7 +86,7 @@ def config_to_huggingface(config: ModelConfig) -> dict[str, Any]:
     Raises:
         ValueError: no architecture of `transformers` holds such a model.
     """
-    if config.share_kv == "first" and config.block_repeats > 1:
+    if config.share_kv == "first" and config.is_shared:
         raise ValueError("share_kv='first' has no Hugging Face architecture; only 'own' can go out")
     if len(set(config.block_shapes)) > 1:
         raise ValueError(

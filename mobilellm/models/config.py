@@ -1,12 +1,13 @@
 """The architecture of a MobileLLM, and nothing else: every derived number is a property."""
 
 import difflib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from mobilellm.compression.shapes import FactorizedShape, LayerShape, parse_layer_shape
-from mobilellm.models.sharing import SHARING_SCHEMES
+from mobilellm.models.sharing import SHARING_SCHEMES, order_of_layers
 
 FEED_FORWARDS = ("swiglu", "relu")
 QK_NORMS = ("none", "l2", "rms")
@@ -28,8 +29,8 @@ class BlockShape:
 class ModelConfig:
     """Architecture of one model, in Hugging Face's Llama terms.
 
-    `num_blocks` blocks are stored and `num_layers` = `num_blocks` x `block_repeats` are run;
-    Hugging Face's `num_hidden_layers` is our `num_blocks`.
+    `num_blocks` blocks are stored and `num_layers` are run, in the order that the sharing scheme
+    gives; Hugging Face's `num_hidden_layers` is our `num_blocks` where nothing is shared.
 
     Raises:
         ValueError: a size that is not positive, heads that do not divide, an unknown choice.
@@ -50,11 +51,13 @@ class ModelConfig:
     head_dim: int | None = None
     """Width of one head; default: hidden_size / num_attention_heads. Even, for the rotation."""
     block_repeats: int = 1
-    """How often each stored block is applied."""
+    """How often each stored block is applied; a scheme of unequal use may read it otherwise."""
     layer_sharing: str = "immediate"
-    """Order of the applications: `immediate`, `repeat_all` or `reverse`."""
+    """Order of the applications: a row of `SHARING_SCHEMES`, e.g. `immediate`, `repeat_all` or
+    `reverse`."""
     share_kv: str = "own"
-    """`own`: each application has keys and values; `first`: repeats reuse the block's first."""
+    """`own`: each application has keys and values; `first`: repeats reuse the block's first,
+    also where other blocks run in between."""
     tie_word_embeddings: bool = True
     """Whether the output head is the token embedding."""
     max_position_embeddings: int = 2048
@@ -107,6 +110,7 @@ class ModelConfig:
             "vocab_size", "hidden_size", "num_blocks", "block_repeats", "max_position_embeddings"
         ):  # fmt: skip
             check_positive(name, getattr(self, name))
+        order_of_layers(self.layer_sharing, self.num_blocks, self.block_repeats)
         for name in ("intermediate_size", "num_attention_heads", "num_key_value_heads"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != self.num_blocks:
@@ -200,13 +204,24 @@ class ModelConfig:
 
     @property
     def num_layers(self) -> int:
-        """Applications run: `num_blocks` x `block_repeats`."""
-        return self.num_blocks * self.block_repeats
+        """Applications run: the length of `layer_order`."""
+        return len(self.layer_order)
 
     @property
     def layer_order(self) -> tuple[int, ...]:
         """Index of the stored block that runs at each layer, `num_layers` entries."""
-        return SHARING_SCHEMES[self.layer_sharing](self.num_blocks, self.block_repeats)
+        return order_of_layers(self.layer_sharing, self.num_blocks, self.block_repeats)
+
+    @property
+    def block_uses(self) -> tuple[int, ...]:
+        """How often each stored block runs in a forward pass, `num_blocks` entries."""
+        uses = Counter(self.layer_order)
+        return tuple(uses[block] for block in range(self.num_blocks))
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether some block runs more than once."""
+        return self.num_layers > self.num_blocks
 
     @property
     def block_shapes(self) -> tuple[BlockShape, ...]:

@@ -47,6 +47,7 @@ def student_config(config: ModelConfig, layers: Sequence[int]) -> ModelConfig:
         config,
         num_blocks=len(blocks),
         block_repeats=1,
+        layer_sharing="immediate",  # every scheme of the user's own need not keep the order
         share_kv="own",
         intermediate_size=_one_or_all(shape.intermediate_size for shape in shapes),
         num_attention_heads=_one_or_all(shape.num_attention_heads for shape in shapes),

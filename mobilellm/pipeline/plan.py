@@ -99,7 +99,7 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
         max_seconds=config["max_seconds"],
     )
     _check_compression(cfg, model, budget, trainer)
-    _check_distillation(cfg, model, trainer)
+    _check_distillation(cfg, model, budget, trainer)
     return Run(
         config=config,
         overrides=job.overrides or (),
@@ -255,7 +255,9 @@ def _check_compression(
         raise ValueError(f"compression: {error}") from error
 
 
-def _check_distillation(cfg: DictConfig, model: ModelConfig, trainer: "TrainerConfig") -> None:
+def _check_distillation(
+    cfg: DictConfig, model: ModelConfig, budget: Budget, trainer: "TrainerConfig"
+) -> None:
     from mobilellm.pipeline.compression import find_compression
     from mobilellm.pipeline.distillation import find_distillation
 
@@ -268,11 +270,17 @@ def _check_distillation(cfg: DictConfig, model: ModelConfig, trainer: "TrainerCo
             "distillation: projection=true trains weights beside the model, which trainer=fsdp "
             "does not share out; use trainer=ddp, or a student of the teacher's width"
         )
+    compressed = None
+    if compression is not None:
+        compressed = compression.configs_after(model)
+        if compression.starts(budget)[0] > 0 and not distillation.is_dense:
+            compressed = [model, *compressed]  # which learns until the first stage
     try:
         distillation.check(
             model,
             sequence_length=cfg.sequence_length,
-            is_compressed=compression is not None,
+            document_mask=cfg.data.document_mask,
+            compressed=compressed,
         )
     except ValueError as error:
         raise ValueError(f"distillation: {error}") from error

@@ -48,7 +48,7 @@ class Shape:
     @property
     def is_shared(self) -> bool:
         """Whether blocks run more than once."""
-        return self.model.block_repeats > 1
+        return self.model.is_shared
 
     def losses(self, metric: str) -> dict[int, float]:
         """Seed to final loss; `metric` is `val_loss` or `val_bits_per_byte`."""
@@ -132,7 +132,9 @@ def _numbered(labels: Sequence[str]) -> list[str]:
 
 
 def _base_label(model: ModelConfig) -> str:
-    shared = f" shared ×{model.block_repeats}" if model.block_repeats > 1 else ""
+    shared = f" shared ×{model.block_repeats}" if model.is_shared else ""
+    if len(set(model.block_uses)) > 1:
+        shared = f" run as {model.num_layers}"
     return f"{model.num_blocks}×{model.hidden_size}{shared}"
 
 
@@ -163,8 +165,8 @@ def _sizes(value: Any) -> str:
 
 # In the order in which they are tried; an empty text is the usual case and is not said.
 _TRAITS: tuple[Callable[[Shape], str], ...] = (
-    _model_trait(lambda m: m.layer_sharing if m.block_repeats > 1 else ""),
-    _model_trait(lambda m: "first kv" if m.share_kv == "first" and m.block_repeats > 1 else ""),
+    _model_trait(lambda m: m.layer_sharing if m.is_shared else ""),
+    _model_trait(lambda m: "first kv" if m.share_kv == "first" and m.is_shared else ""),
     _model_trait(lambda m: "" if m.feed_forward == "swiglu" else m.feed_forward),
     _model_trait(lambda m: "" if m.tie_word_embeddings else "untied"),
     _model_trait(lambda m: "" if m.qk_norm == "none" else f"qk {m.qk_norm}"),

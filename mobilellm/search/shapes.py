@@ -1,11 +1,13 @@
 """The shapes a budget may be spent on: what is allowed, and which of two is better proportioned."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from mobilellm.models import ModelConfig
 from mobilellm.models.config import check_choice, check_positive
+from mobilellm.models.sharing import order_of_layers
 
 FFN_RULES = ("remainder", "paper")
 GROUP_SIZES = (3, 2, 1)
@@ -71,6 +73,14 @@ class ShapeGrid:
         """The configuration of one shape."""
         return ModelConfig(**self._sizes(num_blocks, hidden_size, intermediate_size))
 
+    def even_config(
+        self, num_blocks: int, block_repeats: int, hidden_size: int, intermediate_size: int
+    ) -> ModelConfig:
+        """The same with so many layers of each block, whatever the scheme of the grid."""
+        sizes = self._sizes(num_blocks, hidden_size, intermediate_size)
+        even = {"layer_sharing": "immediate", "block_repeats": block_repeats}
+        return ModelConfig(**(sizes | even))
+
     def _sizes(self, num_blocks: int, hidden_size: int, intermediate_size: int) -> dict[str, Any]:
         heads = hidden_size // self.head_dim
         group = self.group_size or next(size for size in GROUP_SIZES if heads % size == 0)
@@ -105,6 +115,11 @@ class ShapeGrid:
             width = min(max(nearest, low), high)
             yield Shape(depth, hidden_size, width, cost.total(depth, width))
 
+    def num_layers(self, num_blocks: int) -> int:
+        """Layers that run, by the sharing scheme."""
+        scheme = self.fields.get("layer_sharing", "immediate")
+        return len(order_of_layers(scheme, num_blocks, self.fields.get("block_repeats", 1)))
+
 
 Measure = Callable[[ModelConfig], int]
 
@@ -121,31 +136,66 @@ def paper_intermediate_size(hidden_size: int, feed_forward: str = "swiglu") -> i
 
 @dataclass(frozen=True)
 class _Cost:
-    """The matched quantity at one width: fixed + blocks x (per_block + per_unit x F)."""
+    """The matched quantity at one width.
 
+    fixed + blocks x (per_block + per_block_unit x F) + layers x (per_layer + per_layer_unit x F):
+    parameters follow the stored blocks, operations the layers that run, keys and values that
+    repeats share the blocks again.
+    """
+
+    num_layers: Callable[[int], int]
     fixed: int
     per_block: int
-    per_unit: int
+    per_block_unit: int
+    per_layer: int
+    per_layer_unit: int
 
     @classmethod
     def at_width(cls, grid: ShapeGrid, hidden_size: int, measure: Measure) -> "_Cost":
-        """Read the three terms off the accounting, which stays the formulae's only home."""
-        one, two, wider = (
-            measure(grid.config(blocks, hidden_size, width))
-            for blocks, width in ((1, 1), (2, 1), (1, 2))
+        """Read the terms off the accounting, which stays the formulae's only home."""
+        one, deeper, repeated, wider, wider_repeated = (
+            measure(grid.even_config(blocks, repeats, hidden_size, width))
+            for blocks, repeats, width in ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 2, 2))
         )
         per_unit = wider - one
-        return cls(fixed=2 * one - two, per_block=two - one - per_unit, per_unit=per_unit)
+        per_layer_unit = wider_repeated - repeated - per_unit
+        per_block_unit = per_unit - per_layer_unit
+        return cls(
+            num_layers=grid.num_layers,
+            fixed=2 * one - deeper,
+            per_block=deeper - repeated - per_block_unit,
+            per_block_unit=per_block_unit,
+            per_layer=repeated - one - per_layer_unit,
+            per_layer_unit=per_layer_unit,
+        )
+
+    def _of_blocks(self, num_blocks: int) -> tuple[int, int]:
+        """What so many blocks cost without their feed-forward width, and for each unit of it."""
+        layers = self.num_layers(num_blocks)
+        return (
+            num_blocks * self.per_block + layers * self.per_layer,
+            num_blocks * self.per_block_unit + layers * self.per_layer_unit,
+        )
 
     def total(self, num_blocks: int, intermediate_size: int) -> int:
-        return self.fixed + num_blocks * (self.per_block + self.per_unit * intermediate_size)
+        plain, per_unit = self._of_blocks(num_blocks)
+        return self.fixed + plain + per_unit * intermediate_size
 
     def intermediate_size(self, num_blocks: int, amount: float) -> float:
         """The feed-forward width at which `amount` is met, whatever the bounds."""
-        return ((amount - self.fixed) / num_blocks - self.per_block) / self.per_unit
+        plain, per_unit = self._of_blocks(num_blocks)
+        return (amount - self.fixed - plain) / per_unit
 
     def depths(self, amount: float, low: int, high: int) -> range:
         """The depths that can meet `amount` between the bounds, and one to each side."""
-        fewest = (amount - self.fixed) / (self.per_block + self.per_unit * high)
-        most = (amount - self.fixed) / (self.per_block + self.per_unit * low)
-        return range(max(1, int(fewest)), max(1, int(most) + 1) + 1)
+        fewest = self._deepest_within(amount, high)
+        return range(max(1, fewest), self._deepest_within(amount, low) + 2)
+
+    def _deepest_within(self, amount: float, intermediate_size: int) -> int:
+        """The most blocks that cost at most `amount`, 0 where one costs more."""
+        above = 1
+        while self.total(above, intermediate_size) <= amount:
+            above *= 2
+        return bisect_right(
+            range(1, above), amount, key=lambda depth: self.total(depth, intermediate_size)
+        )

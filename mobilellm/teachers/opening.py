@@ -126,6 +126,18 @@ def check_options(
         )
 
 
+def check_windows(folder: str | Path, *, sequence_length: int, document_mask: bool) -> None:
+    """Check a store's windows against those of the run; a model reads any.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if is_logit_store(folder):
+        LogitStore(folder).check_windows(
+            sequence_length=sequence_length, document_mask=document_mask
+        )
+
+
 def check_fits(facts: TeacherFacts, student: Structure, sequence_length: int) -> None:
     """Check vocabulary and window.
 

@@ -150,7 +150,12 @@ class StoredTeacher:
         """Nothing is read yet."""
         self.store = store
         self.structure = Structure(
-            num_layers=0, hidden_size=0, num_heads=(), vocab_size=store.vocab_size, captures=()
+            num_layers=0,
+            hidden_size=0,
+            num_heads=(),
+            vocab_size=store.vocab_size,
+            captures=(),
+            temperature=store.temperature,
         )
 
     def to(self, device: torch.device) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mobilellm.compressor.selection import select_layers
+from mobilellm.compressor.selection import by_depth, select_layers
 from mobilellm.models import ModelConfig
 from mobilellm.models.config import check_choice, check_positive
 
@@ -131,8 +131,9 @@ def group_layers(
     check_choice("order", order, ORDERS)
     if order == "given":
         return _given_groups(config, names, patterns)
-    depth = {name: index for index, name in enumerate(config.matrix_sizes)}
-    ordered = sorted(names, key=depth.__getitem__, reverse=order == "backward")
+    ordered = by_depth(config, names)
+    if order == "backward":
+        ordered.reverse()
     if order == "least_sensitive":
         known = {name: error for name, error in (errors or {}).items() if error is not None}
         missing = [name for name in names if name not in known]

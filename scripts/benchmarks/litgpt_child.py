@@ -17,7 +17,7 @@ def main() -> None:
             block_size=settings["sequence_length"],
             vocab_size=settings["vocab_size"],
             padded_vocab_size=settings["vocab_size"],
-            n_layer=settings["num_blocks"] * settings["block_repeats"],
+            n_layer=settings["num_layers"],
             n_embd=settings["hidden_size"],
             n_head=settings["num_attention_heads"],
             n_query_groups=settings["num_key_value_heads"],

@@ -94,6 +94,7 @@ class LitGPTStep:
             env=environment,
         )
         settings = workload.config.to_dict() | {
+            "num_layers": workload.config.num_layers,
             "batch": workload.batch,
             "sequence_length": workload.sequence_length,
             "threads": torch.get_num_threads(),

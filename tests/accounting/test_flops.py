@@ -22,8 +22,12 @@ VARIANTS = [
     {"tie_word_embeddings": False, "num_key_value_heads": 6},
     {"block_repeats": 2, "layer_sharing": "reverse"},
     {"block_repeats": 3, "share_kv": "first"},
+    {"block_repeats": 3, "layer_sharing": "sandwich", "num_attention_heads": [2, 4, 6]},
+    {"block_repeats": 2, "layer_sharing": "last_first", "share_kv": "first"},
     {"intermediate_size": [8, 40, 16], "num_attention_heads": [2, 4, 6]},
 ]
+
+pytestmark = pytest.mark.usefixtures("uneven_schemes")
 
 
 def counted(config, sequence_length, batch=2, backward=False):

@@ -63,6 +63,31 @@ def test_a_block_that_runs_twice_in_a_row_may_stay_in_the_cache(scheme, reads_of
     assert plain - cached == block * (6 - sum(reads_of_each_block))
 
 
+@pytest.mark.usefixtures("uneven_schemes")
+@pytest.mark.parametrize(("scheme", "again"), [("sandwich", 4), ("last_first", 5)])
+def test_blocks_that_run_unequally_often_are_read_as_often(scheme, again):
+    # 0 1 2 1 2 3 and 3 2 1 0 0 2; only the second runs a block twice in a row.
+    sizes = [8, 16, 32, 64]
+    shape = SHAPE | {"num_blocks": 4, "intermediate_size": sizes}
+    config = ModelConfig(**shape, block_repeats=2, layer_sharing=scheme)
+    order = (0, 1, 2, 1, 2, 3) if scheme == "sandwich" else (3, 2, 1, 0, 0, 2)
+    attention, norms = 24 * (48 + 16 + 16 + 48), 2 * 24
+    blocks = [attention + norms + 3 * 24 * size for size in sizes]
+    rest = 24 + 50 * 24
+    read = sum(blocks[block] for block in order)
+    assert decode_bytes_per_token(config, bits=8) == rest + read
+    cached = read - (blocks[0] if scheme == "last_first" else 0)
+    assert decode_bytes_per_token(config, bits=8, repeats_cached=True) == rest + cached
+    assert kv_cache_bytes_per_token(config, bytes_per_value=1) == 6 * 2 * 2 * 8
+    first = ModelConfig(**shape, block_repeats=2, layer_sharing=scheme, share_kv="first")
+    assert kv_cache_bytes_per_token(first, bytes_per_value=1) == 4 * 2 * 2 * 8
+    whole, empty = (
+        decode_bytes_per_token(first, bits=8, kv_bits=8, context=n, repeats_cached=True)
+        for n in (1, 0)
+    )
+    assert whole - empty == (6 if scheme == "sandwich" else 5) * 2 * 2 * 8
+
+
 @pytest.mark.parametrize("repeats_cached", [False, True])
 def test_shared_keys_and_values_are_read_by_every_application(repeats_cached):
     config = ModelConfig(**SHAPE, block_repeats=2, layer_sharing="repeat_all", share_kv="first")

@@ -6,6 +6,9 @@ import torch
 from mobilellm.accounting import count_parameters, kv_cache_bytes_per_token
 from mobilellm.models import MobileLLM, ModelConfig
 
+SCHEMES = ["immediate", "repeat_all", "reverse", "sandwich", "last_first"]
+pytestmark = pytest.mark.usefixtures("uneven_schemes")
+
 
 def random_config(draw: random.Random) -> ModelConfig:
     """Any shape the configuration allows, sizes that differ by block included."""
@@ -26,7 +29,7 @@ def random_config(draw: random.Random) -> ModelConfig:
         num_key_value_heads=kv_heads,
         head_dim=2 * draw.randint(1, 8),
         block_repeats=draw.randint(1, 3),
-        layer_sharing=draw.choice(["immediate", "repeat_all", "reverse"]),
+        layer_sharing=draw.choice(SCHEMES),
         share_kv=draw.choice(["own", "first"]),
         tie_word_embeddings=draw.random() < 0.5,
         feed_forward=draw.choice(["swiglu", "relu"]),

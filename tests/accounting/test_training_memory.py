@@ -62,8 +62,11 @@ def per_token_and_block(measure, config):
         {"qk_norm": "rms", "num_key_value_heads": 6},
         {"block_repeats": 2},
         {"block_repeats": 2, "share_kv": "first", "layer_sharing": "repeat_all"},
+        {"block_repeats": 3, "num_blocks": 3, "layer_sharing": "sandwich"},
+        {"block_repeats": 3, "num_blocks": 3, "layer_sharing": "sandwich", "share_kv": "first"},
     ],
 )
+@pytest.mark.usefixtures("uneven_schemes")
 def test_activations_are_what_autograd_keeps(variant, precision):
     config = ModelConfig(**SHAPE | variant)
     kept = per_token_and_block(lambda c, n: kept_bytes(c, 1, n, precision), config)

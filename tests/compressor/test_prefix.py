@@ -24,7 +24,10 @@ def batches():
         yield {"input_ids": ids, "document_ids": documents}
 
 
-@pytest.mark.parametrize("layer_sharing", ["immediate", "repeat_all", "reverse"])
+@pytest.mark.usefixtures("uneven_schemes")
+@pytest.mark.parametrize(
+    "layer_sharing", ["immediate", "repeat_all", "reverse", "sandwich", "last_first"]
+)
 @pytest.mark.parametrize("block_repeats", [1, 2])
 @pytest.mark.parametrize("has_documents", [False, True])
 def test_moments_are_those_of_whole_passes(layer_sharing, block_repeats, has_documents):
@@ -32,17 +35,27 @@ def test_moments_are_those_of_whole_passes(layer_sharing, block_repeats, has_doc
     kept = ("input_ids", "document_ids") if has_documents else ("input_ids",)
     calibration = [{name: batch[name] for name in kept} for batch in batches()]
     prefix = Prefix(teacher, calibration)
-    for block in range(3):
+    order = model.config.layer_order
+    for block in dict.fromkeys(order):
         prefix.move_to(block, model)
         for kind in ("attention.q_proj", "attention.o_proj", "feed_forward.down_proj"):
             name = f"blocks.{block}.{kind}"
             whole = gather_moments(model, calibration, [name], teacher=teacher)[name]
             short = gather_moments(model, calibration, [name], teacher=teacher, run=prefix)[name]
-            assert short.tokens == whole.tokens == block_repeats * 4 * 12
+            assert short.tokens == whole.tokens == order.count(block) * 4 * 12
             assert torch.equal(short.inputs, whole.inputs)
             assert torch.equal(short.cross, whole.cross)
             with torch.no_grad():
                 model.get_submodule(name).weight.mul_(1.5)
+
+
+@pytest.mark.usefixtures("uneven_schemes")
+def test_a_block_that_lies_behind_is_refused():
+    model, teacher = make_models(layer_sharing="last_first")
+    prefix = Prefix(teacher, list(batches()))
+    prefix.move_to(1, model)
+    with pytest.raises(ValueError, match="block 2 first runs at layer 0, before layer 1, where"):
+        prefix.move_to(2, model)
 
 
 def test_blocks_before_do_not_run_again():

@@ -87,6 +87,46 @@ def test_removing_a_block_is_skipping_it_everywhere(scheme, gone):
     assert torch.allclose(small(IDS).logits, model(IDS).logits, atol=1e-5)
 
 
+@pytest.mark.usefixtures("uneven_schemes")
+@pytest.mark.parametrize("scheme", ["sandwich", "last_first"])
+def test_blocks_of_a_scheme_that_would_change_the_order_stay(scheme):
+    model = model_of(layer_sharing=scheme, block_repeats=2)
+    with pytest.raises(ValueError, match=f"layer_sharing='{scheme}' runs those that stay in ano"):
+        StructuredPruning(keep_blocks=0.67).check(model)
+    StructuredPruning(keep_blocks=1.0, keep_channels=0.5).check(model)
+    plan = StructuredPlan.whole(model.config, [1, 2])
+    with pytest.raises(ValueError, match=r"runs 2 blocks in the order .*; keep all blocks, or use"):
+        pruned_model(model, plan)
+
+
+def test_what_is_left_is_known_before_any_data_are_read():
+    config = model_of(
+        num_blocks=4, num_attention_heads=[4, 2, 4, 8], num_key_value_heads=[2, 2, 4, 2],
+        intermediate_size=[8, 16, 24, 40], head_dim=4,
+    ).config  # fmt: skip
+    recipe = StructuredPruning(keep_heads=0.5, keep_channels=0.5)
+    [after] = recipe.configs_after(config)
+    assert after.num_attention_heads == (2, 1, 2, 4)
+    assert after.num_key_value_heads == (1, 1, 2, 1)
+    assert after.intermediate_size == (4, 8, 12, 20)
+    within = StructuredPruning(keep_heads=0.5, head_unit="within_groups")
+    even = model_of(num_attention_heads=8, num_key_value_heads=2, head_dim=4).config
+    [after] = within.configs_after(even)
+    assert (after.num_attention_heads, after.num_key_value_heads) == (4, 2)
+    # Two of four blocks stay, nobody knows which: each may stand where two others might.
+    found = StructuredPruning(keep_blocks=0.5).configs_after(config)
+    assert [one.num_attention_heads for one in found] == [(4, 2), (2, 4), (4, 8)]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_plan_leads_to_one_of_the_announced_architectures(scheme):
+    model = model_of(layer_sharing=scheme, block_repeats=2)
+    for options in ({"keep_heads": 0.5}, {"keep_blocks": 0.67, "keep_channels": 0.3}):
+        recipe = StructuredPruning(**options)
+        plan = recipe.plan(model, batches())
+        assert plan.config_after(model.config) in recipe.configs_after(model.config)
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_block_whose_loss_is_missed_least_goes(scheme):
     model = model_of(layer_sharing=scheme, block_repeats=2)

@@ -45,8 +45,12 @@ SCHEMES = {
     "repeat_all": {"block_repeats": 2, "layer_sharing": "repeat_all"},
     "reverse": {"block_repeats": 2, "layer_sharing": "reverse"},
     "first_kv": {"block_repeats": 2, "share_kv": "first"},
+    "last_first": {"block_repeats": 2, "layer_sharing": "last_first"},  # 2 1 0 0 2
     "untied": {"tie_word_embeddings": False},
 }
+
+
+pytestmark = pytest.mark.usefixtures("uneven_schemes")
 
 
 def make_model(scheme):
@@ -58,6 +62,8 @@ def make_model(scheme):
 
 
 def recipe_for(name, config):
+    if name == "structured" and config.layer_sharing == "last_first":
+        return replace(RECIPES[name], keep_blocks=None)  # the order would change
     if name != "decode bytes":
         return RECIPES[name]
     limit = 0.7 * decode_bytes_per_token(config, bits=8)

@@ -105,6 +105,8 @@ def test_metas_own_folder_comes_in(tmp_path):
         ({"tie_word_embeddings": False, "num_key_value_heads": 6}, "LlamaForCausalLM"),
         ({"block_repeats": 2, "layer_sharing": "reverse"}, "LlamaForCausalLM"),
         ({"block_repeats": 3, "layer_sharing": "repeat_all"}, "LlamaForCausalLM"),
+        ({"block_repeats": 2, "layer_sharing": "sandwich"}, "LlamaForCausalLM"),
+        ({"block_repeats": 2, "layer_sharing": "last_first", "qk_norm": "l2"}, "Qwen3ForCausalLM"),
         ({"head_dim": 10, "share_kv": "first"}, "LlamaForCausalLM"),
         ({"qk_norm": "l2", "block_repeats": 2}, "Qwen3ForCausalLM"),
         ({"qk_norm": "rms", "head_dim": 10}, "Qwen3ForCausalLM"),
@@ -112,6 +114,7 @@ def test_metas_own_folder_comes_in(tmp_path):
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("uneven_schemes")
 def test_a_model_goes_out_with_equal_logits(tmp_path, changes, architecture):
     transformers = pytest.importorskip("transformers")
     ours = make_model(**changes)

@@ -6,6 +6,9 @@ import torch.nn.functional as F
 from mobilellm.models import MobileLLM, ModelConfig
 
 SCHEMES = ("immediate", "repeat_all", "reverse")
+UNEVEN = ("sandwich", "last_first")
+"""Of tests/conftest.py: the order is of any length."""
+SHARED = (*SCHEMES, *UNEVEN)
 
 
 def make_config(**changes) -> ModelConfig:

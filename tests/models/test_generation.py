@@ -4,7 +4,7 @@ import torch
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.generation import generate
 
-SCHEMES = ("immediate", "repeat_all", "reverse")
+SCHEMES = ("immediate", "repeat_all", "reverse", "sandwich", "last_first")
 
 
 def make_model(**changes):
@@ -49,6 +49,7 @@ def find_model_that_ends(prompts, max_new_tokens):
 
 @pytest.mark.parametrize("share_kv", ["own", "first"])
 @pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.usefixtures("uneven_schemes")
 def test_greedy_text_equals_the_naive_loop(scheme, share_kv):
     model = make_model(layer_sharing=scheme, block_repeats=2, share_kv=share_kv, qk_norm="l2")
     prompts = ids(3, 5)

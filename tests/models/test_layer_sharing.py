@@ -1,7 +1,7 @@
 import pytest
 import torch
 from reference_models import (
-    SCHEMES,
+    SHARED,
     assert_close,
     copy_to_transformers,
     gradients,
@@ -12,8 +12,10 @@ from reference_models import (
 
 from mobilellm.models.cache import KVCache, cache_slots
 
+pytestmark = pytest.mark.usefixtures("uneven_schemes")
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+
+@pytest.mark.parametrize("scheme", SHARED)
 @pytest.mark.parametrize("repeats", [2, 3])
 def test_a_shared_model_equals_the_same_blocks_written_out(scheme, repeats):
     model = make_model(layer_sharing=scheme, block_repeats=repeats)
@@ -22,19 +24,20 @@ def test_a_shared_model_equals_the_same_blocks_written_out(scheme, repeats):
 
 
 @pytest.mark.parametrize("share_kv", ["own", "first"])
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", SHARED)
 @pytest.mark.parametrize("chunks", [[13], [1] * 13, [5, 1, 4, 3], [12, 1]], ids=str)
 def test_cached_forward_equals_the_full_one(scheme, share_kv, chunks):
     model = make_model(layer_sharing=scheme, block_repeats=3, share_kv=share_kv, qk_norm="rms")
-    ids, cache = make_ids(), KVCache(make_config(block_repeats=3, share_kv=share_kv), capacity=2)
+    ids, cache = make_ids(), KVCache(model.config, capacity=2)
     parts = [model(part, cache).logits for part in ids.split(chunks, dim=1)]
     assert_close(torch.cat(parts, 1), model(ids).logits)
     assert cache.length == 13
-    assert cache.num_slots == (9 if share_kv == "own" else 3)
+    layers = {"sandwich": 5, "last_first": 7}.get(scheme, 9)
+    assert cache.num_slots == (layers if share_kv == "own" else 3)
 
 
 @pytest.mark.parametrize("share_kv", ["own", "first"])
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", SHARED)
 def test_a_shared_blocks_gradient_is_the_sum_over_its_uses(scheme, share_kv):
     shared = make_model(layer_sharing=scheme, block_repeats=2, share_kv=share_kv)
     ids = make_ids()
@@ -55,10 +58,10 @@ def test_a_shared_blocks_gradient_is_the_sum_over_its_uses(scheme, share_kv):
         torch.testing.assert_close(wanted, slope, atol=1e-3, rtol=1e-3, msg=name)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", SHARED)
 def test_gradients_of_a_shared_model_are_the_sums_of_the_unrolled_one(scheme):
     shared = make_model(layer_sharing=scheme, block_repeats=2)
-    unrolled = make_model(num_blocks=6)
+    unrolled = make_model(num_blocks=shared.config.num_layers)
     order = shared.config.layer_order
     for layer, index in enumerate(order):
         unrolled.blocks[layer].load_state_dict(shared.blocks[index].state_dict())
@@ -76,7 +79,7 @@ def test_gradients_of_a_shared_model_are_the_sums_of_the_unrolled_one(scheme):
 
 
 @pytest.mark.parametrize("share_kv", ["own", "first"])
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", SHARED)
 def test_activation_checkpointing_changes_neither_loss_nor_gradients(scheme, share_kv):
     model = make_model(layer_sharing=scheme, block_repeats=2, share_kv=share_kv)
     ids = make_ids()
@@ -143,3 +146,7 @@ def test_slots_count_applications():
     assert cache_slots(make_config(block_repeats=2)) == (0, 1, 2, 3, 4, 5)
     config = make_config(block_repeats=2, share_kv="first", layer_sharing="reverse")
     assert cache_slots(config) == (0, 1, 2, 2, 1, 0)
+    changes = {"block_repeats": 2, "num_blocks": 4, "layer_sharing": "last_first"}
+    assert cache_slots(make_config(**changes)) == (0, 1, 2, 3, 4, 5)
+    # Slots are named by order of first use; blocks 0 and 2 run again.
+    assert cache_slots(make_config(**changes, share_kv="first")) == (0, 1, 2, 3, 3, 1)

@@ -13,6 +13,7 @@ from mobilellm.checkpoint import load_model, save_model
 from mobilellm.launchers.configuration import compose
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.pipeline import train
+from mobilellm.pipeline.plan import plan_run
 from mobilellm.pipeline.prepare_logits import prepare_logits
 
 TEACHER = "distillation.distillation.teacher"
@@ -142,8 +143,68 @@ def test_a_store_teaches_what_its_teacher_teaches(tiny_overrides, tiny_run, teac
     ]
     for name, weight in models[0].items():
         torch.testing.assert_close(weight, models[1][name], rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match=r"sequence_length|window"):
-        tiny_run("distillation=forward_kl", f"{TEACHER}={store}", "sequence_length=16")
+    taught = [*tiny_overrides, "distillation=forward_kl", f"{TEACHER}={store}"]
+    loss = "distillation.distillation.losses.forward_kl"
+    hotter = (
+        f"{loss}.temperature={{_target_:mobilellm.distillation.schedule.Ramp,start:1.0,end:2.0}}"
+    )
+    for overrides, message in (
+        (["sequence_length=16"], "with windows of 32 tokens, not of 16; use sequence_length=32"),
+        (["data.document_mask=true"], "with data.document_mask=false; use the same in training"),
+        ([f"{loss}.temperature=2.0"], "at temperature 1, .* of the other words at temperature 2;"),
+        ([hotter], "at temperature 1, .* of the other words at temperature 2; use temperature=1 "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plan_run(compose("train", [*taught, *overrides]))
+    plan_run(compose("train", [*taught, hotter, f"{loss}.rest=renormalize"]))
+
+
+STRUCTURED = ["compression=structured", "distillation=kngpt2", "model.num_key_value_heads=2"]
+RECIPE = "compression.compression.recipe"
+LOSSES = "distillation.distillation.losses"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([f"{RECIPE}.keep_heads=0.5"],
+         "losses.attention, with the student as compression leaves it: AttentionKL: layer 0 of the "
+         "student has 1 heads, layer 0 of the teacher 2; use heads=mean"),
+        ([f"{RECIPE}.keep_heads=0.5", "compression.compression.first_start=0.9"], "as compression"),
+        ([f"{RECIPE}.keep_blocks=0.5", f"{LOSSES}.feed_forward.layers._target_="
+          "mobilellm.distillation.layer_map.Explicit",
+          f"+{LOSSES}.feed_forward.layers.layers=[[1,1]]"],
+         "losses.feed_forward, with the student as compression leaves it: the layer map names the "
+         "student's layer 1, which has 1 layers"),
+    ],
+)  # fmt: skip
+def test_the_student_is_checked_as_compression_will_leave_it(overrides, message, tiny_overrides):
+    with pytest.raises(ValueError, match=message):
+        plan_run(compose("train", [*tiny_overrides, *STRUCTURED, *overrides]))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        [f"{RECIPE}.keep_blocks=0.5"],
+        [f"{RECIPE}.keep_heads=0.5", f"+{LOSSES}.attention.heads=mean"],
+        ["compression=wanda"],
+    ],
+)
+def test_what_a_compressed_student_can_learn_is_accepted(overrides, tiny_overrides):
+    plan_run(compose("train", [*tiny_overrides, *STRUCTURED, *overrides]))
+
+
+def test_the_student_is_checked_before_its_compression_too(tiny_overrides, tmp_path):
+    """Where a teacher in a folder teaches it from the start."""
+    sizes = SIZES | {"hidden_size": 8, "num_attention_heads": 1, "num_blocks": 2}
+    save_model(MobileLLM(ModelConfig(**sizes)), tmp_path / "pruned")
+    given = [*tiny_overrides, *STRUCTURED, f"{TEACHER}={tmp_path}/pruned",
+             f"{RECIPE}.keep_heads=0.5"]  # fmt: skip
+    plan_run(compose("train", given))
+    with pytest.raises(ValueError, match="layer 0 of the student has 2 heads, layer 0 of the tea"):
+        plan_run(compose("train", [*given, "compression.compression.first_start=0.5"]))
 
 
 @pytest.mark.parametrize(

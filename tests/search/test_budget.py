@@ -99,6 +99,19 @@ def test_the_depth_follows_from_the_width(width):
     assert abs(solution.deviation) <= 0.02
 
 
+@pytest.mark.usefixtures("uneven_schemes")
+@pytest.mark.parametrize("scheme", ["reverse", "sandwich", "last_first"])
+@pytest.mark.parametrize("given", [{"num_blocks": 6}, {"hidden_size": 128}])
+@pytest.mark.parametrize("share_kv", ["own", "first"])
+def test_operations_of_any_sharing_scheme_are_met(scheme, given, share_kv):
+    solution = solve_budget(
+        40e6, **given, match="flops", block_repeats=3, layer_sharing=scheme, vocab_size=2000,
+        share_kv=share_kv, max_position_embeddings=128, head_dim=32, alignment=8,
+    )  # fmt: skip
+    assert solution.reached == flops_per_token(solution.config, 128).forward
+    assert abs(solution.deviation) <= 0.02
+
+
 def test_with_depth_and_width_only_the_feed_forward_width_is_free():
     config = config_for_budget(125e6, num_blocks=12, hidden_size=768)
     assert (config.num_blocks, config.hidden_size) == (12, 768)

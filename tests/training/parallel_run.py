@@ -20,6 +20,7 @@ from mobilellm.callbacks.distillation import DistillationCallback
 from mobilellm.callbacks.loss_guard import LossGuardCallback
 from mobilellm.checkpoint import save_model
 from mobilellm.distillation import ForwardKL
+from mobilellm.models.sharing import SHARING_SCHEMES
 from mobilellm.optim import adamw, muon
 from mobilellm.training.trainer import TrainerConfig
 
@@ -35,6 +36,7 @@ CASES = {
     "untied": {"model": {"tie_word_embeddings": False}},
     "shared": {"model": {"block_repeats": 2}},
     "shared_untied": {"model": {"block_repeats": 2, "tie_word_embeddings": False}},
+    "unevenly_shared": {"model": {"layer_sharing": "there_and_back"}},
     "compressed": {"model": {"compressed_layers": FACTORISED, "block_repeats": 2}},
     "taught": {"teacher": True},
     "muon": {"optimizer": muon},
@@ -45,7 +47,7 @@ CASES = {
     "skipped": {"is_poisoned": True},
     "bfloat16": {"precision": "bf16-mixed", "model": {"block_repeats": 2}},
 }
-RESUMED = ("tied", "shared_untied", "compressed", "muon_shared")
+RESUMED = ("tied", "shared_untied", "unevenly_shared", "compressed", "muon_shared")
 
 
 class StopAfter(Callback):
@@ -104,7 +106,13 @@ def make_teacher(folder):
     save_model(make_model(hidden_size=24, num_blocks=3), folder)
 
 
+def there_and_back(num_blocks, block_repeats):
+    """0 1 0: the last block runs once, the others twice."""
+    return (*range(num_blocks), *reversed(range(num_blocks - 1)))
+
+
 def main():
+    SHARING_SCHEMES["there_and_back"] = there_and_back
     folder, teacher, strategy, devices, phase = sys.argv[1:]
     for name in CASES if phase == "all" else RESUMED:
         run_case(Path(folder) / name, Path(teacher), int(devices), strategy, phase, CASES[name])
