@@ -34,7 +34,7 @@ def git_state() -> dict[str, Any]:
     """
     root = Path(mobilellm.__file__).parents[1]
     if (root / SNAPSHOT).exists():
-        return json.loads((root / SNAPSHOT).read_text())
+        return json.loads((root / SNAPSHOT).read_text(encoding="utf-8"))
     commit = _git(root, "rev-parse", "HEAD")
     changes = _git(root, "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
@@ -59,7 +59,7 @@ def device_name(accelerator: str) -> str:
 
         return torch.cuda.get_device_name()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -69,7 +69,11 @@ def device_name(accelerator: str) -> str:
 def _git(root: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            encoding="utf-8",
         )
     except OSError:
         return None

@@ -81,7 +81,7 @@ class PreparedPrompts(PreparedData):
         """The validation rows, or `most` of them spread evenly."""
         stream = self.tokens("validation")
         rows = self.bounds("validation")[self._tasks("validation") == TASKS.index("label") + 1]
-        choices = json.loads((self.dir / CHOICES).read_text())
+        choices = json.loads((self.dir / CHOICES).read_text(encoding="utf-8"))
         count = len(rows) if most is None else min(most, len(rows))
         return [
             Question(

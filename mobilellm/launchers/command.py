@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mobilellm.launchers.errors import describe_error
-from mobilellm.launchers.messages import shown_messages
+from mobilellm.launchers.messages import accept_all_characters, shown_messages
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -40,6 +40,7 @@ def run_command(main: Callable[[], object]) -> NoReturn:
 
 def exit_code_of(action: Callable[[], object]) -> int:
     """Run `action`; print what goes wrong as `error: …` on stderr and give the exit code."""
+    accept_all_characters()
     try:
         with shown_messages():
             action()

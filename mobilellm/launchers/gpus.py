@@ -18,5 +18,6 @@ def visible_gpus() -> list[str]:
         text=True,
         timeout=30,
         check=False,
+        encoding="utf-8",
     )
     return listing.stdout.split() if listing.returncode == 0 else []

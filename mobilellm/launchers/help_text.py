@@ -27,7 +27,7 @@ def help_text(folder: Path, config_name: str, description: str) -> str:
         "Arguments are key=value (`+key=value` adds one).",
     ]
     path = folder / f"{config_name}.yaml"
-    text = path.read_text() if path.exists() else ""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
     if groups := _groups(folder, text):
         width = max(map(len, groups)) + 2
         lines = [

@@ -125,7 +125,9 @@ def _require(tool: str) -> None:
 def _run(*command: str) -> str:
     _require(command[0])
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=60, encoding="utf-8"
+        )
     except subprocess.TimeoutExpired as error:
         raise SlurmError(f"{command[0]} does not answer; try again") from error
     if done.returncode != 0:

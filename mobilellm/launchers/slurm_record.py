@@ -47,7 +47,7 @@ def read_record(folder: Path) -> JobRecord | None:
     """
     path = folder / JOB
     try:
-        fields: Mapping[str, Any] = json.loads(path.read_text())
+        fields: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return JobRecord(**fields)
     except FileNotFoundError:
         return None

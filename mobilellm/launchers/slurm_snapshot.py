@@ -43,7 +43,9 @@ def take_snapshot(parent: Path) -> Snapshot:
         for name, content in contents.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             (temporary / name).write_bytes(content)
-        (temporary / SNAPSHOT).write_text(json.dumps(state, allow_nan=False) + "\n")
+        (temporary / SNAPSHOT).write_text(
+            json.dumps(state, allow_nan=False) + "\n", encoding="utf-8"
+        )
         if state["dirty"]:
             (temporary / "changes.diff").write_bytes(_git(root, "diff", "--binary", "HEAD") or b"")
         temporary.chmod(0o755)

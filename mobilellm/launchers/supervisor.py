@@ -279,7 +279,11 @@ def _reason(job: Job, code: int) -> str:
     if code > 2:
         return f"exited with code {code}; log: {log}"
     try:
-        lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [
+            line
+            for line in job.log.read_text(errors="replace", encoding="utf-8").splitlines()
+            if line.strip()
+        ]
     except OSError:
         lines = []
     last = lines[-1].removeprefix("error: ") if lines else f"exit code {code}"

@@ -207,7 +207,7 @@ def _plan(
     from mobilellm.training.stages import Stages
 
     path = run.folder / FOLDER / PLAN
-    saved = json.loads(path.read_text()) if path.exists() else {}
+    saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if saved.get("stages"):
         plan, stages = Plan.from_dict(saved["plan"]), Stages.from_dict(saved["stages"])
         return plan.only(stages.groups[number])

@@ -24,7 +24,7 @@ def reset_peak_memory(device_type: str) -> None:
         torch.cuda.reset_peak_memory_stats()
         return
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return
 
@@ -36,7 +36,7 @@ def peak_memory_bytes(device_type: str) -> int:
 
         return torch.cuda.max_memory_allocated()
     try:
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
         import resource
 

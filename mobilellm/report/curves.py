@@ -51,7 +51,7 @@ def read_curve(path: Path) -> Curve:
     """Read metrics.csv; empty where there is none, and rows that are not numbers are skipped."""
     if not path.exists():
         return Curve()
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return Curve(_points(rows, "val/loss"), _points(rows, "train/loss"))
 

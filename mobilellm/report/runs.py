@@ -184,7 +184,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     if not path.exists():
         return {}
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
     return config if isinstance(config, Mapping) else {}

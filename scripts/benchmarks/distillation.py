@@ -142,6 +142,7 @@ def measure_loss_memory(*, rounds: int, vocab_size: int) -> list[dict[str, Any]]
                 check=True,
                 capture_output=True,
                 text=True,
+                encoding="utf-8",
             )
             found.append(json.loads(result.stdout.splitlines()[-1])["peak_bytes"])
     medians = {name: statistics.median(found) for name, found in peaks.items()}

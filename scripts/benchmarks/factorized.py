@@ -141,7 +141,9 @@ def _peak_bytes(name: str, rounds: int, width: int, inner: int) -> float:
     command = [sys.executable, "-m", "scripts.benchmarks.factorized", name, str(width), str(inner)]
     found = []
     for _ in range(rounds):
-        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=ROOT, check=True, capture_output=True, text=True, encoding="utf-8"
+        )
         found.append(json.loads(done.stdout.splitlines()[-1])["peak_bytes"])
     return statistics.median(found)
 

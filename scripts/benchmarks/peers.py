@@ -92,6 +92,7 @@ class LitGPTStep:
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
+            encoding="utf-8",
         )
         settings = workload.config.to_dict() | {
             "num_layers": workload.config.num_layers,

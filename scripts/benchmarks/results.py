@@ -55,8 +55,8 @@ def write_results(path: Path, results: Mapping[str, Sequence[Row]]) -> None:
     """Add to what the file has: a part that is measured again replaces its earlier rows."""
     from mobilellm.provenance import device_name
 
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     known |= {"device": device_name("cpu"), "cores": os.cpu_count()}
     known.setdefault("results", {}).update(results)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(known, indent=1, allow_nan=False) + "\n")
+    path.write_text(json.dumps(known, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -57,7 +57,7 @@ def compare_processes(workload: Workload, *, rounds: int) -> list[dict[str, Any]
     """Weak scaling, a batch for each process, and strong, half of it for each; by two clocks."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_rank, (folder, workload, rounds), nprocs=NUM_RANKS)  # pyright: ignore[reportPrivateImportUsage]
-        clocks = json.loads((Path(folder) / "seconds.json").read_text())
+        clocks = json.loads((Path(folder) / "seconds.json").read_text(encoding="utf-8"))
     return [
         {"shape": workload.name, "scaling": kind, "clock": clock} | _row(workload, seconds, kind)
         for kind in ("weak", "strong")
@@ -144,7 +144,9 @@ def _rank(rank: int, folder: str, workload: Workload, rounds: int) -> None:
     wall = alternate(together, rounds=rounds)
     if rank == 0:
         clocks = {"wall": wall, "processor": {k: each[1:] for k, each in spent.items()}}
-        (Path(folder) / "seconds.json").write_text(json.dumps(clocks, allow_nan=False))
+        (Path(folder) / "seconds.json").write_text(
+            json.dumps(clocks, allow_nan=False), encoding="utf-8"
+        )
     dist.destroy_process_group()
 
 

@@ -27,7 +27,7 @@ def measure_startup(*, rounds: int) -> list[dict[str, Any]]:
             command = [sys.executable, "-m", "scripts.benchmarks.startup", str(report)]
             overrides = [*TRAIN, prepared, f"output_dir={folder}/{number}"]
             subprocess.run([*command, *overrides], cwd=ROOT, check=True, capture_output=True)
-            found.append(json.loads(report.read_text()))
+            found.append(json.loads(report.read_text(encoding="utf-8")))
     return [{name: statistics.median(one[name] for one in found) for name in found[0]}]
 
 
@@ -62,7 +62,7 @@ def main(report: str, overrides: list[str]) -> None:
         "seconds_configuration_model_and_data": marks["until_training"] - imports,
         "seconds_first_validation_and_step": marks["until_first_step"] - marks["until_training"],
     }
-    Path(report).write_text(json.dumps(ordered, allow_nan=False))
+    Path(report).write_text(json.dumps(ordered, allow_nan=False), encoding="utf-8")
 
 
 def _mark(cls: type, method: str, marks: dict[str, float], name: str, began: float) -> None:

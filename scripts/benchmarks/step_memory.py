@@ -21,6 +21,7 @@ def measure_memory(*, rounds: int) -> list[dict[str, Any]]:
                 check=True,
                 capture_output=True,
                 text=True,
+                encoding="utf-8",
             )
             found.append(json.loads(result.stdout.splitlines()[-1])["peak_bytes"])
     ours, theirs = (statistics.median(found) for found in peaks.values())
