@@ -1,4 +1,7 @@
-"""JSON as its standard has it: without infinity and NaN, which other readers refuse."""
+"""JSON as its standard has it, and records that are checked for what they must hold.
+
+The standard knows neither infinity nor NaN, and other readers refuse them.
+"""
 
 import json
 import math
@@ -39,3 +42,43 @@ def finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def find_fault(record: Any, fields: Mapping[str, Any], name: str = "") -> str | None:
+    """The first field of a record that is missing or of another kind, described; None: all fit.
+
+    Args:
+        record: what a JSON file holds.
+        fields: for each required field its type (or several), the fields of an object, or a list
+            with the one or the other for all its elements.
+        name: of the record, where it is a field itself.
+    """
+    if not isinstance(record, Mapping):
+        return f"{name or 'it'} is {shorten(record)}, which must be an object"
+    for key, kind in fields.items():
+        path = f"{name}.{key}" if name else key
+        if key not in record:
+            return f"{path} is missing"
+        fault = _find_kind_fault(record[key], kind, path)
+        if fault:
+            return fault
+    return None
+
+
+def _find_kind_fault(value: Any, kind: Any, path: str) -> str | None:
+    if isinstance(kind, Mapping):
+        return find_fault(value, kind, path)
+    if isinstance(kind, list):
+        if not isinstance(value, list):
+            return f"{path} is {shorten(value)}, which must be a list"
+        faults = (_find_kind_fault(v, kind[0], f"{path}[{i}]") for i, v in enumerate(value))
+        return next((fault for fault in faults if fault), None)
+    kind = (int, float) if kind is float else kind
+    is_kind = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    return None if is_kind else f"{path} is {shorten(value)}"
+
+
+def shorten(value: Any) -> str:
+    """A value for messages, cut where it is long."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 40 else f"{text[:37]}..."

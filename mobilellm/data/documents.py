@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mobilellm.data.local_files import read_utf8
+from mobilellm.data.file_reading import read_utf8, split_lines
 from mobilellm.data.source import MAX_PIECE_BYTES, Piece, cut_text
 
 DOCUMENT_RULES = ("file", "line", "blank_line")
@@ -28,7 +28,7 @@ def read_documents(files: Iterable[Path], rule: str) -> Iterator[Piece]:
         for file in files:
             yield from _assemble(split(read_utf8(file)))
         return
-    yield from join_sections((_split_lines(read_utf8(file)) for file in files), rule)
+    yield from join_sections((split_lines(read_utf8(file)) for file in files), rule)
 
 
 def compile_rule(rule: str, choices: Sequence[str] = DOCUMENT_RULES) -> re.Pattern[str]:
@@ -110,7 +110,7 @@ def _whole(blocks: Iterable[bytes]) -> Iterator[_Part]:
 
 
 def _lines(blocks: Iterable[bytes]) -> Iterator[_Part]:
-    for line in _split_lines(blocks):
+    for line in split_lines(blocks):
         if line.strip():
             yield line.rstrip(b"\r\n"), True
 
@@ -118,24 +118,10 @@ def _lines(blocks: Iterable[bytes]) -> Iterator[_Part]:
 def _paragraphs(blocks: Iterable[bytes]) -> Iterator[_Part]:
     line_end = b""
     begins = True
-    for line in _split_lines(blocks):
+    for line in split_lines(blocks):
         if not line.strip():
             begins = True
             continue
         text = line.rstrip(b"\r\n")
         yield (text if begins else line_end + text), begins
         line_end, begins = line[len(text) :], False
-
-
-def _split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines with their ends; only a line feed ends a line."""
-    carried: list[bytes] = []
-    for block in blocks:
-        *lines, rest = block.split(b"\n")
-        for line in lines:
-            yield b"".join((*carried, line, b"\n"))
-            carried = []
-        if rest:
-            carried.append(rest)
-    if carried:
-        yield b"".join(carried)

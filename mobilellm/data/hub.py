@@ -1,11 +1,14 @@
 """Datasets of the Hugging Face hub."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.data.config import DataConfig
 from mobilellm.data.documents import compile_rule, join_sections
+from mobilellm.data.hub_access import offline_without_network
 from mobilellm.data.source import Piece, Source, Split, document_pieces, read_texts
 
 if TYPE_CHECKING:
@@ -65,16 +68,21 @@ class HubRows(Source):
         """
         from datasets import load_dataset
 
+        unreachable = None
         try:
-            return load_dataset(  # pyright: ignore[reportReturnType]
-                self.dataset_name,
-                self.dataset_config,
-                split=self.train_split if split == "train" else self.validation_split,
-                revision=self.revision,
-                streaming=self.streaming,
-            )
+            with ExitStack() as stack:
+                if not Path(self.dataset_name).is_dir():
+                    unreachable = stack.enter_context(offline_without_network())
+                return load_dataset(  # pyright: ignore[reportReturnType]
+                    self.dataset_name,
+                    self.dataset_config,
+                    split=self.train_split if split == "train" else self.validation_split,
+                    revision=self.revision,
+                    streaming=self.streaming,
+                )
         except (OSError, ValueError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = unreachable or reason
             kind = ConnectionError if isinstance(error, ConnectionError) else ValueError
             raise kind(
                 f"data.dataset_name={self.dataset_name!r} cannot be loaded ({reason}); check the "

@@ -1,17 +1,17 @@
-"""Local paths: files, folders and patterns; opening them, decoding them."""
+"""Local paths: files, folders and patterns."""
 
 import glob
-import gzip
+import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from mobilellm.data.source import Source, Split
 
-Paths = str | Sequence[str]
+logger = logging.getLogger(__name__)
 
-_BLOCK_BYTES = 1 << 20
+Paths = str | Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def find_files(path: str, suffixes: tuple[str, ...], field: str) -> list[Path]:
     """The files that a path stands for, in order of name.
 
     Args:
-        path: a file, a folder (searched to any depth) or a pattern.
+        path: a file, a folder (searched to any depth, through links too) or a pattern.
         suffixes: endings of the files taken from a folder; empty: all but hidden ones.
         field: name of the setting, for messages.
 
@@ -89,10 +89,8 @@ def find_files(path: str, suffixes: tuple[str, ...], field: str) -> list[Path]:
     if given.is_dir():
         files = [
             file
-            for file in given.rglob("*")
-            if file.is_file()
-            and not any(part.startswith(".") for part in file.relative_to(given).parts)
-            and (not suffixes or file.name.endswith(suffixes))
+            for file in _visible_files(given)
+            if (not suffixes or file.name.endswith(suffixes)) and _leads_somewhere(file, field)
         ]
         if not files:
             wanted = f" ending in {' or '.join(suffixes)}" if suffixes else ""
@@ -110,38 +108,34 @@ def find_files(path: str, suffixes: tuple[str, ...], field: str) -> list[Path]:
     return files
 
 
-def open_binary(path: Path) -> IO[bytes]:
-    """A file for reading; `.gz` is unpacked on the way."""
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # pyright: ignore[reportReturnType]
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """All files but those that are hidden or in hidden folders; no link back up is followed."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    # `os.walk` passes over what it may not read, without a word, unless told otherwise.
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        above = {os.path.realpath(place), *map(str, Path(os.path.realpath(place)).parents)}
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not (
+                os.path.islink(os.path.join(place, name))
+                and os.path.realpath(os.path.join(place, name)) in above
+            )
+        ]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
-def read_utf8(path: Path) -> Iterator[bytes]:
-    """Blocks of a file that each end with a whole character.
-
-    Raises:
-        ValueError: bytes that are not UTF-8, with their place.
-    """
-    carried, offset = b"", 0
-    with open_binary(path) as file:
-        while block := file.read(_BLOCK_BYTES):
-            block, carried = carried + block, b""
-            try:
-                block.decode()
-            except UnicodeDecodeError as error:
-                if error.reason != "unexpected end of data":
-                    raise _not_utf8(path, offset + error.start, block[error.start]) from None
-                block, carried = block[: error.start], block[error.start :]
-            offset += len(block)
-            yield block
-    if carried:
-        raise _not_utf8(path, offset, carried[0])
-
-
-def _not_utf8(path: Path, offset: int, byte: int) -> ValueError:
-    return ValueError(
-        f"{path} is not UTF-8: byte 0x{byte:02x} at offset {offset}; convert it, for instance "
-        f"with `iconv -f latin1 -t utf-8`, or leave the file out"
-    )
+def _leads_somewhere(file: Path, field: str) -> bool:
+    """Whether it is a file; a link to nothing is passed over with a warning."""
+    if file.is_file():
+        return True
+    if file.is_symlink() and not file.exists():
+        logger.warning("%s: %s is left out, a link to nothing", field, file)
+    return False
 
 
 def _is_pattern(path: str) -> bool:

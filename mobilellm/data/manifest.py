@@ -9,7 +9,7 @@ from typing import Any
 from mobilellm.data.atomic_file import write_atomically
 from mobilellm.data.config import DataConfig
 from mobilellm.data.source import SPLITS
-from mobilellm.strict_json import to_json
+from mobilellm.strict_json import find_fault, to_json
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -17,6 +17,21 @@ INPUTS = "inputs.json"
 TOKENIZER = "tokenizer.model"
 
 Record = dict[str, Any]
+
+_FILE = {"path": str, "bytes": int, "modified_ns": int, "hash": str}
+_INPUT_FIELDS = {"options": {}, "files": {split: [_FILE] for split in SPLITS}}
+_HASH = (str, type(None))
+_MANIFEST_FIELDS = {
+    "inputs": _INPUT_FIELDS,
+    "vocab_size": int,
+    "eos_token_id": int,
+    "shard_tokens": int,
+    "splits": {split: {"documents": int, "tokens": int} for split in SPLITS},
+    "hashes": {"data": str, "train": str, "validation": str, "tokenizer": _HASH},
+    "baselines": {
+        "unigram_nats_per_token": float, "bigram_nats_per_token": float
+    },
+}  # fmt: skip
 
 
 def describe_inputs(config: DataConfig, known: Mapping[str, Any] | None = None) -> Record:
@@ -83,12 +98,41 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def read_json(path: Path) -> Record | None:
-    """The contents of a JSON file, or None where it does not exist."""
+def read_manifest(folder: Path) -> Record | None:
+    """What is in a finished data folder; None where nothing finished is there.
+
+    Raises:
+        ValueError: it is damaged, with the field.
+    """
+    return _read_record(folder / MANIFEST, _MANIFEST_FIELDS)
+
+
+def read_inputs(folder: Path) -> Record | None:
+    """What a data folder is made from; None where none was begun.
+
+    Raises:
+        ValueError: it is damaged, with the field.
+    """
+    return _read_record(folder / INPUTS, _INPUT_FIELDS)
+
+
+def _read_record(path: Path, fields: Mapping[str, Any]) -> Record | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, str(error)) from None
+    fault = find_fault(record, fields)
+    if fault:
+        raise damaged(path, fault)
+    return record
+
+
+def damaged(path: Path, fault: str) -> ValueError:
+    """The error for a file of a data folder that is not as it was written."""
+    folder = path.parent if path.parent.name not in SPLITS else path.parent.parent
+    return ValueError(f"{path} is damaged ({fault}); remove {folder} to prepare the data again")
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:

@@ -1,15 +1,13 @@
 """Several corpora in given shares."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mobilellm.data.config import DataConfig
 from mobilellm.data.source import Piece, Source, Split
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,40 +96,18 @@ class Mixture(Source):
         """The local files of all sources."""
         return [file for source in self.sources.values() for file in source.files(split)]
 
-    def dataset(self, split: Split) -> "IterableDataset":
-        """Rows of `content` (bytes) and `ends_document`."""
-        from datasets import IterableDataset
-
-        return IterableDataset.from_generator(
-            _rows,
-            gen_kwargs={
-                "sources": tuple(self.sources.values()),
-                "weights": tuple(self.weights[name] for name in self.sources),
-                "split": split,
-            },
-        )
-
     def pieces(self, split: Split) -> Iterator[Piece]:
         """Training documents in turn; validation documents source after source, all of them."""
-        for row in self.dataset(split):
-            yield Piece(row["content"], row["ends_document"])
+        streams = [source.pieces(split) for source in self.sources.values()]
+        if split == "train":
+            yield from _in_turn(streams, [self.weights[name] for name in self.sources])
+        else:
+            yield from itertools.chain.from_iterable(streams)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureData(Mixture, DataConfig):
     """Training data mixed from several sources: `data=mixture`."""
-
-
-def _rows(
-    sources: Sequence[Source], weights: Sequence[float], split: Split
-) -> Iterator[dict[str, Any]]:
-    streams = [source.pieces(split) for source in sources]
-    if split == "validation":
-        merged = (piece for stream in streams for piece in stream)
-    else:
-        merged = _in_turn(streams, weights)
-    for piece in merged:
-        yield {"content": piece.content, "ends_document": piece.ends_document}
 
 
 def _in_turn(streams: list[Iterator[Piece]], weights: Sequence[float]) -> Iterator[Piece]:

@@ -14,13 +14,15 @@ import time
 from pathlib import Path
 
 from mobilellm.data.config import DataConfig
+from mobilellm.data.hub_access import ensure_cache
 from mobilellm.data.manifest import (
     INPUTS,
     MANIFEST,
     Record,
     describe_inputs,
     differences,
-    read_json,
+    read_inputs,
+    read_manifest,
     write_json,
 )
 from mobilellm.data.prepared import TOKEN_BYTES, TOKENIZER, PreparedData
@@ -38,7 +40,7 @@ def open_prepared(config: DataConfig) -> PreparedData | None:
         ValueError: the folder was prepared from other input.
         FileNotFoundError: a path of the configuration does not exist.
     """
-    manifest = read_json(config.folder / MANIFEST)
+    manifest = read_manifest(config.folder)
     if manifest is None:
         return None
     changes = differences(manifest["inputs"], describe_inputs(config, manifest["inputs"]))
@@ -74,7 +76,7 @@ def prepare_data(
     from filelock import FileLock, Timeout
 
     # A path that does not exist is found before a folder is made.
-    describe_inputs(config, read_json(config.folder / INPUTS))
+    describe_inputs(config, read_inputs(config.folder))
     bar = ProgressBar(progress)
     _check_folder(config.folder)
     config.folder.mkdir(parents=True, exist_ok=True)
@@ -95,6 +97,8 @@ def prepare_data(
 
 def _prepare(config: DataConfig, bar: ProgressBar, shard_tokens: int) -> PreparedData:
     started = time.perf_counter()
+    if not config.is_local:
+        ensure_cache(Path(config.prepared_dir))
     inputs = _begin(config)
     contents = config.build(bar, shard_tokens=shard_tokens)
     write_json(
@@ -111,7 +115,7 @@ def _prepare(config: DataConfig, bar: ProgressBar, shard_tokens: int) -> Prepare
 
 def _begin(config: DataConfig) -> Record:
     """Record what the folder is made from; drop what was begun with other inputs."""
-    known = read_json(config.folder / INPUTS)
+    known = read_inputs(config.folder)
     inputs = describe_inputs(config, known)
     if known is None or differences(known, inputs):
         for path in _own_files(config.folder):

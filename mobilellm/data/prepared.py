@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilellm.data.manifest import MANIFEST, TOKENIZER, Record, read_json
+from mobilellm.data.manifest import TOKENIZER, Record, damaged, read_manifest
 from mobilellm.data.shards import TokenStream, token_dtype
 from mobilellm.data.source import Split
 
@@ -30,7 +30,7 @@ class PreparedData:
     def __init__(self, folder: Path) -> None:
         """Read the manifest."""
         self.dir = Path(folder)
-        manifest = read_json(self.dir / MANIFEST)
+        manifest = read_manifest(self.dir)
         if manifest is None:
             raise FileNotFoundError(
                 f"{self.dir} holds no finished data; run scripts/prepare_data.py with the same data"
@@ -108,7 +108,15 @@ class PreparedData:
         ln 2, are bits per byte.
         """
         path = self.dir / TOKEN_BYTES
-        return np.load(path) if self.tokenizer_path else None
+        if self.tokenizer_path is None:
+            return None
+        try:
+            counts = np.load(path)
+        except (ValueError, EOFError) as error:
+            raise damaged(path, str(error)) from None
+        if counts.shape != (self.vocab_size,):
+            raise damaged(path, f"it is of shape {counts.shape}, not ({self.vocab_size},)")
+        return counts
 
     def bytes_of(self, tokens: NDArray[Any]) -> int:
         """Bytes of UTF-8 text that the tokens, of any shape, stand for.

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilellm.data.manifest import damaged
 from mobilellm.data.prepared import PreparedData
 from mobilellm.data.rationales import TASKS, Task
 from mobilellm.data.source import Split
+from mobilellm.strict_json import find_fault
 
 if TYPE_CHECKING:
     from mobilellm.data.packing import PackedDataset
@@ -81,7 +83,7 @@ class PreparedPrompts(PreparedData):
         """The validation rows, or `most` of them spread evenly."""
         stream = self.tokens("validation")
         rows = self.bounds("validation")[self._tasks("validation") == TASKS.index("label") + 1]
-        choices = json.loads((self.dir / CHOICES).read_text(encoding="utf-8"))
+        choices = self._choices(len(rows))
         count = len(rows) if most is None else min(most, len(rows))
         return [
             Question(
@@ -92,6 +94,18 @@ class PreparedPrompts(PreparedData):
             for row in (index * len(rows) // count for index in range(count))
             for start, target, end in [rows[row].tolist()]
         ]
+
+    def _choices(self, num_rows: int) -> list[list[list[int]]]:
+        """Tokens of each validation row's choices."""
+        path = self.dir / CHOICES
+        try:
+            choices = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise damaged(path, str(error)) from None
+        fault = find_fault({"rows": choices}, {"rows": [[[int]]]})
+        if fault or len(choices) != num_rows:
+            raise damaged(path, fault or f"it is of {len(choices)} rows, not of {num_rows}")
+        return choices
 
     def _tasks(self, split: Split) -> NDArray[np.int64]:
         """Number of each sequence's task (sequences,)."""

@@ -13,8 +13,6 @@ from mobilellm.data.rationales import TASKS, Rationales, Task
 from mobilellm.data.source import Split
 
 if TYPE_CHECKING:
-    from datasets import IterableDataset
-
     from mobilellm.data.prepared_prompts import PreparedPrompts
     from mobilellm.data.progress_bar import ProgressBar
 
@@ -85,12 +83,6 @@ class RationaleData(JsonlRows, RationaleConfig):
         """The lines, file by file."""
         return read_rows(self.files(split))
 
-    def dataset(self, split: Split) -> "IterableDataset":
-        """The lines as rows."""
-        from datasets import IterableDataset
-
-        return IterableDataset.from_generator(_rows, gen_kwargs={"files": tuple(self.files(split))})
-
 
 @dataclass(frozen=True, kw_only=True)
 class HubRationaleData(HubRows, RationaleConfig):
@@ -105,8 +97,3 @@ class HubRationaleData(HubRows, RationaleConfig):
         name = self.train_split if split == "train" else self.validation_split
         for number, row in enumerate(self.dataset(split)):
             yield row, f"row {number} of {self.dataset_name} {name}"
-
-
-def _rows(files: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
-    for row, _ in read_rows(files):
-        yield row

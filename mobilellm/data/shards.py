@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from mobilellm.data.atomic_file import write_atomically
+from mobilellm.data.manifest import damaged
 
 SHARD_TOKENS = 1 << 24
 _OFFSET = np.dtype("<u8")
@@ -108,12 +109,23 @@ class TokenStream:
         return np.concatenate(parts) if parts else np.empty(0, self.dtype)
 
     def document_starts(self) -> NDArray[np.uint64]:
-        """Where each document begins, in tokens from the stream's start, (documents,)."""
+        """Where each document begins, in tokens from the stream's start, (documents,).
+
+        Raises:
+            FileNotFoundError: a file of them is missing.
+            ValueError: a file of them is damaged.
+        """
         parts = [
-            np.fromfile(documents_path(self.folder, shard), _OFFSET)
-            for shard in range(self.num_shards)
+            read_starts(documents_path(self.folder, shard)) for shard in range(self.num_shards)
         ]
-        return np.concatenate([np.empty(0, _OFFSET), *parts])
+        starts = np.concatenate([np.empty(0, _OFFSET), *parts])
+        if len(starts) and (starts[0] or starts[-1] >= self.num_tokens):
+            raise damaged(documents_path(self.folder, 0), "documents begin outside of the tokens")
+        if (starts[1:] <= starts[:-1]).any():
+            raise damaged(
+                documents_path(self.folder, 0), "documents do not begin one after another"
+            )
+        return starts
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open files."""
@@ -257,8 +269,22 @@ class ShardWriter:
             if not (documents.is_file() and tokens.is_file() and tokens.stat().st_size == size):
                 return np.concatenate(starts)
             self._digest.update(tokens.read_bytes())
-            starts.append(np.fromfile(documents, _OFFSET))
+            starts.append(read_starts(documents))
             self._num_shards += 1
+
+
+def read_starts(path: Path) -> NDArray[np.uint64]:
+    """Where documents begin in a shard, in tokens from the stream's start, (documents,).
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; remove {path.parents[1]} to redo it")
+    if path.stat().st_size % _OFFSET.itemsize:
+        raise damaged(path, f"its {path.stat().st_size} bytes are no whole number of offsets")
+    return np.fromfile(path, _OFFSET)
 
 
 def shard_path(folder: Path, shard: int) -> Path:

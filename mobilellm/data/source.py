@@ -81,10 +81,6 @@ class Source(ABC):
         return []
 
     @abstractmethod
-    def dataset(self, split: Split) -> "Dataset | IterableDataset":
-        """The split as a Hugging Face dataset; its rows are what `pieces` reads."""
-
-    @abstractmethod
     def pieces(self, split: Split) -> Iterator[Piece]:
         """All documents of a split in a fixed order.
 

@@ -2,17 +2,14 @@
 
 import os
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mobilellm.data.config import DataConfig
 from mobilellm.data.documents import read_documents
 from mobilellm.data.source import Piece, Source, Split
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
 
 _LEFT_OUT = ("site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3")
 
@@ -58,16 +55,9 @@ class StandardLibrary(Source):
             )
         return sorted(files, key=lambda file: file.relative_to(root).as_posix())
 
-    def dataset(self, split: Split) -> "IterableDataset":
-        """Rows of `content` (bytes) and `ends_document`."""
-        from datasets import IterableDataset
-
-        return IterableDataset.from_generator(_rows, gen_kwargs={"files": tuple(self.files(split))})
-
     def pieces(self, split: Split) -> Iterator[Piece]:
         """All sources, one document each."""
-        for row in self.dataset(split):
-            yield Piece(row["content"], row["ends_document"])
+        yield from read_documents(self.files(split), "file")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +67,3 @@ class StandardLibraryData(StandardLibrary, DataConfig):
 
 def _is_left_out(part: str) -> bool:
     return part in _LEFT_OUT or part.startswith(("config-", "_sysconfigdata"))
-
-
-def _rows(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    for piece in read_documents(files, "file"):
-        yield {"content": piece.content, "ends_document": piece.ends_document}

@@ -1,17 +1,13 @@
 """Plain text files."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mobilellm.data.config import DataConfig
 from mobilellm.data.documents import compile_rule, read_documents
 from mobilellm.data.local_files import LocalFiles
 from mobilellm.data.source import Piece, Split
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,25 +36,11 @@ class TextFiles(LocalFiles):
         """The format and the rule for documents."""
         return {"format": "text", "document": self.document}
 
-    def dataset(self, split: Split) -> "IterableDataset":
-        """Rows of `content` (bytes) and `ends_document`."""
-        from datasets import IterableDataset
-
-        return IterableDataset.from_generator(
-            _rows, gen_kwargs={"files": tuple(self.files(split)), "document": self.document}
-        )
-
     def pieces(self, split: Split) -> Iterator[Piece]:
         """All documents, file by file."""
-        for row in self.dataset(split):
-            yield Piece(row["content"], row["ends_document"])
+        yield from read_documents(self.files(split), self.document)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextData(TextFiles, DataConfig):
     """Training data from local text files: `data=text`."""
-
-
-def _rows(files: Sequence[Path], document: str) -> Iterator[dict[str, Any]]:
-    for piece in read_documents(files, document):
-        yield {"content": piece.content, "ends_document": piece.ends_document}

@@ -1,18 +1,15 @@
 """Corpora that are token ids already, such as those Meta's MobileLLM code trains on."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mobilellm.data.config import DataConfig
 from mobilellm.data.jsonl import JsonlRows, read_column
 from mobilellm.data.source import Piece, Split
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +42,16 @@ class TokenizedJsonlFiles(JsonlRows):
             "eos_token_id": self.eos_token_id,
         }
 
-    def dataset(self, split: Split) -> "IterableDataset":
-        """Rows of `token_ids`, int64 (tokens,)."""
-        from datasets import IterableDataset
-
-        return IterableDataset.from_generator(
-            _token_rows, gen_kwargs={"files": tuple(self.files(split)), "column": self.column}
-        )
-
     def pieces(self, split: Split) -> Iterator[Piece]:
         """All rows, file by file.
 
         Raises:
             ValueError: a row that is no list of whole numbers from 0 on, with its place.
         """
-        for row in self.dataset(split):
-            if len(row["token_ids"]):
-                yield Piece(row["token_ids"], True)
+        for ids, place in read_column(self.files(split), self.column):
+            tokens = _token_ids(ids, self.column, place)
+            if len(tokens):
+                yield Piece(tokens, True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +59,15 @@ class TokenizedData(TokenizedJsonlFiles, DataConfig):
     """Training data from token ids: `data=tokenized_jsonl`."""
 
 
-def _token_rows(files: Sequence[Path], column: str) -> Iterator[dict[str, Any]]:
-    for ids, place in read_column(files, column):
-        try:
-            tokens = np.asarray(ids, dtype=None if ids else np.int64)
-        except (ValueError, OverflowError):
-            tokens = np.empty(0)
-        if tokens.dtype != np.int64 or tokens.ndim != 1 or (tokens < 0).any():
-            raise ValueError(
-                f"{place} must hold a list of token ids in column {column!r}, whole numbers from "
-                "0 on; mend or remove the line"
-            )
-        yield {"token_ids": tokens}
+def _token_ids(ids: Any, column: str, place: str) -> NDArray[np.int64]:
+    """The ids of a row, (tokens,)."""
+    try:
+        tokens = np.asarray(ids, dtype=None if ids else np.int64)
+    except (TypeError, ValueError, OverflowError):
+        tokens = np.empty(0)
+    if tokens.dtype != np.int64 or tokens.ndim != 1 or (tokens < 0).any():
+        raise ValueError(
+            f"{place} must hold a list of token ids in column {column!r}, whole numbers from "
+            "0 on; mend or remove the line"
+        )
+    return tokens

@@ -7,11 +7,12 @@ windows, each there whole or not at all; and `manifest.json`, written last.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from mobilellm.distillation.packing import Packing
+from mobilellm.strict_json import find_fault
 
 INPUTS = "inputs.json"
 MANIFEST = "manifest.json"
@@ -116,8 +117,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); make the store again") from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, str(error)) from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         return None
     if record.get("version") != VERSION:
@@ -125,7 +126,45 @@ def read_record(path: Path) -> dict[str, Any] | None:
             f"{path} is of version {record.get('version')}, this is version {VERSION}; make the "
             "store again with scripts/prepare_logits.py"
         )
+    fault = find_fault(record, {"inputs": {}})
+    if fault:
+        raise damaged(path, fault)
     return record
+
+
+def read_inputs(record: Mapping[str, Any], path: Path) -> LogitInputs:
+    """The inputs that a record of a store names.
+
+    Args:
+        record: what `read_record` gave.
+        path: its file, for messages.
+
+    Raises:
+        ValueError: a field is missing, or not of its kind.
+    """
+    inputs = record["inputs"]
+    known = {field.name: field for field in fields(LogitInputs)}
+    required = {
+        name: field.type
+        for name, field in known.items()
+        if field.default is MISSING or name in inputs
+    }
+    fault = find_fault(inputs, required, "inputs")
+    unknown = [name for name in inputs if name not in known]
+    if fault or unknown:
+        raise damaged(path, fault or f"inputs.{unknown[0]} is not known")
+    try:
+        return LogitInputs(**inputs)
+    except ValueError as error:
+        raise damaged(path, str(error)) from None
+
+
+def damaged(path: Path, fault: str) -> ValueError:
+    """The error for a record of a store that is not as it was written."""
+    return ValueError(
+        f"{path} is damaged ({fault}); remove it and make the store again with "
+        "scripts/prepare_logits.py"
+    )
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:

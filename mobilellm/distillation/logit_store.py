@@ -13,14 +13,23 @@ from torch import Tensor
 from mobilellm.distillation.logit_manifest import (
     INPUTS,
     MANIFEST,
-    LogitInputs,
+    damaged,
     has_shard,
+    read_inputs,
     read_record,
     shard_path,
 )
 from mobilellm.distillation.targets import TopK
+from mobilellm.strict_json import find_fault
 
 _COMMAND = "scripts/prepare_logits.py"
+_FIELDS = {
+    "num_tokens": int,
+    "bytes_per_token": int,
+    "bytes": int,
+    "captured_mass": {"mean": float, "percentile_5": float},
+    "shards": [{"bytes": int, "hash": str}],
+}
 
 
 def is_logit_store(folder: str | Path) -> bool:
@@ -50,7 +59,10 @@ class LogitStore:
             raise self._why_unfinished()
         self.manifest: dict[str, Any] = record
         """What the store was made from and what is in it, as plain data."""
-        self.inputs = LogitInputs(**record["inputs"])
+        self.inputs = read_inputs(record, self.folder / MANIFEST)
+        fault = find_fault(record, _FIELDS)
+        if fault or len(record["shards"]) != self.inputs.num_shards:
+            raise damaged(self.folder / MANIFEST, fault or f"{len(record['shards'])} shards")
         self.codec = self.inputs.codec
         self._maps: dict[int, NDArray[np.uint8]] = {}
         for shard in range(self.inputs.num_shards):
@@ -212,7 +224,7 @@ class LogitStore:
             what = "is empty" if _is_empty(self.folder) else "holds no logit store"
             what = what if self.folder.is_dir() else "does not exist"
             return FileNotFoundError(f"{self.folder} {what}; make a store with {_COMMAND}")
-        inputs = LogitInputs(**record["inputs"])
+        inputs = read_inputs(record, self.folder / INPUTS)
         done = sum(has_shard(self.folder, inputs, shard) for shard in range(inputs.num_shards))
         return ValueError(
             f"the logit store {self.folder} is not finished: it holds {done} of "

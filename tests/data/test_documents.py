@@ -4,7 +4,8 @@ import re
 import pytest
 
 from mobilellm.data.documents import read_documents
-from mobilellm.data.local_files import find_files, read_utf8
+from mobilellm.data.file_reading import read_utf8
+from mobilellm.data.local_files import find_files
 from mobilellm.data.source import MAX_PIECE_BYTES, cut_text
 
 

@@ -86,7 +86,9 @@ def test_parquet_rows_are_documents(tmp_path):
     assert documents(ParquetData(train=path, column="body", vocab_size=300)) == TEXTS
     with pytest.raises(ValueError, match=r"a.parquet has no column 'text'; set .* one of body, n"):
         documents(ParquetData(train=path, vocab_size=300))
-    with pytest.raises(ValueError, match=r"row 0 of data.train holds int in column 'n'"):
+    with pytest.raises(
+        ValueError, match=r"a.parquet holds int64 in column 'n', which must be text; set"
+    ):
         documents(ParquetData(train=path, column="n", vocab_size=300))
     (tmp_path / "b.parquet").write_text("no parquet")
     with pytest.raises(ValueError, match=r"b.parquet is no Parquet file \(.*\); leave it out"):

@@ -154,12 +154,48 @@ def test_no_store(tmp_path, store):
     [
         ('{"format": "mobilellm-logits", "version": 0}', "is of version 0, this is version 1"),
         ("{", "manifest.json is damaged"),
+        ("[" * 100_000, "manifest.json is damaged"),
+        ('{"format": "mobilellm-logits", "version": 1}', "is damaged .inputs is missing.; remove"),
     ],
 )
 def test_a_manifest_that_cannot_be_read(store, text, message):
     (store.folder / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         LogitStore(store.folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "fault"),
+    [
+        (["inputs", "k"], None, r"inputs.k is missing"),
+        (["inputs", "k"], "many", r'inputs.k is "many"'),
+        (["inputs", "k"], 0, r"k=0 must"),
+        (["inputs", "document_mask"], 0, r"inputs.document_mask is 0"),
+        (["inputs", "colour"], "red", r"inputs.colour is not known"),
+        (["shards"], None, r"shards is missing"),
+        (["shards", 0, "bytes"], None, r"shards\[0\].bytes is missing"),
+        (["shards"], [], r"0 shards"),
+        (["captured_mass", "mean"], None, r"captured_mass.mean is missing"),
+    ],
+)
+def test_damaged_fields_of_a_manifest(store, path, value, fault):
+    file = store.folder / "manifest.json"
+    whole = file.read_text(encoding="utf-8")
+    record = json.loads(whole)
+    *parents, last = path
+    place = record
+    for key in parents:
+        place = place[key]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    file.write_text(json.dumps(record), encoding="utf-8")
+    try:
+        with pytest.raises(ValueError, match=rf"manifest.json is damaged \({fault}.*\); remove it"):
+            LogitStore(store.folder)
+    finally:
+        file.write_text(whole, encoding="utf-8")
 
 
 def test_a_store_cut_short_is_found_and_gone_on_with(tmp_path, store):

@@ -1,0 +1,124 @@
+"""Files as blocks of bytes, unpacked on the way; as UTF-8 text; as lines."""
+
+import bz2
+import gzip
+import lzma
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+_BLOCK_BYTES = 1 << 20
+
+COMPRESSED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
+"""Endings of files that are unpacked, and what they are packed with."""
+
+# What files begin with that are often taken for text, and what to do with them.
+_KNOWN = (
+    (b"\x1f\x8b", "packed with gzip; let its name end in .gz"),
+    (b"\x28\xb5\x2f\xfd", "packed with zstd; let its name end in .zst"),
+    (b"BZh", "packed with bzip2; let its name end in .bz2"),
+    (b"\xfd7zXZ\0", "packed with xz; let its name end in .xz"),
+    (b"PK\x03\x04", "a zip archive; unpack it"),
+    (b"PAR1", "a Parquet file; use data=parquet"),
+    (b"%PDF", "a PDF document; extract its text, for instance with `pdftotext`"),
+)
+# Byte order marks. Those of UTF-32 begin like those of UTF-16, so they come first.
+_MARKS = (
+    (b"\xff\xfe\0\0", "utf-32"),
+    (b"\0\0\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+
+
+def read_blocks(path: Path) -> Iterator[bytes]:
+    """The contents of a file in blocks; what ends in `.gz`, `.bz2`, `.xz` or `.zst` is unpacked.
+
+    Raises:
+        ValueError: a packed file that is truncated, damaged or packed otherwise.
+    """
+    packed_with = COMPRESSED.get(path.suffix)
+    if packed_with is None:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                yield block
+        return
+    # One that is not there, or may not be read, is told apart from one that is damaged.
+    path.open("rb").close()
+    try:
+        with _unpacked(path, packed_with) as file:
+            while block := file.read(_BLOCK_BYTES):
+                yield block
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(
+            f"{path} is damaged, cut short or not packed with {packed_with} ({reason}); fetch it "
+            "again, name it after its format, or leave it out"
+        ) from error
+
+
+def _unpacked(path: Path, packed_with: str) -> AbstractContextManager[Any]:
+    if packed_with == "zstd":
+        import pyarrow
+
+        return pyarrow.input_stream(str(path), compression="zstd")
+    return {"gzip": gzip, "bzip2": bz2, "xz": lzma}[packed_with].open(path)
+
+
+def read_utf8(path: Path) -> Iterator[bytes]:
+    """Blocks of a file that each end with a whole character.
+
+    Raises:
+        ValueError: bytes that are not UTF-8, with their place; a damaged packed file.
+    """
+    carried, offset = b"", 0
+    begin = b""
+    for read in read_blocks(path):
+        begin = begin or read
+        block, carried = carried + read, b""
+        try:
+            block.decode()
+        except UnicodeDecodeError as error:
+            if error.reason != "unexpected end of data":
+                raise _not_utf8(path, offset + error.start, block[error.start], begin) from None
+            block, carried = block[: error.start], block[error.start :]
+        offset += len(block)
+        yield block
+    if carried:
+        raise _not_utf8(path, offset, carried[0], begin)
+
+
+def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines with their ends; only a line feed ends a line."""
+    carried: list[bytes] = []
+    for block in blocks:
+        *lines, rest = block.split(b"\n")
+        for line in lines:
+            yield b"".join((*carried, line, b"\n"))
+            carried = []
+        if rest:
+            carried.append(rest)
+    if carried:
+        yield b"".join(carried)
+
+
+def describe_not_utf8(begin: bytes) -> str:
+    """What a file that is not UTF-8 is by its first bytes, and the remedy."""
+    for signature, description in _KNOWN:
+        if begin.startswith(signature):
+            return f"it is {description}"
+    encoding = next((name for mark, name in _MARKS if begin.startswith(mark)), None)
+    if encoding is None and 4 * begin.count(0) > len(begin):
+        # Of characters below U+0100, which are half of the bytes, one byte is 0.
+        encoding = "utf-16be" if begin[0::2].count(0) > begin[1::2].count(0) else "utf-16le"
+    if encoding is not None:
+        return f"it is {encoding.upper()}; convert it with `iconv -f {encoding} -t utf-8`"
+    return "convert it, for instance with `iconv -f latin1 -t utf-8`, or leave the file out"
+
+
+def _not_utf8(path: Path, offset: int, byte: int, begin: bytes) -> ValueError:
+    return ValueError(
+        f"{path} is not UTF-8: byte 0x{byte:02x} at offset {offset}; {describe_not_utf8(begin)}"
+    )
