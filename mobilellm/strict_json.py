@@ -80,5 +80,5 @@ def _find_kind_fault(value: Any, kind: Any, path: str) -> str | None:
 
 def shorten(value: Any) -> str:
     """A value for messages, cut where it is long."""
-    text = json.dumps(value, default=str)
+    text = to_json(value, indent=None, default=str)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -110,19 +110,23 @@ def read_manifest(folder: Path) -> Record | None:
 def read_inputs(folder: Path) -> Record | None:
     """What a data folder is made from; None where none was begun.
 
+    Fields may be missing, which is other input: nothing finished rests on this file.
+
     Raises:
         ValueError: it is damaged, with the field.
     """
-    return _read_record(folder / INPUTS, _INPUT_FIELDS)
+    return _read_record(folder / INPUTS, _INPUT_FIELDS, is_whole=False)
 
 
-def _read_record(path: Path, fields: Mapping[str, Any]) -> Record | None:
+def _read_record(path: Path, fields: Mapping[str, Any], *, is_whole: bool = True) -> Record | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecursionError) as error:
         raise damaged(path, str(error)) from None
+    if not is_whole and isinstance(record, dict):
+        fields = {key: kind for key, kind in fields.items() if key in record}
     fault = find_fault(record, fields)
     if fault:
         raise damaged(path, fault)

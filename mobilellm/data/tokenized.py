@@ -59,7 +59,7 @@ class TokenizedData(TokenizedJsonlFiles, DataConfig):
     """Training data from token ids: `data=tokenized_jsonl`."""
 
 
-def _token_ids(ids: Any, column: str, place: str) -> NDArray[np.int64]:
+def _token_ids(ids: Any, column: str, place: str) -> NDArray[Any]:
     """The ids of a row, (tokens,)."""
     try:
         tokens = np.asarray(ids, dtype=None if ids else np.int64)
