@@ -19,6 +19,8 @@ CHECKPOINTS = "checkpoints"
 LAST_CHECKPOINT = "last.ckpt"
 PREVIOUS_CHECKPOINT = "previous.ckpt"
 DAMAGED_CHECKPOINT = "damaged.ckpt"
+# The state before a schedule's fall began, which a run of a larger budget goes on from.
+PLATEAU_CHECKPOINT = "plateau.ckpt"
 MODEL = "model"
 
 # What says where or how fast a run happens, not what is trained: values that cannot change the
@@ -133,8 +135,9 @@ def check_may_start(folder: Path, *, resume: bool) -> None:
     summary = read_summary(folder)
     if summary is not None and summary.get("status") == "finished":
         raise ValueError(
-            f"{folder} is a finished run and is never overwritten; change a setting (seed=…, "
-            "max_tokens=…), give another output_dir=…, or remove the folder"
+            f"{folder} is a finished run and is never overwritten; train it on with a larger "
+            f"budget (extend_from={folder} max_tokens=…), change a setting (seed=…), give another "
+            "output_dir=…, or remove the folder"
         )
     if last_checkpoint(folder) is not None and not resume:
         raise ValueError(

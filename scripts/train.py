@@ -6,6 +6,7 @@ finished one is left alone.
 
   python scripts/train.py model=tiny_deep data=stdlib max_tokens=2e6
   python scripts/train.py data=text data.train=book.txt optimizer=muon seed=1
+  python scripts/train.py extend_from=outputs/default/RUN max_tokens=4e6
   python scripts/train.py -m experiment=depth_vs_width
   python scripts/train.py -m model=by_budget model.budget=125e6 model.num_blocks=4,12,30 seed=0,1,2
 """

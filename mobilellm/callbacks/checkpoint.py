@@ -1,4 +1,4 @@
-"""last.ckpt, the one before it, and best.ckpt."""
+"""last.ckpt, the one before it, best.ckpt and plateau.ckpt."""
 
 import math
 import time
@@ -8,25 +8,29 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from mobilellm.run_folder import LAST_CHECKPOINT
+from mobilellm.run_folder import LAST_CHECKPOINT, PLATEAU_CHECKPOINT
 from mobilellm.training.atomic_save import link_or_copy, remove_leftovers
+from mobilellm.training.plateau import leaves_plateau
 
 BEST_CHECKPOINT = "best.ckpt"
 
 
 class CheckpointCallback(Checkpoint):
-    """Keeps the last state, and the one with the lowest validation loss.
+    """Keeps the last state, the one with the lowest validation loss, and that before the decay.
 
     `last.ckpt` is written at each validation, at the end, on request (`save`) and every so many
     steps or seconds; `previous.ckpt` is the one before it. `best.ckpt` is written when a validation
-    loss is the lowest so far. Files are read back once written and replaced as a whole. The
-    loggers are flushed first, so that metrics.csv reaches as far as the checkpoint.
+    loss is the lowest so far, `plateau.ckpt` before the first step in which the rate falls from its
+    plateau (`schedule=wsd`): from there a run can be extended. Files are read back once written and
+    replaced as a whole. The loggers are flushed first, so that metrics.csv reaches as far as the
+    checkpoint.
 
     Args:
         folder: where the files go, by convention `<run folder>/checkpoints`.
         every_seconds: wall time between two writes of `last.ckpt`; None: not by time.
         every_steps: optimizer steps between them; None: not by steps.
         keep_best: whether `best.ckpt` is kept.
+        keep_plateau: whether `plateau.ckpt` is.
 
     Raises:
         ValueError: an interval that is not above 0.
@@ -41,6 +45,7 @@ class CheckpointCallback(Checkpoint):
         every_seconds: float | None = 300.0,
         every_steps: int | None = None,
         keep_best: bool = True,
+        keep_plateau: bool = True,
     ) -> None:
         """Nothing is written yet."""
         for name, value in (("every_seconds", every_seconds), ("every_steps", every_steps)):
@@ -50,6 +55,7 @@ class CheckpointCallback(Checkpoint):
         self.every_seconds = every_seconds
         self.every_steps = every_steps
         self.keep_best = keep_best
+        self.keep_plateau = keep_plateau
         self.best_loss = math.inf
         self.saved_step: int | None = None
         """Optimizer steps done at the last write of this process."""
@@ -79,6 +85,10 @@ class CheckpointCallback(Checkpoint):
             remove_leftovers(self.folder)
         self._saved_at = time.monotonic()
         self.saved_step = trainer.global_step or None
+        plateau = self.folder / PLATEAU_CHECKPOINT
+        if self.saved_step and not plateau.exists() and self._leaves_plateau(pl_module):
+            # Killed between the two files.
+            self._keep_plateau(trainer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Save where it is due; runs after validation."""
@@ -87,6 +97,16 @@ class CheckpointCallback(Checkpoint):
         due = self.every_steps is not None and step % self.every_steps == 0
         if validated or due or trainer.should_stop or self._time_is_up(trainer):
             self.save(trainer, pl_module)
+        if self._leaves_plateau(pl_module):
+            self.save(trainer, pl_module)
+            self._keep_plateau(trainer)
+
+    def _leaves_plateau(self, module: Any) -> bool:
+        return self.keep_plateau and leaves_plateau(module)
+
+    def _keep_plateau(self, trainer: Any) -> None:
+        if trainer.is_global_zero:
+            link_or_copy(self.last_path, self.folder / PLATEAU_CHECKPOINT)
 
     def save(self, trainer: Any, pl_module: Any) -> Path:
         """Write the present state, once per step; called on all ranks.

@@ -8,6 +8,7 @@ a resumed run needs no state.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 Schedule = Callable[[int, float], float]
 
@@ -65,13 +66,16 @@ def warmup_stable_decay(
     _check_fraction("decay_fraction", decay_fraction)
     _check_fraction("final_fraction", final_fraction)
 
+    def is_falling(progress: float) -> bool:
+        return 1.0 - min(progress, 1.0) < decay_fraction
+
     def factor(step: int, progress: float) -> float:
         left = 1.0 - min(progress, 1.0)
-        height = 1.0 if left >= decay_fraction else left / decay_fraction
+        height = left / decay_fraction if is_falling(progress) else 1.0
         falling = final_fraction + (1.0 - final_fraction) * height
         return min(warmup.factor(step, progress), falling)
 
-    return factor
+    return WithPlateau(factor, is_falling)
 
 
 def constant(*, warmup_steps: int | None = None, warmup_fraction: float | None = None) -> Schedule:
@@ -80,7 +84,58 @@ def constant(*, warmup_steps: int | None = None, warmup_fraction: float | None =
     Raises:
         ValueError: both warm-ups, or a value out of range.
     """
-    return _Warmup(warmup_steps, warmup_fraction).factor
+    return WithPlateau(_Warmup(warmup_steps, warmup_fraction).factor, lambda progress: False)
+
+
+@dataclass(frozen=True)
+class WithPlateau:
+    """A schedule that stays at the peak, and can say when it leaves it: from there a run of any
+    larger budget can go on as if that had been its budget from the start.
+    """
+
+    factor: Schedule
+    is_falling: Callable[[float], bool]
+    """Whether the fall has begun once this share of the budget is used."""
+
+    def __call__(self, step: int, progress: float) -> float:
+        """Factor of the peak rate."""
+        return self.factor(step, progress)
+
+
+def is_falling(schedule: Schedule, progress: float) -> bool | None:
+    """Whether the fall has begun at `progress`; None: a schedule without a plateau."""
+    return schedule.is_falling(progress) if isinstance(schedule, WithPlateau) else None
+
+
+def rewarmed(schedule: Schedule, *, step: int, progress: float) -> Schedule:
+    """`schedule` once more on the rest of a larger budget, for a run that has ended before.
+
+    The rate rises again from where it ended, over a warm-up as long as the schedule says of what is
+    left of the budget, and falls again.
+
+    Args:
+        schedule: of the run that ended.
+        step: optimizer steps that it had made.
+        progress: share of the larger budget that they used.
+
+    Raises:
+        ValueError: nothing is left of the budget.
+
+    Source: Ibrahim et al. 2024, arXiv:2403.08763, section 4 (re-warming and re-decaying).
+    """
+    if not 0.0 <= progress < 1.0:
+        raise ValueError(f"progress={progress} must be below 1: nothing is left of the budget")
+    low = schedule(step, 1.0)
+
+    def rest(done: float) -> float:
+        return (done - progress) / (1.0 - progress)
+
+    def factor(now: int, done: float) -> float:
+        return max(low, schedule(now - step, rest(done)))
+
+    if isinstance(schedule, WithPlateau):
+        return WithPlateau(factor, lambda done: schedule.is_falling(rest(done)))
+    return factor
 
 
 class _Warmup:

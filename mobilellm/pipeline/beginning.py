@@ -21,7 +21,10 @@ def beginning(run: "Run") -> Iterator[str]:
         for line in run.changes:
             yield f"{run.folder}: {line}"
         return
-    if run.is_sweep or run.config["extend_from"] is not None:
+    if run.extension is not None:
+        yield f"{run.folder} {run.extension.describe()}"
+        return
+    if run.is_sweep:
         return
     if run.config["resume"]:
         yield f"resume=true: nothing to resume in {run.folder}, it begins anew{_nearest(run)}"

@@ -11,11 +11,12 @@ from mobilellm.launchers.configuration import instantiate
 from mobilellm.pipeline.compression import Stage, enter_stage, find_compression, finish
 from mobilellm.pipeline.distillation import build as build_distillation
 from mobilellm.pipeline.distillation import teacher_bytes
+from mobilellm.pipeline.extension import first_checkpoint
 from mobilellm.pipeline.measurements import find_callback, measurements
 from mobilellm.pipeline.memory import free_memory_bytes, reset_peak_memory
 from mobilellm.pipeline.plan import Run
 from mobilellm.pipeline.rollback import roll_back_run
-from mobilellm.run_folder import CHECKPOINTS, last_checkpoint, sound_checkpoint
+from mobilellm.run_folder import CHECKPOINTS, last_checkpoint
 
 if TYPE_CHECKING:
     from mobilellm.data import PreparedData
@@ -43,7 +44,7 @@ def fit(run: Run, prepared: "PreparedData") -> dict[str, Any]:
     from mobilellm.training.divergence import RollBack
     from mobilellm.training.ranks import first_does
 
-    checkpoint = first_does(lambda: sound_checkpoint(run.folder))
+    checkpoint = first_does(lambda: first_checkpoint(run))
     loggers, data = make_loggers(run), make_data(run, prepared)
     reset_peak_memory(run.trainer.device_type)
     try:
@@ -110,7 +111,7 @@ def make_module(run: Run, model: Any) -> Any:
     return LanguageModelModule(
         model,
         optimizer=instantiate(run.config["optimizer"]),
-        schedule=instantiate(run.config["schedule"]),
+        schedule=_make_schedule(run),
         budget=run.budget,
         gradient_clip_norm=run.config["gradient_clip_norm"],
         intervals=Intervals(
@@ -119,6 +120,16 @@ def make_module(run: Run, model: Any) -> Any:
         compile=run.trainer.compile,
         activation_checkpointing=run.trainer.activation_checkpointing,
     )
+
+
+def _make_schedule(run: Run) -> Any:
+    from mobilellm.optim.schedules import rewarmed
+
+    schedule, extension = instantiate(run.config["schedule"]), run.extension
+    if extension is None or not extension.rewarmed:
+        return schedule
+    progress = run.budget.progress(extension.steps, extension.seconds)
+    return rewarmed(schedule, step=extension.steps, progress=progress)
 
 
 def make_model(run: Run) -> Any:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.launchers.configuration import instantiate
 from mobilellm.models import ModelConfig
+from mobilellm.pipeline.extension import Extension, extended_config, find_extension
 from mobilellm.pipeline.identity import config_hash, find_run_folder
 from mobilellm.pipeline.recorded import with_recorded
 from mobilellm.run_folder import check_may_start, read_summary
@@ -41,6 +42,8 @@ class Run:
     """Whether it is one trial of several."""
     identity: str = ""
     """Hash of the settings that may change the result."""
+    extension: Extension | None = None
+    """Where it goes on from, if it extends another run."""
     changes: tuple[str, ...] = ()
     """Where an unfinished run is continued: its settings that were others, or stay others."""
 
@@ -77,8 +80,9 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
     """
     job = _hydra_job()
     if cfg.extend_from is not None:
-        raise ValueError(f"extend_from={cfg.extend_from} is not supported yet; leave it out")
-    cfg = _with_initial_model(cfg, list(job.overrides or ()))
+        cfg = extended_config(cfg, job.overrides)
+    else:
+        cfg = _with_initial_model(cfg, list(job.overrides or ()))
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore
     parent, hashed = Path(config["output_dir"]) / config["experiment_name"], config_hash(config)
     folder = find_run_folder(parent, config, job.telling)
@@ -106,6 +110,7 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
         folder=folder,
         identity=hashed,
         changes=changes,
+        extension=None if cfg.extend_from is None else find_extension(cfg, budget),
         model=model,
         data=instantiate(cfg.data),
         trainer=trainer,

@@ -37,14 +37,14 @@ def with_recorded(
     before: set[str] = set(_summary(folder).get("overrides") or ())
     watched = _watched(recorded, config)
     result, lines = config, []
-    for key, then, now in _differing("", recorded, config):
+    for key, then, now in differing("", recorded, config):
         is_free = not is_identity(key) or any(f"{key}.".startswith(f"{w}.") for w in watched)
         if not is_free or key.startswith(OF_THIS_START) or then is MISSING:
             continue
-        if overrides is None or any(_gives(key, override, before) for override in overrides):
+        if overrides is None or any(gives(key, override, before) for override in overrides):
             lines.append(f"goes on with {key}={_text(now)} (before: {_text(then)})")
         else:
-            result = _replaced(result, key.split("."), then)
+            result = replaced(result, key.split("."), then)
             lines.append(f"keeps {key}={_text(then)}, with which it was begun")
     return result, tuple(lines)
 
@@ -64,17 +64,17 @@ def _watched(recorded: Mapping[str, Any], config: Mapping[str, Any]) -> list[str
     return [name for name in found if not any(key.startswith(f"{name}.") for key in kept)]
 
 
-def _differing(path: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+def differing(path: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
     """Dotted key and both values of all that differs; groups of settings where one has none."""
     if isinstance(then, Mapping) and isinstance(now, Mapping) and then and now:
         for name in {**then, **now}:
             key = f"{path}.{name}" if path else str(name)
-            yield from _differing(key, then.get(name, MISSING), now.get(name, MISSING))
+            yield from differing(key, then.get(name, MISSING), now.get(name, MISSING))
     elif then != now:
         yield path, then, now
 
 
-def _gives(key: str, override: str, before: set[str]) -> bool:
+def gives(key: str, override: str, before: set[str]) -> bool:
     """Whether the override gives this setting now: by its name, or as one of a group chosen anew.
 
     A group that was chosen at the start already, such as `trainer=gpu`, says nothing new.
@@ -85,12 +85,13 @@ def _gives(key: str, override: str, before: set[str]) -> bool:
     return key.startswith(f"{given}.") and override not in before
 
 
-def _replaced(config: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+def replaced(config: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy of the configuration with another value at that path."""
     name, *rest = path
     if not rest:
         return config | {name: value}
     inner = config.get(name)
-    return config | {name: _replaced(inner if isinstance(inner, dict) else {}, rest, value)}
+    return config | {name: replaced(inner if isinstance(inner, dict) else {}, rest, value)}
 
 
 def _text(value: Any) -> str:

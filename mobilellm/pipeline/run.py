@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mobilellm.launchers.command import Stopped
 from mobilellm.pipeline.beginning import beginning
 from mobilellm.pipeline.distillation import check_teacher
+from mobilellm.pipeline.extension import check_same_data
 from mobilellm.pipeline.plan import Run, plan_run
 from mobilellm.pipeline.summary import describe_run, is_first_process
 from mobilellm.run_folder import (
@@ -98,6 +99,8 @@ def check_prepared(run: Run, prepared: "PreparedData") -> None:
             f"vocab_size={run.model.vocab_size}; set model.vocab_size={prepared.vocab_size}, or "
             "use another tokenizer"
         )
+    if run.extension is not None:
+        check_same_data(run.extension, prepared)
     length = run.config["sequence_length"]
     for split in ("train", "validation"):
         try:

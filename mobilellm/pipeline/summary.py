@@ -44,6 +44,7 @@ def describe_run(run: Run, prepared: "PreparedData") -> dict[str, Any]:
         "hashes": dict(prepared.hashes),
         "unigram_loss": prepared.baselines["unigram_nats_per_token"],
         "bigram_loss": prepared.baselines["bigram_nats_per_token"],
+        **(run.extension.facts() if run.extension is not None else {}),
         **provenance(),
     }
 

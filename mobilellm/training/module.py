@@ -146,7 +146,7 @@ class LanguageModelModule(LightningModule):
             optimizer.zero_grad()
         optimizer.step()
         self.tokens += self.budget.tokens_per_step
-        self.finished = self.budget.is_spent(self.global_step, self._agreed_seconds())
+        self.finished = self.budget.is_spent(self.global_step, self.agreed_seconds())
         if self.is_logged():
             self._write_step(sums, norm, rates)
         if self.finished:
@@ -160,7 +160,7 @@ class LanguageModelModule(LightningModule):
     def _set_learning_rates(self, optimizer: Any) -> dict[str, float]:
         """Set the groups' rates of this step; the rates by the names they are logged under."""
         step = self.global_step
-        self.progress = self.budget.progress(step + 1, self._agreed_seconds())
+        self.progress = self.budget.progress(step + 1, self.agreed_seconds())
         return set_learning_rates(optimizer, self.schedule(step, self.progress))
 
     def _clip_gradients(self) -> Tensor | None:
@@ -275,7 +275,7 @@ class LanguageModelModule(LightningModule):
         self._seconds_before = checkpoint["progress"]["seconds"]
         torch.set_rng_state(checkpoint["random_state"].cpu())
 
-    def _agreed_seconds(self) -> float:
+    def agreed_seconds(self) -> float:
         """Elapsed time, one value for all ranks; not asked for unless time is limited."""
         if self.budget.max_seconds is None:
             return 0.0

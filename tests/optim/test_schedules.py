@@ -4,7 +4,13 @@ import math
 
 import pytest
 
-from mobilellm.optim.schedules import constant, cosine, warmup_stable_decay
+from mobilellm.optim.schedules import (
+    constant,
+    cosine,
+    is_falling,
+    rewarmed,
+    warmup_stable_decay,
+)
 
 
 def factors(schedule, total):
@@ -73,3 +79,31 @@ def test_two_warmups_are_refused(make):
         cosine(final_fraction=2)
     with pytest.raises(ValueError, match=r"decay_fraction=-0\.1 must be between 0 and 1"):
         warmup_stable_decay(decay_fraction=-0.1)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.2, 0.5, 1.0])
+def test_a_schedule_knows_when_it_leaves_its_plateau(decay):
+    schedule = warmup_stable_decay(warmup_steps=1, decay_fraction=decay)
+    for total in (7, 10, 40):
+        for step in range(1, total):
+            progress = (step + 1) / total
+            assert is_falling(schedule, progress) == (schedule(step, progress) < 1.0)
+    assert is_falling(constant(warmup_steps=3), 1.0) is False
+    assert is_falling(cosine(), 0.5) is None
+
+
+def test_a_rewarmed_schedule_rises_from_where_it_ended_and_falls_again():
+    """The published form: linear from the lowest rate, then the schedule on what is left."""
+    schedule = cosine(warmup_steps=4, final_fraction=0.1)
+    again = rewarmed(schedule, step=100, progress=0.5)
+    values = [again(step, (step + 1) / 200) for step in range(100, 200)]
+    assert values[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0], abs=1e-3)
+    assert values[-1] == pytest.approx(0.1)
+    assert values[3:] == sorted(values[3:], reverse=True)
+    assert values == pytest.approx([schedule(n, (n + 1) / 100) for n in range(100)])
+    slow = rewarmed(cosine(warmup_steps=20, final_fraction=0.2), step=10, progress=0.1)
+    assert slow(10, 0.11) == pytest.approx(0.2), "not below the rate at which it ended"
+    assert is_falling(rewarmed(warmup_stable_decay(), step=10, progress=0.5), 0.89) is False
+    assert is_falling(rewarmed(warmup_stable_decay(), step=10, progress=0.5), 0.91) is True
+    with pytest.raises(ValueError, match="nothing is left of the budget"):
+        rewarmed(schedule, step=10, progress=1.0)

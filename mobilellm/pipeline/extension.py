@@ -1,0 +1,259 @@
+"""A finished run trained on with a larger budget, in a folder of its own: `extend_from=RUN`."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mobilellm.launchers.configuration import instantiate
+from mobilellm.launchers.override_text import override_key
+from mobilellm.pipeline.identity import PROBE, RATE, identity, read_config
+from mobilellm.pipeline.recorded import MISSING, differing, gives, replaced
+from mobilellm.run_folder import (
+    CHECKPOINTS,
+    LAST_CHECKPOINT,
+    METRICS,
+    PLATEAU_CHECKPOINT,
+    find_damage,
+    last_checkpoint,
+    read_summary,
+    sound_checkpoint,
+    write_text_atomically,
+)
+
+if TYPE_CHECKING:
+    from mobilellm.data import PreparedData
+    from mobilellm.pipeline.plan import Run
+    from mobilellm.training.budget import Budget
+
+# What may differ from the run that is extended, beside what cannot change the result.
+FREE = ("extend_from", "max_tokens", "max_steps", "max_seconds", "validation_tokens",
+        "validation_interval_tokens", PROBE)  # fmt: skip
+# Chosen by a file: no setting of the configuration says which.
+CHOSEN = ("experiment", "variant")
+SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extension:
+    """Where the run goes on from."""
+
+    parent: Path
+    """Folder of the run that is extended."""
+    checkpoint: Path
+    """The state that this one begins with."""
+    steps: int
+    """Optimizer steps done in it."""
+    tokens: int
+    """Tokens trained on until then."""
+    seconds: float
+    """Wall time until then."""
+    rewarmed: bool
+    """Whether the learning rate had fallen and rises again."""
+
+    def facts(self) -> dict[str, Any]:
+        """For summary.json."""
+        return {
+            "extended_from": str(self.parent),
+            "rewarmed": self.rewarmed,
+            "parent_steps": self.steps,
+            "parent_tokens": self.tokens,
+        }
+
+    def describe(self) -> str:
+        """One line for the log."""
+        how = (
+            "its learning rate had fallen and rises again (re-warmed)"
+            if self.rewarmed
+            else "on the plateau of its learning rate"
+        )
+        return (
+            f"goes on from step {self.steps:,} ({self.tokens:,} tokens) of {self.parent}, "
+            f"{self.checkpoint.name}: {how}"
+        )
+
+
+def extended_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictConfig:
+    """The configuration of the run in `extend_from`, with what was given now.
+
+    Args:
+        cfg: as composed.
+        overrides: of the command line; None: not known, all of `cfg` counts as given.
+
+    Raises:
+        FileNotFoundError: no run there.
+        ValueError: settings that make it another run.
+    """
+    folder = _parent(cfg)
+    parent = read_config(folder)
+    if not parent:
+        raise FileNotFoundError(
+            f"extend_from={cfg.extend_from} is no run's folder: it has no config.yaml that can be "
+            "read; give the folder of a finished run, outputs/<experiment>/<run>"
+        )
+    now: Any = OmegaConf.to_container(cfg, resolve=True)
+    before = set((read_summary(folder) or {}).get("overrides") or ())
+    _refuse_files(overrides, before, folder)
+    refused, result = [], parent
+    then_identity, now_identity = identity(parent), identity(now)
+    for key, then, value in differing("", parent, now):
+        is_given = overrides is None or any(gives(key, override, before) for override in overrides)
+        if then is MISSING and not is_given:
+            result = replaced(result, key.split("."), value)
+        elif not is_given or value in (MISSING, "???") or (key == RATE and parent.get(PROBE)):
+            continue
+        elif key in FREE or _is_same(key, then_identity, now_identity):
+            result = replaced(result, key.split("."), value)
+        else:
+            refused.append(f"{key}={_text(value)} (there {_text(then)})")
+    if refused:
+        more = f" and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
+        raise ValueError(
+            f"extend_from={folder} goes on with that run's settings, and these differ: "
+            f"{', '.join(refused[:SHOWN])}{more}; leave them out, or begin a run of its own from "
+            f"its weights with init_from={folder}/model"
+        )
+    # The rate that a probe chose is in its configuration.
+    own = {"extend_from": str(cfg.extend_from), "resume": now["resume"], PROBE: False}
+    return OmegaConf.create(result | own)
+
+
+def find_extension(cfg: DictConfig, budget: "Budget") -> Extension:
+    """Where a run of this configuration begins.
+
+    Raises:
+        ValueError: the run there is not finished, compresses its model, or was trained for longer.
+        FileNotFoundError: it has no checkpoint.
+    """
+    import torch
+
+    folder = _parent(cfg)
+    summary = read_summary(folder) or {}
+    if summary.get("status") != "finished":
+        raise ValueError(
+            f"extend_from={folder} is not finished (status {summary.get('status')}); continue it "
+            "first, by its own command with resume=true"
+        )
+    if any(node is not None for node in cfg.compression.values()):
+        raise ValueError(
+            f"extend_from={folder} compresses its model while it trains, at shares of its budget; "
+            f"train its model on with init_from={folder}/model compression=none"
+        )
+    _check_longer(folder, summary, budget)
+    checkpoint, is_rewarmed = _choose(folder, instantiate(cfg.schedule))
+    progress = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["progress"]
+    return Extension(
+        parent=folder,
+        checkpoint=checkpoint,
+        steps=progress["step"],
+        tokens=progress["tokens"],
+        seconds=progress["seconds"],
+        rewarmed=is_rewarmed,
+    )
+
+
+def check_same_data(extension: Extension, prepared: "PreparedData") -> None:
+    """Refuse to go on with other text or another tokenizer.
+
+    Raises:
+        ValueError: they have changed since.
+    """
+    then = (read_summary(extension.parent) or {}).get("hashes") or {}
+    changed = [name for name, value in then.items() if prepared.hashes.get(name) != value]
+    if changed:
+        raise ValueError(
+            f"extend_from={extension.parent} was trained on other data than {prepared.dir} holds: "
+            f"{', '.join(changed)} differ; put the files back, or begin a run of its own with "
+            f"init_from={extension.parent}/model"
+        )
+
+
+def first_checkpoint(run: "Run") -> Path | None:
+    """The last sound checkpoint; of a run that extends another and has none, that one's state.
+
+    The log's rows until then are taken over too. Done by the first process, before it trains;
+    killed in between, it is done again.
+
+    Raises:
+        ValueError: the checkpoints are damaged.
+    """
+    from mobilellm.callbacks.checkpoint import CheckpointCallback
+    from mobilellm.training.atomic_save import write_atomically
+
+    path = sound_checkpoint(run.folder)
+    if path is not None or run.extension is None:
+        return path
+    if (damage := find_damage(run.extension.checkpoint)) is not None:
+        raise ValueError(f"checkpoint {run.extension.checkpoint} is damaged ({damage})")
+    import torch
+
+    metrics = run.extension.parent / METRICS
+    if metrics.exists():
+        # Rows after the checkpoint are cut when training starts, as at every resume.
+        write_text_atomically(run.folder / METRICS, metrics.read_text(encoding="utf-8"))
+    state = torch.load(run.extension.checkpoint, map_location="cpu", weights_only=True)
+    # The best checkpoint so far lies in the other folder.
+    kept = {k: v for k, v in state["callbacks"].items() if CheckpointCallback.__qualname__ not in k}
+    path = run.folder / CHECKPOINTS / LAST_CHECKPOINT
+    write_atomically({**state, "callbacks": kept}, path)
+    return path
+
+
+def _parent(cfg: DictConfig) -> Path:
+    return Path(os.path.expanduser(str(cfg.extend_from)))
+
+
+def _choose(folder: Path, schedule: Any) -> tuple[Path, bool]:
+    """The checkpoint to go on from, and whether its rate has fallen."""
+    from mobilellm.optim.schedules import is_falling
+
+    last = last_checkpoint(folder)
+    falls = is_falling(schedule, 1.0)
+    plateau = folder / CHECKPOINTS / PLATEAU_CHECKPOINT
+    if falls and plateau.exists():
+        return plateau, False
+    if last is None:
+        raise FileNotFoundError(
+            f"extend_from={folder} has no checkpoint to go on from (callbacks=none keeps none); "
+            f"begin a run of its own from its weights with init_from={folder}/model"
+        )
+    return last, falls is not False
+
+
+def _check_longer(folder: Path, summary: Mapping[str, Any], budget: "Budget") -> None:
+    steps, seconds = summary.get("steps", 0), summary.get("wall_seconds") or 0.0
+    if not budget.is_spent(steps, seconds):
+        return
+    limits = ("max_tokens", "max_steps", "max_seconds")
+    given = ", ".join(
+        f"{name}={value:,.0f}" for name in limits if (value := getattr(budget, name)) is not None
+    )
+    raise ValueError(
+        f"extend_from={folder} was trained for {steps:,} steps, {summary.get('tokens', 0):,} "
+        f"tokens and {seconds:,.0f} seconds, and {given} leaves nothing to train on; give a larger "
+        "budget, and null for a limit that is not to count"
+    )
+
+
+def _refuse_files(overrides: Sequence[str] | None, before: set[str], folder: Path) -> None:
+    for override in overrides or ():
+        if override_key(override) in CHOSEN and override not in before:
+            raise ValueError(
+                f"extend_from={folder} brings all of its settings; leave out {override}, or begin "
+                f"a run of its own from its weights with init_from={folder}/model"
+            )
+
+
+def _is_same(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether nothing below `key` may change the result."""
+    names = [name for name in {**then, **now} if name == key or name.startswith(f"{key}.")]
+    return all(then.get(name) == now.get(name) for name in names)
+
+
+def _text(value: Any) -> str:
+    if value is MISSING or value is None:
+        return "null"
+    return "{…}" if isinstance(value, Mapping) else str(value)
