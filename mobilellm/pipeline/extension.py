@@ -95,7 +95,7 @@ def extended_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictCon
             "read; give the folder of a finished run, outputs/<experiment>/<run>"
         )
     now: Any = OmegaConf.to_container(cfg, resolve=True)
-    before = set((read_summary(folder) or {}).get("overrides") or ())
+    before: set[str] = set((read_summary(folder) or {}).get("overrides") or ())
     _refuse_files(overrides, before, folder)
     refused, result = [], parent
     then_identity, now_identity = identity(parent), identity(now)
