@@ -211,7 +211,19 @@ def _folder(trial: Trial) -> Path:
 
 def _settings(config: "DictConfig") -> SlurmSettings:
     plain: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
-    return SlurmSettings(**{key: value for key, value in plain.items() if key != "_target_"})
+    settings = SlurmSettings(**{k: v for k, v in plain.items() if k != "_target_"})
+    for mine, number, key in (
+        ("tasks_per_node", settings.processes_per_node, "trainer.devices"),
+        ("nodes", settings.nodes, "trainer.num_nodes"),
+    ):
+        asked = OmegaConf.select(config, key)
+        if isinstance(asked, int) and asked != number:
+            raise CommandError(
+                f"hydra.launcher.{mine}={number} processes must be {key}={asked}: there is one for "
+                f"each device; leave out hydra.launcher.{mine}, or change {key}; no trial was "
+                "submitted"
+            )
+    return settings
 
 
 def _tell_what_is_left_alone(

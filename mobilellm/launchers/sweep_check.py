@@ -65,6 +65,7 @@ def check_sweep(
     from hydra.types import RunMode
 
     master = load(loader, config_name, list(overrides), RunMode.MULTIRUN)
+    _refuse_several_sweeps(master)
     if master.hydra.launcher._target_ == LOCAL_LAUNCHER:
         from mobilellm.launchers.local import warm_up
 
@@ -220,6 +221,21 @@ def _refuse_several_devices(config: "DictConfig") -> None:
             f"trainer.devices={devices} must be 1 with hydra/launcher=local, which gives each "
             "trial one GPU; use hydra/launcher=basic, which trains one trial after the other on "
             "all GPUs, or hydra/launcher=slurm"
+        )
+
+
+def _refuse_several_sweeps(config: "DictConfig") -> None:
+    """Refuse a launcher of trials in processes that another one started for the ranks of a run."""
+    from mobilellm.training.places import launched_place
+
+    name = {LOCAL_LAUNCHER: "local", SLURM_LAUNCHER: "slurm"}.get(config.hydra.launcher._target_)
+    place = launched_place()
+    if name is not None and place is not None and place.world_size > 1:
+        raise CommandError(
+            f"{place.launcher} started {place.world_size} processes, each of which would run the "
+            f"whole sweep with hydra/launcher={name}; start the command once, without "
+            f"{place.launcher}, or use hydra/launcher=basic, which trains one trial after the "
+            "other on all of them"
         )
 
 

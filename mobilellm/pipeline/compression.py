@@ -118,7 +118,7 @@ def finish(
         for record, loss in zip(compression.records, after, strict=False)
     ]
     report = {"recipe": run.config["compression"], "stages": stages}
-    from mobilellm.pipeline.summary import is_first_process
+    from mobilellm.training.ranks import is_first_process
 
     if is_first_process():
         if config is not None and config != run.model:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.launchers.configuration import instantiate
+from mobilellm.launchers.gpus import visible_gpus
 from mobilellm.models import ModelConfig
 from mobilellm.pipeline.extension import Extension, extended_config, find_extension
 from mobilellm.pipeline.identity import config_hash, find_run_folder
@@ -126,7 +127,7 @@ def check_run(cfg: DictConfig) -> Path:
     Raises:
         ValueError, TypeError, FileNotFoundError: as `plan_run`, and a folder that may not be used.
     """
-    run = plan_run(cfg, here=not _is_submitted())
+    run = plan_run(cfg, here=not _is_launched_by("SLURM"))
     if not run.is_finished():
         check_may_start(run.folder, resume=run.resume)
     return run.folder
@@ -158,13 +159,15 @@ def _hydra_job() -> _Job:
     return _Job(overrides, telling or overrides, job.mode == RunMode.MULTIRUN)
 
 
-def _is_submitted() -> bool:
-    """Whether a cluster's other machines will run the trials."""
+def _is_launched_by(name: str) -> bool:
+    """Whether the launcher called `LOCAL` or `SLURM` gives each trial a process of its own."""
     from hydra.core.hydra_config import HydraConfig
 
-    from mobilellm.launchers.sweep_check import SLURM_LAUNCHER
+    from mobilellm.launchers import sweep_check
 
-    return HydraConfig.initialized() and HydraConfig.get().launcher._target_ == SLURM_LAUNCHER
+    if not HydraConfig.initialized() or not _hydra_job().is_sweep:
+        return False
+    return HydraConfig.get().launcher._target_ == getattr(sweep_check, f"{name}_LAUNCHER")
 
 
 def _with_initial_model(cfg: DictConfig, overrides: list[str]) -> DictConfig:
@@ -294,9 +297,11 @@ def _check_distillation(
 def _check_devices(config: dict[str, Any], trainer: "TrainerConfig", *, here: bool) -> None:
     samples = config["tokens_per_step"] // config["sequence_length"]
     micro = config["micro_batch_size"]
-    if here:
+    has_one_gpu = trainer.device_type == "cuda" and _is_launched_by("LOCAL") and visible_gpus()
+    if here and not (has_one_gpu and trainer.devices == "auto"):
         world = trainer.world_size
     else:
+        # Another process trains, which sees other devices: here, where a sweep is checked, all.
         world = trainer.num_nodes * (1 if trainer.devices == "auto" else int(trainer.devices))
     if samples % (world * (1 if micro == "auto" else micro)):
         raise ValueError(

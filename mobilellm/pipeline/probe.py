@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from mobilellm.pipeline.identity import config_hash, find_run_folder
 from mobilellm.pipeline.plan import Run
 from mobilellm.pipeline.run import train_prepared
-from mobilellm.pipeline.summary import is_first_process
 from mobilellm.run_folder import RunIsBusy, locked, read_summary
 from mobilellm.training.budget import Budget
 
@@ -70,7 +69,7 @@ def try_learning_rates(run: Run, prepared: "PreparedData") -> list[dict[str, Any
         `learning_rate` and `val_loss` (nats per token; None where training diverged) of each, by
         rising rate.
     """
-    from mobilellm.training.ranks import agreed
+    from mobilellm.training.ranks import agreed, is_first_process
 
     waiting = [_probe_run(run, factor) for factor in run.config["learning_rate_probe_factors"]]
     runs = sorted(waiting, key=lambda probe: probe.learning_rate)
@@ -111,6 +110,8 @@ def _is_tried(probe: Run) -> bool:
 
 def _lock(folder: Path, timeout: float, stack: ExitStack) -> bool:
     """Whether the first of the run's processes, which decides for all, holds the lock."""
+    from mobilellm.training.ranks import is_first_process
+
     if is_first_process():
         try:
             stack.enter_context(locked(folder, timeout))

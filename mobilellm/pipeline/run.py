@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from mobilellm.pipeline.beginning import beginning
 from mobilellm.pipeline.distillation import check_teacher
 from mobilellm.pipeline.extension import check_same_data
 from mobilellm.pipeline.plan import Run, plan_run
-from mobilellm.pipeline.summary import describe_run, is_first_process
+from mobilellm.pipeline.summary import describe_run
 from mobilellm.run_folder import (
     CONFIG,
     MODEL,
@@ -44,6 +45,7 @@ def train(cfg: "DictConfig") -> dict[str, Any]:
     from mobilellm.data import prepare_data
     from mobilellm.pipeline.probe import best_learning_rate, describe_choice, try_learning_rates
     from mobilellm.pipeline.rank_processes import starts_ranks, train_on_ranks
+    from mobilellm.training.ranks import agreed, first_does, is_first_process
 
     run = plan_run(cfg)
     if run.is_sweep and run.is_finished():
@@ -65,6 +67,10 @@ def train(cfg: "DictConfig") -> dict[str, Any]:
             if is_first_process():
                 logger.info("%s", describe_choice(tried))
         with locked(run.folder) if is_first_process() else nullcontext():
+            # Asked again: an equal command may have finished the run meanwhile.
+            if agreed(run.is_sweep and run.is_finished()):
+                return read_summary(run.folder) or {}
+            first_does(partial(check_may_start, run.folder, resume=run.resume))
             return train_prepared(run, prepared, tried)
 
 
@@ -73,9 +79,6 @@ def _joined_ranks(run: Run) -> Iterator[None]:
     """One process group for as long as the run takes, where it has several processes."""
     from mobilellm.training.ranks import check_same_configuration, join_ranks, leave_ranks
 
-    if run.trainer.world_size == 1:
-        yield
-        return
     join_ranks(run.trainer)
     check_same_configuration(run.config)
     try:
@@ -123,6 +126,7 @@ def train_prepared(
         The summary.
     """
     from mobilellm.pipeline.fit import fit
+    from mobilellm.training.ranks import is_first_process
 
     before = read_summary(run.folder) or {}
     summary = describe_run(run, prepared) | {"learning_rates_tried": tried}

@@ -63,10 +63,3 @@ def describe_model(config: ModelConfig, sequence_length: int) -> dict[str, Any]:
 def timestamp() -> str:
     """Now, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one of several that writes files and speaks."""
-    from lightning.pytorch.utilities import rank_zero_only
-
-    return getattr(rank_zero_only, "rank", 0) == 0

@@ -4,6 +4,7 @@ import gc
 import hashlib
 import itertools
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,15 @@ from functools import cache
 from typing import Any, TypeVar
 
 from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from mobilellm.run_folder import flat_config
+from mobilellm.training.places import misleading_variables
 from mobilellm.training.trainer import TrainerConfig, make_trainer
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 # Differing keys that the error names.
 SHOWN_KEYS = 5
@@ -24,15 +29,23 @@ SHOWN_KEYS = 5
 LEAVE_SECONDS, POLL_SECONDS = 1800.0, 0.02
 
 _RUNS = itertools.count()
-_STORES: list[distributed.Store] = []
+_STORES: list[Store] = []
 
 
 def join_ranks(config: TrainerConfig) -> None:
     """Make the process group that Lightning will use, so that ranks can talk before they train.
 
-    `leave_ranks` ends it; the next run of the same processes then makes one of its own.
+    `leave_ranks` ends it; the next run of the same processes then makes one of its own. A single
+    process is the first and only one, whatever the environment says: a note names what it ignores.
     """
-    if config.world_size == 1 or distributed.is_initialized():
+    from lightning.pytorch.utilities import rank_zero_only
+
+    if config.world_size == 1:
+        # Lightning sets this from the environment when it is imported.
+        rank_zero_only.rank = 0
+        _note_ignored(misleading_variables(is_alone=True))
+        return
+    if distributed.is_initialized():
         return
     strategy: Any = make_trainer(replace(config, strategy="ddp")).strategy
     strategy.accelerator.setup_device(strategy.root_device)
@@ -40,7 +53,7 @@ def join_ranks(config: TrainerConfig) -> None:
     place, device = strategy.cluster_environment, strategy.root_device
     rank, size = place.global_rank(), place.world_size()
     # What an earlier group left in the store would mislead this one.
-    store = distributed.PrefixStore(
+    store = PrefixStore(
         f"run{next(_RUNS)}", _open_store(place.main_address, place.main_port, rank, size)
     )
     distributed.init_process_group(
@@ -53,11 +66,18 @@ def join_ranks(config: TrainerConfig) -> None:
     _STORES.append(store)
 
 
+def _note_ignored(variables: str) -> None:
+    if variables:
+        logger.warning(
+            "%s: ignored, since this run is one process; it is complete by itself", variables
+        )
+
+
 @cache
-def _open_store(address: str, port: int, rank: int, size: int) -> distributed.Store:
+def _open_store(address: str, port: int, rank: int, size: int) -> Store:
     """The store of all runs of this process, which the launcher or the first rank holds."""
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
-    return next(distributed.rendezvous("env://", rank, size))[0]
+    return next(rendezvous("env://", rank, size))[0]
 
 
 def leave_ranks() -> None:
@@ -84,13 +104,18 @@ def leave_ranks() -> None:
         _wait(store, [f"left{other}" for other in ranks])
 
 
-def _wait(store: distributed.Store, keys: list[str]) -> None:
+def _wait(store: Store, keys: list[str]) -> None:
     """Wait for the keys in a way that signals interrupt."""
     end = time.monotonic() + LEAVE_SECONDS
     while not store.check(keys):
         if time.monotonic() > end:
             raise TimeoutError(f"no other rank came within {LEAVE_SECONDS} s: {', '.join(keys)}")
         time.sleep(POLL_SECONDS)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one of several that writes files and speaks."""
+    return num_ranks() == 1 or distributed.get_rank() == 0
 
 
 def num_ranks() -> int:
@@ -106,6 +131,11 @@ def agreed(value: Any) -> Any:
     values = [value]
     distributed.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def smallest_of_ranks(value: float) -> float:
+    """The smallest of the ranks' values, on every rank; called on all of them."""
+    return value if num_ranks() == 1 else min(_gather(value))
 
 
 def first_does(action: Callable[[], T]) -> T:
@@ -162,7 +192,7 @@ def describe_differences(configs: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _gather(value: str) -> list[str]:
+def _gather(value: T) -> list[T]:
     values: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)
     return values

@@ -1,13 +1,14 @@
 """The trainer: which device, how many, which precision. Importable without Lightning."""
 
 import logging
-import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from mobilellm.training.places import Place, find_place
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -28,7 +29,7 @@ class TrainerConfig:
     accelerator: str = "auto"
     """`auto` (the first of cuda, mps, cpu that there is), `cpu`, `cuda` or `mps`."""
     devices: int | str = "auto"
-    """Devices per node; `auto`: as many as torchrun started, else all GPUs, or one CPU process."""
+    """Devices per node; `auto`: as many as torchrun or srun started, else all GPUs or one CPU."""
     num_nodes: int = 1
     """Machines."""
     strategy: str = "auto"
@@ -81,37 +82,29 @@ class TrainerConfig:
         return self.accelerator
 
     @property
-    def num_devices(self) -> int:
-        """Processes per node.
+    def place(self) -> Place:
+        """Which process of the run this one is.
 
         Raises:
-            ValueError: more GPUs than there are.
+            ValueError: more GPUs than there are, or what the environment says contradicts that.
         """
         there = torch.cuda.device_count() if self.device_type == "cuda" else 1
-        if self.devices == "auto":
-            return int(os.environ.get("LOCAL_WORLD_SIZE", there))
-        if self.device_type != "cpu" and int(self.devices) > there:
+        place = find_place(self.devices, self.num_nodes, there)
+        if self.device_type != "cpu" and place.local_world_size > there:
             raise ValueError(
                 f"trainer.devices={self.devices} but {there} found; use at most {there}"
             )
-        return int(self.devices)
+        return place
+
+    @property
+    def num_devices(self) -> int:
+        """Processes per node; raises as `place`."""
+        return self.place.local_world_size
 
     @property
     def world_size(self) -> int:
-        """Processes in all.
-
-        Raises:
-            ValueError: torchrun started another number.
-        """
-        size = self.num_devices * self.num_nodes
-        started = int(os.environ.get("WORLD_SIZE", size))
-        if started != size:
-            raise ValueError(
-                f"trainer.devices={self.devices} on trainer.num_nodes={self.num_nodes} are {size} "
-                f"processes, and torchrun started {started}; give trainer.devices=auto and the "
-                "number of nodes, or start as many"
-            )
-        return size
+        """Processes in all; raises as `place`."""
+        return self.place.world_size
 
     @property
     def resolved_precision(self) -> str:
@@ -143,26 +136,25 @@ def make_trainer(
         callbacks: Lightning callbacks; those that write checkpoints run last.
         loggers: Lightning loggers.
     """
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import Checkpoint
 
     from mobilellm.training.checkpoint_io import AtomicCheckpointIO
+    from mobilellm.training.cluster_environment import cluster_environment
 
     _quieten_lightning()
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     if config.device_type == "cuda":
         torch.set_float32_matmul_precision("high")
-    plugins: list[Any] = [AtomicCheckpointIO()]
-    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
-        # Requeueing is ours: Lightning would save inside the signal handler.
-        plugins.append(SLURMEnvironment(auto_requeue=False))
+    place = config.place
+    # Given, or Lightning would go by whatever rank variables are set. Requeueing is ours, too:
+    # Lightning would save inside the signal handler.
+    plugins: list[Any] = [AtomicCheckpointIO(), cluster_environment(place)]
     callbacks = list(callbacks)
     return Trainer(
         accelerator="gpu" if config.device_type == "cuda" else config.device_type,
-        devices=config.num_devices,
+        devices=place.local_world_size,
         num_nodes=config.num_nodes,
         strategy=_make_strategy(config),
         precision=config.resolved_precision,  # pyright: ignore[reportArgumentType]

@@ -70,6 +70,17 @@ def test_a_trial_has_one_gpu_of_the_local_launcher_and_any_number_of_processes(a
         check(app, "seed=1,2", local, two, "trainer.accelerator=cuda")
 
 
+def test_ranks_start_no_sweep_each(app, monkeypatch):
+    started = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+               "MASTER_ADDR": "here", "MASTER_PORT": "1"}  # fmt: skip
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    check(app, "seed=1,2", "hydra/launcher=basic")
+    message = r"torchrun started 2 processes, each of which would run the whole sweep with .*=local"
+    with pytest.raises(ValueError, match=message):
+        check(app, "seed=1,2", "hydra/launcher=local")
+
+
 @pytest.mark.parametrize(("shown", "gpus"), [("", []), ("-1", []), ("1,GPU-ab", ["1", "GPU-ab"])])
 def test_hidden_gpus_do_not_count(monkeypatch, shown, gpus):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)

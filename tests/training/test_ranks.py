@@ -27,8 +27,10 @@ def test_only_the_first_differences_are_listed():
 
 
 def test_devices_follow_from_torchrun(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "6")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    started = {"RANK": "4", "LOCAL_RANK": "1", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3",
+               "MASTER_ADDR": "here", "MASTER_PORT": "1"}  # fmt: skip
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
     assert TrainerConfig(accelerator="cpu", num_nodes=2).world_size == 6
     with pytest.raises(ValueError, match=r"devices=2 on .*=1 are 2 processes, and torchrun star"):
         assert TrainerConfig(accelerator="cpu", devices=2).world_size

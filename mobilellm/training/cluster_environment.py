@@ -1,0 +1,70 @@
+"""What Lightning is told of a process's place, instead of letting it read the environment."""
+
+import os
+
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+from mobilellm.training.places import Place
+
+# Above what daemons listen on, below what systems hand out to clients.
+FIRST_PORT, NUM_PORTS = 15_000, 16_000
+
+
+def cluster_environment(place: Place) -> ClusterEnvironment:
+    """For a process that a launcher started, or that is alone; else Lightning starts the others."""
+    if place.launcher is None and place.world_size > 1:
+        return LightningEnvironment()
+    return _PlacedProcess(place)
+
+
+class _PlacedProcess(ClusterEnvironment):
+    """A process that is there already, at a known place. No signal is handled here."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.place = place
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        given = os.environ.get("MASTER_ADDR")
+        if given is None and self.place.launcher == "srun":
+            nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_NODELIST"]
+            return SLURMEnvironment.resolve_root_node_address(nodes)
+        return given or "127.0.0.1"
+
+    @property
+    def main_port(self) -> int:
+        given = os.environ.get("MASTER_PORT")
+        if given is None:
+            # The same for all tasks of a step, another for the next step of the job.
+            job, step = (int(os.environ.get(f"SLURM_{name}_ID", "0")) for name in ("JOB", "STEP"))
+            return FIRST_PORT + (job + 97 * step) % NUM_PORTS
+        return int(given)
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self.place.world_size
+
+    def set_world_size(self, size: int) -> None:
+        pass
+
+    def global_rank(self) -> int:
+        return self.place.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        pass
+
+    def local_rank(self) -> int:
+        return self.place.local_rank
+
+    def node_rank(self) -> int:
+        return self.place.node

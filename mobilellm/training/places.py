@@ -1,0 +1,145 @@
+"""The one place that decides which process of a run this one is.
+
+What the run asks for decides, and the environment has to agree: `torchrun` and `srun` describe a
+process completely, and single variables that are left from somewhere else describe nothing.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# Each names this process's rank, or how many there are.
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+SLURM_RANK_VARIABLES = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
+SIZES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One process among those of a run."""
+
+    rank: int = 0
+    local_rank: int = 0
+    """Among the processes of its node."""
+    node: int = 0
+    world_size: int = 1
+    local_world_size: int = 1
+    launcher: str | None = None
+    """What started the processes, `torchrun` or `srun`; None: this one, and it starts others."""
+
+
+def find_place(
+    devices: int | str,
+    num_nodes: int,
+    devices_here: int,
+    environment: Mapping[str, str] = os.environ,
+) -> Place:
+    """This process's place in a run on `devices` times `num_nodes` processes.
+
+    Several tasks of `srun` with one device asked for are runs of their own, side by side.
+
+    Args:
+        devices: processes per node, or `auto`: as many as were started, else `devices_here`.
+        num_nodes: machines.
+        devices_here: what `auto` is where no launcher has started several processes.
+        environment: variables that a launcher sets.
+
+    Raises:
+        ValueError: processes were started in another number, or half described.
+    """
+    launched = launched_place(environment)
+    has_one = (devices, num_nodes) == (1, 1)
+    if (
+        launched is not None
+        and launched.launcher == "srun"
+        and (has_one or launched.world_size == 1)
+    ):
+        launched = None
+    if launched is not None:
+        per_node = launched.local_world_size if devices == "auto" else int(devices)
+        if (launched.world_size, launched.local_world_size) != (per_node * num_nodes, per_node):
+            raise ValueError(
+                f"trainer.devices={devices} on trainer.num_nodes={num_nodes} are "
+                f"{per_node * num_nodes} processes, and {launched.launcher} started "
+                f"{launched.world_size}, {launched.local_world_size} on this node; give "
+                "trainer.devices=auto and the number of nodes, or start as many"
+            )
+        return launched
+    per_node = devices_here if devices == "auto" else int(devices)
+    misleading = misleading_variables(environment)
+    if per_node * num_nodes > 1 and misleading:
+        raise ValueError(
+            f"{misleading} in the environment, and neither torchrun nor srun has started this "
+            f"process as one of the {per_node * num_nodes} that trainer.devices={devices} on "
+            f"trainer.num_nodes={num_nodes} are; unset what is left from elsewhere (env -u "
+            f"{misleading.partition('=')[0]} …), or start the command with torchrun or srun"
+        )
+    return Place(world_size=per_node * num_nodes, local_world_size=per_node)
+
+
+def launched_place(environment: Mapping[str, str] = os.environ) -> Place | None:
+    """What a launcher says of this process; None where none has described it completely."""
+    return _torchrun_place(environment) or _srun_place(environment)
+
+
+def misleading_variables(
+    environment: Mapping[str, str] = os.environ, *, is_alone: bool = False
+) -> str:
+    """`SLURM_PROCID=3, …`: what a process that nobody launched must not go by; empty: nothing.
+
+    Args:
+        environment: variables.
+        is_alone: name only what says that there are others.
+    """
+    names = [name for name in RANK_VARIABLES if name in environment]
+    if is_alone:
+        names = [name for name in names if environment[name] != _alone(name)]
+    # A batch script has these too, and is one process where it asked for one task.
+    names += [n for n in SLURM_RANK_VARIABLES if environment.get(n, _alone(n)) != _alone(n)]
+    return ", ".join(f"{name}={environment[name]}" for name in names)
+
+
+def _alone(name: str) -> str:
+    return "1" if name in SIZES else "0"
+
+
+def _torchrun_place(environment: Mapping[str, str]) -> Place | None:
+    """As torchrun, Lightning and most job controllers describe a process, or None."""
+    size, local_rank = _number(environment, "WORLD_SIZE"), _number(environment, "LOCAL_RANK")
+    if size is None or local_rank is None or not {"MASTER_ADDR", "MASTER_PORT"} <= set(environment):
+        return None
+    node = _number(environment, "GROUP_RANK", "NODE_RANK")
+    local_size = _number(environment, "LOCAL_WORLD_SIZE")
+    rank = _number(environment, "RANK")
+    if "RANK" not in environment and node is not None:
+        # Lightning's own way: the same number on each node.
+        local_size = local_size or size
+        rank = node * local_size + local_rank
+    if rank is None:
+        return None
+    local_size = local_size or size
+    place = Place(
+        rank=rank, local_rank=local_rank, node=node or rank // local_size, world_size=size,
+        local_world_size=local_size, launcher="torchrun",
+    )  # fmt: skip
+    return place if rank < size and local_rank < local_size <= size else None
+
+
+def _srun_place(environment: Mapping[str, str]) -> Place | None:
+    """As srun describes each task of a step, or None; a batch script alone is no task."""
+    names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS",
+             "SLURM_STEP_NUM_NODES", "SLURM_STEP_ID")  # fmt: skip
+    numbers = [_number(environment, name) for name in names]
+    if None in numbers:
+        return None
+    rank, local_rank, node, size, nodes, _ = (number or 0 for number in numbers)
+    return Place(
+        rank=rank, local_rank=local_rank, node=node, world_size=size,
+        local_world_size=max(1, size // max(1, nodes)), launcher="srun",
+    )  # fmt: skip
+
+
+def _number(environment: Mapping[str, str], *names: str) -> int | None:
+    """The first of these variables that is a whole number."""
+    found = (environment[name] for name in names if environment.get(name, "").isdecimal())
+    return next((int(text) for text in found), None)
