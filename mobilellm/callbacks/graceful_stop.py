@@ -1,6 +1,5 @@
-"""Ctrl-C, SIGTERM and a scheduler's warning end a run after its step, with a checkpoint."""
+"""Ctrl-C, SIGTERM, a closed terminal and a scheduler's warning end a run after its step, saved."""
 
-import logging
 import os
 import signal
 import threading
@@ -10,8 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-logger = logging.getLogger(__name__)
+from mobilellm.training.signals import handled_signals, leave_closed_terminal
 
 
 class GracefulStopCallback(Callback):
@@ -27,6 +25,8 @@ class GracefulStopCallback(Callback):
         """No signal yet."""
         self.signal_name: str | None = None
         """`SIGINT`, `SIGTERM`, … once one ended the run, else None."""
+        self.message = ""
+        """What ended the run after which step, what was saved, and how to go on; for the user."""
         self._received: int = 0
         self._process = os.getpid()
         self._previous: dict[int, Any] = {}
@@ -35,7 +35,9 @@ class GracefulStopCallback(Callback):
         """Take the signals over; Lightning's own handlers are in place by now."""
         self._received, self.signal_name, self._process = 0, None, os.getpid()
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            self._previous = {
+                number: signal.signal(number, self._handle) for number in handled_signals()
+            }
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Stop after this step if any rank was told to; runs before the checkpoint callback."""
@@ -49,19 +51,16 @@ class GracefulStopCallback(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Give the signals back and say how to go on."""
+        """Give the signals back, and tell how to go on."""
         self._restore()
-        if self.signal_name is None or not trainer.is_global_zero:
+        if self.signal_name is None:
             return
         step = trainer.global_step
         saved = any(getattr(c, "saved_step", None) == step for c in trainer.checkpoint_callbacks)
-        logger.warning(
-            "%s: stopped after step %d; %s",
-            self.signal_name,
-            step,
-            "saved; the same command with resume=true goes on from here"
+        self.message = f"stopped by {self.signal_name} after step {step}; " + (
+            "everything is saved; the same command with resume=true goes on"
             if saved
-            else "nothing was saved, since no checkpoint callback is on",
+            else "nothing was saved, since no checkpoint callback is on"
         )
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -75,6 +74,8 @@ class GracefulStopCallback(Callback):
         if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = number
+        if number == signal.SIGHUP:
+            leave_closed_terminal()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -1,7 +1,7 @@
 """The outermost wrapper of every script: one-line errors, exit codes, and Hydra's command line.
 
 Exit codes: 0 done; 1 a defect (with its traceback) or a sweep in which trials failed; 2 what the
-user can put right; 130 and 143 stopped by Ctrl-C or SIGTERM.
+user can put right; 130, 143 and 129 stopped by Ctrl-C, SIGTERM or a closed terminal.
 """
 
 import os

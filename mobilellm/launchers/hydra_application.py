@@ -66,6 +66,9 @@ class SweepTask:
         try:
             return self.task(config)
         except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                # A library that turned Ctrl-C into an exit code; the sweep is over all the same.
+                raise stop.__context__ from None
             if stop.code in (None, 0):
                 return None
             message = f"exited with {stop.code}"

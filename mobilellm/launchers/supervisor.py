@@ -20,12 +20,16 @@ from mobilellm.launchers.overview import Counts, Overview, RunningTrial, duratio
 from mobilellm.launchers.progress import read_progress
 from mobilellm.launchers.trial_process import TrialProcess
 from mobilellm.run_folder import read_summary, write_summary
+from mobilellm.training import signals
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 POLL_SECONDS = 0.5
-STOP_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)
+STOP_CODES = (
+    *(128 + number for number in signals.STOP_SIGNALS),
+    *(-number for number in (*signals.STOP_SIGNALS, signal.SIGKILL)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +120,9 @@ class Supervisor:
         self.preload = list(preload)
         self.running: list[_Running] = []
         self.signals: list[int] = []
-        """Signals received; the first asks the jobs to save and end, the second kills them."""
+        """Signals received; the first asks the jobs to save and end."""
+        self.is_impatient = False
+        """Whether a further one kills them."""
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Run all jobs that are not finished already.
@@ -125,7 +131,8 @@ class Supervisor:
             The outcomes in the order of `jobs`.
 
         Raises:
-            Stopped: SIGINT or SIGTERM arrived; the running jobs have been asked to save and ended.
+            Stopped: SIGINT, SIGTERM or SIGHUP arrived; the running jobs have been asked to save
+                and ended.
         """
         outcomes: dict[Job, Outcome] = {}
         counts = Counts(len(jobs))
@@ -196,7 +203,7 @@ class Supervisor:
 
     def _wait_for_one(self) -> None:
         for running in self.running:
-            if len(self.signals) > 1:
+            if self.is_impatient:
                 running.process.kill()
             elif self.signals and not running.asked_to_stop:
                 running.process.terminate()
@@ -231,13 +238,18 @@ class Supervisor:
 
     @contextmanager
     def _handle_signals(self) -> Iterator[None]:
-        """Pass Ctrl-C and SIGTERM on; at the end leave no process behind."""
+        """Pass Ctrl-C, SIGTERM and a closed terminal on; at the end leave no process behind."""
 
         def receive(number: int, _frame: object) -> None:
+            self.is_impatient = self.is_impatient or signals.ends_at_once(self.signals, number)
             self.signals.append(number)
-            os.write(2, _SIGNAL_TEXT[min(len(self.signals), 2) - 1])
+            if number == signal.SIGHUP:
+                signals.leave_closed_terminal()
+            if self.is_impatient or len(self.signals) == 1:
+                os.write(2, _SIGNAL_TEXT[self.is_impatient])
 
-        before = {number: signal.signal(number, receive) for number in _HANDLED}
+        taken = [number for number in signals.handled_signals() if number in _HANDLED]
+        before = {number: signal.signal(number, receive) for number in taken}
         try:
             yield
         finally:
@@ -247,7 +259,7 @@ class Supervisor:
                 running.process.kill()
 
 
-_HANDLED = (signal.SIGINT, signal.SIGTERM)
+_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SIGNAL_TEXT = (
     b"\nstopping: the running trials finish their step and save; Ctrl-C again kills them\n",
     b"\nkilling the running trials\n",

@@ -35,7 +35,9 @@ class TrialProcess:
 
     def __call__(self) -> None:
         """Run the task with its own log, threads and GPU, and exit with the command's codes."""
+        # Not as the fork server takes them.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         _die_with_the_sweep()
         # A session of its own: Ctrl-C in the terminal reaches the sweep alone, which passes it on.
         os.setsid()

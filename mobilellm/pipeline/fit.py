@@ -1,6 +1,9 @@
 """Training proper: the run's parts are built, put together and fitted by Lightning."""
 
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,14 +89,54 @@ def _fit_stage(
 
     module = make_module(run, stage.model)
     trainer = make_trainer(run.trainer, max_steps=stage.end, callbacks=callbacks, loggers=loggers)
-    trainer.fit(module, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint))
+    with _interruptible(run):
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint and str(checkpoint))
     if module.validation_result is None and run.budget.is_spent(
         trainer.global_step, module.elapsed_seconds
     ):
         # Killed after the last step and before the summary: only the result is missing.
         module.finished = True
-        module.validate()
+        _validate_again(trainer, module)
     return trainer, module
+
+
+def _validate_again(trainer: Any, module: Any) -> None:
+    """Validate after `fit`, on the device of training: Lightning has moved the model to the CPU.
+
+    Ranks talk through their devices, and the result should be the one that training would give.
+    """
+    device = next(module.model.parameters()).device
+    module.to(trainer.strategy.root_device)
+    module.validate()
+    module.to(device)
+
+
+@contextmanager
+def _interruptible(run: Run) -> Iterator[None]:
+    """Let an interrupt be one: Lightning exits with code 1, and leaves Ctrl-C ignored.
+
+    Raises:
+        Stopped: Ctrl-C before the first step or the second one later, or SIGTERM without the
+            callback that would wait for the step's end.
+    """
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        is_interrupt = isinstance(end.__context__, KeyboardInterrupt)
+        if not (is_interrupt or isinstance(end, SIGTERMException)):
+            raise
+        number = signal.SIGINT if is_interrupt else signal.SIGTERM
+        raise Stopped(
+            f"{run.folder}: stopped at once by {number.name}; the same command with resume=true "
+            "goes on from the last checkpoint",
+            number,
+        ) from end
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 def make_module(run: Run, model: Any) -> Any:
@@ -164,7 +207,7 @@ def make_data(run: Run, prepared: "PreparedData") -> Any:
 
 
 def micro_batch_size(run: Run) -> int:
-    """Windows per device and forward pass.
+    """Windows per device and forward pass, the same on all ranks; called on all of them.
 
     Raises:
         ValueError: not even one window fits into memory.
@@ -173,10 +216,12 @@ def micro_batch_size(run: Run) -> int:
     given, length = run.config["micro_batch_size"], run.config["sequence_length"]
     if given != "auto":
         return given
+    from mobilellm.training.ranks import smallest_of_ranks
+
     device = run.trainer.device_type
     size = largest_micro_batch(
         run.model,
-        MEMORY_SHARE * free_memory_bytes(device) - teacher_bytes(run),
+        MEMORY_SHARE * smallest_of_ranks(free_memory_bytes(device)) - teacher_bytes(run),
         length,
         divides=samples // world,
         optimizer=run.optimizer_name,
@@ -248,11 +293,7 @@ def _raise_if_stopped(trainer: Any, run: Run) -> None:
     stop = find_callback(trainer, GracefulStopCallback)
     if stop is None or stop.signal_name is None:
         return
-    raise Stopped(
-        f"stopped by {stop.signal_name} after step {trainer.global_step}; everything is saved in "
-        f"{run.folder}; the same command with resume=true goes on",
-        signal.Signals[stop.signal_name],
-    )
+    raise Stopped(f"{run.folder}: {stop.message}", signal.Signals[stop.signal_name])
 
 
 def _close(loggers: list[Any]) -> None:

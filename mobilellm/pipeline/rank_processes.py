@@ -5,6 +5,7 @@ Here the process that was asked to train starts all ranks, as `torchrun` does, g
 composed configuration, and waits for them.
 """
 
+import math
 import os
 import pickle
 import signal
@@ -14,13 +15,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.launchers.command import Stopped
 from mobilellm.pipeline.rank import Report
 from mobilellm.run_folder import read_summary, write_summary
+from mobilellm.training.signals import ends_at_once, handled_signals, leave_closed_terminal
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,8 +33,10 @@ POLL_SECONDS = 0.05
 # How long the other ranks may take to end by themselves: after one failed or was done, and after
 # one that a signal stopped, since the first may still have files to write.
 FAILED_GRACE_SECONDS, STOPPED_GRACE_SECONDS = 10.0, 120.0
+# From the first signal on: the step of a large model takes its time, and ranks that wait for each
+# other in vain never end.
+SIGNAL_GRACE_SECONDS = 600.0
 PROGRAM = "import sys; from mobilellm.pipeline.rank import main; sys.exit(main())"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class RankDied(RuntimeError):
@@ -49,18 +53,19 @@ class RankTraceback(Exception):
 
 def starts_ranks(run: "Run") -> bool:
     """Whether this process is to start the run's ranks: there are several and nobody else has."""
-    started = "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
-    return run.trainer.world_size > 1 and not started
+    place = run.trainer.place
+    return place.world_size > 1 and place.launcher is None
 
 
 def train_on_ranks(cfg: "DictConfig", run: "Run") -> dict[str, Any]:
-    """Train `cfg` on ranks of their own; signals are passed on to them.
+    """Train `cfg` on ranks of their own; the first signal is passed on to them, the second kills.
 
     Returns:
         The run's summary.
 
     Raises:
         ValueError: several nodes, which something else has to start.
+        Stopped: a signal ended the ranks.
         Exception: what the first rank to fail raised, its traceback as the cause.
     """
     if run.trainer.num_nodes > 1:
@@ -75,8 +80,7 @@ def train_on_ranks(cfg: "DictConfig", run: "Run") -> dict[str, Any]:
         error = ranks.error()
     if error is None:
         return read_summary(run.folder) or {}
-    if not isinstance(error, KeyboardInterrupt):
-        _record_failure(run, error)
+    _record_end(run, error)
     raise error
 
 
@@ -87,6 +91,10 @@ class _Ranks:
         self.reports = [folder / f"rank{rank}" for rank in range(size)]
         self.processes: list[subprocess.Popen[bytes]] = []
         self.signals: list[int] = []
+        self.signalled_at = math.inf
+        """When the first of them came, on the monotonic clock."""
+        self.is_killed = False
+        """Whether the ranks were killed, as a second signal or the end of patience asked for."""
         self.first_killed: int | None = None
         """The rank that a signal not from here ended first."""
 
@@ -120,9 +128,11 @@ class _Ranks:
             start_new_session=True,
         )
         self.processes.append(process)
-        # The pipe stays open: its end tells the rank that this process is gone.
-        process.stdin.write(message)  # pyright: ignore[reportOptionalMemberAccess]
-        process.stdin.flush()  # pyright: ignore[reportOptionalMemberAccess]
+        # The pipe stays open: its end tells the rank that this process is gone. One that a signal
+        # has killed already takes no message.
+        with suppress(BrokenPipeError):
+            process.stdin.write(message)  # pyright: ignore[reportOptionalMemberAccess]
+            process.stdin.flush()  # pyright: ignore[reportOptionalMemberAccess]
 
     def wait(self) -> None:
         """Until all have ended; once one of them has, the others get a moment."""
@@ -133,6 +143,8 @@ class _Ranks:
                 is_stop = any(isinstance(r.error, KeyboardInterrupt) for r in self._read_reports())
                 grace = STOPPED_GRACE_SECONDS if is_stop else FAILED_GRACE_SECONDS
                 deadline = time.monotonic() + grace
+            if time.monotonic() > self.signalled_at + SIGNAL_GRACE_SECONDS:
+                self._kill()
             if deadline is not None and time.monotonic() > deadline:
                 return
             time.sleep(POLL_SECONDS)
@@ -148,9 +160,15 @@ class _Ranks:
         """What ended the run: of the rank that failed first, the others' follow from it."""
         codes = [process.returncode for process in self.processes]
         reports = self._read_reports()
-        if any(report.error is None for report in reports):
+        if any(report.error is None for report in reports) or not any(codes):
             # The ranks met when the work of all was done; how they end after that is no failure.
             return None
+        if self.is_killed:
+            return Stopped(
+                f"killed by {signal.Signals(self.signals[-1]).name}, since the ranks did not end "
+                "by themselves; the same command with resume=true goes on from the last checkpoint",
+                self.signals[-1],
+            )
         if self.first_killed is not None:
             name = signal.Signals(-codes[self.first_killed]).name
             return RankDied(
@@ -158,12 +176,10 @@ class _Ranks:
                 f"{' (often: out of memory)' if name == 'SIGKILL' else ''}, which ended the run; "
                 "start the same command again with resume=true"
             )
-        if reports:
-            first = min(reports, key=lambda report: report.time)
+        first = min(reports, key=lambda report: report.time, default=None)
+        if first is not None and first.error is not None:
             first.error.__cause__ = RankTraceback(f"rank {first.rank}: {first.traceback}")
             return first.error
-        if not any(codes):
-            return None
         if self.signals:
             return Stopped("stopped before the first step", self.signals[0])
         rank = next(rank for rank, code in enumerate(codes) if code)
@@ -172,10 +188,21 @@ class _Ranks:
     def _read_reports(self) -> list[Report]:
         return [pickle.loads(p.read_bytes()) for p in self.reports if p.exists()]
 
+    def _kill(self) -> None:
+        # Ranks that hang in an exchange hear no other signal.
+        self.is_killed = True
+        for process in self.processes:
+            process.kill()
+
     @contextmanager
     def _passing_signals_on(self) -> Iterator[None]:
         def receive(number: int, _frame: object) -> None:
+            if ends_at_once(self.signals, number):
+                self._kill()
             self.signals.append(number)
+            self.signalled_at = min(self.signalled_at, time.monotonic())
+            if number == signal.SIGHUP:
+                leave_closed_terminal()
             for process in self.processes:
                 if process.poll() is None:
                     process.send_signal(number)
@@ -183,7 +210,7 @@ class _Ranks:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, receive) for number in SIGNALS}
+        before = {number: signal.signal(number, receive) for number in handled_signals()}
         try:
             yield
         finally:
@@ -203,9 +230,13 @@ def _environment(rank: int, size: int, port: int) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _record_failure(run: "Run", error: BaseException) -> None:
-    """Let summary.json name the culprit: rank 0 may only know that another one was gone."""
+def _record_end(run: "Run", error: BaseException) -> None:
+    """Let summary.json name the culprit: rank 0 may not know it, or may be gone."""
     summary = read_summary(run.folder)
-    if summary is not None and summary.get("status") in ("running", "failed"):
-        failure = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-        write_summary(run.folder, summary | failure)
+    if summary is None or summary.get("status") not in ("running", "failed"):
+        return
+    if isinstance(error, KeyboardInterrupt):
+        end = {"status": "stopped", "error": None}
+    else:
+        end = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    write_summary(run.folder, summary | end)

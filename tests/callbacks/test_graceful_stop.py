@@ -1,6 +1,5 @@
 """Signals end a run at a step's end, with a checkpoint that goes on exactly."""
 
-import logging
 import os
 import signal
 
@@ -10,6 +9,7 @@ from small_run import fit, make_data, make_module, read_rows, without_times
 
 from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.callbacks.graceful_stop import GracefulStopCallback
+from mobilellm.training.signals import STOP_SIGNALS
 
 
 class Send(Callback):
@@ -24,25 +24,24 @@ class Send(Callback):
                 os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_the_step_is_finished_saved_and_resumable(tmp_path, caplog, number):
     fit(make_module(8, validate=3), make_data(), tmp_path / "alone")
     before = signal.getsignal(number)
     stop, saver = GracefulStopCallback(), CheckpointCallback(tmp_path / "run")
     module = make_module(8, validate=3)
-    with caplog.at_level(logging.WARNING):
-        trainer = fit(
-            module, make_data(), tmp_path / "run", callbacks=[Send(number, 4), saver, stop]
-        )
+    trainer = fit(module, make_data(), tmp_path / "run", callbacks=[Send(number, 4), saver, stop])
     assert trainer.global_step == 5
     assert saver.saved_step == 5
     assert not module.finished
     assert stop.signal_name == number.name
     assert signal.getsignal(number) is before
-    assert (
-        f"{number.name}: stopped after step 5; saved; the same command with resume=true goes"
-        in (caplog.text)
+    assert stop.message == (
+        f"stopped by {number.name} after step 5; everything is saved; the same command with "
+        "resume=true goes on"
     )
+    # Whoever ends the command says it, and nobody else.
+    assert "stopped" not in caplog.text
     stop = GracefulStopCallback()
     module = make_module(8, validate=3)
     fit(
@@ -55,14 +54,12 @@ def test_the_step_is_finished_saved_and_resumable(tmp_path, caplog, number):
     assert rows[0] == rows[1]
 
 
-def test_without_checkpoints_it_says_so(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING):
-        fit(
-            make_module(8),
-            make_data(),
-            callbacks=[Send(signal.SIGTERM, 1), GracefulStopCallback()],
-        )
-    assert "SIGTERM: stopped after step 2; nothing was saved, since no checkpoint" in caplog.text
+def test_without_checkpoints_it_says_so():
+    stop = GracefulStopCallback()
+    fit(make_module(8), make_data(), callbacks=[Send(signal.SIGTERM, 1), stop])
+    assert stop.message == (
+        "stopped by SIGTERM after step 2; nothing was saved, since no checkpoint callback is on"
+    )
 
 
 def test_a_signal_in_the_last_step_finishes_the_run(tmp_path):

@@ -79,6 +79,12 @@ def test_a_signal_ends_a_sweep_in_one_process_after_the_trial_saved(app):
     assert not (app.output / "run-8-2").exists()
 
 
+def test_ctrl_c_that_a_library_made_an_exit_code_ends_the_sweep_too(app):
+    done = app.run("-m", "seed=16,2")
+    assert done.returncode == 130
+    assert not (app.output / "run-8-2").exists()
+
+
 def test_help_is_ours_and_imports_nothing_heavy(app, monkeypatch):
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     done = app.run("--help")

@@ -82,7 +82,9 @@ def test_a_killed_trial_is_started_again_when_asked(app):
     assert len(starts(app, "run-8-15")) == 2
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [
+    (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129),
+])  # fmt: skip
 def test_a_signal_lets_the_trials_save_and_says_how_to_go_on(app, number, code):
     process = app.start("-m", "hydra/launcher=local", "seed=1,2,3", "seconds=10")
     wait_until(lambda: starts(app, "run-8-1") and starts(app, "run-8-2"))

@@ -2,16 +2,22 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from omegaconf import OmegaConf
 
 from mobilellm.pipeline import rank_processes
 from mobilellm.pipeline.rank_processes import RankDied
+from mobilellm.run_folder import read_summary, write_summary
 
 ROOT = Path(__file__).parents[2]
 # Reads what a rank is given, reports as `outcome` says, and aborts.
@@ -25,6 +31,14 @@ if outcome != "nothing":
     path.write_bytes(pickle.dumps(Report(rank, rank, error)))
 os.abort()
 """
+# As a rank that waits in an exchange for one that does not come.
+DEAF = """
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+open(f"{cfg.folder}/deaf{rank}.tmp", "w").write(str(os.getpid()))
+os.rename(f"{cfg.folder}/deaf{rank}.tmp", f"{cfg.folder}/deaf{rank}")
+time.sleep(600)
+"""
 
 
 def end_of(outcomes, folder, monkeypatch):
@@ -34,6 +48,54 @@ def end_of(outcomes, folder, monkeypatch):
     with ranks.started(OmegaConf.create({"outcomes": outcomes})):
         ranks.wait()
     return ranks.error()
+
+
+def stopped_by(numbers, folder, monkeypatch):
+    """What a run on ranks that hear no signal comes to, told to stop; how often it was told."""
+    deaf = PROGRAM.replace("outcome = ", f"import signal, time{DEAF}outcome = ")
+    monkeypatch.setattr(rank_processes, "PROGRAM", deaf)
+    write_summary(folder / "run", {"status": "running", "tokens": 5})
+    trainer = SimpleNamespace(num_nodes=1, world_size=2)
+    run = SimpleNamespace(folder=folder / "run", trainer=trainer)
+
+    def send():
+        wait_until(lambda: len(list(folder.glob("deaf*"))) == 2)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    cfg = OmegaConf.create({"outcomes": ["done", "done"], "folder": str(folder)})
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        rank_processes.train_on_ranks(cfg, run)
+    thread.join()
+    assert read_summary(folder / "run") == {"status": "stopped", "tokens": 5, "error": None}
+    for path in folder.glob("deaf*"):
+        assert not psutil.pid_exists(int(path.read_text()))
+    return stopped.value
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_kills_ranks_that_hang(tmp_path, monkeypatch, first):
+    stop = stopped_by([first, signal.SIGINT], tmp_path, monkeypatch)
+    assert stop.signal_number == signal.SIGINT
+    assert "killed by SIGINT, since the ranks did not end by themselves" in str(stop)
+
+
+def test_one_signal_gives_ranks_that_hang_a_period_of_grace(tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_processes, "SIGNAL_GRACE_SECONDS", 1.0)
+    begin = time.monotonic()
+    stop = stopped_by([signal.SIGTERM], tmp_path, monkeypatch)
+    assert stop.signal_number == signal.SIGTERM
+    assert time.monotonic() - begin > 1.0
+
+
+def wait_until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_rank_that_aborts_after_its_work_is_no_failure(tmp_path, monkeypatch):

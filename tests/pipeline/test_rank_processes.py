@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -142,21 +143,46 @@ def test_ranks_compress_one_model(two, tiny_run, tmp_path, strategy, num_stages)
     assert stored == summary["parameters"]["stored"]
 
 
-def start_and_signal(number, experiment, step, *overrides):
-    """Send the command a signal once its run has that step; its exit code."""
+def start_and_signal(numbers, experiment, step, *overrides):
+    """Send the command signals once its run has that step; its exit code."""
     command = [sys.executable, "scripts/train.py", *overrides, "trainer.devices=2"]
     process = subprocess.Popen([*command, f"experiment_name={experiment.name}"], cwd=ROOT)
     wait_for(process, lambda: has_step(experiment, step))
     ranks = psutil.Process(process.pid).children()
     assert len(ranks) == 2
-    process.send_signal(number)
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(1)
     code = process.wait(timeout=LIMIT_SECONDS)
     assert psutil.wait_procs(ranks, timeout=10)[1] == []
     return code
 
 
 def test_a_killed_command_takes_its_ranks_along(two, tmp_path):
-    start_and_signal(signal.SIGKILL, tmp_path / "outputs/killed", 3, *two, "max_tokens=1e7")
+    start_and_signal([signal.SIGKILL], tmp_path / "outputs/killed", 3, *two, "max_tokens=1e7")
+
+
+def test_the_second_signal_ends_ranks_that_wait_for_each_other(two, tmp_path):
+    hanging = tmp_path / "outputs/hanging"
+    arguments = [*two, FAIL, "+callbacks.fail.hang=true", "callbacks.checkpoint.every_steps=1"]
+    code = start_and_signal([signal.SIGTERM, signal.SIGINT], hanging, 2, *arguments)
+    assert code == 128 + signal.SIGINT
+    [summary] = summaries(hanging)
+    assert summary["status"] == "stopped"
+    assert list(hanging.glob("*/checkpoints/last.ckpt"))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_ranks_killed_before_their_summary_go_on(two, tmp_path, strategy):
+    mine = [*[o for o in two if o != "trainer=ddp"], f"trainer={strategy}", "experiment_name=late"]
+    assert own(*mine).returncode == 0
+    [whole] = summaries(tmp_path / "outputs/late")
+    [path] = tmp_path.glob("outputs/late/*/summary.json")
+    path.write_text(json.dumps(whole | {"status": "running", "val_loss": None}))
+    done = own(*mine, "resume=true")
+    assert done.returncode == 0, done.stderr[-3000:]
+    [again] = summaries(tmp_path / "outputs/late")
+    assert again["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-6)
 
 
 def test_a_signal_to_the_command_stops_its_ranks(two, tmp_path):
@@ -164,7 +190,7 @@ def test_a_signal_to_the_command_stops_its_ranks(two, tmp_path):
     told = tmp_path / "outputs/told"
     for begun, resume in enumerate(("false", "true")):
         before = len(rows(the_folder(told))) if begun else 0
-        code = start_and_signal(signal.SIGTERM, told, before + 3, *long, f"resume={resume}")
+        code = start_and_signal([signal.SIGTERM], told, before + 3, *long, f"resume={resume}")
         assert code == 128 + signal.SIGTERM
         [summary] = summaries(told)
         assert summary["status"] == "stopped"
