@@ -25,5 +25,6 @@ if __name__ == "__main__":
         "train",
         description=__doc__ or "",
         check="mobilellm.pipeline.check_run",
+        check_together="mobilellm.pipeline.check_data_folders",
         sweep_dir="${output_dir}/${experiment_name}",
     )

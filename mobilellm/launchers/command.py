@@ -69,6 +69,7 @@ def hydra_command(
     *,
     description: str = "",
     check: str | None = None,
+    check_together: str | None = None,
     sweep_dir: str | None = None,
     config_dir: Path | None = None,
     arguments: Sequence[str] | None = None,
@@ -86,6 +87,8 @@ def hydra_command(
         check: dotted path of a function that is given every trial's configuration before the
             first trial of a sweep starts, raises where it could not run, and may return the
             trial's run folder.
+        check_together: dotted path of a function that is given all trials, each checked, and
+            raises where they would get in each other's way.
         sweep_dir: Hydra's `hydra.sweep.dir`, where a sweep's logs go; may interpolate.
         config_dir: another folder than the clone's conf/.
         arguments: another command line than `sys.argv[1:]`.
@@ -93,7 +96,13 @@ def hydra_command(
     from mobilellm.launchers.hydra_application import HydraApplication
 
     application = HydraApplication(
-        task, config_name, description, check=check, sweep_dir=sweep_dir, config_dir=config_dir
+        task,
+        config_name,
+        description,
+        check=check,
+        check_together=check_together,
+        sweep_dir=sweep_dir,
+        config_dir=config_dir,
     )
     line = list(sys.argv[1:] if arguments is None else arguments)
     failures = 0

@@ -102,6 +102,7 @@ class HydraApplication:
         description: str = "",
         *,
         check: str | None = None,
+        check_together: str | None = None,
         sweep_dir: str | None = None,
         config_dir: Path | None = None,
     ) -> None:
@@ -110,6 +111,7 @@ class HydraApplication:
         self.config_name = config_name
         self.description = description
         self.check = check
+        self.check_together = check_together
         self.housekeeping = HOUSEKEEPING | ({"hydra.sweep.dir": sweep_dir} if sweep_dir else {})
         self.config_dir = config_dir
 
@@ -165,10 +167,11 @@ class HydraApplication:
             from hydra.utils import get_method
 
             check = get_method(self.check) if self.check else None
+            together = get_method(self.check_together) if self.check_together else None
             # As Hydra itself composes a sweep, so that the task can tell that it is one.
             overrides = [*arguments.overrides, "hydra.mode=MULTIRUN"]
             try:
-                return check_sweep(loader, name, overrides, check)
+                return check_sweep(loader, name, overrides, check, together)
             except BaseException:
                 kill_fork_server()
                 raise

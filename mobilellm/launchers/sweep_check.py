@@ -47,6 +47,7 @@ def check_sweep(
     config_name: str,
     overrides: Sequence[str],
     check: "Callable[[DictConfig], Any] | None",
+    check_together: "Callable[[Sequence[Trial]], None] | None" = None,
 ) -> list[Trial]:
     """Compose all trials, check each, and refuse two that are the same run.
 
@@ -58,9 +59,11 @@ def check_sweep(
         config_name: the root configuration.
         overrides: the command line's, sweeps such as `seed=0,1` included.
         check: takes a trial's configuration, raises where it could not run, may return its folder.
+        check_together: takes all trials, raises where they would get in each other's way.
 
     Raises:
-        ValueError: a trial that does not compose or that `check` refuses, with its overrides.
+        ValueError: a trial that does not compose or that `check` refuses, with its overrides;
+            what `check_together` refuses.
     """
     from hydra.types import RunMode
 
@@ -92,6 +95,11 @@ def check_sweep(
         more = f" (and {len(refused) - 1} more trials)" if len(refused) > 1 else ""
         raise CommandError(f"{refused[0]}{more}; no trial was started")
     _refuse_duplicates(trials)
+    if check_together is not None:
+        try:
+            check_together(trials)
+        except (ValueError, FileNotFoundError) as error:
+            raise CommandError(f"{error}; no trial was started") from error
     return trials
 
 

@@ -3,9 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from omegaconf import DictConfig
+
+    from mobilellm.launchers.sweep_check import Trial
 
 
 def train(cfg: "DictConfig") -> dict[str, Any]:
@@ -20,3 +23,10 @@ def check_run(cfg: "DictConfig") -> "Path":
     from mobilellm.pipeline.plan import check_run
 
     return check_run(cfg)
+
+
+def check_data_folders(trials: "Sequence[Trial]") -> None:
+    """Check a sweep's trials together; see `mobilellm.pipeline.sweep_data.check_data_folders`."""
+    from mobilellm.pipeline.sweep_data import check_data_folders
+
+    check_data_folders(trials)
