@@ -1,5 +1,6 @@
 """What a model costs, in closed form from its configuration alone. Nothing here imports torch."""
 
+from mobilellm.accounting.activation_memory import activation_bytes
 from mobilellm.accounting.flops import Flops, flops_per_token
 from mobilellm.accounting.memory import (
     decode_bytes_per_token,
@@ -9,7 +10,6 @@ from mobilellm.accounting.memory import (
 from mobilellm.accounting.parameters import ParameterCounts, count_parameters
 from mobilellm.accounting.training_memory import (
     TrainingMemory,
-    activation_bytes,
     largest_micro_batch,
     optimizer_bytes,
     training_memory_bytes,

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mobilellm.accounting.activation_memory import precision_of
 from mobilellm.accounting.cluster import H100_CLUSTER, Cluster
 from mobilellm.accounting.flops import flops_per_token
 from mobilellm.accounting.parameters import block_parameters, check_count, count_parameters
-from mobilellm.accounting.training_memory import optimizer_bytes, precision_of
+from mobilellm.accounting.training_memory import optimizer_bytes
 from mobilellm.models.config import ModelConfig, check_choice
 
 STRATEGIES = ("ddp", "fsdp")

@@ -6,53 +6,29 @@ operation; not counted are the program itself and what an allocator leaves unuse
 allocator may leave as much unused as it uses, in blocks that are free but do not fit.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from mobilellm.accounting.activation_memory import Precision, activation_bytes, precision_of
 from mobilellm.accounting.parameters import (
     applications,
     block_costs,
     check_count,
     count_parameters,
     head_cost,
-    head_dim,
 )
 from mobilellm.compression.shapes import FactorizedShape, MaskedShape
-from mobilellm.models.config import BlockShape, ModelConfig, check_choice
+from mobilellm.models.config import ModelConfig, check_choice
 
 OPTIMIZERS = ("adamw", "muon", "sgd")
 
 LOSS_CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**28}
 """Logits that exist at one time in `mobilellm.evaluation.cross_entropy`, by accelerator."""
 LOGIT_BYTES = 8
-"""Of each of them: itself and its log-probability, which becomes its gradient, in float32."""
-
-
-@dataclass(frozen=True)
-class Precision:
-    """Bytes of the numbers of a training step."""
-
-    weight: int
-    """Of a weight, its gradient and each of its optimizer states."""
-    residual: int
-    """Of the residual stream and the norms on it."""
-    value: int
-    """Of what goes into and comes out of matrix products."""
-
-    @property
-    def is_mixed(self) -> bool:
-        """Whether values are cast from the residual stream's type for every product."""
-        return self.value < self.residual
-
-
-PRECISIONS = {
-    "32-true": Precision(weight=4, residual=4, value=4),
-    "bf16-mixed": Precision(weight=4, residual=4, value=2),
-    "16-mixed": Precision(weight=4, residual=4, value=2),
-    "bf16-true": Precision(weight=2, residual=2, value=2),
-}
-"""By Lightning's names."""
+"""Of each of them: itself and its log-probability, which becomes its gradient, in float32. Of 16
+bits, the gradient once more in them."""
+BFLOAT16_LOGIT_BYTES = 10
+"""On GPUs, where the softmax takes a whole chunk at a time and bfloat16 first becomes float32."""
 
 
 @dataclass(frozen=True)
@@ -101,41 +77,6 @@ def optimizer_bytes(
     return per_weight * (2 * stored - (_block_matrices(config) - factors))
 
 
-def activation_bytes(
-    config: ModelConfig,
-    micro_batch_size: int,
-    sequence_length: int,
-    *,
-    precision: str = "32-true",
-    activation_checkpointing: bool = False,
-) -> int:
-    """Bytes of the activations at the start of the backward pass.
-
-    Args:
-        config: the model; shared blocks count as often as they run.
-        micro_batch_size: sequences.
-        sequence_length: tokens.
-        precision: one of Lightning's names, e.g. `bf16-mixed`.
-        activation_checkpointing: keep only the input of every application, and compute one block
-            at a time again.
-
-    Raises:
-        ValueError: a size below 1, a precision that is not known.
-    """
-    check_count("micro_batch_size", micro_batch_size)
-    check_count("sequence_length", sequence_length)
-    form = precision_of(precision)
-    per_block = list(_application_bytes(config, form))
-    # The backward pass holds about as much for the block it passes through as the forward kept.
-    working = max(kept // uses for kept, uses in zip(per_block, config.block_uses, strict=True))
-    if activation_checkpointing:
-        kept = config.num_layers * form.residual * config.hidden_size + working
-    else:
-        kept = sum(per_block)
-    ends = 3 * form.residual * config.hidden_size  # the final norm's input, its output, a gradient
-    return micro_batch_size * sequence_length * (kept + working + ends)
-
-
 def training_memory_bytes(
     config: ModelConfig,
     micro_batch_size: int,
@@ -146,6 +87,7 @@ def training_memory_bytes(
     activation_checkpointing: bool = False,
     accelerator: str = "cpu",
     num_shards: int = 1,
+    document_mask: bool = False,
 ) -> TrainingMemory:
     """Bytes that a training step needs on one device.
 
@@ -158,6 +100,7 @@ def training_memory_bytes(
         activation_checkpointing: keep only the input of every application of a block.
         accelerator: `cpu`, `mps` or `cuda`: the loss takes larger chunks on a GPU.
         num_shards: devices that share weights, gradients and optimizer state (FSDP).
+        document_mask: whether documents are kept apart, by masks that take memory.
 
     Raises:
         ValueError: a size below 1, an optimizer or precision that is not known.
@@ -181,8 +124,11 @@ def training_memory_bytes(
             sequence_length,
             precision=precision,
             activation_checkpointing=activation_checkpointing,
+            document_mask=document_mask,
+            accelerator=accelerator,
         ),
-        loss=LOGIT_BYTES * chunk * config.vocab_size + 2 * form.weight * head,
+        loss=_logit_bytes(precision, accelerator) * chunk * config.vocab_size
+        + 2 * form.weight * head,
     )
 
 
@@ -222,59 +168,10 @@ def largest_micro_batch(
     return max(fitting)
 
 
-def precision_of(name: str) -> Precision:
-    """Bytes by Lightning's name of a precision.
-
-    Raises:
-        ValueError: a name that is not known.
-    """
-    check_choice("precision", name, PRECISIONS)
-    return PRECISIONS[name]
-
-
-def _application_bytes(config: ModelConfig, form: Precision) -> Iterator[int]:
-    """What the applications of each stored block keep, in bytes per token, one entry per block."""
-    projections = 5 if config.feed_forward == "swiglu" else 4  # that read a norm's output
-    uses = config.block_uses
-    for index, shape in enumerate(config.block_shapes):
-        repeats = uses[index]
-        key_value_passes = 1 if config.share_kv == "first" else repeats
-        # Two norms keep one tensor each; their outputs feed the projections, which under autocast
-        # each keep a cast copy of their own.
-        read = projections if form.is_mixed else 2
-        norms = config.hidden_size * (2 * form.residual + read * form.value)
-        query_and_output = 2 * shape.num_attention_heads * head_dim(config)
-        key_and_value = 2 * shape.num_key_value_heads * head_dim(config)
-        # SwiGLU keeps gate, up and their product; ReLU its output, which is all it needs.
-        kept = 3 if config.feed_forward == "swiglu" else 1
-        feed_forward = kept * shape.intermediate_size
-        yield (
-            repeats * (norms + form.value * (query_and_output + feed_forward))
-            + key_value_passes * form.value * key_and_value
-            + repeats * _head_norm_bytes(config, shape, form)
-            + form.value * _factor_values(config, index)
-        )
-
-
-def _factor_values(config: ModelConfig, block: int) -> int:
-    """What the factorised layers of one block keep beyond dense ones, in all its applications.
-
-    Between its two products a part keeps one tensor; where the left factors go first, also the
-    input as a transposed copy. The other parts share the input, a copy where it is permuted.
-    """
-    total, uses = 0, applications(config)
-    for name, shape in config.layer_shapes.items():
-        if not (isinstance(shape, FactorizedShape) and name.startswith(f"blocks.{block}.")):
-            continue
-        right_first = [part.right_first for part in shape.parts]
-        inputs = right_first.count(False) + any(right_first)
-        # A dense layer keeps its input too, unless other layers do so anyway.
-        input_of_its_own = name.endswith(("o_proj", "down_proj"))
-        as_it_comes = any(right_first) and not shape.column_permutation
-        inputs -= input_of_its_own or as_it_comes
-        kept = sum(part.inner_size for part in shape.parts) + inputs * shape.shape[1]
-        total += uses[name] * kept
-    return total
+def _logit_bytes(precision: str, accelerator: str) -> int:
+    """Of each logit in a chunk of the loss."""
+    is_whole = accelerator != "cpu" and precision.startswith("bf16")
+    return BFLOAT16_LOGIT_BYTES if is_whole else LOGIT_BYTES
 
 
 def _masked_bytes(config: ModelConfig, form: Precision) -> int:
@@ -286,10 +183,3 @@ def _masked_bytes(config: ModelConfig, form: Precision) -> int:
 
 def _block_matrices(config: ModelConfig) -> int:
     return sum(cost.parameters for _, _, cost in block_costs(config))
-
-
-def _head_norm_bytes(config: ModelConfig, shape: BlockShape, form: Precision) -> int:
-    """QK-norm keeps queries and keys as they come, in mixed precision also what it scales."""
-    kept = {"none": 0, "l2": 1, "rms": 2 if form.is_mixed else 1}[config.qk_norm]
-    heads = shape.num_attention_heads + shape.num_key_value_heads
-    return kept * heads * head_dim(config) * form.residual

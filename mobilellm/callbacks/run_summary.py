@@ -87,11 +87,12 @@ def _machine_rows(trainer: Any, module: Any) -> Iterator[Row]:
         activation_checkpointing=module.activation_checkpointing,
         accelerator=device.type,
         num_shards=trainer.world_size if sharded else 1,
+        document_mask=trainer.datamodule.document_mask,
     )
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
         name = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    compiled = ", blocks compiled" if module.compile_blocks else ""
+    compiled = ", blocks compiled when they first run" if module.compile_blocks else ""
     yield "device", f"{trainer.world_size} x {device.type} ({name}), {trainer.precision}{compiled}"
     yield "memory forecast", f"{bytes_text(memory.total)} per device"

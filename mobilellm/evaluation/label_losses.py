@@ -51,8 +51,9 @@ def label_losses(
     rows, vocab = logits.shape
     losses = logits.new_empty(rows, dtype=torch.float32)
     sums = losses.new_zeros(len(soft))
-    slopes = losses.new_empty((rows, vocab) if slope else (0, vocab))
     size = max(1, CPU_BLOCK_LOGITS // vocab) if logits.is_cpu else max(1, rows)
+    # Of one block alone the gradient is returned where it was made, not copied.
+    slopes = losses.new_empty((rows, vocab) if slope and size < rows else (0, vocab))
     for first in range(0, rows, size):
         block = slice(first, first + size)
         labels = targets[block]
@@ -64,7 +65,11 @@ def label_losses(
             teachers.append((probabilities, factor))
         if slope:
             own = weight[block] if isinstance(weight, Tensor) else weight
-            slopes[block] = _logit_gradient_(log_probabilities, labels, own, teachers)
+            made = _logit_gradient_(log_probabilities, labels, own, teachers)
+            if size < rows:
+                slopes[block] = made
+            else:
+                slopes = made
     return losses, sums, slopes
 
 

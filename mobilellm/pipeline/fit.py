@@ -229,6 +229,7 @@ def micro_batch_size(run: Run) -> int:
         activation_checkpointing=run.trainer.activation_checkpointing,
         accelerator=device,
         num_shards=world if run.trainer.strategy == "fsdp" else 1,
+        document_mask=run.data.document_mask,
     )
     most = max(1, AUTO_MICRO_BATCH_TOKENS.get(device, size * length) // length)
     return max(n for n in range(1, min(size, most) + 1) if size % n == 0)

@@ -13,10 +13,14 @@ def measurements(run: Run, trainer: Any, module: Any) -> dict[str, Any]:
     import torch
 
     from mobilellm.callbacks.throughput import ThroughputCallback
+    from mobilellm.training.compilation import compiled_graphs, tell_if_uncompiled
 
     device = run.trainer.device_type
     validation, seconds = module.validation_result, module.elapsed_seconds
     throughput = find_callback(trainer, ThroughputCallback)
+    rate = getattr(throughput, "tokens_per_second", None)
+    if run.trainer.compile and rate is not None:
+        tell_if_uncompiled()
     return {
         "status": "finished" if module.finished else "stopped",
         "tokens": module.tokens,
@@ -26,7 +30,8 @@ def measurements(run: Run, trainer: Any, module: Any) -> dict[str, Any]:
         "train_loss": module.latest_metrics.get("train/loss"),
         "learning_rate": run.learning_rate,
         "wall_seconds": seconds,
-        "tokens_per_second": getattr(throughput, "tokens_per_second", None),
+        "tokens_per_second": rate,
+        "compiled_graphs": compiled_graphs() if run.trainer.compile else None,
         "model_flops_utilization": getattr(throughput, "model_flops_utilization", None),
         "matmul_flops_per_second": getattr(throughput, "matmul_flops_per_second", None),
         "peak_memory_bytes": peak_memory_bytes(device),

@@ -56,6 +56,7 @@ class TokenDataModule(LightningDataModule):
         self.prepared = prepared
         self.sequence_length = sequence_length
         self.micro_batch_size = micro_batch_size
+        self.document_mask = document_mask
         self.samples_per_step = samples_per_step
         self.seed = seed
         self.train_windows: Windows = prepared.windows(

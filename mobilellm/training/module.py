@@ -100,7 +100,7 @@ class LanguageModelModule(LightningModule):
         callbacks: Any = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         self._term_sources, self._judges = term_sources(callbacks), step_judges(callbacks)
         self.model.set_activation_checkpointing(self.activation_checkpointing)  # pyright: ignore[reportCallIssue]
-        if self.compile_blocks:
+        if self.compile_blocks and stage == "fit":
             compile_blocks_(self.model)
 
     def configure_model(self) -> None:

@@ -1,0 +1,66 @@
+"""Blocks are compiled in every trial of a process, and whoever asks is told whether they were."""
+
+import logging
+
+import pytest
+import torch
+from small_run import make_model
+
+from mobilellm.training.compilation import (
+    compile_blocks_,
+    compiled_graphs,
+    tell_if_uncompiled,
+    uncompiled_frames,
+)
+
+dynamo = pytest.importorskip("torch._dynamo")
+
+
+@pytest.fixture(autouse=True)
+def own_limits():
+    """PyTorch's usual limits, and nothing compiled, before and after each test."""
+    with dynamo.config.patch(recompile_limit=2, accumulated_recompile_limit=64):
+        dynamo.reset()
+        yield
+    dynamo.reset()
+
+
+def step(model):
+    model(torch.arange(16).view(2, 8)).logits.sum().backward()
+
+
+def test_every_trial_of_a_process_is_compiled():
+    graphs = []
+    for width in (8, 16, 24, 32):
+        model = make_model(intermediate_size=width)
+        with dynamo.config.patch(recompile_limit=1):
+            # What a trial needs it gets, whatever the trials before it used up.
+            compile_blocks_(model, backend="eager")
+            step(model)
+        graphs.append(compiled_graphs())
+        assert uncompiled_frames() == 0
+    assert graphs == [1, 1, 1, 1]
+
+
+def test_blocks_of_many_shapes_are_all_compiled():
+    model = make_model(num_blocks=5, intermediate_size=(8, 16, 24, 32, 40))
+    compile_blocks_(model, backend="eager")
+    step(model)
+    assert (compiled_graphs(), uncompiled_frames()) == (5, 0)
+
+
+def test_blocks_that_ran_uncompiled_are_told_of(caplog):
+    model = make_model(num_blocks=3, intermediate_size=(8, 16, 24))
+    compile_blocks_(model, backend="eager")
+    with caplog.at_level(logging.WARNING), dynamo.config.patch(recompile_limit=1):
+        step(model)
+        tell_if_uncompiled()
+    assert compiled_graphs() == 1
+    assert uncompiled_frames() >= 1
+    assert "compiled 1 graphs of the blocks and ran" in caplog.text
+    caplog.clear()
+    compile_blocks_(model, backend="eager")
+    with caplog.at_level(logging.WARNING):
+        step(model)
+        tell_if_uncompiled()
+    assert not [record for record in caplog.records if record.name.startswith("mobilellm")]
