@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mobilellm.compression.packed_masks import pack_masks, unpack_masks
 from mobilellm.files import describe_unread
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.saved_config import (
@@ -30,6 +31,7 @@ __all__ = [
     "read_json",
     "read_tensors",
     "save_model",
+    "stored_bytes",
     "write_atomically",
     "write_json",
     "write_tensors",
@@ -45,7 +47,8 @@ def save_model(
     """Write `model` into `folder`; every file appears whole or not at all.
 
     Args:
-        model: each parameter is stored once, shared blocks and tied tables included.
+        model: each parameter is stored once, shared blocks and tied tables included; of masked
+            weights those that are kept, and one bit for each entry.
         folder: made where missing; a model in it is replaced.
         tokenizer: a SentencePiece model, as a path or as its bytes.
 
@@ -58,8 +61,13 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     if content is not None:
         write_atomically(folder / TOKENIZER_FILE, lambda path: path.write_bytes(content))
-    write_tensors(folder / WEIGHTS_FILE, model.state_dict())
+    write_tensors(folder / WEIGHTS_FILE, pack_masks(model.state_dict()))
     write_json(folder / CONFIG_FILE, {"format": FORMAT, **model.config.to_dict()})
+
+
+def stored_bytes(model: MobileLLM) -> int:
+    """Bytes of all numbers in the file that `save_model` writes for `model`."""
+    return sum(tensor.nbytes for tensor in pack_masks(model.state_dict()).values())
 
 
 def load_model(folder: str | Path) -> MobileLLM:
@@ -70,7 +78,12 @@ def load_model(folder: str | Path) -> MobileLLM:
         ValueError: a config field that does not exist, or weights of another shape than it says.
     """
     folder = Path(folder)
-    return model_from_state(read_config(folder), read_tensors(folder / WEIGHTS_FILE), folder)
+    config, state = read_config(folder), read_tensors(folder / WEIGHTS_FILE)
+    try:
+        state = unpack_masks(state, config.matrix_sizes)
+    except ValueError as error:
+        raise ValueError(f"{folder / WEIGHTS_FILE}: {error}") from error
+    return model_from_state(config, state, folder)
 
 
 def model_from_state(

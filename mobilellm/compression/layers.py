@@ -150,7 +150,7 @@ class MaskedLinear(nn.Module):
                 f"mask is {mask.dtype} {tuple(mask.shape)}; give bool {tuple(weight.shape)}"
             )
         _check_bias(bias, weight.shape[0])
-        self.weight = nn.Parameter(weight if weight.is_meta else weight * mask)
+        self.weight = nn.Parameter(weight if weight.is_meta else weight.masked_fill(~mask, 0.0))
         self.bias = None if bias is None else nn.Parameter(bias)
         self.register_buffer("mask", mask)
         self.out_features, self.in_features = weight.shape
