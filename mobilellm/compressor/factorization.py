@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from mobilellm.compressor.apply import dense_weight, with_layers, working_copy
 from mobilellm.compressor.budget import LIMITS, CompressionBudget
 from mobilellm.compressor.calibration import TABLES, Moments, check_tokens, gather_moments
 from mobilellm.compressor.division import Division, Spending
+from mobilellm.compressor.forecast import tell_forecast
 from mobilellm.compressor.parts import PartTemplate, parse_parts
 from mobilellm.compressor.permuting import absorb_permutations, permuted_fit, with_permutations
 from mobilellm.compressor.plan import LayerPlan, Plan
@@ -133,7 +135,14 @@ class Factorization:
         """
         self.check(model)
         division = self._division(model)
+        started = perf_counter()
         metrics = self._metrics(model, calibration, division.names)
+        if self.parts is None or self.allocation == "searched":
+            tell_forecast(
+                model, calibration, metrics, division, fit=self.fit, allocation=self.allocation,
+                shapes=self.shape_search if self.parts is None else None,
+                pass_seconds=perf_counter() - started,
+            )  # fmt: skip
         budgets = division.uniform()
         uniform = self._plan_shapes(model, division, budgets, metrics)
         if self.allocation == "uniform":

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from mobilellm.compression.shapes import FactorizedShape
+from mobilellm.compression.shapes import FactorizedShape, MaskedShape
 from mobilellm.compressor.twin import twin_shape
 from mobilellm.evaluation.latency import compare_latency
 from mobilellm.models import MobileLLM, ModelConfig
@@ -21,7 +21,7 @@ def measure_structures(
     Time and memory do not depend on the weights, so random ones do.
 
     Args:
-        dense: before compression.
+        dense: before this compression.
         compressed: after it.
         prefill_tokens: tokens of the prompt, less where the context is shorter.
         decode_tokens: tokens written after it.
@@ -30,7 +30,7 @@ def measure_structures(
         Rows as `compare_latency` gives them; with the twin where a matrix is factorised other than
         by low rank.
     """
-    configs = {"dense": dense, "compressed": compressed}
+    configs = {name_as_given(dense): dense, "compressed": compressed}
     twin = twin_config(compressed)
     if twin is not None:
         configs["low-rank twin"] = twin
@@ -39,6 +39,13 @@ def measure_structures(
     return compare_latency(
         models, prefill_tokens=max(1, min(prefill_tokens, room)), decode_tokens=decode_tokens
     )
+
+
+def name_as_given(config: ModelConfig) -> str:
+    """`dense`; `given, masked` (or `factorised`, or both) for what was compressed before."""
+    shapes = config.layer_shapes.values()
+    kinds = {"masked" if isinstance(shape, MaskedShape) else "factorised" for shape in shapes}
+    return f"given, {' and '.join(sorted(kinds))}" if kinds else "dense"
 
 
 def twin_config(config: ModelConfig) -> ModelConfig | None:

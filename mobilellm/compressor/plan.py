@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mobilellm.compression.shapes import LayerShape, MaskedShape, Shape, parse_layer_shape
+from mobilellm.compressor.structured_plan import StructuredPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,11 @@ class LayerPlan:
         """Stored parameters afterwards: a masked weight keeps its place."""
         rows, columns = self.size
         return rows * columns if isinstance(self.shape, MaskedShape) else self.shape.parameters
+
+    @property
+    def stored(self) -> int:
+        """Numbers kept: as `parameters`, of a masked matrix those that are not zero."""
+        return self.shape.nonzero if isinstance(self.shape, MaskedShape) else self.shape.parameters
 
     @property
     def flops(self) -> int:
@@ -101,3 +107,9 @@ class Plan:
                 for layer in values["layers"]
             )
         )
+
+
+def parse_plan(values: Mapping[str, Any]) -> Plan | StructuredPlan:
+    """What `to_dict` of either kind of plan gave, back as a plan."""
+    kind = Plan if "layers" in values else StructuredPlan
+    return kind.from_dict(values)

@@ -29,6 +29,9 @@ STEPS = (0.25, 0.5, 0.75)
 # share.
 CAUTIOUS = (0.5, 2.0)
 
+# At most so many divisions are proposed: for each of three ways to say what a matrix is worth.
+PROPOSALS = 3 * (2 + len(STEPS))
+
 Budgets = dict[str, int]
 
 

@@ -28,8 +28,8 @@ class Latency:
     decode_ms_per_token: float
     """Milliseconds per further token, with the keys and values of all before it."""
     peak_memory_bytes: int | None
-    """The most that reading the prompt takes above what is there before it (the weights); None
-    where the device does not tell."""
+    """The most that reading the prompt takes, the weights included; None where the device does not
+    tell."""
 
 
 def measure_latency(
@@ -97,6 +97,12 @@ def compare_latency(
     ]
 
 
+def weights_in_memory(model: MobileLLM) -> int:
+    """Bytes of all parameters and buffers (masks, orders) as the model holds them."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum({t.untyped_storage().data_ptr(): t.nbytes for t in tensors}.values())
+
+
 @torch.no_grad()
 def peak_memory_bytes(model: MobileLLM, input_ids: Tensor) -> int | None:
     """The most memory a forward pass takes above what is there before it.
@@ -157,6 +163,7 @@ def _measure(
     for name, times in seconds.items():
         prefill, decode = (1000 * statistics.median(kind) for kind in zip(*times, strict=True))
         peak = peak_memory_bytes(models[name], tokens[name][:, :prefill_tokens])
+        peak = None if peak is None else peak + weights_in_memory(models[name])
         measured.append((Latency(prefill, decode, peak), times))
     return measured
 

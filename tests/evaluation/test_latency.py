@@ -39,6 +39,15 @@ def test_a_larger_model_takes_longer_and_more_memory():
     assert large["peak_memory_bytes"] > 3 * small["peak_memory_bytes"]
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_peak_memory_has_the_weights_in_it(compressed):
+    model = factorised() if compressed else make_model()
+    rows = compare_latency({"first": model, "second": make_model(2, 2048)}, **FEW)
+    tokens = torch.zeros(1, FEW["prefill_tokens"], dtype=torch.long)
+    weights = 4 * sum(parameter.numel() for parameter in model.parameters())
+    assert rows[0]["peak_memory_bytes"] == peak_memory_bytes(model, tokens) + weights
+
+
 def test_one_model_is_left_as_it_is():
     model = factorised()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
