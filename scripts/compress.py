@@ -1,17 +1,20 @@
 r"""Compress a saved model without training: plan, apply, measure, save.
 
-Prints the plan before anything changes, then counts, loss, and measured milliseconds and memory of
-the dense model, the compressed one, and its low-rank twin at equal parameters. To train between
-stages of compression use scripts/train.py init_from=MODEL_DIR compression=….
+Prints the plan before anything changes, then kept share, bytes on disk, loss, counts, and measured
+milliseconds and memory (weights included) of the model given, the compressed one, and its low-rank
+twin at equal parameters; compression.json in the new folder has all details. The plan is saved as
+soon as it is made: the same command goes on from it. To train between stages of compression use
+scripts/train.py init_from=MODEL_DIR compression=….
 
-  python scripts/compress.py outputs/default/<run> --out compressed compression=searched
+  python scripts/compress.py outputs/default/<run> --out compressed
+  python scripts/compress.py outputs/default/<run> --out compressed compression=low_rank   # seconds
   python scripts/compress.py MODEL_DIR --out sparse compression=sparsegpt data=text data.train=a.txt
   python scripts/compress.py MODEL_DIR --out half compression=kronecker \
       compression.compression.recipe.layers=[blocks.*.feed_forward.up_proj]
 
 Without data= a run is compressed on the data that it was trained on. key=value goes to Hydra
-(conf/compress.yaml). compression= is one of low_rank, kronecker,
-permuted_kronecker, searched, magnitude, wanda, sparsegpt, structured.
+(conf/compress.yaml). compression= is one of searched (the default: it says how long it will take
+before it begins), low_rank, kronecker, permuted_kronecker, magnitude, wanda, sparsegpt, structured.
 """
 
 import argparse

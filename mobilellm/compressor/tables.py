@@ -31,29 +31,38 @@ def plan_table(plan: Plan | StructuredPlan) -> "Table":
     if isinstance(plan, StructuredPlan):
         return _structured_table(plan)
     kinds: dict[str, list[LayerPlan]] = {}
+    grouped = len(plan.layers) > MAX_ROWS
     for layer in plan.layers:
-        grouped = len(plan.layers) > MAX_ROWS
-        kind = re.sub(r"^blocks\.\d+\.", "blocks.*.", layer.name) if grouped else layer.name
-        kinds.setdefault(kind, []).append(layer)
-    table = _table("plan", "matrices")
-    for title in ("size", "becomes", "kept", "FLOPs", "error"):
-        table.add_column(title, justify="left" if title == "becomes" else "right",
-                         no_wrap=title != "becomes")  # fmt: skip
+        kinds.setdefault(_row_name(layer.name, grouped), []).append(layer)
+    dense = sum(layer.size[0] * layer.size[1] for layer in plan.layers)
+    kept = sum(layer.stored for layer in plan.layers)
+    table = _table(
+        f"plan: {len(plan.layers)} matrices, {dense:,} weights, {kept:,} numbers kept", "matrix"
+    )
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("becomes", overflow="fold")
+    for title in ("kept", "FLOPs", "error"):
+        table.add_column(title, justify="right", no_wrap=True)
     if plan.layers:
-        dense = sum(layer.size[0] * layer.size[1] for layer in plan.layers)
-        kept = sum(layer.stored for layer in plan.layers)
-        title = f"all {len(plan.layers)}"
-        table.add_row(title, "", f"{dense:,} to {kept:,}", *_shares(plan.layers))
+        table.add_row("all", "", "", *_shares(plan.layers))
         table.add_section()
     for kind, layers in kinds.items():
         sizes = {f"{layer.size[0]}x{layer.size[1]}" for layer in layers}
         table.add_row(
-            kind if len(layers) == 1 else f"{len(layers)} {kind.removeprefix('blocks.*.')}",
+            f"{len(layers)} {kind}" if len(layers) > 1 else kind,
             sizes.pop() if len(sizes) == 1 else "several",
             _becomes([layer.shape for layer in layers]),
             *_shares(layers),
         )
     return table
+
+
+def _row_name(name: str, grouped: bool) -> str:
+    """`gate_proj 12` for blocks.12.feed_forward.gate_proj, or `gate_proj` for all of them."""
+    found = re.fullmatch(r"blocks\.(\d+)\..*\.(\w+)", name)
+    if found is None:
+        return name
+    return found[2] if grouped else f"{found[2]} {found[1]}"
 
 
 def _shares(layers: Sequence[LayerPlan]) -> list[str]:
@@ -157,6 +166,12 @@ def _table(title: str, first: str) -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        min_width=len(title) + 1,  # or else the title is broken where the table is narrow
+    )
     table.add_column(first, no_wrap=True)
     return table

@@ -1,5 +1,6 @@
 """Compress a saved model without training it: plan, apply, measure, save."""
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -7,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.launchers.configuration import instantiate
-from mobilellm.run_folder import CONFIG
+from mobilellm.run_folder import CONFIG, write_text_atomically
 from mobilellm.strict_json import to_json
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 REPORT = "compression.json"
+# Beside it until it is written, so that nothing of a search is lost.
+PLAN = "plan.json"
 
 
 def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> dict[str, Any]:
@@ -31,44 +34,145 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
         ValueError, FileNotFoundError: what does not fit, before any data is read; `out` in use.
     """
     from mobilellm.checkpoint import save_model
+    from mobilellm.compressor.measured import name_as_given
     from mobilellm.compressor.tables import plan_table, results_table
-    from mobilellm.evaluation.validation import sum_losses
     from mobilellm.export.model_folder import open_model
 
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"--out {out} is in use and is never overwritten; give a new folder")
+    _check_out(out)
     model, tokenizer = open_model(folder)
     callback = _callback(cfg)
     _check_stages(callback)
     callback.recipe.check(model)
+    _check_latency(cfg, model)
     data = _data(cfg, Path(folder), model, tokenizer)
     calibration = data.calibration_batches(callback.calibration_tokens)
-    _tell(f"planning on {callback.calibration_tokens:,} tokens")
-    plan = callback.recipe.plan(model, calibration)
+    made_from = _made_from(cfg, callback, model, data)
+    plan = _saved_plan(out, made_from)
+    if plan is None:
+        _tell(f"planning on {callback.calibration_tokens:,} tokens")
+        plan = callback.recipe.plan(model, calibration)
+        _save_plan(out, plan, made_from)
     _show(plan_table(plan))
+    spending = _spending(callback.recipe, model, plan)
+    if spending is not None:
+        _tell(str(spending))
     _tell("applying the plan")
     compressed = callback.recipe.apply(model, plan, calibration)
-    models = {"dense": model, "compressed": compressed.model}
+    save_model(compressed.model, out, tokenizer)
+    models = {name_as_given(model.config): model, "compressed": compressed.model}
     models |= _twin(callback.recipe, plan, model, calibration)
-    rows = [
-        {"model": name, "parameters": _counts(one), "loss": _loss(one, data, sum_losses)}
-        for name, one in models.items()
-    ]
-    if cfg.latency:
-        _measure(models, rows, cfg)
+    rows = _rows(models, data, cfg)
     _show(results_table(rows))
     report = {
         "recipe": str(callback.recipe),
+        "budget": None if spending is None else asdict(spending),
         "plan": plan.to_dict(),
         "relative_errors": compressed.errors,
         "models": rows,
         "validation_tokens": data.num_validation_windows * data.sequence_length,
+        "sequence_length": data.sequence_length,
+        "hashes": dict(data.prepared.hashes),
+        "source": str(Path(folder).absolute()),
     }
-    save_model(compressed.model, out, tokenizer)
-    (out / REPORT).write_text(to_json(report) + "\n", encoding="utf-8")
+    write_text_atomically(out / REPORT, to_json(report) + "\n")
+    (out / PLAN).unlink(missing_ok=True)  # the report has it
     _tell(f"saved in {out}")
     return report
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a folder with anything in it but a compression that was cut off.
+
+    Raises:
+        ValueError: it is in use.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / PLAN).is_file() or (out / REPORT).exists():
+        raise ValueError(f"--out {out} is in use and is never overwritten; give a new folder")
+
+
+def _check_latency(cfg: "DictConfig", model: Any) -> None:
+    """Refuse a measurement that does not fit into the context, before there is work to lose.
+
+    Raises:
+        ValueError: names both.
+    """
+    context = model.config.max_position_embeddings
+    if cfg.latency and not 0 < cfg.decode_tokens < context:
+        raise ValueError(
+            f"decode_tokens={cfg.decode_tokens} must be at least 1 and leave room for a prompt in "
+            f"max_position_embeddings={context}; give fewer, or latency=false"
+        )
+
+
+def _made_from(cfg: "DictConfig", callback: Any, model: Any, data: Any) -> dict[str, Any]:
+    """All that a plan depends on."""
+    from mobilellm.pipeline.model_hash import model_hash
+
+    return {
+        "recipe": str(callback.recipe),
+        "model": model_hash(model),
+        "data": dict(data.prepared.hashes),
+        "calibration_tokens": callback.calibration_tokens,
+        "sequence_length": data.sequence_length,
+        "micro_batch_size": cfg.micro_batch_size,
+        "seed": cfg.seed,
+    }
+
+
+def _saved_plan(out: Path, made_from: Mapping[str, Any]) -> Any:
+    """The plan that a compression which was cut off left in `out`; None: there is none.
+
+    Raises:
+        ValueError: it is of another compression; names what differs.
+    """
+    from mobilellm.compressor.plan import parse_plan
+
+    if not (out / PLAN).exists():
+        return None
+    saved = json.loads((out / PLAN).read_text(encoding="utf-8"))
+    differing = [key for key, value in made_from.items() if saved["made_from"].get(key) != value]
+    if differing:
+        raise ValueError(
+            f"{out / PLAN} is the plan of another compression ({', '.join(differing)} differ); "
+            "give a new folder, or the same settings to go on from that plan"
+        )
+    _tell(f"going on from the plan in {out / PLAN}")
+    return parse_plan(saved["plan"])
+
+
+def _save_plan(out: Path, plan: Any, made_from: Mapping[str, Any]) -> None:
+    """Keep the plan as soon as there is one: a search takes minutes."""
+    out.mkdir(parents=True, exist_ok=True)
+    values = {"made_from": made_from, "plan": plan.to_dict()}
+    write_text_atomically(out / PLAN, to_json(values) + "\n")
+
+
+def _spending(recipe: Any, model: Any, plan: Any) -> Any:
+    """How much of its budget the plan uses; None for a recipe without one."""
+    spending = getattr(recipe, "spending", None)
+    return None if spending is None else spending(model, plan)
+
+
+def _rows(models: Mapping[str, Any], data: Any, cfg: "DictConfig") -> list[dict[str, Any]]:
+    """A row of measurements for each model."""
+    from mobilellm.checkpoint import stored_bytes
+    from mobilellm.evaluation.validation import sum_losses
+
+    rows = [
+        {
+            "model": name,
+            "parameters": _counts(one),
+            "disk_bytes": stored_bytes(one),
+            "loss": sum_losses(one, data.validation_batches()).loss,
+        }
+        for name, one in models.items()
+    ]
+    if cfg.latency:
+        _measure(models, rows, cfg)
+    return rows
 
 
 def _callback(cfg: "DictConfig") -> Any:
@@ -87,11 +191,22 @@ def _callback(cfg: "DictConfig") -> Any:
 
 
 def _check_stages(callback: Any) -> None:
-    if callback.groups is not None:
-        raise ValueError(
-            "compression groups say what is trained between stages; scripts/compress.py does not "
-            "train: leave groups out and name layers, or use scripts/train.py init_from=…"
-        )
+    """Refuse what says when layers are compressed: here all are, at once.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    from mobilellm.callbacks.compression import CompressionCallback
+
+    usual = CompressionCallback(callback.recipe)
+    for name in ("groups", "num_stages", "order", "first_start", "recovery_share"):
+        given = getattr(callback, name)
+        if given != getattr(usual, name):
+            raise ValueError(
+                f"{name}={given} is about stages of compression with training between them, and "
+                f"scripts/compress.py does not train: leave out {name}, or use scripts/train.py "
+                "init_from=…"
+            )
 
 
 def _data(cfg: "DictConfig", folder: Path, model: Any, tokenizer: Path | None) -> Any:
@@ -152,10 +267,6 @@ def _counts(model: Any) -> dict[str, int]:
     return asdict(count_parameters(model.config))
 
 
-def _loss(model: Any, data: Any, sum_losses: Any) -> float:
-    return sum_losses(model, data.validation_batches()).loss
-
-
 def _measure(models: Mapping[str, Any], rows: list[dict[str, Any]], cfg: "DictConfig") -> None:
     """Add milliseconds and peak bytes of prefill and decoding, measured in turns."""
     from mobilellm.evaluation.latency import compare_latency
@@ -174,7 +285,7 @@ def _measure(models: Mapping[str, Any], rows: list[dict[str, Any]], cfg: "DictCo
 def _show(table: Any) -> None:
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    Console(width=None if sys.stdout.isatty() else 80, highlight=False).print(table)
 
 
 def _tell(message: str) -> None:

@@ -203,25 +203,32 @@ def _plan(
     run: "Run", compression: "CompressionCallback", model: Any, calibration: Any, number: int
 ) -> Any:
     """The plan of stage `number`: made as a whole and saved at the first, then read."""
-    from mobilellm.compressor.plan import Plan
+    from mobilellm.compressor.plan import parse_plan
     from mobilellm.training.stages import Stages
 
     path = run.folder / FOLDER / PLAN
     saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    plan: Any = parse_plan(saved["plan"]) if saved else None
     if saved.get("stages"):
-        plan, stages = Plan.from_dict(saved["plan"]), Stages.from_dict(saved["stages"])
-        return plan.only(stages.groups[number])
+        return plan.only(Stages.from_dict(saved["stages"]).groups[number])
     if number:
         raise FileNotFoundError(
             f"{path} is missing: it says what stage {number + 1} compresses; put it back, or "
             "remove the run's folder and start again"
         )
-    plan = compression.recipe.plan(model, calibration)
+    if plan is None:
+        plan = compression.recipe.plan(model, calibration)
+        # At once: a search takes minutes, and dividing its result into stages may yet fail.
+        _save_plan(path, plan, None)
     _show(plan)
     stages = compression.stages(plan, model.config, run.budget)
-    values = {"plan": plan.to_dict(), "stages": stages and stages.to_dict()}
-    write_text_atomically(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+    _save_plan(path, plan, stages)
     return plan if stages is None else plan.only(stages.groups[number])
+
+
+def _save_plan(path: Path, plan: Any, stages: Any) -> None:
+    values = {"plan": plan.to_dict(), "stages": stages and stages.to_dict()}
+    write_text_atomically(path, json.dumps(values, indent=2) + "\n")
 
 
 def _show(plan: Any) -> None:
@@ -230,7 +237,7 @@ def _show(plan: Any) -> None:
 
     from mobilellm.compressor.tables import plan_table
 
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 160, highlight=False)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 80, highlight=False)
     console.print(plan_table(plan))
 
 

@@ -1,6 +1,7 @@
 """`scripts/compress.py`: a trained model made smaller without training, and what it refuses."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from mobilellm.accounting import count_parameters
 from mobilellm.checkpoint import load_model
+from mobilellm.compressor.factorization import Factorization
 from mobilellm.launchers.configuration import compose
 from mobilellm.pipeline.compress import compress_folder
 
@@ -32,9 +34,12 @@ def options(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["kronecker", "searched", "sparsegpt", "structured"])
-def test_a_model_is_compressed_measured_and_saved(name, run_folder, options, tmp_path, capsys):
+def test_a_model_is_compressed_measured_and_saved(
+    name, run_folder, options, tmp_path, capsys, caplog
+):
     cfg = compose("compress", [f"compression={name}", *options])
-    report = compress_folder(cfg, run_folder, tmp_path / "small")
+    with caplog.at_level(logging.INFO, logger="mobilellm"):
+        report = compress_folder(cfg, run_folder, tmp_path / "small")
     small, dense = load_model(tmp_path / "small"), load_model(run_folder / "model")
     rows = {row["model"]: row for row in report["models"]}
     counts = count_parameters(small.config)
@@ -44,7 +49,7 @@ def test_a_model_is_compressed_measured_and_saved(name, run_folder, options, tmp
         assert row["loss"] > 0
         assert row["prefill_ms"] > 0
         assert row["decode_ms_per_token"] > 0
-        assert row["peak_memory_bytes"] > 0
+        assert row["peak_memory_bytes"] > row["disk_bytes"] > 0
     assert ("low-rank twin" in rows) == (name in ("kronecker", "searched"))
     if "low-rank twin" in rows:
         twin = rows["low-rank twin"]["parameters"]["stored"]
@@ -54,15 +59,26 @@ def test_a_model_is_compressed_measured_and_saved(name, run_folder, options, tmp
         json.dumps(report)
     )
     assert (tmp_path / "small/tokenizer.model").is_file()
+    header = 200 * len(small.state_dict())
+    written = (tmp_path / "small/model.safetensors").stat().st_size
+    assert 0 < written - rows["compressed"]["disk_bytes"] < header
+    assert not (tmp_path / "small/plan.json").exists(), "the report has it"
+    assert ("the search takes about" in caplog.text) == (name == "searched")
     printed = capsys.readouterr().out
-    assert "plan" in printed
-    assert "loss, nats per token" in printed
+    assert printed.index("plan") < printed.index("kept") < printed.index("loss, nats per token")
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "…" not in printed
+    if name == "sparsegpt":
+        all_matrices = next(line for line in printed.splitlines() if line.startswith(" all "))
+        assert " 50.0% " in all_matrices
+        assert rows["compressed"]["disk_bytes"] < rows["dense"]["disk_bytes"]
 
 
 @pytest.mark.parametrize("part", ["", "model"])
 def test_a_run_is_compressed_on_its_own_data(part, run_folder, prepared_dir, options, tmp_path):
     before = sorted(prepared_dir.iterdir())
     own = [o for o in options if "data" not in o.partition("=")[0] and "prepared" not in o]
+    own += ["compression=low_rank", "latency=false"]
     report = compress_folder(compose("compress", own), run_folder / part, tmp_path / "out")
     assert report["validation_tokens"] > 0
     assert sorted(prepared_dir.iterdir()) == before, "it was tokenized a second time"
@@ -98,3 +114,74 @@ def test_what_does_not_fit_exits_with_2_before_data_is_read(run_folder, tmp_path
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "none").exists()
     assert not (tmp_path / "small").exists()
+
+
+def test_what_was_compressed_before_is_called_so(run_folder, options, tmp_path):
+    masked, out = tmp_path / "masked", tmp_path / "twice"
+    quick = [*options, "latency=false"]
+    compress_folder(compose("compress", ["compression=magnitude", *quick]), run_folder, masked)
+    layers = "compression.compression.recipe.layers=[embedding]"
+    cfg = compose("compress", ["compression=low_rank", layers, *quick])
+    report = compress_folder(cfg, masked, out)
+    assert [row["model"] for row in report["models"]] == ["given, masked", "compressed"]
+    assert report["source"] == str(masked)
+    assert report["budget"]["used"] <= report["budget"]["allowed"]
+
+
+def test_a_plan_is_kept_as_soon_as_it_is_made(run_folder, options, tmp_path, monkeypatch, capsys):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    def not_again(*_):
+        raise AssertionError("it was planned again")
+
+    options, out = ["compression=low_rank", "latency=false", *options], tmp_path / "small"
+    with monkeypatch.context() as patched:
+        patched.setattr(Factorization, "apply", killed)
+        with pytest.raises(KeyboardInterrupt):
+            compress_folder(compose("compress", options), run_folder, out)
+    other = compose("compress", [*options, "compression.compression.recipe.fit=weights"])
+    with pytest.raises(ValueError, match=r"plan of another compression \(recipe differ\)"):
+        compress_folder(other, run_folder, out)
+    monkeypatch.setattr(Factorization, "plan", not_again)
+    report = compress_folder(compose("compress", options), run_folder, out)
+    assert "going on from the plan" in capsys.readouterr().err
+    assert load_model(out).config.layer_shapes.keys() == {
+        e["name"] for e in report["plan"]["layers"]
+    }
+    assert not (out / "plan.json").exists()
+    with pytest.raises(ValueError, match="is in use and is never overwritten"):
+        compress_folder(compose("compress", options), run_folder, out)
+
+
+@pytest.mark.parametrize("setting", [
+    "num_stages=2", "order=backward", "groups=[[blocks.*]]", "first_start=0.5",
+    "recovery_share=0.2",
+])  # fmt: skip
+def test_stages_are_refused_and_not_ignored(setting, run_folder, options, tmp_path):
+    name = setting.partition("=")[0]
+    overrides = ["compression=low_rank", *options, f"compression.compression.{setting}"]
+    if name == "groups":
+        overrides.append("compression.compression.num_stages=null")
+    with pytest.raises(ValueError, match=rf"{name}=.* does not train: leave out {name}"):
+        compress_folder(compose("compress", overrides), run_folder, tmp_path / "small")
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_preset_with_stages_is_compressed_at_once():
+    cfg = compose("compress", ["compression=permuted_kronecker"])
+    assert cfg.compression.compression.num_stages == 1
+    assert (
+        compose("train", ["compression=permuted_kronecker"]).compression.compression.num_stages == 3
+    )
+
+
+def test_the_search_is_the_default():
+    recipe = compose("compress", []).compression.compression.recipe
+    assert (recipe.allocation, recipe.parts) == ("searched", None)
+
+
+def test_a_measurement_beyond_the_context_is_refused(run_folder, options, tmp_path):
+    with pytest.raises(ValueError, match="decode_tokens=5000 must be at least 1 and leave room"):
+        cfg = compose("compress", [*options, "decode_tokens=5000"])
+        compress_folder(cfg, run_folder, tmp_path / "small")
