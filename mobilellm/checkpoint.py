@@ -65,9 +65,19 @@ def save_model(
     write_json(folder / CONFIG_FILE, {"format": FORMAT, **model.config.to_dict()})
 
 
-def stored_bytes(model: MobileLLM) -> int:
-    """Bytes of all numbers in the file that `save_model` writes for `model`."""
-    return sum(tensor.nbytes for tensor in pack_masks(model.state_dict()).values())
+def stored_bytes(model: MobileLLM, dtype: torch.dtype | None = None) -> int:
+    """Bytes of all numbers in the file that `save_model` writes for `model`.
+
+    Args:
+        model: any.
+        dtype: of its weights in that file; None: as they are.
+    """
+    return sum(
+        tensor.numel() * (dtype or tensor.dtype).itemsize
+        if tensor.is_floating_point()
+        else tensor.nbytes
+        for tensor in pack_masks(model.state_dict()).values()
+    )
 
 
 def load_model(folder: str | Path) -> MobileLLM:

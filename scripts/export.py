@@ -19,10 +19,11 @@ def main() -> None:
 
     from mobilellm.export.huggingface import export_huggingface
     from mobilellm.export.model_folder import open_model
+    from mobilellm.export.sizes import export_summary
 
     model, tokenizer = open_model(arguments.folder, as_stored=True)
     export_huggingface(model, arguments.out, tokenizer)
-    print(f"{arguments.out}: {model.config.num_layers} layers")
+    print(f"{arguments.out}: {export_summary(model, arguments.out)}")
 
 
 if __name__ == "__main__":

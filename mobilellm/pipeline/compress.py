@@ -40,7 +40,9 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
 
     out = Path(out)
     _check_out(out)
-    model, tokenizer = open_model(folder)
+    model, tokenizer = open_model(folder, as_stored=True)
+    stored_type = model.norm.weight.dtype
+    model = model.float()  # sums over many tokens are lost in the rounding of 16 bits
     callback = _callback(cfg)
     _check_stages(callback)
     callback.recipe.check(model)
@@ -59,10 +61,11 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
         _tell(str(spending))
     _tell("applying the plan")
     compressed = callback.recipe.apply(model, plan, calibration)
-    save_model(compressed.model, out, tokenizer)
+    save_model(compressed.model.to(stored_type), out, tokenizer)
+    compressed.model.float()  # measured as it was saved
     models = {name_as_given(model.config): model, "compressed": compressed.model}
     models |= _twin(callback.recipe, plan, model, calibration)
-    rows = _rows(models, data, cfg)
+    rows = _rows(models, data, cfg, stored_type)
     _show(results_table(rows))
     report = {
         "recipe": str(callback.recipe),
@@ -156,8 +159,10 @@ def _spending(recipe: Any, model: Any, plan: Any) -> Any:
     return None if spending is None else spending(model, plan)
 
 
-def _rows(models: Mapping[str, Any], data: Any, cfg: "DictConfig") -> list[dict[str, Any]]:
-    """A row of measurements for each model."""
+def _rows(
+    models: Mapping[str, Any], data: Any, cfg: "DictConfig", stored_type: Any
+) -> list[dict[str, Any]]:
+    """A row of measurements for each model; `stored_type` is that of their weights on disk."""
     from mobilellm.checkpoint import stored_bytes
     from mobilellm.evaluation.validation import sum_losses
 
@@ -165,7 +170,7 @@ def _rows(models: Mapping[str, Any], data: Any, cfg: "DictConfig") -> list[dict[
         {
             "model": name,
             "parameters": _counts(one),
-            "disk_bytes": stored_bytes(one),
+            "disk_bytes": stored_bytes(one, stored_type),
             "loss": sum_losses(one, data.validation_batches()).loss,
         }
         for name, one in models.items()

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from mobilellm.accounting import count_parameters
 from mobilellm.checkpoint import save_model
 from mobilellm.export.huggingface import export_huggingface
 from mobilellm.export.model_folder import open_model
 from mobilellm.export.text import continue_text
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.generation import generate
+from mobilellm.models.saved_config import read_config
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TEXT = "the quick brown fox jumps over the lazy dog and runs away from the big bad wolf again\n"
@@ -80,7 +82,9 @@ def test_text_needs_the_models_own_tokenizer(run_folder):
 def test_out_and_in_again_writes_the_same_text(run_script, run_folder, tmp_path):
     llama, back = tmp_path / "llama", tmp_path / "back"
     out = run_script("export", run_folder, "--format", "huggingface", "--out", llama)
-    assert out == (0, f"{llama}: 2 layers\n", "")
+    stored = count_parameters(read_config(run_folder / "model")).stored
+    size = (llama / "model.safetensors").stat().st_size / 1e6
+    assert out == (0, f"{llama}: 2 layers, {stored:,} parameters, {size:.3g} MB on disk\n", "")
     assert run_script("import", llama, "--out", back) == (0, f"{back}: 5,456 parameters\n", "")
     sampled = ("--prompt", "the", "--temperature", "1.5", "--top-k", "20", "--seed", "0")
     code, written, _ = run_script("generate", run_folder, *sampled)

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mobilellm.accounting import count_parameters
-from mobilellm.checkpoint import load_model
+from mobilellm.checkpoint import load_model, save_model
 from mobilellm.compressor.factorization import Factorization
 from mobilellm.launchers.configuration import compose
 from mobilellm.pipeline.compress import compress_folder
@@ -114,6 +115,20 @@ def test_what_does_not_fit_exits_with_2_before_data_is_read(run_folder, tmp_path
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "none").exists()
     assert not (tmp_path / "small").exists()
+
+
+def test_the_number_type_of_the_weights_is_kept(run_folder, options, tmp_path):
+    half = tmp_path / "half"
+    save_model(
+        load_model(run_folder / "model").bfloat16(), half, run_folder / "model/tokenizer.model"
+    )
+    cfg = compose("compress", ["compression=low_rank", "latency=false", *options])
+    report = compress_folder(cfg, half, tmp_path / "small")
+    small = load_model(tmp_path / "small")
+    assert {parameter.dtype for parameter in small.parameters()} == {torch.bfloat16}
+    dense, compressed = report["models"]
+    assert dense["disk_bytes"] == 2 * dense["parameters"]["stored"]
+    assert compressed["disk_bytes"] == 2 * compressed["parameters"]["stored"]
 
 
 def test_what_was_compressed_before_is_called_so(run_folder, options, tmp_path):

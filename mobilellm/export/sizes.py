@@ -1,0 +1,44 @@
+"""How large an exported model is, beside the model it was made from."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mobilellm.models import MobileLLM
+
+
+def export_summary(model: "MobileLLM", folder: str | Path) -> str:
+    """Layers, parameters and bytes of the weights in `folder`, and of `model` where it has fewer.
+
+    Args:
+        model: that was exported.
+        folder: with the model.safetensors that came out.
+    """
+    from safetensors import safe_open
+
+    from mobilellm.checkpoint import WEIGHTS_FILE, stored_bytes
+
+    path = Path(folder) / WEIGHTS_FILE
+    with safe_open(path, "pt") as file:
+        written = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    config = model.config
+    text = (
+        f"{config.num_layers} layers, {written:,} parameters, {_megabytes(path.stat().st_size)} "
+        "on disk"
+    )
+    stored = sum(parameter.numel() for parameter in model.parameters())
+    reasons = []
+    if config.num_layers > config.num_blocks:
+        reasons.append(f"{config.num_blocks} shared blocks are written once for each use")
+    if config.compressed_layers:
+        reasons.append("compressed matrices are written dense")
+    if not reasons:
+        return text
+    own = f"{stored:,} parameters in {_megabytes(stored_bytes(model))}"
+    return f"{text}; the model itself has {own}: {', '.join(reasons)}"
+
+
+def _megabytes(amount: int) -> str:
+    """`4.91 MB`, in powers of a thousand."""
+    return f"{amount / 1e6:,.3g} MB" if amount < 1e9 else f"{amount / 1e6:,.0f} MB"
