@@ -22,8 +22,9 @@ def describe_error(error: BaseException) -> str | None:
         )
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return _one_line(
-            f"out of memory ({error}); use a smaller micro_batch_size, or "
-            "trainer.activation_checkpointing=true"
+            f"out of memory ({error}); give the same command a smaller micro_batch_size=…, or "
+            "trainer.activation_checkpointing=true: it is the same run, and with resume=true it "
+            "goes on from its last checkpoint"
         )
     package = type(error).__module__.partition(".")[0]
     if package in ("hydra", "omegaconf"):

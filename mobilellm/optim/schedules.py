@@ -70,9 +70,10 @@ def warmup_stable_decay(
         return 1.0 - min(progress, 1.0) < decay_fraction
 
     def factor(step: int, progress: float) -> float:
-        left = 1.0 - min(progress, 1.0)
-        height = left / decay_fraction if is_falling(progress) else 1.0
-        falling = final_fraction + (1.0 - final_fraction) * height
+        falling = 1.0
+        if is_falling(progress):
+            height = (1.0 - min(progress, 1.0)) / decay_fraction
+            falling = final_fraction + (1.0 - final_fraction) * height
         return min(warmup.factor(step, progress), falling)
 
     return WithPlateau(factor, is_falling)
@@ -105,6 +106,20 @@ class WithPlateau:
 def is_falling(schedule: Schedule, progress: float) -> bool | None:
     """Whether the fall has begun at `progress`; None: a schedule without a plateau."""
     return schedule.is_falling(progress) if isinstance(schedule, WithPlateau) else None
+
+
+def from_plateau(schedule: Schedule) -> Schedule:
+    """`schedule` for a run that goes on from its plateau: at the peak until the fall begins.
+
+    A warm-up that is a share of the budget would else begin again with a budget many times larger.
+    """
+    if not isinstance(schedule, WithPlateau):
+        return schedule
+
+    def factor(step: int, progress: float) -> float:
+        return schedule(step, progress) if schedule.is_falling(progress) else 1.0
+
+    return WithPlateau(factor, schedule.is_falling)
 
 
 def rewarmed(schedule: Schedule, *, step: int, progress: float) -> Schedule:

@@ -166,11 +166,13 @@ def make_module(run: Run, model: Any) -> Any:
 
 
 def _make_schedule(run: Run) -> Any:
-    from mobilellm.optim.schedules import rewarmed
+    from mobilellm.optim.schedules import from_plateau, rewarmed
 
     schedule, extension = instantiate(run.config["schedule"]), run.extension
-    if extension is None or not extension.rewarmed:
+    if extension is None:
         return schedule
+    if not extension.rewarmed:
+        return from_plateau(schedule)
     progress = run.budget.progress(extension.steps, extension.seconds)
     return rewarmed(schedule, step=extension.steps, progress=progress)
 

@@ -30,6 +30,8 @@ PATHS = re.compile(
 )
 # Of these the values may be names instead: of a dataset on the hub, or `dense`.
 MAYBE_NAMES = ("dataset_name", "teacher")
+# Most characters of a run's name before its hash.
+LONGEST_NAME = 100
 PROBE = "learning_rate_probe"
 RATE = "optimizer.learning_rate"
 # Facts of summary.json that a run of this configuration would have: cheaper to read than YAML.
@@ -77,10 +79,17 @@ def run_name(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
         overrides: those that tell the run from others, as they were typed.
     """
     shown = [override for override in overrides if is_shown(override)]
-    names = short_keys(map(override_key, shown))
-    parts = [f"{names[override_key(o)]}-{shown_value(override_value(o))}" for o in shown]
-    readable = re.sub(r"[^A-Za-z0-9.+-]+", "_", "_".join(parts))[:100].strip("_")
-    return f"{readable or 'default'}-{config_hash(config)}"
+    readable = _readable(shown)
+    if len(readable) > LONGEST_NAME:
+        # A project's runs mostly share their data: what is typed after it tells them apart.
+        readable = _readable([o for o in shown if not re.match(r"data\b", override_key(o))])
+    return f"{readable[:LONGEST_NAME].strip('_') or 'default'}-{config_hash(config)}"
+
+
+def _readable(overrides: Sequence[str]) -> str:
+    names = short_keys(map(override_key, overrides))
+    parts = [f"{names[override_key(o)]}-{shown_value(override_value(o))}" for o in overrides]
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", "_".join(parts)).strip("_")
 
 
 def find_run_folder(parent: Path, config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Path:

@@ -7,6 +7,7 @@ import pytest
 from mobilellm.optim.schedules import (
     constant,
     cosine,
+    from_plateau,
     is_falling,
     rewarmed,
     warmup_stable_decay,
@@ -90,6 +91,18 @@ def test_a_schedule_knows_when_it_leaves_its_plateau(decay):
             assert is_falling(schedule, progress) == (schedule(step, progress) < 1.0)
     assert is_falling(constant(warmup_steps=3), 1.0) is False
     assert is_falling(cosine(), 0.5) is None
+
+
+@pytest.mark.parametrize("final", [0.0, 0.1, 0.3])
+def test_from_its_plateau_a_schedule_is_not_warmed_up_again(final):
+    """Where the warm-up was in steps, nothing changes at all."""
+    share = warmup_stable_decay(warmup_fraction=0.05, decay_fraction=0.2, final_fraction=final)
+    longer = [from_plateau(share)(step, (step + 1) / 1000) for step in range(8, 1000)]
+    assert longer[:791] == [1.0] * 791
+    assert longer[791:] == [share(step, (step + 1) / 1000) for step in range(799, 1000)]
+    steps = warmup_stable_decay(warmup_steps=5, decay_fraction=0.2, final_fraction=final)
+    assert factors(from_plateau(steps), 100)[5:] == factors(steps, 100)[5:]
+    assert factors(steps, 100)[5:79] == [1.0] * 74
 
 
 def test_a_rewarmed_schedule_rises_from_where_it_ended_and_falls_again():

@@ -159,6 +159,15 @@ def test_the_name_is_readable_and_names_no_path():
     assert run_name(SMALL, []) == f"default-{config_hash(SMALL)}"
 
 
+def test_a_long_name_leaves_the_data_out():
+    files = ["data.train=[corpus/a,corpus/b,corpus/c]", "data.document=blank_line"]
+    shape = ["model.num_blocks=8", "sequence_length=512", "tokens_per_step=8192"]
+    assert run_name(SMALL, [*files, *shape, "optimizer.weight_decay=0.1", "seed=1"]).startswith(
+        "num_blocks-8_sequence_length-512_tokens_per_step-8192_weight_decay-0.1_seed-1-"
+    )
+    assert run_name(SMALL, [*files, "seed=1"]).startswith("train-")
+
+
 def test_a_folder_is_found_again_whatever_the_order_of_overrides(tmp_path):
     first = find_run_folder(tmp_path, SMALL, ["seed=0", "model.num_blocks=4"])
     first.mkdir()
