@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mobilellm.compression.packed_masks import pack_masks, unpack_masks
-from mobilellm.files import describe_unread
+from mobilellm.files import TOKENIZER_FILE, describe_unread
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.saved_config import (
     CONFIG_FILE,
@@ -38,7 +38,6 @@ __all__ = [
 ]
 
 WEIGHTS_FILE = "model.safetensors"
-TOKENIZER_FILE = "tokenizer.model"
 
 
 def save_model(

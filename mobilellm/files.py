@@ -1,6 +1,9 @@
-"""What can be told of a file before it is read as what it should be."""
+"""Names that several parts share, and what can be told of a file before it is read."""
 
 from pathlib import Path
+
+TOKENIZER_FILE = "tokenizer.model"
+"""The SentencePiece model in a model's folder and in a data folder."""
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 

@@ -22,13 +22,17 @@ def main() -> None:
     parser.add_argument("--tokenizer", help="SentencePiece model (default: MODEL_DIR's own)")
     arguments = parser.parse_args()
 
-    from mobilellm.export.model_folder import open_model
+    from mobilellm.export.model_folder import describe_missing_tokenizer, open_model
     from mobilellm.export.text import continue_text
 
-    model, tokenizer = open_model(arguments.folder)
+    model, own = open_model(arguments.folder)
+    tokenizer = arguments.tokenizer or own
+    if tokenizer is None:
+        missing = describe_missing_tokenizer(arguments.folder)
+        raise FileNotFoundError(f"{missing}; give the model's own with --tokenizer PATH")
     print(
         continue_text(
-            model, arguments.tokenizer or tokenizer, arguments.prompt, arguments.max_new_tokens,
+            model, tokenizer, arguments.prompt, arguments.max_new_tokens,
             temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p,
             seed=arguments.seed,
         )

@@ -20,13 +20,20 @@ def main() -> None:
         raise ValueError(f"--out {out} is not an empty folder; name a new one")
 
     from mobilellm.checkpoint import save_model
+    from mobilellm.data.tokenizer import load_tokenizer
     from mobilellm.export.huggingface import import_huggingface
+    from mobilellm.export.special_tokens import with_tokenizer_ids
+    from mobilellm.files import TOKENIZER_FILE
 
     model = import_huggingface(arguments.folder)
-    tokenizer = Path(arguments.folder) / "tokenizer.model"
-    save_model(model, out, tokenizer if tokenizer.is_file() else None)
+    path = Path(arguments.folder) / TOKENIZER_FILE
+    tokenizer = path if path.exists() else None
+    if tokenizer is not None:
+        processor = load_tokenizer(tokenizer, model.config.vocab_size, name="tokenizer ")
+        model.config = with_tokenizer_ids(model.config, processor)
+    save_model(model, out, tokenizer)
     stored = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{out}: {stored:,} parameters{'' if tokenizer.is_file() else ', no tokenizer.model'}")
+    print(f"{out}: {stored:,} parameters{'' if tokenizer else ', no tokenizer.model'}")
 
 
 if __name__ == "__main__":

@@ -170,7 +170,9 @@ class DistillationCallback(Callback):
                     "or use a divergence"
                 )
 
-    def check_data(self, prepared: Any, *, sequence_length: int, document_mask: bool) -> None:
+    def check_data(
+        self, prepared: Any, *, vocab_size: int, sequence_length: int, document_mask: bool
+    ) -> None:
         """Refuse a teacher that belongs to another tokenizer or other data.
 
         Raises:
@@ -180,6 +182,7 @@ class DistillationCallback(Callback):
             check_data(
                 self.teacher_folder or "",
                 prepared,
+                vocab_size=vocab_size,
                 sequence_length=sequence_length,
                 document_mask=document_mask,
             )

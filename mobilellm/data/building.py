@@ -16,6 +16,7 @@ from mobilellm.data.atomic_file import write_atomically
 from mobilellm.data.baselines import measure_baselines
 from mobilellm.data.config import DataConfig
 from mobilellm.data.encoder import Batch, Encoded
+from mobilellm.data.end_of_text import find_eos_token_id
 from mobilellm.data.held_out import RoutedPiece, piece_bytes
 from mobilellm.data.manifest import Record
 from mobilellm.data.prepared import TOKEN_BYTES, TOKENIZER
@@ -52,9 +53,6 @@ def build_contents(config: DataConfig, bar: ProgressBar, *, shard_tokens: int) -
     Returns:
         What the manifest says of them, as plain data.
     """
-    if config.tokenizer is not None:
-        # Before hours of reading, find out whether it fits.
-        load_tokenizer(Path(config.tokenizer), config.vocab_size)
     trains = config.tokenizer is None and not config.is_tokenized
     sample_bytes = int(config.tokenizer_sample_megabytes * 1e6) if trains else None
     with bar.phase("reading", _known_size(config)):
@@ -81,12 +79,12 @@ def build_contents(config: DataConfig, bar: ProgressBar, *, shard_tokens: int) -
                 "least 2; give more text"
             )
     with bar.phase("baselines", counts_bytes=False):
-        baselines = measure_baselines(streams["train"], streams["validation"], config.vocab_size)
+        baselines = measure_baselines(streams["train"], streams["validation"], config.num_ids)
     counts: dict[Split, NDArray[np.int64]] = {
-        split: count_tokens(stream, config.vocab_size) for split, stream in streams.items()
+        split: count_tokens(stream, config.num_ids) for split, stream in streams.items()
     }
     return {
-        "vocab_size": config.vocab_size,
+        "vocab_size": config.num_ids,
         "eos_token_id": build.eos_token_id,
         "shard_tokens": shard_tokens,
         "held_out": found.held_out_rule(config),
@@ -126,17 +124,17 @@ def make_tokenizer(
     path = config.folder / TOKENIZER
     if config.tokenizer is not None:
         given = Path(config.tokenizer)
-        processor = load_tokenizer(given, config.vocab_size)
+        processor = load_tokenizer(given, config.num_ids)
         write_atomically(path, [given.read_bytes()])
     elif sample is None:
         return None
     else:
         if not path.exists():
             with bar.phase("training tokenizer", counts_bytes=False):
-                write_atomically(path, [train_tokenizer(sample.parts, config.vocab_size)])
-        processor = load_tokenizer(path, config.vocab_size)
+                write_atomically(path, [train_tokenizer(sample.parts, config.num_ids)])
+        processor = load_tokenizer(path, config.num_ids)
     table = io.BytesIO()
-    np.save(table, token_byte_counts(processor))
+    np.save(table, token_byte_counts(processor, config.num_ids))
     write_atomically(config.folder / TOKEN_BYTES, [table.getvalue()])
     return processor
 
@@ -155,12 +153,12 @@ class _Build:
         self._config = config
         self._found = found
         self._bar = bar
-        dtype = token_dtype(config.vocab_size)
+        dtype = token_dtype(config.num_ids)
         self.writers: dict[Split, ShardWriter] = {
             split: ShardWriter(config.folder / split, dtype, shard_tokens=shard_tokens)
             for split in SPLITS
         }
-        self.eos_token_id = find_eos_token_id(config, processor)
+        self.eos_token_id = find_eos_token_id(config)
         self._digest = hashlib.blake2b(digest_size=16)
         self._documents: Counter[Split] = Counter()
         self._text_bytes: Counter[Split] = Counter()
@@ -202,7 +200,7 @@ class _Build:
         return encode_batches(
             self._batches(),
             tokenizer_path=self._config.folder / TOKENIZER,
-            vocab_size=self._config.vocab_size,
+            vocab_size=self._config.num_ids,
             dtype=self.writers["train"].dtype,
             eos_token_id=self.eos_token_id if self._config.add_eos else None,
             workers=self._num_workers(),
@@ -225,7 +223,7 @@ class _Build:
                 yield split, batch
 
     def _tokenized(self) -> Iterator[tuple[Split, Encoded]]:
-        vocab_size, eos = self._config.vocab_size, self.eos_token_id
+        vocab_size, eos = self._config.num_ids, self.eos_token_id
         for split, piece, _ in self._routed():
             tokens = np.asarray(piece.content)
             if tokens.max() >= vocab_size:
@@ -268,7 +266,9 @@ def count_tokens(stream: TokenStream, vocab_size: int) -> NDArray[np.int64]:
 
 def bytes_of(processor: "SentencePieceProcessor | None", counts: NDArray[np.int64]) -> int | None:
     """Bytes that a split's tokens stand for."""
-    return int((counts * token_byte_counts(processor)).sum()) if processor else None
+    if processor is None:
+        return None
+    return int((counts * token_byte_counts(processor, len(counts))).sum())
 
 
 def num_unknown(
@@ -276,19 +276,3 @@ def num_unknown(
 ) -> int:
     """Characters that the tokenizer has no token for, and cannot spell in bytes."""
     return sum(int(of[processor.unk_id()]) for of in counts.values()) if processor else 0
-
-
-def find_eos_token_id(config: DataConfig, processor: "SentencePieceProcessor | None") -> int:
-    """The token that ends a document.
-
-    Raises:
-        ValueError: the tokenizer has none, and it is to be added.
-    """
-    if config.end_of_text_id is not None or processor is None:
-        return config.end_of_text_id or 0
-    if processor.eos_id() < 0 and config.add_eos:
-        raise ValueError(
-            f"data.tokenizer={config.tokenizer} has no end-of-text token; use another, or "
-            "data.add_eos=false"
-        )
-    return processor.eos_id()

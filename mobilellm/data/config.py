@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +25,13 @@ class DataConfig(Source):
     """
 
     vocab_size: int
-    """Token ids are below this: the model's."""
+    """The model's: a tokenizer is trained with so many tokens, and a given one has no more."""
     name: str | None = None
     """What the data is called in folder names and reports; default: after its source."""
     prepared_dir: str = "prepared"
     """Where `dir` lies by default."""
     dir: str | None = None
-    """Folder of tokenizer and shards; default: `prepared_dir`/`name`-`vocab_size`, and with a given
+    """Folder of tokenizer and shards; default: `prepared_dir`/`name`-`num_ids`, and with a given
     tokenizer `prepared_dir`/`name`-`hash of it`, unless the former was prepared with the same."""
     tokenizer: str | None = None
     """A SentencePiece model to use; default: one is trained on the training text."""
@@ -73,7 +74,7 @@ class DataConfig(Source):
         from mobilellm.data.manifest import has_tokenizer
 
         parent = Path(self.prepared_dir)
-        folder = parent / f"{self.name}-{self.vocab_size}"
+        folder = parent / f"{self.name}-{self.num_ids}"
         given = Path(self.tokenizer) if self.tokenizer is not None else None
         # One that does not exist is refused when the data are asked for.
         if given is None or not given.is_file() or has_tokenizer(folder, given):
@@ -106,6 +107,19 @@ class DataConfig(Source):
                 f"{DEFAULT_HELD_OUT}, or give data.validation"
             )
 
+    @cached_property
+    def num_ids(self) -> int:
+        """Token ids are below this: the size of the given tokenizer, else `vocab_size`.
+
+        Models whose table is padded have more rows than their tokenizer has tokens; the same data
+        serves them all.
+        """
+        if self.tokenizer is None or self.is_tokenized or not Path(self.tokenizer).is_file():
+            return self.vocab_size
+        from mobilellm.data.tokenizer import load_tokenizer
+
+        return load_tokenizer(Path(self.tokenizer), self.vocab_size).vocab_size()
+
     @property
     def folder(self) -> Path:
         """`dir` as a path."""
@@ -122,7 +136,7 @@ class DataConfig(Source):
         """Plain data that, with the contents of files and tokenizer, determines the shards."""
         return {
             **self.identity(),
-            "vocab_size": self.vocab_size,
+            "vocab_size": self.num_ids,
             "held_out": self.held_out_share,
             "max_megabytes": self.max_megabytes,
             "add_eos": self.add_eos,

@@ -9,12 +9,14 @@ from typing import Any
 from mobilellm.data.atomic_file import write_atomically
 from mobilellm.data.config import DataConfig
 from mobilellm.data.source import SPLITS
+from mobilellm.data.tokenizer import check_tokenizer_file
+from mobilellm.files import TOKENIZER_FILE
 from mobilellm.strict_json import find_fault, to_json
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 INPUTS = "inputs.json"
-TOKENIZER = "tokenizer.model"
+TOKENIZER = TOKENIZER_FILE
 
 Record = dict[str, Any]
 
@@ -59,11 +61,7 @@ def describe_inputs(config: DataConfig, known: Mapping[str, Any] | None = None) 
     options = config.preparation()
     if config.tokenizer is not None:
         path = Path(config.tokenizer)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"data.tokenizer={path} does not exist; give a SentencePiece tokenizer.model, or "
-                "null to train one"
-            )
+        check_tokenizer_file(path)
         before = (known or {}).get("options", {}).get("tokenizer_sample_megabytes")
         if before is not None and has_tokenizer(config.folder, path):
             # The one that was trained for this very folder, given by name.

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from mobilellm.data.config import DataConfig
+from mobilellm.data.end_of_text import find_eos_token_id
 from mobilellm.data.hub_access import ensure_cache
 from mobilellm.data.manifest import (
     INPUTS,
@@ -70,6 +71,8 @@ def prepare_data(
         FileNotFoundError: a path that does not exist.
         OSError: the disk is full; finished shards stay, and the next call goes on from them.
     """
+    # A tokenizer that does not fit is found before hours of reading.
+    find_eos_token_id(config)
     prepared = open_prepared(config)
     if prepared is not None:
         return prepared

@@ -22,10 +22,10 @@ from mobilellm.data.baselines import measure_baselines
 from mobilellm.data.building import (
     bytes_of,
     count_tokens,
-    find_eos_token_id,
     make_tokenizer,
     num_unknown,
 )
+from mobilellm.data.end_of_text import find_eos_token_id
 from mobilellm.data.held_out import is_held_out, last_of
 from mobilellm.data.manifest import Record
 from mobilellm.data.prepared_prompts import CHOICES
@@ -68,7 +68,7 @@ def build_prompted(config: "RationaleConfig", bar: ProgressBar, *, shard_tokens:
         }
     sample = _sample(config, texts["train"]) if config.tokenizer is None else None
     processor = cast("SentencePieceProcessor", make_tokenizer(config, sample, bar))
-    eos = find_eos_token_id(config, processor)
+    eos = find_eos_token_id(config)
     started = time.perf_counter()
     with bar.phase("tokenizing", counts_bytes=False):
         writers: dict[Split, ShardWriter] = {
@@ -84,7 +84,7 @@ def build_prompted(config: "RationaleConfig", bar: ProgressBar, *, shard_tokens:
         for split, writer in writers.items()
     }
     return {
-        "vocab_size": config.vocab_size,
+        "vocab_size": config.num_ids,
         "eos_token_id": eos,
         "shard_tokens": shard_tokens,
         "held_out": rule,
@@ -105,7 +105,7 @@ def _counts(
 ) -> Record:
     """Sizes and baselines, which are of the labels alone, as validation is."""
     counts: dict[Split, NDArray[np.int64]] = {
-        split: count_tokens(stream, config.vocab_size) for split, stream in streams.items()
+        split: count_tokens(stream, config.num_ids) for split, stream in streams.items()
     }
     num_tasks = len(config.prompts)
     train, validation = (_label_tokens(streams[split], num_tasks) for split in SPLITS)
@@ -121,7 +121,7 @@ def _counts(
         },
         "space_marks": sum(text.count(SPACE_MARK) for split in SPLITS for text in texts[split]),
         "unknown_tokens": num_unknown(processor, counts),
-        "baselines": asdict(measure_baselines(train, validation, config.vocab_size)),
+        "baselines": asdict(measure_baselines(train, validation, config.num_ids)),
     }
 
 
@@ -171,9 +171,9 @@ def _write(
     shard_tokens: int,
 ) -> ShardWriter:
     """A document for each prompt and each target, in turn; those in shards already are passed."""
-    eos = find_eos_token_id(config, processor)
+    eos = find_eos_token_id(config)
     writer = ShardWriter(
-        config.folder / split, token_dtype(config.vocab_size), shard_tokens=shard_tokens
+        config.folder / split, token_dtype(config.num_ids), shard_tokens=shard_tokens
     )
     for first in range(writer.documents_done, len(texts), _TEXTS_PER_CALL):
         block = list(texts[first : first + _TEXTS_PER_CALL])

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilellm.data.source import cut_text
+from mobilellm.files import TOKENIZER_FILE, describe_unread
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -117,34 +118,70 @@ def train_tokenizer(parts: Sequence[bytes], vocab_size: int) -> bytes:
     return model.getvalue()
 
 
-def load_tokenizer(path: Path, vocab_size: int) -> "SentencePieceProcessor":
-    """Load a SentencePiece model.
+def load_tokenizer(
+    path: Path, vocab_size: int, *, name: str = "data.tokenizer="
+) -> "SentencePieceProcessor":
+    """Load a SentencePiece model for a model of `vocab_size` rows, which may be more than tokens.
+
+    Args:
+        path: of the file.
+        vocab_size: of the model.
+        name: what the path is called in messages, with what stands between the two.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no SentencePiece model, or has another vocabulary size.
+        ValueError: the file is no SentencePiece model, or has more tokens than the model rows.
     """
+    processor = open_tokenizer(path, name=name)
+    size = processor.vocab_size()
+    if size > vocab_size:
+        raise ValueError(
+            f"{name}{path} has {size} tokens, more than the model's vocab_size={vocab_size}; use "
+            f"model.vocab_size={size} or more, or the model's own tokenizer"
+        )
+    return processor
+
+
+def open_tokenizer(path: Path, *, name: str = "data.tokenizer=") -> "SentencePieceProcessor":
+    """Load a SentencePiece model of any size; arguments and errors as of `load_tokenizer`."""
     from sentencepiece import SentencePieceProcessor
 
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"data.tokenizer={path} does not exist; give a SentencePiece tokenizer.model, or null "
-            "to train one"
-        )
+    check_tokenizer_file(path, name=name)
     processor = SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(path.read_bytes())
     except RuntimeError:
-        raise ValueError(
-            f"data.tokenizer={path} is no SentencePiece model; give a tokenizer.model, or null to "
-            "train one"
-        ) from None
-    if processor.vocab_size() != vocab_size:
-        raise ValueError(
-            f"data.tokenizer={path} has {processor.vocab_size()} tokens, vocab_size={vocab_size}; "
-            f"use model.vocab_size={processor.vocab_size()}, or another tokenizer"
-        )
+        kind = describe_unread(path) or f"{_kind_of(path)}; give a SentencePiece tokenizer.model"
+        raise ValueError(f"{name}{path} {kind}") from None
     return processor
+
+
+def check_tokenizer_file(path: Path, *, name: str = "data.tokenizer=") -> None:
+    """Refuse a path that is no file.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: it is a folder; names the tokenizer in it, if there is one.
+    """
+    if path.is_dir():
+        inside = path / TOKENIZER_FILE
+        advice = f"file in it, {inside}" if inside.is_file() else f"SentencePiece {TOKENIZER_FILE}"
+        raise ValueError(f"{name}{path} is a folder; give the {advice}")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{name}{path} does not exist; give a SentencePiece {TOKENIZER_FILE}"
+        )
+
+
+def _kind_of(path: Path) -> str:
+    """What a file is that is no SentencePiece model."""
+    with path.open("rb") as file:
+        begin = file.read(512)
+    if begin.lstrip()[:1] == b"{":
+        return "is JSON, as the tokenizer.json of Hugging Face, which is not supported"
+    if re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", begin):
+        return "is a tokenizer of tiktoken, which is not supported"
+    return "is no SentencePiece model"
 
 
 def tokenizer_hash(processor: "SentencePieceProcessor") -> str:
@@ -155,10 +192,18 @@ def tokenizer_hash(processor: "SentencePieceProcessor") -> str:
     return digest.hexdigest()
 
 
-def token_byte_counts(processor: "SentencePieceProcessor") -> NDArray[np.int32]:
-    """Bytes of UTF-8 text that each token stands for, (vocab,); 0 for BOS, EOS and unknown."""
-    counts = np.zeros(processor.vocab_size(), dtype=np.int32)
-    for token in range(len(counts)):
+def token_byte_counts(
+    processor: "SentencePieceProcessor", num_ids: int | None = None
+) -> NDArray[np.int32]:
+    """Bytes of UTF-8 text that each token stands for, (vocab,); 0 for BOS, EOS and unknown.
+
+    Args:
+        processor: the tokenizer.
+        num_ids: entries of the result, with 0 for ids that the tokenizer does not have; default:
+            as many as it has tokens.
+    """
+    counts = np.zeros(num_ids or processor.vocab_size(), dtype=np.int32)
+    for token in range(processor.vocab_size()):
         if processor.is_byte(token):
             counts[token] = 1
         elif not (processor.is_control(token) or processor.is_unknown(token)):

@@ -23,8 +23,10 @@ from mobilellm.checkpoint import (
     write_json,
     write_tensors,
 )
+from mobilellm.data.tokenizer import load_tokenizer
 from mobilellm.export.huggingface_config import config_to_huggingface, read_huggingface_config
 from mobilellm.export.huggingface_tokenizer import tokenizer_files
+from mobilellm.export.special_tokens import with_tokenizer_ids
 from mobilellm.files import describe_unread
 from mobilellm.models import MobileLLM
 
@@ -80,7 +82,8 @@ def export_huggingface(
     Args:
         model: left as it is.
         folder: new or empty.
-        tokenizer: path of a SentencePiece model, which `transformers.AutoTokenizer` then loads.
+        tokenizer: path of a SentencePiece model, which `transformers.AutoTokenizer` then loads;
+            its end-of-text token becomes the model's.
 
     Raises:
         ValueError: the folder is not empty, no architecture of `transformers` holds the model, or
@@ -88,12 +91,15 @@ def export_huggingface(
         FileNotFoundError: the tokenizer does not exist.
         OSError: a file could not be written.
     """
-    folder = Path(folder)
-    values = config_to_huggingface(model.config)
+    folder, config = Path(folder), model.config
+    if tokenizer is not None:
+        processor = load_tokenizer(Path(tokenizer), config.vocab_size, name="tokenizer ")
+        config = with_tokenizer_ids(config, processor)
+    values = config_to_huggingface(config)
     values["dtype"] = str(model.norm.weight.dtype).removeprefix("torch.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder; export into a new one")
-    files = {} if tokenizer is None else tokenizer_files(tokenizer, model.config)
+    files = {} if tokenizer is None else tokenizer_files(tokenizer, config)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(folder / name, partial(Path.write_bytes, data=content))

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from mobilellm.checkpoint import TOKENIZER_FILE
+from mobilellm.data.tokenizer import load_tokenizer
+from mobilellm.files import TOKENIZER_FILE
 from mobilellm.models import ModelConfig
 
 
@@ -17,23 +18,8 @@ def tokenizer_files(tokenizer: str | Path, config: ModelConfig) -> dict[str, byt
         FileNotFoundError: the tokenizer does not exist.
         ValueError: it is no SentencePiece model, or larger than the model's vocabulary.
     """
-    from sentencepiece import SentencePieceProcessor
-
-    path = Path(tokenizer)
-    if not path.is_file():
-        raise FileNotFoundError(f"tokenizer {path} does not exist; give a SentencePiece model")
-    content = path.read_bytes()
-    processor = SentencePieceProcessor()
-    try:
-        processor.LoadFromSerializedProto(content)
-    except RuntimeError as error:
-        raise ValueError(f"tokenizer {path} is no SentencePiece model; give one") from error
+    processor = load_tokenizer(Path(tokenizer), config.vocab_size, name="tokenizer ")
     size = processor.vocab_size()
-    if size > config.vocab_size:
-        raise ValueError(
-            f"tokenizer {path} has {size} words, more than the model's "
-            f"vocab_size={config.vocab_size}; give the model's own"
-        )
     settings = {
         "tokenizer_class": "LlamaTokenizer",
         "legacy": True,
@@ -48,4 +34,4 @@ def tokenizer_files(tokenizer: str | Path, config: ModelConfig) -> dict[str, byt
         if token < size:
             settings[name] = processor.id_to_piece(token)
     text = json.dumps(settings, indent=2, allow_nan=False) + "\n"
-    return {TOKENIZER_FILE: content, "tokenizer_config.json": text.encode()}
+    return {TOKENIZER_FILE: Path(tokenizer).read_bytes(), "tokenizer_config.json": text.encode()}

@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilellm.export.huggingface_config import read_huggingface_config
+from mobilellm.files import TOKENIZER_FILE
 from mobilellm.models.config import ModelConfig
 from mobilellm.models.saved_config import CONFIG_FILE, read_config, read_json
 
 if TYPE_CHECKING:
     from mobilellm.models import MobileLLM
+
+_OTHER_TOKENIZERS = ("tokenizer.json", "tiktoken.model", "vocab.json")
 
 
 def open_config(folder: str | Path) -> ModelConfig:
@@ -40,7 +43,7 @@ def open_model(folder: str | Path, *, as_stored: bool = False) -> "tuple[MobileL
         FileNotFoundError: nothing of the kind is there.
         ValueError: it cannot be represented, or its files contradict each other.
     """
-    from mobilellm.checkpoint import TOKENIZER_FILE, load_model
+    from mobilellm.checkpoint import load_model
     from mobilellm.export.huggingface import import_huggingface
 
     folder = _holding_config(Path(folder))
@@ -48,8 +51,21 @@ def open_model(folder: str | Path, *, as_stored: bool = False) -> "tuple[MobileL
         model = import_huggingface(folder, **({"dtype": None} if as_stored else {}))
     else:
         model = load_model(folder) if as_stored else load_model(folder).float()
-    tokenizer = folder / TOKENIZER_FILE
-    return model, tokenizer if tokenizer.is_file() else None
+    return model, find_tokenizer(folder)
+
+
+def describe_missing_tokenizer(folder: str | Path) -> str:
+    """What is said of a folder in which `open_model` finds no tokenizer."""
+    folder = _holding_config(Path(folder))
+    other = next((n for n in _OTHER_TOKENIZERS if (folder / n).is_file()), None)
+    kind = f" holds {other}, which is not supported, and no" if other else " holds no"
+    return f"{folder}{kind} SentencePiece tokenizer.model"
+
+
+def find_tokenizer(folder: str | Path) -> Path | None:
+    """The tokenizer.model of a model's or a run's folder; None: there is none."""
+    path = _holding_config(Path(folder)) / TOKENIZER_FILE
+    return path if path.is_file() else None
 
 
 def _holding_config(folder: Path) -> Path:

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import torch
 
+from mobilellm.data.tokenizer import load_tokenizer
+from mobilellm.export.special_tokens import with_tokenizer_ids
+from mobilellm.files import TOKENIZER_FILE
 from mobilellm.models import MobileLLM
 from mobilellm.models.generation import generate
 
@@ -22,7 +25,8 @@ def continue_text(
     """Give the prompt and its continuation, up to the end of the text.
 
     Args:
-        model: starts from its `bos_token_id`, then the prompt.
+        model: starts from its `bos_token_id`, then the prompt; its tokenizer's end of text ends
+            it.
         tokenizer: path of a SentencePiece model.
         prompt: may be empty.
         max_new_tokens: tokens to add at most.
@@ -33,27 +37,27 @@ def continue_text(
 
     Raises:
         FileNotFoundError: no tokenizer.
-        ValueError: it has more words than the model, or a setting is out of range.
+        ValueError: it is none, or has more tokens than the model rows; a prompt that is not UTF-8,
+            a setting out of range.
     """
-    from sentencepiece import SentencePieceProcessor
-
-    if tokenizer is None or not Path(tokenizer).is_file():
-        raise FileNotFoundError(
-            f"tokenizer {tokenizer or 'tokenizer.model'} does not exist; give --tokenizer PATH"
-        )
-    processor = SentencePieceProcessor(model_file=str(tokenizer))
-    if processor.vocab_size() > model.config.vocab_size:
+    if tokenizer is None:
+        raise FileNotFoundError(f"tokenizer {TOKENIZER_FILE} does not exist; give --tokenizer PATH")
+    processor = load_tokenizer(Path(tokenizer), model.config.vocab_size, name="tokenizer ")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
         raise ValueError(
-            f"{tokenizer} has {processor.vocab_size()} words, more than the model's "
-            f"vocab_size={model.config.vocab_size}; give the model's own tokenizer"
-        )
-    begin = [model.config.bos_token_id, *processor.encode(prompt)]
+            f"the prompt is not UTF-8 text ({error.object[error.start : error.end]!r} at "
+            f"character {error.start}); convert it, e.g. with iconv"
+        ) from None
+    ids = with_tokenizer_ids(model.config, processor)
+    begin = [ids.bos_token_id, *processor.encode(prompt)]
     tokens = generate(
-        model, torch.tensor([begin]), max_new_tokens,
+        model, torch.tensor([begin]), max_new_tokens, eos_token_id=ids.eos_token_id,
         temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
     )[0].tolist()  # fmt: skip
     end = next(
-        (i for i in range(len(begin), len(tokens)) if tokens[i] == model.config.eos_token_id),
-        len(tokens),
+        (i for i in range(len(begin), len(tokens)) if tokens[i] == ids.eos_token_id), len(tokens)
     )
-    return processor.decode(tokens[1:end])
+    # Rows beyond the tokenizer's tokens pad the table and stand for no text.
+    return processor.decode([token for token in tokens[1:end] if token < processor.vocab_size()])

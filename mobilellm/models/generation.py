@@ -22,11 +22,12 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
     stop_at_eos: bool = True,
+    eos_token_id: int | None = None,
 ) -> Tensor:
     """Continue each prompt by `max_new_tokens` tokens.
 
     Args:
-        model: its `eos_token_id` ends a row.
+        model: its `eos_token_id` ends a row, unless another is given.
         input_ids: prompts (batch, prompt), or a list of 1-D tensors of any lengths, which are
             padded on the left with `eos_token_id` and give what each would give alone.
         max_new_tokens: tokens to add; decoding ends early once every row has ended.
@@ -35,6 +36,7 @@ def generate(
         top_p: sample among the likeliest that together reach this probability, after `top_k`.
         seed: of the sampling; None draws from the global generator.
         stop_at_eos: False goes on past `eos_token_id`.
+        eos_token_id: ends a row; default: the model's.
 
     Returns:
         Token ids (batch, longest prompt + max_new_tokens); a row that met `eos_token_id` is filled
@@ -42,15 +44,16 @@ def generate(
 
     Raises:
         ValueError: an empty prompt, more tokens than the context holds, a setting out of range
-            or without effect.
+            or without effect, or weights that give logits which are no numbers.
     """
     config = model.config
     _check_sampling(max_new_tokens, temperature, top_k, top_p)
-    prompts, mask = _pad_left(input_ids, config.eos_token_id)
+    eos = config.eos_token_id if eos_token_id is None else eos_token_id
+    prompts, mask = _pad_left(input_ids, eos)
     batch, length = prompts.shape
     _check_length(length, max_new_tokens, config.max_position_embeddings)
     device = next(model.parameters()).device
-    tokens = prompts.new_full((batch, length + max_new_tokens), config.eos_token_id, device=device)
+    tokens = prompts.new_full((batch, length + max_new_tokens), eos, device=device)
     tokens[:, :length] = prompts
     if mask is not None:
         mask = F.pad(mask.to(device), (0, max_new_tokens), value=True)
@@ -59,7 +62,7 @@ def generate(
     def choose(logits: Tensor) -> Tensor:
         return _choose(logits, temperature, top_k, top_p, generator)
 
-    _fill(tokens, length, model, mask, choose, stop_at_eos)
+    _fill(tokens, length, model, mask, choose, eos, stop_at_eos)
     return tokens
 
 
@@ -69,11 +72,11 @@ def _fill(
     model: MobileLLM,
     mask: Tensor | None,
     choose: Callable[[Tensor], Tensor],
+    eos: int,
     stop_at_eos: bool,
 ) -> None:
     """Write the chosen tokens into `tokens` from column `length` on, until all rows have ended."""
     batch, width = tokens.shape
-    eos = model.config.eos_token_id
     ended = torch.zeros(batch, dtype=torch.bool, device=tokens.device)
     cache = KVCache(model.config, capacity=width)
     logits = _forward(model, tokens[:, :length], cache, mask)
@@ -107,7 +110,16 @@ def _choose(
     top_p: float | None,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """One token id per row of logits (batch, vocab)."""
+    """One token id per row of logits (batch, vocab).
+
+    Raises:
+        ValueError: a logit is NaN or infinite; the choice would mean nothing, or fail.
+    """
+    if not logits.isfinite().all():
+        raise ValueError(
+            "the model's logits are not finite (NaN or infinite): its weights are damaged, or its "
+            "training diverged; use an earlier checkpoint, or fetch the model again"
+        )
     if temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits.float() / temperature

@@ -36,6 +36,7 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
     from mobilellm.checkpoint import save_model
     from mobilellm.compressor.measured import name_as_given
     from mobilellm.compressor.tables import plan_table, results_table
+    from mobilellm.evaluation.untrained import warn_if_untrained
     from mobilellm.export.model_folder import open_model
 
     out = Path(out)
@@ -47,7 +48,7 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
     _check_stages(callback)
     callback.recipe.check(model)
     _check_latency(cfg, model)
-    data = _data(cfg, Path(folder), model, tokenizer)
+    data = _data(cfg, Path(folder), model)
     calibration = data.calibration_batches(callback.calibration_tokens)
     made_from = _made_from(cfg, callback, model, data)
     plan = _saved_plan(out, made_from)
@@ -66,6 +67,7 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
     models = {name_as_given(model.config): model, "compressed": compressed.model}
     models |= _twin(callback.recipe, plan, model, calibration)
     rows = _rows(models, data, cfg, stored_type)
+    warn_if_untrained(rows[0]["loss"], model.config.vocab_size, f"the model in {folder}")
     _show(results_table(rows))
     report = {
         "recipe": str(callback.recipe),
@@ -214,22 +216,28 @@ def _check_stages(callback: Any) -> None:
             )
 
 
-def _data(cfg: "DictConfig", folder: Path, model: Any, tokenizer: Path | None) -> Any:
+def _data(cfg: "DictConfig", folder: Path, model: Any) -> Any:
     from omegaconf import OmegaConf
 
     from mobilellm.data import prepare_data
+    from mobilellm.export.model_folder import find_tokenizer
+    from mobilellm.pipeline.given_weights import data_for_weights
     from mobilellm.training.datamodule import TokenDataModule
 
     merged: Any = OmegaConf.create(OmegaConf.to_container(cfg))
     merged.model = model.config.to_dict()
     if merged.get("data") is None:
         merged.data = _data_of_run(folder)
-    if merged.data.get("tokenizer") is None and tokenizer is not None:
-        merged.data.tokenizer = str(tokenizer)
-    prepared = prepare_data(instantiate(merged.data))
-    if prepared.vocab_size != model.config.vocab_size:
+        if find_tokenizer(folder) is not None:
+            # The run kept a copy of what it was given, which may be gone.
+            merged.data.tokenizer = None
+    ends = (model.config.eos_token_id,)
+    prepared = prepare_data(
+        data_for_weights(merged.data, folder, eos_token_ids=ends, name=f"MODEL_DIR {folder}")
+    )
+    if prepared.vocab_size > model.config.vocab_size:
         raise ValueError(
-            f"the tokenizer of the data has {prepared.vocab_size} pieces, the model "
+            f"the tokenizer of the data has {prepared.vocab_size} pieces, more than the model's "
             f"vocab_size={model.config.vocab_size}; give the model's own: data.tokenizer=…"
         )
     return TokenDataModule(

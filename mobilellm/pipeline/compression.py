@@ -166,6 +166,7 @@ def _compress(
     """The model with the layers of stage `number` (from 0) compressed, and what that did."""
     import torch
 
+    from mobilellm.evaluation.untrained import warn_if_untrained
     from mobilellm.evaluation.validation import sum_losses
     from mobilellm.pipeline.fit import make_data
 
@@ -184,6 +185,8 @@ def _compress(
     with torch.random.fork_rng():
         torch.manual_seed(run.config["seed"])
         before = loss_of(model)
+        if number == 0 == compression.starts(run.budget)[0] and run.config["init_from"] is not None:
+            warn_if_untrained(before, run.model.vocab_size, f"init_from={run.config['init_from']}")
         plan = _plan(run, compression, model, calibration, number)
         compressed = compression.recipe.apply(model, plan, calibration)
         after = loss_of(compressed.model)

@@ -55,6 +55,7 @@ def check_teacher(run: "Run", prepared: "PreparedData") -> None:
     try:
         distillation.check_data(
             prepared,
+            vocab_size=run.model.vocab_size,
             sequence_length=run.config["sequence_length"],
             document_mask=run.data.document_mask,
         )

@@ -243,13 +243,28 @@ def make_callbacks(run: Run) -> list[Any]:
         [instantiate(node) for node in run.config[group].values() if node is not None]
         for group in ("compression", "callbacks")
     )
-    built = [*compressing, *build_distillation(run), *others]
+    built = [*compressing, *build_distillation(run), *others, *_initial_loss(run, compressing)]
     folder = run.folder / CHECKPOINTS
     callbacks = [item(folder=folder) if isinstance(item, partial) else item for item in built]
     compression = find_compression(callbacks)
     if compression is not None and compression.starts(run.budget)[-1] > 0:
         return _with_checkpoints(callbacks, folder)
     return callbacks
+
+
+def _initial_loss(run: Run, compressing: list[Any]) -> list[Any]:
+    """Where weights are given, a look at what they know.
+
+    Not where the first validation is not theirs: of a few layers, or after compression, which has
+    a look of its own.
+    """
+    compression = find_compression(compressing)
+    starts_with_it = compression is not None and compression.starts(run.budget)[0] == 0
+    if run.config["init_from"] is None or run.config["init_layers"] is not None or starts_with_it:
+        return []
+    from mobilellm.callbacks.initial_loss import InitialLossCallback
+
+    return [InitialLossCallback(f"init_from={run.config['init_from']}", run.model.vocab_size)]
 
 
 def _with_checkpoints(callbacks: list[Any], folder: Path) -> list[Any]:

@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from mobilellm.launchers.configuration import instantiate
 from mobilellm.launchers.gpus import visible_gpus
 from mobilellm.models import ModelConfig
+from mobilellm.pipeline.end_of_text import with_ids_of_data
 from mobilellm.pipeline.extension import Extension, extended_config, find_extension
+from mobilellm.pipeline.given_weights import data_of_run, with_initial_model
 from mobilellm.pipeline.identity import config_hash, find_run_folder
 from mobilellm.pipeline.recorded import with_recorded
 from mobilellm.run_folder import check_may_start, read_summary
@@ -83,7 +85,8 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
     if cfg.extend_from is not None:
         cfg = extended_config(cfg, job.overrides)
     else:
-        cfg = _with_initial_model(cfg, list(job.overrides or ()))
+        cfg = with_initial_model(cfg, job.overrides or ())
+        cfg = with_ids_of_data(cfg, job.overrides or ())
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore
     parent, hashed = Path(config["output_dir"]) / config["experiment_name"], config_hash(config)
     folder = find_run_folder(parent, config, job.telling)
@@ -113,7 +116,7 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
         changes=changes,
         extension=None if cfg.extend_from is None else find_extension(cfg, budget),
         model=model,
-        data=instantiate(cfg.data),
+        data=data_of_run(cfg),
         trainer=trainer,
         budget=budget,
         is_sweep=job.is_sweep,
@@ -168,37 +171,6 @@ def _is_launched_by(name: str) -> bool:
     if not HydraConfig.initialized() or not _hydra_job().is_sweep:
         return False
     return HydraConfig.get().launcher._target_ == getattr(sweep_check, f"{name}_LAUNCHER")
-
-
-def _with_initial_model(cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """With `init_from`, the architecture and the tokenizer are those of that folder.
-
-    Raises:
-        ValueError: the command line asks for another architecture.
-    """
-    if cfg.init_from is None:
-        if cfg.init_layers is not None:
-            raise ValueError("init_layers chooses layers of the model in init_from; give that too")
-        return cfg
-    from mobilellm.export.model_folder import open_model
-    from mobilellm.models.layer_selection import student_config
-
-    folder = Path(cfg.init_from)
-    model, tokenizer = open_model(folder)
-    config = model.config
-    if cfg.init_layers is not None:
-        config = student_config(config, list(cfg.init_layers))
-    asked = [o for o in overrides if o.lstrip("+").startswith(("model=", "model."))]
-    if asked and instantiate(cfg.model) != config:
-        raise ValueError(
-            f"init_from={folder} brings its own architecture, which differs from {', '.join(asked)}"
-            "; leave out model=…, or train that model without init_from"
-        )
-    merged = OmegaConf.create(OmegaConf.to_container(cfg))
-    merged.model = {"_target_": "mobilellm.models.ModelConfig", **config.to_dict()}
-    if cfg.data.get("tokenizer") is None and tokenizer is not None:
-        merged.data.tokenizer = str(tokenizer)
-    return merged  # pyright: ignore[reportReturnType]
 
 
 def _check_windows(config: dict[str, Any], model: ModelConfig) -> None:

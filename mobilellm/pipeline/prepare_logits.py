@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from mobilellm.teachers.teacher import ModelTeacher
 
 DEFAULT_DIR = Path("logits")
-TOKENIZER_FILE = "tokenizer.model"
 SHARD_BYTES = 1 << 24
 # Every shard is an open file of every process that reads it.
 MAX_SHARDS = 256
@@ -47,20 +46,23 @@ def prepare_logits(cfg: "DictConfig", folder: str | Path) -> "LogitStore":
     """
     from mobilellm.distillation.logit_manifest import LogitInputs
     from mobilellm.pipeline.model_hash import model_hash
-    from mobilellm.teachers.opening import check_data, open_teacher
+    from mobilellm.teachers.opening import check_data, describe_teacher, open_teacher
     from mobilellm.teachers.teacher import ModelTeacher
 
     device = _check(cfg, folder)
     data, prepared = _data(cfg, Path(folder))
     mask = data.document_mask
-    check_data(folder, prepared, sequence_length=cfg.sequence_length, document_mask=mask)
+    words = describe_teacher(folder).structure.vocab_size
+    check_data(
+        folder, prepared, vocab_size=words, sequence_length=cfg.sequence_length, document_mask=mask
+    )
     windows = prepared.windows("train", cfg.sequence_length, document_mask=mask)
     teacher: Any = open_teacher(folder)
     options = {
         "data_hash": prepared.hashes["train"],
         "tokenizer_hash": prepared.hashes["tokenizer"],
         "teacher_hash": model_hash(teacher.model),
-        "vocab_size": prepared.vocab_size,
+        "vocab_size": words,
         "document_mask": mask,
         "num_windows": len(windows),
         "windows_per_shard": cfg.windows_per_shard or 1,
@@ -120,18 +122,18 @@ def _data(cfg: "DictConfig", folder: Path) -> "tuple[Any, PreparedData]":
 
     from mobilellm.data import prepare_data
     from mobilellm.data.prepare import open_prepared
+    from mobilellm.pipeline.given_weights import data_for_weights
     from mobilellm.teachers.opening import describe_teacher
 
+    facts = describe_teacher(folder)
     merged: Any = OmegaConf.create(OmegaConf.to_container(cfg))
-    merged.model = {"vocab_size": describe_teacher(folder).structure.vocab_size}
-    as_given = instantiate(merged.data)
-    found = (folder / part / TOKENIZER_FILE for part in ("", "model"))
-    tokenizer = next((path for path in found if path.is_file()), None)
-    if merged.data.get("tokenizer") is not None or tokenizer is None:
-        return as_given, prepare_data(as_given)
-    merged.data.tokenizer = str(tokenizer)
-    with_own = instantiate(merged.data)
-    for data in (with_own, as_given):
+    merged.model = {"vocab_size": facts.structure.vocab_size}
+    with_own = data_for_weights(
+        merged.data, folder, eos_token_ids=facts.eos_token_ids, name=f"TEACHER_DIR {folder}"
+    )
+    if with_own.tokenizer is None or merged.data.get("tokenizer") is not None:
+        return with_own, prepare_data(with_own)
+    for data in (with_own, instantiate(merged.data)):
         try:
             prepared = open_prepared(data)
         except ValueError:

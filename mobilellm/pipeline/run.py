@@ -96,11 +96,12 @@ def check_prepared(run: Run, prepared: "PreparedData") -> None:
     Raises:
         ValueError: another vocabulary, or a split that makes no window.
     """
-    if prepared.vocab_size != run.model.vocab_size:
+    # Fewer tokens than rows are fine: many models pad their table.
+    if prepared.vocab_size > run.model.vocab_size:
         raise ValueError(
-            f"the tokenizer of {prepared.dir} has {prepared.vocab_size} pieces, the model "
-            f"vocab_size={run.model.vocab_size}; set model.vocab_size={prepared.vocab_size}, or "
-            "use another tokenizer"
+            f"the tokenizer of {prepared.dir} has {prepared.vocab_size} pieces, more than the "
+            f"model's vocab_size={run.model.vocab_size}; use model.vocab_size="
+            f"{prepared.vocab_size} or more, or another tokenizer"
         )
     if run.extension is not None:
         check_same_data(run.extension, prepared)

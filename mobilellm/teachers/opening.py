@@ -12,7 +12,7 @@ from mobilellm.accounting import count_parameters
 from mobilellm.distillation.logit_store import LogitStore, is_logit_store
 from mobilellm.distillation.loss import Structure
 from mobilellm.export.huggingface_config import NotRepresentable
-from mobilellm.export.model_folder import open_config, open_model
+from mobilellm.export.model_folder import find_tokenizer, open_config, open_model
 from mobilellm.models.config import ModelConfig
 from mobilellm.models.saved_config import CONFIG_FILE, read_json
 from mobilellm.teachers.teacher import (
@@ -26,7 +26,6 @@ from mobilellm.teachers.teacher import (
 if TYPE_CHECKING:
     from mobilellm.data import PreparedData
 
-TOKENIZER_FILE = "tokenizer.model"
 # Most published models are stored in 16 bits.
 BYTES_PER_STORED_WEIGHT = 2
 
@@ -40,6 +39,8 @@ class TeacherFacts:
     structure: Structure
     max_tokens: int | None
     """Longest window it can read; None: not limited, or not known."""
+    eos_token_ids: tuple[int, ...] = ()
+    """Tokens that end a text; empty: not known."""
     parameters: int = 0
     """Weights that lie in memory; of a model for transformers a guess from its files."""
 
@@ -65,15 +66,23 @@ def describe_teacher(folder: str | Path) -> TeacherFacts:
         return facts_of(config)
     from mobilellm.teachers.transformers_teacher import describe_transformers
 
-    structure, max_tokens = describe_transformers(folder)
+    structure, max_tokens, ends = describe_transformers(folder)
     stored = sum(p.stat().st_size for e in ("*.safetensors", "*.bin") for p in folder.glob(e))
-    return TeacherFacts("transformers", structure, max_tokens, stored // BYTES_PER_STORED_WEIGHT)
+    return TeacherFacts(
+        "transformers", structure, max_tokens, ends, stored // BYTES_PER_STORED_WEIGHT
+    )
 
 
 def facts_of(config: ModelConfig) -> TeacherFacts:
     """What is known of one of our models."""
     parameters = count_parameters(config).stored
-    return TeacherFacts("model", structure_of(config), config.max_position_embeddings, parameters)
+    return TeacherFacts(
+        "model",
+        structure_of(config),
+        config.max_position_embeddings,
+        (config.eos_token_id,),
+        parameters,
+    )
 
 
 def open_teacher(
@@ -158,12 +167,24 @@ def check_fits(facts: TeacherFacts, student: Structure, sequence_length: int) ->
 
 
 def check_data(
-    folder: str | Path, prepared: "PreparedData", *, sequence_length: int, document_mask: bool
+    folder: str | Path,
+    prepared: "PreparedData",
+    *,
+    vocab_size: int,
+    sequence_length: int,
+    document_mask: bool,
 ) -> None:
     """Check that the teacher speaks of the student's data, by its tokenizer.
 
     A model without a tokenizer.model is taken at its word: only the size of its vocabulary is
     known.
+
+    Args:
+        folder: of the teacher.
+        prepared: the data.
+        vocab_size: of the student.
+        sequence_length: tokens per window.
+        document_mask: whether documents are kept apart.
 
     Raises:
         ValueError: another tokenizer, or a store of other data or another window.
@@ -171,33 +192,23 @@ def check_data(
     folder = Path(folder)
     if is_logit_store(folder):
         LogitStore(folder).check(
-            vocab_size=prepared.vocab_size,
+            vocab_size=vocab_size,
             sequence_length=sequence_length,
             document_mask=document_mask,
             data_hash=prepared.hashes["train"] or "",
             tokenizer_hash=prepared.hashes["tokenizer"],
         )
         return
-    own, wanted = _tokenizer_hash(folder, prepared.vocab_size), prepared.hashes["tokenizer"]
-    if own is not None and wanted is not None and own != wanted:
+    from mobilellm.data.tokenizer import open_tokenizer, tokenizer_hash
+
+    own, wanted = find_tokenizer(folder), prepared.hashes["tokenizer"]
+    if own is None or wanted is None:
+        return
+    if tokenizer_hash(open_tokenizer(own, name="the teacher's tokenizer ")) != wanted:
         raise ValueError(
             f"the tokenizer of the teacher {folder} is another than that of the data in "
-            f"{prepared.dir}; prepare the data with the teacher's: data.tokenizer="
-            f"{tokenizer_file(folder)}"
+            f"{prepared.dir}; prepare the data with the teacher's: data.tokenizer={own}"
         )
-
-
-def tokenizer_file(folder: Path) -> Path | None:
-    """The teacher's own, in its folder or its run's model."""
-    found = (folder / part / TOKENIZER_FILE for part in ("", "model"))
-    return next((path for path in found if path.is_file()), None)
-
-
-def _tokenizer_hash(folder: Path, vocab_size: int) -> str | None:
-    from mobilellm.data.tokenizer import load_tokenizer, tokenizer_hash
-
-    path = tokenizer_file(folder)
-    return None if path is None else tokenizer_hash(load_tokenizer(path, vocab_size))
 
 
 def _is_llama(folder: Path) -> bool:

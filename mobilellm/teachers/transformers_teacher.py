@@ -17,8 +17,10 @@ from mobilellm.models.mobilellm import ModelOutput
 CAPTURES = ("embedding", "hidden_states", "attention")
 
 
-def describe_transformers(folder: str | Path) -> tuple[Structure, int | None]:
-    """Structure and longest window, from the configuration alone.
+def describe_transformers(
+    folder: str | Path,
+) -> tuple[Structure, int | None, tuple[int, ...]]:
+    """Structure, longest window and tokens that end a text, from the configuration alone.
 
     Raises:
         ValueError: transformers is missing, or has no such model.
@@ -39,7 +41,11 @@ def describe_transformers(folder: str | Path) -> tuple[Structure, int | None]:
         vocab_size=words,
         captures=CAPTURES,
     )
-    return structure, getattr(config, "max_position_embeddings", None)
+    ends = getattr(config, "eos_token_id", None)
+    ends = tuple(ends) if isinstance(ends, list | tuple) else (ends,)
+    # A default that no vocabulary of this size has says nothing.
+    known = tuple(end for end in ends if isinstance(end, int) and end < words)
+    return structure, getattr(config, "max_position_embeddings", None), known
 
 
 def open_transformers(folder: str | Path) -> "TransformersModel":

@@ -12,6 +12,9 @@ import torch
 from mobilellm.compression.shapes import parse_layer_shape
 from mobilellm.run_folder import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, find_damage
 
+# What a text begins and ends with changes no weight and no step.
+_NO_WEIGHTS = ("eos_token_id", "bos_token_id")
+
 
 def write_atomically(checkpoint: dict[str, Any], path: Path) -> None:
     """Save to a temporary file, flush it to disk, read it back, and put it in the place of `path`.
@@ -87,7 +90,11 @@ def check_same_model(saved: Mapping[str, Any], current: Mapping[str, Any]) -> No
     Raises:
         ValueError: they differ; each field with both values, of compressed layers the first.
     """
-    names = [name for name in {**saved, **current} if saved.get(name) != current.get(name)]
+    names = [
+        name
+        for name in {**saved, **current}
+        if name not in _NO_WEIGHTS and saved.get(name) != current.get(name)
+    ]
     if names:
         differences = [
             _layers_difference(saved, current)

@@ -154,16 +154,30 @@ def test_text_that_is_too_small():
         train_tokenizer([], 300)
 
 
+def test_a_table_may_have_more_rows_than_the_tokenizer_tokens(model, processor, tmp_path):
+    """As where it is padded to a multiple of 64."""
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(model)
+    padded = load_tokenizer(path, 640)
+    assert padded.encode("hello") == processor.encode("hello")
+    counts = token_byte_counts(padded, 640)
+    assert counts.shape == (640,)
+    assert counts[:600].tolist() == token_byte_counts(processor).tolist()
+    assert not counts[600:].any()
+
+
 def test_other_tokenizers_are_refused(model, tmp_path):
     path = tmp_path / "tokenizer.model"
     path.write_bytes(model)
     with pytest.raises(
         ValueError,
-        match=r"has 600 tokens, vocab_size=2048; use model.vocab_size=600, or another tokenizer",
+        match=r"has 600 tokens, more than the model's vocab_size=512; use model.vocab_size=600 or",
     ):
-        load_tokenizer(path, 2048)
+        load_tokenizer(path, 512)
+    with pytest.raises(ValueError, match=rf"tokenizer={tmp_path} is a folder; give the file in it"):
+        load_tokenizer(tmp_path, 600)
     path.write_bytes(b"no model")
-    with pytest.raises(ValueError, match=r"is no SentencePiece model; give a tokenizer.model"):
+    with pytest.raises(ValueError, match=r"is no SentencePiece model; give a SentencePiece token"):
         load_tokenizer(path, 600)
     with pytest.raises(FileNotFoundError, match=r"missing.model does not exist; give a Sent"):
         load_tokenizer(tmp_path / "missing.model", 600)

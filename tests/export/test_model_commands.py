@@ -1,3 +1,4 @@
+import json
 import runpy
 import subprocess
 import sys
@@ -75,7 +76,7 @@ def test_text_needs_the_models_own_tokenizer(run_folder):
             vocab_size=10, hidden_size=8, intermediate_size=8, num_blocks=1, num_attention_heads=1
         )
     )
-    with pytest.raises(ValueError, match="has 64 words, more than the model's vocab_size=10; give"):
+    with pytest.raises(ValueError, match="has 64 tokens, more than the model's vocab_size=10; use"):
         continue_text(small, tokenizer, "a", 3)
 
 
@@ -122,14 +123,163 @@ def test_transformers_splits_text_as_we_do(tmp_path, prefix, begin):
 def test_a_wrong_tokenizer_does_not_go_out(run_folder, tmp_path):
     model, tokenizer = open_model(run_folder)
     (tmp_path / "wrong.model").write_bytes(b"wrong")
-    with pytest.raises(ValueError, match=r"wrong.model is no SentencePiece model; give one"):
+    with pytest.raises(ValueError, match=r"wrong.model is no SentencePiece model; give a Sent"):
         export_huggingface(model, tmp_path / "out", tmp_path / "wrong.model")
     small = ModelConfig(
         vocab_size=10, hidden_size=8, intermediate_size=8, num_blocks=1, num_attention_heads=1
     )
-    with pytest.raises(ValueError, match="has 64 words, more than the model's vocab_size=10; give"):
+    with pytest.raises(ValueError, match="has 64 tokens, more than the model's vocab_size=10; use"):
         export_huggingface(MobileLLM(small), tmp_path / "out", tokenizer)
     assert not (tmp_path / "out").exists()
+
+
+def make_tokenizer(folder, **options):
+    """A SentencePiece model of 64 tokens, saved in the folder."""
+    from sentencepiece import SentencePieceTrainer
+
+    folder.mkdir(exist_ok=True)
+    (folder / "text.txt").write_text(TEXT * 40)
+    SentencePieceTrainer.train(
+        input=str(folder / "text.txt"), model_prefix=str(folder / "words"), vocab_size=64,
+        model_type="bpe", minloglevel=2, **options,
+    )  # fmt: skip
+    return folder / "words.model"
+
+
+T5 = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+
+
+def always(token, **changes):
+    """A model that says one token after every other, whatever its weights and the text."""
+    config = ModelConfig(
+        **{"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_blocks": 1,
+           "num_attention_heads": 2, "tie_word_embeddings": False, **changes}
+    )  # fmt: skip
+    model = MobileLLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.embedding.weight.fill_(1)
+        model.norm.weight.fill_(1)
+        model.head.weight[token] = 1
+    return model
+
+
+def test_text_ends_where_its_tokenizer_says(tmp_path, caplog):
+    """A T5-type tokenizer, and a model saved with the ids of another kind."""
+    tokenizer = make_tokenizer(tmp_path / "t5", **T5)
+    model = always(1, eos_token_id=2, bos_token_id=2)
+    assert continue_text(model, tokenizer, "the fox", 12) == "the fox"
+    assert "config.json says eos_token_id=2 and bos_token_id=2; by its tokenizer they are 1 and 1" \
+        in caplog.text  # fmt: skip
+    assert model.config.eos_token_id == 2
+
+
+def test_exports_and_imports_name_the_tokenizers_ids(tmp_path, run_script):
+    transformers = pytest.importorskip("transformers")
+    tokenizer = make_tokenizer(tmp_path / "t5", **T5)
+    save_model(always(1, eos_token_id=2, bos_token_id=2), tmp_path / "ours", tokenizer)
+    code, _, told = run_script(
+        "export", tmp_path / "ours", "--format", "huggingface", "--out", tmp_path / "hf"
+    )
+    assert code == 0
+    assert "by its tokenizer they are 1 and 1" in told
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    assert (theirs.config.eos_token_id, theirs.generation_config.eos_token_id) == (1, 1)
+    words = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert (words.eos_token, words.bos_token) == ("</s>", "</s>")
+    values = json.loads((tmp_path / "hf/config.json").read_text())
+    assert (values["eos_token_id"], values["bos_token_id"]) == (1, 1)
+    values |= {"eos_token_id": 2, "bos_token_id": 2}
+    (tmp_path / "hf/config.json").write_text(json.dumps(values))
+    assert run_script("import", tmp_path / "hf", "--out", tmp_path / "back")[0] == 0
+    config = open_model(tmp_path / "back")[0].config
+    assert (config.eos_token_id, config.bos_token_id) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "before", "after"),
+    [
+        (T5, (2, 2), (1, 1)),
+        (T5, (1, 1), (1, 1)),
+        (T5, (1, 2), (1, 1)),  # it would begin with the unknown token
+        (T5, (2, 5), (1, 5)),
+        ({}, (2, 1), (2, 1)),
+        ({}, (2, 2), (2, 2)),
+        ({}, (5, 5), (2, 2)),
+        ({}, (5, 1), (2, 1)),
+        ({}, (2, 0), (2, 1)),
+        ({"eos_id": -1}, (2, 2), (2, 2)),
+    ],
+)
+def test_ids_of_a_saved_model_follow_its_tokenizer(options, before, after, tmp_path):
+    from mobilellm.data.tokenizer import open_tokenizer
+    from mobilellm.export.special_tokens import with_tokenizer_ids
+
+    processor = open_tokenizer(make_tokenizer(tmp_path / "made", **options))
+    config = always(1, eos_token_id=before[0], bos_token_id=before[1]).config
+    found = with_tokenizer_ids(config, processor)
+    assert (found.eos_token_id, found.bos_token_id) == after
+
+
+def test_rows_without_a_token_stand_for_no_text(tmp_path):
+    tokenizer = make_tokenizer(tmp_path / "words")
+    assert continue_text(always(70, vocab_size=72), tokenizer, "the fox", 5) == "the fox"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty; fetch it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a Git LFS pointer"),
+        (b"aGk= 0\nYQ== 1\n", "is a tokenizer of tiktoken, which is not supported; give a Sent"),
+        (b'{"model": {}}', "is JSON, as the tokenizer.json of Hugging Face, which is not supp"),
+        (b"some text", "is no SentencePiece model; give a SentencePiece tokenizer.model"),
+    ],
+)
+def test_what_is_no_tokenizer(content, message, run_script, run_folder, tmp_path):
+    (tmp_path / "given").write_bytes(content)
+    code, _, errors = run_script("generate", run_folder, "--tokenizer", tmp_path / "given")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert errors.startswith(f"error: tokenizer {tmp_path}/given {message}")
+    export_huggingface(open_model(run_folder)[0], tmp_path / "hf")
+    (tmp_path / "hf/tokenizer.model").write_bytes(content)
+    code, _, errors = run_script("import", tmp_path / "hf", "--out", tmp_path / "ours")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert errors.startswith(f"error: tokenizer {tmp_path}/hf/tokenizer.model {message}")
+    assert not (tmp_path / "ours").exists()
+
+
+def test_a_folder_or_another_kind_of_tokenizer_is_named(run_script, run_folder, tmp_path):
+    given = run_folder / "model"
+    code, _, errors = run_script("generate", run_folder, "--tokenizer", given)
+    assert (code, errors) == (2, f"error: tokenizer {given} is a folder; give the file in it, "
+                              f"{given}/tokenizer.model\n")  # fmt: skip
+    save_model(open_model(run_folder)[0], tmp_path / "json")
+    (tmp_path / "json/tokenizer.json").write_text("{}")
+    code, _, errors = run_script("generate", tmp_path / "json")
+    assert (code, errors) == (2, f"error: {tmp_path}/json holds tokenizer.json, which is not "
+                              "supported, and no SentencePiece tokenizer.model; give the model's "
+                              "own with --tokenizer PATH\n")  # fmt: skip
+
+
+def test_a_prompt_that_is_not_utf8(run_script, run_folder):
+    code, _, errors = run_script("generate", run_folder, "--prompt", b"a\xff".decode(
+        errors="surrogateescape"))  # fmt: skip
+    assert (code, errors.count("\n")) == (2, 1)
+    assert errors.startswith("error: the prompt is not UTF-8 text ('\\udcff' at character 1); conv")
+
+
+@pytest.mark.parametrize("sampled", [[], ["--temperature", "1", "--seed", "0"]])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(sampled, value, run_script, run_folder, tmp_path):
+    model, tokenizer = open_model(run_folder)
+    with torch.no_grad():
+        model.norm.weight[3] = value
+    save_model(model, tmp_path / "diverged", tokenizer)
+    code, printed, errors = run_script("generate", tmp_path / "diverged", *sampled)
+    assert (code, printed, errors.count("\n")) == (2, "", 1)
+    assert errors.startswith("error: the model's logits are not finite (NaN or infinite): its wei")
 
 
 @pytest.mark.parametrize(
