@@ -21,3 +21,12 @@ def low_rank_stages(monkeypatch):
         f"{name}.recipe._target_=low_rank_recipe.LowRank",
         f"{name}.num_stages=3", f"{name}.calibration_tokens=256",
     ]  # fmt: skip
+
+
+@pytest.fixture
+def corpus_tokenizer(tiny_overrides):
+    """The tokenizer of the tiny runs' data: what a teacher needs to have."""
+    from mobilellm.data import prepare_data
+    from mobilellm.launchers.configuration import compose, instantiate
+
+    return prepare_data(instantiate(compose("train", tiny_overrides).data)).tokenizer_path

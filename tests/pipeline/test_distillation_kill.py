@@ -16,11 +16,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def teacher(tmp_path):
+def teacher(tmp_path, corpus_tokenizer):
     torch.manual_seed(0)
     config = ModelConfig(vocab_size=512, hidden_size=16, intermediate_size=24, num_blocks=2,
                          num_attention_heads=2, max_position_embeddings=64)  # fmt: skip
-    save_model(MobileLLM(config), tmp_path / "teacher")
+    save_model(MobileLLM(config), tmp_path / "teacher", corpus_tokenizer)
     return tmp_path / "teacher"
 
 

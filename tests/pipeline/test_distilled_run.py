@@ -24,10 +24,10 @@ SIZES = {
 
 
 @pytest.fixture
-def teacher(tmp_path):
-    """A model folder; the tokenizer is left out, as in folders that have none."""
+def teacher(tmp_path, corpus_tokenizer):
+    """A model folder with the tokenizer of the data."""
     torch.manual_seed(0)
-    save_model(MobileLLM(ModelConfig(**SIZES)), tmp_path / "teacher")
+    save_model(MobileLLM(ModelConfig(**SIZES)), tmp_path / "teacher", corpus_tokenizer)
     return tmp_path / "teacher"
 
 
@@ -239,7 +239,7 @@ def test_what_does_not_fit_is_refused_before_work_starts(
     assert not (tmp_path / "outputs").exists()
 
 
-def test_another_tokenizer_is_refused(tiny_run, teacher, prepared_dir, corpus, tmp_path):
+def test_another_tokenizer_is_refused(tiny_run, teacher, corpus_tokenizer, corpus, tmp_path):
     from mobilellm.data.tokenizer import train_tokenizer
 
     text = b"The quick brown fox jumps over the lazy dog. " * 400
@@ -248,8 +248,10 @@ def test_another_tokenizer_is_refused(tiny_run, teacher, prepared_dir, corpus, t
             [text + bytes(range(97, 123)) * 200, (corpus / "ast.txt").read_bytes()], 512
         )
     )
-    with pytest.raises(ValueError, match=r"tokenizer of the teacher .* is another than that"):
-        tiny_run("distillation=forward_kl", f"{TEACHER}={teacher}")
+    with pytest.raises(ValueError, match=r"is another than the tokenizer of distillation.dist"):
+        tiny_run(
+            "distillation=forward_kl", f"{TEACHER}={teacher}", f"data.tokenizer={corpus_tokenizer}"
+        )
     shutil.rmtree(teacher)
 
 

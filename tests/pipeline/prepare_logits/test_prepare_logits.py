@@ -92,11 +92,11 @@ def test_a_run_teaches_on_the_data_it_was_trained_on(tiny_run, tiny_overrides, t
     assert store.inputs.teacher_hash == model_hash(load_model(run / "model"))
 
 
-def test_a_hugging_face_folder_teaches(teacher, model, options, tmp_path):
+def test_a_hugging_face_folder_teaches(teacher, model, prepared, options, tmp_path):
     from mobilellm.export.huggingface import export_huggingface
 
     mine = make_store(teacher, options)
-    export_huggingface(model, tmp_path / "hf")
+    export_huggingface(model, tmp_path / "hf", prepared.tokenizer_path)
     theirs = make_store(tmp_path / "hf", options, f"out={tmp_path}/theirs")
     windows = random.sample(range(len(mine)), 5)
     found, expected = theirs.read(windows), mine.read(windows)
