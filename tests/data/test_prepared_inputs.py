@@ -16,6 +16,7 @@ from preparing import (
 from mobilellm.data import (
     open_prepared,
 )
+from mobilellm.data.tokenizer import train_tokenizer
 
 
 def test_finished_data_is_reused_at_once(corpus):
@@ -79,7 +80,7 @@ def test_changed_input_is_refused(corpus):
     refused("data.add_eos was True, now False", add_eos=False)
     refused("data.held_out was 0.0, now 0.05; data.validation had 1 files, now 0", validation=None)
     other = corpus.parent / "other.model"
-    other.write_bytes(prepared.tokenizer_path.read_bytes() + b"x")
+    other.write_bytes(train_tokenizer([(corpus / "train" / "queue.txt").read_bytes()], 400))
     refused(".*data.tokenizer had 0 files, now 1", tokenizer=str(other))
     file = corpus / "train" / "queue.txt"
     text = file.read_text()
@@ -132,8 +133,11 @@ def test_an_existing_tokenizer_is_used(corpus):
     again = prepare(config)
     assert again.hashes == first.hashes
     assert again.manifest["tokenizer_sample_bytes"] is None
-    with pytest.raises(ValueError, match=r"has 400 tokens, vocab_size=500; use model.vocab"):
-        prepare(config_for(corpus, tokenizer=str(first.tokenizer_path), vocab_size=500))
+    padded = config_for(corpus, tokenizer=str(first.tokenizer_path), vocab_size=448, name="again")
+    assert padded.folder == config.folder, "a model with more rows reads the same data"
+    assert prepare(padded).hashes == first.hashes
+    with pytest.raises(ValueError, match=r"has 400 tokens, more than the model's vocab_size=300"):
+        prepare(config_for(corpus, tokenizer=str(first.tokenizer_path), vocab_size=300))
     with pytest.raises(FileNotFoundError, match=r"data.tokenizer=nowhere does not exist; give"):
         prepare(config_for(corpus, tokenizer="nowhere", name="b"))
 
