@@ -62,7 +62,8 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
         _tell(str(spending))
     _tell("applying the plan")
     compressed = callback.recipe.apply(model, plan, calibration)
-    save_model(compressed.model.to(stored_type), out, tokenizer)
+    kept = tokenizer or data.prepared.tokenizer_path
+    save_model(compressed.model.to(stored_type), out, kept)
     compressed.model.float()  # measured as it was saved
     models = {name_as_given(model.config): model, "compressed": compressed.model}
     models |= _twin(callback.recipe, plan, model, calibration)
