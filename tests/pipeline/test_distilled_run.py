@@ -196,7 +196,9 @@ def test_what_a_compressed_student_can_learn_is_accepted(overrides, tiny_overrid
     plan_run(compose("train", [*tiny_overrides, *STRUCTURED, *overrides]))
 
 
-def test_the_student_is_checked_before_its_compression_too(tiny_overrides, corpus_tokenizer, tmp_path):
+def test_the_student_is_checked_before_its_compression_too(
+    tiny_overrides, corpus_tokenizer, tmp_path
+):
     """Where a teacher in a folder teaches it from the start."""
     sizes = SIZES | {"hidden_size": 8, "num_attention_heads": 1, "num_blocks": 2}
     save_model(MobileLLM(ModelConfig(**sizes)), tmp_path / "pruned", corpus_tokenizer)
