@@ -74,9 +74,10 @@ def data_of_run(cfg: "DictConfig") -> "DataConfig":
     distillation = find_distillation(
         instantiate(node) for node in cfg.distillation.values() if "_target_" in (node or {})
     )
-    teacher = None if distillation is None else distillation.teacher_folder
     # The dense model is the student itself, and a store is compared with the data themselves.
-    if teacher is not None and not distillation.is_dense and not is_logit_store(teacher):
+    is_elsewhere = distillation is not None and not distillation.is_dense
+    teacher = distillation.teacher_folder if is_elsewhere else None
+    if teacher is not None and not is_logit_store(teacher):
         from mobilellm.teachers.opening import describe_teacher
 
         data = data_for_weights(
