@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.launchers.configuration import instantiate
-from mobilellm.run_folder import CONFIG, write_text_atomically
+from mobilellm.pipeline.compress_data import data_to_compress_on
+from mobilellm.run_folder import write_text_atomically
 from mobilellm.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
     _check_stages(callback)
     callback.recipe.check(model)
     _check_latency(cfg, model)
-    data = _data(cfg, Path(folder), model)
+    data = data_to_compress_on(cfg, Path(folder), model)
     calibration = data.calibration_batches(callback.calibration_tokens)
     made_from = _made_from(cfg, callback, model, data)
     plan = _saved_plan(out, made_from)
@@ -62,8 +63,7 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
         _tell(str(spending))
     _tell("applying the plan")
     compressed = callback.recipe.apply(model, plan, calibration)
-    kept = tokenizer or data.prepared.tokenizer_path
-    save_model(compressed.model.to(stored_type), out, kept)
+    save_model(compressed.model.to(stored_type), out, tokenizer or data.prepared.tokenizer_path)
     compressed.model.float()  # measured as it was saved
     models = {name_as_given(model.config): model, "compressed": compressed.model}
     models |= _twin(callback.recipe, plan, model, calibration)
@@ -215,53 +215,6 @@ def _check_stages(callback: Any) -> None:
                 f"scripts/compress.py does not train: leave out {name}, or use scripts/train.py "
                 "init_from=…"
             )
-
-
-def _data(cfg: "DictConfig", folder: Path, model: Any) -> Any:
-    from omegaconf import OmegaConf
-
-    from mobilellm.data import prepare_data
-    from mobilellm.export.model_folder import find_tokenizer
-    from mobilellm.pipeline.given_weights import data_for_weights
-    from mobilellm.training.datamodule import TokenDataModule
-
-    merged: Any = OmegaConf.create(OmegaConf.to_container(cfg))
-    merged.model = model.config.to_dict()
-    if merged.get("data") is None:
-        merged.data = _data_of_run(folder)
-        if find_tokenizer(folder) is not None:
-            # The run kept a copy of what it was given, which may be gone.
-            merged.data.tokenizer = None
-    ends = (model.config.eos_token_id,)
-    prepared = prepare_data(
-        data_for_weights(merged.data, folder, eos_token_ids=ends, name=f"MODEL_DIR {folder}")
-    )
-    if prepared.vocab_size > model.config.vocab_size:
-        raise ValueError(
-            f"the tokenizer of the data has {prepared.vocab_size} pieces, more than the model's "
-            f"vocab_size={model.config.vocab_size}; give the model's own: data.tokenizer=…"
-        )
-    return TokenDataModule(
-        prepared,
-        sequence_length=min(cfg.sequence_length, model.config.max_position_embeddings),
-        micro_batch_size=cfg.micro_batch_size,
-        samples_per_step=cfg.micro_batch_size,
-        seed=cfg.seed,
-        validation_tokens=cfg.validation_tokens,
-    )
-
-
-def _data_of_run(folder: Path) -> Any:
-    """What the run was trained on; `folder` is the run's or its model's."""
-    from omegaconf import OmegaConf
-
-    for run in (folder, folder.absolute().parent):
-        if (run / CONFIG).is_file():
-            return OmegaConf.load(run / CONFIG).data
-    raise ValueError(
-        f"{folder} is no run's folder, so its training data are not known; give data to calibrate "
-        "and to measure on, e.g. data=text data.train=corpus/"
-    )
 
 
 def _twin(recipe: Any, plan: Any, model: Any, calibration: Any) -> dict[str, Any]:

@@ -75,8 +75,9 @@ def data_of_run(cfg: "DictConfig") -> "DataConfig":
         instantiate(node) for node in cfg.distillation.values() if "_target_" in (node or {})
     )
     # The dense model is the student itself, and a store is compared with the data themselves.
-    is_elsewhere = distillation is not None and not distillation.is_dense
-    teacher = distillation.teacher_folder if is_elsewhere else None
+    teacher = None
+    if distillation is not None and not distillation.is_dense:
+        teacher = distillation.teacher_folder
     if teacher is not None and not is_logit_store(teacher):
         from mobilellm.teachers.opening import describe_teacher
 

@@ -1,0 +1,69 @@
+"""The text on which a saved model is compressed and measured."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.run_folder import CONFIG
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from mobilellm.models import MobileLLM
+    from mobilellm.training.datamodule import TokenDataModule
+
+
+def data_to_compress_on(cfg: "DictConfig", folder: Path, model: "MobileLLM") -> "TokenDataModule":
+    """The data that `cfg` names, or those of the run, in the tokens of the model.
+
+    Args:
+        cfg: conf/compress.yaml, composed.
+        folder: of the model or its run.
+        model: the model in it.
+
+    Raises:
+        FileNotFoundError, ValueError: no data are known, or they are not in the model's tokens.
+    """
+    from omegaconf import OmegaConf
+
+    from mobilellm.data import prepare_data
+    from mobilellm.export.model_folder import find_tokenizer
+    from mobilellm.pipeline.given_weights import data_for_weights
+    from mobilellm.training.datamodule import TokenDataModule
+
+    merged: Any = OmegaConf.create(OmegaConf.to_container(cfg))
+    merged.model = model.config.to_dict()
+    if merged.get("data") is None:
+        merged.data = _data_of_run(folder)
+        if find_tokenizer(folder) is not None:
+            # The run kept a copy of what it was given, which may be gone.
+            merged.data.tokenizer = None
+    ends = (model.config.eos_token_id,)
+    prepared = prepare_data(
+        data_for_weights(merged.data, folder, eos_token_ids=ends, name=f"MODEL_DIR {folder}")
+    )
+    if prepared.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer of the data has {prepared.vocab_size} pieces, more than the model's "
+            f"vocab_size={model.config.vocab_size}; give the model's own: data.tokenizer=…"
+        )
+    return TokenDataModule(
+        prepared,
+        sequence_length=min(cfg.sequence_length, model.config.max_position_embeddings),
+        micro_batch_size=cfg.micro_batch_size,
+        samples_per_step=cfg.micro_batch_size,
+        seed=cfg.seed,
+        validation_tokens=cfg.validation_tokens,
+    )
+
+
+def _data_of_run(folder: Path) -> Any:
+    """What the run was trained on; `folder` is the run's or its model's."""
+    from omegaconf import OmegaConf
+
+    for run in (folder, folder.absolute().parent):
+        if (run / CONFIG).is_file():
+            return OmegaConf.load(run / CONFIG).data
+    raise ValueError(
+        f"{folder} is no run's folder, so its training data are not known; give data to calibrate "
+        "and to measure on, e.g. data=text data.train=corpus/"
+    )
