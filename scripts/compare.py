@@ -2,11 +2,16 @@
 
 Reads every finished run at or below the given folders. Runs that differ only in the seed are one
 shape; give at least three seeds of each, trained on the same data, for a verdict. Runs that did
-not finish are listed, learning-rate probes are passed over.
+not finish are listed, learning-rate probes are passed over. Every pair is compared; beyond eight
+shapes, each with the best, or with --baseline. Folders that scripts/compress.py wrote are listed by
+size, loss and time.
   python scripts/compare.py outputs/depth_vs_width
+  python scripts/compare.py outputs/default --baseline 12×80
+  python scripts/compare.py compressed/low_rank compressed/wanda --out leaderboard
   python scripts/compare.py outputs/small outputs/large --out comparison --title "Two budgets"
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +29,9 @@ def main() -> None:
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="RUN_OR_SWEEP_DIR")
     parser.add_argument("--out", type=Path, help="default: comparison/ in the first folder")
+    parser.add_argument(
+        "--baseline", metavar="SHAPE", help="compare with this shape, or the shape of this run only"
+    )
     parser.add_argument("--title", help="heading of the page; default: the experiment's name")
     arguments = parser.parse_args()
 
@@ -31,8 +39,10 @@ def main() -> None:
 
     from mobilellm.report import compare
 
-    comparison = compare(arguments.paths, arguments.out, title=arguments.title)
-    width = None if sys.stdout.isatty() else 120
+    comparison = compare(
+        arguments.paths, arguments.out, title=arguments.title, baseline=arguments.baseline
+    )
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 120
     Console(width=width, highlight=False).print(comparison)
 
 

@@ -131,7 +131,8 @@ def train_prepared(
 
     before = read_summary(run.folder) or {}
     summary = describe_run(run, prepared) | {"learning_rates_tried": tried}
-    summary["started_at"] = before.get("started_at", summary["started_at"])
+    # What was known at the start: the folder that a run began from may be gone when it goes on.
+    summary |= {key: before[key] for key in ("started_at", "starts_from") if key in before}
     if not is_first_process():
         fit(run, prepared)
         return summary

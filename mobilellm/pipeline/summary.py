@@ -13,9 +13,13 @@ from mobilellm.accounting import (
 from mobilellm.models import ModelConfig
 from mobilellm.pipeline.plan import Run
 from mobilellm.provenance import provenance
+from mobilellm.report.ancestry import start_from
 
 if TYPE_CHECKING:
     from mobilellm.data import PreparedData
+
+NAMED_CHOICES = ("compression", "distillation")
+"""Groups whose chosen file's name says more than its settings."""
 
 
 def describe_run(run: Run, prepared: "PreparedData") -> dict[str, Any]:
@@ -31,6 +35,8 @@ def describe_run(run: Run, prepared: "PreparedData") -> dict[str, Any]:
         "run": run.folder.name,
         "identity": run.identity,
         "overrides": list(run.overrides),
+        "choices": chosen_files(),
+        "starts_from": start_from(run.config["init_from"]).to_dict(),
         "seed": run.config["seed"],
         **describe_model(run.model, length),
         "sequence_length": length,
@@ -47,6 +53,19 @@ def describe_run(run: Run, prepared: "PreparedData") -> dict[str, Any]:
         **(run.extension.facts() if run.extension is not None else {}),
         **provenance(),
     }
+
+
+def chosen_files() -> dict[str, str]:
+    """Names of the files that were chosen for the model's treatment, e.g. `distillation: kngpt2`.
+
+    Empty where there is no command line.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return {}
+    choices = HydraConfig.get().runtime.choices
+    return {group: str(choices[group]) for group in NAMED_CHOICES if choices.get(group)}
 
 
 def describe_model(config: ModelConfig, sequence_length: int) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Compare runs and write the report's folder."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mobilellm.report.comparison import Comparison, analyse
+from mobilellm.report.compressed import read_compressed
 from mobilellm.report.drawing import house_style, palette, svg_text
 from mobilellm.report.page import page_text
 from mobilellm.report.plots import PLOTS, Plot
@@ -17,28 +19,40 @@ FOLDER = "comparison"
 
 
 def compare(
-    paths: Sequence[Path | str], out: Path | str | None = None, *, title: str | None = None
+    paths: Sequence[Path | str],
+    out: Path | str | None = None,
+    *,
+    title: str | None = None,
+    baseline: str | None = None,
 ) -> Comparison:
-    """Compare the finished runs at or below `paths` and write the report.
+    """Compare the finished runs and the compressed models at or below `paths`; write the report.
 
     Writes comparison.json, comparison.csv, a PNG a plot, and index.html, which needs none of them.
 
     Args:
-        paths: run or sweep folders.
+        paths: run or sweep folders, and folders that scripts/compress.py wrote.
         out: where the report goes; default `<first path>/comparison`. An earlier report there is
             overwritten, anything else is not.
         title: heading of the page; default: the experiment's name.
+        baseline: name of a shape, or of a run's folder, that all others are compared with; default:
+            every pair, and beyond eight shapes each against the best.
 
     Raises:
         FileNotFoundError: a path that does not exist.
-        ValueError: no path, no finished run, or an `out` that holds something else.
+        ValueError: no path, nothing to compare, an `out` that holds something else, or a baseline
+            that is none of the shapes.
     """
     if not paths:
         raise ValueError("no folder given; give run or sweep folders, e.g. outputs/depth_vs_width")
     sources = [Path(path) for path in paths]
     folder = Path(out) if out is not None else sources[0] / FOLDER
     _check_may_write(folder)
-    comparison = analyse(read_runs(sources), sources=sources, folder=folder, title=title)
+    models, unreadable = read_compressed([path for path in sources if path.exists()])
+    runs = read_runs(sources, may_be_none=bool(models))
+    comparison = analyse(
+        replace(runs, left_out=(*runs.left_out, *unreadable)),
+        models=models, sources=sources, folder=folder, title=title, baseline=baseline,
+    )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomically(folder / JSON, json_text(comparison))
     write_text_atomically(folder / CSV, csv_text(comparison))
@@ -54,7 +68,7 @@ def write_plots(comparison: Comparison) -> list[tuple[Plot, str]]:
     with house_style():
         for plot in PLOTS:
             path = comparison.folder / f"{plot.name}.png"
-            figure = plot.draw(comparison)
+            figure = plot.draw(comparison) if comparison.shapes else None
             if figure is None:
                 path.unlink(missing_ok=True)
                 continue

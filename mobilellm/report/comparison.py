@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilellm.report.fairness import Caution, cautions, metric_of
-from mobilellm.report.findings import findings
+from mobilellm.report.caution import Caution
+from mobilellm.report.comparability import comparable_groups, obstacle
+from mobilellm.report.compressed import CompressedModel, compressed_cautions, ranked
+from mobilellm.report.fairness import cautions, metric_of
+from mobilellm.report.findings import findings, lowest_label
+from mobilellm.report.leaderboard import leaderboard_sentence
 from mobilellm.report.runs import LeftOut, RunSet
 from mobilellm.report.shapes import Shape, group_runs
 from mobilellm.report.statistics import (
@@ -16,9 +20,14 @@ from mobilellm.report.statistics import (
     mean_interval,
     paired_differences,
 )
+from mobilellm.report.units import listed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+MOST_SHAPES = 8
+"""Beyond so many every pair is too much to read: the others are shown against the best."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +43,13 @@ class Comparison:
     metric: str | None
     """`val_loss`, `val_bits_per_byte`, or None where no loss can be compared."""
     pairs: tuple[Pair, ...]
-    """Every pair of shapes once; empty without a metric."""
+    """Every pair of shapes once, or every pair with the baseline; empty without a metric."""
+    reference: str | None
+    """The shape that the others are shown against; None: every pair is shown."""
+    is_baseline: bool
+    """Whether the reference was chosen beforehand; otherwise it has the lowest loss."""
+    compressed: tuple[CompressedModel, ...]
+    """The leaderboard of compressed models; empty where none was given."""
     cautions: tuple[Caution, ...]
     """What makes the comparison unfair or weak, the gravest first."""
     left_out: tuple[LeftOut, ...]
@@ -76,27 +91,82 @@ class Comparison:
 
 
 def analyse(
-    runs: RunSet, *, sources: Sequence[Path], folder: Path, title: str | None = None
+    runs: RunSet,
+    *,
+    sources: Sequence[Path],
+    folder: Path,
+    title: str | None = None,
+    baseline: str | None = None,
+    models: Sequence[CompressedModel] = (),
 ) -> Comparison:
-    """Compare runs that were read; nothing is written."""
+    """Compare what was read; nothing is written.
+
+    Raises:
+        ValueError: a baseline that is none of the shapes, or more than one.
+    """
     shapes, repeated = group_runs(runs.finished)
-    metric = metric_of(shapes)
-    pairs = compare_pairs({shape.label: shape.losses(metric) for shape in shapes}) if metric else ()
+    metric = metric_of(shapes) if shapes else None
+    given = None if baseline is None else find_baseline(shapes, baseline)
+    pairs = _pairs(shapes, metric, given)
+    reference = given
+    if reference is None and metric is not None and len(shapes) > MOST_SHAPES:
+        reference = lowest_label(comparable_groups(shapes)[0], metric)
+    rows = ranked(models, shapes)
+    found = findings(shapes, pairs, metric, given) if shapes else ()
+    told = leaderboard_sentence(rows) if models else None
     return Comparison(
-        title=title or _title(shapes),
+        title=title or _title(shapes, sources),
         sources=tuple(sources),
         folder=folder,
         shapes=shapes,
         metric=metric,
         pairs=pairs,
-        cautions=cautions(shapes),
+        reference=reference,
+        is_baseline=given is not None,
+        compressed=rows,
+        cautions=(
+            *(cautions(shapes) if shapes else ()), *(compressed_cautions(rows) if models else ()),
+        ),
         left_out=(*runs.left_out, *repeated),
         num_probes=runs.num_probes,
-        findings=findings(shapes, pairs, metric),
+        findings=(*found, *((told,) if told else ())),
+    )  # fmt: skip
+
+
+def find_baseline(shapes: Sequence[Shape], name: str) -> str:
+    """The label of the shape that is called so, or that has a run in a folder of that name.
+
+    Raises:
+        ValueError: none, or more than one.
+    """
+    found = [shape.label for shape in shapes if shape.label == name] or [
+        shape.label
+        for shape in shapes
+        if any(name.rstrip("/") in (run.folder.name, str(run.folder)) for run in shape.runs)
+    ]
+    if len(found) == 1:
+        return found[0]
+    labels = ", ".join(repr(shape.label) for shape in shapes)
+    raise ValueError(
+        f"--baseline {name!r} is none of the shapes; use the name of one ({labels}) or of a run's "
+        "folder"
     )
 
 
-def _title(shapes: Sequence[Shape]) -> str:
+def _pairs(shapes: Sequence[Shape], metric: str | None, baseline: str | None) -> tuple[Pair, ...]:
+    if metric is None:
+        return ()
+    by_label = {shape.label: shape for shape in shapes}
+    return compare_pairs(
+        {shape.label: shape.losses(metric) for shape in shapes},
+        lambda first, second: obstacle(by_label[first], by_label[second]),
+        baseline,
+    )
+
+
+def _title(shapes: Sequence[Shape], sources: Sequence[Path]) -> str:
+    if not shapes:
+        return f"Compressed models in {listed([str(path) for path in sources])}"
     names = {str(run.fact("experiment") or "") for shape in shapes for run in shape.runs}
     named = " and ".join(sorted(name.replace("_", " ") for name in names if name))
     return (named[:1].upper() + named[1:]) or f"Comparison of {len(shapes)} shapes"

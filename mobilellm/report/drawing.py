@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,10 @@ PAPER = "#fefefe"
 LIGHT_RANGE = (0.82, 0.0)
 DARK_RANGE = (1.0, 0.36)
 """Ends of viridis for the widest and the deepest shape; cut where the background hides them."""
+FEW_COLOURS = 8
+"""So many colours of one scale can be told apart."""
+LEGEND_CHARACTERS = 26
+"""Longer names go on in the next line."""
 
 
 @contextmanager
@@ -56,6 +61,8 @@ def house_style() -> Iterator[None]:
             "savefig.facecolor": PAPER,
             "legend.frameon": False,
             "svg.fonttype": "none",
+            # Names of runs are texts of users: no formula begins with their dollar sign.
+            "text.parse_math": False,
         }
     ):
         yield
@@ -71,9 +78,13 @@ def palette(number: int, ends: tuple[float, float] = LIGHT_RANGE) -> list[str]:
     return [to_hex(mpl.colormaps["viridis"](first + (last - first) * step)) for step in steps]
 
 
-def line_style(shape: Shape) -> dict[str, Any]:
-    """Dashed where blocks are shared."""
-    return {"linestyle": (0, (4, 1.6)) if shape.is_shared else "-"}
+def line_styles(shapes: Sequence[Shape]) -> list[dict[str, Any]]:
+    """Dashed where blocks are shared; of many shapes neighbours in colour differ in their dots."""
+    plain = ["-", (0, (1, 1.2)), (0, (6, 1.2, 1, 1.2))] if len(shapes) > FEW_COLOURS else ["-"]
+    return [
+        {"linestyle": (0, (4, 1.6)) if shape.is_shared else plain[index % len(plain)]}
+        for index, shape in enumerate(shapes)
+    ]
 
 
 def mark_style(shape: Shape, colour: str) -> dict[str, Any]:
@@ -103,6 +114,11 @@ def svg_text(figure: "Figure", name: str, colours: Sequence[str]) -> str:
     return svg
 
 
+def folded(label: str, characters: int = LEGEND_CHARACTERS) -> str:
+    """A long name in several lines."""
+    return textwrap.fill(label, characters, break_long_words=False)
+
+
 def label_points(
     axes: "Axes",
     points: Sequence[Point],
@@ -124,7 +140,7 @@ def label_points(
         taken += _along(axes.transData.transform(np.array(segment)), 3 * pixel)
     frame = np.array(axes.get_window_extent().extents)
     for place, point, text in zip(places, points, texts, strict=True):
-        note = axes.annotate(text, point, (0, 0), textcoords="offset points", fontsize=9)
+        note = axes.annotate(folded(text), point, (0, 0), textcoords="offset points", fontsize=9)
         extent = note.get_window_extent()
         size = np.array([extent.width, extent.height])
         offsets = np.array(_offsets(*(size / pixel)))

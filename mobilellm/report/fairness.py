@@ -4,13 +4,27 @@ Source: the confounds of the depth-against-width grid of Liu et al. 2024, arXiv:
 tables 11 and 12: unequal body parameters, one learning rate for all widths, one seed.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mobilellm.models.config import BlockShape, ModelConfig
+from mobilellm.report.arms import (
+    START,
+    compression_text,
+    differing_settings,
+    distillation_text,
+    setting_text,
+    settings,
+)
 from mobilellm.report.budgets import TOLERANCE, budget_groups, budgets
+from mobilellm.report.caution import MOST_NAMES, Caution, by_value, some
+from mobilellm.report.comparability import (
+    CONDITION_SETTINGS,
+    EQUAL_TOKENS,
+    loss_cautions,
+    total_tokens,
+    validation_tokens,
+)
 from mobilellm.report.learning_rates import learning_rate_cautions
 from mobilellm.report.runs import Run
 from mobilellm.report.shapes import Shape
@@ -21,25 +35,14 @@ NATS_BELOW_UNIGRAM = 1.0
 """A run that ends closer than this to the unigram loss has learnt little but word counts."""
 
 
-@dataclass(frozen=True)
-class Caution:
-    """One reason to read the comparison with care."""
-
-    kind: str
-    """What it is about, e.g. `budget`, `tokens`, `learning rate`."""
-    is_grave: bool
-    """Whether it can turn a verdict; otherwise it is worth knowing."""
-    message: str
-
-
 def metric_of(shapes: Sequence[Shape]) -> str | None:
     """The loss by which shapes may be compared.
 
-    `val_loss` where all read the same validation text with the same tokenizer, else
-    `val_bits_per_byte`, else (where a run has none) nothing.
+    `val_loss` where all have the same tokenizer, else `val_bits_per_byte`, else (where a run has
+    none) nothing. Which of them may be compared is said by `comparability.obstacle`.
     """
     runs = [run for shape in shapes for run in shape.runs]
-    if all(len({run.fact(f"hashes.{name}") for run in runs}) == 1 for name in _LOSS_HASHES):
+    if len({run.fact("hashes.tokenizer") for run in runs}) == 1:
         return "val_loss"
     if all(run.val_bits_per_byte is not None for run in runs):
         return "val_bits_per_byte"
@@ -52,16 +55,15 @@ def cautions(shapes: Sequence[Shape]) -> tuple[Caution, ...]:
         *_budget(shapes),
         *_amounts(shapes),
         *_data(shapes),
+        *loss_cautions(shapes),
         *(Caution("learning rate", True, text) for text in learning_rate_cautions(shapes)),
         *_seeds(shapes),
         *_learnt_little(shapes),
         *_architecture(shapes),
+        *_arms(shapes),
         *_made_differently(shapes),
     ]
     return tuple(sorted(found, key=lambda caution: not caution.is_grave))
-
-
-_LOSS_HASHES = ("tokenizer", "validation")
 
 
 def _budget(shapes: Sequence[Shape]) -> Iterable[Caution]:
@@ -80,31 +82,40 @@ def _budget(shapes: Sequence[Shape]) -> Iterable[Caution]:
             text = f"equal {within}: {listed(matched)}; not equal: {listed(unmatched)}"
             yield Caution("budget", False, text)
     if len(groups) > 1:
-        text = "; ".join(listed([shape.label for shape in group]) for group in groups)
+        text = "; ".join(some([shape.label for shape in group]) for group in groups)
         yield Caution("budget", True, f"shapes of different budgets are compared: {text}")
 
 
 def _amounts(shapes: Sequence[Shape]) -> Iterable[Caution]:
-    """Tokens, windows and batches that differ."""
-    tokens = [run.tokens for shape in shapes for run in shape.runs]
-    if max(tokens) > 1.001 * min(tokens):
+    """Tokens and batches that differ; those behind starting weights count where they are known."""
+    runs = [run for shape in shapes for run in shape.runs]
+    totals = [total_tokens(run) for run in runs]
+    is_known = None not in totals
+    tokens = [
+        run.tokens if total is None or not is_known else total
+        for total, run in zip(totals, runs, strict=True)
+    ]
+    if max(tokens) > EQUAL_TOKENS * min(tokens):
+        amounts = dict(zip((id(run) for run in runs), tokens, strict=True))
         per_shape = {
-            shape.label: count_text(sum(run.tokens for run in shape.runs) / len(shape.runs))
+            shape.label: count_text(sum(amounts[id(run)] for run in shape.runs) / len(shape.runs))
             for shape in shapes
         }
-        text = f"runs saw different numbers of training tokens: {_by_value(per_shape)}"
+        has_parents = any(run.tokens != amount for run, amount in zip(runs, tokens, strict=True))
+        note = ", those behind the starting weights included" if has_parents else ""
+        text = f"runs saw different numbers of training tokens{note}: {by_value(per_shape)}"
         yield Caution("tokens", True, text)
-    for name, unit in (("sequence_length", "tokens"), ("tokens_per_step", "tokens")):
-        values = {shape.label: count_text(getattr(shape.first, name)) for shape in shapes}
-        if len(set(values.values())) > 1:
-            yield Caution(name, True, f"{name} differs (in {unit}): {_by_value(values)}")
+    values = {shape.label: count_text(shape.first.tokens_per_step) for shape in shapes}
+    if len(set(values.values())) > 1:
+        text = f"tokens_per_step differs (in tokens): {by_value(values)}"
+        yield Caution("tokens_per_step", True, text)
 
 
 def _data(shapes: Sequence[Shape]) -> Iterable[Caution]:
     """Other text, tokenizer or validation split, by the hashes of the prepared data."""
     consequences = {
         "tokenizer": "nats per token do not compare; verdicts are by bits per byte only",
-        "validation": "part of any difference may be the text; verdicts are by bits per byte only",
+        "validation": "no verdict is given between them",
         "train": "the shapes learnt from different text",
         "data": "the shapes were prepared from different sources",
     }
@@ -118,7 +129,14 @@ def _data(shapes: Sequence[Shape]) -> Iterable[Caution]:
     for name in differing:
         values = {shape.label: str(shape.first.fact(f"hashes.{name}"))[:8] for shape in shapes}
         noun = {"train": "training text", "validation": "validation text"}.get(name, name)
-        text = f"the {noun} differs ({_by_value(values)}): {consequences[name]}"
+        text = f"the {noun} differs ({by_value(values)}): {consequences[name]}"
+        yield Caution("data", True, text)
+    if "tokenizer" in differing and any(validation_tokens(run) for run in runs):
+        text = (
+            "validation_tokens reads windows spread over the validation text, and another "
+            "tokenizer makes other windows: part of a difference may be the sample; "
+            "validation_tokens=null reads all of it"
+        )
         yield Caution("data", True, text)
 
 
@@ -127,14 +145,14 @@ def _seeds(shapes: Sequence[Shape]) -> Iterable[Caution]:
     few = [shape.label for shape in shapes if len(shape.seeds) < MINIMUM_SEEDS]
     if few:
         text = (
-            f"fewer than {MINIMUM_SEEDS} seeds: {listed(few)}; no verdict is given on them, "
+            f"fewer than {MINIMUM_SEEDS} seeds: {some(few)}; no verdict is given on them, "
             "train more seeds"
         )
         yield Caution("seeds", True, text)
     common = set.intersection(*(set(shape.seeds) for shape in shapes))
     missing = {shape.label: sorted(set(shape.seeds) - common) for shape in shapes}
     if any(missing.values()):
-        unpaired = listed(
+        unpaired = some(
             [
                 f"{label} seed {listed([str(seed) for seed in seeds])}"
                 for label, seeds in missing.items()
@@ -161,7 +179,7 @@ def _learnt_little(shapes: Sequence[Shape]) -> Iterable[Caution]:
             near.append(f"{shape.label} ({abs(min(gaps)):.2f} {side})")
     if near:
         text = (
-            f"not {NATS_BELOW_UNIGRAM:g} nat below the unigram loss: {listed(near)}; training was "
+            f"not {NATS_BELOW_UNIGRAM:g} nat below the unigram loss: {some(near)}; training was "
             "too short to conclude much, raise max_tokens"
         )
         yield Caution("training length", True, text)
@@ -198,6 +216,39 @@ _TRAITS: tuple[tuple[str, Callable[[BlockShape, ModelConfig], str]], ...] = (
 )
 
 
+def _arms(shapes: Sequence[Shape]) -> Iterable[Caution]:
+    """Compression, distillation and other settings in which the shapes differ."""
+    for name, read in (("compression", compression_text), ("distillation", distillation_text)):
+        values = list(dict.fromkeys(read(shape.first) or "none" for shape in shapes))
+        if len(values) > 1:
+            yield Caution(name, False, f"{name} differs: {some(values, noun='kinds')}")
+    compressed = [shape.label for shape in shapes if compression_text(shape.first)]
+    if compressed:
+        who = "all shapes" if len(compressed) == len(shapes) else some(compressed)
+        text = f"compressed, and trained on (recovered) in these runs: {who}"
+        yield Caution("compression", False, text)
+    flat = [settings(shape.first) for shape in shapes]
+    names = [name for name in differing_settings(flat) if not name.startswith(_SAID_ELSEWHERE)]
+    if names:
+        shown = [
+            f"{name} ({some(list(dict.fromkeys(_value(one, name) for one in flat)), noun='values')})"
+            for name in names[:MOST_NAMES]
+        ]
+        more = [f"{len(names) - MOST_NAMES} more settings"] if len(names) > MOST_NAMES else []
+        yield Caution("settings", False, f"the shapes differ in {listed([*shown, *more])}")
+
+
+_SAID_ELSEWHERE = (
+    "compression", "distillation", "optimizer", "max_tokens", "tokens_per_step", "sequence_length",
+    START, *CONDITION_SETTINGS,
+)  # fmt: skip
+"""Settings of which another caution speaks."""
+
+
+def _value(settings: Mapping[str, Any], name: str) -> str:
+    return setting_text(settings, name) or "not given"
+
+
 def _made_differently(shapes: Sequence[Shape]) -> Iterable[Caution]:
     """Optimizer, precision, machine and code that differ between runs."""
     runs = [run for shape in shapes for run in shape.runs]
@@ -228,13 +279,3 @@ def _shortened(value: Any) -> str:
     """Ten digits of a hash are enough to tell it."""
     text = "unknown" if value is None else str(value)
     return text[:10] if len(text) == 40 and " " not in text else text
-
-
-def _by_value(values: dict[str, str]) -> str:
-    """`2×232 and 4×168: 1.00M; 8×120: 2.00M`."""
-    labels: dict[str, list[str]] = defaultdict(list)
-    for label, value in values.items():
-        labels[value].append(label)
-    if len(labels) > 6:
-        return ", ".join(f"{label} {value}" for label, value in values.items())
-    return "; ".join(f"{listed(names)}: {value}" for value, names in labels.items())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mobilellm.report.budgets import budget_groups
 from mobilellm.report.drawing import MUTED, Point, label_points, mark_style, palette
+from mobilellm.report.findings import kinds
 from mobilellm.report.reference_lines import loss_metric, loss_unit, reference_lines
 from mobilellm.report.runs import Run
 from mobilellm.report.shapes import Shape
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from mobilellm.report.comparison import Comparison
+
+EQUAL_COSTS = 1.001
+"""Shapes whose costs are within this factor stand in one place: there is nothing to see."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,11 @@ def against_depth(comparison: "Comparison") -> "Figure | None":
     axes.set_xticks(depths, [f"{depth:.0f}" for depth in depths])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("depth (layers run per token, logarithmic axis)")
-    lines = [_joined(group, marks) for group in budget_groups(comparison.shapes)]
+    lines = [
+        _joined(kind, marks)
+        for group in budget_groups(comparison.shapes)
+        for kind in kinds([shape for shape in group if not shape.is_shared])
+    ]
     for line in lines:
         if line:
             axes.plot(*zip(*line, strict=True), color=MUTED, linewidth=1, zorder=1)
@@ -55,16 +63,17 @@ def against_depth(comparison: "Comparison") -> "Figure | None":
 def against_cost(
     comparison: "Comparison", label: str, cost: Callable[[Run], float | None]
 ) -> "Figure | None":
-    """Final loss against a cost, where two shapes or more have it, with the Pareto front."""
+    """Final loss against a cost, where shapes differ in it, with the Pareto front."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     marks = _marks(comparison, cost)
-    if len(marks) < 2:
+    costs = [mark.x for mark in marks]
+    if len(marks) < 2 or max(costs) < EQUAL_COSTS * min(costs):
         return None
     figure = Figure(figsize=(8.2, 4.4), layout="constrained")
     axes = figure.subplots()
-    is_wide = max(mark.x for mark in marks) > 3 * min(mark.x for mark in marks)
+    is_wide = max(costs) > 3 * min(costs)
     if is_wide:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -107,8 +116,8 @@ def _side_by_side(marks: Sequence[_Mark]) -> list[_Mark]:
 
 
 def _joined(group: Sequence[Shape], marks: Sequence[_Mark]) -> list[Point]:
-    """The line through shapes of one budget without sharing; none where two are equally deep."""
-    labels = {shape.label for shape in group if not shape.is_shared}
+    """The line through shapes of one budget and kind; none where two are equally deep."""
+    labels = {shape.label for shape in group}
     members = [mark for mark in marks if mark.shape.label in labels]
     depths = {mark.shape.model.num_layers for mark in members}
     is_line = len(depths) == len(members) > 1

@@ -9,7 +9,8 @@ from mobilellm.report.drawing import DARK_RANGE, palette
 from mobilellm.report.findings import UNIT, question
 from mobilellm.report.methods import methods
 from mobilellm.report.page_style import SCRIPT, style_text
-from mobilellm.report.page_tables import matrix_html, shapes_html
+from mobilellm.report.page_tables import leaderboard_html, matrix_html, reference_html, shapes_html
+from mobilellm.report.pair_rows import reference_caption
 from mobilellm.report.records import csv_text, json_text
 from mobilellm.report.statistics import MINIMUM_SEEDS
 from mobilellm.report.table import reference_sentence
@@ -32,19 +33,15 @@ def page_text(comparison: "Comparison", drawings: "Sequence[tuple[Plot, str]]") 
     body = "\n".join(
         [
             f"<h1>{escape(comparison.title)}</h1>",
-            f'<p class="question">{escape(question(comparison.shapes, comparison.metric))}</p>',
+            _question(comparison),
             _findings(comparison),
             _warnings(comparison),
-            "<h2>The shapes</h2>",
-            shapes_html(comparison),
-            f'<p class="small">{escape(reference_sentence(comparison.shapes))} A shape is named '
-            "by stored blocks × width. Body: without the embedding; executed: counted each time "
-            "it runs; FLOPs: of training, attention included; loss: nats per token; ±: 95 % "
-            "interval over seeds. Click a heading to sort.</p>",
+            _shapes(comparison),
+            _compressed(comparison),
             _pairs(comparison),
             _left_out(comparison),
             *(_figure(plot, svg) for plot, svg in drawings),
-            _methods(comparison),
+            _methods(comparison) if comparison.shapes else "",
             _downloads(comparison, drawings),
         ]
     )
@@ -53,6 +50,37 @@ def page_text(comparison: "Comparison", drawings: "Sequence[tuple[Plot, str]]") 
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(comparison.title)}</title>\n<style>{style}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
+def _question(comparison: "Comparison") -> str:
+    if not comparison.shapes:
+        return '<p class="question">What do compressed models cost, and what do they lose?</p>'
+    text = question(comparison.shapes, comparison.metric)
+    return f'<p class="question">{escape(text)}</p>'
+
+
+def _shapes(comparison: "Comparison") -> str:
+    if not comparison.shapes:
+        return ""
+    return (
+        f"<h2>The shapes</h2>{shapes_html(comparison)}"
+        f'<p class="small">{escape(reference_sentence(comparison.shapes))} A shape is named '
+        "by stored blocks × width. Body: without the embedding; executed: counted each time "
+        "it runs; FLOPs: of training, attention included; loss: nats per token; ±: 95 % "
+        "interval over seeds. Click a heading to sort.</p>"
+    )
+
+
+def _compressed(comparison: "Comparison") -> str:
+    if not comparison.compressed:
+        return ""
+    return (
+        f"<h2>Compressed models</h2>{leaderboard_html(comparison)}"
+        '<p class="small">On disk: the weights’ files; ratio: parameters that are not masked to '
+        "zero, as a share of the dense model’s; loss: nats per token; to dense: the loss minus the "
+        "dense model’s on the same text; milliseconds and memory as measured where the model was "
+        "compressed. Compressed: not trained since; recovered: trained since, mean over seeds.</p>"
     )
 
 
@@ -83,6 +111,12 @@ def _warnings(comparison: "Comparison") -> str:
 def _pairs(comparison: "Comparison") -> str:
     if not comparison.pairs:
         return ""
+    if comparison.reference is not None:
+        caption = reference_caption(comparison)
+        return (
+            f'<h2>Against {escape(comparison.reference)}</h2><p class="small">{escape(caption)}</p>'
+            f"{reference_html(comparison)}"
+        )
     unit = UNIT[comparison.metric or "val_loss"]
     tested = sum(pair.p_value is not None for pair in comparison.pairs)
     caption = (

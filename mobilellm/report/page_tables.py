@@ -5,15 +5,18 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from mobilellm.report.columns import Column, shown_columns
+from mobilellm.report.leaderboard import COLUMNS as LEADERBOARD
+from mobilellm.report.pair_rows import reference_rows
 from mobilellm.report.shapes import Shape
 from mobilellm.report.statistics import (
     BETTER,
+    NOT_COMPARABLE,
     NOT_DISTINGUISHABLE,
     TOO_FEW_SEEDS,
     WORSE,
     Pair,
 )
-from mobilellm.report.units import signed_text
+from mobilellm.report.units import MISSING, signed_text
 
 if TYPE_CHECKING:
     from mobilellm.report.comparison import Comparison
@@ -23,6 +26,7 @@ WORDS = {
     WORSE: ("worse", "▼ worse"),
     NOT_DISTINGUISHABLE: ("same", "≈"),
     TOO_FEW_SEEDS: ("same", "?"),
+    NOT_COMPARABLE: ("same", "–"),
 }
 
 
@@ -36,10 +40,7 @@ def shapes_html(comparison: "Comparison") -> str:
     rows = "".join(
         _shape_row(index, shape, columns) for index, shape in enumerate(comparison.shapes)
     )
-    return (
-        f'<div class="scroll"><table class="sortable"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    return _table("sortable", heads, rows)
 
 
 def matrix_html(comparison: "Comparison") -> str:
@@ -52,8 +53,46 @@ def matrix_html(comparison: "Comparison") -> str:
         + "</tr>"
         for row in labels
     )
+    return _table("matrix", f"<th></th>{heads}", rows)
+
+
+def reference_html(comparison: "Comparison") -> str:
+    """Each shape as compared with one, the lowest loss first."""
+    heads = "".join(
+        f'<th scope="col">{name}</th>'
+        for name in ("shape", "difference", "verdict", "p after Holm", "common seeds")
+    )
+    rows = "".join(
+        f'<tr><th scope="row">{escape(row.label)}</th><td>{escape(row.difference)}</td>'
+        f'<td class="{WORDS[row.pair.verdict][0] if row.pair else "self"}">{escape(row.verdict)}'
+        f"</td><td>{escape(row.p_value)}</td><td>{escape(row.seeds)}</td></tr>"
+        for row in reference_rows(comparison)
+    )
+    return _table("reference", heads, rows)
+
+
+def leaderboard_html(comparison: "Comparison") -> str:
+    """A row a compressed model, sortable."""
+    shown = [c for c in LEADERBOARD if any(c.text(row) for row in comparison.compressed)]
+    heads = '<th scope="col">model</th>' + "".join(
+        f'<th scope="col" title="{escape(column.meaning)}">{escape(column.name)}</th>'
+        for column in shown
+    )
+    rows = ""
+    for index, row in enumerate(comparison.compressed):
+        title = escape(str(row.folder))
+        cells = [f'<th scope="row" data-value="{index}" title="{title}">{escape(row.label)}</th>']
+        for column in shown:
+            value = column.value(row)
+            key = "" if value is None else f"{value:.9g}"
+            cells.append(f'<td data-value="{key}">{escape(column.text(row) or MISSING)}</td>')
+        rows += f"<tr>{''.join(cells)}</tr>"
+    return _table("sortable", heads, rows)
+
+
+def _table(kind: str, heads: str, rows: str) -> str:
     return (
-        f'<div class="scroll"><table class="matrix"><thead><tr><th></th>{heads}</tr></thead>'
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 
@@ -76,6 +115,9 @@ def _pair_cell(pair: Pair | None) -> str:
         return '<td class="self">·</td>'
     kind, word = WORDS[pair.verdict]
     difference = "" if pair.difference is None else signed_text(pair.difference)
+    if pair.verdict == NOT_COMPARABLE:
+        title = f"{pair.first} against {pair.second}: not comparable, {pair.reason}"
+        return f'<td class="{kind}" title="{escape(title)}">{word}</td>'
     p_value = (
         f"{len(pair.seeds)} common seeds"
         if pair.adjusted_p_value is None

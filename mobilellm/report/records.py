@@ -5,6 +5,7 @@ import io
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from mobilellm.report.compressed import COMPRESSED, CompressedModel
 from mobilellm.report.learning_rates import rates_tried
 from mobilellm.report.runs import Run
 from mobilellm.report.shapes import Shape
@@ -32,7 +33,8 @@ def csv_text(comparison: "Comparison") -> str:
     rows: list[dict[str, Any]] = [
         _run_record(shape, run) for shape in comparison.shapes for run in shape.runs
     ]
-    columns = [*rows[0], "reason"]
+    rows += [_compressed_record(row) for row in comparison.compressed if row.kind == COMPRESSED]
+    columns = list(dict.fromkeys([*(name for row in rows for name in row), "reason"]))
     rows += [
         {"folder": str(run.folder), "status": run.status, "reason": run.reason}
         for run in comparison.left_out
@@ -57,6 +59,8 @@ def json_text(comparison: "Comparison") -> str:
         "shapes": [_shape_record(shape) for shape in comparison.shapes],
         "pairs": [_pair_record(comparison, pair) for pair in comparison.pairs],
         "runs": [_run_record(shape, run) for shape in comparison.shapes for run in shape.runs],
+        "reference": comparison.reference,
+        "compressed": [asdict(row) | {"folder": str(row.folder)} for row in comparison.compressed],
         "left_out": [
             {"folder": str(run.folder), "status": run.status, "reason": run.reason}
             for run in comparison.left_out
@@ -90,6 +94,20 @@ def _run_record(shape: Shape, run: Run) -> dict[str, Any]:
     }
 
 
+def _compressed_record(row: CompressedModel) -> dict[str, Any]:
+    return {
+        "shape": row.label,
+        "folder": str(row.folder),
+        "status": row.kind,
+        "val_loss": row.loss,
+        "dense_loss": row.dense_loss,
+        "bytes_on_disk": row.bytes_on_disk,
+        "ratio": row.ratio,
+        "prefill_ms": row.prefill_ms,
+        "decode_ms_per_token": row.decode_ms_per_token,
+    }
+
+
 def _shape_record(shape: Shape) -> dict[str, Any]:
     return {
         "label": shape.label,
@@ -116,6 +134,7 @@ def _pair_record(comparison: "Comparison", pair: Pair) -> dict[str, Any]:
         "first": pair.first,
         "second": pair.second,
         "verdict": pair.verdict,
+        "reason": pair.reason or None,
         "seeds": list(pair.seeds),
         "p_value": pair.p_value,
         "adjusted_p_value": pair.adjusted_p_value,

@@ -65,9 +65,7 @@ class Run:
 
     def number(self, path: str) -> float | None:
         """Like `fact`, for finite numbers; anything else is None."""
-        value = self.fact(path)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if is_number and math.isfinite(value) else None
+        return number_or_none(self.fact(path))
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,12 @@ class RunSet:
     """Learning-rate probe runs that were passed over."""
 
 
-def read_runs(paths: Sequence[Path | str]) -> RunSet:
+def read_runs(paths: Sequence[Path | str], *, may_be_none: bool = False) -> RunSet:
     """Read every run at or below the given folders, each once.
+
+    Args:
+        paths: run or sweep folders.
+        may_be_none: whether folders without a finished run will do.
 
     Raises:
         FileNotFoundError: a folder that does not exist.
@@ -105,6 +107,8 @@ def read_runs(paths: Sequence[Path | str]) -> RunSet:
         run = _read_run(folder)
         (finished if isinstance(run, Run) else left_out).append(run)
     given = ", ".join(str(path) for path in paths)
+    if not finished and may_be_none:
+        return RunSet((), tuple(left_out), num_probes)
     if not finished and not left_out:
         found = f" ({num_probes} learning-rate probes only)" if num_probes else ""
         raise ValueError(
@@ -205,6 +209,11 @@ def _required_number(summary: Mapping[str, Any], name: str) -> float:
     if not _is_finite(value):
         raise ValueError(f"{name}={value!r} in {SUMMARY} must be a number; run it again")
     return value
+
+
+def number_or_none(value: Any) -> float | None:
+    """A finite number; None for anything else."""
+    return float(value) if _is_finite(value) else None
 
 
 def _is_finite(value: Any) -> bool:

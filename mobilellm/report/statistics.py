@@ -7,8 +7,8 @@ pairs keeps the chance of any wrong verdict in the whole comparison under 5 %.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 INTERVAL = 0.95
 """Coverage of every interval."""
@@ -21,6 +21,7 @@ BETTER = "better"
 WORSE = "worse"
 NOT_DISTINGUISHABLE = "not distinguishable"
 TOO_FEW_SEEDS = "too few seeds"
+NOT_COMPARABLE = "not comparable"
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,17 @@ class Pair:
     seeds: tuple[int, ...]
     """Seeds that both have."""
     difference: Interval | None
-    """Loss of the first minus the second over common seeds; None without any."""
+    """Loss of the first minus the second over common seeds; None without any, and where the two
+    losses are not of one kind."""
     p_value: float | None
     """Two-sided, of the paired t-test; None under `MINIMUM_SEEDS` common seeds."""
     adjusted_p_value: float | None
     """After Holm's procedure over all pairs that were tested."""
     verdict: str
-    """`better`, `worse`, `not distinguishable` or `too few seeds`; better = lower loss."""
+    """`better`, `worse`, `not distinguishable`, `too few seeds` or `not comparable`; better = lower
+    loss."""
+    reason: str = ""
+    """Why two shapes are not comparable."""
 
     def turned(self) -> "Pair":
         """The same comparison with the second shape first."""
@@ -57,10 +62,9 @@ class Pair:
         if difference is not None:
             difference = Interval(-difference.mean, difference.half_width, difference.count)
         verdict = {BETTER: WORSE, WORSE: BETTER}.get(self.verdict, self.verdict)
-        return Pair(
-            self.second, self.first, self.seeds, difference,
-            self.p_value, self.adjusted_p_value, verdict,
-        )  # fmt: skip
+        return replace(
+            self, first=self.second, second=self.first, difference=difference, verdict=verdict
+        )
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
@@ -112,29 +116,48 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     return tuple(adjusted)
 
 
-def compare_pairs(losses: Mapping[str, Mapping[int, float]]) -> tuple[Pair, ...]:
-    """A verdict for every pair of shapes.
+def compare_pairs(
+    losses: Mapping[str, Mapping[int, float]],
+    obstacle: Callable[[str, str], str | None] = lambda first, second: None,
+    against: str | None = None,
+) -> tuple[Pair, ...]:
+    """A verdict for every pair of shapes, or for every other shape with one of them.
 
     Args:
         losses: shape to seed to final loss; lower is better.
+        obstacle: why two shapes cannot be compared; None where they can.
+        against: the one shape, chosen before the losses were known; Holm's procedure then counts
+            the pairs with it alone.
     """
-    found = [
-        (first, second, paired_differences(losses[first], losses[second]))
-        for first, second in itertools.combinations(losses, 2)
-    ]
-    p_values = [
-        paired_p_value(list(differences.values())) if len(differences) >= MINIMUM_SEEDS else None
-        for _, _, differences in found
-    ]
-    adjusted = iter(holm([value for value in p_values if value is not None]))
-    pairs = []
-    for (first, second, differences), p_value in zip(found, p_values, strict=True):
-        values = list(differences.values())
-        interval = mean_interval(values) if values else None
-        corrected = None if p_value is None else next(adjusted)
-        verdict = _verdict(interval, corrected)
-        pairs.append(Pair(first, second, tuple(differences), interval, p_value, corrected, verdict))
-    return tuple(pairs)
+    names = itertools.combinations(losses, 2)
+    if against is not None:
+        names = ((name, against) for name in losses if name != against)
+    tested = [_tested(pair, losses, obstacle(*pair)) for pair in names]
+    adjusted = iter(holm([pair.p_value for pair in tested if pair.p_value is not None]))
+    return tuple(
+        pair
+        if pair.verdict == NOT_COMPARABLE
+        else _judged(pair, None if pair.p_value is None else next(adjusted))
+        for pair in tested
+    )
+
+
+def _judged(pair: Pair, corrected: float | None) -> Pair:
+    verdict = _verdict(pair.difference, corrected)
+    return replace(pair, adjusted_p_value=corrected, verdict=verdict)
+
+
+def _tested(
+    names: tuple[str, str], losses: Mapping[str, Mapping[int, float]], reason: str | None
+) -> Pair:
+    """One pair before the correction."""
+    differences = paired_differences(*(losses[name] for name in names))
+    seeds, values = tuple(differences), list(differences.values())
+    if reason is not None:
+        return Pair(*names, seeds, None, None, None, NOT_COMPARABLE, reason)
+    p_value = paired_p_value(values) if len(values) >= MINIMUM_SEEDS else None
+    interval = mean_interval(values) if values else None
+    return Pair(*names, seeds, interval, p_value, None, TOO_FEW_SEEDS)
 
 
 def paired_differences(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mobilellm.report.curves import MeanCurve, Points, mean_curve
-from mobilellm.report.drawing import fix_layout, line_style, palette
+from mobilellm.report.drawing import fix_layout, folded, line_styles, palette
 from mobilellm.report.reference_lines import loss_scale, loss_unit, reference_lines
 from mobilellm.report.shapes import Shape
 from mobilellm.report.units import axis_text
@@ -34,10 +34,15 @@ def against_time(comparison: "Comparison") -> "Figure | None":
     return _over_training(comparison, None, _time)
 
 
+LEGEND_ROW = 0.17
+"""Height of a line of the legend, in inches."""
+
+
 @dataclass(frozen=True)
 class _Line:
     shape: Shape
     colour: str
+    style: dict[str, Any]
     x: np.ndarray
     curve: MeanCurve
 
@@ -57,7 +62,8 @@ def _over_training(
     if unit is None:
         seconds, unit = _time_unit(max(line.x[-1] for line in lines))
         lines = [replace(line, x=line.x / seconds) for line in lines]
-    figure = Figure(figsize=(9.6, 3.9), layout="constrained")
+    rows = sum(folded(line.shape.label).count("\n") + 1 for line in lines)
+    figure = Figure(figsize=(9.6, max(3.9, 0.9 + LEGEND_ROW * rows)), layout="constrained")
     whole, end = figure.subplots(1, 2, width_ratios=[1, 1.15])
     for axes in (whole, end):
         for line in lines:
@@ -74,11 +80,16 @@ def _over_training(
     reference_lines(whole, comparison)
     _enlarge_end(end, lines)
     end.legend(
-        loc="center left", bbox_to_anchor=(1.02, 0.5), title="from wide\nto deep",
+        loc="center left", bbox_to_anchor=(1.02, 0.5), title=_legend_title(lines),
         fontsize=9, title_fontsize=9, alignment="left",
     )  # fmt: skip
     fix_layout(figure)
     return figure
+
+
+def _legend_title(lines: Sequence[_Line]) -> str:
+    depths = {line.shape.model.num_layers for line in lines}
+    return "from wide\nto deep" if len(depths) > 1 else "shape"
 
 
 def _lines(
@@ -86,19 +97,20 @@ def _lines(
 ) -> list[_Line]:
     """A line for each shape whose runs logged at least two validation losses."""
     found = []
-    for shape, colour in zip(comparison.shapes, palette(len(comparison.shapes)), strict=True):
+    shapes = comparison.shapes
+    styles = line_styles(shapes)
+    for shape, colour, style in zip(shapes, palette(len(shapes)), styles, strict=True):
         curve = _shape_curve(shape, comparison.metric)
         if curve is not None and len(curve.tokens) > 1:
             x = position(shape, curve)
             if np.isfinite(x).all():
-                found.append(_Line(shape, colour, x, curve))
+                found.append(_Line(shape, colour, style, x, curve))
     return found
 
 
 def _draw_line(axes: "Axes", line: _Line) -> None:
-    style = line_style(line.shape)
-    curve = line.curve
-    axes.plot(line.x, curve.mean, color=line.colour, linewidth=1.8, label=line.shape.label, **style)
+    curve, label = line.curve, folded(line.shape.label)
+    axes.plot(line.x, curve.mean, color=line.colour, linewidth=1.8, label=label, **line.style)
     axes.fill_between(line.x, curve.low, curve.high, color=line.colour, alpha=0.16, linewidth=0)
 
 

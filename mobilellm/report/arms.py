@@ -1,0 +1,235 @@
+"""What was done to a model besides giving it a shape: settings, compression, distillation.
+
+Here alone it is decided which settings of config.yaml make two runs different arms of a comparison.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from mobilellm.report.ancestry import start_of
+from mobilellm.report.runs import Run
+from mobilellm.report.units import bytes_text
+from mobilellm.run_folder import NOT_IDENTITY, flat_config
+
+NOT_ARM = (
+    *NOT_IDENTITY,
+    "seed", "model", "data", "callbacks", "micro_batch_size", "validation_interval_tokens",
+    "optimizer.learning_rate", "init_from",
+    "learning_rate_probe", "learning_rate_probe_factors", "learning_rate_probe_share",
+    "learning_rate_probe_seed", "trainer", "experiment", "variant",
+)  # fmt: skip
+"""Settings that either do not change what is learnt, or stand in summary.json as they came out."""
+
+DATA_SETTINGS = ("data.document_mask", "data.tasks")
+"""Of the data, what no hash of the prepared data tells."""
+
+WATCHING_CALLBACKS = frozenset(
+    {
+        "CheckpointCallback", "GracefulStopCallback", "LabelAccuracyCallback", "ProgressCallback",
+        "RunSummaryCallback", "ThroughputCallback",
+        "DeviceStatsMonitor", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary",
+        "RichModelSummary", "RichProgressBar", "TQDMProgressBar",
+    }
+)  # fmt: skip
+"""Callbacks that change nothing of what is learnt; any other may."""
+
+START = "starts from"
+"""The name under which settings have the folder of the starting weights."""
+GUARD = "loss_guard"
+FRACTIONS = {
+    Fraction(1, 2): "½", Fraction(1, 3): "⅓", Fraction(2, 3): "⅔", Fraction(1, 4): "¼",
+    Fraction(3, 4): "¾", Fraction(1, 8): "⅛",
+}  # fmt: skip
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """Dotted names and values of all settings that make the run an arm of its own.
+
+    Those of the model are left out, since summary.json has the model itself; the starting weights
+    stand in it under `START`.
+    """
+    flat = flat_config(run.config)
+    found = {name: value for name, value in flat.items() if not _is_below(name, NOT_ARM)}
+    found |= {name: flat[name] for name in DATA_SETTINGS if name in flat}
+    found |= flat_config(_changing_callbacks(run.config), "callbacks")
+    # Null is the same as a setting that the version of the run did not have.
+    found = {name: value for name, value in found.items() if value is not None}
+    start = start_of(run)
+    return found | {START: start.folder} if start.folder else found
+
+
+def configured_model(run: Run) -> dict[str, Any]:
+    """The model that makes the run an arm: as it was configured where it was compressed later.
+
+    What compression makes of it can depend on the calibration text, and so on the seed.
+    """
+    given = run.config.get("model")
+    if compression_node(run.config) is not None and isinstance(given, Mapping) and given:
+        return flat_config(given)
+    return run.model.to_dict()
+
+
+def compression_node(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The callback's part of config.yaml, None without compression."""
+    return _first_node(config, "compression")
+
+
+def compression_text(run: Run) -> str:
+    """`low rank ½`, `wanda ½ zero`, `structured channels ½`; empty for a dense model."""
+    node = compression_node(run.config)
+    if node is not None:
+        return recipe_text(node.get("recipe") or {}, _chosen(run, "compression"))
+    return stored_text(run.model)
+
+
+def recipe_text(recipe: Mapping[str, Any], name: str | None = None) -> str:
+    """A recipe in a few words, from its settings.
+
+    Args:
+        recipe: as in config.yaml.
+        name: how it was chosen, where that is known.
+    """
+    kind = str(recipe.get("_target_", "")).rpartition(".")[2]
+    if "sparsity" in recipe:
+        pattern = str(recipe.get("pattern", "unstructured"))
+        share = f"{share_text(recipe['sparsity'])} zero" if pattern == "unstructured" else pattern
+        return f"{recipe.get('method') or name or 'pruned'} {share}"
+    kept = [
+        f"{unit} {share_text(recipe[f'keep_{unit}'])}"
+        for unit in ("channels", "heads", "blocks")
+        if recipe.get(f"keep_{unit}") is not None
+    ]
+    if kept:
+        return f"structured {', '.join(kept)}"
+    words = (name or _sum_name(recipe) or kind).replace("_", " ")
+    return f"{words} {budget_text(recipe.get('budget') or {})}".strip()
+
+
+def budget_text(budget: Mapping[str, Any]) -> str:
+    """`½`, `½ of the model`, `20.0 MB`: what a factorisation may keep; empty where unlimited."""
+    if budget.get("ratio") is not None:
+        return share_text(budget["ratio"])
+    if budget.get("stored_ratio") is not None:
+        return f"{share_text(budget['stored_ratio'])} of the model"
+    if budget.get("max_bytes") is not None:
+        return bytes_text(budget["max_bytes"])
+    if budget.get("max_decode_bytes") is not None:
+        return f"{bytes_text(budget['max_decode_bytes'])} a token"
+    return ""
+
+
+def stored_text(model: Any) -> str:
+    """`factorised` or `masked` for a model whose weights are stored so, else empty."""
+    kinds = {type(shape).__name__ for shape in model.layer_shapes.values()}
+    words = {"FactorizedShape": "factorised", "MaskedShape": "masked"}
+    return " and ".join(sorted(words.get(kind, "compressed") for kind in kinds))
+
+
+def distillation_text(run: Run) -> str:
+    """`forward_kl`: the choice's name, or its losses; empty without distillation."""
+    node = _first_node(run.config, "distillation")
+    if node is None:
+        return ""
+    losses = node.get("losses")
+    kind = str(node.get("_target_", "")).rpartition(".")[2].removesuffix("Callback")
+    named = ", ".join(losses) if isinstance(losses, Mapping) else kind
+    return _chosen(run, "distillation") or named or "distillation"
+
+
+def differing_settings(shapes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of settings in which arms differ, broad ones first.
+
+    Where the kind of a part differs (`_target_`), the part itself is named instead of its settings.
+    """
+    names = sorted({name for flat in shapes for name in flat})
+    differing = [name for name in names if len({canonical(flat.get(name)) for flat in shapes}) > 1]
+    parts = [name.removesuffix("._target_") for name in differing if name.endswith("._target_")]
+    outer = [part for part in parts if not _is_below(part, [p for p in parts if p != part])]
+    plain = [
+        name
+        for name in differing
+        if not name.rpartition(".")[2].startswith("_") and not _is_below(name, parts)
+    ]
+    return sorted((*outer, *plain), key=lambda name: (name.count("."), name))
+
+
+def setting_text(flat: Mapping[str, Any], name: str) -> str:
+    """A setting's value in a few characters; of a part its kind; empty where there is none."""
+    if f"{name}._target_" in flat:
+        return str(flat[f"{name}._target_"]).rpartition(".")[2].removesuffix("Callback")
+    if name not in flat:
+        return ""
+    value = flat[name]
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and abs(value) >= 1e4:
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ",".join(str(item) for item in value)
+    return str(value).rstrip("/").rpartition("/")[2]
+
+
+def share_text(value: Any) -> str:
+    """`½` for 0.5, `37.5 %` for what has no sign."""
+    try:
+        share = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return FRACTIONS.get(Fraction(share).limit_denominator(1000), f"{100 * share:.3g} %")
+
+
+def canonical(value: Any) -> str:
+    """Equal text for equal values: 10000 is 1e4."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(float(value))
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _changing_callbacks(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The callbacks that can change what is learnt.
+
+    A guard that stops a run changes nothing of one that finished, so it counts like none.
+    """
+    nodes = config.get("callbacks")
+    nodes = nodes if isinstance(nodes, Mapping) else {}
+    found = {
+        name: node
+        for name, node in nodes.items()
+        if isinstance(node, Mapping)
+        and str(node.get("_target_", "")).rpartition(".")[2] not in WATCHING_CALLBACKS
+    }
+    if found.get(GUARD, {}).get("action", "stop") == "stop":
+        found[GUARD] = {"action": "stop"}
+    return found
+
+
+def _first_node(config: Mapping[str, Any], group: str) -> Mapping[str, Any] | None:
+    nodes = config.get(group)
+    for node in nodes.values() if isinstance(nodes, Mapping) else ():
+        if isinstance(node, Mapping) and node.get("_target_"):
+            return node
+    return None
+
+
+def _chosen(run: Run, group: str) -> str | None:
+    """The name of the group's choice, where summary.json has it."""
+    name = run.fact(f"choices.{group}")
+    return str(name) if name not in (None, "none") else None
+
+
+def _sum_name(recipe: Mapping[str, Any]) -> str:
+    """How conf/compression/ calls such a sum of products."""
+    if "parts" not in recipe:
+        return ""
+    if recipe["parts"] is None:
+        return "searched"
+    if all(part.get("right") is None for part in recipe["parts"]):
+        return "low rank"
+    is_permuted = recipe.get("permutations") not in (None, "none")
+    return "permuted kronecker" if is_permuted else "kronecker"
+
+
+def _is_below(name: str, prefixes: Sequence[str]) -> bool:
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)

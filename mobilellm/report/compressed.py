@@ -1,0 +1,213 @@
+"""Compressed models, as scripts/compress.py leaves them: what they cost, and what they lose."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mobilellm.models.saved_config import CONFIG_FILE, read_config
+from mobilellm.report.ancestry import COMPRESSION, start_of
+from mobilellm.report.arms import compression_node, recipe_text
+from mobilellm.report.caution import Caution, some
+from mobilellm.report.runs import LeftOut, number_or_none
+from mobilellm.report.shapes import Shape
+from mobilellm.run_folder import MODEL
+
+DENSE, COMPRESSED, RECOVERED = "dense", "compressed", "recovered"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressedModel:
+    """One row of the leaderboard; what is not known is None."""
+
+    label: str
+    folder: Path
+    kind: str
+    """`dense`, `compressed` (not trained since) or `recovered` (trained since)."""
+    loss: float
+    """Nats per token."""
+    dense_loss: float | None
+    """Of the model before, on the same text."""
+    bytes_on_disk: float | None
+    ratio: float | None
+    """Parameters that are not masked to zero, as a share of the dense model's."""
+    prefill_ms: float | None
+    decode_ms_per_token: float | None
+    peak_memory_bytes: float | None
+    text: tuple[Any, ...]
+    """What the loss was measured on: rows compare where it is equal."""
+
+
+def read_compressed(
+    folders: Sequence[Path],
+) -> tuple[tuple[CompressedModel, ...], tuple[LeftOut, ...]]:
+    """Every compressed model at or below the given folders, with the dense ones they came from."""
+    found: list[CompressedModel] = []
+    broken: list[LeftOut] = []
+    for folder in _folders(folders):
+        try:
+            found += _rows(folder)
+        except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+            text = f"no {error} in {COMPRESSION}" if isinstance(error, KeyError) else str(error)
+            broken.append(LeftOut(folder, "unreadable", text))
+    return tuple(found), tuple(broken)
+
+
+def ranked(rows: Sequence[CompressedModel], shapes: Sequence[Shape]) -> tuple[CompressedModel, ...]:
+    """The leaderboard: rows on one text together, the lowest loss first, names all different.
+
+    Args:
+        rows: as `read_compressed` gives them.
+        shapes: runs that compressed their model and trained it are rows too.
+    """
+    every = [*rows, *(row for shape in shapes for row in _recovered(shape))]
+    every = list({(row.kind, row.label, row.text, row.folder): row for row in every}.values())
+    texts = list(dict.fromkeys(row.text for row in every))
+    labels = [(row.kind, row.label) for row in every]
+    named = [
+        replace(row, label=f"{row.label} ({row.folder.name})")
+        if labels.count((row.kind, row.label)) > 1 and row.kind == COMPRESSED
+        else row
+        for row in every
+    ]
+    return tuple(sorted(named, key=lambda row: (texts.index(row.text), row.loss)))
+
+
+def compressed_cautions(rows: Sequence[CompressedModel]) -> tuple[Caution, ...]:
+    """That the rows have no seeds, and that some may not be compared."""
+    found = []
+    texts = {row.text: row.label for row in reversed(rows)}
+    if len(texts) > 1:
+        text = (
+            f"the compressed models were measured on {len(texts)} different texts or windows, the "
+            f"first of each being {some(list(texts.values()))}: losses compare within one only"
+        )
+        found.append(Caution("compressed models", True, text))
+    if any(row.kind == COMPRESSED for row in rows):
+        text = (
+            "a compressed model is measured once, so no verdict is given; recover it with several "
+            "seeds (scripts/train.py init_from=…) for one"
+        )
+        found.append(Caution("compressed models", False, text))
+    return tuple(found)
+
+
+def _folders(paths: Sequence[Path]) -> Iterator[Path]:
+    seen: set[Path] = set()
+    for path in paths:
+        root = path if path.is_dir() else path.parent
+        for folder in sorted({mark.parent for mark in root.rglob(COMPRESSION)}):
+            is_hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
+            if not is_hidden and folder.resolve() not in seen:
+                seen.add(folder.resolve())
+                yield folder
+
+
+def _rows(folder: Path) -> Iterator[CompressedModel]:
+    """The dense model and the compressed one of one report."""
+    report = json.loads((folder / COMPRESSION).read_text(encoding="utf-8"))
+    by_name = {row["model"]: row for row in report["models"]}
+    before = next(row for name, row in by_name.items() if name != COMPRESSED)
+    after = by_name[COMPRESSED]
+    config = read_config(folder) if (folder / CONFIG_FILE).is_file() else None
+    shape = f"{config.num_blocks}×{config.hidden_size}" if config else folder.name
+    known = (report.get("hashes") or {}).get("validation")
+    text = (
+        (known, report.get("sequence_length"), report.get("validation_tokens"))
+        if known
+        else (round(before["loss"], 6), before["parameters"]["stored"])
+    )
+    source = Path(report["source"]) if report.get("source") else None
+    name = before["model"]
+    label = DENSE if name == DENSE else str(name)
+    place = source if source is not None else folder
+    yield _row(label, place, DENSE, before, before, text, disk_bytes(source))
+    words = f"{shape} {recipe_text(parsed_recipe(report['recipe']))}"
+    yield _row(words, folder, COMPRESSED, after, before, text, disk_bytes(folder))
+
+
+def _row(
+    label: str, folder: Path, kind: str, row: Mapping[str, Any], dense: Mapping[str, Any],
+    text: tuple[Any, ...], size: float | None,
+) -> CompressedModel:  # fmt: skip
+    loss = float(row["loss"])
+    if not math.isfinite(loss):
+        raise ValueError(f"loss={loss} of {row['model']} is no number")
+    kept = row["parameters"].get("nonzero") or row["parameters"]["stored"]
+    return CompressedModel(
+        label=label,
+        folder=folder,
+        kind=kind,
+        loss=loss,
+        dense_loss=float(dense["loss"]),
+        bytes_on_disk=number_or_none(row.get("bytes_on_disk")) or size,
+        ratio=kept / dense["parameters"]["stored"],
+        prefill_ms=number_or_none(row.get("prefill_ms")),
+        decode_ms_per_token=number_or_none(row.get("decode_ms_per_token")),
+        peak_memory_bytes=number_or_none(row.get("peak_memory_bytes")),
+        text=text,
+    )
+
+
+def _recovered(shape: Shape) -> Iterator[CompressedModel]:
+    """The dense model and the row of runs that compressed it; nothing for other runs."""
+    run, interval = shape.first, shape.interval("val_loss")
+    if compression_node(run.config) is None or interval is None:
+        return
+    stages = run.fact("compression.stages") or [{}]
+    latency = {row.get("model"): row for row in run.fact("compression.latency") or ()}
+    dense_loss = number_or_none(stages[0].get("loss_before"))
+    stored = stages[0].get("parameters_before")
+    limit = run.config.get("validation_tokens")
+    windows = None if limit is None else int(limit // run.sequence_length) * run.sequence_length
+    text = (run.fact("hashes.validation"), run.sequence_length, windows)
+    kept = {"nonzero": run.number("parameters.nonzero"), "stored": run.parameters["stored"]}
+    dense = {"model": DENSE, "loss": dense_loss, "parameters": {"stored": stored}}
+    after = {"model": COMPRESSED, "loss": interval.mean, "parameters": kept}
+    if dense_loss is None or not stored:
+        return
+    dense |= latency.get(DENSE, {})
+    start = start_of(run).folder
+    place = Path(start) if start else run.folder
+    size = disk_bytes(Path(start)) if start else None
+    yield _row(DENSE, place, DENSE, dense, dense, text, size)
+    after |= latency.get(COMPRESSED, {})
+    yield _row(shape.label, run.folder, RECOVERED, after, dense, text, disk_bytes(run.folder))
+
+
+def disk_bytes(folder: Path | None) -> float | None:
+    """Bytes of the weights in a model's or a run's folder; None where there are none."""
+    for place in () if folder is None else (folder, folder / MODEL):
+        sizes = [file.stat().st_size for file in place.glob("*.safetensors")]
+        if sizes:
+            return float(sum(sizes))
+    return None
+
+
+def parsed_recipe(text: str) -> dict[str, Any]:
+    """The settings of a recipe from how it prints: `Pruning(layers=['blocks.*'], sparsity=0.5)`."""
+    kind = text.partition("(")[0]
+    values = {
+        name: _value(value)
+        for name, value in re.findall(r"(\w+)=('[^']*'|[-\w.+:]+)", text)
+        if _value(value) is not None
+    }
+    recipe: dict[str, Any] = {"_target_": f".{kind}", **values, "budget": values}
+    parts = re.search(r"\bparts=(None|\(\)|\[\]|.*?\bright=(?:None|.))", text)
+    if parts:
+        is_low_rank = parts[1] in ("()", "[]") or parts[1].endswith("right=None")
+        recipe["parts"] = None if parts[1] == "None" else ([] if is_low_rank else [{"right": []}])
+    return recipe
+
+
+def _value(text: str) -> Any:
+    text = text.strip("'")
+    if text == "None":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text

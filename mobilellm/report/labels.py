@@ -1,0 +1,124 @@
+"""Short names that tell arms of a comparison apart: `24×64`, `12×80 low rank ½ + forward_kl`."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mobilellm.models.config import ModelConfig
+from mobilellm.report.arms import (
+    START,
+    compression_text,
+    differing_settings,
+    distillation_text,
+    setting_text,
+    settings,
+)
+from mobilellm.report.runs import Run
+from mobilellm.report.units import count_text, rate_text
+
+MOST_SETTINGS = 3
+"""A label names no more settings than this; what is still equal is numbered."""
+MOST_CHARACTERS = 24
+"""Of one setting's value."""
+
+
+def labels_of(runs: Sequence[Run]) -> list[str]:
+    """Labels as short as tells the runs apart, one a run.
+
+    Depth and width first, then how the model was compressed; then only what differs among runs of
+    one name so far: traits of the model and of training, and at last up to three settings.
+    """
+    labels = [_base_label(run) for run in runs]
+    for describe in (*map(_each, _TRAITS), _differing):
+        groups: dict[str, list[int]] = defaultdict(list)
+        for index, label in enumerate(labels):
+            groups[label].append(index)
+        for indices in groups.values():
+            traits = describe([runs[index] for index in indices])
+            if len(set(traits)) > 1:
+                for index, trait in zip(indices, traits, strict=True):
+                    labels[index] = f"{labels[index]} {trait}".strip()
+    return _numbered(labels)
+
+
+def _numbered(labels: Sequence[str]) -> list[str]:
+    """Labels that are still equal, told apart by a number."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for label in labels:
+        seen[label] += 1
+        numbered.append(f"{label} #{seen[label]}" if labels.count(label) > 1 else label)
+    return numbered
+
+
+def _base_label(run: Run) -> str:
+    model = run.model
+    shared = f" shared ×{model.block_repeats}" if model.block_repeats > 1 else ""
+    return f"{model.num_blocks}×{model.hidden_size}{shared} {compression_text(run)}".strip()
+
+
+def _model_trait(text: Callable[[ModelConfig], str]) -> Callable[[Run], str]:
+    return lambda run: text(run.model)
+
+
+def _each(trait: Callable[[Run], str]) -> Callable[[Sequence[Run]], list[str]]:
+    return lambda runs: [trait(run) for run in runs]
+
+
+def _differing(runs: Sequence[Run]) -> list[str]:
+    """`gradient_clip_norm=0.5`, `from base`, `schedule wsd`: at most `MOST_SETTINGS` of them."""
+    flat = [settings(run) for run in runs]
+    names = differing_settings(flat)[:MOST_SETTINGS]
+    return [" ".join(filter(None, (_setting(one, name, flat) for name in names))) for one in flat]
+
+
+def _setting(one: dict[str, Any], name: str, every: Sequence[dict[str, Any]]) -> str:
+    if name == START:
+        return f"from {_cut(setting_text(one, name))}" if name in one else "from scratch"
+    text = _cut(setting_text(one, name))
+    if any(f"{name}._target_" in other for other in every):
+        return f"{_short(name)} {text}" if text else f"no {_short(name)}"
+    return f"{_short(name)}={text}" if text else ""
+
+
+def _short(name: str) -> str:
+    """The last part of a setting's name, and the one before where the last says little."""
+    parts = name.split(".")
+    return ".".join(parts[-2:]) if "_" not in parts[-1] and len(parts) > 2 else parts[-1]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 1]}…"
+
+
+def _sizes(value: Any) -> str:
+    if not isinstance(value, tuple):
+        return str(value)
+    return str(value[0]) if len(set(value)) == 1 else f"{min(value)}–{max(value)}"
+
+
+def _distilled(run: Run) -> str:
+    name = distillation_text(run)
+    return f"+ {name}" if name else ""
+
+
+# In the order in which they are tried; an empty text is the usual case and is not said.
+_TRAITS: tuple[Callable[[Run], str], ...] = (
+    _model_trait(lambda m: m.layer_sharing if m.block_repeats > 1 else ""),
+    _model_trait(lambda m: "first kv" if m.share_kv == "first" and m.block_repeats > 1 else ""),
+    _model_trait(lambda m: "" if m.feed_forward == "swiglu" else m.feed_forward),
+    _model_trait(lambda m: "" if m.tie_word_embeddings else "untied"),
+    _model_trait(lambda m: "" if m.qk_norm == "none" else f"qk {m.qk_norm}"),
+    _model_trait(lambda m: f"{_sizes(m.num_attention_heads)}h{_sizes(m.num_key_value_heads)}kv"),
+    _model_trait(lambda m: f"head {m.head_dim}"),
+    _model_trait(lambda m: f"ffn {_sizes(m.intermediate_size)}"),
+    _model_trait(lambda m: f"vocab {m.vocab_size}"),
+    _distilled,
+    lambda run: f"{count_text(run.number('max_tokens') or run.tokens)} tokens",
+    lambda run: f"lr {rate_text(run.number('learning_rate'))}",
+    lambda run: (run.optimizer or "").partition(" ")[0],
+    lambda run: f"seq {run.sequence_length}",
+    lambda run: f"batch {count_text(run.tokens_per_step)}",
+    lambda run: str(run.fact("precision") or ""),
+    lambda run: str(run.fact("data.name") or ""),
+)
