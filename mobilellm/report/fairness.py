@@ -230,9 +230,10 @@ def _arms(shapes: Sequence[Shape]) -> Iterable[Caution]:
     flat = [settings(shape.first) for shape in shapes]
     names = [name for name in differing_settings(flat) if not name.startswith(_SAID_ELSEWHERE)]
     if names:
+        values = [list(dict.fromkeys(_value(one, name) for one in flat)) for name in names]
         shown = [
-            f"{name} ({some(list(dict.fromkeys(_value(one, name) for one in flat)), noun='values')})"
-            for name in names[:MOST_NAMES]
+            f"{name} ({some(found, noun='values')})"
+            for name, found in zip(names[:MOST_NAMES], values, strict=False)
         ]
         more = [f"{len(names) - MOST_NAMES} more settings"] if len(names) > MOST_NAMES else []
         yield Caution("settings", False, f"the shapes differ in {listed([*shown, *more])}")

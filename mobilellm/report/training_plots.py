@@ -37,6 +37,9 @@ def against_time(comparison: "Comparison") -> "Figure | None":
 LEGEND_ROW = 0.17
 """Height of a line of the legend, in inches."""
 
+FEW_POINTS = 6
+"""A line of fewer validations is marked at each of them."""
+
 
 @dataclass(frozen=True)
 class _Line:
@@ -71,11 +74,14 @@ def _over_training(
         axes.xaxis.set_major_formatter(FuncFormatter(axis_text))
         axes.set_xlabel(unit)
     whole.set_ylabel(f"validation loss ({loss_unit(comparison)})")
-    whole.set_xscale("log", nonpositive="mask")
-    whole.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    whole.xaxis.set_major_formatter(FuncFormatter(axis_text))
-    whole.xaxis.set_minor_formatter(NullFormatter())
-    whole.set_title("whole training, logarithmic axis")
+    if _has_room_for_logarithms(lines):
+        whole.set_xscale("log", nonpositive="mask")
+        whole.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        whole.xaxis.set_major_formatter(FuncFormatter(axis_text))
+        whole.xaxis.set_minor_formatter(NullFormatter())
+        whole.set_title("whole training, logarithmic axis")
+    else:
+        whole.set_title("whole training")
     end.set_title("end of training, enlarged")
     reference_lines(whole, comparison)
     _enlarge_end(end, lines)
@@ -85,6 +91,11 @@ def _over_training(
     )  # fmt: skip
     fix_layout(figure)
     return figure
+
+
+def _has_room_for_logarithms(lines: Sequence[_Line]) -> bool:
+    """Whether each line has two points after the start, which has no logarithm."""
+    return all(np.count_nonzero(line.x > 0) > 1 for line in lines)
 
 
 def _legend_title(lines: Sequence[_Line]) -> str:
@@ -110,7 +121,10 @@ def _lines(
 
 def _draw_line(axes: "Axes", line: _Line) -> None:
     curve, label = line.curve, folded(line.shape.label)
-    axes.plot(line.x, curve.mean, color=line.colour, linewidth=1.8, label=label, **line.style)
+    marks = {"marker": "o", "markersize": 4} if len(line.x) < FEW_POINTS else {}
+    axes.plot(
+        line.x, curve.mean, color=line.colour, linewidth=1.8, label=label, **line.style, **marks
+    )
     axes.fill_between(line.x, curve.low, curve.high, color=line.colour, alpha=0.16, linewidth=0)
 
 
@@ -122,7 +136,8 @@ def _enlarge_end(axes: "Axes", lines: Sequence[_Line]) -> None:
     ]
     top, bottom = max(halves), min(float(line.curve.low[-1]) for line in lines)
     margin = 0.05 * (top - bottom) or 0.01
-    start = min(float(line.x[np.argmax(line.curve.mean <= top)]) for line in lines)
+    firsts = [max(0, int(np.argmax(line.curve.mean <= top)) - 1) for line in lines]
+    start = min(float(line.x[first]) for line, first in zip(lines, firsts, strict=True))
     stop = max(float(line.x[-1]) for line in lines)
     axes.set_ylim(bottom - margin, top + margin)
     axes.set_xlim(start, stop + 0.02 * (stop - start))
