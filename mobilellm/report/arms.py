@@ -152,7 +152,16 @@ def differing_settings(shapes: Sequence[Mapping[str, Any]]) -> list[str]:
         for name in differing
         if not name.rpartition(".")[2].startswith("_") and not _is_below(name, parts)
     ]
-    return sorted((*outer, *plain), key=lambda name: (name.count("."), name))
+    named = sorted((*outer, *plain), key=lambda name: (name.count("."), name))
+    everywhere = [name for name in named if all(_has(flat, name) for flat in shapes)]
+    told = {tuple(setting_text(flat, name) for name in everywhere) for flat in shapes}
+    every = {tuple(setting_text(flat, name) for name in named) for flat in shapes}
+    # What only some arms have is seldom worth a word where the others are told apart without it.
+    return everywhere if len(told) == len(every) else named
+
+
+def _has(flat: Mapping[str, Any], name: str) -> bool:
+    return name in flat or f"{name}._target_" in flat
 
 
 def setting_text(flat: Mapping[str, Any], name: str) -> str:
@@ -200,8 +209,11 @@ def _changing_callbacks(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(node, Mapping)
         and str(node.get("_target_", "")).rpartition(".")[2] not in WATCHING_CALLBACKS
     }
-    if found.get(GUARD, {}).get("action", "stop") == "stop":
+    guard = found.get(GUARD, {})
+    if guard.get("action", "stop") == "stop":
         found[GUARD] = {"action": "stop"}
+    elif str(guard.get("_target_", "")).endswith(".LossGuardCallback"):
+        found[GUARD] = {key: value for key, value in guard.items() if key != "_target_"}
     return found
 
 

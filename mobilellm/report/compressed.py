@@ -16,7 +16,7 @@ from mobilellm.report.runs import LeftOut, number_or_none
 from mobilellm.report.shapes import Shape
 from mobilellm.run_folder import MODEL
 
-DENSE, COMPRESSED, RECOVERED = "dense", "compressed", "recovered"
+DENSE, GIVEN, COMPRESSED, RECOVERED = "dense", "given", "compressed", "recovered"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,8 @@ class CompressedModel:
     label: str
     folder: Path
     kind: str
-    """`dense`, `compressed` (not trained since) or `recovered` (trained since)."""
+    """`dense`, `given` (compressed already before), `compressed` (not trained since) or `recovered`
+    (trained since)."""
     loss: float
     """Nats per token."""
     dense_loss: float | None
@@ -39,6 +40,11 @@ class CompressedModel:
     peak_memory_bytes: float | None
     text: tuple[Any, ...]
     """What the loss was measured on: rows compare where it is equal."""
+
+    @property
+    def is_before(self) -> bool:
+        """Whether it is the model that others were made from."""
+        return self.kind in (DENSE, GIVEN)
 
 
 def read_compressed(
@@ -64,7 +70,7 @@ def ranked(rows: Sequence[CompressedModel], shapes: Sequence[Shape]) -> tuple[Co
         shapes: runs that compressed their model and trained it are rows too.
     """
     every = [*rows, *(row for shape in shapes for row in _recovered(shape))]
-    every = list({(row.kind, row.label, row.text, row.folder): row for row in every}.values())
+    every = list({_one_of(row): row for row in reversed(every)}.values())[::-1]
     texts = list(dict.fromkeys(row.text for row in every))
     labels = [(row.kind, row.label) for row in every]
     named = [
@@ -74,6 +80,12 @@ def ranked(rows: Sequence[CompressedModel], shapes: Sequence[Shape]) -> tuple[Co
         for row in every
     ]
     return tuple(sorted(named, key=lambda row: (texts.index(row.text), row.loss)))
+
+
+def _one_of(row: CompressedModel) -> tuple[Any, ...]:
+    """Equal for reports of one dense model."""
+    place = round(row.loss, 4) if row.is_before else row.folder
+    return row.kind, row.label, row.text, place
 
 
 def compressed_cautions(rows: Sequence[CompressedModel]) -> tuple[Caution, ...]:
@@ -110,8 +122,10 @@ def _rows(folder: Path) -> Iterator[CompressedModel]:
     """The dense model and the compressed one of one report."""
     report = json.loads((folder / COMPRESSION).read_text(encoding="utf-8"))
     by_name = {row["model"]: row for row in report["models"]}
-    before = next(row for name, row in by_name.items() if name != COMPRESSED)
     after = by_name[COMPRESSED]
+    before = next((row for name, row in by_name.items() if name != COMPRESSED), None)
+    if before is None:
+        raise ValueError(f"{COMPRESSION} has no model before compression; compress it again")
     config = read_config(folder) if (folder / CONFIG_FILE).is_file() else None
     shape = f"{config.num_blocks}×{config.hidden_size}" if config else folder.name
     known = (report.get("hashes") or {}).get("validation")
@@ -121,10 +135,10 @@ def _rows(folder: Path) -> Iterator[CompressedModel]:
         else (round(before["loss"], 6), before["parameters"]["stored"])
     )
     source = Path(report["source"]) if report.get("source") else None
-    name = before["model"]
-    label = DENSE if name == DENSE else str(name)
+    name = str(before["model"])
     place = source if source is not None else folder
-    yield _row(label, place, DENSE, before, before, text, disk_bytes(source))
+    kind = DENSE if name == DENSE else GIVEN
+    yield _row(name, place, kind, before, before, text, disk_bytes(source))
     words = f"{shape} {recipe_text(parsed_recipe(report['recipe']))}"
     yield _row(words, folder, COMPRESSED, after, before, text, disk_bytes(folder))
 
@@ -143,7 +157,7 @@ def _row(
         kind=kind,
         loss=loss,
         dense_loss=float(dense["loss"]),
-        bytes_on_disk=number_or_none(row.get("bytes_on_disk")) or size,
+        bytes_on_disk=number_or_none(row.get("disk_bytes")) or size,
         ratio=kept / dense["parameters"]["stored"],
         prefill_ms=number_or_none(row.get("prefill_ms")),
         decode_ms_per_token=number_or_none(row.get("decode_ms_per_token")),

@@ -58,7 +58,8 @@ def findings(
         )  # fmt: skip
     if baseline is not None:
         return (_against_baseline(shapes, by_names, metric, baseline), *end)
-    found, alone = [], []
+    found: list[str] = []
+    alone: list[str] = []
     for group in comparable_groups(shapes):
         if len(group) > 1:
             found += [*_deep_against_wide(group, by_names, metric)]

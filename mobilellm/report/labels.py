@@ -53,7 +53,8 @@ def _numbered(labels: Sequence[str]) -> list[str]:
 
 def _base_label(run: Run) -> str:
     model = run.model
-    shared = f" shared ×{model.block_repeats}" if model.block_repeats > 1 else ""
+    repeats = model.num_layers / model.num_blocks
+    shared = f" shared ×{repeats:.3g}" if repeats > 1 else ""
     return f"{model.num_blocks}×{model.hidden_size}{shared} {compression_text(run)}".strip()
 
 
@@ -104,8 +105,8 @@ def _distilled(run: Run) -> str:
 
 # In the order in which they are tried; an empty text is the usual case and is not said.
 _TRAITS: tuple[Callable[[Run], str], ...] = (
-    _model_trait(lambda m: m.layer_sharing if m.block_repeats > 1 else ""),
-    _model_trait(lambda m: "first kv" if m.share_kv == "first" and m.block_repeats > 1 else ""),
+    _model_trait(lambda m: m.layer_sharing if m.num_layers > m.num_blocks else ""),
+    _model_trait(lambda m: "first kv" if m.share_kv == "first" else ""),
     _model_trait(lambda m: "" if m.feed_forward == "swiglu" else m.feed_forward),
     _model_trait(lambda m: "" if m.tie_word_embeddings else "untied"),
     _model_trait(lambda m: "" if m.qk_norm == "none" else f"qk {m.qk_norm}"),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mobilellm.report.compressed import DENSE, CompressedModel
+from mobilellm.report.compressed import CompressedModel
 from mobilellm.report.units import bytes_text
 
 
@@ -32,7 +32,7 @@ def _number(name: str, field: str, form: Callable[[float], str], meaning: str) -
 
 
 def _rise(row: CompressedModel) -> float | None:
-    return None if row.dense_loss is None or row.kind == DENSE else row.loss - row.dense_loss
+    return None if row.dense_loss is None or row.is_before else row.loss - row.dense_loss
 
 
 def _rise_text(row: CompressedModel) -> str:
@@ -43,7 +43,7 @@ def _rise_text(row: CompressedModel) -> str:
 COLUMNS: tuple[LeaderboardColumn, ...] = (
     LeaderboardColumn(
         "state",
-        "dense, compressed (not trained since) or recovered (trained since)",
+        "dense, given (compressed before), compressed (not trained since), recovered (trained on)",
         lambda row: row.kind,
         lambda row: None,
     ),
@@ -71,7 +71,7 @@ COLUMNS: tuple[LeaderboardColumn, ...] = (
 
 def leaderboard_sentence(rows: Sequence[CompressedModel]) -> str | None:
     """Which compressed model has the lowest loss; None without any."""
-    made = [row for row in rows if row.kind != DENSE]
+    made = [row for row in rows if not row.is_before]
     if not made:
         return None
     best = next(row for row in made if row.text == made[0].text)

@@ -115,4 +115,4 @@ def _from_wide_to_deep(shape: Shape) -> tuple[Any, ...]:
     ]
     place = (model.num_layers, model.block_repeats, -model.hidden_size)
     kept = -run.parameters["stored"] if arm[0] else 0
-    return (*place, kept, arm, rate, run.tokens, numbers, run.folder.name)
+    return (*place, arm[0] != "", kept, arm, rate, run.tokens, numbers, run.folder.name)
