@@ -16,7 +16,7 @@ from mobilellm.run_folder import NOT_IDENTITY, flat_config
 NOT_ARM = (
     *NOT_IDENTITY,
     "seed", "model", "data", "callbacks", "micro_batch_size", "validation_interval_tokens",
-    "optimizer.learning_rate", "init_from",
+    "optimizer.learning_rate", "init_from", "extend_from",
     "learning_rate_probe", "learning_rate_probe_factors", "learning_rate_probe_share",
     "learning_rate_probe_seed", "trainer", "experiment", "variant",
 )  # fmt: skip
@@ -37,6 +37,9 @@ WATCHING_CALLBACKS = frozenset(
 
 START = "starts from"
 """The name under which settings have the folder of the starting weights."""
+EXTENDED = "extended"
+"""The name under which settings say how a finished run was trained on: `re-warmed` (its
+learning rate had fallen and rose again) or `extended` (from the plateau)."""
 GUARD = "loss_guard"
 FRACTIONS = {
     Fraction(1, 2): "½", Fraction(1, 3): "⅓", Fraction(2, 3): "⅔", Fraction(1, 4): "¼",
@@ -56,8 +59,17 @@ def settings(run: Run) -> dict[str, Any]:
     found |= flat_config(_changing_callbacks(run.config), "callbacks")
     # Null is the same as a setting that the version of the run did not have.
     found = {name: value for name, value in found.items() if value is not None}
+    if how := extension_text(run):
+        found[EXTENDED] = how
     start = start_of(run)
     return found | {START: start.folder} if start.folder else found
+
+
+def extension_text(run: Run) -> str:
+    """How a finished run was trained on with a larger budget; empty where it was not."""
+    if run.fact("extended_from") is None:
+        return ""
+    return "re-warmed" if run.fact("rewarmed") else "extended"
 
 
 def configured_model(run: Run) -> dict[str, Any]:

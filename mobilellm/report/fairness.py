@@ -9,10 +9,12 @@ from typing import Any
 
 from mobilellm.models.config import BlockShape, ModelConfig
 from mobilellm.report.arms import (
+    EXTENDED,
     START,
     compression_text,
     differing_settings,
     distillation_text,
+    extension_text,
     setting_text,
     settings,
 )
@@ -227,6 +229,13 @@ def _arms(shapes: Sequence[Shape]) -> Iterable[Caution]:
         who = "all shapes" if len(compressed) == len(shapes) else some(compressed)
         text = f"compressed, and trained on (recovered) in these runs: {who}"
         yield Caution("compression", False, text)
+    rewarmed = [s.label for s in shapes if extension_text(s.first) == "re-warmed"]
+    if rewarmed:
+        text = (
+            f"extended after their learning rate had fallen, which then rose again (re-warmed): "
+            f"{some(rewarmed)}; one run of all tokens would have had another schedule"
+        )
+        yield Caution("schedule", len(rewarmed) < len(shapes), text)
     flat = [settings(shape.first) for shape in shapes]
     names = [name for name in differing_settings(flat) if not name.startswith(_SAID_ELSEWHERE)]
     if names:
@@ -241,7 +250,7 @@ def _arms(shapes: Sequence[Shape]) -> Iterable[Caution]:
 
 _SAID_ELSEWHERE = (
     "compression", "distillation", "optimizer", "max_tokens", "tokens_per_step", "sequence_length",
-    START, *CONDITION_SETTINGS,
+    START, EXTENDED, *CONDITION_SETTINGS,
 )  # fmt: skip
 """Settings of which another caution speaks."""
 

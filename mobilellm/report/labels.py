@@ -6,6 +6,7 @@ from typing import Any
 
 from mobilellm.models.config import ModelConfig
 from mobilellm.report.arms import (
+    EXTENDED,
     START,
     compression_text,
     differing_settings,
@@ -53,8 +54,9 @@ def _numbered(labels: Sequence[str]) -> list[str]:
 
 def _base_label(run: Run) -> str:
     model = run.model
-    repeats = model.num_layers / model.num_blocks
-    shared = f" shared ×{repeats:.3g}" if repeats > 1 else ""
+    shared = f" shared ×{model.block_repeats}" if model.is_shared else ""
+    if len(set(model.block_uses)) > 1:
+        shared = f" run as {model.num_layers}"
     return f"{model.num_blocks}×{model.hidden_size}{shared} {compression_text(run)}".strip()
 
 
@@ -77,6 +79,8 @@ def _setting(one: dict[str, Any], name: str, every: Sequence[dict[str, Any]]) ->
     if name == START:
         return f"from {_cut(setting_text(one, name))}" if name in one else "from scratch"
     text = _cut(setting_text(one, name))
+    if name == EXTENDED:
+        return text or "in one go"
     if any(f"{name}._target_" in other for other in every):
         return f"{_short(name)} {text}" if text else f"no {_short(name)}"
     return f"{_short(name)}={text}" if text else ""
@@ -105,8 +109,8 @@ def _distilled(run: Run) -> str:
 
 # In the order in which they are tried; an empty text is the usual case and is not said.
 _TRAITS: tuple[Callable[[Run], str], ...] = (
-    _model_trait(lambda m: m.layer_sharing if m.num_layers > m.num_blocks else ""),
-    _model_trait(lambda m: "first kv" if m.share_kv == "first" else ""),
+    _model_trait(lambda m: m.layer_sharing if m.is_shared else ""),
+    _model_trait(lambda m: "first kv" if m.share_kv == "first" and m.is_shared else ""),
     _model_trait(lambda m: "" if m.feed_forward == "swiglu" else m.feed_forward),
     _model_trait(lambda m: "" if m.tie_word_embeddings else "untied"),
     _model_trait(lambda m: "" if m.qk_norm == "none" else f"qk {m.qk_norm}"),

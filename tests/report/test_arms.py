@@ -6,6 +6,7 @@ import pytest
 from simulated_sweep import model, summary, write_run
 
 from mobilellm.report.arms import WATCHING_CALLBACKS, share_text
+from mobilellm.report.fairness import cautions
 from mobilellm.report.runs import read_runs
 from mobilellm.report.shapes import group_runs
 
@@ -198,6 +199,26 @@ def test_our_callbacks_say_the_same_of_themselves():
     ours = {kind.__name__ for kind in classes}
     # Its answers are a result of the run, though it changes nothing of what is learnt.
     assert watching | {"LabelAccuracyCallback"} == WATCHING_CALLBACKS & ours
+
+
+def test_extended_runs_say_so(tmp_path):
+    """Each seed extends its own run, and the three are one shape."""
+    for seed in range(2):
+        write_run(tmp_path / f"a{seed}", summary(model(), seed=seed))
+        for name, rewarmed in (("b", True), ("c", False)):
+            facts = summary(
+                model(), seed=seed, extended_from=f"outputs/a{seed}", rewarmed=rewarmed,
+                parent_tokens=500_000,
+            )  # fmt: skip
+            config = {"extend_from": f"outputs/a{seed}"}
+            write_run(tmp_path / f"{name}{seed}", facts, config=config)
+    shapes, left_out = group_runs(read_runs([tmp_path]).finished)
+    assert sorted(shape.label for shape in shapes) == [
+        "8×112 extended", "8×112 in one go", "8×112 re-warmed",
+    ]  # fmt: skip
+    assert all(shape.seeds == (0, 1) for shape in shapes) and not left_out
+    (text,) = [caution.message for caution in cautions(shapes) if caution.kind == "schedule"]
+    assert "(re-warmed): 8×112 re-warmed;" in text
 
 
 def test_at_most_three_settings_and_none_twice(tmp_path):
