@@ -155,6 +155,11 @@ def test_init_from_takes_architecture_weights_and_tokenizer(tiny_run, tmp_path):
     start = float(_rows(tmp_path / "outputs/further" / summary["run"])[0]["val/loss"])
     end = json.loads((folder / "summary.json").read_text())["val_loss"]
     assert start == pytest.approx(end, rel=1e-6)
+    before = json.loads((folder / "summary.json").read_text())
+    assert before["starts_from"] == {"folder": None, "origin": None, "tokens": 0}
+    assert summary["starts_from"] == {
+        "folder": str(folder.absolute()), "origin": None, "tokens": before["tokens"],
+    }  # fmt: skip
 
 
 def test_micro_batches_do_not_change_the_result(tiny_run):
