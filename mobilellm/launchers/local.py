@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from mobilellm.launchers.fork_server import start_fork_server
 from mobilellm.launchers.gpus import visible_gpus
-from mobilellm.launchers.supervisor import Job, Supervisor
+from mobilellm.launchers.jobs import Job
+from mobilellm.launchers.supervisor import Supervisor
 from mobilellm.launchers.sweep_check import Trial, common_overrides
 from mobilellm.launchers.sweep_launcher import SweepLauncher, job_return
 

@@ -10,16 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.launchers.command import Stopped
 from mobilellm.launchers.fork_server import start_fork_server
+from mobilellm.launchers.jobs import Job, Outcome, reason_of
 from mobilellm.launchers.override_text import shown_override
 from mobilellm.launchers.overview import Counts, Overview, RunningTrial, duration, progress_text
 from mobilellm.launchers.progress import read_progress
 from mobilellm.launchers.trial_process import TrialProcess
-from mobilellm.run_folder import read_summary, write_summary
 from mobilellm.training import signals
 
 if TYPE_CHECKING:
@@ -30,49 +29,6 @@ STOP_CODES = (
     *(128 + number for number in signals.STOP_SIGNALS),
     *(-number for number in (*signals.STOP_SIGNALS, signal.SIGKILL)),
 )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One trial to run."""
-
-    name: str
-    config: "DictConfig"
-    folder: Path | None
-    """The run folder, where known: read for progress and results."""
-    log: Path
-    """Takes the trial's stdout and stderr; appended to."""
-    swept: tuple[str, ...] = ()
-    """Overrides in which it differs from the other trials."""
-
-    def summary(self) -> dict[str, Any]:
-        """What the trial wrote about itself; empty before it does."""
-        try:
-            return (read_summary(self.folder) if self.folder else None) or {}
-        except ValueError:
-            return {}
-
-    def record_failure(self, reason: str) -> None:
-        """Say in summary.json what a killed trial could not say itself."""
-        summary = self.summary()
-        if self.folder is not None and summary.get("status") == "running":
-            write_summary(self.folder, {**summary, "status": "failed", "error": reason})
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended."""
-
-    job: Job
-    status: str
-    """`finished`, `skipped` (finished before), `stopped` or `failed`."""
-    error: str | None = None
-    """Why it failed."""
-
-    def result(self) -> dict[str, Any]:
-        """The trial's summary with the status that the launcher saw."""
-        status = "finished" if self.status == "skipped" else self.status
-        return {**self.job.summary(), "status": status, "error": self.error}
 
 
 @dataclass
@@ -232,7 +188,7 @@ class Supervisor:
             return Outcome(job, "stopped" if stopped else "finished")
         if self.signals and code in STOP_CODES:
             return Outcome(job, "stopped")
-        reason = _reason(job, code)
+        reason = reason_of(job, code)
         job.record_failure(reason)
         return Outcome(job, "failed", reason)
 
@@ -279,24 +235,3 @@ def _line(outcome: Outcome, counts: Counts) -> str:
     seconds = outcome.job.summary().get("wall_seconds")
     took = f" ({duration(seconds)})" if isinstance(seconds, (int, float)) else ""
     return f"{text}: {progress_text(read_progress(outcome.job.folder))}{took}"
-
-
-def _reason(job: Job, code: int) -> str:
-    """One line: the trial's own error message, or the signal that killed it; and its log."""
-    log = os.path.relpath(job.log)
-    if code < 0:
-        name = signal.Signals(-code).name
-        hint = " (often: out of memory)" if -code == signal.SIGKILL else ""
-        return f"killed by {name}{hint}; log: {log}"
-    if code > 2:
-        return f"exited with code {code}; log: {log}"
-    try:
-        lines = [
-            line
-            for line in job.log.read_text(errors="replace", encoding="utf-8").splitlines()
-            if line.strip()
-        ]
-    except OSError:
-        lines = []
-    last = lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
-    return f"{last}; log: {log}"

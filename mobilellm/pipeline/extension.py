@@ -26,6 +26,7 @@ from mobilellm.run_folder import (
 
 if TYPE_CHECKING:
     from mobilellm.data import PreparedData
+    from mobilellm.optim.schedules import Schedule
     from mobilellm.pipeline.plan import Run
     from mobilellm.training.budget import Budget
 
@@ -200,6 +201,19 @@ def first_checkpoint(run: "Run") -> Path | None:
     path = run.folder / CHECKPOINTS / LAST_CHECKPOINT
     write_atomically({**state, "callbacks": kept}, path)
     return path
+
+
+def make_schedule(run: "Run") -> "Schedule":
+    """The run's schedule; where it extends another, as that one left it."""
+    from mobilellm.optim.schedules import from_plateau, rewarmed
+
+    schedule, extension = instantiate(run.config["schedule"]), run.extension
+    if extension is None:
+        return schedule
+    if not extension.rewarmed:
+        return from_plateau(schedule)
+    progress = run.budget.progress(extension.steps, extension.seconds)
+    return rewarmed(schedule, step=extension.steps, progress=progress)
 
 
 def _parent(cfg: DictConfig) -> Path:

@@ -14,7 +14,7 @@ from mobilellm.launchers.configuration import instantiate
 from mobilellm.pipeline.compression import Stage, enter_stage, find_compression, finish
 from mobilellm.pipeline.distillation import build as build_distillation
 from mobilellm.pipeline.distillation import teacher_bytes
-from mobilellm.pipeline.extension import first_checkpoint
+from mobilellm.pipeline.extension import first_checkpoint, make_schedule
 from mobilellm.pipeline.measurements import find_callback, measurements
 from mobilellm.pipeline.memory import free_memory_bytes, reset_peak_memory
 from mobilellm.pipeline.plan import Run
@@ -154,7 +154,7 @@ def make_module(run: Run, model: Any) -> Any:
     return LanguageModelModule(
         model,
         optimizer=instantiate(run.config["optimizer"]),
-        schedule=_make_schedule(run),
+        schedule=make_schedule(run),
         budget=run.budget,
         gradient_clip_norm=run.config["gradient_clip_norm"],
         intervals=Intervals(
@@ -163,18 +163,6 @@ def make_module(run: Run, model: Any) -> Any:
         compile=run.trainer.compile,
         activation_checkpointing=run.trainer.activation_checkpointing,
     )
-
-
-def _make_schedule(run: Run) -> Any:
-    from mobilellm.optim.schedules import from_plateau, rewarmed
-
-    schedule, extension = instantiate(run.config["schedule"]), run.extension
-    if extension is None:
-        return schedule
-    if not extension.rewarmed:
-        return from_plateau(schedule)
-    progress = run.budget.progress(extension.steps, extension.seconds)
-    return rewarmed(schedule, step=extension.steps, progress=progress)
 
 
 def make_model(run: Run) -> Any:

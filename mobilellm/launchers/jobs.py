@@ -1,0 +1,76 @@
+"""Trials as the supervisor runs them, and how they ended."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.run_folder import read_summary, write_summary
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One trial to run."""
+
+    name: str
+    config: "DictConfig"
+    folder: Path | None
+    """The run folder, where known: read for progress and results."""
+    log: Path
+    """Takes the trial's stdout and stderr; appended to."""
+    swept: tuple[str, ...] = ()
+    """Overrides in which it differs from the other trials."""
+
+    def summary(self) -> dict[str, Any]:
+        """What the trial wrote about itself; empty before it does."""
+        try:
+            return (read_summary(self.folder) if self.folder else None) or {}
+        except ValueError:
+            return {}
+
+    def record_failure(self, reason: str) -> None:
+        """Say in summary.json what a killed trial could not say itself."""
+        summary = self.summary()
+        if self.folder is not None and summary.get("status") == "running":
+            write_summary(self.folder, {**summary, "status": "failed", "error": reason})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended."""
+
+    job: Job
+    status: str
+    """`finished`, `skipped` (finished before), `stopped` or `failed`."""
+    error: str | None = None
+    """Why it failed."""
+
+    def result(self) -> dict[str, Any]:
+        """The trial's summary with the status that the launcher saw."""
+        status = "finished" if self.status == "skipped" else self.status
+        return {**self.job.summary(), "status": status, "error": self.error}
+
+
+def reason_of(job: Job, code: int) -> str:
+    """One line: the trial's own error message, or the signal that killed it; and its log."""
+    log = os.path.relpath(job.log)
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = " (often: out of memory)" if -code == signal.SIGKILL else ""
+        return f"killed by {name}{hint}; log: {log}"
+    if code > 2:
+        return f"exited with code {code}; log: {log}"
+    try:
+        lines = [
+            line
+            for line in job.log.read_text(errors="replace", encoding="utf-8").splitlines()
+            if line.strip()
+        ]
+    except OSError:
+        lines = []
+    last = lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
+    return f"{last}; log: {log}"
