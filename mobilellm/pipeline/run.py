@@ -80,7 +80,9 @@ def _joined_ranks(run: Run) -> Iterator[None]:
     from mobilellm.training.ranks import check_same_configuration, join_ranks, leave_ranks
 
     join_ranks(run.trainer)
-    check_same_configuration(run.config)
+    # One answer of all machines to what `auto` leaves to each.
+    resolved = {"device": run.trainer.device_type, "precision": run.trainer.resolved_precision}
+    check_same_configuration(run.config | {"resolved": resolved})
     try:
         yield
     except Stopped:

@@ -188,7 +188,8 @@ def describe_differences(configs: Sequence[Mapping[str, Any]]) -> str:
     more = f" and {len(parts) - SHOWN_KEYS} more" if len(parts) > SHOWN_KEYS else ""
     return (
         f"the {len(configs)} ranks of this run have different configurations: "
-        f"{'; '.join(parts[:SHOWN_KEYS])}{more}; start all ranks with one and the same command"
+        f"{'; '.join(parts[:SHOWN_KEYS])}{more}; start all ranks with one and the same command "
+        "(tasks of srun that are to be runs of their own need trainer.devices=1)"
     )
 
 
