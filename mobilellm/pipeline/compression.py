@@ -231,7 +231,7 @@ def _plan(
 
 def _save_plan(path: Path, plan: Any, stages: Any) -> None:
     values = {"plan": plan.to_dict(), "stages": stages and stages.to_dict()}
-    write_text_atomically(path, json.dumps(values, indent=2) + "\n")
+    write_text_atomically(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 def _show(plan: Any) -> None:

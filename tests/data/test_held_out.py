@@ -56,6 +56,8 @@ def test_one_text_file_is_cut_near_its_end(tmp_path, caplog, share, workers):
     assert prepared.manifest["held_out"] == "last_share"
     assert "of 1 document is less than a whole one, so the last" in caplog.text
     assert any("the last share of the text" in line for line in overview(prepared))
+    with pytest.raises(ValueError, match=r"window, the validation split in \S+ has \d+; use a seq"):
+        prepared.windows("validation", len(text))
 
 
 def test_the_tokenizer_sees_no_text_held_out(tmp_path):
