@@ -50,7 +50,7 @@ def compare_methods(
         train: jsonl with `text`; 32 windows of it are the calibration set.
         validation: jsonl with `text`.
         layers: patterns of the matrices.
-        ratio: share of their parameters that is kept.
+        ratio: share of their parameters that is kept, but where one product is half of a matrix.
         tell: is given a line after each row.
 
     Returns:
@@ -64,7 +64,9 @@ def compare_methods(
     rows = [{"method": "dense", "loss": sum_losses(model, held_out).loss}]
     for method, choices in RECIPES.items():
         started = time.monotonic()
-        recipe = Factorization(layers=layers, budget={"ratio": ratio}, **choices)
+        # One whole product says its own size: a half and two numbers, whatever the ratio.
+        budget = None if choices.get("parts") is KRONECKER else {"ratio": ratio}
+        recipe = Factorization(layers=layers, budget=budget, **choices)
         plan = recipe.plan(model, calibration)
         compressed = recipe.apply(model, plan, calibration).model
         rows.append({
