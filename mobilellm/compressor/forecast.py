@@ -16,7 +16,7 @@ from mobilellm.models import MobileLLM
 
 # A fit to outputs looks at the calibration text once; a propagated one runs each block for each
 # input of its matrices, in two models: about so many times the cost of one look.
-PASSES = {"weights": 0.0, "outputs": 1.0, "propagated": 6.0}
+PASSES = {"weights": 0.0, "outputs": 1.0, "propagated": 12.0}
 # What takes less than this is timed a second time.
 REPEATED_SECONDS = 5.0
 
@@ -66,7 +66,7 @@ def tell_forecast(
         losses = 2 * len(work) + PROPOSALS + 2
         loss = _seconds(lambda: sum_losses(model, batches))
         # Both the uniform division and the one found are fitted, and the better one is taken.
-        fitted = PASSES[fit] * pass_seconds + all_shapes / 3 + pass_seconds
+        fitted = PASSES[fit] * pass_seconds + all_shapes / 2 + pass_seconds
         seconds = losses * loss + 2 * (all_shapes + fitted)
         told = [f"{losses} losses", *told, "two fits of the whole model"]
     logger.info("the search takes about %s: %s", duration_text(seconds), ", ".join(told))
