@@ -126,3 +126,9 @@ def test_resuming_another_compression_is_refused_in_a_line(before, now, said):
         check_same_model(saved, current)
     assert f"the checkpoint holds another model: compressed_layers {said}" in str(caught.value)
     check_same_model(saved, saved)
+
+
+def test_the_tokens_that_text_begins_and_ends_with_are_no_other_model():
+    """Runs from before they followed the data go on."""
+    saved = make_config(eos_token_id=2, bos_token_id=1).to_dict()
+    check_same_model(saved, make_config(eos_token_id=1, bos_token_id=1).to_dict())
