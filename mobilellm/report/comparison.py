@@ -146,6 +146,10 @@ def find_baseline(shapes: Sequence[Shape], name: str) -> str:
     ]
     if len(found) == 1:
         return found[0]
+    if not shapes:
+        raise ValueError(
+            f"--baseline {name!r} names a shape of runs, and there are none; leave it out"
+        )
     labels = ", ".join(repr(shape.label) for shape in shapes)
     raise ValueError(
         f"--baseline {name!r} is none of the shapes; use the name of one ({labels}) or of a run's "

@@ -61,11 +61,11 @@ def findings(
     found: list[str] = []
     alone: list[str] = []
     for group in comparable_groups(shapes):
-        if len(group) > 1:
-            found += [*_deep_against_wide(group, by_names, metric)]
-            found += [*_sharing(group, by_names, metric), _lowest(group, by_names, metric)]
-        else:
-            alone.append(group[0].label)
+        if len(group) < 2:
+            alone += [shape.label for shape in group]
+            continue
+        found += _deep_against_wide(group, by_names, metric)
+        found += [*_sharing(group, by_names, metric), _lowest(group, by_names, metric)]
     if alone:
         found.append(_not_compared(alone, pairs, len(shapes)))
     return (*found, *end)

@@ -78,9 +78,6 @@ def leaderboard_sentence(rows: Sequence[CompressedModel]) -> str | None:
     rise, ratio = _rise_text(best), best.ratio
     kept = "" if ratio is None else f" at {100 * ratio:.3g} % of its parameters"
     against = f", {rise} to the dense model{kept}" if rise else ""
-    others = sum(row.text == best.text for row in made) - 1
-    number = "" if not others else f" of {others + 1} on one text"
-    return (
-        f"Lowest loss of the compressed models{number}: {best.label}, {best.loss:.3f} nats per "
-        f"token{against}."
-    )
+    number = sum(row.text == best.text for row in made)
+    lowest = "" if number == 1 else f"Lowest loss of the {number} compressed models on one text: "
+    return f"{lowest}{best.label}, {best.loss:.3f} nats per token{against}."

@@ -84,8 +84,8 @@ def test_ranked_by_loss_beside_the_dense_model(tmp_path):
     best = found.compressed[1]
     assert (best.bytes_on_disk, best.ratio, best.loss) == (1_700_000, 0.6, 4.4)
     assert found.verdict == (
-        "Lowest loss of the compressed models of 2 on one text: 8×112 wanda ½ zero, 4.400 nats "
-        "per token, +0.200 to the dense model at 60 % of its parameters."
+        "Lowest loss of the 2 compressed models on one text: 8×112 wanda ½ zero, 4.400 nats per "
+        "token, +0.200 to the dense model at 60 % of its parameters."
     )
     assert not any(caution.is_grave for caution in found.cautions)
     rows = list(csv.DictReader((tmp_path / "out" / "comparison.csv").open()))
@@ -118,6 +118,12 @@ def test_masked_weights_do_not_count_as_kept(tmp_path):
     after["parameters"]["nonzero"] = 550_000
     write_compressed(tmp_path / "one", WANDA, 4.4, models=[row("dense", 4.2, 10**6), after])
     assert compare([tmp_path]).compressed[-1].ratio == 0.55
+
+
+def test_a_baseline_needs_runs(tmp_path):
+    write_compressed(tmp_path / "one", WANDA, 4.4)
+    with pytest.raises(ValueError, match="--baseline '8×112' names a shape of runs; there is none"):
+        compare([tmp_path], baseline="8×112")
 
 
 def test_other_texts_do_not_compare(tmp_path):
