@@ -122,7 +122,7 @@ def test_masked_weights_do_not_count_as_kept(tmp_path):
 
 def test_a_baseline_needs_runs(tmp_path):
     write_compressed(tmp_path / "one", WANDA, 4.4)
-    with pytest.raises(ValueError, match="--baseline '8×112' names a shape of runs; there is none"):
+    with pytest.raises(ValueError, match="--baseline '8×112' names a shape of runs, and there are"):
         compare([tmp_path], baseline="8×112")
 
 
