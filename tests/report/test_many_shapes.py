@@ -8,7 +8,8 @@ from simulated_sweep import SHAPES, model, summary, write_run, write_sweep
 
 from mobilellm.report import compare
 from mobilellm.report.columns import shown_columns
-from mobilellm.report.comparison import MOST_SHAPES
+from mobilellm.report.comparison import MOST_SHAPES, analyse, find_baseline
+from mobilellm.report.runs import read_runs
 
 
 def printed(found, width):
@@ -70,7 +71,8 @@ def test_no_number_is_cut(many, width):
 
 
 def test_cautions_summarise(tmp_path):
-    found = compare([write_sweep(tmp_path / "s", fourteen(), seeds=(0, 1))])
+    sweep = write_sweep(tmp_path / "s", fourteen(), seeds=(0, 1))
+    found = analyse(read_runs([sweep]), sources=[sweep], folder=tmp_path / "unused")
     (text,) = [c.message for c in found.cautions if c.kind == "seeds"]
     assert text.startswith("fewer than 3 seeds: 14 shapes (2×208, 2×208 untied, …); no verdict")
     assert max(len(caution.message) for caution in found.cautions) < 400
@@ -100,8 +102,7 @@ def test_a_baseline_has_its_own_family_of_tests(tmp_path):
     assert {pair.second for pair in found.pairs} == {"8×112"}
     assert found.verdict.startswith("Against the baseline 8×112 (4.2")
     assert "Holm’s correction counts 5 pairs" in printed(found, 100).replace("\n", " ")
-    by_folder = compare([sweep], tmp_path / "out", baseline="8×112,seed=1")
-    assert by_folder.reference == "8×112"
+    assert find_baseline(found.shapes, "8×112,seed=1") == "8×112", "by a run's folder"
 
 
 def test_a_baseline_that_is_none_of_the_shapes(tmp_path):
