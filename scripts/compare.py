@@ -43,7 +43,8 @@ def main() -> None:
         arguments.paths, arguments.out, title=arguments.title, baseline=arguments.baseline
     )
     width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 120
-    Console(width=width, highlight=False).print(comparison)
+    # Not cropped: the path of the page is longer than many terminals are wide.
+    Console(width=width, highlight=False).print(comparison, crop=False)
 
 
 if __name__ == "__main__":

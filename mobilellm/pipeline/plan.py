@@ -82,11 +82,10 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
         ValueError, TypeError, FileNotFoundError: what does not fit, and what to do.
     """
     job = _hydra_job()
+    cfg = with_initial_model(cfg, job.overrides or ())
+    cfg = with_ids_of_data(cfg, job.overrides or ())
     if cfg.extend_from is not None:
         cfg = extended_config(cfg, job.overrides)
-    else:
-        cfg = with_initial_model(cfg, job.overrides or ())
-        cfg = with_ids_of_data(cfg, job.overrides or ())
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore
     parent, hashed = Path(config["output_dir"]) / config["experiment_name"], config_hash(config)
     folder = find_run_folder(parent, config, job.telling)
