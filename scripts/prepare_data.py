@@ -27,7 +27,10 @@ def prepare(cfg: "DictConfig") -> None:
     from mobilellm.data import prepare_data
     from mobilellm.data.overview import overview
     from mobilellm.launchers.configuration import instantiate
+    from mobilellm.launchers.root_keys import checked_config
 
+    cfg = checked_config("prepare_data", cfg)
+    instantiate(cfg.model)  # of which only the vocabulary is used, but all of it has to be sound
     for line in overview(prepare_data(instantiate(cfg.data))):
         print(line)
 

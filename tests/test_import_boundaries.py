@@ -13,7 +13,7 @@ PACKAGE = ROOT / "mobilellm"
 
 # A module may import from its own part and from parts of lower layers.
 LAYERS = (
-    ("files", "strict_json"),
+    ("files", "strict_json", "paths", "ranges"),
     ("models", "compression", "distillation", "data", "optim", "run_folder", "provenance"),
     ("checkpoint",),
     ("accounting", "export"),
@@ -29,7 +29,7 @@ EXCEPTIONS = {("models", "compression")}
 # Parts of one layer that may import each other.
 PEERS = {frozenset({"pipeline", "launchers"})}
 # Leaves that any part may import.
-LEAVES = {"run_folder", "provenance", "files", "strict_json"}
+LEAVES = {"run_folder", "provenance", "files", "strict_json", "paths", "ranges"}
 ALLOWED_IN = {
     "lightning": {"training", "callbacks", "pipeline"},
     "hydra": {"pipeline", "launchers"},

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, fields
 
 from mobilellm.accounting.parameters import check_count
+from mobilellm.ranges import Range, check_fields
+
+LATENCY = Range(at_least=0, cap=1000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +38,15 @@ class Cluster:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        check_count("gpus_per_node", self.gpus_per_node)
-        for name in (f.name for f in fields(self) if f.name.endswith("second")):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        for name in ("node_latency_seconds", "network_latency_seconds"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
-        if not 0 <= self.overlap <= 1:
-            raise ValueError(f"overlap={self.overlap} must lie from 0 (none) to 1 (all)")
+        rates = (f.name for f in fields(self) if f.name.endswith("second"))
+        check_fields(
+            self,
+            gpus_per_node=Range(at_least=1, cap=1_000_000),
+            node_latency_seconds=LATENCY,
+            network_latency_seconds=LATENCY,
+            overlap=Range(at_least=0, at_most=1),
+            **dict.fromkeys(rates, Range(above=0, cap=1e24)),
+        )
 
     def num_nodes(self, num_gpus: int) -> int:
         """Nodes that so many GPUs fill.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from mobilellm.ranges import Range, checked
 from mobilellm.run_folder import LAST_CHECKPOINT, PLATEAU_CHECKPOINT
 from mobilellm.training.atomic_save import link_or_copy, remove_leftovers
 from mobilellm.training.plateau import leaves_plateau
@@ -38,6 +39,10 @@ class CheckpointCallback(Checkpoint):
 
     watches_only = True
 
+    @checked(
+        every_seconds=Range(above=0, remedy="null switches it off"),
+        every_steps=Range(at_least=1, remedy="null switches it off"),
+    )
     def __init__(
         self,
         folder: str | Path,
@@ -48,9 +53,6 @@ class CheckpointCallback(Checkpoint):
         keep_plateau: bool = True,
     ) -> None:
         """Nothing is written yet."""
-        for name, value in (("every_seconds", every_seconds), ("every_steps", every_steps)):
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}={value} must be above 0; null switches it off")
         self.folder = Path(folder)
         self.every_seconds = every_seconds
         self.every_steps = every_steps

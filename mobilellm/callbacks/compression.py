@@ -10,7 +10,8 @@ from mobilellm.compressor.plan import Plan
 from mobilellm.compressor.recipe import Recipe
 from mobilellm.compressor.selection import select_layers
 from mobilellm.models import MobileLLM, ModelConfig
-from mobilellm.models.config import check_choice, check_positive
+from mobilellm.models.config import check_choice
+from mobilellm.ranges import MAX_INDEX, Range, checked
 from mobilellm.training.budget import Budget
 from mobilellm.training.stages import ORDERS, Stages, group_layers, stage_starts
 
@@ -45,6 +46,12 @@ class CompressionCallback(Callback):
         ValueError: an unknown order, numbers out of range, groups that contradict the others.
     """
 
+    @checked(
+        num_stages=Range(at_least=1, cap=10_000),
+        first_start=Range(at_least=0, below=1),
+        recovery_share=Range(above=0, below=1, remedy="null: the same number after each stage"),
+        calibration_tokens=Range(at_least=1, cap=MAX_INDEX),
+    )
     def __init__(
         self,
         recipe: Recipe,
@@ -67,7 +74,6 @@ class CompressionCallback(Callback):
             raise ValueError(
                 f"num_stages={num_stages}, but there are {len(groups)} groups; leave out num_stages"
             )
-        check_positive("calibration_tokens", calibration_tokens)
         self.recipe = recipe
         self.num_stages = num_stages or (len(groups) if groups else 1)
         self.order = order or default

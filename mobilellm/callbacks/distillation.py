@@ -12,6 +12,7 @@ from mobilellm.distillation.loss import DistillationLoss, LogitLoss, StateLoss
 from mobilellm.distillation.schedule import Scheduled, check_scheduled, value_at
 from mobilellm.models.config import ModelConfig
 from mobilellm.models.saved_config import CONFIG_FILE
+from mobilellm.ranges import Range, checked
 from mobilellm.teachers.opening import (
     TeacherFacts,
     check_data,
@@ -49,6 +50,7 @@ class DistillationCallback(Callback):
         TypeError: something that is no loss.
     """
 
+    @checked(top_k=Range(at_least=1))
     def __init__(
         self,
         losses: Mapping[str, DistillationLoss],

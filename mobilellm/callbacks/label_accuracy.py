@@ -8,6 +8,9 @@ from lightning.pytorch import Callback
 
 from mobilellm.data.prepared_prompts import PreparedPrompts, Question
 from mobilellm.evaluation.answer_accuracy import Accuracy, answer_accuracy
+from mobilellm.ranges import Range, checked
+
+COUNT = Range(at_least=1)
 
 
 class LabelAccuracyCallback(Callback):
@@ -26,6 +29,7 @@ class LabelAccuracyCallback(Callback):
         ValueError: a number below 1.
     """
 
+    @checked(max_questions=COUNT, validation_questions=COUNT, batch_tokens=COUNT)
     def __init__(
         self,
         *,
@@ -35,13 +39,6 @@ class LabelAccuracyCallback(Callback):
         batch_tokens: int = 8192,
     ) -> None:
         """Nothing is asked yet."""
-        for name, value in (
-            ("max_questions", max_questions),
-            ("validation_questions", validation_questions),
-            ("batch_tokens", batch_tokens),
-        ):
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
         self.max_questions = max_questions
         self.validation_questions = validation_questions
         self.options = {"per_token": per_token, "batch_tokens": batch_tokens}

@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from mobilellm.callbacks.checkpoint import CheckpointCallback
+from mobilellm.ranges import Range, checked
 from mobilellm.training.divergence import ACTIONS, DivergenceRule, RollBack, TrainingDiverged
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class LossGuardCallback(Callback):
         ValueError: an unknown action, a number out of range.
     """
 
+    @checked(limit=Range(at_least=1))
     def __init__(
         self,
         *,
@@ -47,8 +49,6 @@ class LossGuardCallback(Callback):
         """Nothing is judged yet."""
         if action not in ACTIONS:
             raise ValueError(f"action={action!r} is not known; use one of {', '.join(ACTIONS)}")
-        if limit < 1:
-            raise ValueError(f"limit={limit} must be at least 1")
         self.rule = DivergenceRule(window=window, spike_factor=spike_factor, spike_nats=spike_nats)
         self.action = action
         self.limit = limit

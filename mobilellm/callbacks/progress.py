@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Column
 
 from mobilellm.accounting.table import scaled
+from mobilellm.ranges import Range, checked
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class ProgressCallback(Callback):
 
     watches_only = True
 
+    @checked(refresh_seconds=Range(at_least=0), line_seconds=Range(at_least=0))
     def __init__(self, *, refresh_seconds: float = 0.2, line_seconds: float = 30.0) -> None:
         """Nothing is shown before training starts."""
         self.refresh_seconds = refresh_seconds

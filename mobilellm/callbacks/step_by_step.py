@@ -1,9 +1,10 @@
 """Distilling step by step: the student learns labels and, as a task beside, the reasons."""
 
-import math
 from typing import Any
 
 from lightning.pytorch import Callback
+
+from mobilellm.ranges import Range, checked
 
 
 class StepByStepCallback(Callback):
@@ -21,13 +22,15 @@ class StepByStepCallback(Callback):
     Source: Hsieh et al. 2023, arXiv:2305.02301, equation (4).
     """
 
+    @checked(
+        rationale_weight=Range(
+            at_least=0,
+            cap=1e6,
+            remedy="to leave the rationales out use distillation=none data.tasks=[label]",
+        )
+    )
     def __init__(self, *, rationale_weight: float = 1.0) -> None:
         """Nothing is changed before `setup`."""
-        if not 0 <= rationale_weight < math.inf:
-            raise ValueError(
-                f"rationale_weight={rationale_weight} must be finite and at least 0; to leave the "
-                "rationales out altogether use distillation=none data.tasks=[label]"
-            )
         self.rationale_weight = rationale_weight
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:

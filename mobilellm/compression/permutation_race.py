@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mobilellm.compression.arrangement import Arrangement, assigned, batches, swapped
 from mobilellm.compression.kronecker import truncated_svd
+from mobilellm.ranges import MAX_INDEX, MAX_SEED, Range, check_fields
 
 # A sweep that lowers the squared error by less than this share is the last.
 TOLERANCE = 1e-3
@@ -45,15 +46,15 @@ class PermutationSearch:
 
     def __post_init__(self) -> None:
         """Check."""
-        for name, least in (("restarts", 0), ("annealing_swaps", 0), ("max_sweeps", 1),
-                            ("seed", 0)):  # fmt: skip
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise ValueError(
-                f"max_seconds={self.max_seconds!r} must be above 0, or None for no limit"
-            )
+        count = Range(at_least=0, cap=MAX_INDEX)
+        check_fields(
+            self,
+            restarts=count,
+            annealing_swaps=count,
+            max_sweeps=Range(at_least=1, cap=MAX_INDEX),
+            seed=Range(at_least=0, cap=MAX_SEED),
+            max_seconds=Range(above=0, remedy="null for no limit"),
+        )
 
 
 class Race:

@@ -14,6 +14,7 @@ from mobilellm.compression.low_rank import nearest_low_rank, rank_for
 from mobilellm.compression.metric import Metric
 from mobilellm.compression.shapes import FactorizedShape, PartShape, low_rank_shape
 from mobilellm.compression.sums import SumFit, dense
+from mobilellm.ranges import Range, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +34,12 @@ class ShapeSearch:
 
     def __post_init__(self) -> None:
         """Make tuples of lists and check."""
+        count = Range(at_least=1, cap=1024)
+        check_fields(self, right_sizes=count, terms=count, finalists=count)
         object.__setattr__(self, "right_sizes", tuple(self.right_sizes))
         object.__setattr__(self, "terms", tuple(self.terms))
-        if self.finalists < 1 or not self.terms or min(self.terms) < 1:
-            raise ValueError(
-                f"finalists={self.finalists} and terms={self.terms} must be at least 1"
-            )
+        if not self.terms:
+            raise ValueError("terms is empty; give at least one number")
 
 
 def search_shape(

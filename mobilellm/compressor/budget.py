@@ -1,13 +1,12 @@
 """How much of each matrix is kept: the same share everywhere, or more where the loss needs it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mobilellm.accounting import count_parameters, decode_bytes_per_token, weight_bytes
 from mobilellm.compression.shapes import FactorizedShape
 from mobilellm.models import ModelConfig
-from mobilellm.models.config import check_positive
+from mobilellm.ranges import Range, check_fields
 
 # A stored permutation is one 32-bit index for each row or column.
 INDEX_BITS = 32
@@ -35,21 +34,16 @@ class CompressionBudget:
 
     def __post_init__(self) -> None:
         """Check."""
+        share = Range(above=0, below=1, remedy="the share kept")
+        size = Range(above=0, cap=1e18, remedy="the number of bytes")
+        check_fields(self, ratio=share, stored_ratio=share, max_bytes=size, max_decode_bytes=size,
+                     bits=Range(at_least=1, cap=64))  # fmt: skip
         given = [name for name in LIMITS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
                 f"the budget has {len(given)} limits ({', '.join(given) or 'none'}); give exactly "
                 f"one of {', '.join(LIMITS)}"
             )
-        check_positive("bits", self.bits)
-        (name,) = given
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f"{name}={value!r} must be a number")
-        if name in ("ratio", "stored_ratio") and not 0 < value < 1:
-            raise ValueError(f"{name}={value} must be above 0 and below 1, the share kept")
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}={value} must be above 0, the number of bytes")
 
     def __str__(self) -> str:
         """`ratio=0.5`, `max_bytes=1,000,000 at 16 bits`."""

@@ -29,6 +29,7 @@ from mobilellm.compressor.sensitivity import searched_budgets
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.config import check_choice
+from mobilellm.ranges import check_fields
 
 FITS = ("weights", "outputs", "propagated")
 ALLOCATIONS = ("uniform", "searched")
@@ -65,6 +66,7 @@ class Factorization:
 
     def __post_init__(self) -> None:
         """Check the choices."""
+        check_fields(self)
         check_choice("fit", self.fit, FITS)
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("permutations", self.permutations, PERMUTATIONS)
@@ -100,6 +102,8 @@ class Factorization:
         if self.budget is None:
             return None if self.is_fixed else CompressionBudget(ratio=0.5)
         if self.is_fixed and all(self.budget.get(name) is None for name in LIMITS):
+            # What it says beside its limits is checked all the same.
+            CompressionBudget(**{**self.budget, "ratio": 0.5})
             return None
         return CompressionBudget(**self.budget)
 

@@ -24,6 +24,7 @@ from mobilellm.compressor.recipe import Batch, Compressed
 from mobilellm.compressor.selection import by_depth, select_layers
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.config import check_choice
+from mobilellm.ranges import Range, check_fields
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
 
@@ -54,6 +55,7 @@ class Pruning:
 
     def __post_init__(self) -> None:
         """Check the choices."""
+        check_fields(self, sparsity=Range(at_least=0, below=1))
         check_choice("method", self.method, METHODS)
         check_pattern(self.sparsity, self.pattern)
 

@@ -12,6 +12,7 @@ from mobilellm.compression.shapes import (
     low_rank_shape,
     part_with_right,
 )
+from mobilellm.ranges import Range, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +33,10 @@ class PartTemplate:
 
     def __post_init__(self) -> None:
         """Make tuples of lists and check."""
+        size = Range(at_least=1, cap=2**24)
+        check_fields(self, right=size, num_terms=size)
         if self.right is not None:
-            right = tuple(self.right)
-            if len(right) != 2 or any(not isinstance(n, int) or n < 1 for n in right):
-                raise ValueError(f"right={right} must be two whole numbers of at least 1")
-            object.__setattr__(self, "right", right)
-        if self.num_terms is not None and self.num_terms < 1:
-            raise ValueError(f"num_terms={self.num_terms} must be at least 1, or null")
+            object.__setattr__(self, "right", tuple(self.right))
 
     def part(self, size: Shape, num_terms: int) -> PartShape:
         """This part for a matrix (rows, columns).

@@ -22,6 +22,7 @@ from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.config import check_choice
 from mobilellm.models.couplings import couplings
 from mobilellm.models.sharing import is_closed_under_removal
+from mobilellm.ranges import Range, check_fields
 
 IMPORTANCES = ("taylor", "outputs")
 BLOCK_IMPORTANCES = ("loss", "turning")
@@ -63,17 +64,14 @@ class StructuredPruning:
 
     def __post_init__(self) -> None:
         """Check the choices."""
+        share = Range(above=0, at_most=1, remedy="the share that stays")
+        check_fields(self, keep_channels=share, keep_heads=share, keep_blocks=share)
         check_choice("importance", self.importance, IMPORTANCES)
         check_choice("block_importance", self.block_importance, BLOCK_IMPORTANCES)
         check_choice("head_unit", self.head_unit, HEAD_UNITS)
         shares = {n: getattr(self, n) for n in ("keep_channels", "keep_heads", "keep_blocks")}
         if all(share is None for share in shares.values()):
             raise ValueError(f"nothing to prune; give one or more of {', '.join(shares)}")
-        for name, share in shares.items():
-            if share is not None and not 0 < share <= 1:
-                raise ValueError(
-                    f"{name}={share} must be above 0 and at most 1: the share that stays"
-                )
 
     def check(self, model: MobileLLM) -> None:
         """Refuse what cannot be applied to `model`, before any data is read.

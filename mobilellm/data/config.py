@@ -52,13 +52,8 @@ class DataConfig(Source):
     def __post_init__(self) -> None:
         """Fill in the derived defaults and check every field."""
         super().__post_init__()
+        self.check_values()
         self._check_vocab_size()
-        for field in ("tokenizer_sample_megabytes", "max_megabytes"):
-            value = getattr(self, field)
-            if value is not None and not value > 0:
-                raise ValueError(f"data.{field}={value} must be positive")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"data.workers={self.workers} must be at least 1")
         if self.document_mask and not self.add_eos and not self.is_tokenized:
             raise ValueError(
                 "data.document_mask=true finds documents by the end-of-text token, which "
@@ -84,8 +79,6 @@ class DataConfig(Source):
 
     def _check_vocab_size(self) -> None:
         size = self.vocab_size
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"data.vocab_size={size!r} must be a whole number of at least 1")
         trains_tokenizer = self.tokenizer is None and not self.is_tokenized
         if trains_tokenizer and size <= _MIN_VOCAB_SIZE:
             raise ValueError(
@@ -100,11 +93,6 @@ class DataConfig(Source):
             raise ValueError(
                 f"data.held_out={self.held_out} and a validation split are both given; leave out "
                 "one of them"
-            )
-        if not 0 < self.held_out < 1:
-            raise ValueError(
-                f"data.held_out={self.held_out} must lie between 0 and 1; use for instance "
-                f"{DEFAULT_HELD_OUT}, or give data.validation"
             )
 
     @cached_property

@@ -103,6 +103,7 @@ class HubDataset(HubRows):
 
     def __post_init__(self) -> None:
         """Check the regular expression."""
+        self.check_values()
         compile_rule(self.document, choices=("row",))
         super().__post_init__()
 

@@ -8,6 +8,9 @@ from typing import Any
 
 from mobilellm.data.config import DataConfig
 from mobilellm.data.source import Piece, Source, Split
+from mobilellm.ranges import Range, check_value
+
+WEIGHT = Range(above=0, cap=1e9, remedy="leave out a source to use none of it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,7 @@ class Mixture(Source):
 
     def __post_init__(self) -> None:
         """Check sources and weights."""
+        self.check_values()
         object.__setattr__(self, "sources", dict(self.sources))
         object.__setattr__(self, "weights", dict(self.weights))
         if not self.sources:
@@ -62,11 +66,7 @@ class Mixture(Source):
                 f"for {', '.join(self.sources)}; give one weight a source"
             )
         for name, weight in self.weights.items():
-            if not 0 < weight < float("inf"):
-                raise ValueError(
-                    f"data.weights.{name}={weight} must be positive; leave out the source to use "
-                    "none of it"
-                )
+            check_value(f"data.weights.{name}", weight, float, WEIGHT)
 
     @property
     def has_validation(self) -> bool:

@@ -33,6 +33,7 @@ class RationaleConfig(Rationales, DataConfig):
 
     def __post_init__(self) -> None:
         """Check the tasks."""
+        self.check_values()
         object.__setattr__(self, "tasks", tuple(self.tasks))
         for task in self.tasks:
             if task not in TASKS:

@@ -58,6 +58,7 @@ class Rationales(Source):
 
     def __post_init__(self) -> None:
         """Check the prompts and the columns."""
+        self.check_values()
         if not self.label_prompt or self.label_prompt == self.rationale_prompt:
             raise ValueError(
                 f"data.label_prompt={self.label_prompt!r} must be text that differs from "

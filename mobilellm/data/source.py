@@ -12,11 +12,23 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 
+from mobilellm.ranges import MAX_INDEX, Range, check_fields
+
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, Split] = ("train", "validation")
+
+MEGABYTES = Range(above=0, cap=1e9)
+# Of the fields of all sources and of `DataConfig`.
+RANGES = {
+    "vocab_size": Range(at_least=1, cap=MAX_INDEX),
+    "eos_token_id": Range(at_least=0, cap=MAX_INDEX),
+    "tokenizer_sample_megabytes": MEGABYTES, "max_megabytes": MEGABYTES,
+    "held_out": Range(above=0, below=1, remedy="0.05 is common"),
+    "workers": Range(at_least=1, cap=4096, remedy="null: one process a core"),
+}  # fmt: skip
 
 MAX_PIECE_BYTES = 1 << 16
 _ROWS_PER_READ = 256
@@ -41,6 +53,14 @@ class Source(ABC):
     def __post_init__(self) -> None:
         """Check the fields; subclasses call this last."""
         return
+
+    def check_values(self) -> None:
+        """Check type and range of each field; classes that look at theirs begin with it.
+
+        Raises:
+            ValueError: a value of another type, or a number out of range.
+        """
+        check_fields(self, prefix="data.", **RANGES)
 
     @property
     def has_validation(self) -> bool:

@@ -29,6 +29,7 @@ class TextFiles(LocalFiles):
 
     def __post_init__(self) -> None:
         """Check the regular expression."""
+        self.check_values()
         compile_rule(self.document)
         super().__post_init__()
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from mobilellm.ranges import Range, check_fields
+
 Pairs = tuple[tuple[int, int], ...]
 """(student's application, teacher's application), counted from 0."""
 
@@ -49,8 +51,7 @@ class Last:
 
     def __post_init__(self) -> None:
         """Check the number."""
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise ValueError(f"k={self.k!r} must be a whole number of at least 1")
+        check_fields(self, k=Range(at_least=1))
 
     def pairs(self, num_student: int, num_teacher: int) -> Pairs:
         """As many pairs.

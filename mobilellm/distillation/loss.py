@@ -16,6 +16,7 @@ from torch import Tensor
 from mobilellm.distillation.layer_map import UNIFORM, LayerMap
 from mobilellm.distillation.schedule import Scheduled, check_scheduled, extremes, value_at
 from mobilellm.distillation.targets import RESTS, Target, check_mask
+from mobilellm.ranges import check_fields
 
 Projection = Callable[[int, Tensor], Tensor]
 """(index of the pair, student states) -> states of the teacher's width."""
@@ -55,6 +56,7 @@ class LogitLoss:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        check_fields(self)
         check_scheduled("weight", self.weight)
         check_scheduled("temperature", self.temperature, positive=True)
         if self.rest not in RESTS:
@@ -131,6 +133,7 @@ class StateLoss:
 
     def __post_init__(self) -> None:
         """Check the choices."""
+        check_fields(self)
         check_scheduled("weight", self.weight)
         if self.capture not in self.CAPTURES:
             raise ValueError(

@@ -1,7 +1,11 @@
 """Weights and temperatures that change while a run goes on."""
 
-import math
 from dataclasses import dataclass
+
+from mobilellm.ranges import Range, check_fields, check_value
+
+WEIGHT = Range(at_least=0, cap=1e6)
+TEMPERATURE = Range(above=0, cap=1000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +27,7 @@ class Ramp:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if not (math.isfinite(self.start) and math.isfinite(self.end)):
-            raise ValueError(f"start={self.start} and end={self.end} must be finite numbers")
+        check_fields(self)
         if not 0 <= self.begin < self.until <= 1:
             raise ValueError(
                 f"begin={self.begin} and until={self.until} are shares of the budget: "
@@ -57,7 +60,4 @@ def check_scheduled(name: str, value: Scheduled, *, positive: bool = False) -> N
         ValueError: a value below 0, or with `positive` one that is not above it.
     """
     for end in extremes(value):
-        is_number = isinstance(end, int | float) and not isinstance(end, bool)
-        if not is_number or not math.isfinite(end) or end < 0 or (positive and end == 0):
-            least = "above 0" if positive else "at least 0"
-            raise ValueError(f"{name}={end} must be a number {least}")
+        check_value(name, end, float, TEMPERATURE if positive else WEIGHT)

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from mobilellm.launchers.errors import describe_error
 from mobilellm.launchers.messages import accept_all_characters, shown_messages
@@ -40,13 +40,14 @@ def run_command(main: Callable[[], object]) -> NoReturn:
 
 def exit_code_of(action: Callable[[], object]) -> int:
     """Run `action`; print what goes wrong as `error: …` on stderr and give the exit code."""
+    _open_closed_streams()
     accept_all_characters()
     try:
         with shown_messages():
             action()
     except BrokenPipeError:
         # The reader (`head`, `less`) has gone: not even the flush at exit can write.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _to_nowhere(sys.stdout)
         return 1
     except KeyboardInterrupt as stop:
         _show_traceback_if_asked()
@@ -120,6 +121,31 @@ def _show_traceback_if_asked() -> None:
         traceback.print_exc()
 
 
+def _open_closed_streams() -> None:
+    """Give a command that was started with `2>&-` or `>&-` a stream that goes nowhere.
+
+    Else the next file to be opened would get the descriptor's number, and with it what libraries
+    write to it.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_WRONLY)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            stream = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+
+
+def _to_nowhere(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _say(message: str) -> None:
-    sys.stderr.write(f"{message}\n")
-    sys.stderr.flush()
+    try:
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
+    except OSError:
+        # Nobody reads it: the exit code says what happened.
+        _to_nowhere(sys.stderr)

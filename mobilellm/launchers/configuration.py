@@ -15,6 +15,8 @@ from mobilellm.launchers.errors import (
     nearest,
     parameters_of,
 )
+from mobilellm.launchers.synonyms import meant_by
+from mobilellm.paths import home_in_override
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -79,7 +81,8 @@ def compose(
     from omegaconf import open_dict
 
     with config_loader(config_dir) as loader:
-        config = load(loader, config_name, list(overrides), RunMode.RUN)
+        lines = [home_in_override(override) for override in overrides]
+        config = load(loader, config_name, lines, RunMode.RUN)
     with open_dict(config):
         del config["hydra"]
     return config
@@ -174,12 +177,17 @@ def _unknown_key_message(
         if hasattr(node, "keys"):
             fields = [str(k) for k in node if k != "_target_"]
             fields += parameters_of(target) if target else []
+            if meant := meant_by(leaf, fields):
+                return f"{key} is not known; here it is {parent}.{meant}"
             near = nearest(leaf, fields, count=len(fields)) if fields else ["nothing to set"]
-            return f"{key} is not known; {parent} has {listed(near)} (+{given} adds a new key)"
+            new = "" if target else f" (+{given} adds a new key)"
+            return f"{key} is not known; {parent} has {listed(near)}{new}"
+    if meant := meant_by(leaf):
+        return f"{key} is not known; here it is {meant}"
     keys = _known_keys(loader, config_name, kept, run_mode)
     groups = [g for g in loader.list_groups("") if g != "hydra"]
     near = nearest(key, [*groups, *keys], count=5, cutoff=0.5) or sorted(groups)
-    return f"{key} is not known; nearest: {listed(near)} (+{given} adds a new key)"
+    return f"{key} is not known; nearest: {listed(near)}"
 
 
 def _known_keys(

@@ -6,6 +6,8 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from mobilellm.launchers.synonyms import meant_by
+
 USER_ERRORS = (ValueError, TypeError, OSError)
 
 
@@ -76,16 +78,24 @@ def parameters_of(target: str) -> list[str]:
 
 def _name_the_fields(error: TypeError, wrapper: str) -> TypeError:
     """Say which fields there are where a constructor was given one that it does not know."""
-    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     target = re.search(r"(?:to target '|partial\()([\w.]+)", wrapper)
-    fields = parameters_of(target.group(1)) if target else []
-    if unknown is None or target is None or not fields:
+    return error if target is None else unknown_field(error, target.group(1))
+
+
+def unknown_field(error: TypeError, target: str) -> TypeError:
+    """The error of a callable at a dotted path; one about an unknown argument names the known."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    fields = parameters_of(target)
+    if unknown is None or not fields:
         return error
     near = nearest(unknown.group(1), fields, count=len(fields))
-    return _CompleteTypeError(
-        f"{target.group(1).rpartition('.')[2]} has no field {unknown.group(1)!r}; "
-        f"use one of {', '.join(near)}"
-    )
+    owner = target.rpartition(".")[2]
+    remedy = meant_by(unknown.group(1), fields) or meant_by(unknown.group(1))
+    if remedy is None or remedy in fields:
+        remedy = f"use {remedy}" if remedy else f"use one of {', '.join(near)}"
+    else:
+        remedy = f"here it is {remedy}"
+    return _CompleteTypeError(f"{owner} has no field {unknown.group(1)!r}; {remedy}")
 
 
 class _CompleteTypeError(CommandError, TypeError):

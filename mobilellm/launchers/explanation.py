@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from mobilellm.accounting.explain import ASSUMED_RATES, explain_model, explain_training
 from mobilellm.accounting.scaling import forecast_scaling
 from mobilellm.launchers.configuration import instantiate
+from mobilellm.launchers.root_keys import checked_config
 from mobilellm.models.config import check_choice
+from mobilellm.ranges import Range, check_value
 from mobilellm.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
     from mobilellm.models import ModelConfig
 
-FORMATS = ("table", "json")
+
+GPUS = Range(at_least=1, cap=1e12)
 
 
 class Explanations:
@@ -33,14 +36,13 @@ class Explanations:
         """Explain the model of one composed configuration.
 
         Raises:
-            ValueError: an unknown format, or whatever the model and the accounting refuse.
+            ValueError: whatever the configuration, the model and the accounting refuse.
         """
         from hydra.core.hydra_config import HydraConfig
 
-        check_choice("format", config.format, FORMATS)
-        self._format = config.format
         overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
         self._explained.append(explain_config(config, overrides))
+        self._format = config.format
         self._names.append(" ".join(overrides))
 
     def show(self) -> None:
@@ -77,6 +79,9 @@ def explain_config(config: "DictConfig", overrides: Sequence[str] = ()) -> dict[
         FileNotFoundError: `init_from` is no folder of a model.
         ValueError: whatever the model and the accounting refuse; a model beside `init_from`.
     """
+    config = checked_config("explain", config)
+    check_value("scaling.num_gpus", _plain(config.scaling.num_gpus), int | list[int], GPUS)
+    check_value("scaling.tokens_per_step", config.scaling.tokens_per_step, int, GPUS)
     model = _explained_model(config, overrides)
     explained = explain_model(model, config.sequence_length) | explain_training(
         model,
@@ -102,6 +107,12 @@ def explain_config(config: "DictConfig", overrides: Sequence[str] = ()) -> dict[
             "deviation": solution.deviation,
         }
     return explained
+
+
+def _plain(value: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _scaling(config: "DictConfig", model: "ModelConfig") -> dict[str, Any]:
@@ -153,6 +164,7 @@ def _explained_model(config: "DictConfig", overrides: Sequence[str]) -> "ModelCo
 
 def _devices(trainer: "DictConfig") -> dict[str, Any]:
     """What the trainer says about devices, as `explain_training` takes it; no GPU is asked."""
+    instantiate(trainer)  # its own checks
     check_choice("trainer.accelerator", trainer.accelerator, ("auto", *ASSUMED_RATES))
     accelerator, precision = trainer.accelerator, trainer.precision
     if accelerator == "auto":

@@ -9,6 +9,7 @@ Flags:
   -m, --multirun       run every combination of comma-separated values: seed=0,1 model=a,b
   --cfg job            print the composed configuration and stop (--resolve: with values filled in)
   --info defaults      which files it comes from (also: config, plugins, searchpath)
+  --config-dir DIR     a folder of your own laid out like conf/: DIR/model/mine.yaml is model=mine
   --hydra-help         all flags of Hydra
 MOBILELLM_TRACEBACK=1 shows where an error came from.
 """
@@ -24,7 +25,7 @@ def help_text(folder: Path, config_name: str, description: str) -> str:
     """
     parts = [
         textwrap.dedent(description).strip(),
-        "Arguments are key=value (`+key=value` adds one).",
+        "Arguments are key=value (`+group.key=value` adds one that is not in the file).",
     ]
     path = folder / f"{config_name}.yaml"
     text = path.read_text(encoding="utf-8") if path.exists() else ""

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.launchers.configuration import config_folder, config_loader, load, register_plugins
-from mobilellm.launchers.errors import describe_error
+from mobilellm.launchers.errors import CommandError, describe_error
 from mobilellm.launchers.fork_server import kill_fork_server
 from mobilellm.launchers.sweep_check import Trial, as_typed, check_sweep
+from mobilellm.paths import home_in_override, user_path, with_home_folders
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -134,6 +135,10 @@ class HydraApplication:
 
             sys.stdout.write(help_text(folder, self.config_name, self.description))
             return 0
+        if arguments.config_dir is not None:
+            arguments.overrides.append(_search_path(arguments.config_dir, arguments.overrides))
+            arguments.config_dir = None
+        arguments.overrides = [home_in_override(override) for override in arguments.overrides]
         given = {override.partition("=")[0] for override in arguments.overrides}
         arguments.overrides = [
             *(f"{key}={value}" for key, value in self.housekeeping.items() if key not in given),
@@ -141,6 +146,7 @@ class HydraApplication:
         ]
         task = SweepTask(self.task)
         task.trials = self._check(arguments, folder)
+        arguments.overrides += _home_of_logs(task.trials)
         register_plugins()
         with _full_errors():
             _run_hydra(arguments, parser, task, str(folder), self.config_name)
@@ -175,6 +181,35 @@ class HydraApplication:
             except BaseException:
                 kill_fork_server()
                 raise
+
+
+def _search_path(config_dir: str, overrides: Sequence[str]) -> str:
+    """`--config-dir DIR` as an override, which the processes of every launcher are given too.
+
+    Raises:
+        ValueError: there is no such folder, or the override is given as well.
+    """
+    folder = user_path(config_dir).absolute()
+    if not folder.is_dir():
+        raise CommandError(
+            f"--config-dir {config_dir} is no folder; give one laid out like conf/, e.g. with "
+            "model/mine.yaml in it for model=mine"
+        )
+    if any(override.lstrip("+").startswith("hydra.searchpath=") for override in overrides):
+        raise CommandError("--config-dir and hydra.searchpath=… both say where to look; give one")
+    return f"hydra.searchpath=[{_quoted(f'file://{folder}')}]"
+
+
+def _home_of_logs(trials: Sequence[Trial]) -> list[str]:
+    """The override for a sweep's logs where their folder is given with `~`."""
+    folder = str(trials[0].config.hydra.sweep.dir) if trials else ""
+    expanded = with_home_folders(folder)
+    return [] if expanded == folder else [f"hydra.sweep.dir={_quoted(expanded)}"]
+
+
+def _quoted(text: str) -> str:
+    """As a value of Hydra's command line, whatever characters it has."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 @contextmanager

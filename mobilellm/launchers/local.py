@@ -14,11 +14,13 @@ from mobilellm.launchers.jobs import Job
 from mobilellm.launchers.supervisor import Supervisor
 from mobilellm.launchers.sweep_check import Trial, common_overrides
 from mobilellm.launchers.sweep_launcher import SweepLauncher, job_return
+from mobilellm.ranges import Range, checked
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
     from omegaconf import DictConfig
 
+COUNT = Range(at_least=1, cap=4096)
 PLUGIN_MODULE = "hydra_plugins.mobilellm_local"
 
 
@@ -34,6 +36,7 @@ class LocalLauncher(SweepLauncher):
     # Hydra accepts launchers from the package `hydra_plugins` only; see `sweep_launcher.register`.
     __module__ = PLUGIN_MODULE
 
+    @checked("hydra.launcher.", n_jobs=COUNT, threads_per_job=COUNT, attempts=COUNT)
     def __init__(
         self,
         n_jobs: int | None = None,
@@ -42,13 +45,6 @@ class LocalLauncher(SweepLauncher):
         preload: Sequence[str] = (),
     ) -> None:
         """Fill in what the machine decides."""
-        for name, value in (
-            ("n_jobs", n_jobs), ("threads_per_job", threads_per_job), ("attempts", attempts)
-        ):  # fmt: skip
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(
-                    f"hydra.launcher.{name}={value!r} must be a whole number of at least 1"
-                )
         self.gpus = visible_gpus()
         cores = usable_cores()
         # Nothing here depends on how many trials are left: a resumed trial must find the same

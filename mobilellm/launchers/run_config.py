@@ -39,8 +39,9 @@ class RunConfig:
     init_from: str | None = MISSING
     extend_from: str | None = MISSING
     init_layers: list[int] | None = MISSING
-    resume: bool | None = MISSING
-    learning_rate_probe: bool = MISSING
+    # Not bool: that would take -1 and 2 for true.
+    resume: Any = MISSING
+    learning_rate_probe: Any = MISSING
     learning_rate_probe_factors: list[float] = MISSING
     learning_rate_probe_share: float = MISSING
     learning_rate_probe_seed: int = MISSING

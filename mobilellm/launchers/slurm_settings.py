@@ -4,14 +4,18 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mobilellm.launchers.errors import CommandError
+from mobilellm.ranges import MAX_INDEX, Range, check_fields
 
 SIGNALS = ("USR1", "USR2", "TERM")
-WHOLE_NUMBERS = {
-    "time_minutes": 1, "nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0, "cpus_per_task": 1,
-    "signal_seconds": 0, "max_requeues": 0, "array_parallelism": 1,
+COUNT, FROM_ZERO = Range(at_least=1, cap=1_000_000), Range(at_least=0, cap=1_000_000)
+RANGES = {
+    "time_minutes": Range(at_least=1, cap=MAX_INDEX), "nodes": COUNT, "tasks_per_node": COUNT,
+    "gpus_per_node": FROM_ZERO, "cpus_per_task": COUNT, "signal_seconds": FROM_ZERO,
+    "max_requeues": FROM_ZERO, "array_parallelism": COUNT,
+    "memory_gb": Range(above=0, cap=1e6), "poll_seconds": Range(above=0, cap=1e6),
 }  # fmt: skip
 
 
@@ -23,10 +27,10 @@ class SlurmSettings:
         ValueError: a number out of range, or a signal that trials do not listen to.
     """
 
-    accelerator: str = "auto"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     nodes: int = 1
-    tasks_per_node: int | str = "auto"
-    gpus_per_node: int | str = "auto"
+    tasks_per_node: int | Literal["auto"] = "auto"
+    gpus_per_node: int | Literal["auto"] = "auto"
     cpus_per_task: int = 4
     memory_gb: float | None = None
     time_minutes: int = 1440
@@ -48,18 +52,7 @@ class SlurmSettings:
 
     def __post_init__(self) -> None:
         """Check the numbers and the signal."""
-        for name, least in WHOLE_NUMBERS.items():
-            value = getattr(self, name)
-            if value == "auto" and name in ("tasks_per_node", "gpus_per_node"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"hydra.launcher.{name}={value!r} must be a whole number of at least {least}"
-                )
-        for name in ("memory_gb", "poll_seconds"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"hydra.launcher.{name}={value!r} must be above 0")
+        check_fields(self, prefix="hydra.launcher.", **RANGES)
         if self.signal not in SIGNALS:
             raise ValueError(
                 f"hydra.launcher.signal={self.signal!r} is not known; use one of "

@@ -79,6 +79,11 @@ def check_sweep(
     trials: list[Trial] = []
     refused: list[str] = []
     expanded = _expand(loader, master)
+    if not expanded:
+        raise CommandError(
+            f"the sweep has no trials: of {' '.join(_sweep_lines(master))} one means no value; "
+            "give a range that is not empty, or a pattern that matches (see --help)"
+        )
     varying = varying_keys([by_key(typed) for _, typed in expanded])
     for number, (trial_overrides, typed) in enumerate(expanded):
         swept = tuple(o for o in typed if override_key(o) in varying)
@@ -103,6 +108,15 @@ def check_sweep(
     return trials
 
 
+def _sweep_lines(master: "DictConfig") -> list[str]:
+    """What is swept and set: the experiment's parameters, then the command line's."""
+    from omegaconf import OmegaConf
+
+    sweeper: Any = OmegaConf.to_container(master.hydra.sweeper, resolve=False)
+    lines = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    return lines + as_typed(master.hydra.overrides.task)
+
+
 def _expand(loader: "ConfigLoader", master: "DictConfig") -> list[tuple[list[str], list[str]]]:
     """The overrides of each trial, in the basic sweeper's order: as it passes them, and as typed.
 
@@ -110,13 +124,9 @@ def _expand(loader: "ConfigLoader", master: "DictConfig") -> list[tuple[list[str
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import OmegaConf
 
-    sweeper: Any = OmegaConf.to_container(master.hydra.sweeper, resolve=False)
-    lines = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    lines += as_typed(master.hydra.overrides.task)
     parser = OverridesParser.create(config_loader=loader)
-    parsed = parser.parse_overrides(lines)
+    parsed = parser.parse_overrides(_sweep_lines(master))
     typed: dict[str, str] = {}
     for override in parsed:
         typed |= _typed_values(override, parser)

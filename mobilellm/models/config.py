@@ -8,12 +8,26 @@ from typing import Any
 
 from mobilellm.compression.shapes import FactorizedShape, LayerShape, parse_layer_shape
 from mobilellm.models.sharing import SHARING_SCHEMES, order_of_layers
+from mobilellm.ranges import MAX_INDEX, Range, check_fields
 
 FEED_FORWARDS = ("swiglu", "relu")
 QK_NORMS = ("none", "l2", "rms")
 KV_POLICIES = ("own", "first")
 
 PerBlock = int | Sequence[int]
+
+BLOCKS, WIDTH = Range(at_least=1, cap=10_000), Range(at_least=1, cap=2**24)
+INDEX = Range(at_least=0, cap=MAX_INDEX)
+RANGES = {
+    "vocab_size": Range(at_least=1, cap=MAX_INDEX),
+    "hidden_size": WIDTH, "intermediate_size": WIDTH, "head_dim": WIDTH,
+    "num_attention_heads": WIDTH, "num_key_value_heads": WIDTH,
+    "num_blocks": BLOCKS, "block_repeats": BLOCKS,
+    "max_position_embeddings": Range(at_least=1, cap=MAX_INDEX),
+    "rope_theta": Range(above=0, cap=1e15),
+    "rms_norm_eps": Range(above=0, at_most=1, remedy="1e-5 is common"),
+    "eos_token_id": INDEX, "bos_token_id": INDEX,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,8 +96,9 @@ class ModelConfig:
         """Fill in the derived defaults and check every field."""
         for name in ("intermediate_size", "num_attention_heads", "num_key_value_heads"):
             value = getattr(self, name)
-            if isinstance(value, Sequence):
+            if isinstance(value, Sequence) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
+        check_fields(self, **RANGES)
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
         self._check_choices()

@@ -7,15 +7,18 @@ the residual stream (`o_proj`, `down_proj`) by sqrt(2 × num_layers), so that it
 grow with the applications run (Radford et al. 2019, GPT-2, section 2.3).
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 
 from mobilellm.models.config import ModelConfig
+from mobilellm.ranges import Range, check_value
 
 if TYPE_CHECKING:
     from mobilellm.models.mobilellm import MobileLLM
+
+STD = Range(above=0, cap=10)
 
 
 def initialize_(
@@ -38,10 +41,8 @@ def initialize_(
         ValueError: `std` is neither a positive number nor `"hidden"`.
     """
     config = model.config
-    if std == "hidden":
-        std = config.hidden_size**-0.5
-    if isinstance(std, str) or not std > 0:
-        raise ValueError(f"std={std!r} must be a positive number or 'hidden'")
+    check_initialization(std=std, residual_scaling=residual_scaling)
+    deviation_of_all = config.hidden_size**-0.5 if isinstance(std, str) else std
     # Drawn on the CPU: other devices' generators give other numbers for the same seed.
     generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
     for module in model.modules():
@@ -54,7 +55,7 @@ def initialize_(
                 continue
             writes_to_stream = ".o_proj." in name or ".down_proj." in name
             scale = (2 * config.num_layers) ** -0.5 if residual_scaling and writes_to_stream else 1
-            deviation = std * scale
+            deviation = deviation_of_all * scale
             if ".parts." in name:
                 deviation = _factor_std(deviation, config, name, parameter.shape[0])
             if generator is None or parameter.is_meta:
@@ -62,6 +63,16 @@ def initialize_(
             else:
                 drawn = torch.empty(parameter.shape, device="cpu")
                 parameter.copy_(drawn.normal_(0.0, deviation, generator=generator))
+
+
+def check_initialization(*, std: float | str, residual_scaling: bool) -> None:
+    """Check the options of `initialize_`; all have to be given.
+
+    Raises:
+        ValueError: as `initialize_`.
+    """
+    check_value("std", std, float | Literal["hidden"], STD)
+    check_value("residual_scaling", residual_scaling, bool)
 
 
 def _factor_std(std: float, config: ModelConfig, name: str, num_terms: int) -> float:

@@ -3,11 +3,13 @@
 import torch
 from torch import nn
 
-from mobilellm.optim.parameter_groups import check_learning_rate, parameter_groups
+from mobilellm.optim.parameter_groups import BETA, EPS, RATE, WEIGHT_DECAY, parameter_groups
+from mobilellm.ranges import checked
 
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
+@checked(learning_rate=RATE, weight_decay=WEIGHT_DECAY, betas=BETA, eps=EPS)
 def adamw(
     model: nn.Module,
     *,
@@ -31,11 +33,10 @@ def adamw(
             fifth of the time of the other implementations.
 
     Raises:
-        ValueError: a learning rate that is not above 0, a negative weight decay.
+        ValueError: a number out of range: a learning rate that is not above 0, …
 
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101; the defaults are MobileLLM's.
     """
-    check_learning_rate("learning_rate", learning_rate)
     return torch.optim.AdamW(
         parameter_groups(model, weight_decay=weight_decay, decay_embeddings=decay_embeddings),
         lr=learning_rate,

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from mobilellm.optim.adamw import can_fuse
-from mobilellm.optim.parameter_groups import check_learning_rate, parameter_groups
+from mobilellm.optim.parameter_groups import BETA, EPS, RATE, WEIGHT_DECAY, parameter_groups
+from mobilellm.ranges import Range, checked
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -55,6 +56,10 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return loss
 
 
+@checked(
+    learning_rate=RATE, muon_learning_rate_ratio=Range(above=0),
+    weight_decay=WEIGHT_DECAY, momentum=BETA, betas=BETA, eps=EPS,
+)  # fmt: skip
 def muon(
     model: nn.Module,
     *,
@@ -85,13 +90,11 @@ def muon(
         decay_embeddings: whether the token table and the head are decayed.
 
     Raises:
-        ValueError: a rate that is not above 0, an unknown `adjust_learning_rate`.
+        ValueError: a number out of range, an unknown `adjust_learning_rate`.
 
     Source: Jordan et al. 2024, Muon; Liu et al. 2025, Muon is scalable for LLM training,
     arXiv:2502.16982, section 2.2.
     """
-    check_learning_rate("learning_rate", learning_rate)
-    check_learning_rate("muon_learning_rate_ratio", muon_learning_rate_ratio)
     if adjust_learning_rate not in ("match_rms_adamw", "original"):
         raise ValueError(
             f"adjust_learning_rate={adjust_learning_rate!r} is not known; "

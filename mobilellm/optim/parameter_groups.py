@@ -5,7 +5,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from mobilellm.ranges import Range
+
 ROLES = ("matrix", "embedding", "vector")
+# What both optimizers accept. How large a rate may be is for the loss to tell: a run that diverges
+# is stopped, and a probe that does is never chosen.
+RATE = Range(above=0, remedy="2e-3 is a common choice")
+WEIGHT_DECAY = Range(at_least=0, cap=100, remedy="0 turns it off")
+BETA = Range(at_least=0, below=1)
+EPS = Range(above=0, at_most=1)
 
 
 def parameters_by_role(model: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -36,10 +44,8 @@ def parameter_groups(
     weights are not, since decay would pull them to zero and not to the identity.
 
     Raises:
-        ValueError: a negative weight decay; a model with nothing to train.
+        ValueError: a model with nothing to train.
     """
-    if weight_decay < 0:
-        raise ValueError(f"weight_decay={weight_decay} must not be negative; 0 turns it off")
     decays = {"matrix": weight_decay, "embedding": weight_decay if decay_embeddings else 0.0}
     groups = [
         {"params": parameters, "role": role, "weight_decay": decays.get(role, 0.0)}
@@ -64,13 +70,3 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[
         is_muon = group.get("algorithm") == "muon"
         rates["learning_rate/muon" if is_muon else "learning_rate"] = group["lr"]
     return rates
-
-
-def check_learning_rate(name: str, value: float) -> None:
-    """Refuse what is no learning rate.
-
-    Raises:
-        ValueError: not above zero.
-    """
-    if not value > 0:
-        raise ValueError(f"{name}={value} must be above 0; 2e-3 is a common choice")

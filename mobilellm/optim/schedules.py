@@ -10,9 +10,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mobilellm.ranges import Range, checked
+
 Schedule = Callable[[int, float], float]
+SHARE = Range(at_least=0, at_most=1)
+STEPS = Range(at_least=0, remedy="0 turns the warm-up off")
 
 
+@checked(warmup_steps=STEPS, warmup_fraction=SHARE, final_fraction=SHARE)
 def cosine(
     *,
     warmup_steps: int | None = None,
@@ -32,7 +37,6 @@ def cosine(
     Source: Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5 without restarts.
     """
     warmup = _Warmup(warmup_steps, warmup_fraction)
-    _check_fraction("final_fraction", final_fraction)
 
     def factor(step: int, progress: float) -> float:
         height = 0.5 * (1.0 + math.cos(math.pi * warmup.share_of_rest(step, progress)))
@@ -42,6 +46,7 @@ def cosine(
     return factor
 
 
+@checked(warmup_steps=STEPS, warmup_fraction=SHARE, decay_fraction=SHARE, final_fraction=SHARE)
 def warmup_stable_decay(
     *,
     warmup_steps: int | None = None,
@@ -63,8 +68,6 @@ def warmup_stable_decay(
     Source: Hu et al. 2024, MiniCPM, arXiv:2404.06395, section 4.
     """
     warmup = _Warmup(warmup_steps, warmup_fraction)
-    _check_fraction("decay_fraction", decay_fraction)
-    _check_fraction("final_fraction", final_fraction)
 
     def is_falling(progress: float) -> bool:
         return 1.0 - min(progress, 1.0) < decay_fraction
@@ -79,6 +82,7 @@ def warmup_stable_decay(
     return WithPlateau(factor, is_falling)
 
 
+@checked(warmup_steps=STEPS, warmup_fraction=SHARE)
 def constant(*, warmup_steps: int | None = None, warmup_fraction: float | None = None) -> Schedule:
     """Linear warm-up, then the peak.
 
@@ -162,9 +166,6 @@ class _Warmup:
                 f"warmup_steps={steps} and warmup_fraction={fraction} exclude each other; "
                 "set one of them to null"
             )
-        if steps is not None and steps < 0:
-            raise ValueError(f"warmup_steps={steps} must not be negative; 0 turns the warm-up off")
-        _check_fraction("warmup_fraction", fraction or 0.0)
         self.steps = steps or 0
         self.fraction = fraction or 0.0
 
@@ -179,8 +180,3 @@ class _Warmup:
         if progress >= 1.0 or end >= 1.0:
             return 1.0
         return max(0.0, (progress - end) / (1.0 - end))
-
-
-def _check_fraction(name: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name}={value} must be between 0 and 1")

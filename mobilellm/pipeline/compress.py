@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.launchers.configuration import instantiate
+from mobilellm.launchers.root_keys import checked_config
+from mobilellm.paths import check_writable, user_path
 from mobilellm.pipeline.compress_data import data_to_compress_on
 from mobilellm.run_folder import write_text_atomically
 from mobilellm.strict_json import to_json
@@ -40,7 +42,7 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
     from mobilellm.evaluation.untrained import warn_if_untrained
     from mobilellm.export.model_folder import open_model
 
-    out = Path(out)
+    cfg, folder, out = checked_config("compress", cfg), user_path(folder), user_path(out)
     _check_out(out)
     model, tokenizer = open_model(folder, as_stored=True)
     stored_type = model.norm.weight.dtype
@@ -49,7 +51,7 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
     _check_stages(callback)
     callback.recipe.check(model)
     _check_latency(cfg, model)
-    data = data_to_compress_on(cfg, Path(folder), model)
+    data = data_to_compress_on(cfg, folder, model)
     calibration = data.calibration_batches(callback.calibration_tokens)
     made_from = _made_from(cfg, callback, model, data)
     plan = _saved_plan(out, made_from)
@@ -93,6 +95,7 @@ def _check_out(out: Path) -> None:
     Raises:
         ValueError: it is in use.
     """
+    check_writable("--out", out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / PLAN).is_file() or (out / REPORT).exists():

@@ -14,6 +14,7 @@ from mobilellm.launchers.configuration import instantiate
 from mobilellm.pipeline.callbacks_and_loggers import make_callbacks, make_loggers
 from mobilellm.pipeline.compression import Stage, enter_stage, find_compression, finish
 from mobilellm.pipeline.distillation import teacher_bytes
+from mobilellm.pipeline.early_end import end_early, is_ended_early
 from mobilellm.pipeline.extension import first_checkpoint, make_schedule
 from mobilellm.pipeline.measurements import find_callback, measurements
 from mobilellm.pipeline.memory import free_memory_bytes, reset_peak_memory
@@ -47,6 +48,7 @@ def fit(run: Run, prepared: "PreparedData") -> dict[str, Any]:
     from mobilellm.training.divergence import RollBack
     from mobilellm.training.ranks import first_does
 
+    early: dict[str, Any] = {}
     checkpoint = first_does(lambda: first_checkpoint(run))
     loggers, data = make_loggers(run), make_data(run, prepared)
     reset_peak_memory(run.trainer.device_type)
@@ -65,6 +67,9 @@ def fit(run: Run, prepared: "PreparedData") -> dict[str, Any]:
                 checkpoint = first_does(partial(roll_back_run, run, rollback))
                 continue
             _raise_if_stopped(trainer, run)
+            if is_ended_early(trainer, module):
+                early = end_early(trainer, module, is_last=stage.is_last)
+                break
             if stage.is_last or trainer.global_step < (stage.end or 0):
                 break
             checkpoint = last_checkpoint(run.folder)
@@ -73,6 +78,7 @@ def fit(run: Run, prepared: "PreparedData") -> dict[str, Any]:
     measured = measurements(run, trainer, module)
     return (
         measured
+        | early
         | finish(
             run, compression, measured["val_loss"], module.model.config if module.finished else None
         )
@@ -88,7 +94,13 @@ def _fit_stage(
     from mobilellm.training.trainer import make_trainer
 
     module = make_module(run, stage.model)
-    trainer = make_trainer(run.trainer, max_steps=stage.end, callbacks=callbacks, loggers=loggers)
+    trainer = make_trainer(
+        run.trainer,
+        max_steps=stage.end,
+        callbacks=callbacks,
+        loggers=loggers,
+        log_steps=run.config["log_interval_steps"],
+    )
     with _interruptible(run):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint and str(checkpoint))
     if module.validation_result is None and run.budget.is_spent(

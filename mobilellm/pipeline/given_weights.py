@@ -35,6 +35,8 @@ def with_initial_model(cfg: "DictConfig", overrides: Sequence[str]) -> "DictConf
     from mobilellm.models.layer_selection import student_config
 
     folder = Path(cfg.init_from)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"init_from={folder} is no folder; give that of a saved model")
     config = open_model(folder)[0].config
     if cfg.init_layers is not None:
         config = student_config(config, list(cfg.init_layers))

@@ -11,11 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.launchers.configuration import instantiate
 from mobilellm.launchers.gpus import visible_gpus
+from mobilellm.launchers.root_keys import checked_config
 from mobilellm.models import ModelConfig
+from mobilellm.paths import check_writable
 from mobilellm.pipeline.end_of_text import with_ids_of_data
 from mobilellm.pipeline.extension import Extension, extended_config, find_extension
 from mobilellm.pipeline.given_weights import data_of_run, with_initial_model
 from mobilellm.pipeline.identity import config_hash, find_run_folder
+from mobilellm.pipeline.part_checks import check_parts, check_targets, check_windows
 from mobilellm.pipeline.recorded import with_recorded
 from mobilellm.run_folder import check_may_start, read_summary
 from mobilellm.training.budget import Budget
@@ -82,6 +85,7 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
         ValueError, TypeError, FileNotFoundError: what does not fit, and what to do.
     """
     job = _hydra_job()
+    cfg = checked_config("train", cfg)
     cfg = with_initial_model(cfg, job.overrides or ())
     cfg = with_ids_of_data(cfg, job.overrides or ())
     if cfg.extend_from is not None:
@@ -92,19 +96,18 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
     config, changes = with_recorded(config, folder, job.overrides)
     cfg = OmegaConf.create(config)
     model = instantiate(cfg.model)
-    _check_windows(config, model)
+    check_windows(config, model)
     trainer: TrainerConfig = instantiate(cfg.trainer)
     _check_devices(config, trainer, here=here)
-    _check_targets(config)
-    for group in ("optimizer", "schedule", "callbacks"):
-        instantiate(cfg[group])
-    _check_loggers(cfg)
+    check_targets(config)
+    check_writable("output_dir", Path(config["output_dir"]))
     budget = Budget(
         tokens_per_step=config["tokens_per_step"],
         max_tokens=config["max_tokens"],
         max_steps=config["max_steps"],
         max_seconds=config["max_seconds"],
     )
+    check_parts(config, model, budget)
     _check_compression(cfg, model, budget, trainer)
     _check_distillation(cfg, model, budget, trainer)
     return Run(
@@ -170,48 +173,6 @@ def _is_launched_by(name: str) -> bool:
     if not HydraConfig.initialized() or not _hydra_job().is_sweep:
         return False
     return HydraConfig.get().launcher._target_ == getattr(sweep_check, f"{name}_LAUNCHER")
-
-
-def _check_windows(config: dict[str, Any], model: ModelConfig) -> None:
-    length, per_step = config["sequence_length"], config["tokens_per_step"]
-    if length < 1 or length > model.max_position_embeddings:
-        raise ValueError(
-            f"sequence_length={length} must be between 1 and the model's context, "
-            f"max_position_embeddings={model.max_position_embeddings}; use a shorter one, or "
-            "raise model.max_position_embeddings"
-        )
-    if per_step < length or per_step % length:
-        below = max(1, per_step // length) * length
-        raise ValueError(
-            f"tokens_per_step={per_step} must be a multiple of sequence_length={length}; use "
-            f"{below} or {below + length}"
-        )
-    micro = config["micro_batch_size"]
-    samples = per_step // length
-    if micro != "auto" and (not isinstance(micro, int) or micro < 1 or samples % micro):
-        divisors = [n for n in range(1, samples + 1) if samples % n == 0]
-        raise ValueError(
-            f"micro_batch_size={micro} must be auto or divide the {samples} windows of a step "
-            f"(tokens_per_step / sequence_length); use one of {divisors}"
-        )
-
-
-def _check_targets(config: dict[str, Any]) -> None:
-    for group in ("compression", "distillation", "callbacks", "logger"):
-        for name, node in config[group].items():
-            if node is not None and "_target_" not in node:
-                raise ValueError(
-                    f"{group}.{name} has settings ({', '.join(node)}) but no _target_ that takes "
-                    f"them; choose {group}=… with {name} in it, or leave the settings out"
-                )
-
-
-def _check_loggers(cfg: DictConfig) -> None:
-    """A logger is made with the run's folder, later; what it needs, its `check` asks now."""
-    for item in instantiate(cfg.logger).values():
-        check = getattr(getattr(item, "func", None), "check", None)
-        if check is not None:
-            check(**item.keywords)
 
 
 def _check_compression(

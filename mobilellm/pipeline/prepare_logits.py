@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.launchers.configuration import instantiate
+from mobilellm.launchers.root_keys import checked_config
+from mobilellm.paths import check_writable, user_path
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -49,8 +51,9 @@ def prepare_logits(cfg: "DictConfig", folder: str | Path) -> "LogitStore":
     from mobilellm.teachers.opening import check_data, describe_teacher, open_teacher
     from mobilellm.teachers.teacher import ModelTeacher
 
-    device = _check(cfg, folder)
-    data, prepared = _data(cfg, Path(folder))
+    folder = user_path(folder)
+    cfg, device = check_options(cfg, folder)
+    data, prepared = _data(cfg, folder)
     mask = data.document_mask
     words = describe_teacher(folder).structure.vocab_size
     check_data(
@@ -81,8 +84,15 @@ def prepare_logits(cfg: "DictConfig", folder: str | Path) -> "LogitStore":
     return store
 
 
-def _check(cfg: "DictConfig", folder: str | Path) -> str:
-    """Check the options against the teacher's configuration; the device to run on."""
+def check_options(cfg: "DictConfig", folder: Path) -> "tuple[DictConfig, str]":
+    """Check all options, and against the teacher's configuration, before any data are read.
+
+    Returns:
+        The configuration with home folders in its paths, and the device to run on.
+
+    Raises:
+        ValueError, FileNotFoundError: what does not fit.
+    """
     import torch
 
     from mobilellm.distillation.packing import Packing
@@ -90,14 +100,7 @@ def _check(cfg: "DictConfig", folder: str | Path) -> str:
     from mobilellm.teachers.teacher import check_teacher_options
     from mobilellm.training.trainer import TrainerConfig
 
-    for name in ("sequence_length", "micro_batch_size", "windows_per_shard", "num_threads"):
-        value = cfg[name]
-        if value is None and name in ("windows_per_shard", "num_threads"):
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
-    if not isinstance(cfg.temperature, int | float) or not cfg.temperature > 0:
-        raise ValueError(f"temperature={cfg.temperature!r} must be a positive number")
+    cfg = checked_config("prepare_logits", cfg)
     facts = describe_teacher(folder)
     if facts.kind == "store":
         raise ValueError(f"{folder} is a logit store already; give the folder of a model")
@@ -105,10 +108,12 @@ def _check(cfg: "DictConfig", folder: str | Path) -> str:
     Packing(vocab_size=words, k=cfg.k, precision=cfg.precision, packing=cfg.packing)
     check_teacher_options(cfg.teacher_precision, cfg.k, None, words)
     check_fits(facts, facts.structure, cfg.sequence_length)
+    if cfg.out is not None:
+        check_writable("out", Path(cfg.out))
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
     try:
-        return TrainerConfig(accelerator=cfg.accelerator).device_type
+        return cfg, TrainerConfig(accelerator=cfg.accelerator).device_type
     except ValueError as error:
         raise ValueError(str(error).removeprefix("trainer.")) from None
 

@@ -13,6 +13,7 @@ from mobilellm.pipeline.beginning import beginning
 from mobilellm.pipeline.distillation import check_teacher
 from mobilellm.pipeline.extension import check_same_data
 from mobilellm.pipeline.plan import Run, plan_run
+from mobilellm.pipeline.settings import settings_lines
 from mobilellm.pipeline.summary import describe_run
 from mobilellm.run_folder import (
     CONFIG,
@@ -55,7 +56,7 @@ def train(cfg: "DictConfig") -> dict[str, Any]:
         return train_on_ranks(cfg, run)
     with _joined_ranks(run):
         if is_first_process():
-            for line in beginning(run):
+            for line in (*settings_lines(run.overrides), *beginning(run)):
                 logger.info("%s", line)
         prepared = prepare_data(run.data)
         check_prepared(run, prepared)

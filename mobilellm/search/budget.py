@@ -13,7 +13,8 @@ from typing import Any
 
 from mobilellm.accounting import count_parameters, flops_per_token
 from mobilellm.models import ModelConfig
-from mobilellm.models.config import check_choice, check_positive
+from mobilellm.models.config import RANGES, check_choice
+from mobilellm.ranges import Range, check_fields, check_value
 from mobilellm.search.shapes import Measure, Shape, ShapeGrid
 
 MATCHES = ("stored", "body", "flops")
@@ -23,6 +24,10 @@ SMALL_BUDGET = 60_000_000
 """Below so many parameters (or twice as many operations) heads and widths step more finely."""
 PREFERRED_DEVIATION = 0.01
 """Among the shapes this near to the budget, the one with the best proportions is taken."""
+
+LARGEST_BUDGET = 1e13
+COUNT = Range(at_least=1, cap=2**24)
+TOLERANCE = Range(at_least=0, cap=10, remedy="0.02 is common")
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +85,11 @@ class BudgetRules:
         """Check the choices.
 
         Raises:
-            ValueError: an unknown `match`, a negative tolerance.
+            ValueError: an unknown `match`, a number out of range.
         """
+        check_fields(self, sequence_length=COUNT, head_dim=COUNT, group_size=COUNT,
+                     alignment=COUNT, tolerance=TOLERANCE)  # fmt: skip
         check_choice("match", self.match, MATCHES)
-        if not self.tolerance >= 0:
-            raise ValueError(f"tolerance={self.tolerance} must not be negative; give e.g. 0.02")
 
     def measure(self, config: ModelConfig) -> int:
         """What a configuration has of the matched quantity."""
@@ -215,8 +220,10 @@ def _parse_budget(budget: float | str) -> int:
         amount = float(budget)
     except (TypeError, ValueError):
         amount = math.nan
-    if isinstance(budget, bool) or not 1 <= amount < math.inf:
-        raise ValueError(f"budget={budget!r} must be a number of at least 1; give e.g. 125e6")
+    if isinstance(budget, bool) or not 1 <= amount <= LARGEST_BUDGET:
+        raise ValueError(
+            f"budget={budget!r} must be a number from 1 to {LARGEST_BUDGET:g}; give e.g. 125e6"
+        )
     return round(amount)
 
 
@@ -227,7 +234,7 @@ def _check_given(num_blocks: int | None, hidden_size: int | None, grid: ShapeGri
         )
     for name, value in (("num_blocks", num_blocks), ("hidden_size", hidden_size)):
         if value is not None:
-            check_positive(name, value)
+            check_value(name, value, int, RANGES[name])
     step = grid.width_step
     if hidden_size is not None and hidden_size % step:
         below = max(step, hidden_size // step * step)

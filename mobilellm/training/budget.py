@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from mobilellm.ranges import Range, check_fields
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -22,12 +24,14 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Check the limits."""
+        limit = Range(above=0, remedy="null sets no limit")
+        count = Range(at_least=1, remedy="null sets no limit")
+        check_fields(
+            self, tokens_per_step=count, max_tokens=limit, max_steps=count, max_seconds=limit
+        )
         limits = {name: getattr(self, name) for name in ("max_tokens", "max_steps", "max_seconds")}
         if all(limit is None for limit in limits.values()):
             raise ValueError("a run needs an end; give max_tokens, max_steps or max_seconds")
-        for name, limit in limits.items():
-            if limit is not None and not limit > 0:
-                raise ValueError(f"{name}={limit} must be above 0; null sets no limit")
         if self.max_tokens is not None and self.max_tokens < self.tokens_per_step:
             raise ValueError(
                 f"max_tokens={self.max_tokens:,.0f} must be at least one step, "

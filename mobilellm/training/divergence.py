@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mobilellm.ranges import Range, check_fields
+
 ACTIONS = ("stop", "skip", "rollback")
 # Key of the data's place in a checkpoint: Lightning's name for our data module's state.
 DATA = "TokenDataModule"
@@ -45,14 +47,13 @@ class DivergenceRule:
 
     def __post_init__(self) -> None:
         """Check."""
-        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 1:
-            raise ValueError(f"window={self.window!r} must be a whole number of at least 1")
-        if self.spike_factor is not None and not self.spike_factor > 1:
-            raise ValueError(
-                f"spike_factor={self.spike_factor} must be above 1; null: not compared so"
-            )
-        if self.spike_nats is not None and not self.spike_nats > 0:
-            raise ValueError(f"spike_nats={self.spike_nats} must be above 0; null: not compared so")
+        remedy = "null: not compared so"
+        check_fields(
+            self,
+            window=Range(at_least=1, cap=1_000_000),
+            spike_factor=Range(above=1, remedy=remedy),
+            spike_nats=Range(above=0, remedy=remedy),
+        )
 
     def find(self, loss: float, norm: float, recent: Sequence[float]) -> str | None:
         """What is wrong with a step, None where nothing is.

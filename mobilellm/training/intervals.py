@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from mobilellm.ranges import Range, check_fields
+
 
 @dataclass(frozen=True, kw_only=True)
 class Intervals:
@@ -20,7 +22,4 @@ class Intervals:
 
     def __post_init__(self) -> None:
         """Check the intervals."""
-        for name in ("log_steps", "validation_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+        check_fields(self, log_steps=Range(at_least=1), validation_steps=Range(at_least=1))

@@ -21,6 +21,7 @@ from mobilellm.training.loss_terms import HasLossTerms, term_sources
 from mobilellm.training.losses import count_tasks, micro_batch_losses
 from mobilellm.training.sharding import apply_fully_shard_, check_stored_parameters, gradient_sync
 from mobilellm.training.step_judges import StepJudge, step_judges
+from mobilellm.training.validation_callback import ValidationCallback
 
 Batch = dict[str, Tensor]
 
@@ -121,7 +122,7 @@ class LanguageModelModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Validation runs as a callback, so that checkpoints are written after it."""
-        return [_ValidationCallback()]
+        return [ValidationCallback()]
 
     # Training
 
@@ -201,6 +202,8 @@ class LanguageModelModule(LightningModule):
         """Give values of this step to every logger; rows of one step are merged there."""
         row = {"tokens": self.tokens, "seconds": round(self.elapsed_seconds, 3), **metrics}
         self.latest_metrics.update(row)
+        # Where stock callbacks such as EarlyStopping look for what they watch.
+        self.trainer.callback_metrics.update({k: torch.tensor(float(v)) for k, v in row.items()})
         for logger in self.trainer.loggers:
             logger.log_metrics(row, step=self.global_step)
 
@@ -289,11 +292,3 @@ class LanguageModelModule(LightningModule):
         summed = value.to(self.device, copy=True)
         torch.distributed.all_reduce(summed)
         return summed.to(value.device)
-
-
-class _ValidationCallback(Callback):
-    """Validates after the steps that `is_validated` names."""
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        if pl_module.is_validated(pl_module.global_step):
-            pl_module.validate()

@@ -1,13 +1,12 @@
-"""The trainer: which device, how many, which precision. Importable without Lightning."""
+"""The trainer: which device, how many, which precision. Importable without torch or Lightning."""
 
 import logging
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
+from mobilellm.ranges import Range, check_fields
 from mobilellm.training.places import Place, find_place
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 STRATEGIES = ("auto", "ddp", "fsdp")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true")
+COUNT = Range(at_least=1, cap=1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class TrainerConfig:
 
     accelerator: str = "auto"
     """`auto` (the first of cuda, mps, cpu that there is), `cpu`, `cuda` or `mps`."""
-    devices: int | str = "auto"
+    devices: int | Literal["auto"] = "auto"
     """Devices per node; `auto`: as many as torchrun or srun started, else all GPUs or one CPU."""
     num_nodes: int = 1
     """Machines."""
@@ -42,9 +42,24 @@ class TrainerConfig:
     """Compile each block: faster on GPUs, no gain on CPUs."""
     activation_checkpointing: bool = False
     """Keep only each block's input for the backward pass: less memory, a third more work."""
+    profiler: Literal["simple", "advanced"] | None = None
+    """Lightning's `simple` or `advanced` profiler, whose report is shown at the end; slower."""
+    detect_anomaly: bool = False
+    """Let autograd say which operation made a NaN; much slower."""
+    deterministic: bool | Literal["warn"] | None = None
+    """Torch's deterministic algorithms: true, or `warn` where there are none."""
+    benchmark: bool | None = None
+    """cuDNN's search for the quickest algorithm."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
+        check_fields(
+            self,
+            prefix="trainer.",
+            devices=COUNT,
+            num_nodes=COUNT,
+            num_threads=Range(at_least=1, cap=4096, remedy="null: torch's choice"),
+        )
         for name, choices in (
             ("accelerator", ACCELERATORS), ("strategy", STRATEGIES), ("precision", PRECISIONS)
         ):  # fmt: skip
@@ -53,12 +68,6 @@ class TrainerConfig:
                     f"trainer.{name}={getattr(self, name)!r} is not known; "
                     f"use one of {', '.join(choices)}"
                 )
-        for name in ("devices", "num_nodes", "num_threads"):
-            value = getattr(self, name)
-            if value is None or (name == "devices" and value == "auto"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"trainer.{name}={value!r} must be a whole number of at least 1")
 
     @property
     def device_type(self) -> str:
@@ -67,6 +76,8 @@ class TrainerConfig:
         Raises:
             ValueError: an accelerator that this machine does not have.
         """
+        import torch
+
         present = {
             "cuda": torch.cuda.is_available(),
             "mps": torch.backends.mps.is_available(),
@@ -88,6 +99,8 @@ class TrainerConfig:
         Raises:
             ValueError: more GPUs than there are, or what the environment says contradicts that.
         """
+        import torch
+
         there = torch.cuda.device_count() if self.device_type == "cuda" else 1
         place = find_place(self.devices, self.num_nodes, there)
         if self.device_type != "cpu" and place.local_world_size > there:
@@ -114,6 +127,8 @@ class TrainerConfig:
         """
         if self.precision != "auto":
             return self.precision
+        import torch
+
         on_gpu = self.device_type == "cuda" and torch.cuda.is_bf16_supported()
         return "bf16-mixed" if on_gpu else "32-true"
 
@@ -124,6 +139,7 @@ def make_trainer(
     max_steps: int | None = None,
     callbacks: Iterable[Any] = (),
     loggers: Iterable[Any] = (),
+    log_steps: int = 10,
 ) -> "Trainer":
     """Lightning's trainer, without what this project does by itself.
 
@@ -135,7 +151,9 @@ def make_trainer(
         max_steps: optimizer steps; None: until the module says stop.
         callbacks: Lightning callbacks; those that write checkpoints run last.
         loggers: Lightning loggers.
+        log_steps: optimizer steps between two values that stock callbacks log.
     """
+    import torch
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import Checkpoint
 
@@ -163,6 +181,15 @@ def make_trainer(
         logger=list(loggers),
         callbacks=callbacks,
         plugins=plugins,
+        profiler=config.profiler,
+        detect_anomaly=config.detect_anomaly,
+        deterministic=config.deterministic,
+        benchmark=config.benchmark,
+        # Of a validation loop: stock callbacks then look at `on_validation_end`, which the module
+        # calls, and not at the end of an epoch, of which a run has no more than one.
+        check_val_every_n_epoch=None,
+        val_check_interval=1,
+        log_every_n_steps=log_steps,
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -192,6 +219,8 @@ def _quieten_lightning() -> None:
     """Hide its tips, and warnings about choices that are meant."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # A profile is asked for, and tells what it found at this level.
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     for message in (
         ".*does not have many workers.*",
         ".*`isinstance\\(treespec, LeafSpec\\)`.*",

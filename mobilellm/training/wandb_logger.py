@@ -12,6 +12,7 @@ import yaml
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from mobilellm.ranges import checked
 from mobilellm.run_folder import write_text_atomically
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class WandbLogger(Logger):
         tags: labels.
     """
 
+    @checked()
     def __init__(
         self,
         folder: str | Path,

@@ -114,14 +114,14 @@ def test_a_sweep_in_json_is_a_line_for_each_model(tmp_path):
             "error: model=mobilelm_125m is not known; use one of mobilellm_125m",
         ),
         ("model.num_block=3", "error: model.num_block is not known; model has num_blocks, "),
-        ("format=jsn", "error: format='jsn' is not known; use one of json, table"),
+        ("format=jsn", "error: format='jsn' must be table or json"),
         ("model.num_key_value_heads=4", "num_attention_heads=9 must be divisible by"),
         ("sequence_length=4096", "error: sequence_length=4096 is longer than max_position_embedd"),
         (
             "scaling.num_gpus=[8,24]",
             "error: tokens_per_step=2097152 must be divisible by num_gpus=24 x sequence_len",
         ),
-        ("scaling.num_gpus=0", "error: num_gpus=0 must be a whole number of at least 1"),
+        ("scaling.num_gpus=0", "error: scaling.num_gpus=0 must be a whole number of at least 1"),
         ("micro_batch_size=0", "error: micro_batch_size=0 must be a whole number of at least 1"),
     ],
 )

@@ -248,7 +248,7 @@ def test_what_is_wrong_is_named(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"overlap": 1.5}, r"overlap=1.5 must lie from 0 \(none\) to 1 \(all\)"),
+        ({"overlap": 1.5}, "overlap=1.5 must be between 0 and 1"),
         ({"flops_per_second": 0}, "flops_per_second=0 must be above 0"),
         ({"network_latency_seconds": -1}, "network_latency_seconds=-1 must be at least 0"),
         ({"gpus_per_node": 0}, "gpus_per_node=0 must be a whole number"),

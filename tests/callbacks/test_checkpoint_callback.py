@@ -131,7 +131,9 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 
 
 def test_bad_intervals_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="every_steps=0 must be above 0; null switches it off"):
+    with pytest.raises(
+        ValueError, match="every_steps=0 must be a whole number of at least 1; null switches it off"
+    ):
         CheckpointCallback(tmp_path, every_steps=0)
     with pytest.raises(ValueError, match="every_seconds=-1 must be above 0; null switches it off"):
         CheckpointCallback(tmp_path, every_seconds=-1)

@@ -135,7 +135,7 @@ def test_a_rollback_needs_checkpoints():
 def test_bad_choices_are_refused():
     with pytest.raises(ValueError, match="action='halt' is not known; use one of stop, skip, roll"):
         LossGuardCallback(action="halt")
-    with pytest.raises(ValueError, match="limit=0 must be at least 1"):
+    with pytest.raises(ValueError, match="limit=0 must be a whole number of at least 1"):
         LossGuardCallback(limit=0)
 
 

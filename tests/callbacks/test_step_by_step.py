@@ -184,11 +184,11 @@ def test_a_question_beyond_the_context_is_refused(folder):
 
 @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
 def test_weights_are_refused(weight):
-    with pytest.raises(ValueError, match=rf"rationale_weight={weight} must be finite"):
+    with pytest.raises(ValueError, match=rf"rationale_weight={weight} must be .*at least 0"):
         StepByStepCallback(rationale_weight=weight)
 
 
 @pytest.mark.parametrize("name", ["max_questions", "validation_questions", "batch_tokens"])
 def test_numbers_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
+    with pytest.raises(ValueError, match=f"{name}=0 must be a whole number of at least 1"):
         LabelAccuracyCallback(**{name: 0})

@@ -263,7 +263,7 @@ def test_a_weight_of_zeros_and_other_types(dtype):
         ({"annealing_swaps": 0.5}, r"annealing_swaps=0.5 must be a whole number of at least 0"),
         ({"max_sweeps": 0}, r"max_sweeps=0 must be a whole number of at least 1"),
         ({"seed": True}, r"seed=True must be a whole number of at least 0"),
-        ({"max_seconds": 0}, r"max_seconds=0 must be above 0, or None"),
+        ({"max_seconds": 0}, r"max_seconds=0 must be above 0; null for no limit"),
     ],
 )
 def test_a_search_is_checked(changes, message):

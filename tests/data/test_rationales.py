@@ -232,7 +232,7 @@ def test_a_missing_column_is_named_with_its_place_and_the_others(tmp_path, field
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tasks": ["labels"]}, r"data.tasks has 'labels', which must be label or rationale"),
+        ({"tasks": ["labels"]}, "must be a list, of which each is label or rationale"),
         ({"tasks": ["rationale"]}, r"data.tasks=\[rationale\] must hold label"),
         ({"tasks": ["label", "label"]}, r"data.tasks=\[label,label\] must hold label, and each"),
         ({"rationale_column": None}, r"data.rationale_column=null says that there are none"),

@@ -21,8 +21,9 @@ def test_composes_without_hydras_own_keys(app):
     [
         ("model=lrge", r"^model=lrge is not known; use one of large, small$"),
         ("data=wiki", r"^data=wiki is not known; use one of .*text"),
-        ("mdoel=small", r"^mdoel is not known; nearest: model.* \(\+mdoel=small adds "
-                         r"a new key\)$"),
+        ("mdoel=small", r"^mdoel is not known; nearest: model(?!.*\+)"),
+        ("lr=3e-3", r"^lr is not known; here it is optimizer.learning_rate$"),
+        ("model.d_model=3", r"^model.d_model is not known; here it is model.hidden_size$"),
         ("sed=3", r"^sed is not known; nearest: seed"),
         ("modle.hidden_size=3", r"^modle.hidden_size is not known; nearest: model.hidden_size"),
         ("model.hiden_size=3", r"^model.hiden_size is not known; model has hidden_size, "),

@@ -149,7 +149,7 @@ def test_setting_the_rate_of_the_groups_reaches_muon():
 def test_bad_values_are_refused(make):
     with pytest.raises(ValueError, match="learning_rate=0 must be above 0"):
         make(make_model(), learning_rate=0)
-    with pytest.raises(ValueError, match="weight_decay=-1 must not be negative; 0 turns it off"):
+    with pytest.raises(ValueError, match="weight_decay=-1 must be at least 0; 0 turns it off"):
         make(make_model(), learning_rate=1e-3, weight_decay=-1)
     with pytest.raises(ValueError, match="no parameter with requires_grad; unfreeze"):
         make(make_model().requires_grad_(False), learning_rate=1e-3)

@@ -72,7 +72,7 @@ def test_constant():
 def test_two_warmups_are_refused(make):
     with pytest.raises(ValueError, match="exclude each other; set one of them to null"):
         make(warmup_steps=1, warmup_fraction=0.1)
-    with pytest.raises(ValueError, match="warmup_steps=-1 must not be negative"):
+    with pytest.raises(ValueError, match="warmup_steps=-1 must be a whole number of at least 0"):
         make(warmup_steps=-1)
     with pytest.raises(ValueError, match=r"warmup_fraction=1\.5 must be between 0 and 1"):
         make(warmup_fraction=1.5)

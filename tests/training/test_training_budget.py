@@ -48,14 +48,18 @@ def test_time_ends_a_run():
 def test_bad_budgets_are_refused():
     with pytest.raises(ValueError, match="a run needs an end; give max_tokens, max_steps or max_s"):
         Budget(tokens_per_step=1)
-    with pytest.raises(ValueError, match="max_steps=0 must be above 0; null sets no limit"):
+    with pytest.raises(
+        ValueError, match="max_steps=0 must be a whole number of at least 1; null sets no limit"
+    ):
         Budget(tokens_per_step=1, max_steps=0)
     with pytest.raises(ValueError, match=r"max_tokens=99 must be at least one step, tokens_per_s"):
         Budget(tokens_per_step=100, max_tokens=99)
 
 
 def test_bad_intervals_are_refused():
-    with pytest.raises(ValueError, match="log_steps=0 must be at least 1"):
+    with pytest.raises(ValueError, match="log_steps=0 must be a whole number of at least 1"):
         Intervals(log_steps=0)
-    with pytest.raises(ValueError, match="validation_steps=-1 must be at least 1"):
+    with pytest.raises(
+        ValueError, match="validation_steps=-1 must be a whole number of at least 1"
+    ):
         Intervals(validation_steps=-1)
