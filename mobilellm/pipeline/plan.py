@@ -229,8 +229,11 @@ def _check_distillation(
 def _check_devices(config: dict[str, Any], trainer: "TrainerConfig", *, here: bool) -> None:
     samples = config["tokens_per_step"] // config["sequence_length"]
     micro = config["micro_batch_size"]
-    has_one_gpu = trainer.device_type == "cuda" and _is_launched_by("LOCAL") and visible_gpus()
-    if here and not (has_one_gpu and trainer.devices == "auto"):
+    # A login node has none of the cluster's devices, and is not asked for any.
+    is_local_gpu = (
+        here and _is_launched_by("LOCAL") and trainer.device_type == "cuda" and visible_gpus()
+    )
+    if here and not (is_local_gpu and trainer.devices == "auto"):
         world = trainer.world_size
     else:
         # Another process trains, which sees other devices: here, where a sweep is checked, all.

@@ -2,6 +2,7 @@
 
 import csv
 import gc
+import sys
 from functools import partial
 
 import numpy as np
@@ -82,6 +83,14 @@ def fit(module, data, folder=None, *, callbacks=(), resume=None, config=None):
     )
     trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume))
     return trainer
+
+
+def command(script, devices):
+    """What starts a script as so many ranks of one run."""
+    if devices == 1:
+        return [sys.executable, str(script)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*torchrun, f"--nproc-per-node={devices}", str(script)]
 
 
 def leave_group():

@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from distilled_run import CASES, LOSSES, make_teacher
+from small_run import command
 
 SCRIPT = Path(__file__).with_name("distilled_run.py")
 
@@ -20,7 +20,7 @@ def gradients(tmp_path_factory):
     for devices in (1, 2):
         file = folder / f"{devices}.pt"
         done = subprocess.run(
-            [sys.executable, str(SCRIPT), str(file), str(folder / "teacher"), str(devices)],
+            [*command(SCRIPT, devices), str(file), str(folder / "teacher"), str(devices)],
             capture_output=True,
             text=True,
             timeout=300,

@@ -4,13 +4,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from parallel_run import CASES, RESUMED, STEPS, make_teacher
-from small_run import make_model, read_rows
+from small_run import command, make_model, read_rows
 
 from mobilellm.accounting import count_parameters
 from mobilellm.training.sharding import check_stored_parameters
@@ -23,7 +22,7 @@ REDUCTIONS = {"ddp": "c10d::allreduce_", "fsdp": "c10d::_reduce_scatter_base_"}
 def start(folder, teacher, strategy, devices, phase):
     arguments = map(str, (folder, teacher, strategy, devices, phase))
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
+        [*command(SCRIPT, devices), *arguments],
         capture_output=True,
         text=True,
         timeout=600,
