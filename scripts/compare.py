@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
 
 from mobilellm.launchers.command import run_command
+from mobilellm.paths import user_path
 
 
 def main() -> None:
@@ -27,8 +28,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="RUN_OR_SWEEP_DIR")
-    parser.add_argument("--out", type=Path, help="default: comparison/ in the first folder")
+    parser.add_argument("paths", nargs="+", type=user_path, metavar="RUN_OR_SWEEP_DIR")
+    parser.add_argument("--out", type=user_path, help="default: comparison/ in the first folder")
     parser.add_argument(
         "--baseline", metavar="SHAPE", help="compare with this shape, or the shape of this run only"
     )

@@ -25,6 +25,7 @@ from pathlib import Path
 sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
 
 from mobilellm.launchers.command import hydra_command
+from mobilellm.paths import user_path
 
 
 def main() -> None:
@@ -34,8 +35,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", metavar="MODEL_DIR", help="model, run or Hugging Face folder")
-    parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the result")
+    parser.add_argument(
+        "folder", type=user_path, metavar="MODEL_DIR", help="model, run or Hugging Face folder"
+    )
+    parser.add_argument(
+        "--out", type=user_path, required=True, metavar="DIR", help="new folder for the result"
+    )
     arguments, rest = parser.parse_known_args()
     task = functools.partial(compress_folder, folder=arguments.folder, out=arguments.out)
     hydra_command(task, "compress", arguments=rest)

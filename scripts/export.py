@@ -7,14 +7,19 @@ from pathlib import Path
 sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
 
 from mobilellm.launchers.command import run_command
+from mobilellm.paths import user_path
 
 
 def main() -> None:
     """Read the arguments, convert, say what was written."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", metavar="MODEL_DIR", help="model folder or run folder")
+    parser.add_argument(
+        "folder", type=user_path, metavar="MODEL_DIR", help="model folder or run folder"
+    )
     parser.add_argument("--format", choices=["huggingface"], required=True, help="what to write")
-    parser.add_argument("--out", metavar="DIR", required=True, help="new or empty folder")
+    parser.add_argument(
+        "--out", type=user_path, metavar="DIR", required=True, help="new or empty folder"
+    )
     arguments = parser.parse_args()
 
     from mobilellm.export.huggingface import export_huggingface

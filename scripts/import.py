@@ -7,15 +7,20 @@ from pathlib import Path
 sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
 
 from mobilellm.launchers.command import run_command
+from mobilellm.paths import user_path
 
 
 def main() -> None:
     """Read the arguments, convert, say what was written."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", metavar="FOLDER", help="config.json, weights, tokenizer.model")
-    parser.add_argument("--out", metavar="MODEL_DIR", required=True, help="new or empty folder")
+    parser.add_argument(
+        "folder", type=user_path, metavar="FOLDER", help="config.json, weights, tokenizer.model"
+    )
+    parser.add_argument(
+        "--out", type=user_path, metavar="MODEL_DIR", required=True, help="new or empty folder"
+    )
     arguments = parser.parse_args()
-    out = Path(arguments.out)
+    out = arguments.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} is not an empty folder; name a new one")
 
@@ -26,7 +31,7 @@ def main() -> None:
     from mobilellm.files import TOKENIZER_FILE
 
     model = import_huggingface(arguments.folder)
-    path = Path(arguments.folder) / TOKENIZER_FILE
+    path = arguments.folder / TOKENIZER_FILE
     tokenizer = path if path.exists() else None
     if tokenizer is not None:
         processor = load_tokenizer(tokenizer, model.config.vocab_size, name="tokenizer ")

@@ -14,11 +14,11 @@ budget, `tok/s` its rate lately, `age` the time since it last wrote something.
 
 import argparse
 import sys
-from pathlib import Path
 
 sys.path.pop(0)  # this folder: no script may hide a module
 
 from mobilellm.launchers.command import run_command
+from mobilellm.paths import user_path
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a run's or a sweep's folder")
+    parser.add_argument("folder", type=user_path, metavar="DIR", help="a run's or a sweep's folder")
     folder = parser.parse_args().folder
 
     from rich.console import Console
