@@ -26,7 +26,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in MODULES:
         source = library / f"{name}.py"
         if source.exists():
-            (folder / f"{name}.txt").write_text(source.read_text(encoding="utf-8"))
+            (folder / f"{name}.txt").write_text(
+                source.read_text(encoding="utf-8"), encoding="utf-8"
+            )
     return folder
 
 

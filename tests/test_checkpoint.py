@@ -90,7 +90,9 @@ def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
 
 def change_config(folder, **changes):
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8"
+    )
 
 
 def test_broken_folders_are_refused(tmp_path):
@@ -115,10 +117,10 @@ def test_broken_folders_are_refused(tmp_path):
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"model.safetensors is missing in"):
         load_model(tmp_path)
-    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"config.json is not valid JSON"):
         load_model(tmp_path)
-    (tmp_path / "config.json").write_text("[]")
+    (tmp_path / "config.json").write_text("[]", encoding="utf-8")
     with pytest.raises(ValueError, match=r"config.json holds no JSON object"):
         load_model(tmp_path)
 

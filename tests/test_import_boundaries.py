@@ -52,7 +52,7 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
 
     What stands under `if TYPE_CHECKING:` is left out: it is never imported when running.
     """
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped = {
         id(node)
         for block in ast.walk(tree)
@@ -74,7 +74,7 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
 def top_level_imports(path: Path) -> set[str]:
     """Packages imported when the module is imported."""
     names = set()
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -130,7 +130,8 @@ def test_a_name_under_type_checking_is_not_an_import(tmp_path: Path):
     source = tmp_path / "module.py"
     source.write_text(
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import lightning\n"
-        "def f():\n    import hydra\n"
+        "def f():\n    import hydra\n",
+        encoding="utf-8",
     )
     assert [name for name, _ in imports(source)] == ["typing.TYPE_CHECKING", "hydra"]
 
@@ -149,7 +150,12 @@ def test_a_name_under_type_checking_is_not_an_import(tmp_path: Path):
 def test_importing_a_light_module_loads_nothing_heavy(module: str, forbidden: list[str]):
     code = f"import sys, {module}; print([m for m in {forbidden!r} if m in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"

@@ -15,8 +15,11 @@ COMMANDS = ("compare", "compress", "export", "generate", "import", "status")
 
 
 def arguments_of(script: Path) -> list[tuple[str, dict[str, ast.expr]]]:
-    calls = [n for n in ast.walk(ast.parse(script.read_text(encoding="utf-8")))
-             if isinstance(n, ast.Call) and getattr(n.func, "attr", "") == "add_argument"]  # fmt: skip
+    nodes = ast.walk(ast.parse(script.read_text(encoding="utf-8")))
+    calls = [
+        n for n in nodes
+        if isinstance(n, ast.Call) and getattr(n.func, "attr", "") == "add_argument"
+    ]  # fmt: skip
     return [(n.args[0].value, {k.arg: k.value for k in n.keywords}) for n in calls]
 
 

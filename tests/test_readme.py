@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(
     {
         re.sub(r"\s+#.*", "", line).removeprefix(".venv/bin/python ").strip()
@@ -42,5 +42,6 @@ def test_every_command_has_help(script):
     done = subprocess.run(
         [sys.executable, f"scripts/{script}", "--help"],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
+        encoding="utf-8",
     )  # fmt: skip
     assert len(done.stdout) > 200

@@ -27,7 +27,7 @@ def test_nothing_is_overwritten(tmp_path):
 
 def test_a_broken_summary_is_named(tmp_path):
     assert read_summary(tmp_path) is None
-    (tmp_path / "summary.json").write_text("{")
+    (tmp_path / "summary.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"summary\.json is not JSON .* remove it to run again"):
         read_summary(tmp_path)
 

@@ -65,7 +65,7 @@ def test_what_counts_as_text_without_encoding(code, expected):
     assert is_text_without_encoding(ast.parse(code, mode="eval").body) is expected
 
 
-@pytest.mark.parametrize("part", ["mobilellm", "scripts"])
+@pytest.mark.parametrize("part", ["mobilellm", "scripts", "tests"])
 def test_all_text_is_opened_as_utf8(part):
     without = [
         f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)[:60]}"

@@ -232,7 +232,7 @@ def test_a_dense_model_is_explained_as_before():
 
 def explain(*arguments):
     command = [sys.executable, str(ROOT / "scripts" / "explain.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +243,9 @@ def folder(tmp_path_factory):
 
 
 def test_a_saved_model_is_explained_from_its_configuration_alone(folder, tmp_path):
-    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        (folder / "config.json").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     config = make_config(VARIANTS["mixed"])
     for place in (folder, folder.parent, tmp_path):
         done = explain(f"init_from={place}", "format=json", "sequence_length=64")
@@ -269,5 +271,7 @@ def test_explaining_a_saved_model_needs_no_torch(folder):
         "import sys; from mobilellm.export.model_folder import open_config; "
         f"open_config({str(folder)!r}); print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert done.stdout.strip() == "False"

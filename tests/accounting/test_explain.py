@@ -50,6 +50,7 @@ def run(*arguments, folder):
         text=True,
         env=os.environ | {"COLUMNS": "120"},
         check=False,
+        encoding="utf-8",
     )
 
 

@@ -129,7 +129,7 @@ def test_results_are_shown_and_kept_by_part(tmp_path):
     path = tmp_path / "results.json"
     write_results(path, {"train": [{"shape": "a", "ratio": 2.0}]})
     write_results(path, {"data": [{"peak_bytes": 5_000_000}, {"peak_bytes": 6_000_000}]})
-    kept = json.loads(path.read_text())["results"]
+    kept = json.loads(path.read_text(encoding="utf-8"))["results"]
     assert kept["train"] == [{"shape": "a", "ratio": 2.0}]
     console = Console(record=True, width=100)
     console.print(results_table("data", kept["data"]))

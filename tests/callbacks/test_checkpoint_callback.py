@@ -125,7 +125,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint_before(tmp_path, monk
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
-    (tmp_path / "last.ckpt.tmp123").write_text("half a checkpoint")
+    (tmp_path / "last.ckpt.tmp123").write_text("half a checkpoint", encoding="utf-8")
     run(tmp_path, 2, keep_best=False)
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 

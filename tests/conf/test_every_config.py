@@ -28,8 +28,10 @@ def _files() -> list[str]:
 
 def _local_data(name: str, folder: Path) -> list[str]:
     """Overrides for the data choices that name no data of their own."""
-    (folder / "a.txt").write_text("some text\n" * 100)
-    (folder / "a.jsonl").write_text(json.dumps({"text": "some text", "token_ids": [3, 4]}) + "\n")
+    (folder / "a.txt").write_text("some text\n" * 100, encoding="utf-8")
+    (folder / "a.jsonl").write_text(
+        json.dumps({"text": "some text", "token_ids": [3, 4]}) + "\n", encoding="utf-8"
+    )
     if name == "parquet":
         import pyarrow
         import pyarrow.parquet

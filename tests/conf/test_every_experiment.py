@@ -28,13 +28,17 @@ def _data(experiment: str, corpus: Path, folder: Path) -> list[str]:
     """Overrides of the data: text, or questions about its lines."""
     if experiment != "step_by_step":
         return ["data=text", f"data.train={corpus}", "data.held_out=0.2"]
-    lines = [line.strip() for file in sorted(corpus.iterdir()) for line in file.open()]
+    lines = [
+        line.strip() for file in sorted(corpus.iterdir()) for line in file.open(encoding="utf-8")
+    ]
     rows = [
         {"input": line, "label": line.split()[0], "rationale": f"It begins so: {line[:20]}"}
         for line in lines[:1000]
         if 0 < len(line) < 60
     ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
     return [f"data.train={folder}/rows.jsonl", "sequence_length=128", "tokens_per_step=256",
             "validation_tokens=128", "callbacks.label_accuracy.max_questions=4"]  # fmt: skip
 
@@ -93,6 +97,7 @@ def test_a_sweep_runs_once_and_its_report_is_made(corpus, prepared_dir, tmp_path
     report = subprocess.run(
         [sys.executable, "scripts/compare.py", str(tmp_path / "demo")],
         cwd=ROOT, check=True, timeout=300, capture_output=True, text=True,
+        encoding="utf-8",
     )  # fmt: skip
     assert (tmp_path / "demo/comparison/index.html").exists()
     assert "index.html" in report.stdout.replace("\n", "")

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from mobilellm.data import RationaleData, prepare_data
 
-WORDS = sorted({word for word in Path(json.__file__).read_text().split() if word.isalpha()})
+WORDS = sorted(
+    {word for word in Path(json.__file__).read_text(encoding="utf-8").split() if word.isalpha()}
+)
 
 
 def rows(count=60, choices=True):
@@ -24,7 +26,7 @@ def rows(count=60, choices=True):
 
 
 def write(path, made):
-    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
     return path
 
 

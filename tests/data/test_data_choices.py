@@ -57,13 +57,14 @@ def command(folder, *overrides):
         capture_output=True,
         text=True,
         check=False,
+        encoding="utf-8",
     )
 
 
 def test_the_command_prepares_once_and_says_what_there_is(tmp_path):
-    text = Path(subprocess.__file__).read_text()
+    text = Path(subprocess.__file__).read_text(encoding="utf-8")
     (tmp_path / "corpus").mkdir()
-    (tmp_path / "corpus" / "a.txt").write_text(text)
+    (tmp_path / "corpus" / "a.txt").write_text(text, encoding="utf-8")
     overrides = ["data=text", "data.train=corpus", "data.document=blank_line"]
     first = command(tmp_path, *overrides, "model.vocab_size=400")
     assert first.returncode == 0, first.stderr

@@ -84,7 +84,7 @@ def test_long_lines_and_paragraphs_over_many_blocks(tmp_path):
     generator = random.Random(0)
     lines = ["w " * generator.choice([0, 3, 40_000, 700_000]) for _ in range(30)]
     file = tmp_path / "a.txt"
-    file.write_text("\n".join(lines))
+    file.write_text("\n".join(lines), encoding="utf-8")
     assert documents([file], "line") == [line.encode() for line in lines if line]
     paragraphs = re.split(r"\n(?:\n)+", "\n".join(lines).strip("\n"))
     assert documents([file], "blank_line") == [text.encode() for text in paragraphs]
@@ -92,9 +92,9 @@ def test_long_lines_and_paragraphs_over_many_blocks(tmp_path):
 
 def test_regular_expression_begins_documents_and_leaves_nothing_out(tmp_path):
     text = "preface\n = One = \n\n = = Part = = \n text\n = Two = \nend"
-    (tmp_path / "a.txt").write_text(text)
-    (tmp_path / "b.txt").write_text("untitled\n")
-    (tmp_path / "c.txt").write_text("\n \n = Three = \n\n = Four = ")
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "b.txt").write_text("untitled\n", encoding="utf-8")
+    (tmp_path / "c.txt").write_text("\n \n = Three = \n\n = Four = ", encoding="utf-8")
     files = [tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "c.txt"]
     found = documents(files, "^ = [^=].* = $")
     assert found == [
@@ -108,7 +108,7 @@ def test_regular_expression_begins_documents_and_leaves_nothing_out(tmp_path):
 
 
 def test_regular_expression_that_matches_nothing(tmp_path):
-    (tmp_path / "a.txt").write_text("text\n")
+    (tmp_path / "a.txt").write_text("text\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"data.document='blankline' matches the start of nothing"):
         documents([tmp_path / "a.txt"], "blankline")
 
@@ -136,7 +136,7 @@ def test_characters_across_blocks(tmp_path):
 def test_folders_patterns_and_single_files(tmp_path):
     for name in ("b.txt", "a.txt", "sub/c.txt", ".hidden/d.txt", "e.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x")
+        (tmp_path / name).write_text("x", encoding="utf-8")
 
     def names(path, *suffixes):
         return [f.relative_to(tmp_path).as_posix() for f in find_files(path, suffixes, "f")]

@@ -54,7 +54,7 @@ def test_a_full_disk_keeps_finished_shards_and_the_next_call_goes_on(corpus):
 def test_unfinished_work_for_other_input_is_started_afresh(corpus):
     config = config_for(corpus)
     full_disk_at(config.folder, 1)
-    (config.folder / "inputs.json").write_text("{}")
+    (config.folder / "inputs.json").write_text("{}", encoding="utf-8")
     with pytest.raises(OSError, match="takes"):
         prepare(config, shard_tokens=5000)
     (corpus / "train" / "abc.txt").unlink()
@@ -79,11 +79,11 @@ if __name__ == "__main__":
 @pytest.fixture
 def large(tmp_path):
     """A corpus that takes some seconds, and a script that prepares it."""
-    text = (LIBRARY / "argparse.py").read_text()
-    with (tmp_path / "train.jsonl").open("w") as file:
+    text = (LIBRARY / "argparse.py").read_text(encoding="utf-8")
+    with (tmp_path / "train.jsonl").open("w", encoding="utf-8") as file:
         for number in range(300):
             file.write(json.dumps({"text": f"{number} {text[number:40_000]}"}) + "\n")
-    (tmp_path / "prepare.py").write_text(SCRIPT)
+    (tmp_path / "prepare.py").write_text(SCRIPT, encoding="utf-8")
     return tmp_path
 
 
@@ -94,6 +94,7 @@ def start(large, folder, workers):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
     )
 
 
@@ -140,10 +141,10 @@ def test_memory_stays_bounded(tmp_path):
     """A corpus of 120 MB takes less than 1 GB, over all processes."""
     generator = np.random.default_rng(0)
     words = np.array(["".join(generator.choice(list("abcdefgh"), 5)) for _ in range(30_000)])
-    with (tmp_path / "train.jsonl").open("w") as file:
+    with (tmp_path / "train.jsonl").open("w", encoding="utf-8") as file:
         for _ in range(2000):
             file.write(json.dumps({"text": " ".join(generator.choice(words, 10_000))}) + "\n")
-    (tmp_path / "prepare.py").write_text(SCRIPT.replace("60_000", "1 << 24"))
+    (tmp_path / "prepare.py").write_text(SCRIPT.replace("60_000", "1 << 24"), encoding="utf-8")
     process = start(tmp_path, "out", 2)
     peak = 0
     while process.poll() is None:

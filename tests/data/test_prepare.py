@@ -52,7 +52,7 @@ def test_bits_per_byte_can_be_made_exactly(corpus):
 
 def test_held_out_documents_are_stable(tmp_path):
     def split_of(texts, share):
-        (tmp_path / "a.txt").write_text("\n".join(texts))
+        (tmp_path / "a.txt").write_text("\n".join(texts), encoding="utf-8")
         config = TextData(
             train=str(tmp_path / "a.txt"), document="line", held_out=share, vocab_size=300
         )
@@ -87,7 +87,8 @@ def test_tokens_given_as_ids(tmp_path):
     rows = [[5, 6, 2, 7], [8, 2], [9, 9, 9]] * 20
     for split in ("train", "validation"):
         (tmp_path / f"{split}.jsonl").write_text(
-            "\n".join(json.dumps({"token_ids": row}) for row in rows)
+            "\n".join(json.dumps({"token_ids": row}) for row in rows),
+            encoding="utf-8",
         )
 
     def data(**kwargs):
@@ -110,7 +111,7 @@ def test_tokens_given_as_ids(tmp_path):
     ended = prepare(data(add_eos=True, name="ended"))
     assert ended.tokens("train")[:12].tolist() == [5, 6, 2, 7, 2, 8, 2, 9, 9, 9, 2, 5]
     assert any("the text came as token ids" in line for line in overview(prepared))
-    (tmp_path / "train.jsonl").write_text('{"token_ids": [5, 70000]}')
+    (tmp_path / "train.jsonl").write_text('{"token_ids": [5, 70000]}', encoding="utf-8")
     with pytest.raises(ValueError, match="token id 70000 in document 1 of train is not below"):
         prepare(data(name="large"))
 
@@ -119,7 +120,7 @@ def test_ids_with_their_tokenizer_have_bytes(corpus, tmp_path):
     from_text = prepare(config_for(corpus))
     for split in ("train", "validation"):
         ids = from_text.tokens(split)[:].tolist()
-        (tmp_path / f"{split}.jsonl").write_text(json.dumps({"token_ids": ids}))
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps({"token_ids": ids}), encoding="utf-8")
     from_ids = prepare(
         TokenizedData(
             train=str(tmp_path / "train.jsonl"),
@@ -147,7 +148,7 @@ def test_max_megabytes(corpus):
 
 
 def test_marks_that_read_back_as_spaces_are_counted(corpus):
-    (corpus / "train" / "marks.txt").write_text("a\u2581b \u2581 " * 10)
+    (corpus / "train" / "marks.txt").write_text("a\u2581b \u2581 " * 10, encoding="utf-8")
     prepared = prepare(config_for(corpus))
     assert prepared.manifest["space_marks"] == 20
     sizes = prepared.manifest["splits"]["train"]

@@ -44,7 +44,11 @@ def test_reuse_does_not_import_datasets_or_torch(corpus):
         print(sorted({{"torch", "datasets", "sentencepiece", "rich"}} & set(sys.modules)))
     """
     found = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
     )
     assert found.stdout.strip() == "[]"
 
@@ -83,12 +87,12 @@ def test_changed_input_is_refused(corpus):
     other.write_bytes(train_tokenizer([(corpus / "train" / "queue.txt").read_bytes()], 400))
     refused(".*data.tokenizer had 0 files, now 1", tokenizer=str(other))
     file = corpus / "train" / "queue.txt"
-    text = file.read_text()
-    file.write_text(text.replace("queue", "Queue", 1))
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("queue", "Queue", 1), encoding="utf-8")
     refused("data.train: .*queue.txt has other contents" + ending)
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     assert open_prepared(config_for(corpus)) is not None
-    (corpus / "train" / "more.txt").write_text("more")
+    (corpus / "train" / "more.txt").write_text("more", encoding="utf-8")
     refused("data.train had 10 files, now 11")
     assert snapshot(prepared.dir) == before
 
@@ -195,9 +199,9 @@ def test_bad_input_stops_before_anything_is_tokenized(corpus, tmp_path, change, 
 
 def test_a_folder_with_other_files_is_left_alone(corpus, tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "tokenizer.model").write_text("precious")
+    (tmp_path / "mine" / "tokenizer.model").write_text("precious", encoding="utf-8")
     with pytest.raises(ValueError, match=r"mine holds other files, such as tokenizer.model"):
         prepare(config_for(corpus, dir=str(tmp_path / "mine")))
     with pytest.raises(ValueError, match="is a file; choose a folder"):
         prepare(config_for(corpus, dir=str(tmp_path / "mine" / "tokenizer.model")))
-    assert (tmp_path / "mine" / "tokenizer.model").read_text() == "precious"
+    assert (tmp_path / "mine" / "tokenizer.model").read_text(encoding="utf-8") == "precious"

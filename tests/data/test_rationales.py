@@ -262,7 +262,7 @@ def test_a_sequence_longer_than_a_window_is_refused_with_the_length_that_is_enou
 
 
 def test_a_split_without_rows_is_refused(tmp_path):
-    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "empty.jsonl").write_text("\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"there is no text in data.validation"):
         prepare(tmp_path, validation=str(tmp_path / "empty.jsonl"))
 
@@ -277,6 +277,6 @@ def test_rows_are_documents_for_whoever_reads_them_as_text(tmp_path):
 def test_files_are_read_as_jsonl_is(tmp_path):
     write(tmp_path / "train.jsonl", rows())
     config = config_for(tmp_path)
-    (tmp_path / "train.jsonl").write_text(json.dumps(rows(1)[0]) + "\n{\n")
+    (tmp_path / "train.jsonl").write_text(json.dumps(rows(1)[0]) + "\n{\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"train.jsonl line 2 is not JSON"):
         prepare_data(config, progress=False)

@@ -35,7 +35,7 @@ def documents(source, split="train"):
 
 
 def write_jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
 
 
@@ -50,9 +50,9 @@ def write_parquet(path, columns):
 def test_jsonl_rows_are_documents(tmp_path):
     rows = [{"text": text, "n": i, "mixed": i if i % 2 else "x"} for i, text in enumerate(TEXTS)]
     path = write_jsonl(tmp_path / "a.jsonl", [*rows, {"text": ""}])
-    with Path(path).open("a") as file:
+    with Path(path).open("a", encoding="utf-8") as file:
         file.write("\n\n")
-    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt", encoding="utf-8") as file:
         file.write(json.dumps({"text": "packed"}))
     assert documents(JsonlData(train=path, vocab_size=300)) == TEXTS
     assert documents(JsonlData(train=str(tmp_path), vocab_size=300)) == [*TEXTS, "packed"]
@@ -90,7 +90,7 @@ def test_parquet_rows_are_documents(tmp_path):
         ValueError, match=r"a.parquet holds int64 in column 'n', which must be text; set"
     ):
         documents(ParquetData(train=path, column="n", vocab_size=300))
-    (tmp_path / "b.parquet").write_text("no parquet")
+    (tmp_path / "b.parquet").write_text("no parquet", encoding="utf-8")
     with pytest.raises(ValueError, match=r"b.parquet is no Parquet file \(.*\); leave it out"):
         documents(ParquetData(train=str(tmp_path / "b.parquet"), vocab_size=300))
 
@@ -164,7 +164,7 @@ def test_mixture_shares_hold_at_any_point(tmp_path):
     for name in weights:
         texts = [name * int(generator.integers(1, 200)) for _ in range(400)]
         path = tmp_path / f"{name}.txt"
-        path.write_text("\n".join(texts))
+        path.write_text("\n".join(texts), encoding="utf-8")
         sources[name] = TextFiles(train=str(path), document="line")
     mixture = Mixture(sources=sources, weights=weights)
     sizes = dict.fromkeys(weights, 0)
@@ -182,7 +182,7 @@ def test_mixture_shares_hold_at_any_point(tmp_path):
 
 def test_mixture_validation_is_all_of_each(tmp_path):
     for name in ("a", "b"):
-        (tmp_path / f"{name}.txt").write_text(f"{name}1\n{name}2")
+        (tmp_path / f"{name}.txt").write_text(f"{name}1\n{name}2", encoding="utf-8")
     sources = {
         name: TextFiles(
             train=str(tmp_path / f"{name}.txt"),
@@ -250,7 +250,7 @@ def test_bad_configurations(kwargs, error, message):
 
 def test_default_names_and_folders(tmp_path):
     (tmp_path / "books").mkdir()
-    (tmp_path / "books" / "a.txt").write_text("a")
+    (tmp_path / "books" / "a.txt").write_text("a", encoding="utf-8")
 
     def data(path, **kwargs):
         return TextData(train=str(path), vocab_size=300, **kwargs)

@@ -97,7 +97,7 @@ def test_another_process_reads_it(store):
 
 
 def test_what_the_manifest_says(store):
-    manifest = json.loads((store.folder / "manifest.json").read_text())
+    manifest = json.loads((store.folder / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["bytes_per_token"] == 4 * K
     assert manifest["num_tokens"] == WINDOWS * SEQUENCE
     assert manifest["bytes"] == WINDOWS * SEQUENCE * 4 * K
@@ -137,7 +137,7 @@ def test_no_store(tmp_path, store):
     (tmp_path / "empty").mkdir()
     (tmp_path / "data").mkdir()
     # A folder of prepared data has files of the same names.
-    (tmp_path / "data/manifest.json").write_text('{"inputs": {"version": 1}}')
+    (tmp_path / "data/manifest.json").write_text('{"inputs": {"version": 1}}', encoding="utf-8")
     for name, what in (
         ("nowhere", "does not exist"),
         ("empty", "is empty"),
@@ -159,7 +159,7 @@ def test_no_store(tmp_path, store):
     ],
 )
 def test_a_manifest_that_cannot_be_read(store, text, message):
-    (store.folder / "manifest.json").write_text(text)
+    (store.folder / "manifest.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         LogitStore(store.folder)
 
@@ -257,7 +257,7 @@ def test_other_inputs_do_not_mix(store):
 
 def test_other_files_are_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    (tmp_path / "mine/thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(ValueError, match=r"holds other files, such as thesis.txt; choose a new"):
         LogitWriter(tmp_path / "mine", _inputs())
     with pytest.raises(ValueError, match=r"thesis.txt is a file; choose a folder"):

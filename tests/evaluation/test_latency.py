@@ -106,6 +106,11 @@ config = ModelConfig(**sizes, num_blocks=1, num_attention_heads=2)
 print(peak_memory_bytes(MobileLLM(config), torch.zeros(1, 4, dtype=torch.long)) > 0)
 """
     done = subprocess.run(
-        [sys.executable, "-c", source], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", source],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        encoding="utf-8",
     )
     assert (done.stdout, done.stderr) == ("True\n", "")

@@ -77,7 +77,10 @@ def test_masked_weights_go_out_as_zeros(tmp_path):
 
 def test_half_precision_goes_out_as_it_is(tmp_path):
     export_huggingface(make_model(KINDS["tied table"]).to(torch.bfloat16), tmp_path / "hf")
-    assert json.loads((tmp_path / "hf" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert (
+        json.loads((tmp_path / "hf" / "config.json").read_text(encoding="utf-8"))["dtype"]
+        == "bfloat16"
+    )
     assert import_huggingface(tmp_path / "hf", dtype=None).norm.weight.dtype == torch.bfloat16
 
 
@@ -99,7 +102,9 @@ def test_weights_under_another_configuration_are_refused_with_the_remedy(
 ):
     save_model(make_model(saved), tmp_path)
     config = make_config(asked).to_dict()
-    (tmp_path / "config.json").write_text(json.dumps({"format": "mobilellm/1", **config}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"format": "mobilellm/1", **config}), encoding="utf-8"
+    )
     with pytest.raises(ValueError, match=message):
         load_model(tmp_path)
 
@@ -107,7 +112,7 @@ def test_weights_under_another_configuration_are_refused_with_the_remedy(
 def test_a_folder_from_before_compressed_layers_loads(tmp_path):
     model = make_model()
     save_model(model, tmp_path)
-    assert "compressed_layers" not in (tmp_path / "config.json").read_text()
+    assert "compressed_layers" not in (tmp_path / "config.json").read_text(encoding="utf-8")
     assert largest_difference(load_model(tmp_path), model) == 0
 
 

@@ -33,8 +33,11 @@ def their_state(model, folder):
 def write_folder(folder, state, **changes):
     """A Hugging Face folder with pytorch_model.bin."""
     folder.mkdir()
-    values = json.loads((folder.parent / "exported" / "config.json").read_text()) | changes
-    (folder / "config.json").write_text(json.dumps(values))
+    values = (
+        json.loads((folder.parent / "exported" / "config.json").read_text(encoding="utf-8"))
+        | changes
+    )
+    (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
     torch.save(state, folder / "pytorch_model.bin")
     return folder
 
@@ -91,7 +94,7 @@ def test_safetensors_that_were_not_fetched(tmp_path):
 )
 def test_an_index_without_names(llama, content, message):
     (llama / "pytorch_model.bin").unlink()
-    (llama / "model.safetensors.index.json").write_text(content)
+    (llama / "model.safetensors.index.json").write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=rf"model.safetensors.index.json {message}"):
         import_huggingface(llama)
 
@@ -99,7 +102,7 @@ def test_an_index_without_names(llama, content, message):
 def test_an_index_that_names_a_missing_file(llama):
     (llama / "pytorch_model.bin").unlink()
     index = llama / "pytorch_model.bin.index.json"
-    index.write_text('{"weight_map": {"a": "pytorch_model-1.bin"}}')
+    index.write_text('{"weight_map": {"a": "pytorch_model-1.bin"}}', encoding="utf-8")
     with pytest.raises(FileNotFoundError, match=r"pytorch_model-1.bin is missing in .*llama; give"):
         import_huggingface(llama)
 
@@ -125,7 +128,9 @@ def test_an_index_that_names_a_missing_file(llama):
 )
 def test_a_value_without_meaning_is_named_with_its_file(llama, changes, message):
     path = llama / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8"
+    )
     for read in (import_huggingface, open_config):
         with pytest.raises(ValueError, match=rf"llama/config.json: {message}"):
             read(llama)

@@ -89,10 +89,10 @@ def test_metas_own_folder_comes_in(tmp_path):
     plain = make_model()
     plain.load_state_dict(model.state_dict())
     export_huggingface(plain, tmp_path)
-    values = json.loads((tmp_path / "config.json").read_text())
+    values = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     values |= {"model_type": "mobilellm", "share_embedding": True, "layer_sharing": True}
     values |= {"tie_word_embeddings": False, "architectures": ["MobileLLMForCausalLM"]}
-    (tmp_path / "config.json").write_text(json.dumps(values))
+    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
     ours = import_huggingface(tmp_path)
     assert ours.config == model.config
     assert torch.equal(ours(make_ids()).logits, model(make_ids()).logits)
@@ -192,8 +192,11 @@ def test_export_needs_an_empty_folder_and_a_real_tokenizer(tmp_path):
 def test_what_this_family_cannot_hold_is_refused(tmp_path, changes, message):
     export_huggingface(make_model(), tmp_path)
     path = tmp_path / "config.json"
-    values = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+    values = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(
+        json.dumps({key: value for key, value in values.items() if value is not None}),
+        encoding="utf-8",
+    )
     with pytest.raises(ValueError, match=rf"config.json: {message}"):
         import_huggingface(tmp_path)
 
@@ -213,12 +216,14 @@ def test_broken_folders_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no weights; expected model.safetensors, "):
         import_huggingface(tmp_path)
     index = {"weight_map": {"model.norm.weight": "model-1.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(FileNotFoundError, match=r"model-1.safetensors is missing in"):
         import_huggingface(tmp_path)
     weights.rename(tmp_path / "model.safetensors")
-    values = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(values | {"num_hidden_layers": 2}))
+    values = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(
+        json.dumps(values | {"num_hidden_layers": 2}), encoding="utf-8"
+    )
     with pytest.raises(ValueError, match=r"blocks.2.* where config.json asks for nothing"):
         import_huggingface(tmp_path)
 

@@ -26,7 +26,7 @@ def run_folder(tmp_path_factory):
     from sentencepiece import SentencePieceTrainer
 
     folder = tmp_path_factory.mktemp("run")
-    (folder / "text.txt").write_text(TEXT * 40)
+    (folder / "text.txt").write_text(TEXT * 40, encoding="utf-8")
     SentencePieceTrainer.train(
         input=str(folder / "text.txt"), model_prefix=str(folder / "words"), vocab_size=64,
         model_type="bpe", minloglevel=2,
@@ -102,7 +102,7 @@ def test_transformers_splits_text_as_we_do(tmp_path, prefix, begin):
     transformers = pytest.importorskip("transformers")
     from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-    (tmp_path / "text.txt").write_text(TEXT * 40)
+    (tmp_path / "text.txt").write_text(TEXT * 40, encoding="utf-8")
     SentencePieceTrainer.train(
         input=str(tmp_path / "text.txt"), model_prefix=str(tmp_path / "words"), vocab_size=330,
         model_type="bpe", byte_fallback=True, normalization_rule_name="identity",
@@ -138,7 +138,7 @@ def make_tokenizer(folder, **options):
     from sentencepiece import SentencePieceTrainer
 
     folder.mkdir(exist_ok=True)
-    (folder / "text.txt").write_text(TEXT * 40)
+    (folder / "text.txt").write_text(TEXT * 40, encoding="utf-8")
     SentencePieceTrainer.train(
         input=str(folder / "text.txt"), model_prefix=str(folder / "words"), vocab_size=64,
         model_type="bpe", minloglevel=2, **options,
@@ -188,10 +188,10 @@ def test_exports_and_imports_name_the_tokenizers_ids(tmp_path, run_script):
     assert (theirs.config.eos_token_id, theirs.generation_config.eos_token_id) == (1, 1)
     words = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     assert (words.eos_token, words.bos_token) == ("</s>", "</s>")
-    values = json.loads((tmp_path / "hf/config.json").read_text())
+    values = json.loads((tmp_path / "hf/config.json").read_text(encoding="utf-8"))
     assert (values["eos_token_id"], values["bos_token_id"]) == (1, 1)
     values |= {"eos_token_id": 2, "bos_token_id": 2}
-    (tmp_path / "hf/config.json").write_text(json.dumps(values))
+    (tmp_path / "hf/config.json").write_text(json.dumps(values), encoding="utf-8")
     assert run_script("import", tmp_path / "hf", "--out", tmp_path / "back")[0] == 0
     config = open_model(tmp_path / "back")[0].config
     assert (config.eos_token_id, config.bos_token_id) == (1, 1)
@@ -256,7 +256,7 @@ def test_a_folder_or_another_kind_of_tokenizer_is_named(run_script, run_folder, 
     assert (code, errors) == (2, f"error: tokenizer {given} is a folder; give the file in it, "
                               f"{given}/tokenizer.model\n")  # fmt: skip
     save_model(open_model(run_folder)[0], tmp_path / "json")
-    (tmp_path / "json/tokenizer.json").write_text("{}")
+    (tmp_path / "json/tokenizer.json").write_text("{}", encoding="utf-8")
     code, _, errors = run_script("generate", tmp_path / "json")
     assert (code, errors) == (2, f"error: {tmp_path}/json holds tokenizer.json, which is not "
                               "supported, and no SentencePiece tokenizer.model; give the model's "
@@ -309,6 +309,7 @@ def test_help_comes_at_once_and_from_anywhere(name, tmp_path):
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / f"{name}.py"), "--help"],
         capture_output=True, text=True, cwd=tmp_path, check=False,
+        encoding="utf-8",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "FOLDER" in done.stdout or "MODEL_DIR" in done.stdout

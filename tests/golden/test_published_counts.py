@@ -52,7 +52,7 @@ DEPTH_WIDTH_GRID = [
 
 
 def preset(name):
-    return instantiate(yaml.safe_load((PRESETS / f"{name}.yaml").read_text()))
+    return instantiate(yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize(("name", "stored"), STORED.items())

@@ -164,6 +164,7 @@ class App:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            encoding="utf-8",
         )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -177,8 +178,8 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> App:
     for name, text in CONF.items():
         path = tmp_path / "conf" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text))
-    (tmp_path / "app.py").write_text(APP)
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+    (tmp_path / "app.py").write_text(APP, encoding="utf-8")
     monkeypatch.setenv("APP_OUTPUT", str(tmp_path / "out"))
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("app", None)

@@ -45,7 +45,7 @@ def test_text_that_is_not_utf8_names_the_remedy(capsys):
 def test_a_full_disk_keeps_its_name_through_any_wrapper(capsys):
     def write_to_a_full_disk() -> None:
         try:
-            with open("/dev/full", "w") as file:
+            with open("/dev/full", "w", encoding="utf-8") as file:
                 file.write("x" * 100_000)
         except OSError as error:
             raise RuntimeError("writer failed") from error
@@ -101,7 +101,11 @@ def test_a_reader_that_goes_away_is_no_traceback():
         run_command(main)
     """)
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
     )
     assert process.stdout is not None
     assert process.stderr is not None

@@ -10,7 +10,9 @@ import pytest
 def test_a_folder_of_the_users_own_is_found(app):
     own = app.folder / "my own conf's"
     (own / "model").mkdir(parents=True)
-    (own / "model" / "mine.yaml").write_text("_target_: app.Model\nhidden_size: 24\ncontext: 16\n")
+    (own / "model" / "mine.yaml").write_text(
+        "_target_: app.Model\nhidden_size: 24\ncontext: 16\n", encoding="utf-8"
+    )
     done = app.run("--config-dir", str(own), "model=mine", "seed=4")
     assert done.returncode == 0, done.stderr
     assert (app.output / "run-24-4" / "summary.json").is_file()
@@ -45,6 +47,7 @@ def test_closed_streams(app, arguments, code):
     done = subprocess.run(
         ["/bin/sh", "-c", line], cwd=app.folder, capture_output=True, text=True, timeout=60,
         check=False, env={**os.environ, "APP_OUTPUT": str(app.output)},
+        encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == code, done
     assert "Traceback" not in done.stdout + done.stderr

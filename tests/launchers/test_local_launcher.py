@@ -21,18 +21,18 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 
 def starts(app, run: str) -> list[int]:
     path = app.output / run / "starts"
-    return [int(line) for line in path.read_text().split()] if path.exists() else []
+    return [int(line) for line in path.read_text(encoding="utf-8").split()] if path.exists() else []
 
 
 def status(app, run: str) -> str:
     path = app.output / run / "summary.json"
-    return json.loads(path.read_text())["status"] if path.exists() else "none"
+    return json.loads(path.read_text(encoding="utf-8"))["status"] if path.exists() else "none"
 
 
 def is_alive(pid: int) -> bool:
     """Running, not a zombie that nobody collects."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
@@ -54,16 +54,18 @@ def test_bad_trials_end_no_other_and_what_is_missing_is_done_again(app):
         "  seed=15: killed by SIGKILL (often: out of memory); log: out/logs/run-8-15.log\n"
     )
     assert [status(app, f"run-8-{seed}") for seed in (1, 2)] == ["finished"] * 2
-    killed = json.loads((app.output / "run-8-15" / "summary.json").read_text())
+    killed = json.loads((app.output / "run-8-15" / "summary.json").read_text(encoding="utf-8"))
     assert killed["status"] == "failed"
     assert killed["error"].startswith("killed by SIGKILL")
-    assert "begins at 0 threads 1" in (app.output / "logs" / "run-8-1.log").read_text()
+    assert "begins at 0 threads 1" in (app.output / "logs" / "run-8-1.log").read_text(
+        encoding="utf-8"
+    )
 
     again = app.run(*sweep)
     assert "2 of 5 trials are finished, running 3, 2 at a time with 1 thread each" in again.stderr
     assert len(starts(app, "run-8-1")) == 1, "a finished trial ran again"
     assert status(app, "run-8-15") == "finished"
-    assert "begins at 6" in (app.output / "logs" / "run-8-15.log").read_text()
+    assert "begins at 6" in (app.output / "logs" / "run-8-15.log").read_text(encoding="utf-8")
 
 
 def test_an_experiment_chooses_the_launcher_and_the_sweep(app):
@@ -129,7 +131,7 @@ def test_no_trial_outlives_the_fork_server(app):
     process = app.start("-m", "hydra/launcher=local", "seed=1,2", "seconds=600")
     wait_until(lambda: starts(app, "run-8-1") and starts(app, "run-8-2"))
     pids = [starts(app, f"run-8-{seed}")[0] for seed in (1, 2)]
-    with open(f"/proc/{pids[0]}/stat") as file:
+    with open(f"/proc/{pids[0]}/stat", encoding="utf-8") as file:
         server = int(file.read().rsplit(")", 1)[1].split()[1])
     os.kill(server, signal.SIGKILL)
     err = end(process)
@@ -143,7 +145,9 @@ def test_edits_after_the_start_do_not_reach_the_trials(app):
         "-m", "hydra/launcher=local", "seed=1,2", "hydra.launcher.n_jobs=1", "seconds=1"
     )
     wait_until(lambda: starts(app, "run-8-1"))
-    (app.conf / "model" / "small.yaml").write_text("_target_: app.Model\nhidden_size: 800\n")
+    (app.conf / "model" / "small.yaml").write_text(
+        "_target_: app.Model\nhidden_size: 800\n", encoding="utf-8"
+    )
     end(process)
     assert status(app, "run-8-2") == "finished"
 
@@ -180,7 +184,7 @@ def test_a_task_that_no_other_process_can_import():
 
 
 def test_a_refused_sweep_does_not_wait_for_what_its_trials_would_load(app):
-    (app.folder / "slow_module.py").write_text("import time\ntime.sleep(300)\n")
+    (app.folder / "slow_module.py").write_text("import time\ntime.sleep(300)\n", encoding="utf-8")
     begin = time.monotonic()
     done = app.run(
         "-m", "hydra/launcher=local", "seed=1,99", "hydra.launcher.preload=[slow_module]"

@@ -19,9 +19,9 @@ COLUMNS = "step,tokens,train/loss,val/loss"
 
 def make_run(folder: Path, rows: list[str], summary: dict | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.csv").write_text("\n".join([COLUMNS, *rows]))
+    (folder / "metrics.csv").write_text("\n".join([COLUMNS, *rows]), encoding="utf-8")
     if summary is not None:
-        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     return folder
 
 
@@ -68,14 +68,14 @@ def test_a_finished_run_reports_its_summary(tmp_path: Path):
 )
 def test_progress_is_that_of_the_limit_that_ends_the_run(tmp_path: Path, limits, share):
     run = make_run(tmp_path, [], {"status": "running", **limits})
-    (run / "metrics.csv").write_text("step,tokens,seconds\n30,3000,5.0\n")
+    (run / "metrics.csv").write_text("step,tokens,seconds\n30,3000,5.0\n", encoding="utf-8")
     assert read_progress(run).share == share
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"status": "runni'])
 def test_half_a_summary_is_no_error(tmp_path: Path, text: str):
     run = make_run(tmp_path, ["30,3000,4.5,", ""])
-    (run / "summary.json").write_text(text)
+    (run / "summary.json").write_text(text, encoding="utf-8")
     assert read_progress(run).status == "running"
 
 
@@ -119,7 +119,7 @@ def make_sweep(folder: Path, files: str) -> None:
         )  # fmt: skip
         columns = "step,tokens,train/loss,val/loss,tokens_per_second"
         row = f"{50 * number},{198_656 * number // 3},12.3456,9.8765,12345.6"
-        (run / "metrics.csv").write_text("\n".join([columns, row, ""]))
+        (run / "metrics.csv").write_text("\n".join([columns, row, ""]), encoding="utf-8")
         old = time.time() - 40_000
         for file in run.iterdir():
             os.utime(file, (old, old))
@@ -159,8 +159,10 @@ def test_runs_that_are_no_sweep_have_their_names(tmp_path: Path):
 def test_status_where_slurm_does_not_answer(tmp_path: Path, monkeypatch):
     """What the files say is shown all the same: job, rate, log."""
     run = make_run(tmp_path / "a", [], {"status": "running", "max_tokens": 8000})
-    (run / "metrics.csv").write_text("step,tokens,tokens_per_second\n20,2000,1234.5\n")
-    (tmp_path / "12_3_0_log.out").write_text("")
+    (run / "metrics.csv").write_text(
+        "step,tokens,tokens_per_second\n20,2000,1234.5\n", encoding="utf-8"
+    )
+    (tmp_path / "12_3_0_log.out").write_text("", encoding="utf-8")
     record = JobRecord(
         job_id="12_3", log=str(tmp_path / "12_3_0_log.out"), code="code", commit=None, dirty=None,
         command="python scripts/train.py", submitted_at="2026-01-01",
@@ -177,7 +179,7 @@ def test_status_where_slurm_does_not_answer(tmp_path: Path, monkeypatch):
 
 
 def test_a_damaged_job_record(tmp_path: Path):
-    (tmp_path / "job.json").write_text("{")
+    (tmp_path / "job.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"job.json is damaged .*; see that no job runs it, and r"):
         read_record(tmp_path)
 

@@ -96,6 +96,7 @@ def test_without_slurm_it_says_where_to_go_and_asks_for_no_gpu_here(tiny_overrid
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"PATH": "/nowhere", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True, text=True, check=False, timeout=120,
+        encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == (
@@ -110,22 +111,22 @@ def clone(tmp_path: Path) -> Path:
     folder = tmp_path / "clone"
     files = {
         "mobilellm/__init__.py": '__version__ = "0"\n',
-        "mobilellm/provenance.py": (ROOT / "mobilellm/provenance.py").read_text(),
+        "mobilellm/provenance.py": (ROOT / "mobilellm/provenance.py").read_text(encoding="utf-8"),
         "mobilellm/launchers/__init__.py": "",
         "mobilellm/launchers/slurm_snapshot.py": (
             ROOT / "mobilellm/launchers/slurm_snapshot.py"
-        ).read_text(),
+        ).read_text(encoding="utf-8"),
         "conf/train.yaml": "seed: 0\n",
     }
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
     who = ["-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "all"]):
         subprocess.run(["git", "-C", folder, *command], check=True)
-    (folder / "conf/train.yaml").write_text("seed: 1\n")
-    (folder / "conf/new.yaml").write_text("new: 1\n")
-    (folder / "corpus.txt").write_text("much text\n")
+    (folder / "conf/train.yaml").write_text("seed: 1\n", encoding="utf-8")
+    (folder / "conf/new.yaml").write_text("new: 1\n", encoding="utf-8")
+    (folder / "corpus.txt").write_text("much text\n", encoding="utf-8")
     return folder
 
 
@@ -142,23 +143,31 @@ def test_the_copy_is_the_commit_with_its_changes(clone: Path, tmp_path: Path):
         environment = os.environ | {"PYTHONPATH": str(package), "PYTHONSAFEPATH": "1"}
         command = [sys.executable, "-c", code, *arguments]
         return subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+            command,
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+            encoding="utf-8",
         ).stdout.strip()
 
     copy = Path(run(clone, str(tmp_path / "copies")))
-    assert (copy / "conf/train.yaml").read_text() == "seed: 1\n"
+    assert (copy / "conf/train.yaml").read_text(encoding="utf-8") == "seed: 1\n"
     assert (copy / "conf/new.yaml").exists()
     assert not (copy / "corpus.txt").exists()
-    assert "+seed: 1" in (copy / "changes.diff").read_text()
-    state = json.loads((copy / "snapshot.json").read_text())
-    head = subprocess.check_output(["git", "-C", clone, "rev-parse", "HEAD"], text=True).strip()
+    assert "+seed: 1" in (copy / "changes.diff").read_text(encoding="utf-8")
+    state = json.loads((copy / "snapshot.json").read_text(encoding="utf-8"))
+    head = subprocess.check_output(
+        ["git", "-C", clone, "rev-parse", "HEAD"], text=True, encoding="utf-8"
+    ).strip()
     assert state == {"commit": head, "dirty": True}
     assert Path(run(clone, str(tmp_path / "copies"))) == copy, "the same code was copied twice"
     # What runs from the copy says what it was copied from, wherever the copy lies.
     assert run(copy) == str(state)
-    (clone / "conf/train.yaml").write_text("seed: 2\n")
+    (clone / "conf/train.yaml").write_text("seed: 2\n", encoding="utf-8")
     assert Path(run(clone, str(tmp_path / "copies"))) != copy
-    assert (copy / "conf/train.yaml").read_text() == "seed: 1\n"
+    assert (copy / "conf/train.yaml").read_text(encoding="utf-8") == "seed: 1\n"
 
 
 def test_this_clone_is_copied_whole(tmp_path: Path):

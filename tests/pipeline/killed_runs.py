@@ -37,7 +37,7 @@ def wait_for(process, is_there):
 
 
 def rows(folder):
-    with (folder / "metrics.csv").open() as file:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
         return [{k: v for k, v in row.items() if k not in TIMED} for row in csv.DictReader(file)]
 
 
@@ -58,4 +58,8 @@ def assert_same(first, second):
 def has_step(experiment, step):
     folder = the_folder(experiment)
     metrics = None if folder is None else folder / "metrics.csv"
-    return bool(metrics) and metrics.exists() and len(metrics.read_text().splitlines()) > step + 1
+    return (
+        bool(metrics)
+        and metrics.exists()
+        and len(metrics.read_text(encoding="utf-8").splitlines()) > step + 1
+    )

@@ -56,9 +56,9 @@ def test_a_model_is_compressed_measured_and_saved(
         twin = rows["low-rank twin"]["parameters"]["stored"]
         assert twin <= counts.stored < rows["dense"]["parameters"]["stored"]
     assert all(0 <= error < 1 for error in report["relative_errors"].values())
-    assert json.loads((tmp_path / "small/compression.json").read_text()) == json.loads(
-        json.dumps(report)
-    )
+    assert json.loads(
+        (tmp_path / "small/compression.json").read_text(encoding="utf-8")
+    ) == json.loads(json.dumps(report))
     assert (tmp_path / "small/tokenizer.model").is_file()
     header = 200 * len(small.state_dict())
     written = (tmp_path / "small/model.safetensors").stat().st_size
@@ -109,6 +109,7 @@ def test_what_does_not_fit_exits_with_2_before_data_is_read(run_folder, tmp_path
          "compression=kronecker", "compression.compression.recipe.layers=[blocks.*.mlp.*]",
          f"prepared_dir={tmp_path}/none"],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 2
     assert "error: layers='blocks.*.mlp.*' matches no matrix of the model" in done.stderr

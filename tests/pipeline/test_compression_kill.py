@@ -66,7 +66,9 @@ def test_two_processes_learn_what_one_learns(first_start, overrides, tmp_path):
     two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "experiment_name=two"]
     assert start(*rest, *two).wait(timeout=240) == 0
     summaries = [
-        json.loads((the_folder(tmp_path / "outputs" / name) / "summary.json").read_text())
+        json.loads(
+            (the_folder(tmp_path / "outputs" / name) / "summary.json").read_text(encoding="utf-8")
+        )
         for name in ("alone", "two")
     ]
     assert {s["status"] for s in summaries} == {"finished"}
@@ -85,7 +87,7 @@ def test_sharded_processes_begin_with_the_compressed_model(overrides, tmp_path):
     two = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", f"{KEY}.num_stages=1"]
     assert start(*mine, *two, "experiment_name=two").wait(timeout=240) == 0
     folder = the_folder(tmp_path / "outputs/two")
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert len(summary["model"]["compressed_layers"]) == 6
     assert load_model(folder / "model").config.to_dict() == summary["model"]
     [stage] = summary["compression"]["stages"]

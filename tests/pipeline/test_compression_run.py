@@ -25,7 +25,7 @@ def _folder(tmp_path, experiment="default"):
 
 
 def _rows(folder):
-    with (folder / "metrics.csv").open() as file:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -42,7 +42,7 @@ def test_three_stages_leave_one_curve_and_a_report(tiny_run, low_rank_stages, tm
     assert model.config == config
     stored = sum(p.numel() for p in model.parameters())
     assert summary["parameters"]["stored"] == stored
-    report = json.loads((folder / "compression/report.json").read_text())
+    report = json.loads((folder / "compression/report.json").read_text(encoding="utf-8"))
     assert report == json.loads(json.dumps(summary["compression"]))
     stages = report["stages"]
     assert [s["step"] for s in stages] == [0, 4, 8]
@@ -133,6 +133,7 @@ def test_the_command_refuses_with_exit_code_2(tiny_overrides, low_rank_stages, t
         [sys.executable, "scripts/train.py", *tiny_overrides, *low_rank_stages,
          f"+{KEY}.recipe.layers=[nothing.*]"],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+        encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 2
     assert "nothing.*" in done.stderr

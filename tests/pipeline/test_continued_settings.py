@@ -45,14 +45,14 @@ def test_what_the_out_of_memory_message_advises_continues_the_run(command, tmp_p
     with pytest.raises(Stopped):
         command("micro_batch_size=4", "callbacks.checkpoint.every_seconds=77", *STOP)
     folder = the_folder(tmp_path)
-    before = (folder / "metrics.csv").read_text()
+    before = (folder / "metrics.csv").read_text(encoding="utf-8")
     with caplog.at_level(logging.INFO):
         summary = command(
             "micro_batch_size=1", "trainer.activation_checkpointing=true", "resume=true"
         )
     assert the_folder(tmp_path) == folder
     assert (summary["status"], summary["steps"], summary["micro_batch_size"]) == ("finished", 12, 1)
-    assert (folder / "metrics.csv").read_text().startswith(before)
+    assert (folder / "metrics.csv").read_text(encoding="utf-8").startswith(before)
     said = caplog.text
     assert f"{folder}: goes on with micro_batch_size=1 (before: 4)" in said
     assert "goes on with trainer.activation_checkpointing=True (before: False)" in said
@@ -120,5 +120,5 @@ def test_a_run_by_steps_says_so(tiny_run, tmp_path):
     """For `status.py`, which measures progress by the limit that ends the run."""
     with contextlib.suppress(ValueError):
         tiny_run("max_tokens=1e6", "max_steps=3")
-    summary = json.loads((the_folder(tmp_path) / "summary.json").read_text())
+    summary = json.loads((the_folder(tmp_path) / "summary.json").read_text(encoding="utf-8"))
     assert (summary["max_steps"], summary["steps"]) == (3, 3)

@@ -15,8 +15,8 @@ def interrupted(tiny_run, tmp_path):
     """A run's folder as a kill after its last checkpoint would leave it, and its weights."""
     tiny_run("log_interval_steps=1")
     [summary] = tmp_path.glob("outputs/*/*/summary.json")
-    content = json.loads(summary.read_text()) | {"status": "running"}
-    summary.write_text(json.dumps(content))
+    content = json.loads(summary.read_text(encoding="utf-8")) | {"status": "running"}
+    summary.write_text(json.dumps(content), encoding="utf-8")
     return summary.parent, read_tensors(summary.parent / "model/model.safetensors")
 
 

@@ -33,7 +33,7 @@ def teacher(tmp_path, corpus_tokenizer):
 
 def rows_of(tmp_path):
     [file] = tmp_path.glob("outputs/default/*/metrics.csv")
-    with file.open() as lines:
+    with file.open(encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
 
 
@@ -267,5 +267,5 @@ def test_a_student_begins_with_its_teachers_layers(tiny_run, teacher, tmp_path):
     expected = whole.blocks[2].state_dict()
     for name, weight in student.blocks[1].state_dict().items():
         torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
-    config = json.loads((folder / "summary.json").read_text())["model"]
+    config = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["model"]
     assert config["num_blocks"] == 2

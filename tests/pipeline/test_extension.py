@@ -20,7 +20,7 @@ def folder_of(tmp_path, **facts):
     [found] = [
         path.parent
         for path in tmp_path.glob("outputs/*/*/summary.json")
-        if facts.items() <= json.loads(path.read_text()).items()
+        if facts.items() <= json.loads(path.read_text(encoding="utf-8")).items()
     ]
     return found
 
@@ -53,12 +53,12 @@ def test_from_the_plateau_it_equals_a_run_of_the_larger_budget(tiny_run, tmp_pat
 def test_a_finished_cosine_is_warmed_up_again(tiny_run, tmp_path):
     tiny_run(*LOGGED)
     parent = folder_of(tmp_path)
-    before = (parent / "metrics.csv").read_text()
+    before = (parent / "metrics.csv").read_text(encoding="utf-8")
     extended = tiny_run(*LOGGED, f"extend_from={parent}", "max_tokens=3840")
     assert (extended["steps"], extended["rewarmed"], extended["parent_tokens"]) == (30, True, 1536)
     mine = folder_of(tmp_path, rewarmed=True)
     assert rows(mine)[:13] == rows(parent)
-    assert (parent / "metrics.csv").read_text() == before
+    assert (parent / "metrics.csv").read_text(encoding="utf-8") == before
     again = cosine(warmup_fraction=0.05)
     rates = [float(row["learning_rate"]) for row in rows(mine)[13:]]
     expected = [2e-3 * max(0.1, again(n, (n + 1) / 18)) for n in range(18)]
@@ -147,8 +147,10 @@ def test_a_run_that_compresses_or_is_not_finished_is_refused(tiny_run, tmp_path)
         ValueError, match=r"compresses its model while it trains.* init_from=.*/model"
     ):
         tiny_run(*again)
-    summary = json.loads((parent / "summary.json").read_text())
-    (parent / "summary.json").write_text(json.dumps(summary | {"status": "stopped"}))
+    summary = json.loads((parent / "summary.json").read_text(encoding="utf-8"))
+    (parent / "summary.json").write_text(
+        json.dumps(summary | {"status": "stopped"}), encoding="utf-8"
+    )
     with pytest.raises(ValueError, match=r"is not finished \(status stopped\); continue it first"):
         tiny_run(*again)
 
@@ -168,11 +170,11 @@ def test_other_text_in_the_same_place_is_refused(tiny_run, tiny_overrides, tmp_p
     own = tmp_path / "text"
     own.mkdir()
     for path in sorted(corpus.iterdir()):
-        (own / path.name).write_text(path.read_text())
+        (own / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     mine = [f"data.train={own}", f"data.dir={tmp_path}/shards"]
     tiny_run(*mine)
     for path in own.iterdir():
-        path.write_text(path.read_text()[::-1])
+        path.write_text(path.read_text(encoding="utf-8")[::-1], encoding="utf-8")
     again = [f"data.train={own}", f"data.dir={tmp_path}/others"]
     with pytest.raises(ValueError, match=r"was trained on other data than .*others holds"):
         tiny_run(*again, f"extend_from={folder_of(tmp_path)}", "max_tokens=2048")

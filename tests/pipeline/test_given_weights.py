@@ -54,7 +54,7 @@ def without_tokenizer(folder, target, *, other=None):
     """A copy of the model without its tokenizer.model, perhaps with a file of another kind."""
     save_model(load_model(folder / "model"), target)
     if other is not None:
-        (target / other).write_text("{}")
+        (target / other).write_text("{}", encoding="utf-8")
     return target
 
 
@@ -141,7 +141,7 @@ def write_ids(tmp_path, *, end):
     """Overrides for token ids of documents that end with `end`."""
     draw = torch.Generator().manual_seed(0)
     (tmp_path / "ids").mkdir()
-    with (tmp_path / "ids/train.jsonl").open("w") as file:
+    with (tmp_path / "ids/train.jsonl").open("w", encoding="utf-8") as file:
         for _ in range(60):
             ids = torch.randint(6, 500, (60,), generator=draw).tolist()
             file.write(f'{{"token_ids": {[*ids, end]}}}\n')
@@ -176,7 +176,7 @@ def test_a_new_model_ends_texts_as_its_tokenizer_does(t5, tiny_run, tmp_path, ca
     assert prepared.tokens("train")[: 1 << 20].tolist().count(1) > 5, "documents end with it"
     assert ids_of(run) == (1, 1)
     assert "texts end with token 1 and begin with token 1, as in the data (the conf" in caplog.text
-    config = yaml.safe_load((run / "config.yaml").read_text())["model"]
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["model"]
     assert (config["eos_token_id"], config["bos_token_id"]) == (1, 1)
     assert summary["model"]["eos_token_id"] == 1
 

@@ -180,7 +180,7 @@ def older_run(folder, config, **summary):
     from omegaconf import OmegaConf
 
     folder.mkdir(parents=True)
-    (folder / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    (folder / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
     write_summary(folder, {"status": "running", **summary})
 
 
@@ -191,14 +191,14 @@ def test_folders_of_earlier_versions_are_found(tmp_path):
     older_run(tmp_path / "seed-1-00000000", recorded, seed=1)
     older_run(tmp_path / "seed-2-11111111", recorded | {"seed": 2}, seed=2)
     (tmp_path / "broken-22222222").mkdir()
-    (tmp_path / "broken-22222222" / CONFIG).write_text("{")
+    (tmp_path / "broken-22222222" / CONFIG).write_text("{", encoding="utf-8")
     found = tmp_path / "seed-1-00000000"
     assert find_run_folder(tmp_path, config) == found
     assert find_run_folder(tmp_path, composed("seed=1", "micro_batch_size=1")) == found
     assert find_run_folder(tmp_path, composed("seed=3")).name.startswith("default-")
     # Once the present version has written there, its identity says so.
     write_summary(found, {"status": "running", "identity": config_hash(config)})
-    (found / CONFIG).write_text("{}")
+    (found / CONFIG).write_text("{}", encoding="utf-8")
     assert find_run_folder(tmp_path, config) == found
 
 

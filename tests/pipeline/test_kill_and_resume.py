@@ -33,7 +33,7 @@ def _train(*arguments: str) -> subprocess.Popen[bytes]:
 
 def _losses(metrics: Path) -> list[tuple[str, str, str]]:
     """Step, training and validation loss of every row, as they were written."""
-    with metrics.open() as file:
+    with metrics.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [(row["step"], row["train/loss"], row["val/loss"]) for row in rows]
 
@@ -43,7 +43,7 @@ def _the_folder(experiment: Path, seed: int) -> Path | None:
     found = [
         path.parent
         for path in experiment.glob("*/summary.json")
-        if json.loads(path.read_text())["seed"] == seed
+        if json.loads(path.read_text(encoding="utf-8"))["seed"] == seed
     ]
     return found[0] if found else None
 
@@ -56,7 +56,11 @@ def _wait_for_step(
     while time.monotonic() < deadline and process.poll() is None:
         folder = _the_folder(experiment, seed)
         metrics = None if folder is None else folder / "metrics.csv"
-        if metrics and metrics.exists() and len(metrics.read_text().splitlines()) > step + 1:
+        if (
+            metrics
+            and metrics.exists()
+            and len(metrics.read_text(encoding="utf-8").splitlines()) > step + 1
+        ):
             return metrics.parent
         time.sleep(0.01)
     raise AssertionError(f"{experiment} did not reach step {step}: exit code {process.poll()}")
@@ -90,7 +94,7 @@ def test_a_run_told_to_stop_saves_and_goes_on(overrides, tmp_path):
     folder = _wait_for_step(tmp_path / "outputs/told", 6, random.randrange(3, 60), process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=240) == 128 + signal.SIGTERM
-    assert json.loads((folder / "summary.json").read_text())["status"] == "stopped"
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["status"] == "stopped"
     assert _train(*again, "resume=true").wait(timeout=240) == 0
     assert _losses_of(tmp_path / "outputs/told", 6) == _losses_of(tmp_path / "outputs/alone", 6)
 
@@ -106,7 +110,7 @@ def test_a_killed_trial_of_a_sweep_goes_on_bit_for_bit(overrides, tmp_path):
     assert process.wait(timeout=240) == 1, "the sweep goes on and says that a trial failed"
     other = _the_folder(killed, 7)
     assert other is not None
-    assert json.loads((other / "summary.json").read_text())["status"] == "finished"
+    assert json.loads((other / "summary.json").read_text(encoding="utf-8"))["status"] == "finished"
     assert _train(*again).wait(timeout=240) == 0
     for seed in (7, 8):
         assert _losses_of(killed, seed) == _losses_of(tmp_path / "outputs/alone", seed)

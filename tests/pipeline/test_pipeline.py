@@ -23,14 +23,16 @@ def _folder(tmp_path: Path) -> Path:
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def test_a_run_leaves_what_the_design_says(tiny_run, tmp_path):
     summary = tiny_run()
     folder = _folder(tmp_path)
-    assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == json.loads(
+        json.dumps(summary)
+    )
     assert summary["status"] == "finished"
     assert (summary["tokens"], summary["steps"]) == (1536, 12)
     config = ModelConfig.from_dict(summary["model"])
@@ -100,7 +102,10 @@ def test_the_probe_trains_with_the_best_rate(tiny_run, tmp_path):
     assert [t["learning_rate"] for t in tried] == pytest.approx([2e-9, 2e-3, 4e-3])
     best = min(tried, key=lambda t: t["val_loss"])
     assert summary["learning_rate"] == best["learning_rate"] > 1e-3
-    probes = [json.loads(p.read_text()) for p in tmp_path.glob("outputs/*/probes/*/summary.json")]
+    probes = [
+        json.loads(p.read_text(encoding="utf-8"))
+        for p in tmp_path.glob("outputs/*/probes/*/summary.json")
+    ]
     assert {p["seed"] for p in probes} == {1000}
     assert {p["tokens"] for p in probes} == {384}
     # Another seed of the same shape finds what was tried.
@@ -153,9 +158,9 @@ def test_init_from_takes_architecture_weights_and_tokenizer(tiny_run, tmp_path):
         f"data.dir={tmp_path}/shards", "max_tokens=128",
     )  # fmt: skip
     start = float(_rows(tmp_path / "outputs/further" / summary["run"])[0]["val/loss"])
-    end = json.loads((folder / "summary.json").read_text())["val_loss"]
+    end = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["val_loss"]
     assert start == pytest.approx(end, rel=1e-6)
-    before = json.loads((folder / "summary.json").read_text())
+    before = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert before["starts_from"] == {"folder": None, "origin": None, "tokens": 0}
     assert summary["starts_from"] == {
         "folder": str(folder.absolute()), "origin": None, "tokens": before["tokens"],
@@ -206,7 +211,7 @@ def test_a_checkpoint_of_another_shape_is_refused(tiny_run, tiny_overrides, tmp_
     torch.save(checkpoint, path)
     with pytest.raises(ValueError, match="num_blocks=7, now 2; resume with the model it was made"):
         tiny_run("resume=true")
-    assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["status"] == "failed"
     write_summary(folder, {})
 
 

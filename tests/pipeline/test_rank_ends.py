@@ -72,7 +72,7 @@ def stopped_by(numbers, folder, monkeypatch):
     thread.join()
     assert read_summary(folder / "run") == {"status": "stopped", "tokens": 5, "error": None}
     for path in folder.glob("deaf*"):
-        assert not psutil.pid_exists(int(path.read_text()))
+        assert not psutil.pid_exists(int(path.read_text(encoding="utf-8")))
     return stopped.value
 
 
@@ -126,6 +126,7 @@ def test_ranks_end_without_an_abort(tiny_overrides, tmp_path, strategy):
         return subprocess.run(
             line, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False,
             env=os.environ | {"PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": "1"},
+            encoding="utf-8",
         )  # fmt: skip
 
     ends = [end(0)]

@@ -35,7 +35,13 @@ def two(tiny_overrides, monkeypatch):
 
 def call(*command, timeout=LIMIT_SECONDS):
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        encoding="utf-8",
     )
 
 
@@ -44,7 +50,9 @@ def own(*overrides, **options):
 
 
 def summaries(experiment):
-    return [json.loads(path.read_text()) for path in experiment.glob("*/summary.json")]
+    return [
+        json.loads(path.read_text(encoding="utf-8")) for path in experiment.glob("*/summary.json")
+    ]
 
 
 def test_torchrun_trains_the_run_that_the_command_trains(two, tmp_path):
@@ -178,7 +186,7 @@ def test_ranks_killed_before_their_summary_go_on(two, tmp_path, strategy):
     assert own(*mine).returncode == 0
     [whole] = summaries(tmp_path / "outputs/late")
     [path] = tmp_path.glob("outputs/late/*/summary.json")
-    path.write_text(json.dumps(whole | {"status": "running", "val_loss": None}))
+    path.write_text(json.dumps(whole | {"status": "running", "val_loss": None}), encoding="utf-8")
     done = own(*mine, "resume=true")
     assert done.returncode == 0, done.stderr[-3000:]
     [again] = summaries(tmp_path / "outputs/late")

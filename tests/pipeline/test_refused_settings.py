@@ -63,7 +63,7 @@ def test_the_largest_seed_trains(tiny_run):
 
 
 def test_an_output_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     message = f"output_dir={tmp_path}/file/runs cannot be a folder: {tmp_path}/file is a file; give"
     assert refusal(f"output_dir={tmp_path}/file/runs").startswith(message)
     assert "output_dir=/proc/runs cannot be written (" in refusal("output_dir=/proc/runs")

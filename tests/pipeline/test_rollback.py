@@ -64,7 +64,7 @@ def test_rollbacks_are_limited(tiny_run, tmp_path):
     with pytest.raises(ValueError, match=r"step 5: .* limit=2 rollbacks did not help"):
         tiny_run(*ROLL_BACK, POISON[0], at, "callbacks.loss_guard.limit=2")
     [path] = tmp_path.glob("outputs/*/*/summary.json")
-    summary = json.loads(path.read_text())
+    summary = json.loads(path.read_text(encoding="utf-8"))
     assert summary["status"] == "failed"
     assert summary["error"].startswith("TrainingDiverged: training diverged at step 5: ")
 

@@ -27,7 +27,7 @@ def test_early_stopping_ends_a_run_and_the_summary_says_so(tiny_run, tmp_path, c
     assert "val/loss" in summary["ended_early"]["reason"]
     assert "EarlyStopping ended the run after 33 % of its budget, at step 4" in caplog.text
     (saved,) = Path(tmp_path).glob("outputs/*/*/summary.json")
-    assert json.loads(saved.read_text())["ended_early"] == summary["ended_early"]
+    assert json.loads(saved.read_text(encoding="utf-8"))["ended_early"] == summary["ended_early"]
     assert (saved.parent / "model" / "config.json").is_file()
 
 
@@ -47,7 +47,7 @@ def test_checkpoints_and_rates_of_stock_callbacks(tiny_run, tmp_path):
     )  # fmt: skip
     assert [path.name for path in (tmp_path / "own").iterdir()] == ["best-step.ckpt"]
     (metrics,) = tmp_path.glob("outputs/*/*/metrics.csv")
-    rows = list(csv.DictReader(metrics.open()))
+    rows = list(csv.DictReader(metrics.open(encoding="utf-8")))
     assert any(name.startswith("lr-") for name in rows[0])
 
 

@@ -59,13 +59,13 @@ def test_a_run_that_was_finished_meanwhile_is_left_alone(tiny_run, tmp_path, mon
     def meanwhile(*arguments):
         monkeypatch.setattr(run, "check_prepared", original)
         tiny_run()
-        summaries.append((the_folder(tmp_path) / "summary.json").read_text())
+        summaries.append((the_folder(tmp_path) / "summary.json").read_text(encoding="utf-8"))
         return original(*arguments)
 
     monkeypatch.setattr(run, "check_prepared", meanwhile)
     with pytest.raises(ValueError, match="is a finished run and is never overwritten"):
         tiny_run(f"resume={resume}")
-    assert (the_folder(tmp_path) / "summary.json").read_text() == summaries[0]
+    assert (the_folder(tmp_path) / "summary.json").read_text(encoding="utf-8") == summaries[0]
     assert json.loads(summaries[0])["tokens_per_second"] is not None
 
 
@@ -89,7 +89,7 @@ def sizes_of_unequal_ranks(rank, port, overrides, free, folder):
     fit.free_memory_bytes = lambda _: free[rank]
     planned = plan_run(compose("train", overrides))
     join_ranks(planned.trainer)
-    (folder / str(rank)).write_text(str(fit.micro_batch_size(planned)))
+    (folder / str(rank)).write_text(str(fit.micro_batch_size(planned)), encoding="utf-8")
     leave_ranks()
 
 
@@ -106,4 +106,6 @@ def test_unequal_free_memory_gives_one_answer(tiny_overrides, tmp_path, monkeypa
         port = unused.getsockname()[1]
     two = [*many, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
     torch.multiprocessing.spawn(sizes_of_unequal_ranks, (port, two, free, tmp_path), nprocs=2)
-    assert [int((tmp_path / str(rank)).read_text()) for rank in (0, 1)] == [alone[1]] * 2
+    assert [int((tmp_path / str(rank)).read_text(encoding="utf-8")) for rank in (0, 1)] == [
+        alone[1]
+    ] * 2

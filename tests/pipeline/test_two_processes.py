@@ -21,7 +21,7 @@ def test_two_processes_train_one_model(strategy, tiny_overrides, tiny_run, tmp_p
     command = [sys.executable, "scripts/train.py", *rest, *two, "experiment_name=two"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=300)
     [path] = tmp_path.glob("outputs/two/*/summary.json")
-    summary = json.loads(path.read_text())
+    summary = json.loads(path.read_text(encoding="utf-8"))
     assert summary["status"] == "finished"
     assert summary["val_loss"] == pytest.approx(alone["val_loss"], rel=1e-4)
     model = load_model(path.parent / "model")

@@ -107,7 +107,7 @@ def write_run(folder, facts, *, rows=40, config=None):
     """Write one run folder, with a curve that ends at the summary's loss."""
     folder = Path(folder)
     folder.mkdir(parents=True)
-    (folder / "summary.json").write_text(json.dumps(facts))
+    (folder / "summary.json").write_text(json.dumps(facts), encoding="utf-8")
     settings = {
         "seed": facts["seed"], "experiment_name": facts["experiment"], "output_dir": "outputs",
         "max_tokens": facts["max_tokens"], "gradient_clip_norm": 1.0,
@@ -115,13 +115,13 @@ def write_run(folder, facts, *, rows=40, config=None):
                       "learning_rate": 0.002},
         "data": {"dir": "prepared", "document_mask": False},
     }  # fmt: skip
-    (folder / "config.yaml").write_text(json.dumps(settings | (config or {})))
+    (folder / "config.yaml").write_text(json.dumps(settings | (config or {})), encoding="utf-8")
     columns = [
         "step", "tokens", "seconds", "train/loss", "val/loss", "val/bits_per_byte",
         "learning_rate", "tokens_per_second", "gradient_norm",
     ]  # fmt: skip
     noise = np.random.default_rng(facts["seed"]).normal(0, 0.004, rows)
-    with (folder / "metrics.csv").open("w", newline="") as file:
+    with (folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in range(rows):

@@ -148,7 +148,9 @@ def test_the_training_behind_a_folder(tmp_path):
     assert start_from(second).tokens == 3500 and start_from(second).origin is None
     # Compressed, which takes no training.
     (tmp_path / "small").mkdir()
-    (tmp_path / "small" / "compression.json").write_text(json.dumps({"source": second}))
+    (tmp_path / "small" / "compression.json").write_text(
+        json.dumps({"source": second}), encoding="utf-8"
+    )
     assert start_from(str(tmp_path / "small")).tokens == 3500
     # Something of which nothing is known.
     third = parent(tmp_path / "third", 70, init_from=str(tmp_path / "hub"))

@@ -74,10 +74,10 @@ def test_the_default_folder_and_its_files(comparison, sweep):
 
 
 def test_csv_has_a_row_a_run(comparison):
-    rows = list(csv.DictReader((comparison.folder / "comparison.csv").open()))
+    rows = list(csv.DictReader((comparison.folder / "comparison.csv").open(encoding="utf-8")))
     assert len(rows) == 19
     assert {row["status"] for row in rows} == {"finished", "failed"}
-    facts = json.loads((Path(rows[0]["folder"]) / "summary.json").read_text())
+    facts = json.loads((Path(rows[0]["folder"]) / "summary.json").read_text(encoding="utf-8"))
     assert float(rows[0]["val_loss"]) == facts["val_loss"]
     assert int(rows[0]["body_parameters"]) == facts["parameters"]["body"]
     assert rows[0]["git.commit"] == facts["git"]["commit"]
@@ -85,7 +85,7 @@ def test_csv_has_a_row_a_run(comparison):
 
 
 def test_json_has_everything(comparison):
-    text = (comparison.folder / "comparison.json").read_text()
+    text = (comparison.folder / "comparison.json").read_text(encoding="utf-8")
     record = json.loads(text, parse_constant=pytest.fail)
     assert record["verdict"] == comparison.verdict and record["metric"] == "val_loss"
     assert len(record["shapes"]) == 6 and len(record["pairs"]) == 15 and len(record["runs"]) == 18
@@ -96,7 +96,7 @@ def test_json_has_everything(comparison):
 
 
 def test_the_page_is_well_formed_and_needs_nothing(comparison):
-    page = comparison.page.read_text()
+    page = comparison.page.read_text(encoding="utf-8")
     parser = Balanced()
     parser.feed(page)
     assert parser.open == [] and parser.wrong == []
@@ -109,7 +109,7 @@ def test_the_page_is_well_formed_and_needs_nothing(comparison):
 
 
 def test_the_page_says_what_matters(comparison):
-    page = comparison.page.read_text()
+    page = comparison.page.read_text(encoding="utf-8")
     assert page.index(comparison.verdict.split(" by ")[0]) < page.index("<table")
     for text in (
         "So few tokens do not settle the question",
@@ -152,12 +152,12 @@ def test_narrow_terminal(comparison):
 
 def test_an_earlier_report_is_overwritten_and_nothing_else(comparison, sweep, tmp_path):
     assert compare([sweep], comparison.folder).page == comparison.page
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(ValueError, match="holds other files and is not overwritten; give a new"):
         compare([sweep], tmp_path)
     with pytest.raises(ValueError, match=r"out=.*notes.txt is a file; give a folder"):
         compare([sweep], tmp_path / "notes.txt")
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -186,21 +186,25 @@ def test_many_shapes_and_losses_by_bits_per_byte(tmp_path):
     write_sweep(tmp_path / "a", {"2×208": SHAPES["2×208"]})
     hashes = {"data": "d" * 64, "tokenizer": "y", "train": "z", "validation": "w"}
     write_sweep(tmp_path / "b", {"24×64": SHAPES["24×64"]}, hashes=hashes)
-    page = compare([tmp_path / "a", tmp_path / "b"], tmp_path / "out").page.read_text()
+    page = compare([tmp_path / "a", tmp_path / "b"], tmp_path / "out").page.read_text(
+        encoding="utf-8"
+    )
     assert "validation loss (bits per byte)" in page and "(nats per token)</text>" not in page
 
 
 def test_script(sweep, tmp_path):
     arguments = [sys.executable, SCRIPT, sweep, "--out", tmp_path / "o", "--title", "A < B"]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = subprocess.run(
+        arguments, capture_output=True, text=True, check=False, cwd=tmp_path, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     assert f"Report: {tmp_path / 'o' / 'index.html'}" in done.stdout
-    assert "<h1>A &lt; B</h1>" in (tmp_path / "o" / "index.html").read_text()
+    assert "<h1>A &lt; B</h1>" in (tmp_path / "o" / "index.html").read_text(encoding="utf-8")
 
 
 def test_script_errors_are_one_line(tmp_path):
     arguments = [sys.executable, SCRIPT, tmp_path / "nothing"]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, encoding="utf-8")
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1
     assert "nothing does not exist; give a run or sweep folder" in done.stderr
@@ -208,6 +212,10 @@ def test_script_errors_are_one_line(tmp_path):
 
 def test_script_help():
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--help"], capture_output=True, text=True, check=True
+        [sys.executable, SCRIPT, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
     )
     assert "RUN_OR_SWEEP_DIR" in done.stdout and "--out" in done.stdout

@@ -34,9 +34,9 @@ def write_compressed(folder, recipe, loss, *, stored=600_000, size=1_500_000, **
         "models": [row("dense", 4.2, 1_000_000), row("compressed", loss, stored)],
         "validation_tokens": 8192, "sequence_length": 256, "hashes": HASHES,
     } | changes  # fmt: skip
-    (folder / "compression.json").write_text(json.dumps(report))
+    (folder / "compression.json").write_text(json.dumps(report), encoding="utf-8")
     config = {"format": "mobilellm/1", **model().to_dict()}
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "model.safetensors").write_bytes(bytes(size))
     return folder
 
@@ -88,11 +88,11 @@ def test_ranked_by_loss_beside_the_dense_model(tmp_path):
         "token, +0.200 to the dense model at 60 % of its parameters."
     )
     assert not any(caution.is_grave for caution in found.cautions)
-    rows = list(csv.DictReader((tmp_path / "out" / "comparison.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "comparison.csv").open(encoding="utf-8")))
     assert [(line["shape"], line["status"]) for line in rows] == [
         ("8×112 wanda ½ zero", "compressed"), ("8×112 low rank ½", "compressed"),
     ]  # fmt: skip
-    page = found.page.read_text()
+    page = found.page.read_text(encoding="utf-8")
     for text in ("1.70 MB", "0.60", "4.900", "+0.700", "20.0", "4.00"):
         assert text in page
         assert text in printed(found, 80) and text in printed(found, 100)
@@ -138,9 +138,9 @@ def test_folders_of_earlier_versions(tmp_path):
     """They know neither the text nor the model they came from, but its loss."""
     for name, loss in (("one", 4.9), ("two", 4.4)):
         folder = write_compressed(tmp_path / name, LOW_RANK, loss)
-        report = json.loads((folder / "compression.json").read_text())
+        report = json.loads((folder / "compression.json").read_text(encoding="utf-8"))
         del report["hashes"], report["sequence_length"]
-        (folder / "compression.json").write_text(json.dumps(report))
+        (folder / "compression.json").write_text(json.dumps(report), encoding="utf-8")
     found = compare([tmp_path], tmp_path / "out")
     assert [one.label for one in found.compressed[1:]] == [
         "8×112 low rank ½ (two)", "8×112 low rank ½ (one)",
@@ -151,7 +151,9 @@ def test_folders_of_earlier_versions(tmp_path):
 def test_a_damaged_report_is_left_out_by_name(tmp_path):
     write_compressed(tmp_path / "one", LOW_RANK, 4.9)
     write_compressed(tmp_path / "two", WANDA, 4.4, models=[])
-    (write_compressed(tmp_path / "three", WANDA, 4.4) / "compression.json").write_text("[")
+    (write_compressed(tmp_path / "three", WANDA, 4.4) / "compression.json").write_text(
+        "[", encoding="utf-8"
+    )
     found = compare([tmp_path], tmp_path / "out")
     assert sorted(run.folder.name for run in found.left_out) == ["three", "two"]
     assert len(found.compressed) == 2

@@ -56,7 +56,7 @@ def test_beyond_eight_shapes_each_is_set_against_the_best(many):
     order = sorted(means, key=means.get)
     rows = [line for line in part.splitlines() if "×" in line and "±" in line][:13]
     assert [row.split("  ")[0].strip() for row in rows] == order[1:]
-    assert "Every pair" not in many.page.read_text()
+    assert "Every pair" not in many.page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("width", [80, 100])
@@ -119,7 +119,9 @@ def test_names_are_no_formulas_and_no_markup(tmp_path):
             config = {"init_layers": name, "data": {"tasks": [name]}}
             write_run(tmp_path / "s" / f"{index}{seed}", facts, config=config)
     found = compare([tmp_path / "s"])
-    assert r"d$\x$[red]y" in printed(found, 120) and "$b_{$c" in found.page.read_text()
+    assert r"d$\x$[red]y" in printed(found, 120) and "$b_{$c" in found.page.read_text(
+        encoding="utf-8"
+    )
     assert r"E$\frac$" in printed(found, 120)
 
 
@@ -127,9 +129,9 @@ def test_two_validations_are_a_line(tmp_path):
     """An interval beyond the budget leaves the loss at the start and at the end."""
     sweep = write_sweep(tmp_path / "s", {"a": SHAPES["2×208"], "b": SHAPES["24×64"]})
     for file in sweep.glob("*/metrics.csv"):
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
         last = next(line for line in reversed(lines) if line.split(",")[4])
-        file.write_text(f"{lines[0]}\n0,0,0.0,,7.6,3.5,,,\n{last}\n")
+        file.write_text(f"{lines[0]}\n0,0,0.0,,7.6,3.5,,,\n{last}\n", encoding="utf-8")
     from mobilellm.report.training_plots import against_tokens
 
     figure = against_tokens(compare([sweep]))
@@ -151,4 +153,4 @@ def test_costs_that_are_all_equal_are_not_drawn(tmp_path):
     found = compare([tmp_path / "s"])
     drawn = {path.stem for path in found.folder.glob("*.png")}
     assert drawn == {"loss_against_tokens", "loss_against_flops", "loss_against_time"}
-    assert "from wide" not in found.page.read_text()
+    assert "from wide" not in found.page.read_text(encoding="utf-8")

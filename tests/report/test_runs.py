@@ -15,7 +15,7 @@ def test_a_sweep_is_read_whole(tmp_path):
     assert len(runs.finished) == 18
     assert runs.left_out == () and runs.num_probes == 0
     run = runs.finished[0]
-    facts = json.loads((run.folder / "summary.json").read_text())
+    facts = json.loads((run.folder / "summary.json").read_text(encoding="utf-8"))
     assert run.val_loss == facts["val_loss"] and run.model.to_dict() == facts["model"]
     assert run.parameters == facts["parameters"]
     assert run.fact("versions.torch") == "2.13.0" and run.fact("versions.none.deeper") is None
@@ -47,7 +47,7 @@ def test_probes_are_passed_over_unless_asked_for(tmp_path):
 def test_hidden_folders_are_no_runs(tmp_path):
     folder = write_run(tmp_path / "a", summary(model()))
     (folder / ".hydra").mkdir()
-    (folder / ".hydra" / "config.yaml").write_text("a: 1")
+    (folder / ".hydra" / "config.yaml").write_text("a: 1", encoding="utf-8")
     runs = read_runs([tmp_path])
     assert len(runs.finished) == 1 and not runs.left_out
 
@@ -80,8 +80,8 @@ def test_hidden_folders_are_no_runs(tmp_path):
 def test_unfinished_runs_are_listed_apart(tmp_path, changes, status, reason):
     write_run(tmp_path / "good", summary(model()))
     folder = write_run(tmp_path / "bad", summary(model()))
-    facts = json.loads((folder / "summary.json").read_text()) | changes
-    (folder / "summary.json").write_text(json.dumps(facts))
+    facts = json.loads((folder / "summary.json").read_text(encoding="utf-8")) | changes
+    (folder / "summary.json").write_text(json.dumps(facts), encoding="utf-8")
     runs = read_runs([tmp_path])
     assert len(runs.finished) == 1
     (left_out,) = runs.left_out
@@ -91,13 +91,17 @@ def test_unfinished_runs_are_listed_apart(tmp_path, changes, status, reason):
 
 def test_broken_files_are_listed_apart(tmp_path):
     write_run(tmp_path / "good", summary(model()))
-    (write_run(tmp_path / "half", summary(model())) / "summary.json").write_text("{")
+    (write_run(tmp_path / "half", summary(model())) / "summary.json").write_text(
+        "{", encoding="utf-8"
+    )
     (write_run(tmp_path / "new", summary(model())) / "summary.json").unlink()
-    (write_run(tmp_path / "yaml", summary(model())) / "config.yaml").write_text("a: [")
+    (write_run(tmp_path / "yaml", summary(model())) / "config.yaml").write_text(
+        "a: [", encoding="utf-8"
+    )
     short = summary(model())
     del short["tokens"]
     write_run(tmp_path / "short", summary(model()))
-    (tmp_path / "short" / "summary.json").write_text(json.dumps(short))
+    (tmp_path / "short" / "summary.json").write_text(json.dumps(short), encoding="utf-8")
     reasons = {run.folder.name: run.reason for run in read_runs([tmp_path]).left_out}
     assert "is not JSON" in reasons["half"] and "is not YAML" in reasons["yaml"]
     assert reasons["new"] == "it has no summary.json; start it again"
@@ -137,7 +141,8 @@ def test_rows_logged_again_and_broken_rows(tmp_path):
     folder = write_run(tmp_path / "a", summary(model()))
     (folder / "metrics.csv").write_text(
         "step,tokens,seconds,train/loss,val/loss\n"
-        "1,100,1.0,,5.0\n2,200,2.0,4.5,\n1,100,1.5,,4.9\n3,300,3.0,nan,4.0\nx,y\n"
+        "1,100,1.0,,5.0\n2,200,2.0,4.5,\n1,100,1.5,,4.9\n3,300,3.0,nan,4.0\nx,y\n",
+        encoding="utf-8",
     )
     curve = read_runs([tmp_path]).finished[0].curve
     assert curve.validation == Points((100.0, 300.0), (1.5, 3.0), (4.9, 4.0))

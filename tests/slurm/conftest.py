@@ -57,7 +57,7 @@ def slurm_app(slurm, small_app):
     """The application, whose `hydra/launcher=slurm` is the project's with smaller demands."""
     launchers = small_app.conf / "hydra/launcher"
     shutil.copyfile(ROOT / "conf/hydra/launcher/slurm.yaml", launchers / "slurm_defaults.yaml")
-    (launchers / "slurm.yaml").write_text(textwrap.dedent(APP_LAUNCHER))
+    (launchers / "slurm.yaml").write_text(textwrap.dedent(APP_LAUNCHER), encoding="utf-8")
     yield small_app
     for job in {job.partition("_")[0] for job in queue()}:
         subprocess.run(["scancel", job], check=False)

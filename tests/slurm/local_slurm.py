@@ -133,8 +133,8 @@ def _write_configuration(folder: Path, cpus: int, names: list[str]) -> None:
         folder=folder, host=host, user=getpass.getuser(), controller_port=controller_port,
         nodes="\n".join(nodes),
     )  # fmt: skip
-    (folder / "slurm.conf").write_text(text)
-    (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+    (folder / "slurm.conf").write_text(text, encoding="utf-8")
+    (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n", encoding="utf-8")
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
@@ -169,7 +169,7 @@ def _wait(
         ended = [str(daemon.args) for daemon in daemons if daemon.poll() is not None]
         if ended or time.monotonic() > end:
             logs = "\n".join(
-                f"{path.name}:\n{path.read_text(errors='replace')[-1500:]}"
+                f"{path.name}:\n{path.read_text(errors='replace', encoding='utf-8')[-1500:]}"
                 for path in sorted([*folder.glob("*.out"), *folder.glob("*.log")])
             )
             raise RuntimeError(f"SLURM did not start; ended: {ended}\n{logs}")
@@ -190,6 +190,7 @@ def _ask(environment: dict[str, str], *command: str) -> str:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=20,
             env=os.environ | environment,
+            encoding="utf-8",
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return ""

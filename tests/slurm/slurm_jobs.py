@@ -13,6 +13,7 @@ def queue() -> dict[str, str]:
     shown = subprocess.run(
         ["squeue", "--noheader", "--array", "--format=%i %T"],
         capture_output=True, text=True, check=True,
+        encoding="utf-8",
     ).stdout  # fmt: skip
     return dict(line.split() for line in shown.splitlines())
 
@@ -24,8 +25,8 @@ def processes(job: str) -> dict[int, int]:
     found = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            environment = set((path / "environ").read_text().split("\0"))
-            command = (path / "cmdline").read_text()
+            environment = set((path / "environ").read_text(encoding="utf-8").split("\0"))
+            command = (path / "cmdline").read_text(encoding="utf-8")
         except OSError:
             continue
         if "submitit" not in command or not command.partition("\0")[0].endswith("python"):

@@ -17,7 +17,7 @@ SWEEP = ("-m", "hydra/launcher=slurm")
 
 def starts(app, run: str) -> int:
     path = app.output / run / "starts"
-    return len(path.read_text().split()) if path.exists() else 0
+    return len(path.read_text(encoding="utf-8").split()) if path.exists() else 0
 
 
 def status(app, run: str) -> str:
@@ -30,6 +30,7 @@ def shown(app) -> str:
         capture_output=True,
         text=True,
         check=True,
+        encoding="utf-8",
     )
     return " ".join(done.stdout.split())
 
@@ -64,7 +65,7 @@ def test_waiting_tells_of_every_trial_and_a_bad_one_ends_no_other(slurm_app):
 def log(app, seed: int) -> str:
     record = read_record(app.output / f"run-8-{seed}")
     assert record is not None
-    with open(record.log) as file:
+    with open(record.log, encoding="utf-8") as file:
         return file.read()
 
 
@@ -116,8 +117,10 @@ def test_a_cancelled_job_stays_cancelled_until_the_command_is_given_again(slurm_
 
 def test_edits_after_queueing_do_not_reach_the_jobs(slurm_app):
     slurm_app.run(*SWEEP, "seed=1,2", "+hydra.launcher.sbatch_options.hold=true")
-    (slurm_app.conf / "model/small.yaml").write_text("_target_: app.Model\nhidden_size: 800\n")
-    (slurm_app.folder / "app.py").write_text("raise RuntimeError\n")
+    (slurm_app.conf / "model/small.yaml").write_text(
+        "_target_: app.Model\nhidden_size: 800\n", encoding="utf-8"
+    )
+    (slurm_app.folder / "app.py").write_text("raise RuntimeError\n", encoding="utf-8")
     [array] = {job.partition("_")[0] for job in queue()}
     assert "2 runs: 2 queued" in shown(slurm_app)
     assert "JobHeldUser" in shown(slurm_app)
@@ -134,7 +137,9 @@ def test_setup_lines_and_a_container_start_python(slurm_app):
     assert done.returncode == 0, done.stderr
     assert "set up 2" in log(slurm_app, 1)
     [script] = (slurm_app.output / "slurm").glob("*_submission.sh")
-    assert re.search(r"srun .* env INSIDE=1 \S*python -u -m submitit", script.read_text())
+    assert re.search(
+        r"srun .* env INSIDE=1 \S*python -u -m submitit", script.read_text(encoding="utf-8")
+    )
 
 
 def test_other_code_than_the_copy_is_refused(slurm_app):
@@ -166,8 +171,10 @@ def test_what_is_saved_with_a_run(slurm_app):
     record = read_record(slurm_app.output / "run-8-1")
     assert record is not None
     assert record.command == "python app.py -m hydra/launcher=slurm seed=1 hydra.launcher.wait=true"
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert record.commit == head.stdout.strip()
-    with open(f"{record.code}/snapshot.json") as file:
+    with open(f"{record.code}/snapshot.json", encoding="utf-8") as file:
         assert json.load(file)["commit"] == record.commit
-    assert "seed: 1" in (slurm_app.output / "run-8-1/job.yaml").read_text()
+    assert "seed: 1" in (slurm_app.output / "run-8-1/job.yaml").read_text(encoding="utf-8")

@@ -38,6 +38,7 @@ def train(tiny_overrides):
         return subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, check=False,
             timeout=400,
+            encoding="utf-8",
         )  # fmt: skip
 
     return run
@@ -67,24 +68,28 @@ def folders(experiment: Path) -> dict[int, Path]:
     return {
         int(match.group(1)): path.parent
         for path in experiment.glob("*/job.json")
-        if (match := re.search(r"^seed: (\d+)$", (path.parent / "job.yaml").read_text(), re.M))
+        if (
+            match := re.search(
+                r"^seed: (\d+)$", (path.parent / "job.yaml").read_text(encoding="utf-8"), re.M
+            )
+        )
     }
 
 
 def steps(folder: Path) -> int:
     path = folder / "metrics.csv"
-    return len(path.read_text().splitlines()) - 2 if path.exists() else 0
+    return len(path.read_text(encoding="utf-8").splitlines()) - 2 if path.exists() else 0
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
         return [{k: v for k, v in row.items() if k not in TIMED} for row in csv.DictReader(file)]
 
 
 def log(folder: Path) -> str:
     record = read_record(folder)
     assert record is not None
-    return Path(record.log).read_text()
+    return Path(record.log).read_text(encoding="utf-8")
 
 
 def status(folder: Path) -> str:
@@ -93,7 +98,9 @@ def status(folder: Path) -> str:
 
 def shown(experiment: Path) -> str:
     command = [sys.executable, "scripts/status.py", str(experiment)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     return " ".join(done.stdout.split())
 
 
@@ -134,7 +141,9 @@ def test_a_sweep_that_is_preempted_and_killed_ends_as_one_that_is_not(train, tmp
 
     local = ("hydra/launcher=local", "hydra.launcher.n_jobs=2", "hydra.launcher.threads_per_job=1")
     assert train(*local, "seed=0,1,2,3", "experiment_name=alone").returncode == 0
-    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+    commit = subprocess.check_output(
+        ["git", "rev-parse", "HEAD"], text=True, encoding="utf-8"
+    ).strip()
     for run in runs.values():
         summary = read_summary(run)
         assert summary is not None
@@ -207,7 +216,7 @@ def test_a_run_on_two_nodes_learns_what_one_machine_learns(two_nodes, train, tmp
 
 
 def node_of(process: int) -> str:
-    environment = Path(f"/proc/{process}/environ").read_text()
+    environment = Path(f"/proc/{process}/environ").read_text(encoding="utf-8")
     return re.findall(r"SLURMD_NODENAME=([^\0]*)", environment)[0]
 
 
@@ -261,7 +270,7 @@ def test_jobs_run_the_code_as_it_was_when_they_were_submitted(train, tmp_path):
     assert done.returncode == 0, done.stderr
     [job] = queue()
     for path in [*clone.rglob("*.py"), *clone.rglob("*.yaml")]:
-        path.write_text("raise RuntimeError('edited after submission')\n")
+        path.write_text("raise RuntimeError('edited after submission')\n", encoding="utf-8")
     subprocess.run(["scontrol", "release", job], check=True)
     wait_until(lambda: not queue())
     [run] = folders(tmp_path / "outputs/default").values()

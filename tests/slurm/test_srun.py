@@ -19,6 +19,7 @@ def srun(*overrides):
     return subprocess.run(
         ["srun", "--ntasks=2", "bash", "-c", line], cwd=ROOT, capture_output=True, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False, timeout=400,
+        encoding="utf-8",
     )  # fmt: skip
 
 

@@ -180,10 +180,10 @@ def test_a_teachers_config_is_read_as_any_other(folder, tmp_path):
 
     export_huggingface(make_model(), tmp_path / "llama")
     path = tmp_path / "llama/config.json"
-    values = json.loads(path.read_text())
+    values = json.loads(path.read_text(encoding="utf-8"))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert describe_teacher(tmp_path / "llama").kind == "model"
-    path.write_text(json.dumps(values | {"rms_norm_eps": None}))
+    path.write_text(json.dumps(values | {"rms_norm_eps": None}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"llama/config.json: rms_norm_eps=None must be a pos"):
         describe_teacher(tmp_path / "llama")
 
@@ -227,7 +227,7 @@ def test_what_is_no_teacher(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="neither a model nor a logit store"):
         describe_teacher(tmp_path / "empty")
-    (tmp_path / "empty/config.json").write_text('{"model_type": "no-such-model"}')
+    (tmp_path / "empty/config.json").write_text('{"model_type": "no-such-model"}', encoding="utf-8")
     with pytest.raises(ValueError, match="no-such-model"):
         describe_teacher(tmp_path / "empty")
 

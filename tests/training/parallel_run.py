@@ -98,7 +98,7 @@ def run_case(folder, teacher, devices, strategy, phase, case):
     )  # fmt: skip
     assert trainer.world_size == devices
     if phase == "all" and trainer.is_global_zero:
-        (folder / "collectives.json").write_text(json.dumps(counter.counts))
+        (folder / "collectives.json").write_text(json.dumps(counter.counts), encoding="utf-8")
 
 
 def make_teacher(folder):

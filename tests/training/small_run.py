@@ -102,7 +102,7 @@ def leave_group():
 
 
 def read_rows(folder):
-    with (folder / "metrics.csv").open() as file:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -60,6 +60,7 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_before(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path / "last.ckpt")],
         capture_output=True, text=True, check=True,
+        encoding="utf-8",
     )  # fmt: skip
     message, *files = done.stdout.strip().splitlines()
     assert message.startswith("27 ")
@@ -87,7 +88,7 @@ def test_a_file_that_reads_back_otherwise_takes_no_place(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OSError, match="file"):
         write_atomically(CONTENT, tmp_path / "file/last.ckpt")
 

@@ -8,7 +8,7 @@ from mobilellm.training.csv_logger import COLUMNS, CSVLogger
 
 
 def read(folder):
-    with (folder / "metrics.csv").open(newline="") as file:
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -82,11 +82,11 @@ def test_half_a_row_left_by_a_kill_is_dropped(tmp_path):
     first = CSVLogger(tmp_path)
     write(first, [1, 2])
     first.close()
-    whole = (tmp_path / "metrics.csv").read_text()
-    (tmp_path / "metrics.csv").write_text(whole + '3,30,"0.2')
+    whole = (tmp_path / "metrics.csv").read_text(encoding="utf-8")
+    (tmp_path / "metrics.csv").write_text(whole + '3,30,"0.2', encoding="utf-8")
     resumed = CSVLogger(tmp_path)
     resumed.cut_after(2)
-    assert (tmp_path / "metrics.csv").read_text() == whole
+    assert (tmp_path / "metrics.csv").read_text(encoding="utf-8") == whole
 
 
 def test_a_logger_that_wrote_nothing_makes_no_file(tmp_path):

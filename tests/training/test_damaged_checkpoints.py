@@ -74,6 +74,7 @@ def test_a_hundred_kills_while_writing(tmp_path):
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path), str(KILLS)],
         capture_output=True, text=True, timeout=300, check=False,
+        encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert not done.stderr

@@ -26,6 +26,7 @@ def gradients(tmp_path_factory):
             timeout=300,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             check=False,
+            encoding="utf-8",
         )
         assert done.returncode == 0, done.stderr[-3000:]
         found.append(torch.load(file))

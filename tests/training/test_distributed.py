@@ -23,6 +23,7 @@ def run(folder, strategy, *, steps=8, resume=0, size=2, stop=-1, repeats=2):
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -18,7 +18,9 @@ CONFIG = TrainerConfig(accelerator="cpu", devices=2, strategy="ddp", num_threads
 
 def group_threads() -> list[str]:
     """Names of this process's threads that serve a process group."""
-    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    names = [
+        path.read_text(encoding="utf-8").strip() for path in Path("/proc/self/task").glob("*/comm")
+    ]
     return [name for name in names if "gloo" in name]
 
 

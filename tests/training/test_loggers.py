@@ -35,7 +35,9 @@ def offline_runs(folder):
 def test_wandb_offline_keeps_its_id_and_trials_do_not_mix(tmp_path, no_wandb_account):
     first = WandbLogger(tmp_path / "sweep/a", group="sweep")
     (tmp_path / "sweep/a").mkdir(parents=True)
-    (tmp_path / "sweep/a/config.yaml").write_text("seed: 0\nmodel: {hidden_size: 16}\n")
+    (tmp_path / "sweep/a/config.yaml").write_text(
+        "seed: 0\nmodel: {hidden_size: 16}\n", encoding="utf-8"
+    )
     train(first, 2)
     again, other = WandbLogger(tmp_path / "sweep/a"), WandbLogger(tmp_path / "sweep/b")
     assert again.version == first.version

@@ -28,6 +28,7 @@ def start(folder, teacher, strategy, devices, phase):
         timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -96,11 +97,13 @@ def test_mixed_precision(runs, strategy):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_accumulation_exchanges_gradients_once(runs, strategy):
     once, thrice = (
-        json.loads((runs[strategy] / case / "collectives.json").read_text())[REDUCTIONS[strategy]]
+        json.loads((runs[strategy] / case / "collectives.json").read_text(encoding="utf-8"))[
+            REDUCTIONS[strategy]
+        ]
         for case in ("tied", "accumulated")
     )
     assert once == thrice > 0
-    assert json.loads((runs["auto"] / "shared/collectives.json").read_text()) == {}
+    assert json.loads((runs["auto"] / "shared/collectives.json").read_text(encoding="utf-8")) == {}
 
 
 @pytest.mark.slow

@@ -71,7 +71,9 @@ def test_configuration_and_budget_do_not_import_lightning():
         "mobilellm.training.intervals, mobilellm.evaluation.cross_entropy, mobilellm.optim; "
         "print([m for m in ('lightning', 'hydra', 'datasets', 'wandb') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert done.stdout.strip() == "[]"
 
 

@@ -126,7 +126,13 @@ def test_a_killed_store_is_gone_on_with_byte_for_byte(teacher, options, tmp_path
 
 def test_two_at_once_make_one_store(teacher, options, tmp_path):
     both = [
-        subprocess.Popen(_command(teacher, *options), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            _command(teacher, *options),
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
         for _ in range(2)
     ]
     errors = [process.communicate(timeout=240)[1] for process in both]
@@ -190,6 +196,7 @@ def test_the_command_line(teacher, options, tmp_path):
             [sys.executable, "scripts/prepare_logits.py", *arguments], cwd=ROOT,
             capture_output=True, text=True, timeout=120, check=False,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
+            encoding="utf-8",
         )  # fmt: skip
 
     shown = run("--help")
@@ -204,5 +211,5 @@ def test_the_command_line(teacher, options, tmp_path):
     done = run(str(teacher), *options)
     assert done.returncode == 0, done.stderr
     assert "captured probability mass" in done.stdout
-    manifest = json.loads((tmp_path / "store/manifest.json").read_text())
+    manifest = json.loads((tmp_path / "store/manifest.json").read_text(encoding="utf-8"))
     assert manifest["bytes_per_token"] == 24

@@ -55,7 +55,7 @@ def test_a_store_is_no_teacher(teacher, options, tmp_path):
 @pytest.mark.usefixtures("never_runs")
 def test_a_folder_in_use(teacher, options, tmp_path):
     (tmp_path / "store").mkdir()
-    (tmp_path / "store/thesis.txt").write_text("years of work")
+    (tmp_path / "store/thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(ValueError, match=r"holds other files, such as thesis.txt; choose a new"):
         make_store(teacher, options)
     assert files_of(tmp_path / "store") == {"thesis.txt": b"years of work"}
