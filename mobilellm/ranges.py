@@ -81,7 +81,7 @@ def check_value(name: str, value: Any, hint: Any, allowed: Range = ANYWHERE) -> 
     raise ValueError(message + (f"; {allowed.remedy}" if allowed.remedy else ""))
 
 
-def check_fields(instance: Any, *, prefix: str = "", **ranges: Range) -> None:
+def check_fields(instance: Any, prefix: str = "", /, **ranges: Range) -> None:
     """Check all fields of a dataclass; called first in its `__post_init__`.
 
     Args:

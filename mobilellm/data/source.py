@@ -60,7 +60,7 @@ class Source(ABC):
         Raises:
             ValueError: a value of another type, or a number out of range.
         """
-        check_fields(self, prefix="data.", **RANGES)
+        check_fields(self, "data.", **RANGES)
 
     @property
     def has_validation(self) -> bool:

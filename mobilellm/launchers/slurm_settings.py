@@ -52,7 +52,7 @@ class SlurmSettings:
 
     def __post_init__(self) -> None:
         """Check the numbers and the signal."""
-        check_fields(self, prefix="hydra.launcher.", **RANGES)
+        check_fields(self, "hydra.launcher.", **RANGES)
         if self.signal not in SIGNALS:
             raise ValueError(
                 f"hydra.launcher.signal={self.signal!r} is not known; use one of "

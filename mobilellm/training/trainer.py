@@ -55,7 +55,7 @@ class TrainerConfig:
         """Check the choices."""
         check_fields(
             self,
-            prefix="trainer.",
+            "trainer.",
             devices=COUNT,
             num_nodes=COUNT,
             num_threads=Range(at_least=1, cap=4096, remedy="null: torch's choice"),
