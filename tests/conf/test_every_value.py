@@ -112,6 +112,8 @@ def test_what_is_accepted_is_in_the_configuration_and_printed(cases):
             rows = [row for row in _accepted() if fnmatch(case.key, row[0]) and row[1] == probe]
             if not rows or case.file.partition("/")[0] not in ("train", *GROUPS):
                 continue
+            if fnmatch(case.key, "model.?os_token_id"):
+                continue  # the data's tokenizer decides where the command line does not
             config = OmegaConf.create(case.config)
             OmegaConf.update(config, case.key, value, merge=False)
             kept = flat_config(plan_run(config).config)[case.key]
