@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilellm.data.source import Source, Split
+from mobilellm.paths import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +52,17 @@ class LocalFiles(Source):
 
     @property
     def default_name(self) -> str:
-        """The folder's name, or the name of the folder that the first file lies in."""
-        first = Path(self.train[0])
+        """The folder's name, or the name of the folder that the first file lies in.
+
+        One file that is a corpus by itself has its own name behind it: another file beside it is
+        another corpus.
+        """
+        first = user_path(self.train[0])
         fixed = next((p for p in (first, *first.parents) if not _is_pattern(p.name)), first)
         folder = fixed if fixed.is_dir() else fixed.absolute().parent
-        return folder.absolute().name or "corpus"
+        name = folder.absolute().name or "corpus"
+        is_whole = len(self.train) == 1 and self.validation is None and first.is_file()
+        return f"{name}-{first.name.partition('.')[0]}" if is_whole else name
 
     def files(self, split: Split) -> list[Path]:
         """The files of a split, each path's in order of name."""
@@ -83,7 +90,7 @@ def find_files(path: str, suffixes: tuple[str, ...], field: str) -> list[Path]:
         FileNotFoundError: nothing has that path.
         ValueError: a folder without such files.
     """
-    given = Path(path).expanduser()
+    given = user_path(path)
     if given.is_file():
         return [given]
     if given.is_dir():

@@ -256,7 +256,9 @@ def test_default_names_and_folders(tmp_path):
         return TextData(train=str(path), vocab_size=300, **kwargs)
 
     assert data(tmp_path / "books").name == "books"
-    assert data(tmp_path / "books" / "a.txt").name == "books"
+    assert data(tmp_path / "books" / "a.txt").name == "books-a"
+    pair = {"validation": str(tmp_path / "books" / "a.txt")}
+    assert data(tmp_path / "books" / "a.txt", **pair).name == "books"
     assert data(f"{tmp_path}/books/*.txt").name == "books"
     assert data(tmp_path / "books", name="mine").dir == "prepared/mine-300"
     assert data(tmp_path / "books", dir="elsewhere").folder == Path("elsewhere")

@@ -39,12 +39,13 @@ def test_two_corpora_in_one_folder_are_refused_before_the_first_trial(sweep, tex
     with pytest.raises(
         CommandError,
         match=r"data.train=\S*a.txt' and '\S*data.train=\S*b.txt' wou"
-        r"ld prepare different data in the same folder, \S*texts-\d+ \(data.train: "
+        r"ld prepare different data in the same folder, \S*mine-\d+ \(data.train: "
         r"\S*b.txt has other contents\); start a command for each, .* no trial",
     ):
-        sweep(f"data.train={a},{b}")  # fmt: skip
+        sweep(f"data.train={a},{b}", "data.name=mine")
+    assert len(sweep(f"data.train={a},{b}")) == 2  # each has a folder of its own
     # The same text by another name is the same data, and so is what preparing does not depend on.
-    assert len(sweep(f"data.train={a},{texts / 'copy.txt'}")) == 2
+    assert len(sweep(f"data.train={a},{texts / 'copy.txt'}", "data.name=mine")) == 2
     assert len(sweep(f"data.train={a}", "data.document_mask=true,false", "seed=0,1")) == 4
     assert len(sweep(f"data.train={a}", "data.name=one,two", "data.document=file")) == 2
 
