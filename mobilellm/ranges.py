@@ -175,7 +175,11 @@ def _requirement(value: Any, hint: Any, allowed: Range) -> str:
         return f"at most {_number(allowed.cap)}"
     if parts == (float,) and is_finite and str(allowed):
         return str(allowed)
-    return " or ".join(dict.fromkeys(_described(part, allowed) for part in parts))
+    text = " or ".join(dict.fromkeys(_described(part, allowed) for part in parts))
+    if is_number and not is_finite:
+        text = text.replace(f"{KINDS[float]} that is finite", KINDS[float])
+        text = text.replace(KINDS[float], "a finite number")
+    return text
 
 
 def _described(hint: Any, allowed: Range) -> str:

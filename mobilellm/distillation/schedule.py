@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mobilellm.ranges import Range, check_fields, check_value
 
 WEIGHT = Range(at_least=0, cap=1e6)
-TEMPERATURE = Range(above=0, cap=1000)
+TEMPERATURE = Range(above=0, cap=1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -206,9 +206,9 @@ def test_a_dense_untied_table_cannot_be_read_less():
 
 @pytest.mark.parametrize(("budget", "message"), [
     ({"max_bytes": -1.0}, "max_bytes=-1.0 must be above 0"),
-    ({"max_decode_bytes": float("inf")}, "max_decode_bytes=inf must be above 0"),
-    ({"max_bytes": float("nan")}, "max_bytes=nan must be above 0"),
-    ({"ratio": float("nan")}, "ratio=nan must be above 0 and below 1"),
+    ({"max_decode_bytes": float("inf")}, "max_decode_bytes=inf must be a finite number above 0"),
+    ({"max_bytes": float("nan")}, "max_bytes=nan must be a finite number above 0"),
+    ({"ratio": float("nan")}, "ratio=nan must be a finite number above 0 and below 1"),
     ({"ratio": "half"}, "ratio='half' must be a number"),
     ({"ratio": 0.5, "bits": 0}, "bits=0 must be a whole number"),
 ])  # fmt: skip

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from mobilellm.accounting import count_parameters, flops_per_token, kv_cache_bytes_per_token
 from mobilellm.launchers.configuration import instantiate
@@ -52,7 +52,7 @@ DEPTH_WIDTH_GRID = [
 
 
 def preset(name):
-    return instantiate(yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8")))
+    return instantiate(OmegaConf.load(PRESETS / f"{name}.yaml"))
 
 
 @pytest.mark.parametrize(("name", "stored"), STORED.items())

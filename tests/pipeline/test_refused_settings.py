@@ -40,7 +40,7 @@ def refusal(*overrides):
         ("~data", "data is required and cannot be removed"),
         ("~optimizer.learning_rate", "optimizer.learning_rate is required and not given"),
         ("seed=12345678901234567890", "seed=12345678901234567890 must be at most 9,223,372,"),
-        ("max_tokens=inf", "max_tokens=inf must be a number above 0; null sets no limit"),
+        ("max_tokens=inf", "max_tokens=inf must be a finite number above 0; null sets no limit"),
         ('optimizer.learning_rate="3e-3"', "optimizer: learning_rate='3e-3' must be"),
         ("gradient_clip_norm=0", "gradient_clip_norm=0.0 must be above 0; null: not clipped"),
         ("validation_interval_tokens=-1", "validation_interval_tokens=-1.0 must be above 0; null:"),

@@ -19,7 +19,7 @@ from mobilellm.launchers.configuration import compose, instantiate
         ("k=0", "k=0 must be a whole number of at least 1"),
         ("precision=float", "precision='float' is not known; use one of fixed16, fixed8"),
         ("packing=zip", "packing='zip' is not known; use one of plain, bits"),
-        ("temperature=0", "temperature=0 must be a positive number"),
+        ("temperature=0", "temperature=0 must be above 0"),
         ("sequence_length=4096", "longer than the teacher can read, 2048 tokens"),
         ("sequence_length=0", "sequence_length=0 must be a whole number"),
         ("micro_batch_size=1.5", "micro_batch_size=1.5 must be a whole number"),
