@@ -53,7 +53,7 @@ def test_logit_mse_needs_all_logits():
     ("make_loss", "message"),
     [
         (lambda: ForwardKL(weight=-1.0), "weight=-1.0 must be at least 0"),
-        (lambda: HiddenStateMSE(weight=math.nan), "weight=nan must be a finite number of at least 0"),
+        (lambda: HiddenStateMSE(weight=math.nan), "weight=nan must be a finite number"),
         (lambda: ReverseKL(temperature=0.0), "temperature=0.0 must be above 0"),
         (lambda: ForwardKL(temperature=Ramp(start=1.0, end=0.0)), "temperature=0.0 must be"),
         (lambda: ForwardKL(weight=Ramp(start=-1.0, end=0.0)), "weight=-1.0 must be"),
