@@ -25,7 +25,7 @@ demo: $(INSTALLED)  ## deep against wide on embedded data, in minutes, and the r
 	$(BIN)/python scripts/train.py -m experiment=demo
 	$(BIN)/python scripts/compare.py $(DEMO)
 
-test: $(INSTALLED)  ## the tests, at most 10 minutes on two cores
+test: $(INSTALLED)  ## the tests, at most 8 minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-slurm: $(INSTALLED)  ## sweeps on a SLURM of their own (Debian's slurm-wlm and munge)

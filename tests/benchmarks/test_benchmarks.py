@@ -95,6 +95,7 @@ def test_rows_of_a_table_may_differ():
     assert printed.get().split()[:3] == ["part", "a", "b"]
 
 
+@pytest.mark.slow
 def test_a_distilled_step_is_measured():
     costs, memory = measure_distillation(rounds=1, seconds=0.01, quick=True)[1:]
     assert costs["store_cost"] > 0

@@ -54,7 +54,14 @@ def _trials(experiment: str) -> list[list[str]]:
     return [list(trial) for trial in itertools.product(*axes)]
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        # The search for permutations takes half a minute.
+        pytest.param(name, marks=pytest.mark.slow) if name == "tqcompressor" else name
+        for name in EXPERIMENTS
+    ],
+)
 def test_every_model_of_an_experiment_runs_four_steps(experiment, corpus, prepared_dir, tmp_path):
     seen = set()
     for trial in _trials(experiment):
