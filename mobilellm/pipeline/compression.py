@@ -17,7 +17,6 @@ from mobilellm.strict_json import to_json
 
 if TYPE_CHECKING:
     from mobilellm.callbacks.compression import CompressionCallback
-    from mobilellm.data import PreparedData
     from mobilellm.pipeline.plan import Run
 
 FOLDER = "compression"
@@ -55,15 +54,19 @@ def find_compression(callbacks: Iterable[Any]) -> "CompressionCallback | None":
 
 
 def enter_stage(
-    run: "Run",
-    prepared: "PreparedData",
-    compression: "CompressionCallback",
-    checkpoint: Path | None,
+    run: "Run", data: Any, compression: "CompressionCallback", checkpoint: Path | None
 ) -> Stage:
     """Compress where it is due and give the next stage; called on all processes.
 
     The first process replaces the checkpoint by that of the compressed model, as a whole; the
-    others wait for it. Killed before, the same is done again.
+    others wait for it, so that nothing in between may ask them. Killed before, the same is done
+    again.
+
+    Args:
+        run: what is trained.
+        data: a data module that no trainer has, to calibrate and to measure on.
+        compression: says when and on what.
+        checkpoint: the last one; None: there is none.
     """
     from mobilellm.models import ModelConfig
     from mobilellm.pipeline.fit import make_model
@@ -82,7 +85,7 @@ def enter_stage(
         if is_due():
             from mobilellm.training.atomic_save import write_atomically
 
-            write_atomically(_advance(run, prepared, compression, path), path)
+            write_atomically(_advance(run, data, compression, path), path)
 
     first_does(advance)
     if not path.exists():
@@ -131,7 +134,7 @@ def finish(
 
 
 def _advance(
-    run: "Run", prepared: "PreparedData", compression: "CompressionCallback", path: Path
+    run: "Run", data: Any, compression: "CompressionCallback", path: Path
 ) -> dict[str, Any]:
     """The checkpoint of the next stage, from the one in `path` or from the initial model."""
     from mobilellm.models import ModelConfig
@@ -149,7 +152,7 @@ def _advance(
     if not records:
         keep_dense(run, model)
     _check_base(run, checkpoint | {"model_config": model.config.to_dict()}, len(records))
-    compressed, record = _compress(run, prepared, compression, model, len(records))
+    compressed, record = _compress(run, data, compression, model, len(records))
     record |= {key: checkpoint["progress"][key] for key in ("step", "tokens")}
     state = {"records": [*records, {"stage": len(records) + 1, **record}]}
     result = carry_over(checkpoint, make_module(run, model), make_module(run, compressed))
@@ -157,22 +160,16 @@ def _advance(
 
 
 def _compress(
-    run: "Run",
-    prepared: "PreparedData",
-    compression: "CompressionCallback",
-    model: Any,
-    number: int,
+    run: "Run", data: Any, compression: "CompressionCallback", model: Any, number: int
 ) -> tuple[Any, dict[str, Any]]:
     """The model with the layers of stage `number` (from 0) compressed, and what that did."""
     import torch
 
     from mobilellm.evaluation.untrained import warn_if_untrained
     from mobilellm.evaluation.validation import sum_losses
-    from mobilellm.pipeline.fit import make_data
 
     started = time.monotonic()
     device = "cuda" if run.trainer.device_type == "cuda" else "cpu"
-    data = make_data(run, prepared)
     calibration = data.calibration_batches(compression.calibration_tokens)
 
     def loss_of(model: Any) -> float:

@@ -50,7 +50,8 @@ def fit(run: Run, prepared: "PreparedData") -> dict[str, Any]:
 
     early: dict[str, Any] = {}
     checkpoint = first_does(lambda: first_checkpoint(run))
-    loggers, data = make_loggers(run), make_data(run, prepared)
+    size = micro_batch_size(run)
+    loggers, data = make_loggers(run), make_data(run, prepared, size)
     reset_peak_memory(run.trainer.device_type)
     try:
         while True:
@@ -60,7 +61,9 @@ def fit(run: Run, prepared: "PreparedData") -> dict[str, Any]:
             if compression is None:
                 stage = Stage(make_model(run), run.budget.total_steps, is_last=True)
             else:
-                stage = enter_stage(run, prepared, compression, checkpoint)
+                # Of its own: `data` may belong to a trainer, which shares it out among ranks.
+                own = make_data(run, prepared, size)
+                stage = enter_stage(run, own, compression, checkpoint)
             try:
                 trainer, module = _fit_stage(run, stage, data, callbacks, loggers, checkpoint)
             except RollBack as rollback:
@@ -193,14 +196,14 @@ def make_model(run: Run) -> Any:
     return model
 
 
-def make_data(run: Run, prepared: "PreparedData") -> Any:
+def make_data(run: Run, prepared: "PreparedData", micro_batch_size: int) -> Any:
     """The Lightning data module, windows in the order of the seed."""
     from mobilellm.training.datamodule import TokenDataModule
 
     return TokenDataModule(
         prepared,
         sequence_length=run.config["sequence_length"],
-        micro_batch_size=micro_batch_size(run),
+        micro_batch_size=micro_batch_size,
         samples_per_step=run.samples_per_step,
         seed=run.config["seed"],
         validation_tokens=run.config["validation_tokens"],
