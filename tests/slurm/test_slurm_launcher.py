@@ -81,8 +81,8 @@ def test_it_returns_once_queued_and_submits_nothing_twice(slurm_app):
     again = slurm_app.run(*sweep)
     assert again.returncode == 0
     array = next(iter(jobs)).partition("_")[0]
-    assert f"left alone, running as job {array}_0: seed=1 seconds=60" in again.stderr
-    assert f"left alone, queued as job {array}_2: seed=3 seconds=60" in again.stderr
+    assert f"left alone, running as job {array}_0: seed=1\n" in again.stderr
+    assert f"left alone, queued as job {array}_2: seed=3\n" in again.stderr
     assert "submitted" not in again.stderr
     assert queue().keys() == jobs.keys()
     assert "3 runs: 2 running, 1 queued" in shown(slurm_app)
