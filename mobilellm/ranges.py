@@ -58,6 +58,8 @@ class Range:
 
 
 ANYWHERE = Range()
+# Of softened probabilities; at the cap they are uniform but for rounding.
+TEMPERATURE = Range(above=0, cap=1_000_000)
 
 
 def check_value(name: str, value: Any, hint: Any, allowed: Range = ANYWHERE) -> None:

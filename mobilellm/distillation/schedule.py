@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from mobilellm.ranges import Range, check_fields, check_value
+from mobilellm.ranges import TEMPERATURE, Range, check_fields, check_value
 
 WEIGHT = Range(at_least=0, cap=1e6)
-TEMPERATURE = Range(above=0, cap=1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)

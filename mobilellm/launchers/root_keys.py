@@ -14,7 +14,7 @@ from mobilellm.launchers.errors import CommandError, listed, nearest
 from mobilellm.launchers.run_config import RunConfig
 from mobilellm.launchers.synonyms import meant_by
 from mobilellm.paths import with_home_folders
-from mobilellm.ranges import ANYWHERE, MAX_SEED, Range, check_value
+from mobilellm.ranges import ANYWHERE, MAX_SEED, TEMPERATURE, Range, check_value
 
 Rows = dict[str, tuple[Any, Range]]
 
@@ -76,7 +76,7 @@ PREPARE_LOGITS: Rows = {
     "k": (int, POSITIVE),
     "precision": (str, ANYWHERE),
     "packing": (str, ANYWHERE),
-    "temperature": (float, Range(above=0, cap=1000)),
+    "temperature": (float, TEMPERATURE),
     "out": (str | None, ANYWHERE),
     "micro_batch_size": (int, Range(at_least=1, cap=1_000_000)),
     "accelerator": (str, ANYWHERE),
