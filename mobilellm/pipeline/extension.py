@@ -1,6 +1,5 @@
 """A finished run trained on with a larger budget, in a folder of its own: `extend_from=RUN`."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.launchers.configuration import instantiate
 from mobilellm.launchers.override_text import override_key
+from mobilellm.paths import user_path
 from mobilellm.pipeline.identity import PROBE, RATE, identity, read_config
 from mobilellm.pipeline.recorded import MISSING, differing, gives, replaced
 from mobilellm.run_folder import (
@@ -217,7 +217,7 @@ def make_schedule(run: "Run") -> "Schedule":
 
 
 def _parent(cfg: DictConfig) -> Path:
-    return Path(os.path.expanduser(str(cfg.extend_from)))
+    return user_path(cfg.extend_from)
 
 
 def _choose(folder: Path, schedule: Any) -> tuple[Path, bool]:

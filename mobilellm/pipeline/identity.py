@@ -21,6 +21,7 @@ from mobilellm.launchers.override_text import (
     short_keys,
     shown_value,
 )
+from mobilellm.paths import user_path
 from mobilellm.run_folder import CONFIG, flat_config, is_identity, read_summary
 
 # Settings that name files, below the groups of data and of distillation.
@@ -200,10 +201,10 @@ def _path(key: str, value: Any, base: str) -> Any:
         return [_path(key, item, base) for item in value]
     if not isinstance(value, str):
         return value
-    full = os.path.expanduser(value)
+    full = user_path(value)
     if key.endswith(MAYBE_NAMES) and not os.path.exists(full):
         return value
-    return os.path.relpath(os.path.realpath(full), os.path.realpath(os.path.expanduser(base)))
+    return os.path.relpath(os.path.realpath(full), os.path.realpath(user_path(base)))
 
 
 def _plain(value: Any) -> Any:
