@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mobilellm.compression.packed_masks import pack_masks, unpack_masks
 from mobilellm.files import TOKENIZER_FILE, describe_unread
+from mobilellm.layers.packed_masks import pack_masks, unpack_masks
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.saved_config import (
     CONFIG_FILE,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from mobilellm.launchers.command import run_command
+from mobilellm.cli.command import run_command
 
 PARTS = ("train", "litgpt", "memory", "decode", "loop", "startup", "data", "gpu", "factorized",
          "distillation", "scaling")  # fmt: skip

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
 
-from mobilellm.launchers.command import run_command
+from mobilellm.cli.command import run_command
 from mobilellm.paths import user_path
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from mobilellm.launchers.command import run_command
+from mobilellm.cli.command import run_command
 
 
 def main() -> None:

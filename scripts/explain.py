@@ -15,12 +15,12 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from mobilellm.launchers.command import exit_code_of, hydra_command
+from mobilellm.cli.command import exit_code_of, hydra_command
 
 
 def main() -> None:
     """Explain what the command line describes; a sweep's models together, at the end."""
-    from mobilellm.launchers.explanation import Explanations
+    from mobilellm.pipeline.explain import Explanations
 
     explanations = Explanations()
     with tempfile.TemporaryDirectory() as scratch:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
 
-from mobilellm.launchers.command import run_command
+from mobilellm.cli.command import run_command
 from mobilellm.paths import user_path
 
 
@@ -22,9 +22,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    from mobilellm.export.huggingface import export_huggingface
-    from mobilellm.export.model_folder import open_model
-    from mobilellm.export.sizes import export_summary
+    from mobilellm.formats.huggingface import export_huggingface
+    from mobilellm.formats.model_folder import open_model
+    from mobilellm.formats.sizes import export_summary
 
     model, tokenizer = open_model(arguments.folder, as_stored=True)
     export_huggingface(model, arguments.out, tokenizer)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
 
-from mobilellm.launchers.command import run_command
+from mobilellm.cli.command import run_command
 from mobilellm.paths import user_path
 
 
@@ -27,8 +27,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    from mobilellm.export.model_folder import describe_missing_tokenizer, open_model
-    from mobilellm.export.text import continue_text
+    from mobilellm.formats.model_folder import describe_missing_tokenizer, open_model
+    from mobilellm.formats.text import continue_text
 
     model, own = open_model(arguments.folder)
     tokenizer = arguments.tokenizer or own

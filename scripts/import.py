@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
 
-from mobilellm.launchers.command import run_command
+from mobilellm.cli.command import run_command
 from mobilellm.paths import user_path
 
 
@@ -26,9 +26,9 @@ def main() -> None:
 
     from mobilellm.checkpoint import save_model
     from mobilellm.data.tokenizer import load_tokenizer
-    from mobilellm.export.huggingface import import_huggingface
-    from mobilellm.export.special_tokens import with_tokenizer_ids
     from mobilellm.files import TOKENIZER_FILE
+    from mobilellm.formats.huggingface import import_huggingface
+    from mobilellm.formats.special_tokens import with_tokenizer_ids
 
     model = import_huggingface(arguments.folder)
     path = arguments.folder / TOKENIZER_FILE

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
 
-from mobilellm.launchers.command import hydra_command
+from mobilellm.cli.command import hydra_command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -26,8 +26,8 @@ def prepare(cfg: "DictConfig") -> None:
     """Prepare the data of a configuration and say what there is."""
     from mobilellm.data import prepare_data
     from mobilellm.data.overview import overview
-    from mobilellm.launchers.configuration import instantiate
-    from mobilellm.launchers.root_keys import checked_config
+    from mobilellm.hydra_app.configuration import instantiate
+    from mobilellm.hydra_app.root_keys import checked_config
 
     cfg = checked_config("prepare_data", cfg)
     instantiate(cfg.model)  # of which only the vocabulary is used, but all of it has to be sound

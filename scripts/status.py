@@ -17,7 +17,7 @@ import sys
 
 sys.path.pop(0)  # this folder: no script may hide a module
 
-from mobilellm.launchers.command import run_command
+from mobilellm.cli.command import run_command
 from mobilellm.paths import user_path
 
 
@@ -31,7 +31,7 @@ def main() -> None:
 
     from rich.console import Console
 
-    from mobilellm.launchers.status import status_table
+    from mobilellm.launchers.monitor.status import status_table
 
     Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(status_table(folder))
 

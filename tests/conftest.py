@@ -55,7 +55,7 @@ def tiny_run(tiny_overrides: list[str]) -> Callable[..., dict[str, Any]]:
     """Train the tiny run with further overrides, in this process; the summary."""
 
     def run(*overrides: str) -> dict[str, Any]:
-        from mobilellm.launchers.configuration import compose
+        from mobilellm.hydra_app.configuration import compose
         from mobilellm.pipeline import train
 
         return train(compose("train", [*tiny_overrides, *overrides]))

@@ -14,9 +14,9 @@ from mobilellm.checkpoint import (
     write_json,
     write_tensors,
 )
-from mobilellm.compressor.apply import folded
-from mobilellm.compressor.masking import Pruning
-from mobilellm.export.huggingface import export_huggingface, import_huggingface
+from mobilellm.compression.apply import folded
+from mobilellm.compression.masking import Pruning
+from mobilellm.formats.huggingface import export_huggingface, import_huggingface
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.pipeline.model_hash import model_hash
 

@@ -29,7 +29,7 @@ def test_the_python_runs():
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"scripts/(train|prep)", c)])
 def test_every_training_command_composes(command):
-    from mobilellm.launchers.configuration import compose
+    from mobilellm.hydra_app.configuration import compose
 
     script, *arguments = shlex.split(command)
     overrides = [re.sub(r"=([\w.]+),.*", r"=\1", a) for a in arguments if "=" in a]

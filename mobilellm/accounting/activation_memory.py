@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mobilellm.accounting.parameters import applications, check_count, head_dim
-from mobilellm.compression.shapes import FactorizedShape
+from mobilellm.layers.shapes import FactorizedShape
 from mobilellm.models.config import BlockShape, ModelConfig, check_choice
 
 

@@ -11,7 +11,7 @@ from mobilellm.accounting.memory import (
 )
 from mobilellm.accounting.parameters import check_count, count_parameters, matrix_costs
 from mobilellm.accounting.training_memory import training_memory_bytes
-from mobilellm.compression.shapes import LayerShape, MaskedShape
+from mobilellm.layers.shapes import LayerShape, MaskedShape
 from mobilellm.models.config import ModelConfig
 
 WEIGHT_BITS = (4, 8, 16, 32)

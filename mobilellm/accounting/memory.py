@@ -9,7 +9,7 @@ from mobilellm.accounting.parameters import (
     head_cost,
     head_dim,
 )
-from mobilellm.compression.shapes import FactorizedShape
+from mobilellm.layers.shapes import FactorizedShape
 from mobilellm.models.config import BlockShape, ModelConfig
 
 

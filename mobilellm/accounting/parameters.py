@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mobilellm.compression.shapes import FactorizedShape, MaskedShape
+from mobilellm.layers.shapes import FactorizedShape, MaskedShape
 from mobilellm.models.config import ModelConfig
 
 

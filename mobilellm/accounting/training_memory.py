@@ -17,13 +17,13 @@ from mobilellm.accounting.parameters import (
     count_parameters,
     head_cost,
 )
-from mobilellm.compression.shapes import FactorizedShape, MaskedShape
+from mobilellm.layers.shapes import FactorizedShape, MaskedShape
 from mobilellm.models.config import ModelConfig, check_choice
 
 OPTIMIZERS = ("adamw", "muon", "sgd")
 
 LOSS_CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**28}
-"""Logits that exist at one time in `mobilellm.evaluation.cross_entropy`, by accelerator."""
+"""Logits that exist at one time in `mobilellm.losses.cross_entropy`, by accelerator."""
 LOGIT_BYTES = 8
 """Of each of them: itself and its log-probability, which becomes its gradient, in float32. Of 16
 bits, the gradient once more in them."""

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from mobilellm.compressor.plan import Plan
-from mobilellm.compressor.recipe import Recipe
-from mobilellm.compressor.selection import select_layers
+from mobilellm.compression.plan import Plan
+from mobilellm.compression.recipe import Recipe
+from mobilellm.compression.selection import select_layers
+from mobilellm.compression.stages import ORDERS, Stages, group_layers, stage_starts
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.config import check_choice
 from mobilellm.ranges import MAX_INDEX, Range, checked
 from mobilellm.training.budget import Budget
-from mobilellm.training.stages import ORDERS, Stages, group_layers, stage_starts
 
 METRICS = {
     "compression/stage": "stage",
@@ -31,7 +31,7 @@ class CompressionCallback(Callback):
     checkpoint.
 
     Args:
-        recipe: the method; `check`, `plan` and `apply` as `mobilellm.compressor.recipe.Recipe`.
+        recipe: the method; `check`, `plan` and `apply` as `mobilellm.compression.recipe.Recipe`.
         num_stages: in how many stages the layers are compressed; None: one, or one per group.
         order: `forward` (by depth), `backward`, `least_sensitive` (smallest expected error
             first) or `given`; None: `forward`, or `given` where there are groups.

@@ -8,12 +8,9 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from mobilellm.distillation import LogitMSE
-from mobilellm.distillation.loss import DistillationLoss, LogitLoss, StateLoss
-from mobilellm.distillation.schedule import Scheduled, check_scheduled, value_at
-from mobilellm.models.config import ModelConfig
-from mobilellm.models.saved_config import CONFIG_FILE
-from mobilellm.ranges import Range, checked
-from mobilellm.teachers.opening import (
+from mobilellm.distillation.losses.loss import DistillationLoss, LogitLoss, StateLoss
+from mobilellm.distillation.losses.schedule import Scheduled, check_scheduled, value_at
+from mobilellm.distillation.teachers.opening import (
     TeacherFacts,
     check_data,
     check_fits,
@@ -23,9 +20,12 @@ from mobilellm.teachers.opening import (
     facts_of,
     open_teacher,
 )
-from mobilellm.teachers.teacher import check_teacher_options, structure_of
-from mobilellm.training.distillation import captures_of, distillation_terms, make_projections
-from mobilellm.training.loss_terms import Terms
+from mobilellm.distillation.teachers.teacher import check_teacher_options, structure_of
+from mobilellm.distillation.terms import captures_of, distillation_terms, make_projections
+from mobilellm.losses.loss_terms import Terms
+from mobilellm.models.config import ModelConfig
+from mobilellm.models.saved_config import CONFIG_FILE
+from mobilellm.ranges import Range, checked
 
 DENSE = "dense"
 

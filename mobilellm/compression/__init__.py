@@ -1,1 +1,1 @@
-"""Algorithms that make weights smaller: pure torch, on tensors and on any `nn.Module`."""
+"""Compression of a MobileLLM: recipes that calibrate, plan and apply."""

@@ -4,17 +4,17 @@ Importing this loads neither torch nor `datasets`; `mobilellm.data.windows` load
 """
 
 from mobilellm.data.config import DataConfig
-from mobilellm.data.hub import HubData, HubDataset
-from mobilellm.data.jsonl import JsonlData, JsonlFiles
-from mobilellm.data.mixture import Mixture, MixtureData
-from mobilellm.data.parquet import ParquetData, ParquetFiles
-from mobilellm.data.prepare import open_prepared, prepare_data
+from mobilellm.data.preparation.prepare import open_prepared, prepare_data
 from mobilellm.data.prepared import PreparedData
 from mobilellm.data.rationale_data import HubRationaleData, RationaleData
 from mobilellm.data.source import Source
-from mobilellm.data.stdlib import StandardLibrary, StandardLibraryData
-from mobilellm.data.text import TextData, TextFiles
-from mobilellm.data.tokenized import TokenizedData, TokenizedJsonlFiles
+from mobilellm.data.sources.hub import HubData, HubDataset
+from mobilellm.data.sources.jsonl import JsonlData, JsonlFiles
+from mobilellm.data.sources.mixture import Mixture, MixtureData
+from mobilellm.data.sources.parquet import ParquetData, ParquetFiles
+from mobilellm.data.sources.stdlib import StandardLibrary, StandardLibraryData
+from mobilellm.data.sources.text import TextData, TextFiles
+from mobilellm.data.sources.tokenized import TokenizedData, TokenizedJsonlFiles
 
 __all__ = [
     "DataConfig",

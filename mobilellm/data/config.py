@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from mobilellm.data.source import Source
 
 if TYPE_CHECKING:
+    from mobilellm.data.preparation.progress_bar import ProgressBar
     from mobilellm.data.prepared import PreparedData
-    from mobilellm.data.progress_bar import ProgressBar
 
 DEFAULT_HELD_OUT = 0.05
 _MIN_VOCAB_SIZE = 3 + 256
@@ -39,7 +39,7 @@ class DataConfig(Source):
     """Train the tokenizer on at most this much text (10**6 bytes), spread evenly."""
     held_out: float | None = None
     """Share of documents held out where there is no validation split; default 0.05. Where the
-    documents are too few for whole ones, the last share of the text (`mobilellm.data.held_out`)."""
+    documents are too few for whole ones, the last share of the text."""
     max_megabytes: float | None = None
     """Take documents until they have this much text (10**6 bytes); default: all."""
     add_eos: bool = True
@@ -132,7 +132,7 @@ class DataConfig(Source):
 
     def build(self, bar: "ProgressBar", *, shard_tokens: int) -> dict[str, Any]:
         """Write what training reads into `folder`; the manifest says of it what is returned."""
-        from mobilellm.data.building import build_contents
+        from mobilellm.data.preparation.building import build_contents
 
         return build_contents(self, bar, shard_tokens=shard_tokens)
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.data.config import DataConfig
-from mobilellm.data.hub import HubRows
-from mobilellm.data.jsonl import JsonlRows, read_rows
 from mobilellm.data.manifest import Record
 from mobilellm.data.rationales import TASKS, Rationales, Task
 from mobilellm.data.source import Split
+from mobilellm.data.sources.hub import HubRows
+from mobilellm.data.sources.jsonl import JsonlRows, read_rows
 
 if TYPE_CHECKING:
+    from mobilellm.data.preparation.progress_bar import ProgressBar
     from mobilellm.data.prepared_prompts import PreparedPrompts
-    from mobilellm.data.progress_bar import ProgressBar
 
 # Options of running text; short rows that are kept whole and apart have no use for them.
 _WITHOUT_EFFECT = {"add_eos": True, "document_mask": False, "max_megabytes": None, "workers": None}
@@ -61,7 +61,7 @@ class RationaleConfig(Rationales, DataConfig):
 
     def build(self, bar: "ProgressBar", *, shard_tokens: int) -> Record:
         """Write what training reads into `folder`; the manifest says of it what is returned."""
-        from mobilellm.data.prompted_building import build_prompted
+        from mobilellm.data.preparation.prompted_building import build_prompted
 
         return build_prompted(self, bar, shard_tokens=shard_tokens)
 

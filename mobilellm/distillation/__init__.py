@@ -4,14 +4,17 @@ Configuration names their classes by this package (`mobilellm.distillation.Forwa
 function bears its file's name.
 """
 
-from mobilellm.distillation.attention_kl import AttentionKL, attention_kl
-from mobilellm.distillation.forward_kl import ForwardKL, forward_kl
-from mobilellm.distillation.hidden_state_cosine import HiddenStateCosine, hidden_state_cosine
-from mobilellm.distillation.hidden_state_mse import HiddenStateMSE, hidden_state_mse
-from mobilellm.distillation.jensen_shannon import JensenShannon, jensen_shannon
-from mobilellm.distillation.logit_mse import LogitMSE, logit_mse
-from mobilellm.distillation.reverse_kl import ReverseKL, reverse_kl
-from mobilellm.distillation.teacher_cross_entropy import TeacherCrossEntropy, teacher_cross_entropy
+from mobilellm.distillation.losses.attention_kl import AttentionKL, attention_kl
+from mobilellm.distillation.losses.forward_kl import ForwardKL, forward_kl
+from mobilellm.distillation.losses.hidden_state_cosine import HiddenStateCosine, hidden_state_cosine
+from mobilellm.distillation.losses.hidden_state_mse import HiddenStateMSE, hidden_state_mse
+from mobilellm.distillation.losses.jensen_shannon import JensenShannon, jensen_shannon
+from mobilellm.distillation.losses.logit_mse import LogitMSE, logit_mse
+from mobilellm.distillation.losses.reverse_kl import ReverseKL, reverse_kl
+from mobilellm.distillation.losses.teacher_cross_entropy import (
+    TeacherCrossEntropy,
+    teacher_cross_entropy,
+)
 
 __all__ = [
     "AttentionKL",

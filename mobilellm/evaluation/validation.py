@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobilellm.evaluation.cross_entropy import IGNORE_INDEX, token_losses
+from mobilellm.losses.cross_entropy import IGNORE_INDEX, token_losses
+from mobilellm.models.attention_mask import attention_mask_of
 
 Batch = dict[str, Tensor]
 
@@ -34,17 +35,6 @@ class ValidationResult:
     def bits_per_byte(self) -> float | None:
         """Bits per byte of text, comparable between tokenizers; None where bytes are not known."""
         return self.nats / math.log(2) / self.text_bytes if self.text_bytes else None
-
-
-def document_attention_mask(document_ids: Tensor) -> Tensor:
-    """Which token may attend to which: (batch, seq) -> bool (batch, query, key), same document."""
-    return document_ids.unsqueeze(2) == document_ids.unsqueeze(1)
-
-
-def attention_mask_of(batch: Batch) -> Tensor | None:
-    """The mask that a batch asks for, None where plain causality is meant."""
-    document_ids = batch.get("document_ids")
-    return None if document_ids is None else document_attention_mask(document_ids)
 
 
 @torch.no_grad()

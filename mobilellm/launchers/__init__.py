@@ -1,1 +1,1 @@
-"""How commands start: error messages, sweeps, and a Hydra launcher with a process a trial."""
+"""Hydra launchers and what they start: one process per trial, here or on a cluster."""

@@ -11,7 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import open_dict
 
-from mobilellm.launchers.sweep_check import Trial, as_typed, without_hydra
+from mobilellm.hydra_app.sweep_check import Trial, as_typed, without_hydra
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
-from mobilellm.compression.layers import empty_linear
+from mobilellm.layers.compressed import empty_linear
 from mobilellm.models.attention import Attention, KeysValues
 from mobilellm.models.config import ModelConfig
 from mobilellm.models.feed_forward import ReLUFeedForward, SwiGLU

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mobilellm.compression.shapes import FactorizedShape, LayerShape, parse_layer_shape
+from mobilellm.layers.shapes import FactorizedShape, LayerShape, parse_layer_shape
 from mobilellm.models.sharing import SHARING_SCHEMES, order_of_layers
 from mobilellm.ranges import MAX_INDEX, Range, check_fields
 

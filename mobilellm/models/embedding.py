@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mobilellm.compression.layers import FactorizedEmbedding, MaskedEmbedding, empty_linear
-from mobilellm.compression.shapes import FactorizedShape, MaskedShape
+from mobilellm.layers.compressed import FactorizedEmbedding, MaskedEmbedding, empty_linear
+from mobilellm.layers.shapes import FactorizedShape, MaskedShape
 from mobilellm.models.config import ModelConfig
 
 

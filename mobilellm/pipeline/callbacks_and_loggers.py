@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mobilellm.launchers.configuration import instantiate
+from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.pipeline.compression import find_compression
 from mobilellm.pipeline.distillation import build as build_distillation
 from mobilellm.pipeline.plan import Run

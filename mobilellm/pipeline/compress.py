@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilellm.launchers.configuration import instantiate
-from mobilellm.launchers.root_keys import checked_config
+from mobilellm.hydra_app.configuration import instantiate
+from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.paths import check_writable, user_path
 from mobilellm.pipeline.compress_data import data_to_compress_on
 from mobilellm.run_folder import write_text_atomically
@@ -37,10 +37,10 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
         ValueError, FileNotFoundError: what does not fit, before any data is read; `out` in use.
     """
     from mobilellm.checkpoint import save_model
-    from mobilellm.compressor.measured import name_as_given
-    from mobilellm.compressor.tables import plan_table, results_table
+    from mobilellm.compression.measured import name_as_given
+    from mobilellm.compression.tables import plan_table, results_table
     from mobilellm.evaluation.untrained import warn_if_untrained
-    from mobilellm.export.model_folder import open_model
+    from mobilellm.formats.model_folder import open_model
 
     cfg, folder, out = checked_config("compress", cfg), user_path(folder), user_path(out)
     _check_out(out)
@@ -137,7 +137,7 @@ def _saved_plan(out: Path, made_from: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: it is of another compression; names what differs.
     """
-    from mobilellm.compressor.plan import parse_plan
+    from mobilellm.compression.plan import parse_plan
 
     if not (out / PLAN).exists():
         return None
@@ -191,7 +191,7 @@ def _callback(cfg: "DictConfig") -> Any:
 
     found = find_compression(instantiate(node) for node in cfg.compression.values() if node)
     if found is None:
-        from mobilellm.launchers.configuration import config_folder
+        from mobilellm.hydra_app.configuration import config_folder
 
         names = sorted(path.stem for path in (config_folder() / "compression").glob("*.yaml"))
         raise ValueError(
@@ -222,7 +222,7 @@ def _check_stages(callback: Any) -> None:
 
 def _twin(recipe: Any, plan: Any, model: Any, calibration: Any) -> dict[str, Any]:
     """The low-rank twin at equal parameters, where there is one."""
-    from mobilellm.compressor.twin import low_rank_twin
+    from mobilellm.compression.twin import low_rank_twin
 
     twin = low_rank_twin(recipe, plan)
     if twin is None:

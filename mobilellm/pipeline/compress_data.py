@@ -26,7 +26,7 @@ def data_to_compress_on(cfg: "DictConfig", folder: Path, model: "MobileLLM") -> 
     from omegaconf import OmegaConf
 
     from mobilellm.data import prepare_data
-    from mobilellm.export.model_folder import find_tokenizer
+    from mobilellm.formats.model_folder import find_tokenizer
     from mobilellm.pipeline.given_weights import data_for_weights
     from mobilellm.training.datamodule import TokenDataModule
 

@@ -125,7 +125,7 @@ def finish(
 
     if is_first_process():
         if config is not None and config != run.model:
-            from mobilellm.compressor.measured import measure_structures
+            from mobilellm.compression.measured import measure_structures
 
             report["latency"] = measure_structures(run.model, config)
         folder = run.folder / FOLDER
@@ -140,7 +140,7 @@ def _advance(
     from mobilellm.models import ModelConfig
     from mobilellm.pipeline.distillation import keep_dense
     from mobilellm.pipeline.fit import make_model, make_module
-    from mobilellm.training.stages import carry_over
+    from mobilellm.training.carry_over import carry_over
 
     if path.exists():
         checkpoint = _read(path)
@@ -203,8 +203,8 @@ def _plan(
     run: "Run", compression: "CompressionCallback", model: Any, calibration: Any, number: int
 ) -> Any:
     """The plan of stage `number`: made as a whole and saved at the first, then read."""
-    from mobilellm.compressor.plan import parse_plan
-    from mobilellm.training.stages import Stages
+    from mobilellm.compression.plan import parse_plan
+    from mobilellm.compression.stages import Stages
 
     path = run.folder / FOLDER / PLAN
     saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -235,7 +235,7 @@ def _show(plan: Any) -> None:
     """Print what is going to change, before it does."""
     from rich.console import Console
 
-    from mobilellm.compressor.tables import plan_table
+    from mobilellm.compression.tables import plan_table
 
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 80, highlight=False)
     console.print(plan_table(plan))
@@ -277,7 +277,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _model(config: Any, state: dict[str, Any], path: Path) -> Any:
     """The model in a checkpoint, in memory of its own."""
     from mobilellm.checkpoint import model_from_state
-    from mobilellm.training.stages import PREFIX
+    from mobilellm.training.carry_over import PREFIX
 
     weights = {k.removeprefix(PREFIX): v.clone() for k, v in state["state_dict"].items()}
     return model_from_state(config, weights, path)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilellm.launchers.configuration import instantiate
+from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.pipeline.compression import FOLDER
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mobilellm.launchers.configuration import instantiate
+from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.models import ModelConfig
 from mobilellm.pipeline.given_weights import data_of_run
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mobilellm.launchers.configuration import instantiate
-from mobilellm.launchers.override_text import override_key
+from mobilellm.hydra_app.configuration import instantiate
+from mobilellm.hydra_app.override_text import override_key
 from mobilellm.paths import user_path
 from mobilellm.pipeline.identity import PROBE, RATE, identity, read_config
 from mobilellm.pipeline.recorded import MISSING, differing, gives, replaced

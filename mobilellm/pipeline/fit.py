@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.accounting import largest_micro_batch
-from mobilellm.launchers.command import Stopped
-from mobilellm.launchers.configuration import instantiate
+from mobilellm.cli.command import Stopped
+from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.pipeline.callbacks_and_loggers import make_callbacks, make_loggers
 from mobilellm.pipeline.compression import Stage, enter_stage, find_compression, finish
 from mobilellm.pipeline.distillation import teacher_bytes
@@ -183,8 +183,8 @@ def make_module(run: Run, model: Any) -> Any:
 def make_model(run: Run) -> Any:
     """The model with its initial weights: read from `init_from`, or drawn from the seed."""
     if run.config["init_from"] is not None:
-        from mobilellm.export.model_folder import open_model
-        from mobilellm.teachers.student import student_of
+        from mobilellm.formats.model_folder import open_model
+        from mobilellm.models.layer_subset import student_of
 
         model, layers = open_model(run.config["init_from"])[0], run.config["init_layers"]
         return model if layers is None else student_of(model, layers)

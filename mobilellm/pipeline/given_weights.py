@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilellm.distillation.logit_store import is_logit_store
-from mobilellm.launchers.configuration import instantiate
+from mobilellm.distillation.logit_store.store import is_logit_store
+from mobilellm.hydra_app.configuration import instantiate
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,7 +31,7 @@ def with_initial_model(cfg: "DictConfig", overrides: Sequence[str]) -> "DictConf
         return cfg
     from omegaconf import OmegaConf
 
-    from mobilellm.export.model_folder import open_model
+    from mobilellm.formats.model_folder import open_model
     from mobilellm.models.layer_selection import student_config
 
     folder = Path(cfg.init_from)
@@ -81,7 +81,7 @@ def data_of_run(cfg: "DictConfig") -> "DataConfig":
     if distillation is not None and not distillation.is_dense:
         teacher = distillation.teacher_folder
     if teacher is not None and not is_logit_store(teacher):
-        from mobilellm.teachers.opening import describe_teacher
+        from mobilellm.distillation.teachers.opening import describe_teacher
 
         data = data_for_weights(
             cfg.data,
@@ -127,8 +127,8 @@ def own_tokenizer(node: Any, folder: str | Path, *, name: str) -> str | None:
     Raises:
         ValueError: as `data_for_weights`.
     """
-    from mobilellm.export.model_folder import describe_missing_tokenizer, find_tokenizer
     from mobilellm.files import TOKENIZER_FILE
+    from mobilellm.formats.model_folder import describe_missing_tokenizer, find_tokenizer
 
     own, given = find_tokenizer(folder), node.get("tokenizer")
     if given is not None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mobilellm.launchers.override_text import (
+from mobilellm.hydra_app.override_text import (
     is_shown,
     override_key,
     override_value,

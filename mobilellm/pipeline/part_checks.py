@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mobilellm.launchers.configuration import instantiate
-from mobilellm.launchers.errors import unknown_field
+from mobilellm.cli.errors import unknown_field
+from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.models import ModelConfig
 from mobilellm.training.budget import Budget
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mobilellm.launchers.configuration import instantiate
-from mobilellm.launchers.gpus import visible_gpus
-from mobilellm.launchers.root_keys import checked_config
+from mobilellm.hydra_app.configuration import instantiate
+from mobilellm.hydra_app.root_keys import checked_config
+from mobilellm.launchers.local.gpus import visible_gpus
 from mobilellm.models import ModelConfig
 from mobilellm.paths import check_writable
 from mobilellm.pipeline.end_of_text import with_ids_of_data
@@ -153,8 +153,8 @@ def _hydra_job() -> _Job:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from mobilellm.launchers.override_text import override_key
-    from mobilellm.launchers.sweep_check import as_typed, common_keys
+    from mobilellm.hydra_app.override_text import override_key
+    from mobilellm.hydra_app.sweep_check import as_typed, common_keys
 
     if not HydraConfig.initialized():
         return _Job()
@@ -168,7 +168,7 @@ def _is_launched_by(name: str) -> bool:
     """Whether the launcher called `LOCAL` or `SLURM` gives each trial a process of its own."""
     from hydra.core.hydra_config import HydraConfig
 
-    from mobilellm.launchers import sweep_check
+    from mobilellm.hydra_app import sweep_check
 
     if not HydraConfig.initialized() or not _hydra_job().is_sweep:
         return False

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilellm.launchers.configuration import instantiate
-from mobilellm.launchers.root_keys import checked_config
+from mobilellm.hydra_app.configuration import instantiate
+from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.paths import check_writable, user_path
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from mobilellm.data import PreparedData
     from mobilellm.data.windows import Windows
-    from mobilellm.distillation.logit_manifest import LogitInputs
-    from mobilellm.distillation.logit_store import LogitStore
-    from mobilellm.distillation.logit_writer import LogitWriter
-    from mobilellm.teachers.teacher import ModelTeacher
+    from mobilellm.distillation.logit_store.manifest import LogitInputs
+    from mobilellm.distillation.logit_store.store import LogitStore
+    from mobilellm.distillation.logit_store.writer import LogitWriter
+    from mobilellm.distillation.teachers.teacher import ModelTeacher
 
 DEFAULT_DIR = Path("logits")
 SHARD_BYTES = 1 << 24
@@ -46,10 +46,10 @@ def prepare_logits(cfg: "DictConfig", folder: str | Path) -> "LogitStore":
         ValueError, FileNotFoundError: what does not fit, before the teacher runs.
         OSError: the disk is full; finished shards stay.
     """
-    from mobilellm.distillation.logit_manifest import LogitInputs
+    from mobilellm.distillation.logit_store.manifest import LogitInputs
+    from mobilellm.distillation.teachers.opening import check_data, describe_teacher, open_teacher
+    from mobilellm.distillation.teachers.teacher import ModelTeacher
     from mobilellm.pipeline.model_hash import model_hash
-    from mobilellm.teachers.opening import check_data, describe_teacher, open_teacher
-    from mobilellm.teachers.teacher import ModelTeacher
 
     folder = user_path(folder)
     cfg, device = check_options(cfg, folder)
@@ -95,9 +95,9 @@ def check_options(cfg: "DictConfig", folder: Path) -> "tuple[DictConfig, str]":
     """
     import torch
 
-    from mobilellm.distillation.packing import Packing
-    from mobilellm.teachers.opening import check_fits, describe_teacher
-    from mobilellm.teachers.teacher import check_teacher_options
+    from mobilellm.distillation.logit_store.packing import Packing
+    from mobilellm.distillation.teachers.opening import check_fits, describe_teacher
+    from mobilellm.distillation.teachers.teacher import check_teacher_options
     from mobilellm.training.trainer import TrainerConfig
 
     cfg = checked_config("prepare_logits", cfg)
@@ -126,9 +126,9 @@ def _data(cfg: "DictConfig", folder: Path) -> "tuple[Any, PreparedData]":
     from omegaconf import OmegaConf
 
     from mobilellm.data import prepare_data
-    from mobilellm.data.prepare import open_prepared
+    from mobilellm.data.preparation.prepare import open_prepared
+    from mobilellm.distillation.teachers.opening import describe_teacher
     from mobilellm.pipeline.given_weights import data_for_weights
-    from mobilellm.teachers.opening import describe_teacher
 
     facts = describe_teacher(folder)
     merged: Any = OmegaConf.create(OmegaConf.to_container(cfg))
@@ -169,9 +169,9 @@ def _make(
     """The store in `out`: reused, gone on with, or begun."""
     from filelock import FileLock, Timeout
 
-    from mobilellm.distillation.logit_manifest import MANIFEST
-    from mobilellm.distillation.logit_store import LogitStore
-    from mobilellm.distillation.logit_writer import LOCK, LogitWriter, check_folder
+    from mobilellm.distillation.logit_store.manifest import MANIFEST
+    from mobilellm.distillation.logit_store.store import LogitStore
+    from mobilellm.distillation.logit_store.writer import LOCK, LogitWriter, check_folder
     from mobilellm.pipeline.teacher_pass import write_missing
 
     check_folder(out, inputs)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilellm.launchers.messages import shown_messages
+from mobilellm.cli.messages import shown_messages
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilellm.launchers.command import Stopped
+from mobilellm.cli.command import Stopped
 from mobilellm.pipeline.rank import Report
 from mobilellm.run_folder import read_summary, write_summary
 from mobilellm.training.signals import ends_at_once, handled_signals, leave_closed_terminal

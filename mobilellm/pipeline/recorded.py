@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mobilellm.launchers.override_text import override_key
+from mobilellm.hydra_app.override_text import override_key
 from mobilellm.pipeline.identity import identity, read_config
 from mobilellm.run_folder import flat_config, is_identity, last_checkpoint, read_summary
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilellm.launchers.command import Stopped
+from mobilellm.cli.command import Stopped
 from mobilellm.pipeline.beginning import beginning
 from mobilellm.pipeline.distillation import check_teacher
 from mobilellm.pipeline.extension import check_same_data

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilellm.data.prepare import open_prepared
+from mobilellm.data.preparation.prepare import open_prepared
 from mobilellm.data.source import SPLITS
-from mobilellm.launchers.configuration import instantiate
+from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.run_folder import read_summary
 
 if TYPE_CHECKING:
     from mobilellm.data import DataConfig
-    from mobilellm.launchers.sweep_check import Trial
+    from mobilellm.hydra_app.sweep_check import Trial
 
 
 def check_data_folders(trials: "Sequence[Trial]") -> None:

@@ -9,8 +9,8 @@ import torch
 
 from mobilellm.accounting.training_memory import LOSS_CHUNK_LOGITS
 from mobilellm.data.windows import Windows
-from mobilellm.distillation.logit_writer import LogitWriter, ShardWriter
-from mobilellm.teachers.teacher import ModelTeacher
+from mobilellm.distillation.logit_store.writer import LogitWriter, ShardWriter
+from mobilellm.distillation.teachers.teacher import ModelTeacher
 
 
 def write_missing(

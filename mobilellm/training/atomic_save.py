@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mobilellm.compression.shapes import parse_layer_shape
+from mobilellm.layers.shapes import parse_layer_shape
 from mobilellm.run_folder import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, find_damage
 
 # What a text begins and ends with changes no weight and no step.

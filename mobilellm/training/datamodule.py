@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from mobilellm.data.windows import WindowBatchSampler, Windows
-from mobilellm.evaluation.cross_entropy import IGNORE_INDEX
+from mobilellm.losses.cross_entropy import IGNORE_INDEX
 
 Batch = dict[str, Tensor]
 

@@ -10,6 +10,8 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 from mobilellm.evaluation.validation import ValidationResult, sum_losses
+from mobilellm.losses.loss_terms import HasLossTerms, term_sources
+from mobilellm.losses.micro_batch import count_tasks, micro_batch_losses
 from mobilellm.optim.parameter_groups import set_learning_rates
 from mobilellm.optim.schedules import Schedule
 from mobilellm.training.atomic_save import check_same_model
@@ -17,8 +19,6 @@ from mobilellm.training.budget import Budget
 from mobilellm.training.compilation import compile_blocks_
 from mobilellm.training.csv_logger import CSVLogger
 from mobilellm.training.intervals import Intervals
-from mobilellm.training.loss_terms import HasLossTerms, term_sources
-from mobilellm.training.losses import count_tasks, micro_batch_losses
 from mobilellm.training.sharding import apply_fully_shard_, check_stored_parameters, gradient_sync
 from mobilellm.training.step_judges import StepJudge, step_judges
 from mobilellm.training.validation_callback import ValidationCallback

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from mobilellm.compressor.factorization import Factorization
+from mobilellm.compression.factorization import Factorization
 from mobilellm.evaluation.validation import sum_losses
-from mobilellm.export.model_folder import open_model
+from mobilellm.formats.model_folder import open_model
 
 WINDOW = 512
 BATCH = 8

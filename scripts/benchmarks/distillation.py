@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from mobilellm.callbacks.distillation import DistillationCallback
-from mobilellm.distillation.forward_kl import ForwardKL
-from mobilellm.distillation.packing import Packing
-from mobilellm.distillation.targets import TopK, top_k_of
+from mobilellm.distillation.logit_store.packing import Packing
+from mobilellm.distillation.losses.forward_kl import ForwardKL
+from mobilellm.distillation.losses.targets import TopK, top_k_of
+from mobilellm.distillation.teachers.teacher import Lesson, ModelTeacher, structure_of
+from mobilellm.losses.micro_batch import count_tasks, micro_batch_losses
 from mobilellm.models import MobileLLM, ModelConfig
-from mobilellm.teachers.teacher import Lesson, ModelTeacher, structure_of
-from mobilellm.training.losses import count_tasks, micro_batch_losses
 from scripts.benchmarks.peers import random_tokens
 from scripts.benchmarks.rounds import alternate, median_ratio, repeated
 from scripts.benchmarks.shapes import Workload, middle_workload
@@ -98,7 +98,7 @@ def measure_distillation(
 
 def compare_costs(workload: Workload, *, rounds: int, seconds: float) -> dict[str, Any]:
     """One shape: medians over rounds in which all take turns."""
-    from mobilellm.teachers.teacher import StoredTeacher
+    from mobilellm.distillation.teachers.teacher import StoredTeacher
 
     teacher_model = MobileLLM(_teacher_config(workload.config))
     structure = structure_of(teacher_model.config)
@@ -198,10 +198,10 @@ def main(name: str, vocab_size: int) -> None:
     """Compute one loss with its gradients and say how much memory that took at most."""
     import psutil
 
-    from mobilellm.evaluation.chunked_losses import Term, chunked_losses
+    from mobilellm.distillation.terms import distillation_terms
+    from mobilellm.losses.chunked import Term, chunked_losses
+    from mobilellm.losses.loss_terms import LogitTerm
     from mobilellm.pipeline.memory import peak_memory_bytes, reset_peak_memory
-    from mobilellm.training.distillation import distillation_terms
-    from mobilellm.training.loss_terms import LogitTerm
 
     tokens, width = 4096, 256
     generator = torch.Generator().manual_seed(0)

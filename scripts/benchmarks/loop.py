@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mobilellm.data.windows import WindowDataset
-from mobilellm.evaluation.cross_entropy import chunked_cross_entropy
+from mobilellm.losses.cross_entropy import chunked_cross_entropy
 from mobilellm.models import MobileLLM
 from mobilellm.optim import adamw
 from scripts.benchmarks.shapes import Workload, demo_workloads

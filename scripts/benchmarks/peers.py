@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mobilellm.evaluation.cross_entropy import chunked_cross_entropy
+from mobilellm.losses.cross_entropy import chunked_cross_entropy
 from mobilellm.models import MobileLLM, ModelConfig
 from scripts.benchmarks.shapes import Workload
 

@@ -30,7 +30,7 @@ from mobilellm.accounting.scaling import (
     forecast_step,
     update_bytes,
 )
-from mobilellm.evaluation.cross_entropy import chunked_cross_entropy
+from mobilellm.losses.cross_entropy import chunked_cross_entropy
 from mobilellm.models import MobileLLM
 from scripts.benchmarks.peers import random_tokens
 from scripts.benchmarks.rounds import alternate, median_ratio

@@ -268,7 +268,7 @@ def test_another_model_beside_a_saved_one_is_refused(folder):
 
 def test_explaining_a_saved_model_needs_no_torch(folder):
     code = (
-        "import sys; from mobilellm.export.model_folder import open_config; "
+        "import sys; from mobilellm.formats.model_folder import open_config; "
         f"open_config({str(folder)!r}); print('torch' in sys.modules)"
     )
     done = subprocess.run(

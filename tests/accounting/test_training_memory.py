@@ -124,8 +124,8 @@ def test_masked_attention_on_gpus_repeats_keys_and_values():
     ],
 )
 def test_the_loss_takes_as_many_bytes_for_each_logit(monkeypatch, precision, dtype, accelerator):
-    from mobilellm.evaluation import label_losses
-    from mobilellm.evaluation.cross_entropy import chunked_cross_entropy
+    from mobilellm.losses import label_losses
+    from mobilellm.losses.cross_entropy import chunked_cross_entropy
 
     rows, vocab, width = 512, 2048, 8
     # As on a GPU the softmax takes all rows at a time; on a CPU a few, here one sixty-fourth.

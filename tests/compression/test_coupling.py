@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from mobilellm.compression.coupling import Coupling, permute_units_
+from mobilellm.compression.algorithms.coupling import Coupling, permute_units_
+from mobilellm.compression.model_couplings import couplings
 from mobilellm.models import MobileLLM, ModelConfig
-from mobilellm.models.couplings import couplings
 
 
 def make_model(**changes) -> MobileLLM:

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from mobilellm.compression.knapsack import BUCKETS, choose
+from mobilellm.compression.algorithms.knapsack import BUCKETS, choose
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -4,13 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mobilellm.compression.kronecker import (
-    KroneckerLinear,
-    nearest_kronecker,
-    rearrange,
-    truncated_svd,
-)
-from mobilellm.compression.layers import (
+from mobilellm.compression.algorithms.kronecker import nearest_kronecker, rearrange, truncated_svd
+from mobilellm.layers.compressed import (
     FactorizedEmbedding,
     FactorizedLinear,
     KroneckerEmbedding,
@@ -18,7 +13,8 @@ from mobilellm.compression.layers import (
     MaskedLinear,
     empty_linear,
 )
-from mobilellm.compression.shapes import FactorizedShape, MaskedShape, PartShape, low_rank_shape
+from mobilellm.layers.kronecker_linear import KroneckerLinear
+from mobilellm.layers.shapes import FactorizedShape, MaskedShape, PartShape, low_rank_shape
 
 # left (m1, n1), right (m2, n2), terms: primes, ones, both orders of multiplication.
 SHAPES = [

@@ -5,15 +5,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from mobilellm.compression.arrangement import Arrangement, Member, Side, batches
-from mobilellm.compression.kronecker import KroneckerLinear, nearest_kronecker
-from mobilellm.compression.layers import FactorizedLinear
-from mobilellm.compression.permutation import (
+from mobilellm.compression.algorithms.arrangement import Arrangement, Member, Side, batches
+from mobilellm.compression.algorithms.kronecker import nearest_kronecker
+from mobilellm.compression.algorithms.permutation import (
     PermutationSearch,
     search_permutations,
     search_unit_permutation,
 )
-from mobilellm.compression.shapes import PartShape
+from mobilellm.layers.compressed import FactorizedLinear
+from mobilellm.layers.kronecker_linear import KroneckerLinear
+from mobilellm.layers.shapes import PartShape
 
 TWO_ROWS = ((48, 192), (2, 1))
 

@@ -3,9 +3,14 @@
 import pytest
 import torch
 
-from mobilellm.compression.layers import MaskedLinear
-from mobilellm.compression.metric import Metric
-from mobilellm.compression.pruning import magnitude_mask, pruned_count, sparsegpt, wanda_mask
+from mobilellm.compression.algorithms.metric import Metric
+from mobilellm.compression.algorithms.pruning import (
+    magnitude_mask,
+    pruned_count,
+    sparsegpt,
+    wanda_mask,
+)
+from mobilellm.layers.compressed import MaskedLinear
 
 SPARSITIES = [0.0, 0.1, 0.3, 0.5, 0.77, 0.99]
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from mobilellm.compression.kronecker import nearest_kronecker
-from mobilellm.compression.layers import FactorizedLinear, KroneckerLinear
-from mobilellm.compression.replace import replace_modules_
+from mobilellm.compression.algorithms.kronecker import nearest_kronecker
+from mobilellm.compression.algorithms.replace import replace_modules_
+from mobilellm.layers.compressed import FactorizedLinear, KroneckerLinear
 
 
 def exact(name, layer):

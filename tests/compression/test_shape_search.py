@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mobilellm.compression.low_rank import nearest_low_rank, rank_for
-from mobilellm.compression.metric import Metric
-from mobilellm.compression.shape_search import ShapeSearch, search_shape
-from mobilellm.compression.sums import dense
+from mobilellm.compression.algorithms.low_rank import nearest_low_rank, rank_for
+from mobilellm.compression.algorithms.metric import Metric
+from mobilellm.compression.algorithms.shape_search import ShapeSearch, search_shape
+from mobilellm.compression.algorithms.sums import dense
 
 
 def random(*shape, seed=0):

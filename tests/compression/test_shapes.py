@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mobilellm.compression.kronecker import KroneckerLinear
-from mobilellm.compression.shapes import (
+from mobilellm.layers.kronecker_linear import KroneckerLinear
+from mobilellm.layers.shapes import (
     FactorizedShape,
     MaskedShape,
     PartShape,

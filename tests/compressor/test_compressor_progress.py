@@ -2,7 +2,7 @@ import io
 import logging
 import sys
 
-from mobilellm.compressor import progress
+from mobilellm.compression import progress
 
 
 def test_long_work_is_told_and_quick_work_is_not(caplog, monkeypatch):

@@ -6,9 +6,9 @@ import re
 import pytest
 import torch
 
-from mobilellm.compressor import forecast
-from mobilellm.compressor.factorization import Factorization
-from mobilellm.compressor.sensitivity import PROPOSALS
+from mobilellm.compression import forecast
+from mobilellm.compression.factorization import Factorization
+from mobilellm.compression.sensitivity import PROPOSALS
 from mobilellm.evaluation import validation
 from mobilellm.models import MobileLLM, ModelConfig
 
@@ -28,7 +28,7 @@ def batches():
 def test_a_search_is_forecast_before_it_begins_and_counts_what_it_measures(
     model, caplog, monkeypatch
 ):
-    from mobilellm.compressor import sensitivity
+    from mobilellm.compression import sensitivity
 
     measured = []
     real = validation.sum_losses

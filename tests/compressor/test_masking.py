@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from mobilellm.checkpoint import load_model, save_model
-from mobilellm.compression.metric import Metric
-from mobilellm.compression.pruning import sparsegpt
-from mobilellm.compressor.apply import dense_weight, with_layers
-from mobilellm.compressor.calibration import gather_moments
-from mobilellm.compressor.masking import METHODS, Pruning
-from mobilellm.compressor.plan import Plan
+from mobilellm.compression.algorithms.metric import Metric
+from mobilellm.compression.algorithms.pruning import sparsegpt
+from mobilellm.compression.apply import dense_weight, with_layers
+from mobilellm.compression.calibration import gather_moments
+from mobilellm.compression.masking import METHODS, Pruning
+from mobilellm.compression.plan import Plan
 from mobilellm.models import MobileLLM, ModelConfig
 
 SCHEMES = ("immediate", "repeat_all", "reverse")

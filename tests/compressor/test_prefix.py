@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mobilellm.compressor.calibration import gather_moments
-from mobilellm.compressor.prefix import Prefix
+from mobilellm.compression.calibration import gather_moments
+from mobilellm.compression.prefix import Prefix
 from mobilellm.models import MobileLLM, ModelConfig
 
 SHAPE = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_blocks": 3,

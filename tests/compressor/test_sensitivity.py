@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from mobilellm.compression.metric import Metric
-from mobilellm.compression.sums import SumFit
-from mobilellm.compressor.apply import dense_weight
-from mobilellm.compressor.error_curve import ErrorCurve
-from mobilellm.compressor.factorization import Factorization
-from mobilellm.compressor.sensitivity import proposals
+from mobilellm.compression.algorithms.metric import Metric
+from mobilellm.compression.algorithms.sums import SumFit
+from mobilellm.compression.apply import dense_weight
+from mobilellm.compression.error_curve import ErrorCurve
+from mobilellm.compression.factorization import Factorization
+from mobilellm.compression.sensitivity import proposals
 from mobilellm.models import MobileLLM, ModelConfig
 
 PARTS = {

@@ -7,10 +7,10 @@ import torch
 from test_masking import SCHEMES, batches, make_model
 
 from mobilellm.checkpoint import load_model, save_model
-from mobilellm.compressor.cutting import pruned_model
-from mobilellm.compressor.masking import Pruning
-from mobilellm.compressor.structured import StructuredPruning
-from mobilellm.compressor.structured_plan import StructuredPlan
+from mobilellm.compression.cutting import pruned_model
+from mobilellm.compression.masking import Pruning
+from mobilellm.compression.structured import StructuredPruning
+from mobilellm.compression.structured_plan import StructuredPlan
 from mobilellm.evaluation.validation import sum_losses
 
 VARIANTS = [{"layer_sharing": scheme, "block_repeats": 2, "share_kv": kv}

@@ -5,10 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
-from mobilellm.compression.shapes import FactorizedShape, MaskedShape, low_rank_shape
-from mobilellm.compressor.plan import LayerPlan, Plan, parse_plan
-from mobilellm.compressor.structured_plan import StructuredPlan
-from mobilellm.compressor.tables import plan_table, results_table
+from mobilellm.compression.plan import LayerPlan, Plan, parse_plan
+from mobilellm.compression.structured_plan import StructuredPlan
+from mobilellm.compression.tables import plan_table, results_table
+from mobilellm.layers.shapes import FactorizedShape, MaskedShape, low_rank_shape
 
 KINDS = {
     "attention.q_proj": (576, 576), "attention.k_proj": (192, 576), "attention.o_proj": (576, 576),

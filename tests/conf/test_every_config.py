@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mobilellm.launchers.configuration import compose, config_folder, instantiate
+from mobilellm.hydra_app.configuration import compose, config_folder, instantiate
 from mobilellm.models import ModelConfig
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -83,7 +83,7 @@ def test_every_choice_composes_and_builds(group, choice, tmp_path):
 
 
 def test_the_launcher_builds():
-    from mobilellm.launchers.configuration import config_loader, load
+    from mobilellm.hydra_app.configuration import config_loader, load
 
     with config_loader() as loader:
         from hydra.types import RunMode

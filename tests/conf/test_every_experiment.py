@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mobilellm.launchers.configuration import compose
+from mobilellm.hydra_app.configuration import compose
 from mobilellm.pipeline import train
 
 ROOT = Path(__file__).parents[2]

@@ -14,13 +14,13 @@ from accepted_values import FREE_TEXT, PATHS, ROWS
 from omegaconf import OmegaConf
 from walk import CONF, GROUPS, NO_TEXT, PROBES, Case, all_cases, written_keys
 
-from mobilellm.launchers.configuration import compose, instantiate
-from mobilellm.launchers.root_keys import ROOTS, TRAIN, TRAIN_GROUPS
-from mobilellm.launchers.run_config import RunConfig
+from mobilellm.hydra_app.configuration import compose, instantiate
+from mobilellm.hydra_app.root_keys import ROOTS, TRAIN, TRAIN_GROUPS
+from mobilellm.hydra_app.run_config import RunConfig
 
 HOW_TO = (
     "\nA new key needs its type and range: as annotation and in check_fields(…) or @checked(…) of "
-    "what takes it, or as a row of mobilellm/launchers/root_keys.py where it stands at the root of "
+    "what takes it, or as a row of mobilellm/hydra_app/root_keys.py where it stands at the root of "
     "a file. An extreme value that has a meaning gets a row in tests/conf/accepted_values.py."
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from mobilellm.launchers.configuration import compose, config_loader, instantiate, load
+from mobilellm.hydra_app.configuration import compose, config_loader, instantiate, load
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("model", "data", "optimizer", "schedule", "compression", "distillation", "callbacks",
@@ -44,7 +44,7 @@ class Case:
 
     def outcome(self, value: Any) -> tuple[str | None, Any]:
         """Why the value is refused, None where it is accepted; and what the check gave."""
-        from mobilellm.launchers.errors import describe_error
+        from mobilellm.cli.errors import describe_error
 
         config = OmegaConf.create(self.config)
         try:
@@ -147,8 +147,8 @@ def group_cases(folder: Path) -> Iterator[Case]:
 
 def root_cases(folder: Path) -> Iterator[Case]:
     """Keys at the root of the files that commands begin with."""
-    from mobilellm.launchers.explanation import explain_config
-    from mobilellm.launchers.root_keys import checked_config
+    from mobilellm.hydra_app.root_keys import checked_config
+    from mobilellm.pipeline.explain import explain_config
     from mobilellm.pipeline.plan import plan_run
     from mobilellm.pipeline.prepare_logits import check_options
 
@@ -173,7 +173,7 @@ def launcher_cases() -> Iterator[Case]:
     """Keys of hydra/launcher."""
     from hydra.types import RunMode
 
-    from mobilellm.launchers.slurm_settings import SlurmSettings
+    from mobilellm.launchers.slurm.settings import SlurmSettings
 
     def plain(config: DictConfig) -> dict[str, Any]:
         values: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)

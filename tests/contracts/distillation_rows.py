@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from mobilellm.distillation.attention_kl import AttentionKL
-from mobilellm.distillation.forward_kl import ForwardKL
-from mobilellm.distillation.hidden_state_cosine import HiddenStateCosine
-from mobilellm.distillation.hidden_state_mse import HiddenStateMSE
-from mobilellm.distillation.jensen_shannon import JensenShannon
-from mobilellm.distillation.logit_mse import LogitMSE
-from mobilellm.distillation.loss import LogitLoss, StateLoss
-from mobilellm.distillation.reverse_kl import ReverseKL
-from mobilellm.distillation.targets import top_k_of
-from mobilellm.distillation.teacher_cross_entropy import TeacherCrossEntropy
+from mobilellm.distillation.losses.attention_kl import AttentionKL
+from mobilellm.distillation.losses.forward_kl import ForwardKL
+from mobilellm.distillation.losses.hidden_state_cosine import HiddenStateCosine
+from mobilellm.distillation.losses.hidden_state_mse import HiddenStateMSE
+from mobilellm.distillation.losses.jensen_shannon import JensenShannon
+from mobilellm.distillation.losses.logit_mse import LogitMSE
+from mobilellm.distillation.losses.loss import LogitLoss, StateLoss
+from mobilellm.distillation.losses.reverse_kl import ReverseKL
+from mobilellm.distillation.losses.targets import top_k_of
+from mobilellm.distillation.losses.teacher_cross_entropy import TeacherCrossEntropy
 
 K = 4
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mobilellm.compression.kronecker import KroneckerLinear
-from mobilellm.compression.layers import FactorizedLinear
-from mobilellm.compression.shape_search import ShapeSearch
-from mobilellm.compressor.factorization import Factorization
-from mobilellm.compressor.selection import select_layers
+from mobilellm.compression.algorithms.shape_search import ShapeSearch
+from mobilellm.compression.factorization import Factorization
+from mobilellm.compression.selection import select_layers
+from mobilellm.layers.compressed import FactorizedLinear
+from mobilellm.layers.kronecker_linear import KroneckerLinear
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.cache import KVCache
 from mobilellm.models.norm import RMSNorm

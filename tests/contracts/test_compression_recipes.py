@@ -7,10 +7,10 @@ import torch
 
 from mobilellm.accounting import count_parameters, decode_bytes_per_token
 from mobilellm.checkpoint import load_model, save_model
-from mobilellm.compressor.factorization import Factorization
-from mobilellm.compressor.masking import Pruning
-from mobilellm.compressor.plan import Plan
-from mobilellm.compressor.structured import StructuredPruning
+from mobilellm.compression.factorization import Factorization
+from mobilellm.compression.masking import Pruning
+from mobilellm.compression.plan import Plan
+from mobilellm.compression.structured import StructuredPruning
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.generation import generate
@@ -143,8 +143,8 @@ def test_every_number_type_stays_what_it_is(name, dtype):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_absorbed_permutations_leave_the_function_unchanged(scheme, seed):
-    from mobilellm.compression.permutation import PermutationSearch
-    from mobilellm.compressor.permuting import absorb_permutations
+    from mobilellm.compression.algorithms.permutation import PermutationSearch
+    from mobilellm.compression.permuting import absorb_permutations
 
     model = make_model(scheme).eval()
     plan = RECIPES["absorbed"].plan(model, make_batches())

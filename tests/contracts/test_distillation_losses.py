@@ -25,8 +25,8 @@ from distillation_rows import (
 from torch.testing import assert_close
 
 import mobilellm.distillation
-from mobilellm.distillation.loss import LogitLoss, StateLoss, Structure
-from mobilellm.distillation.schedule import Ramp, value_at
+from mobilellm.distillation.losses.loss import LogitLoss, StateLoss, Structure
+from mobilellm.distillation.losses.schedule import Ramp, value_at
 
 CONF = Path(__file__).parents[2] / "conf/distillation"
 every_loss = pytest.mark.parametrize(("name", "target"), CASES)

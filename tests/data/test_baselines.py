@@ -4,8 +4,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mobilellm.data import baselines
-from mobilellm.data.baselines import BigramModel, UnigramModel, measure_baselines
+from mobilellm.data.preparation import baselines
+from mobilellm.data.preparation.baselines import BigramModel, UnigramModel, measure_baselines
 
 
 def random_tokens(size, vocab, seed):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mobilellm.data import DataConfig, HubData, TextData
-from mobilellm.launchers.configuration import compose, instantiate
+from mobilellm.hydra_app.configuration import compose, instantiate
 
 ROOT = Path(__file__).resolve().parents[2]
 CHOICES = sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml"))

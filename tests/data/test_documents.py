@@ -3,10 +3,10 @@ import re
 
 import pytest
 
-from mobilellm.data.documents import read_documents
-from mobilellm.data.file_reading import read_utf8
-from mobilellm.data.local_files import find_files
 from mobilellm.data.source import MAX_PIECE_BYTES, cut_text
+from mobilellm.data.sources.documents import read_documents
+from mobilellm.data.sources.file_reading import read_utf8
+from mobilellm.data.sources.local_files import find_files
 
 
 def documents(files, rule):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from mobilellm.data.encoder import Batch, Encoder
+from mobilellm.data.preparation.encoder import Batch, Encoder
+from mobilellm.data.preparation.workers import encode_batches
 from mobilellm.data.source import cut_text
 from mobilellm.data.tokenizer import train_tokenizer
-from mobilellm.data.workers import encode_batches
 
 SOURCE = Path(random.__file__).read_bytes()
 OTHER = Path(Path(random.__file__).parent / "textwrap.py").read_bytes()

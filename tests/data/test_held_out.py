@@ -11,8 +11,8 @@ from question_rows import rows
 from sentencepiece import SentencePieceProcessor
 
 from mobilellm.data import JsonlData, TextData, TokenizedData
-from mobilellm.data.held_out import Outline, last_of
 from mobilellm.data.overview import overview
+from mobilellm.data.preparation.held_out import Outline, last_of
 from mobilellm.data.source import Piece, document_pieces
 
 

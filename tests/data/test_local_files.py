@@ -11,7 +11,7 @@ from preparing import LIBRARY
 from test_sources import documents, write_parquet
 
 from mobilellm.data import TextData
-from mobilellm.data.local_files import find_files
+from mobilellm.data.sources.local_files import find_files
 
 
 def names(folder):

@@ -12,7 +12,7 @@ from mobilellm.data import (
     TokenizedData,
 )
 from mobilellm.data.overview import overview
-from mobilellm.data.splitting import routed_pieces
+from mobilellm.data.preparation.splitting import routed_pieces
 from mobilellm.data.windows import WindowDataset
 
 

@@ -6,10 +6,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from mobilellm.distillation.attention_kl import AttentionKL
-from mobilellm.distillation.hidden_state_mse import HiddenStateMSE
-from mobilellm.distillation.layer_map import UNIFORM, Explicit, Last, Uniform
-from mobilellm.distillation.loss import Structure
+from mobilellm.distillation.losses.attention_kl import AttentionKL
+from mobilellm.distillation.losses.hidden_state_mse import HiddenStateMSE
+from mobilellm.distillation.losses.layer_map import UNIFORM, Explicit, Last, Uniform
+from mobilellm.distillation.losses.loss import Structure
 
 DEPTHS = [(n, m) for n in range(1, 14) for m in range(1, 14)]
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mobilellm.distillation.forward_kl import ForwardKL
-from mobilellm.distillation.hidden_state_mse import HiddenStateMSE
-from mobilellm.distillation.jensen_shannon import JensenShannon
-from mobilellm.distillation.logit_mse import LogitMSE
-from mobilellm.distillation.loss import Structure
-from mobilellm.distillation.reverse_kl import ReverseKL
-from mobilellm.distillation.schedule import Ramp
-from mobilellm.distillation.targets import TopK, top_k_of
+from mobilellm.distillation.losses.forward_kl import ForwardKL
+from mobilellm.distillation.losses.hidden_state_mse import HiddenStateMSE
+from mobilellm.distillation.losses.jensen_shannon import JensenShannon
+from mobilellm.distillation.losses.logit_mse import LogitMSE
+from mobilellm.distillation.losses.loss import Structure
+from mobilellm.distillation.losses.reverse_kl import ReverseKL
+from mobilellm.distillation.losses.schedule import Ramp
+from mobilellm.distillation.losses.targets import TopK, top_k_of
 
 
 def make_logits():

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from mobilellm.distillation.logit_manifest import LogitInputs
-from mobilellm.distillation.logit_store import LogitStore, is_logit_store
-from mobilellm.distillation.logit_writer import LogitWriter
-from mobilellm.distillation.targets import TopK, top_k_of
+from mobilellm.distillation.logit_store.manifest import LogitInputs
+from mobilellm.distillation.logit_store.store import LogitStore, is_logit_store
+from mobilellm.distillation.logit_store.writer import LogitWriter
+from mobilellm.distillation.losses.targets import TopK, top_k_of
 
 WINDOWS, SEQUENCE, WORDS, K = 23, 6, 300, 5
 BELONGS = {

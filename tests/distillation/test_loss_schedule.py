@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from mobilellm.distillation.schedule import Ramp, check_scheduled, value_at
+from mobilellm.distillation.losses.schedule import Ramp, check_scheduled, value_at
 
 
 def test_a_number_stays():

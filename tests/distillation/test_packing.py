@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mobilellm.distillation.packing import PACKINGS, PRECISIONS, Packing
-from mobilellm.distillation.targets import TopK, log_probability_pair, top_k_of
+from mobilellm.distillation.logit_store.packing import PACKINGS, PRECISIONS, Packing
+from mobilellm.distillation.losses.targets import TopK, log_probability_pair, top_k_of
 
 # Half a step of the square root, and the largest -log p.
 LEVELS = {"fixed16": (65535, 32.0), "fixed8": (255, 16.0)}

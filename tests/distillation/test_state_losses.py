@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from mobilellm.distillation import attention_kl, hidden_state_cosine, hidden_state_mse
-from mobilellm.distillation.attention_kl import AttentionKL
-from mobilellm.distillation.hidden_state_cosine import HiddenStateCosine
-from mobilellm.distillation.hidden_state_mse import HiddenStateMSE
-from mobilellm.distillation.loss import Structure
+from mobilellm.distillation.losses import attention_kl, hidden_state_cosine, hidden_state_mse
+from mobilellm.distillation.losses.attention_kl import AttentionKL
+from mobilellm.distillation.losses.hidden_state_cosine import HiddenStateCosine
+from mobilellm.distillation.losses.hidden_state_mse import HiddenStateMSE
+from mobilellm.distillation.losses.loss import Structure
 from mobilellm.models import MobileLLM, ModelConfig
 
 SMALL = Structure(num_layers=2, hidden_size=8, num_heads=(2, 2), vocab_size=30)

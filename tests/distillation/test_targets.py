@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mobilellm.distillation import (
+from mobilellm.distillation.losses import (
     forward_kl,
     jensen_shannon,
     reverse_kl,
     teacher_cross_entropy,
 )
-from mobilellm.distillation.targets import RESTS, TopK, log_probability_pair, top_k_of
+from mobilellm.distillation.losses.targets import RESTS, TopK, log_probability_pair, top_k_of
 
 DIVERGENCES = [forward_kl, reverse_kl, jensen_shannon, teacher_cross_entropy]
 VOCAB = 9

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from mobilellm.distillation import forward_kl
-from mobilellm.evaluation.chunked_losses import ChunkTerm, chunked_losses
-from mobilellm.evaluation.label_losses import SoftLabels
+from mobilellm.distillation.losses import forward_kl
+from mobilellm.losses.chunked import ChunkTerm, chunked_losses
+from mobilellm.losses.label_losses import SoftLabels
 
 TOKENS, WIDTH, VOCAB = 23, 8, 31
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mobilellm.evaluation.cross_entropy import chunked_cross_entropy, token_losses
+from mobilellm.losses.cross_entropy import chunked_cross_entropy, token_losses
 from mobilellm.models import MobileLLM, ModelConfig
 
 IGNORED = -100

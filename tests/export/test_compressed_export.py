@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mobilellm.checkpoint import load_model, save_model
-from mobilellm.export.huggingface import export_huggingface, import_huggingface
+from mobilellm.formats.huggingface import export_huggingface, import_huggingface
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.training.atomic_save import check_same_model
 

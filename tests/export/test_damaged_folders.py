@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mobilellm.checkpoint import load_model, save_model
-from mobilellm.export.huggingface import export_huggingface, import_huggingface
-from mobilellm.export.model_folder import open_config, open_model
+from mobilellm.formats.huggingface import export_huggingface, import_huggingface
+from mobilellm.formats.model_folder import open_config, open_model
 from mobilellm.models import MobileLLM, ModelConfig
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 134217728\n"

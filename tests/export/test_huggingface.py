@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mobilellm.export.huggingface import export_huggingface, import_huggingface
-from mobilellm.export.huggingface_config import config_from_huggingface, config_to_huggingface
+from mobilellm.formats.huggingface import export_huggingface, import_huggingface
+from mobilellm.formats.huggingface_config import config_from_huggingface, config_to_huggingface
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.generation import generate
 

@@ -9,9 +9,9 @@ import torch
 
 from mobilellm.accounting import count_parameters
 from mobilellm.checkpoint import save_model
-from mobilellm.export.huggingface import export_huggingface
-from mobilellm.export.model_folder import open_model
-from mobilellm.export.text import continue_text
+from mobilellm.formats.huggingface import export_huggingface
+from mobilellm.formats.model_folder import open_model
+from mobilellm.formats.text import continue_text
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.generation import generate
 from mobilellm.models.saved_config import read_config
@@ -214,7 +214,7 @@ def test_exports_and_imports_name_the_tokenizers_ids(tmp_path, run_script):
 )
 def test_ids_of_a_saved_model_follow_its_tokenizer(options, before, after, tmp_path):
     from mobilellm.data.tokenizer import open_tokenizer
-    from mobilellm.export.special_tokens import with_tokenizer_ids
+    from mobilellm.formats.special_tokens import with_tokenizer_ids
 
     processor = open_tokenizer(make_tokenizer(tmp_path / "made", **options))
     config = always(1, eos_token_id=before[0], bos_token_id=before[1]).config

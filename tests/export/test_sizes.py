@@ -3,9 +3,9 @@
 import torch
 
 from mobilellm.checkpoint import read_tensors, save_model, stored_bytes
-from mobilellm.compressor.masking import Pruning
-from mobilellm.export.huggingface import export_huggingface
-from mobilellm.export.sizes import export_summary
+from mobilellm.compression.masking import Pruning
+from mobilellm.formats.huggingface import export_huggingface
+from mobilellm.formats.sizes import export_summary
 from mobilellm.models import MobileLLM, ModelConfig
 
 

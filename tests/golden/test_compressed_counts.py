@@ -7,8 +7,8 @@ which in their code stays a dense copy of the table.
 
 import pytest
 
-from mobilellm.compression.counts import count_with
-from mobilellm.compression.shapes import FactorizedShape, part_with_right
+from mobilellm.compression.algorithms.counts import count_with
+from mobilellm.layers.shapes import FactorizedShape, part_with_right
 
 VOCAB, WIDTH, CONTEXT, BLOCKS = 50257, 768, 1024, 12
 ODD, ALL = range(1, BLOCKS, 2), range(BLOCKS)

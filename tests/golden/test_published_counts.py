@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mobilellm.accounting import count_parameters, flops_per_token, kv_cache_bytes_per_token
-from mobilellm.launchers.configuration import instantiate
+from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.search.budget import config_for_budget
 
 PRESETS = Path(__file__).parents[2] / "conf" / "model"

@@ -63,7 +63,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parent)
-from mobilellm.launchers.command import Stopped, hydra_command
+from mobilellm.cli.command import Stopped, hydra_command
 
 
 @dataclass(kw_only=True)

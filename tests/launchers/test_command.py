@@ -10,7 +10,7 @@ import textwrap
 
 import pytest
 
-from mobilellm.launchers.command import Stopped, exit_code_of, run_command
+from mobilellm.cli.command import Stopped, exit_code_of, run_command
 
 
 def raising(error: BaseException):
@@ -94,7 +94,7 @@ def test_success_and_argparse_exits_pass_through():
 
 def test_a_reader_that_goes_away_is_no_traceback():
     code = textwrap.dedent("""
-        from mobilellm.launchers.command import run_command
+        from mobilellm.cli.command import run_command
         def main():
             while True:
                 print("a line that nobody reads")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mobilellm.launchers.configuration import compose, config_folder, instantiate
-from mobilellm.launchers.errors import describe_error
+from mobilellm.cli.errors import describe_error
+from mobilellm.hydra_app.configuration import compose, config_folder, instantiate
 
 
 def composing(app, *overrides):
@@ -96,6 +96,6 @@ def test_the_clones_conf_is_found_beside_the_package_and_missed_elsewhere(monkey
     monkeypatch.setattr("sys.argv", [str(tmp_path / "bin" / "train")])
     assert (config_folder() / "train.yaml").exists()
     lonely = tmp_path / "site-packages" / "mobilellm" / "launchers" / "configuration.py"
-    monkeypatch.setattr("mobilellm.launchers.configuration.__file__", str(lonely))
+    monkeypatch.setattr("mobilellm.hydra_app.configuration.__file__", str(lonely))
     with pytest.raises(FileNotFoundError, match=r"no conf/ folder .* need a clone"):
         config_folder()

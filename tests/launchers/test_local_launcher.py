@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mobilellm.launchers.local import LocalLauncher
+from mobilellm.launchers.local.launcher import LocalLauncher
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
@@ -167,12 +167,12 @@ def test_a_wrong_setting_of_the_launcher_is_one_line(app):
 
 
 def test_threads_do_not_depend_on_how_many_trials_are_left(monkeypatch):
-    monkeypatch.setattr("mobilellm.launchers.local.usable_cores", lambda: 8)
-    monkeypatch.setattr("mobilellm.launchers.local.visible_gpus", list)
+    monkeypatch.setattr("mobilellm.launchers.local.launcher.usable_cores", lambda: 8)
+    monkeypatch.setattr("mobilellm.launchers.local.launcher.visible_gpus", list)
     assert (LocalLauncher().n_jobs, LocalLauncher().threads) == (8, 1)
     assert LocalLauncher(n_jobs=2).threads == 4
     assert LocalLauncher(n_jobs=16).threads == 1
-    monkeypatch.setattr("mobilellm.launchers.local.visible_gpus", lambda: ["0", "3"])
+    monkeypatch.setattr("mobilellm.launchers.local.launcher.visible_gpus", lambda: ["0", "3"])
     assert (LocalLauncher().n_jobs, LocalLauncher().threads) == (2, 4)
 
 

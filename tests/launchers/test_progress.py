@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mobilellm.launchers.overview import Counts, Overview, RunningTrial, duration, progress_text
-from mobilellm.launchers.progress import Progress, read_progress
-from mobilellm.launchers.slurm_record import JobRecord, read_record, write_record
-from mobilellm.launchers.status import find_runs, status_table
+from mobilellm.launchers.monitor.overview import (
+    Counts,
+    Overview,
+    RunningTrial,
+    duration,
+    progress_text,
+)
+from mobilellm.launchers.monitor.progress import Progress, read_progress
+from mobilellm.launchers.monitor.status import find_runs, status_table
+from mobilellm.launchers.slurm.record import JobRecord, read_record, write_record
 
 COLUMNS = "step,tokens,train/loss,val/loss"
 
@@ -43,7 +49,7 @@ def test_the_last_whole_value_of_each_column_counts(tmp_path: Path):
 def test_only_the_end_of_a_long_file_is_read(tmp_path: Path, monkeypatch):
     rows = [f"{step},{step * 100},{9 - step / 1000:.3f}," for step in range(1, 5000)]
     run = make_run(tmp_path, [*rows, ""])
-    monkeypatch.setattr("mobilellm.launchers.progress.TAIL_BYTES", 300)
+    monkeypatch.setattr("mobilellm.launchers.monitor.progress.TAIL_BYTES", 300)
     progress = read_progress(run)
     assert (progress.step, progress.tokens, progress.train_loss) == (4999, 499_900, 4.001)
 
@@ -192,7 +198,7 @@ def test_a_folder_without_runs(tmp_path: Path):
 
 
 def test_the_overview_in_a_terminal_shows_the_running_trials(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("mobilellm.launchers.overview.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("mobilellm.launchers.monitor.overview.REFRESH_SECONDS", 0.0)
     run = make_run(tmp_path, ["20,2000,5.0,5.25", ""], {"status": "running", "max_tokens": 8000})
     counts = Counts(total=4, finished=2, skipped=1, failed=1)
     console = Console(file=io.StringIO(), force_terminal=True, width=100)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mobilellm.launchers.configuration import compose, config_loader, load
-from mobilellm.launchers.slurm_settings import SlurmSettings, common_settings
-from mobilellm.launchers.slurm_snapshot import take_snapshot
+from mobilellm.hydra_app.configuration import compose, config_loader, load
+from mobilellm.launchers.slurm.settings import SlurmSettings, common_settings
+from mobilellm.launchers.slurm.snapshot import take_snapshot
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,8 +113,8 @@ def clone(tmp_path: Path) -> Path:
         "mobilellm/__init__.py": '__version__ = "0"\n',
         "mobilellm/provenance.py": (ROOT / "mobilellm/provenance.py").read_text(encoding="utf-8"),
         "mobilellm/launchers/__init__.py": "",
-        "mobilellm/launchers/slurm_snapshot.py": (
-            ROOT / "mobilellm/launchers/slurm_snapshot.py"
+        "mobilellm/launchers/slurm/snapshot.py": (
+            ROOT / "mobilellm/launchers/slurm/snapshot.py"
         ).read_text(encoding="utf-8"),
         "conf/train.yaml": "seed: 0\n",
     }
@@ -133,7 +133,7 @@ def clone(tmp_path: Path) -> Path:
 def test_the_copy_is_the_commit_with_its_changes(clone: Path, tmp_path: Path):
     code = (
         "import sys; from pathlib import Path; "
-        "from mobilellm.launchers.slurm_snapshot import take_snapshot; "
+        "from mobilellm.launchers.slurm.snapshot import take_snapshot; "
         "from mobilellm.provenance import git_state; "
         "s = take_snapshot(Path(sys.argv[1])) if len(sys.argv) > 1 else None; "
         "print(s.path if s else git_state())"
@@ -172,5 +172,5 @@ def test_the_copy_is_the_commit_with_its_changes(clone: Path, tmp_path: Path):
 
 def test_this_clone_is_copied_whole(tmp_path: Path):
     copy = take_snapshot(tmp_path)
-    for name in ("mobilellm/launchers/slurm.py", "conf/train.yaml", "scripts/train.py"):
+    for name in ("mobilellm/launchers/slurm/launcher.py", "conf/train.yaml", "scripts/train.py"):
         assert (copy.path / name).read_bytes() == (ROOT / name).read_bytes()

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from mobilellm.launchers.configuration import config_loader
-from mobilellm.launchers.gpus import visible_gpus
-from mobilellm.launchers.sweep_check import as_typed, check_sweep, common_keys, without_hydra
+from mobilellm.hydra_app.configuration import config_loader
+from mobilellm.hydra_app.sweep_check import as_typed, check_sweep, common_keys, without_hydra
+from mobilellm.launchers.local.gpus import visible_gpus
 
 
 def check(app, *overrides, checker=None):

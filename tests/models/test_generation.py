@@ -65,7 +65,7 @@ def test_greedy_text_of_one_row(changes):
 
 def test_greedy_text_equals_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
-    from mobilellm.export.huggingface import export_huggingface
+    from mobilellm.formats.huggingface import export_huggingface
 
     model, prompts = make_model(block_repeats=2), ids(2, 6)
     export_huggingface(model, tmp_path / "llama")

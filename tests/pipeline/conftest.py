@@ -27,6 +27,6 @@ def low_rank_stages(monkeypatch):
 def corpus_tokenizer(tiny_overrides):
     """The tokenizer of the tiny runs' data: what a teacher needs to have."""
     from mobilellm.data import prepare_data
-    from mobilellm.launchers.configuration import compose, instantiate
+    from mobilellm.hydra_app.configuration import compose, instantiate
 
     return prepare_data(instantiate(compose("train", tiny_overrides).data)).tokenizer_path

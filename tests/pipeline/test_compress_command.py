@@ -12,8 +12,8 @@ import torch
 
 from mobilellm.accounting import count_parameters
 from mobilellm.checkpoint import load_model, save_model
-from mobilellm.compressor.factorization import Factorization
-from mobilellm.launchers.configuration import compose
+from mobilellm.compression.factorization import Factorization
+from mobilellm.hydra_app.configuration import compose
 from mobilellm.pipeline.compress import compress_folder
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mobilellm.callbacks.compression import CompressionCallback
-from mobilellm.compressor.factorization import Factorization
+from mobilellm.compression.factorization import Factorization
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.pipeline.compression import FOLDER, PLAN, _plan
 from mobilellm.training.budget import Budget

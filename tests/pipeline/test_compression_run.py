@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mobilellm.checkpoint import load_model
-from mobilellm.launchers.configuration import compose
+from mobilellm.hydra_app.configuration import compose
 from mobilellm.models import ModelConfig
 from mobilellm.pipeline import train
 

@@ -8,9 +8,9 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from mobilellm.launchers.command import Stopped
-from mobilellm.launchers.configuration import compose, config_loader, load, register_plugins
-from mobilellm.launchers.sweep_check import without_hydra
+from mobilellm.cli.command import Stopped
+from mobilellm.hydra_app.configuration import compose, config_loader, load, register_plugins
+from mobilellm.hydra_app.sweep_check import without_hydra
 from mobilellm.pipeline import train
 from mobilellm.pipeline.plan import plan_run
 
@@ -97,7 +97,7 @@ def test_a_larger_budget_names_the_run_that_it_could_extend(command, tmp_path, c
 
 
 def test_a_sweep_names_its_runs_by_what_varies(tiny_overrides, tmp_path):
-    from mobilellm.launchers.sweep_check import check_sweep
+    from mobilellm.hydra_app.sweep_check import check_sweep
 
     register_plugins()
     overrides = [*tiny_overrides, "max_tokens=2e3,3e3", "seed=0,1", "hydra.mode=MULTIRUN"]

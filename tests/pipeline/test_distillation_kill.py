@@ -7,7 +7,7 @@ import torch
 from killed_runs import assert_same, has_step, start, the_folder, wait_for
 
 from mobilellm.checkpoint import save_model
-from mobilellm.launchers.configuration import compose
+from mobilellm.hydra_app.configuration import compose
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.pipeline.prepare_logits import prepare_logits
 

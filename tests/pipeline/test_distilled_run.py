@@ -10,7 +10,7 @@ import torch
 
 from mobilellm.accounting import count_parameters
 from mobilellm.checkpoint import load_model, save_model
-from mobilellm.launchers.configuration import compose
+from mobilellm.hydra_app.configuration import compose
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.pipeline import train
 from mobilellm.pipeline.plan import plan_run
@@ -89,7 +89,9 @@ def test_a_teacher_changes_what_is_learnt(tiny_run, teacher):
 
 def test_weights_follow_their_ramp(tiny_run, teacher, tmp_path):
     """At the end of the ramp only labels count: the last steps' gradients are those of labels."""
-    ramp = "{_target_: mobilellm.distillation.schedule.Ramp, start: 1.0, end: 0.0, until: 0.01}"
+    ramp = (
+        "{_target_: mobilellm.distillation.losses.schedule.Ramp, start: 1.0, end: 0.0, until: 0.01}"
+    )
     summary = tiny_run(
         "distillation=forward_kl", f"{TEACHER}={teacher}",
         "distillation.distillation.cross_entropy_weight=1.0",
@@ -145,9 +147,8 @@ def test_a_store_teaches_what_its_teacher_teaches(tiny_overrides, tiny_run, teac
         torch.testing.assert_close(weight, models[1][name], rtol=1e-5, atol=1e-5)
     taught = [*tiny_overrides, "distillation=forward_kl", f"{TEACHER}={store}"]
     loss = "distillation.distillation.losses.forward_kl"
-    hotter = (
-        f"{loss}.temperature={{_target_:mobilellm.distillation.schedule.Ramp,start:1.0,end:2.0}}"
-    )
+    ramp = "mobilellm.distillation.losses.schedule.Ramp"
+    hotter = f"{loss}.temperature={{_target_:{ramp},start:1.0,end:2.0}}"
     for overrides, message in (
         (["sequence_length=16"], "with windows of 32 tokens, not of 16; use sequence_length=32"),
         (["data.document_mask=true"], "with data.document_mask=false; use the same in training"),
@@ -172,7 +173,7 @@ LOSSES = "distillation.distillation.losses"
          "student has 1 heads, layer 0 of the teacher 2; use heads=mean"),
         ([f"{RECIPE}.keep_heads=0.5", "compression.compression.first_start=0.9"], "as compression"),
         ([f"{RECIPE}.keep_blocks=0.5", f"{LOSSES}.feed_forward.layers._target_="
-          "mobilellm.distillation.layer_map.Explicit",
+          "mobilellm.distillation.losses.layer_map.Explicit",
           f"+{LOSSES}.feed_forward.layers.layers=[[1,1]]"],
          "losses.feed_forward, with the student as compression leaves it: the layer map names the "
          "student's layer 1, which has 1 layers"),
@@ -225,7 +226,7 @@ def test_the_student_is_checked_before_its_compression_too(
          "top_k=513 is above the vocabulary"),
         (["distillation=hidden_states", f"{TEACHER}=TEACHER",
           "distillation.distillation.losses.hidden_states.layers._target_="
-          "mobilellm.distillation.layer_map.Explicit",
+          "mobilellm.distillation.losses.layer_map.Explicit",
           "+distillation.distillation.losses.hidden_states.layers.layers=[[0,3]]"],
          "the layer map names the teacher's layer 3, which has 3 layers"),
         (["init_layers=[0]"], "init_layers chooses layers of the model in init_from"),

@@ -8,7 +8,7 @@ import torch
 from killed_runs import assert_same, rows
 from test_continued_settings import command, config_of  # noqa: F401
 
-from mobilellm.launchers.command import Stopped
+from mobilellm.cli.command import Stopped
 from mobilellm.optim.schedules import cosine
 
 WSD = ["schedule=wsd", "schedule.warmup_steps=2", "schedule.warmup_fraction=null"]
@@ -125,7 +125,7 @@ def test_what_makes_it_another_run_is_refused(command, tmp_path, overrides, mess
 @pytest.fixture(scope="module")
 def finished(corpus, prepared_dir, tmp_path_factory):
     """A finished run."""
-    from mobilellm.launchers.configuration import compose
+    from mobilellm.hydra_app.configuration import compose
     from mobilellm.pipeline import train
 
     folder = tmp_path_factory.mktemp("finished")

@@ -11,7 +11,7 @@ from mobilellm.checkpoint import load_model, save_model
 from mobilellm.data import PreparedData
 from mobilellm.data.tokenizer import train_tokenizer
 from mobilellm.evaluation.untrained import warn_if_untrained
-from mobilellm.launchers.configuration import compose, instantiate
+from mobilellm.hydra_app.configuration import compose, instantiate
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.pipeline import train
 from mobilellm.pipeline.compress import compress_folder

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from mobilellm.launchers.configuration import compose
+from mobilellm.hydra_app.configuration import compose
 from mobilellm.pipeline.identity import config_hash, find_run_folder, identity, run_name
 from mobilellm.run_folder import CONFIG, NOT_IDENTITY, flat_config, write_summary
 

@@ -12,7 +12,7 @@ import torch
 
 from mobilellm.accounting import count_parameters, flops_per_token
 from mobilellm.checkpoint import load_model
-from mobilellm.launchers.configuration import compose
+from mobilellm.hydra_app.configuration import compose
 from mobilellm.models import ModelConfig
 from mobilellm.pipeline import check_run, train
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mobilellm.launchers.configuration import compose
-from mobilellm.launchers.errors import describe_error
+from mobilellm.cli.errors import describe_error
+from mobilellm.hydra_app.configuration import compose
 from mobilellm.pipeline.plan import plan_run
 
 

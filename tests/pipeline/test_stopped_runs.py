@@ -11,8 +11,8 @@ import torch
 import torch.multiprocessing
 from small_run import make_module
 
-from mobilellm.launchers.command import Stopped
-from mobilellm.launchers.configuration import compose
+from mobilellm.cli.command import Stopped
+from mobilellm.hydra_app.configuration import compose
 from mobilellm.pipeline import fit, run
 from mobilellm.pipeline.plan import plan_run
 from mobilellm.run_folder import read_summary

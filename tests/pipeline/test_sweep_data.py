@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from mobilellm.cli.errors import CommandError
 from mobilellm.data import TokenizedData, prepare_data
-from mobilellm.launchers.configuration import config_loader, register_plugins
-from mobilellm.launchers.errors import CommandError
-from mobilellm.launchers.sweep_check import check_sweep
+from mobilellm.hydra_app.configuration import config_loader, register_plugins
+from mobilellm.hydra_app.sweep_check import check_sweep
 from mobilellm.pipeline import check_data_folders, check_run
 
 

@@ -10,7 +10,7 @@ from mobilellm.report.fairness import cautions
 from mobilellm.report.runs import read_runs
 from mobilellm.report.shapes import group_runs
 
-FACTORIZATION = "mobilellm.compressor.factorization.Factorization"
+FACTORIZATION = "mobilellm.compression.factorization.Factorization"
 GUARD = "mobilellm.callbacks.loss_guard.LossGuardCallback"
 
 

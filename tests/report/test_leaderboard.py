@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 from simulated_sweep import count, model, summary, write_run
 
-from mobilellm.compressor.budget import CompressionBudget
-from mobilellm.compressor.factorization import Factorization
-from mobilellm.compressor.masking import Pruning
-from mobilellm.compressor.parts import PartTemplate
-from mobilellm.compressor.structured import StructuredPruning
+from mobilellm.compression.budget import CompressionBudget
+from mobilellm.compression.factorization import Factorization
+from mobilellm.compression.masking import Pruning
+from mobilellm.compression.parts import PartTemplate
+from mobilellm.compression.structured import StructuredPruning
 from mobilellm.report import compare
 from mobilellm.report.arms import recipe_text
 from mobilellm.report.compressed import parsed_recipe
@@ -162,7 +162,7 @@ def test_a_damaged_report_is_left_out_by_name(tmp_path):
 def test_recovered_runs_stand_beside_compressed_models(tmp_path):
     write_compressed(tmp_path / "models" / "one", LOW_RANK, 4.9)
     recipe = {
-        "_target_": "mobilellm.compressor.factorization.Factorization", "parts": [],
+        "_target_": "mobilellm.compression.factorization.Factorization", "parts": [],
         "budget": {"ratio": 0.5},
     }  # fmt: skip
     node = {"_target_": "x.CompressionCallback", "recipe": recipe}

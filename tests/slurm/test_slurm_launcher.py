@@ -8,8 +8,8 @@ import sys
 import pytest
 from slurm_jobs import queue, wait_until
 
-from mobilellm.launchers.slurm_record import read_record
-from mobilellm.launchers.slurm_state import run_states
+from mobilellm.launchers.slurm.record import read_record
+from mobilellm.launchers.slurm.state import run_states
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SWEEP = ("-m", "hydra/launcher=slurm")

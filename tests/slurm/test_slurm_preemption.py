@@ -17,7 +17,7 @@ from local_slurm import local_slurm
 from slurm_jobs import ROOT, processes, queue, wait_until
 
 from mobilellm.checkpoint import read_tensors
-from mobilellm.launchers.slurm_record import read_record
+from mobilellm.launchers.slurm.record import read_record
 from mobilellm.run_folder import read_summary
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -5,12 +5,12 @@ import torch
 from torch.testing import assert_close
 
 from mobilellm.checkpoint import save_model
-from mobilellm.distillation.loss import Structure
-from mobilellm.distillation.targets import TopK
+from mobilellm.distillation.losses.loss import Structure
+from mobilellm.distillation.losses.targets import TopK
+from mobilellm.distillation.teachers.opening import check_fits, describe_teacher, open_teacher
+from mobilellm.distillation.teachers.teacher import ModelTeacher, structure_of
 from mobilellm.models import MobileLLM, ModelConfig
-from mobilellm.teachers.opening import check_fits, describe_teacher, open_teacher
-from mobilellm.teachers.student import student_of
-from mobilellm.teachers.teacher import ModelTeacher, structure_of
+from mobilellm.models.layer_subset import student_of
 
 SIZES = {
     "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_blocks": 3,
@@ -94,7 +94,7 @@ def test_precision_is_the_teachers_own(folder, precision):
 
 
 def test_a_llama_of_hugging_face(tmp_path):
-    from mobilellm.export.huggingface import export_huggingface
+    from mobilellm.formats.huggingface import export_huggingface
 
     model = make_model()
     export_huggingface(model, tmp_path / "llama")
@@ -176,7 +176,7 @@ def test_damaged_weights_of_a_teacher_are_refused_in_one_line(gpt2, content):
 def test_a_teachers_config_is_read_as_any_other(folder, tmp_path):
     import json
 
-    from mobilellm.export.huggingface import export_huggingface
+    from mobilellm.formats.huggingface import export_huggingface
 
     export_huggingface(make_model(), tmp_path / "llama")
     path = tmp_path / "llama/config.json"

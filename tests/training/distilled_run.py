@@ -11,14 +11,14 @@ from small_run import VOCAB, Tokens, fit, leave_group, make_data, make_model, ma
 
 from mobilellm.callbacks.distillation import DistillationCallback
 from mobilellm.checkpoint import save_model
-from mobilellm.distillation.attention_kl import AttentionKL
-from mobilellm.distillation.forward_kl import ForwardKL
-from mobilellm.distillation.hidden_state_cosine import HiddenStateCosine
-from mobilellm.distillation.hidden_state_mse import HiddenStateMSE
-from mobilellm.distillation.jensen_shannon import JensenShannon
-from mobilellm.distillation.layer_map import Last
-from mobilellm.distillation.reverse_kl import ReverseKL
-from mobilellm.distillation.teacher_cross_entropy import TeacherCrossEntropy
+from mobilellm.distillation.losses.attention_kl import AttentionKL
+from mobilellm.distillation.losses.forward_kl import ForwardKL
+from mobilellm.distillation.losses.hidden_state_cosine import HiddenStateCosine
+from mobilellm.distillation.losses.hidden_state_mse import HiddenStateMSE
+from mobilellm.distillation.losses.jensen_shannon import JensenShannon
+from mobilellm.distillation.losses.layer_map import Last
+from mobilellm.distillation.losses.reverse_kl import ReverseKL
+from mobilellm.distillation.losses.teacher_cross_entropy import TeacherCrossEntropy
 from mobilellm.training.trainer import TrainerConfig
 
 LOSSES = {

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from lightning.pytorch import Callback
 
-from mobilellm.compression.kronecker import KroneckerLinear, nearest_kronecker
-from mobilellm.compression.layers import FactorizedLinear
-from mobilellm.compression.shapes import FactorizedShape, low_rank_shape
-from mobilellm.compressor.apply import dense_weight, with_layers
-from mobilellm.compressor.plan import LayerPlan, Plan
-from mobilellm.compressor.recipe import Compressed
-from mobilellm.compressor.selection import select_layers
+from mobilellm.compression.algorithms.kronecker import nearest_kronecker
+from mobilellm.compression.apply import dense_weight, with_layers
+from mobilellm.compression.plan import LayerPlan, Plan
+from mobilellm.compression.recipe import Compressed
+from mobilellm.compression.selection import select_layers
+from mobilellm.layers.compressed import FactorizedLinear
+from mobilellm.layers.kronecker_linear import KroneckerLinear
+from mobilellm.layers.shapes import FactorizedShape, low_rank_shape
 
 
 def die_in(moment, stage):

@@ -3,7 +3,7 @@
 import torch
 from lightning.pytorch import Callback
 
-from mobilellm.training.loss_terms import LossTerm
+from mobilellm.losses.loss_terms import LossTerm
 
 
 class Poison(Callback):

@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from question_rows import config_for
 
 from mobilellm.data import MixtureData, TextData, TextFiles, prepare_data
-from mobilellm.distillation.logit_manifest import LogitInputs
-from mobilellm.distillation.logit_store import LogitStore
-from mobilellm.distillation.logit_writer import LogitWriter
-from mobilellm.distillation.targets import top_k_of
+from mobilellm.distillation.logit_store.manifest import LogitInputs
+from mobilellm.distillation.logit_store.store import LogitStore
+from mobilellm.distillation.logit_store.writer import LogitWriter
+from mobilellm.distillation.losses.targets import top_k_of
 from mobilellm.training.datamodule import TokenDataModule
 
 LENGTH, SAMPLES, RANKS = 64, 12, (4, 2, 3)

@@ -19,9 +19,9 @@ from small_run import (
 )
 
 from mobilellm.data.windows import WindowBatchSampler, WindowDataset
+from mobilellm.losses.loss_terms import LossTerm
 from mobilellm.optim import adamw, muon
 from mobilellm.training.datamodule import gather
-from mobilellm.training.loss_terms import LossTerm
 
 STEPS = 10
 

@@ -6,13 +6,9 @@ from low_rank_recipe import LowRank
 from small_run import fit, make_data, make_model, make_module
 
 from mobilellm.callbacks.checkpoint import CheckpointCallback
+from mobilellm.compression.stages import Stages, group_layers, stage_starts
 from mobilellm.optim import adamw, muon
-from mobilellm.training.stages import (
-    Stages,
-    carry_over,
-    group_layers,
-    stage_starts,
-)
+from mobilellm.training.carry_over import carry_over
 
 CONFIG = make_model().config
 NAMES = [name for name in CONFIG.matrix_sizes if "feed_forward" in name]

@@ -8,12 +8,8 @@ import torch
 import torch.nn.functional as F
 from small_run import LENGTH, Tokens, make_data, make_model
 
-from mobilellm.evaluation.validation import (
-    ValidationResult,
-    attention_mask_of,
-    document_attention_mask,
-    sum_losses,
-)
+from mobilellm.evaluation.validation import ValidationResult, sum_losses
+from mobilellm.models.attention_mask import attention_mask_of, document_attention_mask
 
 
 def naive(model, tokens, windows):

@@ -8,9 +8,9 @@ from logit_making import SEQUENCE
 
 from mobilellm.checkpoint import save_model
 from mobilellm.data import PreparedData, prepare_data
-from mobilellm.launchers.configuration import compose, instantiate
+from mobilellm.distillation.teachers.teacher import ModelTeacher
+from mobilellm.hydra_app.configuration import compose, instantiate
 from mobilellm.models import MobileLLM
-from mobilellm.teachers.teacher import ModelTeacher
 
 
 @pytest.fixture(scope="session")

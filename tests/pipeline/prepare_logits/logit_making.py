@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mobilellm.distillation.logit_store import LogitStore
-from mobilellm.launchers.configuration import compose
+from mobilellm.distillation.logit_store.store import LogitStore
+from mobilellm.hydra_app.configuration import compose
 from mobilellm.pipeline.prepare_logits import prepare_logits
 
 SEQUENCE = 32

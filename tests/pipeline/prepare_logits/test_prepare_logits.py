@@ -14,11 +14,11 @@ import torch
 from logit_making import SEQUENCE, files_of, make_store
 
 from mobilellm.checkpoint import load_model, save_model
-from mobilellm.distillation.logit_store import LogitStore
+from mobilellm.distillation.logit_store.store import LogitStore
+from mobilellm.distillation.teachers.opening import open_teacher
 from mobilellm.models import MobileLLM
 from mobilellm.pipeline import teacher_pass
 from mobilellm.pipeline.model_hash import model_hash
-from mobilellm.teachers.opening import open_teacher
 
 ROOT = Path(__file__).parents[3]
 
@@ -93,7 +93,7 @@ def test_a_run_teaches_on_the_data_it_was_trained_on(tiny_run, tiny_overrides, t
 
 
 def test_a_hugging_face_folder_teaches(teacher, model, prepared, options, tmp_path):
-    from mobilellm.export.huggingface import export_huggingface
+    from mobilellm.formats.huggingface import export_huggingface
 
     mine = make_store(teacher, options)
     export_huggingface(model, tmp_path / "hf", prepared.tokenizer_path)

@@ -8,7 +8,7 @@ from logit_making import files_of, make_store
 
 from mobilellm.checkpoint import save_model
 from mobilellm.data import prepare_data
-from mobilellm.launchers.configuration import compose, instantiate
+from mobilellm.hydra_app.configuration import compose, instantiate
 
 
 @pytest.mark.usefixtures("never_runs")

@@ -1,0 +1,1 @@
+"""What every command shares: errors, exit codes, messages and help."""

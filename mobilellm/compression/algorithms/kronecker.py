@@ -1,0 +1,97 @@
+"""The nearest sum of Kronecker products.
+
+Source: Van Loan and Pitsianis 1993, Approximation with Kronecker products; Edalati et al. 2022,
+KnGPT-2, arXiv:2110.08152.
+"""
+
+import torch
+from torch import Tensor
+
+from mobilellm.layers.shapes import Shape
+
+# Where no more than this share of the singular values of a large matrix is asked for, the
+# eigenvectors of its Gram matrix give them sooner than a whole SVD, and as exactly.
+GRAM_SHARE = 0.1
+GRAM_MIN_SIZE = 512
+
+
+def rearrange(weight: Tensor, left_shape: Shape, right_shape: Shape) -> Tensor:
+    """R(W), (m1·n1, m2·n2): a Kronecker product becomes an outer product, entry for entry.
+
+    Raises:
+        ValueError: the factors' shapes do not make the weight's.
+    """
+    (m1, n1), (m2, n2) = left_shape, right_shape
+    if weight.dim() != 2 or tuple(weight.shape) != (m1 * m2, n1 * n2):
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}, but left_shape={tuple(left_shape)} and "
+            f"right_shape={tuple(right_shape)} make {(m1 * m2, n1 * n2)}; "
+            "give factor shapes whose products are the weight's rows and columns"
+        )
+    return weight.reshape(m1, m2, n1, n2).permute(0, 2, 1, 3).reshape(m1 * n1, m2 * n2)
+
+
+def nearest_kronecker(
+    weight: Tensor, left_shape: Shape, right_shape: Shape, num_terms: int = 1
+) -> tuple[Tensor, Tensor]:
+    """The sum of `num_terms` Kronecker products nearest to `weight` in the Frobenius norm.
+
+    The squared error is the sum of the squares of the singular values of `rearrange(weight)`
+    beyond the first `num_terms`; each factor of a term carries the root of its singular value.
+
+    Args:
+        weight: (m1·m2, n1·n2), as `nn.Linear` stores it: (out, in).
+        left_shape: (m1, n1).
+        right_shape: (m2, n2).
+        num_terms: at most min(m1·n1, m2·n2), where the representation is exact.
+
+    Returns:
+        left (num_terms, m1, n1) and right (num_terms, m2, n2), in the type of `weight`.
+
+    Raises:
+        ValueError: shapes that do not fit, more terms than there are singular values.
+
+    Source: Van Loan and Pitsianis 1993.
+    """
+    rearranged = rearrange(weight, left_shape, right_shape)
+    most = min(rearranged.shape)
+    if not 1 <= num_terms <= most:
+        raise ValueError(
+            f"num_terms={num_terms} must be between 1 and {most}, where factors "
+            f"{tuple(left_shape)} and {tuple(right_shape)} represent every weight exactly"
+        )
+    u, s, v = truncated_svd(rearranged, num_terms)
+    scale = s.sqrt()
+    left = (u * scale).T.reshape(num_terms, *left_shape)
+    right = (v * scale).T.reshape(num_terms, *right_shape)
+    return left.to(weight.dtype), right.to(weight.dtype)
+
+
+def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest `rank` singular values with their vectors: U (m, rank), s, V (n, rank).
+
+    Exact to rounding, and nothing in it is drawn at random: through the smaller Gram matrix in
+    float64 where one side is small or `rank` is a small share of a large matrix, else a whole SVD.
+    """
+    m, n = matrix.shape
+    small = min(m, n)
+    few = small >= GRAM_MIN_SIZE and rank <= GRAM_SHARE * small
+    if few or 4 * small <= max(m, n):
+        return _svd_by_gram(matrix, rank)
+    work = matrix if matrix.dtype == torch.float64 else matrix.float()
+    u, s, vh = torch.linalg.svd(work, full_matrices=False)
+    return u[:, :rank], s[:rank], vh[:rank].mH
+
+
+def _svd_by_gram(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest singular values and vectors from the eigenvectors of the smaller Gram matrix."""
+    if matrix.shape[0] < matrix.shape[1]:
+        u, s, v = _svd_by_gram(matrix.mT, rank)
+        return v, s, u
+    tall = matrix.double()
+    _, vectors = torch.linalg.eigh(tall.mT @ tall)
+    v = vectors.flip(-1)[:, :rank]
+    scaled = tall @ v
+    s = torch.linalg.vector_norm(scaled, dim=0)
+    # Directions of no length: any vector will do, since it is multiplied by zero.
+    return scaled / s.clamp(min=torch.finfo(s.dtype).tiny), s, v

@@ -1,0 +1,162 @@
+"""Searching the order of an arrangement: from several starts, by assignments and by annealing.
+
+After each sweep the worse half of the starts is dropped.
+
+Source: Jamieson and Talwalkar 2016, Non-stochastic best arm identification (successive halving),
+arXiv:1502.07943; Kirkpatrick et al. 1983, Optimization by simulated annealing.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from mobilellm.compression.algorithms.arrangement import Arrangement, assigned, batches, swapped
+from mobilellm.compression.algorithms.kronecker import truncated_svd
+from mobilellm.ranges import MAX_INDEX, MAX_SEED, Range, check_fields
+
+# A sweep that lowers the squared error by less than this share is the last.
+TOLERANCE = 1e-3
+# What is left of the squared error where an order is taken to be exact.
+EXACT = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class PermutationSearch:
+    """How long and from where to search.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    restarts: int = 4
+    """Random orders to start from, besides the present one and two sorted ones."""
+    annealing_swaps: int = 0
+    """Exchanges tried on the best order at falling temperature, before it is improved again."""
+    max_sweeps: int = 50
+    """Most sweeps for one start; each assigns every row and column once."""
+    seed: int = 0
+    """Of everything random: one seed, one result, unless the time runs out."""
+    max_seconds: float | None = None
+    """Wall-clock limit, looked at between assignments; the best order by then is taken."""
+
+    def __post_init__(self) -> None:
+        """Check."""
+        count = Range(at_least=0, cap=MAX_INDEX)
+        check_fields(
+            self,
+            restarts=count,
+            annealing_swaps=count,
+            max_sweeps=Range(at_least=1, cap=MAX_INDEX),
+            seed=Range(at_least=0, cap=MAX_SEED),
+            max_seconds=Range(above=0, remedy="null for no limit"),
+        )
+
+
+class Race:
+    """One search: its random numbers and its clock."""
+
+    def __init__(self, search: PermutationSearch) -> None:
+        """Start the clock."""
+        self.search = search
+        self.generator = torch.Generator().manual_seed(search.seed)
+        limit = search.max_seconds
+        self.deadline = math.inf if limit is None else time.monotonic() + limit
+
+    def best(self, identity: Arrangement) -> Arrangement:
+        """The best order found; never worse than `identity`."""
+        starts = chain(sorted_starts(identity), self.random_starts(identity))
+        best = self.race(identity, starts)
+        if self.search.annealing_swaps and best.squared_error > EXACT:
+            best = max(best, self.improved(self.annealed(best)), key=lambda a: a.gain)
+        return best
+
+    @property
+    def over(self) -> bool:
+        """Whether the time has run out."""
+        return time.monotonic() >= self.deadline
+
+    def random_starts(self, identity: Arrangement) -> Iterator[Arrangement]:
+        """As many as `restarts`, each made when its turn comes."""
+        for _ in range(self.search.restarts):
+            keys = [torch.rand(s.num_units, generator=self.generator) for s in identity.sides]
+            yield _sorted_by(identity, keys)
+
+    def race(self, identity: Arrangement, others: Iterable[Arrangement]) -> Arrangement:
+        """The best of all starts, of which the worse half is dropped after every sweep."""
+        best, racing = identity, chain([identity], others)
+        for _ in range(self.search.max_sweeps):
+            before = best.squared_error
+            swept = []
+            for arrangement in racing:
+                swept.append(self.sweep(arrangement))
+                best = max(best, swept[-1], key=lambda a: a.gain)
+                if self.over or best.squared_error <= EXACT:
+                    return best
+            if len(swept) == 1 and best.squared_error > (1 - TOLERANCE) * before:
+                break
+            swept.sort(key=lambda a: -a.gain)
+            racing = swept[: (len(swept) + 1) // 2]
+        return best
+
+    def improved(self, arrangement: Arrangement) -> Arrangement:
+        """A local optimum."""
+        return self.race(arrangement, [])
+
+    def sweep(self, arrangement: Arrangement) -> Arrangement:
+        """Every unit of every side assigned once."""
+        for index, side in enumerate(arrangement.sides):
+            for places in batches(side, arrangement.parts, self.generator):
+                if self.over:
+                    return arrangement
+                arrangement = assigned(arrangement, index, places)
+        return arrangement
+
+    def annealed(self, arrangement: Arrangement) -> Arrangement:
+        """The order after the exchanges, better or worse; the temperature falls to zero."""
+        tried, warmest = 0, None
+        while tried < self.search.annealing_swaps and not self.over:
+            before = tried
+            for index, side in enumerate(arrangement.sides):
+                for places in batches(side, arrangement.parts, self.generator):
+                    left = 1 - tried / self.search.annealing_swaps
+                    if left <= 0 or self.over:
+                        return arrangement
+                    heat = None if warmest is None else warmest * left
+                    arrangement, pairs, used = swapped(
+                        arrangement, index, places, heat, self.generator
+                    )
+                    warmest = used if warmest is None and pairs else warmest
+                    tried += pairs
+            if tried == before:  # too few units for a pair
+                break
+        return arrangement
+
+
+def sorted_starts(identity: Arrangement) -> list[Arrangement]:
+    """Units sorted by norm, and by their entry in the leading singular vector."""
+    norms, vectors = [], []
+    for side in identity.sides:
+        rows = torch.cat(
+            [
+                (identity.weights[i].T if dim else identity.weights[i]).reshape(side.num_units, -1)
+                for i, dim in side.members
+            ],
+            dim=1,
+        )
+        norms.append(torch.linalg.vector_norm(rows, dim=1))
+        vectors.append(truncated_svd(rows, 1)[0][:, 0])
+    return [_sorted_by(identity, norms), _sorted_by(identity, vectors)]
+
+
+def _sorted_by(arrangement: Arrangement, keys: Sequence[Tensor]) -> Arrangement:
+    """Units in the order of their keys, within their groups; one tensor of keys a side."""
+    for index, (side, key) in enumerate(zip(arrangement.sides, keys, strict=True)):
+        order = key.argsort()
+        order = order[side.group_of(order).argsort(stable=True)]
+        arrangement = arrangement.reordered(index, order)
+    return arrangement

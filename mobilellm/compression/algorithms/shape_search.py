@@ -1,0 +1,137 @@
+"""Which sum of shapes represents a weight best with a given number of parameters.
+
+Candidates are low rank, Kronecker products with small right factors, and both together. Low rank
+alone is always among them, so that the result is never worse than it at equal parameters.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mobilellm.compression.algorithms.kronecker import nearest_kronecker
+from mobilellm.compression.algorithms.low_rank import nearest_low_rank, rank_for
+from mobilellm.compression.algorithms.metric import Metric
+from mobilellm.compression.algorithms.sums import SumFit, dense
+from mobilellm.layers.shapes import FactorizedShape, PartShape, low_rank_shape
+from mobilellm.ranges import Range, check_fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeSearch:
+    """What is tried.
+
+    Raises:
+        ValueError: no finalist, no terms.
+    """
+
+    right_sizes: tuple[int, ...] = (1, 2, 4, 8)
+    """Rows and columns of right factors that are tried, where they divide the weight's."""
+    terms: tuple[int, ...] = (1, 2, 4)
+    """Terms of a Kronecker part beside low rank."""
+    finalists: int = 3
+    """Candidates that are fitted to the end; the others are ranked by a first fit."""
+
+    def __post_init__(self) -> None:
+        """Make tuples of lists and check."""
+        count = Range(at_least=1, cap=1024)
+        check_fields(self, right_sizes=count, terms=count, finalists=count)
+        object.__setattr__(self, "right_sizes", tuple(self.right_sizes))
+        object.__setattr__(self, "terms", tuple(self.terms))
+        if not self.terms:
+            raise ValueError("terms is empty; give at least one number")
+
+
+def search_shape(
+    weight: Tensor,
+    parameters: int,
+    metric: Metric | None = None,
+    search: ShapeSearch | None = None,
+) -> SumFit:
+    """The best sum found with at most so many parameters, fitted.
+
+    Args:
+        weight: (out, in).
+        parameters: entries of all factors together.
+        metric: default: the Frobenius norm.
+        search: what is tried.
+
+    Raises:
+        ValueError: too few parameters for any candidate.
+    """
+    search, metric = search or ShapeSearch(), metric or Metric()
+    rows, columns = weight.shape
+    weight = weight.detach().double()
+    check_parameters((rows, columns), parameters, search)
+    shapes = list(_candidates((rows, columns), parameters, search))
+    screened = sorted(shapes, key=_Screen(weight, metric))
+    # Low rank is exact as it stands and always a finalist.
+    finalists = [s for s in shapes if len(s.parts) == 1 and s.parts[0].is_low_rank]
+    finalists += [s for s in screened if s not in finalists][: search.finalists]
+    fits = [SumFit(weight, shape, metric).improve() for shape in finalists]
+    return min(fits, key=lambda fit: fit.error)
+
+
+def check_parameters(size: tuple[int, int], parameters: int, search: ShapeSearch) -> None:
+    """Refuse a budget in which no candidate fits.
+
+    Raises:
+        ValueError: names it and the size (rows, columns).
+    """
+    if not any(True for _ in _candidates(size, parameters, search)):
+        rows, columns = size
+        raise ValueError(
+            f"{parameters} parameters are too few for a weight of {rows}x{columns}; even rank 1 "
+            f"takes {rows + columns}: keep more, or leave this layer out"
+        )
+
+
+def _candidates(
+    size: tuple[int, int], parameters: int, search: ShapeSearch
+) -> Iterator[FactorizedShape]:
+    rows, columns = size
+    rank = rank_for(parameters, rows, columns)
+    if rank:
+        yield FactorizedShape(parts=(low_rank_shape(rows, columns, rank),))
+    for m2 in search.right_sizes:
+        for n2 in search.right_sizes:
+            # A left factor of one entry each is the low-rank twin with sides exchanged.
+            if rows % m2 or columns % n2 or m2 * n2 == 1 or (m2 == rows) or (n2 == columns):
+                continue
+            yield from _with_right((rows, columns), (m2, n2), parameters, search)
+
+
+def _with_right(
+    size: tuple[int, int], right: tuple[int, int], parameters: int, search: ShapeSearch
+) -> Iterator[FactorizedShape]:
+    rows, columns = size
+    left = (rows // right[0], columns // right[1])
+    one = PartShape(left=left, right=right)
+    fitting = min(parameters // one.parameters, one.max_terms)
+    if fitting:
+        alone = PartShape(left=left, right=right, num_terms=fitting)
+        yield FactorizedShape(parts=(alone,))
+    for terms in search.terms:
+        rank = rank_for(parameters - terms * one.parameters, rows, columns)
+        if rank >= 1 and terms <= one.max_terms:
+            part = PartShape(left=left, right=right, num_terms=terms)
+            yield FactorizedShape(parts=(low_rank_shape(rows, columns, rank), part))
+
+
+class _Screen:
+    """Squared error of a first, cheap fit: one SVD serves all ranks."""
+
+    def __init__(self, weight: Tensor, metric: Metric) -> None:
+        self.weight, self.metric = weight, metric
+        self._left, self._right = nearest_low_rank(weight, min(weight.shape), metric)
+
+    def __call__(self, shape: FactorizedShape) -> float:
+        residual = self.weight
+        for part in shape.parts:
+            if part.is_low_rank:
+                rank = part.num_terms
+                residual = residual - dense((self._left[:rank], self._right[:rank]))
+            else:
+                factors = nearest_kronecker(residual, part.left, part.right, part.num_terms)
+                residual = residual - dense(factors)
+        return self.metric.squared_norm(residual)

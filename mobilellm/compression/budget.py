@@ -1,0 +1,132 @@
+"""How much of each matrix is kept: the same share everywhere, or more where the loss needs it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mobilellm.accounting import count_parameters, decode_bytes_per_token, weight_bytes
+from mobilellm.layers.shapes import FactorizedShape
+from mobilellm.models import ModelConfig
+from mobilellm.ranges import Range, check_fields
+
+# A stored permutation is one 32-bit index for each row or column.
+INDEX_BITS = 32
+LIMITS = ("ratio", "stored_ratio", "max_bytes", "max_decode_bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressionBudget:
+    """What the compressed model may cost; exactly one limit is given.
+
+    Raises:
+        ValueError: none or several, a share that is not between 0 and 1, bytes or bits that are
+            not positive.
+    """
+
+    ratio: float | None = None
+    """Share of the chosen matrices' own parameters that is kept."""
+    stored_ratio: float | None = None
+    """Share of all stored parameters of the model that is kept."""
+    max_bytes: float | None = None
+    """Bytes of the stored weights, at `bits` each, and of stored permutations, 4 an index."""
+    max_decode_bytes: float | None = None
+    """Bytes read for one token, counted so, and again at every use of a shared block."""
+    bits: int = 16
+
+    def __post_init__(self) -> None:
+        """Check."""
+        share = Range(above=0, below=1, remedy="the share kept")
+        size = Range(above=0, cap=1e18, remedy="the number of bytes")
+        check_fields(self, ratio=share, stored_ratio=share, max_bytes=size, max_decode_bytes=size,
+                     bits=Range(at_least=1, cap=64))  # fmt: skip
+        given = [name for name in LIMITS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"the budget has {len(given)} limits ({', '.join(given) or 'none'}); give exactly "
+                f"one of {', '.join(LIMITS)}"
+            )
+
+    def __str__(self) -> str:
+        """`ratio=0.5`, `max_bytes=1,000,000 at 16 bits`."""
+        name = next(name for name in LIMITS if getattr(self, name) is not None)
+        value = getattr(self, name)
+        return f"{name}={value:,.0f} at {self.bits} bits" if self._in_bytes else f"{name}={value}"
+
+    @property
+    def _in_bytes(self) -> bool:
+        return self.max_bytes is not None or self.max_decode_bytes is not None
+
+    def index_cost(self, indices: int) -> float:
+        """What so many entries of stored permutations cost, in parameters; nothing of a share."""
+        return indices * INDEX_BITS / self.bits if self._in_bytes else 0.0
+
+    def cost(self, shape: FactorizedShape) -> float:
+        """What one use of a matrix of that shape costs, in parameters."""
+        return shape.parameters + self.index_cost(shape.indices)
+
+    def weights_of(self, config: ModelConfig, names: Sequence[str]) -> dict[str, float]:
+        """What one parameter of each matrix costs: 1, or how often it is read for a token."""
+        if self.max_decode_bytes is None:
+            return dict.fromkeys(names, 1.0)
+        order = config.layer_order
+        return {
+            name: float(order.count(int(name.split(".")[1]))) if name[:6] == "blocks" else 1.0
+            for name in names
+        }
+
+    def allowed(self, config: ModelConfig, names: Sequence[str]) -> float:
+        """What the named matrices may cost together, in parameters times their weights.
+
+        Raises:
+            ValueError: the rest of the model alone is over the limit, nothing needs to be saved,
+                or a table of which a token reads one row only is to be read less.
+        """
+        if self.max_decode_bytes is not None and not config.tie_word_embeddings:
+            _check_no_table(names)
+        weights = self.weights_of(config, names)
+        sizes = {name: rows * columns for name, (rows, columns) in config.matrix_sizes.items()}
+        dense = sum(sizes[name] * weights[name] for name in names)
+        if self.ratio is not None:
+            return self.ratio * dense
+        if self.stored_ratio is not None:
+            stored = count_parameters(config).stored
+            total, limit = float(stored), self.stored_ratio * stored
+        elif self.max_bytes is not None:
+            total, limit = float(weight_bytes(config, 8)), self.max_bytes * 8 / self.bits
+        else:
+            total = float(decode_bytes_per_token(config, bits=8))
+            limit = float(self.max_decode_bytes or 0) * 8 / self.bits
+        allowed = limit - (total - dense)
+        if allowed <= 0:
+            raise ValueError(
+                f"{self} allows {limit:,.0f} parameters, but what is not compressed has "
+                f"{total - dense:,.0f} already; name more layers or allow more"
+            )
+        if allowed >= dense:
+            raise ValueError(
+                f"{self} allows {limit:,.0f} parameters and the model has {total:,.0f}; "
+                "ask for less"
+            )
+        return allowed
+
+
+def _check_no_table(names: Sequence[str]) -> None:
+    """Refuse an untied token table.
+
+    Raises:
+        ValueError: it is among `names`.
+    """
+    if "embedding" in names:
+        raise ValueError(
+            "max_decode_bytes counts what one token reads, and of a token table that is not tied "
+            "to the head it reads one row: compressing it saves nothing there; leave embedding "
+            "out of layers, or use max_bytes or a ratio"
+        )
+
+
+def uniform_budgets(
+    config: ModelConfig, names: Sequence[str], allowed: float, weights: Mapping[str, float]
+) -> dict[str, int]:
+    """Parameters for each matrix: the same share of each."""
+    sizes = {name: rows * columns for name, (rows, columns) in config.matrix_sizes.items()}
+    share = allowed / sum(sizes[name] * weights[name] for name in names)
+    return {name: int(share * sizes[name]) for name in names}

@@ -1,0 +1,166 @@
+"""What the layers of a model see on calibration text: second moments of their inputs.
+
+A block that runs several times is one block: its moments are the mean over all its uses.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mobilellm.compression.recipe import Batch
+from mobilellm.models import MobileLLM
+from mobilellm.models.attention_mask import attention_mask_of
+
+TABLES = ("embedding", "head")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of the input of one matrix, means over tokens, float64."""
+
+    inputs: Tensor
+    """E[x xᵀ], (in, in)."""
+    tokens: int
+    """Input vectors that were counted, over all uses."""
+    cross: Tensor | None = None
+    """E[t xᵀ], (in, in), with t the input of the same matrix in the teacher; None: no teacher."""
+
+
+@torch.no_grad()
+def gather_moments(
+    model: MobileLLM,
+    calibration: Sequence[Batch],
+    names: Sequence[str],
+    *,
+    teacher: MobileLLM | None = None,
+    run: Callable[[MobileLLM, int], object] | None = None,
+) -> dict[str, Moments]:
+    """Moments of the inputs of the named matrices.
+
+    For the token table and the head the input is the hidden state that is unembedded.
+
+    Args:
+        model: whose inputs are measured.
+        calibration: batches of `input_ids` (batch, seq), with or without `document_ids`.
+        names: of `ModelConfig.matrix_sizes`.
+        teacher: a model of the same layers, run on the same text for `cross`.
+        run: takes a model and the number of a batch and runs all uses of the named matrices;
+            None: whole forward passes.
+
+    Raises:
+        ValueError: no batch, or inputs that are not finite.
+    """
+    sums: dict[str, _Sum] = {name: _Sum() for name in names}
+
+    def run_whole(model: MobileLLM, number: int) -> None:
+        device = next(model.parameters()).device
+        batch = {key: value.to(device) for key, value in calibration[number].items()}
+        model(batch["input_ids"], attention_mask=attention_mask_of(batch), logits=False)
+
+    for number in range(len(calibration)):
+        seen = _inputs_of(model, number, names, run or run_whole)
+        taught = None if teacher is None else _inputs_of(teacher, number, names, run or run_whole)
+        products: dict[tuple[int, ...], Tensor] = {}  # projections of one input share its moment
+        for name in names:
+            for use, x in enumerate(seen[name]):
+                t = None if taught is None else taught[name][use]
+                sums[name].add(x, t, products)
+    moments = {name: total.mean() for name, total in sums.items()}
+    for name, moment in moments.items():
+        if not moment.inputs.isfinite().all():
+            raise ValueError(
+                f"{name} gets inputs that are not finite (NaN or overflowed) on the calibration "
+                "text; compress a model whose loss on it is finite, in float32 if it is in float16"
+            )
+    return moments
+
+
+def check_tokens(name: str, moments: Moments) -> None:
+    """Refuse moments that cannot have full rank.
+
+    Raises:
+        ValueError: fewer tokens than the matrix has inputs.
+    """
+    size = moments.inputs.shape[0]
+    if moments.tokens < size:
+        raise ValueError(
+            f"{moments.tokens} calibration tokens are too few for {name}, whose input has {size} "
+            f"entries: its second moment has no full rank; give at least {size} "
+            "(calibration_tokens=…), better ten times as many"
+        )
+
+
+class _Sum:
+    """Running sums of outer products."""
+
+    def __init__(self) -> None:
+        self.inputs: Tensor | None = None
+        self.cross: Tensor | None = None
+        self.tokens = 0
+
+    def add(self, x: Tensor, t: Tensor | None, products: dict[tuple[int, ...], Tensor]) -> None:
+        own = _product(x, x, products)
+        self.inputs = own if self.inputs is None else self.inputs + own
+        self.tokens += x.shape[0]
+        if t is not None:
+            cross = _product(t, x, products)
+            self.cross = cross if self.cross is None else self.cross + cross
+
+    def mean(self) -> Moments:
+        if self.inputs is None:
+            raise ValueError("the calibration set is empty; give at least one batch")
+        count = self.tokens
+        cross = None if self.cross is None else self.cross / count
+        return Moments(self.inputs / count, count, cross)
+
+
+def _product(a: Tensor, b: Tensor, products: dict[tuple[int, ...], Tensor]) -> Tensor:
+    key = (id(a), id(b))
+    if key not in products:
+        products[key] = a.double().T @ b.double()
+    return products[key]
+
+
+def _inputs_of(
+    model: MobileLLM,
+    number: int,
+    names: Sequence[str],
+    run: Callable[[MobileLLM, int], object],
+) -> dict[str, list[Tensor]]:
+    """Inputs (tokens, in) of each named matrix, one per use; one object per distinct input."""
+    flat: dict[int, tuple[Tensor, Tensor]] = {}
+    seen: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def keep(name: str, x: Tensor) -> None:
+        if id(x) not in flat:
+            flat[id(x)] = (x, x.flatten(0, -2))  # x is kept, so that its id stays its own
+        seen[name].append(flat[id(x)][1])
+
+    with _watching(model, names, keep):
+        run(model, number)
+    return seen
+
+
+@contextmanager
+def _watching(model: MobileLLM, names: Sequence[str], keep) -> Iterator[None]:
+    hooks, training = [], model.training
+    model.eval()
+    for name in names:
+        if name in TABLES:
+            hooks.append(
+                model.norm.register_forward_hook(lambda _, __, out, name=name: keep(name, out))
+            )
+        else:
+            module: nn.Module = model.get_submodule(name)
+            hooks.append(
+                module.register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0]))
+            )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(training)

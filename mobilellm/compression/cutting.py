@@ -1,0 +1,63 @@
+"""Building the smaller model that a structured plan describes."""
+
+import torch
+from torch import Tensor
+
+from mobilellm.checkpoint import model_from_state
+from mobilellm.compression.algorithms.coupling import Coupling, unit_features
+from mobilellm.compression.algorithms.selection_of_units import select_units
+from mobilellm.compression.model_couplings import couplings
+from mobilellm.compression.structured_plan import StructuredPlan
+from mobilellm.models import MobileLLM, ModelConfig
+
+
+def pruned_model(model: MobileLLM, plan: StructuredPlan) -> MobileLLM:
+    """The smaller model with the weights that stay, unchanged; `model` is left as it is.
+
+    Raises:
+        ValueError: a plan of another model, compressed matrices in the blocks.
+    """
+    config = plan.config_after(model.config)
+    carriers = {coupling.name: coupling for coupling in couplings(model.config)}
+    cut: dict[str, Tensor] = {}
+    kept = zip(
+        plan.blocks, plan.heads, plan.key_value_heads(model.config), plan.channels, strict=True
+    )
+    for block, heads, key_values, channels in kept:
+        of_heads = carriers[f"blocks.{block}.heads"]
+        for coupling, units in (
+            (of_heads, heads),
+            (_key_values(of_heads, block), key_values),
+            (carriers[f"blocks.{block}.hidden"], channels),
+        ):
+            cut |= select_units(model, coupling, torch.tensor(units))
+    places = {f"blocks.{old}": f"blocks.{new}" for new, old in enumerate(plan.blocks)}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        block = ".".join(name.split(".")[:2])
+        if name.startswith("blocks.") and block not in places:
+            continue
+        stays: Tensor = cut.get(name.removesuffix(".weight"), tensor)  # pyright: ignore
+        state[places.get(block, block) + name.removeprefix(block)] = stays.detach().clone()
+    return model_from_state(config, state, "the pruned model").train(model.training)
+
+
+def _key_values(heads: Coupling, block: int) -> Coupling:
+    """The key-value heads, which are outputs of their projections and inputs of none."""
+    return Coupling(
+        name=f"blocks.{block}.key_values",
+        rows=(f"blocks.{block}.attention.k_proj", f"blocks.{block}.attention.v_proj"),
+        columns=(),
+        num_units=heads.groups,
+        unit=heads.unit,
+    )
+
+
+def kept_inputs(config: ModelConfig, plan: StructuredPlan) -> dict[str, Tensor]:
+    """Inputs that stay, of each matrix that loses some; `config` has the plan's blocks alone."""
+    kept = {}
+    chosen = [units for pair in zip(plan.channels, plan.heads, strict=True) for units in pair]
+    for coupling, units in zip(couplings(config), chosen, strict=True):
+        if len(units) < coupling.num_units:
+            kept[coupling.columns[0]] = unit_features(torch.tensor(units), coupling.unit)
+    return kept

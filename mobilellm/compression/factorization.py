@@ -1,0 +1,304 @@
+"""Factorising matrices of a model: low rank, Kronecker products, or sums of both."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from mobilellm.compression.algorithms.metric import Metric, target_weight
+from mobilellm.compression.algorithms.permutation import PermutationSearch
+from mobilellm.compression.algorithms.shape_search import (
+    ShapeSearch,
+    check_parameters,
+    search_shape,
+)
+from mobilellm.compression.algorithms.sums import SumFit
+from mobilellm.compression.apply import dense_weight, with_layers, working_copy
+from mobilellm.compression.budget import LIMITS, CompressionBudget
+from mobilellm.compression.calibration import TABLES, Moments, check_tokens, gather_moments
+from mobilellm.compression.division import Division, Spending
+from mobilellm.compression.forecast import tell_forecast
+from mobilellm.compression.parts import PartTemplate, parse_parts
+from mobilellm.compression.permuting import absorb_permutations, permuted_fit, with_permutations
+from mobilellm.compression.plan import LayerPlan, Plan
+from mobilellm.compression.prefix import Prefix
+from mobilellm.compression.progress import told
+from mobilellm.compression.recipe import Batch, Compressed
+from mobilellm.compression.selection import by_depth, select_layers
+from mobilellm.compression.sensitivity import searched_budgets
+from mobilellm.evaluation.validation import sum_losses
+from mobilellm.layers.compressed import FactorizedLinear
+from mobilellm.layers.shapes import FactorizedShape, LayerShape
+from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.models.config import check_choice
+from mobilellm.ranges import check_fields
+
+FITS = ("weights", "outputs", "propagated")
+ALLOCATIONS = ("uniform", "searched")
+PERMUTATIONS = ("none", "absorbed", "stored", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factorization:
+    """Replace matrices by sums of Kronecker products and low-rank parts.
+
+    Raises:
+        ValueError: an unknown choice, or parts that cannot be meant.
+
+    Source: Edalati et al. 2022, KnGPT-2, arXiv:2110.08152; Abronin et al. 2024, TQCompressor,
+    arXiv:2401.16367; Wang et al. 2025, SVD-LLM, arXiv:2403.07378. The sums of mixed shapes, their
+    search and the fit to propagated inputs are this project's.
+    """
+
+    layers: Sequence[str] = ("blocks.*",)
+    """Patterns over the names of `ModelConfig.matrix_sizes`."""
+    budget: CompressionBudget | Mapping[str, Any] | None = None
+    """What may be kept; None, or no limit set: what parts of fixed terms make, else one half."""
+    parts: Sequence[PartTemplate | Mapping[str, Any]] | None = ()
+    """Shapes written by hand; empty: low rank; None: searched for each matrix."""
+    fit: str = "outputs"
+    """`weights`: nearest in norm; `outputs`: nearest in the layer's outputs on the calibration
+    text; `propagated`: outputs of the dense model from the inputs that compressed layers give."""
+    allocation: str = "uniform"
+    """`uniform`: the same share of each matrix; `searched`: more where the loss needs it."""
+    permutations: str = "none"
+    """`absorbed` by neighbouring layers (free), `stored` as indices, `all`, or `none`."""
+    shape_search: ShapeSearch = field(default_factory=ShapeSearch)
+    permutation_search: PermutationSearch = field(default_factory=PermutationSearch)
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        check_fields(self)
+        check_choice("fit", self.fit, FITS)
+        check_choice("allocation", self.allocation, ALLOCATIONS)
+        check_choice("permutations", self.permutations, PERMUTATIONS)
+        if self.parts is not None:
+            parts = parse_parts(self.parts or ({},))
+            object.__setattr__(self, "parts", parts)
+        object.__setattr__(self, "budget", self._given_budget())
+        if self.is_fixed and self.allocation != "uniform":
+            raise ValueError(
+                f"allocation={self.allocation} divides a budget among the matrices, and parts with "
+                "given num_terms leave nothing to divide; give num_terms=null for one part, or "
+                "allocation=uniform"
+            )
+        if self.permutations != "none" and self.is_low_rank:
+            raise ValueError(
+                f"permutations={self.permutations} change nothing for low rank; give parts with "
+                "right factors, or permutations=none"
+            )
+
+    @property
+    def is_low_rank(self) -> bool:
+        """Whether every matrix becomes a product of two thin ones."""
+        return self.parts is not None and all(part.right is None for part in self.parts)  # pyright: ignore
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the parts say every number, so that a budget has nothing to decide."""
+        return self.parts is not None and all(p.num_terms is not None for p in self.parts)  # pyright: ignore
+
+    def _given_budget(self) -> CompressionBudget | None:
+        if isinstance(self.budget, CompressionBudget):
+            return self.budget
+        if self.budget is None:
+            return None if self.is_fixed else CompressionBudget(ratio=0.5)
+        if self.is_fixed and all(self.budget.get(name) is None for name in LIMITS):
+            # What it says beside its limits is checked all the same.
+            CompressionBudget(**{**self.budget, "ratio": 0.5})
+            return None
+        return CompressionBudget(**self.budget)
+
+    def check(self, model: MobileLLM) -> None:
+        """Refuse what cannot be applied to `model`, before any data is read.
+
+        Raises:
+            ValueError: a pattern that matches nothing, a budget that cannot be met, factors that
+                do not divide a matrix, a plan larger than the dense weights.
+        """
+        division = self._division(model)
+        budgets = division.uniform()
+        if self.parts is None:
+            for name in division.names:
+                size = model.config.matrix_sizes[name]
+                try:
+                    check_parameters(size, budgets[name], self.shape_search)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
+            return
+        shapes = self._written(division, budgets)
+        division.check(shapes)
+        Plan(layers=tuple(
+            LayerPlan(name=name, size=model.config.matrix_sizes[name], shape=shape)
+            for name, shape in shapes.items()
+        ))  # fmt: skip
+
+    def plan(self, model: MobileLLM, calibration: Sequence[Batch]) -> Plan:
+        """Choose a shape for each matrix, from the calibration text where the choices ask for it.
+
+        Raises:
+            ValueError: as `check`; too few calibration tokens.
+        """
+        self.check(model)
+        division = self._division(model)
+        started = perf_counter()
+        metrics = self._metrics(model, calibration, division.names)
+        if self.parts is None or self.allocation == "searched":
+            tell_forecast(
+                model, calibration, metrics, division, fit=self.fit, allocation=self.allocation,
+                shapes=self.shape_search if self.parts is None else None,
+                pass_seconds=perf_counter() - started,
+            )  # fmt: skip
+        budgets = division.uniform()
+        uniform = self._plan_shapes(model, division, budgets, metrics)
+        if self.allocation == "uniform":
+            return uniform
+        searched = searched_budgets(model, calibration, metrics, division)
+        if searched == budgets:
+            return uniform
+        # The search measured stand-ins; what counts is what is going to be built.
+        plans = [uniform, self._plan_shapes(model, division, searched, metrics)]
+        return min(plans, key=lambda plan: self._loss(model, plan, calibration))
+
+    def spending(self, model: MobileLLM, plan: Plan) -> Spending | None:
+        """How much of the budget a plan for `model` uses; None where there is no budget."""
+        return self._division(model).spending(plan.compressed_layers)  # pyright: ignore
+
+    def _loss(self, model: MobileLLM, plan: Plan, calibration: Sequence[Batch]) -> float:
+        """Calibration loss of the model compressed by `plan`, nats per token."""
+        return sum_losses(self.apply(model, plan, calibration).model, calibration).loss
+
+    def _plan_shapes(
+        self,
+        model: MobileLLM,
+        division: Division,
+        budgets: Mapping[str, int],
+        metrics: Mapping[str, Metric],
+    ) -> Plan:
+        """A shape for each matrix within its parameters; what has room for all stays dense.
+
+        What is left unspent buys further terms.
+        """
+        fits: dict[str, SumFit] = {}
+        if self.parts is not None:
+            shapes = self._written(division, budgets)
+        else:
+            smaller = [n for n in division.names if budgets[n] < division.sizes[n]]
+            for name in told(smaller, "shapes found"):
+                fits[name] = search_shape(
+                    dense_weight(model, name), budgets[name], metrics[name], self.shape_search
+                )
+            found = {n: with_permutations(f.shape, self.permutations) for n, f in fits.items()}
+            shapes = division.spend_rest(found, budgets)
+        division.check(shapes)
+        layers = []
+        for name, shape in told(shapes.items(), "errors of the planned shapes"):
+            fit = fits.get(name)
+            if fit is None or fit.parts != shape.parts:
+                fit = SumFit(dense_weight(model, name), shape, metrics[name])
+                fit = fit.improve() if self.parts is None else fit
+            size = model.config.matrix_sizes[name]
+            layers.append(LayerPlan(name=name, size=size, shape=shape, expected_error=fit.error))
+        return Plan(layers=tuple(layers))
+
+    def _written(
+        self, division: Division, budgets: Mapping[str, int]
+    ) -> dict[str, FactorizedShape]:
+        """The shapes that the parts make within the budgets, and what is left spent as well."""
+        smaller = [n for n in division.names if self.is_fixed or budgets[n] < division.sizes[n]]
+        shapes = {name: division.written(name, budgets[name]) for name in smaller}
+        return division.spend_rest(shapes, budgets)
+
+    def apply(self, model: MobileLLM, plan: Plan, calibration: Sequence[Batch]) -> Compressed:
+        """Fit the planned shapes, layer after layer in the model's order.
+
+        Raises:
+            ValueError: too few calibration tokens, a layer that is compressed already.
+        """
+        dense = model
+        if self.permutations in ("absorbed", "all"):
+            dense = absorb_permutations(model, plan, self.permutation_search)
+        names = [name for name in model.config.matrix_sizes if name in plan.names]
+        shapes: dict[str, LayerShape] = plan.compressed_layers
+        fitted: dict[str, FactorizedLinear] = {}
+        errors: dict[str, float] = {}
+        working = working_copy(dense)
+        prefix = Prefix(dense, calibration) if Prefix.serves(dense) else None
+        for site in told(self._sites(model.config, names), "layers fitted, by their inputs"):
+            moments: dict[str, Moments] = {}
+            if self.fit == "outputs":
+                moments = gather_moments(working, calibration, site)
+            elif self.fit == "propagated":
+                is_block = site[0] not in TABLES
+                if prefix is not None and is_block:
+                    prefix.move_to(int(site[0].split(".")[1]), working)
+                run = prefix if is_block else None
+                moments = gather_moments(working, calibration, site, teacher=dense, run=run)
+            for name in site:
+                layer, errors[name] = self._fit_layer(dense, name, shapes[name], moments)  # pyright: ignore
+                fitted[name] = layer
+                if self.fit == "propagated":
+                    working = with_layers(working, {name: layer})
+        return Compressed(with_layers(dense, fitted), errors)
+
+    def _division(self, model: MobileLLM) -> Division:
+        return Division(
+            config=model.config,
+            names=select_layers(model.config, self.layers),
+            budget=self.budget,  # pyright: ignore[reportArgumentType]
+            parts=(PartTemplate(),) if self.parts is None else self.parts,  # pyright: ignore
+            permutations=self.permutations,
+        )
+
+    def _metrics(
+        self, model: MobileLLM, calibration: Sequence[Batch], names: Sequence[str]
+    ) -> dict[str, Metric]:
+        if self.fit == "weights":
+            return dict.fromkeys(names, Metric())
+        moments = gather_moments(model, calibration, names)
+        return {name: _metric(name, moments[name]) for name in names}
+
+    def _fit_layer(
+        self, dense: MobileLLM, name: str, shape: FactorizedShape, moments: Mapping[str, Moments]
+    ) -> tuple[FactorizedLinear, float]:
+        """The fitted layer of one matrix, and its relative error."""
+        weight = dense_weight(dense, name)
+        metric, cross = Metric(), None
+        if name in moments:
+            metric, cross = _metric(name, moments[name]), moments[name].cross
+        goal = weight.double() if name in TABLES else target_weight(weight, metric, cross)
+        if shape.row_permutation or shape.column_permutation:
+            layer = permuted_fit(goal, shape, metric, self.permutation_search, weight.dtype)
+        else:
+            layer = SumFit(goal, shape, metric).improve().layer(weight.dtype)
+        return layer, metric.relative_error(goal, layer.materialize().detach())
+
+    def _sites(self, config: ModelConfig, names: Sequence[str]) -> list[list[str]]:
+        """Names whose moments are measured together: those that share an input, or all."""
+        if self.fit != "propagated":
+            return [list(names)]
+        sites: dict[str, list[str]] = {}
+        for name in by_depth(config, names):
+            sites.setdefault(_input_of(name), []).append(name)
+        return list(sites.values())
+
+
+def _input_of(name: str) -> str:
+    """What the matrix reads; matrices of one input have one answer."""
+    parent, _, kind = name.rpartition(".")
+    shared = {"q_proj": "x", "k_proj": "x", "v_proj": "x", "gate_proj": "x", "up_proj": "x"}
+    return f"{parent}.{shared.get(kind, kind)}"
+
+
+def _metric(name: str, moments: Moments) -> Metric:
+    """The error of the outputs; for a token table, which is read from both ends, half of each.
+
+    A look-up sees every entry of a row alike, the head sees the hidden states.
+    """
+    check_tokens(name, moments)
+    if name not in TABLES:
+        return Metric(moments.inputs)
+    plain = torch.eye(len(moments.inputs)).to(moments.inputs)
+    return Metric(moments.inputs / moments.inputs.diagonal().mean() + plain)

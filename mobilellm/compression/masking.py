@@ -1,0 +1,181 @@
+"""Pruning single weights of a model: masks by magnitude, Wanda or SparseGPT."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from torch import Tensor
+
+from mobilellm.compression.algorithms.metric import Metric
+from mobilellm.compression.algorithms.pruning import (
+    UNSTRUCTURED,
+    check_pattern,
+    magnitude_mask,
+    pruned_count,
+    sparsegpt,
+    wanda_mask,
+)
+from mobilellm.compression.apply import dense_weight, with_layers, working_copy
+from mobilellm.compression.calibration import Moments, check_tokens, gather_moments
+from mobilellm.compression.plan import LayerPlan, Plan
+from mobilellm.compression.recipe import Batch, Compressed
+from mobilellm.compression.selection import by_depth, select_layers
+from mobilellm.layers.compressed import MaskedLinear
+from mobilellm.layers.shapes import MaskedShape
+from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.models.config import check_choice
+from mobilellm.ranges import Range, check_fields
+
+METHODS = ("magnitude", "wanda", "sparsegpt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """Set weights to zero for good; the matrices keep their sizes.
+
+    Errors are relative: for `magnitude` of the weights, for the others of the layer's outputs on
+    the calibration text.
+
+    Raises:
+        ValueError: an unknown method or pattern, a sparsity outside [0, 1) or not the pattern's.
+
+    Source: Sun et al. 2023, Wanda, arXiv:2306.11695; Frantar and Alistarh 2023, SparseGPT,
+    arXiv:2301.00774.
+    """
+
+    layers: Sequence[str] = ("blocks.*",)
+    """Patterns over the names of `ModelConfig.matrix_sizes`."""
+    method: str = "sparsegpt"
+    """`magnitude`: the smallest go; `wanda`: the smallest times their inputs' size; `sparsegpt`:
+    those that cost the outputs least, while the others are adjusted."""
+    sparsity: float = 0.5
+    """Share of each matrix's weights that become zero."""
+    pattern: str = UNSTRUCTURED
+    """`unstructured`, or n:m: of every m neighbouring inputs n are kept."""
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        check_fields(self, sparsity=Range(at_least=0, below=1))
+        check_choice("method", self.method, METHODS)
+        check_pattern(self.sparsity, self.pattern)
+
+    def check(self, model: MobileLLM) -> None:
+        """Refuse what cannot be applied to `model`, before any data is read.
+
+        Raises:
+            ValueError: a pattern that matches nothing or only what is compressed already, the
+                token table for a method that needs the inputs of a matrix, n:m on a width that m
+                does not divide.
+        """
+        self._check_layers(model.config, select_layers(model.config, self.layers))
+
+    def plan(self, model: MobileLLM, calibration: Sequence[Batch]) -> Plan:
+        """How many weights each matrix keeps, and at which error, each matrix taken alone.
+
+        Raises:
+            ValueError: as `check`; too few calibration tokens.
+        """
+        self.check(model)
+        sizes = model.config.matrix_sizes
+        names = select_layers(model.config, self.layers)
+        moments = self._moments(model, calibration, names)
+        return Plan(
+            layers=tuple(
+                LayerPlan(
+                    name=name,
+                    size=sizes[name],
+                    shape=self._shape(sizes[name]),
+                    expected_error=self._prune(model, name, moments)[1],
+                )
+                for name in names
+            )
+        )
+
+    def apply(self, model: MobileLLM, plan: Plan, calibration: Sequence[Batch]) -> Compressed:
+        """Mask the planned matrices block by block, by what the pruned blocks before deliver.
+
+        Raises:
+            ValueError: a plan of another recipe, a layer that is compressed already, too few
+                calibration tokens.
+        """
+        self._check_layers(model.config, plan.names)
+        self._check_plan(plan)
+        names = by_depth(model.config, plan.names)
+        stages = [list(stage) for _, stage in groupby(names, key=_block_of)]
+        working = working_copy(model)
+        layers: dict[str, MaskedLinear] = {}
+        errors: dict[str, float] = {}
+        for stage in stages:
+            moments = self._moments(working, calibration, stage)
+            pruned = {}
+            for name in stage:
+                pruned[name], errors[name] = self._prune(model, name, moments)
+            layers |= pruned
+            if self.method != "magnitude" and stage is not stages[-1]:
+                working = with_layers(working, pruned)
+        return Compressed(with_layers(model, layers), errors)
+
+    def _shape(self, size: tuple[int, int]) -> MaskedShape:
+        entries = size[0] * size[1]
+        return MaskedShape(nonzero=entries - pruned_count(entries, self.sparsity))
+
+    def _moments(
+        self, model: MobileLLM, calibration: Sequence[Batch], names: Sequence[str]
+    ) -> dict[str, Moments]:
+        if self.method == "magnitude":
+            return {}
+        moments = gather_moments(model, calibration, names)
+        for name in names:
+            if self.method == "sparsegpt":  # Wanda needs the diagonal alone
+                check_tokens(name, moments[name])
+        return moments
+
+    def _prune(
+        self, model: MobileLLM, name: str, moments: dict[str, Moments]
+    ) -> tuple[MaskedLinear, float]:
+        """The masked layer of one matrix, and its relative error."""
+        weight = dense_weight(model, name)
+        pruned, mask = self._mask(weight, moments.get(name))
+        layer = MaskedLinear(pruned, mask)
+        metric = Metric(moments[name].inputs) if name in moments else Metric()
+        return layer, metric.relative_error(weight, layer.materialize().detach())
+
+    def _mask(self, weight: Tensor, moments: Moments | None) -> tuple[Tensor, Tensor]:
+        """The weight (out, in), adjusted where the method does that, and its mask."""
+        if moments is None:
+            return weight, magnitude_mask(weight, self.sparsity, self.pattern)
+        if self.method == "wanda":
+            norms = moments.inputs.diagonal().sqrt()
+            return weight, wanda_mask(weight, norms, self.sparsity, self.pattern)
+        return sparsegpt(weight, moments.inputs, self.sparsity, self.pattern)
+
+    def _check_layers(self, config: ModelConfig, names: Sequence[str]) -> None:
+        for name in names:
+            if name not in config.matrix_sizes:
+                check_choice("plan layer", name, config.matrix_sizes)
+            if config.layer_shape(name) is not None:
+                raise ValueError(
+                    f"{name} is compressed already; prune the dense model, or leave the layer out"
+                )
+            if name == "embedding" and self.method != "magnitude":
+                raise ValueError(
+                    f"method={self.method} weighs a matrix by its inputs, and the token table is "
+                    "read by look-up; use method=magnitude for embedding, or leave it out of layers"
+                )
+            try:
+                check_pattern(self.sparsity, self.pattern, config.matrix_sizes[name][1])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+
+    def _check_plan(self, plan: Plan) -> None:
+        for layer in plan.layers:
+            if layer.shape != (shape := self._shape(layer.size)):
+                raise ValueError(
+                    f"the plan has {layer.name} as {layer.shape}, sparsity={self.sparsity} makes "
+                    f"it {shape}; apply a plan with the recipe that made it"
+                )
+
+
+def _block_of(name: str) -> str:
+    """`blocks.3` for its matrices; the head stands alone."""
+    return ".".join(name.split(".")[:2])

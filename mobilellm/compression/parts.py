@@ -1,0 +1,102 @@
+"""Hand-written shapes: parts with open numbers that the parameter budget of a matrix fills in."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mobilellm.compression.algorithms.low_rank import rank_for
+from mobilellm.layers.shapes import (
+    FactorizedShape,
+    PartShape,
+    Shape,
+    low_rank_shape,
+    part_with_right,
+)
+from mobilellm.ranges import Range, check_fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartTemplate:
+    """One part of a sum: low rank (no `right`), or Kronecker products with these right factors.
+
+    Raises:
+        ValueError: factors that are no two positive sizes, fewer than one term.
+    """
+
+    right: Shape | None = None
+    """Rows and columns of the right factors; None: low rank."""
+    num_terms: int | None = None
+    """Terms, or the rank; None: as many as the budget leaves."""
+    transpose_for_wide: bool = True
+    """Whether a matrix that is wider than high takes the right factors transposed, so that one
+    template serves projections into a wide layer and out of it."""
+
+    def __post_init__(self) -> None:
+        """Make tuples of lists and check."""
+        size = Range(at_least=1, cap=2**24)
+        check_fields(self, right=size, num_terms=size)
+        if self.right is not None:
+            object.__setattr__(self, "right", tuple(self.right))
+
+    def part(self, size: Shape, num_terms: int) -> PartShape:
+        """This part for a matrix (rows, columns).
+
+        Raises:
+            ValueError: right factors that do not divide it.
+        """
+        if self.right is None:
+            return low_rank_shape(*size, num_terms)
+        right = self.right
+        if self.transpose_for_wide and size[1] > size[0]:
+            right = (right[1], right[0])
+        return part_with_right(size, right, num_terms)
+
+
+def parse_parts(parts: Sequence[PartTemplate | Mapping[str, Any]]) -> tuple[PartTemplate, ...]:
+    """Templates from their YAML form.
+
+    Raises:
+        ValueError: an unknown field, no part, or more than one part with open terms.
+    """
+    try:
+        parsed = tuple(p if isinstance(p, PartTemplate) else PartTemplate(**p) for p in parts)
+    except TypeError as error:
+        raise ValueError(
+            f"parts: {error}; a part has right, num_terms, transpose_for_wide"
+        ) from error
+    if not parsed:
+        raise ValueError("parts is empty; give at least one, e.g. {right: [1, 2], num_terms: 1}")
+    if sum(part.num_terms is None for part in parsed) > 1:
+        raise ValueError(
+            "several parts have open num_terms; give num_terms for all but one, which takes what "
+            "the budget leaves"
+        )
+    return parsed
+
+
+def shape_from_parts(
+    parts: Sequence[PartTemplate], size: Shape, parameters: int, name: str
+) -> FactorizedShape:
+    """The sum for a matrix (rows, columns) with at most so many parameters.
+
+    Raises:
+        ValueError: the parts do not divide the matrix, or leave nothing for the open one.
+    """
+    fixed = [p.part(size, p.num_terms) for p in parts if p.num_terms is not None]
+    left = parameters - sum(part.parameters for part in fixed)
+    made = []
+    for template in parts:
+        if template.num_terms is not None:
+            made.append(template.part(size, template.num_terms))
+            continue
+        one = template.part(size, 1)
+        terms = rank_for(left, *size) if template.right is None else left // one.parameters
+        terms = min(terms, one.max_terms)
+        if terms < 1:
+            raise ValueError(
+                f"the budget of {parameters:,} parameters for {name} ({size[0]}x{size[1]}) leaves "
+                f"{left:,}, and one term takes {one.parameters:,}; keep more, or use larger right "
+                "factors"
+            )
+        made.append(template.part(size, terms))
+    return FactorizedShape(parts=tuple(made))

@@ -1,0 +1,124 @@
+"""Permutations in a model: those that neighbouring layers absorb, and those kept as indices."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from mobilellm.compression.algorithms.coupling import Coupling, permute_units_
+from mobilellm.compression.algorithms.metric import Metric
+from mobilellm.compression.algorithms.permutation import (
+    PermutationSearch,
+    search_permutations,
+    search_unit_permutation,
+)
+from mobilellm.compression.algorithms.sums import SumFit
+from mobilellm.compression.apply import dense_weight, working_copy
+from mobilellm.compression.model_couplings import couplings
+from mobilellm.compression.plan import Plan
+from mobilellm.layers.compressed import FactorizedLinear
+from mobilellm.layers.shapes import FactorizedShape, PartShape
+from mobilellm.models import MobileLLM
+
+
+def with_permutations(shape: FactorizedShape, permutations: str) -> FactorizedShape:
+    """`shape` with stored orders on the sides where they matter, if any are to be stored.
+
+    Where the left or the right factors have one row (column), their own entries can take any
+    order, and indices would be stored for nothing.
+    """
+    part = kronecker_part(shape)
+    if permutations not in ("stored", "all") or part is None:
+        return shape
+    matters = [min(part.left[side], part.right[side]) > 1 for side in (0, 1)]
+    return replace(shape, row_permutation=matters[0], column_permutation=matters[1])
+
+
+def kronecker_part(shape: FactorizedShape) -> PartShape | None:
+    """The first part that is not low rank: a permutation leaves low rank as it is."""
+    return next((part for part in shape.parts if not part.is_low_rank), None)
+
+
+def permuted_fit(
+    goal: Tensor,
+    shape: FactorizedShape,
+    metric: Metric,
+    search: PermutationSearch,
+    dtype: torch.dtype = torch.float32,
+) -> FactorizedLinear:
+    """Fit `shape` to `goal` (out, in) reordered, and keep the orders; never worse than unordered.
+
+    The orders are searched for in what the low-rank parts leave, and kept if the error under
+    `metric` is lower with them.
+    """
+    part = kronecker_part(shape)
+    plain = FactorizedShape(parts=shape.parts)
+    rows, columns = (torch.arange(size) for size in shape.shape)
+    best = SumFit(goal, plain, metric).improve()
+    if part is not None:
+        found = search_permutations(
+            _beside_low_rank(goal, shape, metric), part.left, part.right, part.num_terms,
+            rows=shape.row_permutation, columns=shape.column_permutation, search=search,
+        )  # fmt: skip
+        moment = metric.moment
+        if moment is not None:
+            moment = moment[found.columns][:, found.columns]
+        other = SumFit(goal[found.rows][:, found.columns], plain, Metric(moment)).improve()
+        if other.error < best.error:
+            best, rows, columns = other, found.rows, found.columns
+    return FactorizedLinear(
+        best.layer(dtype).parts,  # pyright: ignore[reportArgumentType]
+        row_order=rows.argsort() if shape.row_permutation else None,
+        column_order=columns if shape.column_permutation else None,
+    )
+
+
+def absorb_permutations(model: MobileLLM, plan: Plan, search: PermutationSearch) -> MobileLLM:
+    """A copy of `model` whose hidden units and heads stand in an order that suits `plan`.
+
+    The function is the same. Units that a compressed layer of an earlier stage carries stay.
+    """
+    permuted = working_copy(model)
+    for coupling in couplings(model.config):
+        order = _unit_order(permuted, coupling, plan, search)
+        if order is not None:
+            permute_units_(permuted, coupling, order)
+    return permuted
+
+
+def _unit_order(
+    model: MobileLLM, coupling: Coupling, plan: Plan, search: PermutationSearch
+) -> Tensor | None:
+    """The joint order for the planned layers of one coupling; None where it can change nothing."""
+    members = (*coupling.rows, *coupling.columns)
+    if any(type(model.get_submodule(name)) is not nn.Linear for name in members):
+        return None
+    rows = list(_sides(model, plan, coupling.rows, side=0))
+    columns = list(_sides(model, plan, coupling.columns, side=1))
+    if not rows and not columns:
+        return None
+    found = search_unit_permutation(
+        rows, columns, unit=coupling.unit, groups=coupling.groups, search=search
+    )
+    return found.order
+
+
+def _sides(
+    model: MobileLLM, plan: Plan, names: Iterable[str], side: int
+) -> Iterable[tuple[Tensor, PartShape]]:
+    shapes = plan.compressed_layers
+    for name in names:
+        shape = shapes.get(name)
+        part = kronecker_part(shape) if isinstance(shape, FactorizedShape) else None
+        if part is not None and min(part.left[side], part.right[side]) > 1:
+            yield _beside_low_rank(dense_weight(model, name), shape, Metric()), part  # pyright: ignore
+
+
+def _beside_low_rank(weight: Tensor, shape: FactorizedShape, metric: Metric) -> Tensor:
+    """What the low-rank parts of `shape` leave of `weight`."""
+    low = tuple(part for part in shape.parts if part.is_low_rank)
+    if not low:
+        return weight.double()
+    fit = SumFit(weight, FactorizedShape(parts=low), metric)
+    return weight.double() - fit.layer(torch.float64).materialize().detach()

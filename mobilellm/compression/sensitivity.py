@@ -1,0 +1,148 @@
+"""What the loss says of each matrix, and the budgets that follow from it.
+
+The increase of the calibration loss is measured where one matrix is compressed alone, and where
+all are and this one is restored: compressed layers make each other's errors better or worse. At
+other sizes the increase is taken to be proportional to the squared error, and a knapsack over the
+matrices finds the sizes with the least sum. That trusts the measured increases entirely, and its
+answers are extreme; so divisions between them and the uniform one are proposed as well. Of all,
+that one is taken whose calibration loss, measured with all matrices compressed, is lowest.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+from mobilellm.compression.algorithms.knapsack import choose
+from mobilellm.compression.algorithms.metric import Metric
+from mobilellm.compression.apply import dense_weight, with_layers
+from mobilellm.compression.division import Division
+from mobilellm.compression.error_curve import ErrorCurve
+from mobilellm.compression.progress import told
+from mobilellm.compression.recipe import Batch
+from mobilellm.evaluation.validation import sum_losses
+from mobilellm.models import MobileLLM
+
+# Two losses are measured for each matrix; so many tokens rank them well enough.
+LOSS_TOKENS = 4_096
+# How far from the uniform division towards a knapsack's the divisions between them lie.
+STEPS = (0.25, 0.5, 0.75)
+# The cautious knapsack gives a matrix at least the first and at most the second times its uniform
+# share.
+CAUTIOUS = (0.5, 2.0)
+
+# At most so many divisions are proposed: for each of three ways to say what a matrix is worth.
+PROPOSALS = 3 * (2 + len(STEPS))
+
+Budgets = dict[str, int]
+
+
+def searched_budgets(
+    model: MobileLLM,
+    calibration: Sequence[Batch],
+    metrics: Mapping[str, Metric],
+    division: Division,
+) -> Budgets:
+    """Parameters for each matrix, with the lowest calibration loss among several divisions.
+
+    Args:
+        model: dense in the named matrices.
+        calibration: batches of `input_ids` and `labels`.
+        metrics: how the error of each matrix is measured, by name.
+        division: the budget, and what the matrices are made of; one part has open terms.
+
+    Returns:
+        Parameters by name; a matrix that stays dense has all of its own.
+    """
+    batches = search_batches(calibration)
+    curves = {
+        name: ErrorCurve(name, dense_weight(model, name), metric, division)
+        for name, metric in metrics.items()
+    }
+    uniform = division.uniform()
+
+    def loss(budgets: Mapping[str, float]) -> float:
+        layers = {name: curves[name].layer(kept) for name, kept in budgets.items()}
+        replaced = {name: layer for name, layer in layers.items() if layer is not None}
+        return sum_losses(with_layers(model, replaced), batches).loss
+
+    dense = loss({})
+    all_compressed = loss(uniform)
+    alone = {
+        n: loss({n: uniform[n]}) - dense for n in told(curves, "losses with one matrix compressed")
+    }
+    restored = {
+        n: all_compressed - loss({k: v for k, v in uniform.items() if k != n})
+        for n in told(curves, "losses with one matrix dense")
+    }
+    both = {n: (max(alone[n], 1e-6) * max(restored[n], 1e-6)) ** 0.5 for n in curves}
+    proposed = list(proposals(curves, (alone, restored, both), uniform, division))
+    tried = [(all_compressed, uniform)]
+    tried += [(loss(budgets), budgets) for budgets in told(proposed, "losses of whole divisions")]
+    return min(tried, key=lambda one: one[0])[1]
+
+
+def search_batches(calibration: Sequence[Batch]) -> Sequence[Batch]:
+    """The first batches, as many as hold `LOSS_TOKENS`."""
+    counts = itertools.accumulate(batch["input_ids"].numel() for batch in calibration)
+    return calibration[: sum(count < LOSS_TOKENS for count in counts) + 1]
+
+
+def proposals(
+    curves: Mapping[str, ErrorCurve],
+    increases: Sequence[Mapping[str, float]],
+    uniform: Budgets,
+    division: Division,
+) -> Iterator[Budgets]:
+    """Divisions of the budget that are worth measuring, each within it; none twice.
+
+    Args:
+        curves: by name.
+        increases: of the loss, by name: each a way to say what a matrix is worth.
+        uniform: the division that they were measured at.
+        division: the budget.
+    """
+    given = [uniform]
+    for increase in increases:
+        best = _least_sum(curves, increase, uniform, division, (0.0, float("inf")))
+        between = [
+            {n: int((1 - step) * uniform[n] + step * best[n]) for n in best} for step in STEPS
+        ]
+        for budgets in (best, _least_sum(curves, increase, uniform, division, CAUTIOUS), *between):
+            if budgets not in given:
+                given.append(budgets)
+                yield budgets
+
+
+def _least_sum(
+    curves: Mapping[str, ErrorCurve],
+    increases: Mapping[str, float],
+    uniform: Budgets,
+    division: Division,
+    bounds: tuple[float, float],
+) -> Budgets:
+    """The division with the least sum of increases, each taken as proportional to the error.
+
+    Args:
+        curves: by name.
+        increases: of the loss, at `uniform`.
+        uniform: parameters by name.
+        division: the budget.
+        bounds: least and most of a matrix's uniform share.
+    """
+    sizes: list[list[int]] = []
+    costs, damages = [], []
+    for name, curve in curves.items():
+        base = division.written(name, uniform[name])
+        # A matrix whose loss seems to fall is taken as nearly free, not as a gain.
+        slope = max(increases[name], 1e-6) / max(curve.squared_error(base), 1e-30)
+        least, most = (bound * uniform[name] for bound in bounds)
+        kept = [
+            s for s in curve.choices(uniform[name]) if s == base or least <= s.parameters <= most
+        ]
+        sizes.append([shape.parameters for shape in kept])
+        damages.append([slope * curve.squared_error(shape) for shape in kept])
+        if curve.size <= most:
+            sizes[-1].append(curve.size)
+            damages[-1].append(0.0)
+        costs.append([division.weights[name] * parameters for parameters in sizes[-1]])
+    chosen = choose(costs, damages, division.for_parameters)
+    return {name: kept[index] for name, kept, index in zip(curves, sizes, chosen, strict=True)}

@@ -1,0 +1,186 @@
+"""Compression in stages: which layers are compressed together, and at which optimizer step."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Any
+
+from mobilellm.compression.selection import by_depth, select_layers
+from mobilellm.models import ModelConfig
+from mobilellm.models.config import check_choice, check_positive
+
+ORDERS = ("forward", "backward", "least_sensitive", "given")
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Which layers are compressed together, and before which optimizer step.
+
+    Raises:
+        ValueError: as many starts as groups, rising; no empty group; no layer twice.
+    """
+
+    groups: tuple[tuple[str, ...], ...]
+    """Names of layers, one group per stage."""
+    starts: tuple[int, ...]
+    """Optimizer steps done when each stage begins; 0: before the first step."""
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if len(self.groups) != len(self.starts) or not self.groups:
+            raise ValueError(
+                f"there are {len(self.groups)} groups of layers and {len(self.starts)} starts; "
+                "give one start per group, at least one"
+            )
+        _check_rising(self.starts)
+        _check_groups(self.groups)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"groups": [list(group) for group in self.groups], "starts": list(self.starts)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Stages":
+        """The inverse of `to_dict`."""
+        return cls(tuple(map(tuple, values["groups"])), tuple(values["starts"]))
+
+
+def stage_starts(
+    total_steps: int | None,
+    num_stages: int,
+    *,
+    first_start: float = 0.0,
+    recovery_share: float | None = None,
+) -> tuple[int, ...]:
+    """Optimizer steps at which the stages begin, evenly spaced.
+
+    Args:
+        total_steps: of the whole run; None: not known, for one stage before the first step.
+        num_stages: at least 1.
+        first_start: share of the steps done before the first stage.
+        recovery_share: share of the steps between one stage and the next; the last stage has what
+            is left. None: the same number of steps after each stage.
+
+    Raises:
+        ValueError: a share out of range, stages that begin together or beyond the last step.
+    """
+    check_positive("num_stages", num_stages)
+    if not 0 <= first_start < 1:
+        raise ValueError(
+            f"first_start={first_start} is a share of the run's steps: at least 0, where the model "
+            "is compressed before the first step, and below 1"
+        )
+    if recovery_share is not None and not 0 < recovery_share < 1:
+        raise ValueError(
+            f"recovery_share={recovery_share} is a share of the run's steps, between 0 and 1; "
+            "null divides them evenly"
+        )
+    if total_steps is None:
+        if num_stages > 1 or first_start > 0:
+            raise ValueError(
+                "stages of compression begin at shares of the run's steps, and only time ends this "
+                "run; give max_tokens or max_steps, or one stage with first_start=0"
+            )
+        return (0,)
+    spacing = (1 - first_start) / num_stages if recovery_share is None else recovery_share
+    starts = tuple(round(total_steps * (first_start + spacing * n)) for n in range(num_stages))
+    if starts[-1] >= total_steps:
+        raise ValueError(
+            f"the last of num_stages={num_stages} begins at step {starts[-1]}, the run ends at "
+            f"step {total_steps}; use a smaller first_start={first_start} or "
+            f"recovery_share={recovery_share}, fewer stages or more tokens"
+        )
+    _check_rising(starts)
+    return starts
+
+
+def group_layers(
+    config: ModelConfig,
+    names: Sequence[str],
+    *,
+    num_stages: int,
+    order: str = "forward",
+    patterns: Sequence[Sequence[str]] = (),
+    errors: Mapping[str, float | None] | None = None,
+) -> tuple[tuple[str, ...], ...]:
+    """Divide the layers that are to be compressed among the stages.
+
+    Args:
+        config: of the model.
+        names: of the layers; keys of `config.matrix_sizes`.
+        num_stages: groups to make, as equal in number of layers as can be.
+        order: `forward` (by depth), `backward`, `least_sensitive` (the smallest of `errors`
+            first) or `given` (`patterns` names the layers of each stage).
+        patterns: for `given`, one list of patterns per stage, as `select_layers` takes them.
+        errors: for `least_sensitive`, expected relative error of each layer.
+
+    Raises:
+        ValueError: a layer in two groups or in none, a pattern that matches nothing, an empty
+            group, an unknown order, layers without an expected error.
+    """
+    check_choice("order", order, ORDERS)
+    if order == "given":
+        return _given_groups(config, names, patterns)
+    ordered = by_depth(config, names)
+    if order == "backward":
+        ordered.reverse()
+    if order == "least_sensitive":
+        known = {name: error for name, error in (errors or {}).items() if error is not None}
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise ValueError(
+                f"order=least_sensitive needs the expected error of each layer, and the recipe "
+                f"gives none for {', '.join(missing[:3])}; use order=forward or backward"
+            )
+        ordered.sort(key=known.__getitem__)
+    if num_stages > len(ordered):
+        raise ValueError(
+            f"num_stages={num_stages} is more than the {len(ordered)} layers that are to be "
+            "compressed; use fewer stages or more layers"
+        )
+    ends = [len(ordered) * n // num_stages for n in range(num_stages + 1)]
+    return tuple(tuple(ordered[a:b]) for a, b in pairwise(ends))
+
+
+def _given_groups(
+    config: ModelConfig, names: Sequence[str], patterns: Sequence[Sequence[str]]
+) -> tuple[tuple[str, ...], ...]:
+    groups = []
+    for number, one in enumerate(patterns, start=1):
+        group = tuple(name for name in select_layers(config, one) if name in names)
+        if not group:
+            raise ValueError(
+                f"groups: stage {number}, {', '.join(one)}, names none of the layers that are to "
+                f"be compressed ({', '.join(names[:3])}, …); name some of them"
+            )
+        groups.append(group)
+    _check_groups(groups)
+    missing = [name for name in names if name not in set(chain.from_iterable(groups))]
+    if missing:
+        raise ValueError(
+            f"groups leaves out {', '.join(missing[:3])}, which the recipe's layers names; add "
+            "them to a stage, or take them from the recipe's layers"
+        )
+    return tuple(groups)
+
+
+def _check_groups(groups: Sequence[Sequence[str]]) -> None:
+    stage_of: dict[str, int] = {}
+    for stage, group in enumerate(groups, start=1):
+        if not group:
+            raise ValueError(f"stage {stage} compresses no layer; give it some, or leave it out")
+        for name in group:
+            if name in stage_of:
+                raise ValueError(
+                    f"{name} is in stage {stage_of[name]} and in stage {stage}; compress each "
+                    "layer once"
+                )
+            stage_of[name] = stage
+
+
+def _check_rising(starts: Sequence[int]) -> None:
+    if starts[0] < 0 or any(a >= b for a, b in pairwise(starts)):
+        raise ValueError(
+            f"the stages begin at steps {', '.join(map(str, starts))}, which must rise from at "
+            "least 0; use fewer stages, or more steps between them"
+        )

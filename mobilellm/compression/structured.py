@@ -1,0 +1,298 @@
+"""Structured pruning: a smaller dense model of the most important blocks, heads and channels."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mobilellm.compression.algorithms.coupling import Coupling, unit_features
+from mobilellm.compression.algorithms.importance import (
+    output_importance,
+    taylor_importance,
+    turning,
+)
+from mobilellm.compression.algorithms.metric import Metric
+from mobilellm.compression.algorithms.selection_of_units import best_columns, most_important
+from mobilellm.compression.apply import dense_weight, working_copy
+from mobilellm.compression.calibration import Moments, check_tokens, gather_moments
+from mobilellm.compression.cutting import kept_inputs, pruned_model
+from mobilellm.compression.model_couplings import couplings
+from mobilellm.compression.recipe import Batch, Compressed
+from mobilellm.compression.structured_plan import Indices, StructuredPlan, check_dense_blocks
+from mobilellm.evaluation.validation import sum_losses
+from mobilellm.losses.cross_entropy import chunked_cross_entropy
+from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.models.attention_mask import attention_mask_of
+from mobilellm.models.config import check_choice
+from mobilellm.models.sharing import is_closed_under_removal
+from mobilellm.ranges import Range, check_fields
+
+IMPORTANCES = ("taylor", "outputs")
+BLOCK_IMPORTANCES = ("loss", "turning")
+HEAD_UNITS = ("groups", "within_groups")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructuredPruning:
+    """Remove what the calibration text needs least; what stays is dense and runs anywhere.
+
+    Blocks go first, then heads and channels by their importance in what is left, in every block
+    the same share. A block that is applied several times is one block: it is judged by all its
+    uses and goes, or is cut, in all of them.
+
+    Raises:
+        ValueError: no share given, one outside (0, 1], an unknown choice.
+
+    Source: Xia et al. 2024, Sheared LLaMA, arXiv:2310.06694, for what is cut; Muralidharan et al.
+    2024, Minitron, arXiv:2407.14679, for the one-shot choice by importance.
+    """
+
+    keep_channels: float | None = None
+    """Share of each block's feed-forward channels that stays; None: all."""
+    keep_heads: float | None = None
+    """Share of each block's heads that stays; None: all."""
+    keep_blocks: float | None = None
+    """Share of the stored blocks that stays; None: all."""
+    importance: str = "taylor"
+    """Of channels and heads. `taylor`: slope of the loss as they fade out; `outputs`: mean square
+    of what they add to their layer's output."""
+    block_importance: str = "loss"
+    """`loss`: what the loss rises by without the block; `turning`: 1 − cos of its input and
+    output, from a single pass."""
+    head_unit: str = "groups"
+    """`groups`: key-value heads with all their query heads; `within_groups`: query heads, equally
+    many of each group, while all key-value heads stay."""
+    reconstruct: bool = True
+    """Whether the projections out of cut layers are fitted to the old outputs."""
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        share = Range(above=0, at_most=1, remedy="the share that stays")
+        check_fields(self, keep_channels=share, keep_heads=share, keep_blocks=share)
+        check_choice("importance", self.importance, IMPORTANCES)
+        check_choice("block_importance", self.block_importance, BLOCK_IMPORTANCES)
+        check_choice("head_unit", self.head_unit, HEAD_UNITS)
+        shares = {n: getattr(self, n) for n in ("keep_channels", "keep_heads", "keep_blocks")}
+        if all(share is None for share in shares.values()):
+            raise ValueError(f"nothing to prune; give one or more of {', '.join(shares)}")
+
+    def check(self, model: MobileLLM) -> None:
+        """Refuse what cannot be applied to `model`, before any data is read.
+
+        Raises:
+            ValueError: compressed matrices in the blocks, shares that keep nothing or everything,
+                fewer blocks of a sharing scheme that then runs them in another order.
+        """
+        self.check_config(model.config)
+
+    def check_config(self, config: ModelConfig) -> None:
+        """The same, of a model that is not built.
+
+        Raises:
+            ValueError: as `check`.
+        """
+        check_dense_blocks(config)
+        (count,) = _counts("keep_blocks", self.keep_blocks, [config.num_blocks])
+        scheme, repeats = config.layer_sharing, config.block_repeats
+        if not is_closed_under_removal(scheme, config.num_blocks, repeats, count):
+            raise ValueError(
+                f"keep_blocks={self.keep_blocks} takes blocks out, and layer_sharing={scheme!r} "
+                "runs those that stay in another order than before; leave keep_blocks out, "
+                "keep_channels and keep_heads can be pruned"
+            )
+        self._kept_counts(config)
+
+    def configs_after(self, config: ModelConfig) -> list[ModelConfig]:
+        """Architectures that may come out; which blocks stay only the calibration text tells.
+
+        They differ where the blocks of `config` do. Then each place may be taken by any of as many
+        neighbours as blocks go, and here every place is taken by each of its candidates once.
+
+        Raises:
+            ValueError: as `check`.
+        """
+        self.check_config(config)
+        (count,) = _counts("keep_blocks", self.keep_blocks, [config.num_blocks])
+        starts = range(config.num_blocks - count + 1)
+        if len(set(config.block_shapes)) == 1:
+            starts = starts[:1]
+        return [self._first_units(config, range(start, start + count)) for start in starts]
+
+    def _first_units(self, config: ModelConfig, blocks: Sequence[int]) -> ModelConfig:
+        """The architecture that is left of these blocks, with the first units of each."""
+        plan = StructuredPlan.whole(config, blocks)
+        smaller = plan.config_after(config)
+        cut = self._couplings(smaller)
+        kept = {"hidden": list(plan.channels), "heads": list(plan.heads)}
+        for name, count in self._kept_counts(smaller).items():
+            coupling = cut[name]
+            size = coupling.group_size
+            units = [u for u in range(coupling.num_units) if u % size < count]
+            self._keep(kept, coupling, torch.tensor(units), config)
+        return self._planned(plan, kept).config_after(config)
+
+    def plan(self, model: MobileLLM, calibration: Sequence[Batch]) -> StructuredPlan:
+        """Choose the blocks, and in these the heads and channels.
+
+        Raises:
+            ValueError: as `check`; an empty calibration set.
+        """
+        self.check(model)
+        model = working_copy(model)
+        plan = StructuredPlan.whole(model.config, self._kept_blocks(model, calibration))
+        smaller = pruned_model(model, plan)
+        cut, counts = self._couplings(smaller.config), self._kept_counts(smaller.config)
+        wanted = [coupling for coupling in cut.values() if coupling.name in counts]
+        scores = self._importance(smaller, wanted, calibration) if wanted else {}
+        kept = {"hidden": list(plan.channels), "heads": list(plan.heads)}
+        for name, importance in scores.items():
+            units = most_important(importance, counts[name], cut[name].groups)
+            self._keep(kept, cut[name], units, model.config)
+        return self._planned(plan, kept)
+
+    def apply(
+        self, model: MobileLLM, plan: StructuredPlan, calibration: Sequence[Batch]
+    ) -> Compressed:
+        """Build the smaller model.
+
+        Returns:
+            The model; of each projection out of a cut layer, by its name in the new model, the
+            relative error of its outputs on the calibration text, all before it being whole.
+
+        Raises:
+            ValueError: a plan of another model; too few calibration tokens.
+        """
+        whole = pruned_model(model, StructuredPlan.whole(model.config, plan.blocks))
+        pruned = pruned_model(model, plan)
+        kept = kept_inputs(whole.config, plan)
+        moments = gather_moments(whole, calibration, list(kept)) if kept else {}
+        errors = {}
+        for name, inputs in kept.items():
+            weight, moment = dense_weight(whole, name), moments[name].inputs
+            features = inputs.to(weight.device)
+            target = pruned.get_submodule(name).weight
+            if self.reconstruct:
+                inner = moment[features][:, features]
+                check_tokens(name, Moments(inner, moments[name].tokens))
+                with torch.no_grad():
+                    target.copy_(best_columns(weight, moment, features))  # pyright: ignore
+            wide = torch.zeros_like(weight).index_copy_(1, features, target.detach())  # pyright: ignore
+            errors[name] = Metric(moment).relative_error(weight, wide)
+        return Compressed(pruned, errors)
+
+    @staticmethod
+    def _keep(
+        kept: dict[str, list[Indices]], coupling: Coupling, units: Tensor, config: ModelConfig
+    ) -> None:
+        """Write down which units of one block stay."""
+        _, block, kind = coupling.name.split(".")
+        if kind == "heads":  # from groups of heads to heads
+            units = unit_features(units, coupling.unit // config.head_dim)  # pyright: ignore
+        kept[kind][int(block)] = tuple(units.tolist())
+
+    @staticmethod
+    def _planned(plan: StructuredPlan, kept: dict[str, list[Indices]]) -> StructuredPlan:
+        return replace(plan, heads=tuple(kept["heads"]), channels=tuple(kept["hidden"]))
+
+    def _couplings(self, config: ModelConfig) -> dict[str, Coupling]:
+        """What may go: channels, and heads in the unit asked for; by name."""
+        found = {coupling.name: coupling for coupling in couplings(config)}
+        if self.head_unit == "within_groups":
+            return found
+        return {
+            name: replace(c, num_units=c.groups, unit=c.unit * c.group_size, groups=1)
+            if name.endswith(".heads")
+            else c
+            for name, c in found.items()
+        }
+
+    def _kept_counts(self, config: ModelConfig) -> dict[str, int]:
+        """Units to keep, of each group, by coupling; only where a share is asked for."""
+        counts: dict[str, int] = {}
+        shares = {"keep_channels": self.keep_channels, "keep_heads": self.keep_heads}
+        for (field, share), kind in zip(shares.items(), ("hidden", "heads"), strict=True):
+            chosen = [c for c in self._couplings(config).values() if c.name.endswith(f".{kind}")]
+            sizes = [coupling.group_size for coupling in chosen]
+            if share is not None:
+                found = _counts(field, share, sizes)
+                counts |= dict(zip((c.name for c in chosen), found, strict=True))
+        return counts
+
+    def _importance(
+        self, model: MobileLLM, chosen: Sequence[Coupling], calibration: Sequence[Batch]
+    ) -> dict[str, Tensor]:
+        """Of every unit, by coupling."""
+        if self.importance == "taylor":
+            return taylor_importance(
+                model, chosen, calibration, lambda batch: _loss_sum(model, batch)
+            )
+        names = [coupling.columns[0] for coupling in chosen]
+        moments = gather_moments(model, calibration, names)
+        return {
+            c.name: output_importance(dense_weight(model, name), moments[name].inputs, c.unit)
+            for c, name in zip(chosen, names, strict=True)
+        }
+
+    def _kept_blocks(self, model: MobileLLM, calibration: Sequence[Batch]) -> list[int]:
+        num_blocks = model.config.num_blocks
+        (count,) = _counts("keep_blocks", self.keep_blocks, [num_blocks])
+        if count == num_blocks:
+            return list(range(num_blocks))
+        measure = _losses_without if self.block_importance == "loss" else _turnings
+        return most_important(torch.tensor(measure(model, calibration)), count).tolist()
+
+
+def _counts(name: str, share: float | None, sizes: Sequence[int]) -> list[int]:
+    """How many of each size stay, to the nearest whole number.
+
+    Raises:
+        ValueError: none of one stays, or nothing of any goes.
+    """
+    if share is None or share == 1:
+        return list(sizes)
+    counts = [math.floor(share * size + 0.5) for size in sizes]
+    for count, size in zip(counts, sizes, strict=True):
+        if count < 1:
+            raise ValueError(f"{name}={share} of {size} keeps none; give at least {1 / size:.3g}")
+    if counts == list(sizes):
+        size = max(sizes)
+        remedy = f"give at most {(size - 1) / size:.3g}" if size > 1 else "leave it out"
+        if name == "keep_heads" and size == 1:
+            remedy += ", or change head_unit"
+        raise ValueError(f"{name}={share} of {size} keeps all; {remedy}")
+    return counts
+
+
+def _loss_sum(model: MobileLLM, batch: Batch) -> Tensor:
+    """Cross entropy of all tokens of a batch, in nats, with a gradient."""
+    device = next(model.parameters()).device
+    inputs = {key: value.to(device) for key, value in batch.items()}
+    output = model(inputs["input_ids"], attention_mask=attention_mask_of(inputs), logits=False)
+    return chunked_cross_entropy(output.hidden, model.unembed, inputs["labels"])
+
+
+def _losses_without(model: MobileLLM, calibration: Sequence[Batch]) -> list[float]:
+    """Nats per token without each stored block."""
+    every = range(model.config.num_blocks)
+    plans = [StructuredPlan.whole(model.config, [b for b in every if b != gone]) for gone in every]
+    return [sum_losses(pruned_model(model, plan), calibration).loss for plan in plans]
+
+
+@torch.no_grad()
+def _turnings(model: MobileLLM, calibration: Sequence[Batch]) -> list[float]:
+    """How much each stored block turns the residual stream, summed over its uses and tokens."""
+    sums = [0.0] * model.config.num_blocks
+    device = next(model.parameters()).device
+    for batch in calibration:
+        inputs = {key: value.to(device) for key, value in batch.items()}
+        ids, mask = inputs["input_ids"], attention_mask_of(inputs)
+        output = model(ids, attention_mask=mask, logits=False, capture=("hidden_states",))
+        before = model.embedding(ids)
+        for block, after in zip(
+            model.config.layer_order, output.captured["hidden_states"], strict=True
+        ):
+            sums[block] += turning(before, after)
+            before = after
+    return sums

@@ -1,1 +1,0 @@
-"""Compression of a MobileLLM: calibrate, plan, apply, report; algorithms: `compression`."""

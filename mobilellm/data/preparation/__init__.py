@@ -1,0 +1,1 @@
+"""From a corpus to a data folder: tokenizer, shards and counts."""

@@ -1,0 +1,278 @@
+"""Make the contents of a data folder: tokenizer, shards, and what is counted on the way."""
+
+import hashlib
+import io
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilellm.data.atomic_file import write_atomically
+from mobilellm.data.config import DataConfig
+from mobilellm.data.end_of_text import find_eos_token_id
+from mobilellm.data.manifest import Record
+from mobilellm.data.preparation.baselines import measure_baselines
+from mobilellm.data.preparation.encoder import Batch, Encoded
+from mobilellm.data.preparation.held_out import RoutedPiece, piece_bytes
+from mobilellm.data.preparation.progress_bar import ProgressBar
+from mobilellm.data.preparation.splitting import Survey, check_splits, routed_pieces, survey
+from mobilellm.data.preparation.workers import available_cores, encode_batches
+from mobilellm.data.prepared import TOKEN_BYTES, TOKENIZER
+from mobilellm.data.shards import ShardWriter, TokenStream, token_dtype
+from mobilellm.data.source import SPLITS, Split
+from mobilellm.data.tokenizer import (
+    SPACE_MARK,
+    EvenSample,
+    load_tokenizer,
+    token_byte_counts,
+    tokenizer_hash,
+    train_tokenizer,
+)
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+_BATCH_BYTES = 1 << 18
+# A process takes a second to start, in which it could tokenize about this much.
+_BYTES_PER_WORKER = 1 << 22
+
+
+def build_contents(config: DataConfig, bar: ProgressBar, *, shard_tokens: int) -> Record:
+    """Write tokenizer and shards into the data folder, going on from what is there.
+
+    Args:
+        config: what to prepare; its folder exists.
+        bar: shows the phases.
+        shard_tokens: tokens in every shard but the last of a split.
+
+    Returns:
+        What the manifest says of them, as plain data.
+    """
+    trains = config.tokenizer is None and not config.is_tokenized
+    sample_bytes = int(config.tokenizer_sample_megabytes * 1e6) if trains else None
+    with bar.phase("reading", _known_size(config)):
+        found = survey(config, sample_bytes=sample_bytes, bar=bar)
+    processor = make_tokenizer(config, found.sample, bar)
+    build = _Build(config, processor, found, bar, shard_tokens)
+    with bar.phase("tokenizing", found.num_bytes.total() if found.is_complete else None):
+        started = time.perf_counter()
+        hashes = build.write()
+        seconds = time.perf_counter() - started
+    streams: dict[Split, TokenStream] = {
+        split: TokenStream(
+            config.folder / split,
+            build.writers[split].num_tokens,
+            build.writers[split].dtype,
+            shard_tokens=shard_tokens,
+        )
+        for split in SPLITS
+    }
+    for split, stream in streams.items():
+        if len(stream) < 2:
+            raise ValueError(
+                f"the {split} split of {config.name} has {len(stream)} tokens, which must be at "
+                "least 2; give more text"
+            )
+    with bar.phase("baselines", counts_bytes=False):
+        baselines = measure_baselines(streams["train"], streams["validation"], config.num_ids)
+    counts: dict[Split, NDArray[np.int64]] = {
+        split: count_tokens(stream, config.num_ids) for split, stream in streams.items()
+    }
+    return {
+        "vocab_size": config.num_ids,
+        "eos_token_id": build.eos_token_id,
+        "shard_tokens": shard_tokens,
+        "held_out": found.held_out_rule(config),
+        "splits": {
+            split: build.sizes(split)
+            | {
+                "tokens": len(stream),
+                # Equal to text_bytes where the tokenizer changes nothing.
+                "token_bytes": bytes_of(processor, counts[split]),
+            }
+            for split, stream in streams.items()
+        },
+        "hashes": {**hashes, "tokenizer": tokenizer_hash(processor) if processor else None},
+        "tokenizer_sample_bytes": found.sample.num_bytes if found.sample else None,
+        "tokenizer_sampled_from_bytes": found.num_bytes["train"] if found.sample else None,
+        "space_marks": build.space_marks,
+        "unknown_tokens": num_unknown(processor, counts),
+        "baselines": asdict(baselines),
+        # Of this process alone: what an interrupted one had done costs only reading.
+        "tokenizing_seconds": round(seconds, 3),
+    }
+
+
+def _known_size(config: DataConfig) -> int | None:
+    """About how many bytes of text there are, from the sizes of files."""
+    files = [file for split in SPLITS for file in config.files(split)]
+    if not files or not config.is_local:
+        return None
+    size = sum(file.stat().st_size for file in files)
+    return min(size, int(config.max_megabytes * 1e6)) if config.max_megabytes else size
+
+
+def make_tokenizer(
+    config: DataConfig, sample: EvenSample | None, bar: ProgressBar
+) -> "SentencePieceProcessor | None":
+    """The given tokenizer, the one trained before, or one trained now; copied into the folder."""
+    path = config.folder / TOKENIZER
+    if config.tokenizer is not None:
+        given = Path(config.tokenizer)
+        processor = load_tokenizer(given, config.num_ids)
+        write_atomically(path, [given.read_bytes()])
+    elif sample is None:
+        return None
+    else:
+        if not path.exists():
+            with bar.phase("training tokenizer", counts_bytes=False):
+                write_atomically(path, [train_tokenizer(sample.parts, config.num_ids)])
+        processor = load_tokenizer(path, config.num_ids)
+    table = io.BytesIO()
+    np.save(table, token_byte_counts(processor, config.num_ids))
+    write_atomically(config.folder / TOKEN_BYTES, [table.getvalue()])
+    return processor
+
+
+class _Build:
+    """One pass over the corpus that writes the shards of both splits and counts."""
+
+    def __init__(
+        self,
+        config: DataConfig,
+        processor: "SentencePieceProcessor | None",
+        found: Survey,
+        bar: ProgressBar,
+        shard_tokens: int,
+    ) -> None:
+        self._config = config
+        self._found = found
+        self._bar = bar
+        dtype = token_dtype(config.num_ids)
+        self.writers: dict[Split, ShardWriter] = {
+            split: ShardWriter(config.folder / split, dtype, shard_tokens=shard_tokens)
+            for split in SPLITS
+        }
+        self.eos_token_id = find_eos_token_id(config)
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._documents: Counter[Split] = Counter()
+        self._text_bytes: Counter[Split] = Counter()
+        self.space_marks = 0
+
+    def write(self) -> dict[str, str]:
+        """Write all shards; gives the hashes of the text and of both streams."""
+        encoded = self._tokenized() if self._config.is_tokenized else self._encode()
+        for split, batch in encoded:
+            self._expect_more()
+            self.writers[split].append(batch.tokens, batch.document_ends)
+        check_splits(self._config, self._documents)
+        hashes = {split: self.writers[split].finish() for split in SPLITS}
+        return {"data": self._digest.hexdigest(), **hashes}
+
+    def sizes(self, split: Split) -> Record:
+        """What was counted of a split, whatever part of it is in shards from before."""
+        return {
+            "documents": self._documents[split],
+            "text_bytes": None if self._config.is_tokenized else self._text_bytes[split],
+        }
+
+    def _routed(self) -> Iterator[RoutedPiece]:
+        """The pieces that are not in shards yet; all are counted."""
+        for routed in routed_pieces(self._config, self._found.last_share):
+            split, piece, begins = routed
+            content = piece_bytes(piece)
+            self._digest.update(content)
+            if piece.ends_document:
+                self._digest.update(f"\0end of a {split} document\0".encode())
+            self._documents[split] += begins
+            self._text_bytes[split] += len(content)
+            self.space_marks += content.count(SPACE_MARK.encode())
+            self._bar.advance(len(content))
+            if self._documents[split] > self.writers[split].documents_done:
+                yield routed
+
+    def _encode(self) -> Iterator[tuple[Split, Encoded]]:
+        return encode_batches(
+            self._batches(),
+            tokenizer_path=self._config.folder / TOKENIZER,
+            vocab_size=self._config.num_ids,
+            dtype=self.writers["train"].dtype,
+            eos_token_id=self.eos_token_id if self._config.add_eos else None,
+            workers=self._num_workers(),
+        )
+
+    def _batches(self) -> Iterator[tuple[Split, Batch]]:
+        open_batches: dict[Split, Batch] = {split: Batch([], [], []) for split in SPLITS}
+        sizes: Counter[Split] = Counter()
+        for split, piece, begins in self._routed():
+            batch = open_batches[split]
+            batch.texts.append(cast("bytes", piece.content))
+            batch.begins.append(begins)
+            batch.ends.append(piece.ends_document)
+            sizes[split] += len(piece.content)
+            if sizes[split] >= _BATCH_BYTES:
+                yield split, batch
+                open_batches[split], sizes[split] = Batch([], [], []), 0
+        for split, batch in open_batches.items():
+            if batch.texts:
+                yield split, batch
+
+    def _tokenized(self) -> Iterator[tuple[Split, Encoded]]:
+        vocab_size, eos = self._config.num_ids, self.eos_token_id
+        for split, piece, _ in self._routed():
+            tokens = np.asarray(piece.content)
+            if tokens.max() >= vocab_size:
+                raise ValueError(
+                    f"token id {tokens.max()} in document {self._documents[split]} of {split} is "
+                    f"not below vocab_size={vocab_size}; use the model.vocab_size that the "
+                    "corpus was made with"
+                )
+            if self._config.add_eos and tokens[-1] != eos:
+                tokens = np.append(tokens, eos)
+            tokens = tokens.astype(self.writers[split].dtype)
+            yield split, Encoded(tokens, np.array([len(tokens)]))
+
+    def _num_workers(self) -> int:
+        if self._config.workers is not None:
+            return self._config.workers
+        if not self._found.is_complete:
+            return available_cores()
+        useful = self._found.num_bytes.total() // _BYTES_PER_WORKER
+        return min(available_cores(), max(1, useful))
+
+    def _expect_more(self) -> None:
+        """Tell the writers how much the rest will take, for the case that the disk is full."""
+        if not self._found.is_complete:
+            return
+        for split, writer in self.writers.items():
+            done, total = self._text_bytes[split], self._found.num_bytes[split]
+            writer.still_needed = int(
+                writer.num_tokens * writer.dtype.itemsize * (total - done) / max(done, 1)
+            )
+
+
+def count_tokens(stream: TokenStream, vocab_size: int) -> NDArray[np.int64]:
+    """How often each token occurs, (vocab,)."""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for start in range(0, len(stream), 1 << 20):
+        counts += np.bincount(stream[start : start + (1 << 20)], minlength=vocab_size)
+    return counts
+
+
+def bytes_of(processor: "SentencePieceProcessor | None", counts: NDArray[np.int64]) -> int | None:
+    """Bytes that a split's tokens stand for."""
+    if processor is None:
+        return None
+    return int((counts * token_byte_counts(processor, len(counts))).sum())
+
+
+def num_unknown(
+    processor: "SentencePieceProcessor | None", counts: Mapping[Split, NDArray[np.int64]]
+) -> int:
+    """Characters that the tokenizer has no token for, and cannot spell in bytes."""
+    return sum(int(of[processor.unk_id()]) for of in counts.values()) if processor else 0

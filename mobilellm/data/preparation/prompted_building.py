@@ -1,0 +1,216 @@
+"""Make a data folder of prompted sequences: tokenizer, shards, answer choices, and counts.
+
+Prompt and target are tokenized each by itself, so that the border between them is the same in
+training as where only the prompt is given. All rows are held in memory, which rationales written
+by a large model are few enough for.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilellm.data.atomic_file import write_atomically
+from mobilellm.data.end_of_text import find_eos_token_id
+from mobilellm.data.manifest import Record
+from mobilellm.data.preparation.baselines import measure_baselines
+from mobilellm.data.preparation.building import (
+    bytes_of,
+    count_tokens,
+    make_tokenizer,
+    num_unknown,
+)
+from mobilellm.data.preparation.held_out import is_held_out, last_of
+from mobilellm.data.preparation.progress_bar import ProgressBar
+from mobilellm.data.preparation.splitting import check_splits, held_out_rule
+from mobilellm.data.prepared_prompts import CHOICES
+from mobilellm.data.rationales import Example
+from mobilellm.data.shards import ShardWriter, TokenStream, token_dtype
+from mobilellm.data.source import SPLITS, Split
+from mobilellm.data.tokenizer import SPACE_MARK, EvenSample, tokenizer_hash
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+    from mobilellm.data.rationale_data import RationaleConfig
+
+logger = logging.getLogger(__name__)
+
+_TEXTS_PER_CALL = 4096
+
+
+def build_prompted(config: "RationaleConfig", bar: ProgressBar, *, shard_tokens: int) -> Record:
+    """Write tokenizer, shards and answer choices into the data folder.
+
+    Args:
+        config: what to prepare; its folder exists.
+        bar: shows the phases.
+        shard_tokens: tokens in every shard but the last of a split.
+
+    Returns:
+        What the manifest says of them, as plain data.
+
+    Raises:
+        ValueError: a faulty row, a split without rows, a tokenizer that does not fit.
+    """
+    with bar.phase("reading", counts_bytes=False):
+        examples, rule = read_splits(config)
+        texts: dict[Split, list[str]] = {
+            split: [text for example in examples[split] for text in config.texts(example)]
+            for split in SPLITS
+        }
+    sample = _sample(config, texts["train"]) if config.tokenizer is None else None
+    processor = cast("SentencePieceProcessor", make_tokenizer(config, sample, bar))
+    eos = find_eos_token_id(config)
+    started = time.perf_counter()
+    with bar.phase("tokenizing", counts_bytes=False):
+        writers: dict[Split, ShardWriter] = {
+            split: _write(config, processor, split, texts[split], shard_tokens) for split in SPLITS
+        }
+        hashes = {split: writer.finish() for split, writer in writers.items()}
+        _write_choices(config, processor, examples["validation"], eos)
+    seconds = time.perf_counter() - started
+    streams: dict[Split, TokenStream] = {
+        split: TokenStream(
+            config.folder / split, writer.num_tokens, writer.dtype, shard_tokens=shard_tokens
+        )
+        for split, writer in writers.items()
+    }
+    return {
+        "vocab_size": config.num_ids,
+        "eos_token_id": eos,
+        "shard_tokens": shard_tokens,
+        "held_out": rule,
+        "tasks": list(config.prompts),
+        "hashes": {"data": _hash(texts), **hashes, "tokenizer": tokenizer_hash(processor)},
+        "tokenizer_sample_bytes": sample.num_bytes if sample else None,
+        "tokenizer_sampled_from_bytes": _num_bytes(texts["train"]) if sample else None,
+        "tokenizing_seconds": round(seconds, 3),
+        **_counts(config, processor, texts, streams),
+    }
+
+
+def _counts(
+    config: "RationaleConfig",
+    processor: "SentencePieceProcessor",
+    texts: Mapping[Split, Sequence[str]],
+    streams: Mapping[Split, TokenStream],
+) -> Record:
+    """Sizes and baselines, which are of the labels alone, as validation is."""
+    counts: dict[Split, NDArray[np.int64]] = {
+        split: count_tokens(stream, config.num_ids) for split, stream in streams.items()
+    }
+    num_tasks = len(config.prompts)
+    train, validation = (_label_tokens(streams[split], num_tasks) for split in SPLITS)
+    return {
+        "splits": {
+            split: {
+                "documents": len(texts[split]) // (2 * num_tasks),
+                "text_bytes": _num_bytes(texts[split]),
+                "tokens": len(streams[split]),
+                "token_bytes": bytes_of(processor, counts[split]),
+            }
+            for split in SPLITS
+        },
+        "space_marks": sum(text.count(SPACE_MARK) for split in SPLITS for text in texts[split]),
+        "unknown_tokens": num_unknown(processor, counts),
+        "baselines": asdict(measure_baselines(train, validation, config.num_ids)),
+    }
+
+
+def read_splits(config: "RationaleConfig") -> tuple[dict[Split, list[Example]], str | None]:
+    """The rows of both splits, and how validation was held out (see `held_out_rule`).
+
+    All rows of an input go one way: by its hash, or, where that leaves one of the splits without
+    rows, the last share of the inputs to validation.
+
+    Raises:
+        ValueError: a faulty row, or a split without rows.
+    """
+    rows = list(config.examples("train"))
+    inputs = [row.input for row in rows]
+    held_out = {text for text in inputs if is_held_out(text.encode(), config.held_out_share)}
+    is_last_share = not config.has_validation and len(held_out) in (0, len(set(inputs)))
+    if is_last_share:
+        held_out = last_of(inputs, config.held_out_share)
+    examples: dict[Split, list[Example]] = {
+        "train": [row for row in rows if row.input not in held_out],
+        "validation": [row for row in rows if row.input in held_out],
+    }
+    if config.has_validation:
+        examples["validation"] = list(config.examples("validation"))
+    check_splits(config, Counter({split: len(rows) for split, rows in examples.items()}))
+    if is_last_share:
+        logger.info(
+            "%s: a share of %g of %d inputs is less than one, so the last of them (%d) are held "
+            "out for validation",
+            config.name, config.held_out_share, len(set(inputs)), len(held_out),
+        )  # fmt: skip
+    return examples, held_out_rule(config, is_last_share=is_last_share)
+
+
+def _sample(config: "RationaleConfig", texts: Sequence[str]) -> EvenSample:
+    sample = EvenSample(int(config.tokenizer_sample_megabytes * 1e6))
+    for text in texts:
+        sample.add(text.encode())
+    return sample
+
+
+def _write(
+    config: "RationaleConfig",
+    processor: "SentencePieceProcessor",
+    split: Split,
+    texts: Sequence[str],
+    shard_tokens: int,
+) -> ShardWriter:
+    """A document for each prompt and each target, in turn; those in shards already are passed."""
+    eos = find_eos_token_id(config)
+    writer = ShardWriter(
+        config.folder / split, token_dtype(config.num_ids), shard_tokens=shard_tokens
+    )
+    for first in range(writer.documents_done, len(texts), _TEXTS_PER_CALL):
+        block = list(texts[first : first + _TEXTS_PER_CALL])
+        for number, ids in enumerate(processor.encode(block), start=first):
+            is_target = number % 2 == 1
+            tokens = np.array([*ids, eos] if is_target else ids, dtype=writer.dtype)
+            writer.append(tokens, [len(tokens)])
+    return writer
+
+
+def _write_choices(
+    config: "RationaleConfig",
+    processor: "SentencePieceProcessor",
+    examples: Sequence[Example],
+    eos: int,
+) -> None:
+    """The tokens of each row's choices, as the label's are."""
+    choices = [
+        [[*ids, eos] for ids in processor.encode(list(example.choices))] for example in examples
+    ]
+    write_atomically(config.folder / CHOICES, [json.dumps(choices, allow_nan=False).encode()])
+
+
+def _num_bytes(texts: Sequence[str]) -> int:
+    return sum(len(text.encode()) for text in texts)
+
+
+def _label_tokens(stream: TokenStream, num_tasks: int) -> NDArray[Any]:
+    """All labels of a split in a row, (tokens,)."""
+    starts = np.append(stream.document_starts().astype(np.int64), len(stream))
+    targets = zip(starts[1 :: 2 * num_tasks], starts[2 :: 2 * num_tasks], strict=True)
+    return np.concatenate([stream[start:end] for start, end in targets])
+
+
+def _hash(texts: Mapping[Split, Sequence[str]]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for split, parts in texts.items():
+        for text in parts:
+            digest.update(f"{text}\0end of a {split} text\0".encode())
+    return digest.hexdigest()

@@ -1,0 +1,181 @@
+"""Which document belongs to which split, and one pass over the corpus to learn its size."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from mobilellm.data.config import DataConfig
+from mobilellm.data.preparation.held_out import (
+    LastShare,
+    Outline,
+    RoutedPiece,
+    is_held_out,
+    piece_bytes,
+)
+from mobilellm.data.preparation.progress_bar import ProgressBar
+from mobilellm.data.source import SPLITS, Piece, Split
+from mobilellm.data.tokenizer import EvenSample
+
+logger = logging.getLogger(__name__)
+
+
+def routed_pieces(config: DataConfig, last_share: LastShare | None = None) -> Iterator[RoutedPiece]:
+    """All pieces of the corpus, training documents first, then those of a validation split.
+
+    A document is held out when the hash of its beginning falls into the share: the choice depends
+    on nothing but the text, so it stays when documents are added, removed or moved, and copies of
+    a document are never on both sides.
+
+    Args:
+        config: the data.
+        last_share: hold out the end of the text instead of whole documents.
+    """
+    pieces = _taken(config)
+    yield from (
+        _by_hash(pieces, config.held_out_share)
+        if last_share is None
+        else (last_share.route(pieces))
+    )
+    if config.has_validation:
+        begins = True
+        for piece in config.pieces("validation"):
+            yield RoutedPiece("validation", piece, begins)
+            begins = piece.ends_document
+
+
+def _taken(config: DataConfig) -> Iterator[Piece]:
+    """The pieces of `train`, up to the end of the document that reaches `max_megabytes`."""
+    size, limit = 0, (config.max_megabytes or float("inf")) * 1e6
+    for piece in config.pieces("train"):
+        yield piece
+        size += num_bytes(piece)
+        if piece.ends_document and size >= limit:
+            return
+
+
+def _by_hash(pieces: Iterator[Piece], share: float) -> Iterator[RoutedPiece]:
+    split: Split = "train"
+    begins = True
+    for piece in pieces:
+        if begins:
+            split = "validation" if is_held_out(piece_bytes(piece), share) else "train"
+        yield RoutedPiece(split, piece, begins)
+        begins = piece.ends_document
+
+
+def num_bytes(piece: Piece) -> int:
+    """Bytes of text, or of ids where the corpus is token ids."""
+    content = piece.content
+    return len(content) if isinstance(content, bytes) else content.nbytes
+
+
+@dataclass
+class Survey:
+    """What one pass over a corpus found."""
+
+    documents: Counter[Split] = field(default_factory=Counter)
+    num_bytes: Counter[Split] = field(default_factory=Counter)
+    sample: EvenSample | None = None
+    """Of the training text, for the tokenizer."""
+    is_complete: bool = True
+    """Whether the whole corpus was read."""
+    last_share: LastShare | None = None
+    """Where documents are too few to hold out whole ones: where the validation text begins."""
+
+    @property
+    def has_both(self) -> bool:
+        """Whether there is text for training and for validation."""
+        return all(self.documents[split] for split in SPLITS)
+
+    def held_out_rule(self, config: DataConfig) -> str | None:
+        """See the function of that name."""
+        return held_out_rule(config, is_last_share=self.last_share is not None)
+
+
+def survey(config: DataConfig, *, sample_bytes: int | None, bar: ProgressBar) -> Survey:
+    """Read the corpus once: find every fault in it, its size, and text for the tokenizer.
+
+    A corpus that is not on this machine is read only as far as the sample needs, 16 times its
+    size, and until a document is held out. One with too few documents to hold out whole ones is
+    read twice: its size says where the last share of the text begins.
+
+    Args:
+        config: the data.
+        sample_bytes: most bytes of training text to be kept; None: none.
+        bar: advanced by the bytes read.
+
+    Raises:
+        ValueError: faulty text, or a split without any.
+    """
+    if not config.is_local and not sample_bytes and config.has_validation:
+        return Survey(is_complete=False)
+    outline = None if config.has_validation else Outline()
+    found = _read(config, sample_bytes, bar, outline=outline)
+    if outline is not None and found.documents.total() and not found.has_both:
+        share = config.held_out_share
+        num_documents = found.documents.total()
+        found = _read(config, sample_bytes, bar, last_share=outline.last_share(share))
+        check_splits(config, found.documents)
+        held_out, total = found.num_bytes["validation"], found.num_bytes.total()
+        logger.info(
+            "%s: a share of %g of %d document%s is less than a whole one, so the last %.3g %% of "
+            "the text (%d of %d bytes) are held out for validation",
+            config.name, share, num_documents, "" if num_documents == 1 else "s",
+            100 * held_out / total, held_out, total,
+        )  # fmt: skip
+    elif found.is_complete:
+        check_splits(config, found.documents)
+    return found
+
+
+def _read(
+    config: DataConfig,
+    sample_bytes: int | None,
+    bar: ProgressBar,
+    *,
+    outline: Outline | None = None,
+    last_share: LastShare | None = None,
+) -> Survey:
+    found = Survey(sample=EvenSample(sample_bytes) if sample_bytes else None, last_share=last_share)
+    limit = float("inf") if config.is_local else 16 * (sample_bytes or 0)
+    for split, piece, begins in routed_pieces(config, last_share):
+        found.documents[split] += begins
+        found.num_bytes[split] += num_bytes(piece)
+        bar.advance(num_bytes(piece))
+        if found.sample is not None and split == "train" and isinstance(piece.content, bytes):
+            found.sample.add(piece.content)
+        if outline is not None and not found.has_both:
+            # Whether documents are few is known as soon as there is one in each split.
+            outline.add(piece)
+        elif last_share is None and found.num_bytes.total() > limit:
+            found.is_complete = False
+            break
+    return found
+
+
+def held_out_rule(config: DataConfig, *, is_last_share: bool) -> str | None:
+    """What the manifest says of how validation was held out; None: it has a split of its own."""
+    if config.has_validation:
+        return None
+    return "last_share" if is_last_share else "documents"
+
+
+def check_splits(config: DataConfig, documents: Counter[Split]) -> None:
+    """Check that both splits have documents.
+
+    Raises:
+        ValueError: one has none.
+    """
+    if not documents.total():
+        raise ValueError(f"{config.name}: there is no text in data.train; give files with text")
+    if config.has_validation:
+        for split in SPLITS:
+            if not documents[split]:
+                raise ValueError(f"there is no text in data.{split}; give files with text")
+    elif not (documents["train"] and documents["validation"]):
+        raise ValueError(
+            f"data.held_out={config.held_out_share} of the text in data.train leaves none for "
+            f"{'validation' if documents['train'] else 'training'}, since there is so little of "
+            "it; give more text, or a validation split"
+        )

@@ -1,0 +1,100 @@
+"""Encode a stream of batches in parallel processes, in order and in bounded memory."""
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import TypeVar
+
+from numpy.typing import DTypeLike
+
+from mobilellm.data.preparation.encoder import Batch, Encoded, Encoder
+from mobilellm.data.tokenizer import load_tokenizer
+
+Label = TypeVar("Label")
+
+_encoder: Encoder | None = None
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def encode_batches(
+    batches: Iterable[tuple[Label, Batch]],
+    *,
+    tokenizer_path: Path,
+    vocab_size: int,
+    dtype: DTypeLike,
+    eos_token_id: int | None,
+    workers: int,
+) -> Generator[tuple[Label, Encoded], None, None]:
+    """The tokens of each batch, in the order of the batches.
+
+    Closing the generator, or an exception in it, ends the processes.
+
+    Args:
+        batches: each with a label that comes back with its tokens. Only a few are taken ahead.
+        tokenizer_path: of the SentencePiece model.
+        vocab_size: of the model.
+        dtype: of the tokens.
+        eos_token_id: appended to each document; None: nothing is.
+        workers: processes; 1: this one.
+    """
+    arguments = (str(tokenizer_path), vocab_size, str(dtype), eos_token_id)
+    if workers == 1:
+        encoder = _make_encoder(*arguments)
+        for label, batch in batches:
+            yield label, encoder.encode(batch)
+        return
+    # Not fork: this process may hold threads (torch, arrow), which a fork would leave half alive.
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=arguments
+    )
+    pending: deque[tuple[Label, Future[Encoded]]] = deque()
+    try:
+        for label, batch in batches:
+            pending.append((label, pool.submit(_encode, batch)))
+            if len(pending) > 2 * workers:
+                done_label, future = pending.popleft()
+                yield done_label, future.result()
+        for done_label, future in pending:
+            yield done_label, future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _make_encoder(
+    tokenizer_path: str, vocab_size: int, dtype: str, eos_token_id: int | None
+) -> Encoder:
+    return Encoder(load_tokenizer(Path(tokenizer_path), vocab_size), dtype, eos_token_id)
+
+
+def _start_worker(
+    tokenizer_path: str, vocab_size: int, dtype: str, eos_token_id: int | None
+) -> None:
+    global _encoder  # noqa: PLW0603 - a worker process has one, for all its batches
+    # Ctrl-C reaches all processes of a terminal; the parent alone decides what happens then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _encoder = _make_encoder(tokenizer_path, vocab_size, dtype, eos_token_id)
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot end its workers, which would wait for batches for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _encode(batch: Batch) -> Encoded:
+    if _encoder is None:
+        raise RuntimeError("the worker has no tokenizer")
+    return _encoder.encode(batch)

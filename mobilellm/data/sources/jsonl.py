@@ -1,0 +1,130 @@
+"""JSON lines: one object a line, one document an object."""
+
+import codecs
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilellm.data.config import DataConfig
+from mobilellm.data.source import Piece, Split, document_pieces, encode_text
+from mobilellm.data.sources.file_reading import (
+    COMPRESSED,
+    describe_not_utf8,
+    read_blocks,
+    split_lines,
+)
+from mobilellm.data.sources.local_files import LocalFiles
+
+
+class JsonlRows(LocalFiles):
+    """Files of JSON lines, packed ones too (`.jsonl.gz`, `.jsonl.zst`)."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of the files taken from a folder."""
+        names = (".jsonl", ".ndjson")
+        return (*names, *(name + packed for name in names for packed in COMPRESSED))
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonlFiles(JsonlRows):
+    """Files of JSON lines, one document each from a column of strings."""
+
+    column: str = "text"
+    """The key of the text."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """The format and the column."""
+        return {"format": "jsonl", "column": self.column}
+
+    def pieces(self, split: Split) -> Iterator[Piece]:
+        """All documents, file by file.
+
+        Raises:
+            ValueError: a line that is no JSON object or is without the column, with its place.
+        """
+        for text, place in read_column(self.files(split), self.column):
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"{place} holds {type(text).__name__} in column {self.column!r}, which must be "
+                    "text; set data.column to another, or mend the line"
+                )
+            yield from document_pieces(encode_text(text, place))
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonlData(JsonlFiles, DataConfig):
+    """Training data from local JSON lines: `data=jsonl`."""
+
+
+def read_column(files: Sequence[Path], column: str) -> Iterator[tuple[Any, str]]:
+    """The values under a key, each with its place for messages; blank lines are skipped.
+
+    Raises:
+        ValueError: a line that is not UTF-8, no JSON object, or without the key.
+    """
+    for row, place in read_rows(files):
+        if column not in row:
+            raise ValueError(
+                f"{place} has no column {column!r}; set data.column to one of "
+                f"{', '.join(row) or 'its keys (it has none)'}, or mend the line"
+            )
+        yield row[column], place
+
+
+def read_rows(files: Sequence[Path]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The objects, each with its place for messages; blank lines are skipped.
+
+    Raises:
+        ValueError: a line that is not UTF-8 or no JSON object.
+    """
+    for file in files:
+        is_first = True
+        for number, line in enumerate(split_lines(read_blocks(file)), start=1):
+            if line.strip():
+                yield _parse(line, file, number, is_first=is_first), f"{file} line {number}"
+                is_first = False
+
+
+def _parse(line: bytes, file: Path, number: int, *, is_first: bool) -> dict[str, Any]:
+    place = f"{file} line {number}"
+    try:
+        row = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{place} is not UTF-8: byte 0x{line[error.start]:02x} at its column "
+            f"{error.start + 1}; {describe_not_utf8(line if is_first else b'')}"
+        ) from None
+    except json.JSONDecodeError as error:
+        remedy = _unlike_lines(line) if is_first else None
+        raise ValueError(
+            f"{place} is not JSON ({error.msg} at column {error.colno}); "
+            + (remedy or "mend or remove the line")
+        ) from None
+    except RecursionError:
+        raise ValueError(
+            f"{place} holds lists or objects nested too deeply to be read; mend or remove the line"
+        ) from None
+    except ValueError as error:
+        # Whole numbers of thousands of digits.
+        reason = str(error).partition(";")[0]
+        raise ValueError(f"{place} cannot be read ({reason}); mend or remove the line") from None
+    if not isinstance(row, dict):
+        remedy = _unlike_lines(line) if is_first else None
+        raise ValueError(
+            f"{place} is a JSON {type(row).__name__}, which must be an object such as "
+            f'{{"text": "…"}}; ' + (remedy or "mend or remove the line")
+        )
+    return row
+
+
+def _unlike_lines(first: bytes) -> str | None:
+    """The remedy where a file's first line shows that it is JSON, but no lines of it."""
+    begin = first.removeprefix(codecs.BOM_UTF8).strip()
+    if begin.startswith(b"["):
+        return "the file is one JSON array: write each element on a line, as `jq -c '.[]'` does"
+    if begin == b"{":
+        return "the file is JSON over several lines: write each object on one, as `jq -c .` does"
+    return None

@@ -1,0 +1,108 @@
+"""Parquet files: one row, one document."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilellm.data.config import DataConfig
+from mobilellm.data.source import Piece, Split, document_pieces, encode_text
+from mobilellm.data.sources.local_files import LocalFiles
+
+_ROWS_PER_READ = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetFiles(LocalFiles):
+    """Parquet files, one document each row from a column of strings; no other column is read."""
+
+    column: str = "text"
+    """The column of the text."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of the files taken from a folder."""
+        return (".parquet",)
+
+    def identity(self) -> Mapping[str, Any]:
+        """The format and the column."""
+        return {"format": "parquet", "column": self.column}
+
+    def pieces(self, split: Split) -> Iterator[Piece]:
+        """All rows, file by file.
+
+        Raises:
+            ValueError: a file that is no Parquet, is damaged or is without the column; a column
+                or a row that is no text.
+        """
+        files = self.files(split)
+        for file in files:
+            _check_column(file, self.column)
+        for file in files:
+            for row, text in enumerate(_read_column(file, self.column)):
+                place = f"row {row} of {file}"
+                if not isinstance(text, str):
+                    raise ValueError(
+                        f"{place} holds {type(text).__name__} in column {self.column!r}, which "
+                        "must be text; set data.column to another, or remove the row"
+                    )
+                yield from document_pieces(encode_text(text, place))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetData(ParquetFiles, DataConfig):
+    """Training data from local Parquet files: `data=parquet`."""
+
+
+def _check_column(file: Path, column: str) -> None:
+    """Read a file's schema, and refuse it where the column is not there or is no text."""
+    import pyarrow
+    from pyarrow import parquet, types
+
+    try:
+        schema = parquet.read_schema(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        raise ValueError(
+            f"{file} is no Parquet file ({_first_line(error)}); leave it out, or use "
+            "data=text or data=jsonl"
+        ) from None
+    if column not in schema.names:
+        raise ValueError(
+            f"{file} has no column {column!r}; set data.column to one of {', '.join(schema.names)}"
+        )
+    kind = schema.field(column).type
+    values = kind.value_type if types.is_dictionary(kind) else kind
+    is_text = types.is_string(values) or types.is_large_string(values)
+    # A column of nothing but nulls: its first row is refused, if there is one.
+    if not (is_text or types.is_string_view(values) or types.is_null(values)):
+        texts = [
+            field.name
+            for field in schema
+            if field.type in (pyarrow.string(), pyarrow.large_string())
+        ]
+        remedy = f"one of {', '.join(texts)}" if texts else "a column of text"
+        raise ValueError(
+            f"{file} holds {kind} in column {column!r}, which must be text; set data.column to "
+            f"{remedy}, or leave the file out"
+        )
+
+
+def _read_column(file: Path, column: str) -> Iterator[Any]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(_ROWS_PER_READ, columns=[column]):
+                yield from batch.column(column).to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{file} is damaged in column {column!r} ({_first_line(error)}); fetch it again, or "
+            "leave it out"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,47 @@
+"""Plain text files."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mobilellm.data.config import DataConfig
+from mobilellm.data.source import Piece, Split
+from mobilellm.data.sources.documents import compile_rule, read_documents
+from mobilellm.data.sources.local_files import LocalFiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFiles(LocalFiles):
+    """UTF-8 text files, whose line ends are kept as they are.
+
+    Raises:
+        ValueError: `document` is no regular expression.
+    """
+
+    document: str = "file"
+    """What is one document.
+
+    `file`: each file, unchanged. `line`: each line that is not blank, without its line end.
+    `blank_line`: what stands between blank lines, without its last line end. Anything else is a
+    regular expression: a line that it matches from its start begins a document, and nothing is
+    left out, e.g. WikiText's titles `^ = [^=].* = $`.
+    """
+
+    def __post_init__(self) -> None:
+        """Check the regular expression."""
+        self.check_values()
+        compile_rule(self.document)
+        super().__post_init__()
+
+    def identity(self) -> Mapping[str, Any]:
+        """The format and the rule for documents."""
+        return {"format": "text", "document": self.document}
+
+    def pieces(self, split: Split) -> Iterator[Piece]:
+        """All documents, file by file."""
+        yield from read_documents(self.files(split), self.document)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextData(TextFiles, DataConfig):
+    """Training data from local text files: `data=text`."""

@@ -1,0 +1,1 @@
+"""A teacher's most likely tokens on disk."""

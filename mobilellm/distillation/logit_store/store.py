@@ -1,0 +1,237 @@
+"""A teacher's top-k probabilities on disk, read by window."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mobilellm.distillation.logit_store.manifest import (
+    INPUTS,
+    MANIFEST,
+    damaged,
+    has_shard,
+    read_inputs,
+    read_record,
+    shard_path,
+)
+from mobilellm.distillation.losses.targets import TopK
+from mobilellm.strict_json import find_fault
+
+_COMMAND = "scripts/prepare_logits.py"
+_FIELDS = {
+    "num_tokens": int,
+    "bytes_per_token": int,
+    "bytes": int,
+    "captured_mass": {"mean": float, "percentile_5": float},
+    "shards": [{"bytes": int, "hash": str}],
+}
+
+
+def is_logit_store(folder: str | Path) -> bool:
+    """Whether a folder holds a logit store, complete or not."""
+    folder = Path(folder)
+    return any(read_record(folder / name) is not None for name in (MANIFEST, INPUTS))
+
+
+class LogitStore:
+    """What `scripts/prepare_logits.py` made; any process reads any window, in any order.
+
+    It can be pickled: another process opens the files itself.
+
+    Args:
+        folder: of the store.
+
+    Raises:
+        FileNotFoundError: there is no store, or one of its files is gone.
+        ValueError: it is not finished, or a file has another size than it should.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Check that all is there; no probabilities are read yet."""
+        self.folder = Path(folder)
+        record = read_record(self.folder / MANIFEST)
+        if record is None:
+            raise self._why_unfinished()
+        self.manifest: dict[str, Any] = record
+        """What the store was made from and what is in it, as plain data."""
+        self.inputs = read_inputs(record, self.folder / MANIFEST)
+        fault = find_fault(record, _FIELDS)
+        if fault or len(record["shards"]) != self.inputs.num_shards:
+            raise damaged(self.folder / MANIFEST, fault or f"{len(record['shards'])} shards")
+        self.codec = self.inputs.codec
+        self._maps: dict[int, NDArray[np.uint8]] = {}
+        for shard in range(self.inputs.num_shards):
+            self._check_shard(shard)
+
+    @property
+    def vocab_size(self) -> int:
+        """Words of the teacher."""
+        return self.inputs.vocab_size
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens per window."""
+        return self.inputs.sequence_length
+
+    @property
+    def temperature(self) -> float:
+        """At which the probabilities were taken."""
+        return self.inputs.temperature
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return self.inputs.num_windows
+
+    def read(self, windows: Tensor | Sequence[int]) -> TopK:
+        """The probabilities of some windows.
+
+        Args:
+            windows: numbers (batch,), as the training data count them.
+
+        Returns:
+            (batch, seq, k), on the CPU.
+
+        Raises:
+            IndexError: there is no such window.
+        """
+        numbers = windows.tolist() if isinstance(windows, Tensor) else list(windows)
+        packed = np.empty((len(numbers), self.inputs.window_bytes), np.uint8)
+        for row, window in zip(packed, numbers, strict=True):
+            row[:] = self._window(window)
+        shape = (len(numbers), self.sequence_length, self.codec.bytes_per_token)
+        return self.codec.decode(torch.from_numpy(packed).view(shape), temperature=self.temperature)
+
+    def check(
+        self,
+        *,
+        vocab_size: int,
+        sequence_length: int,
+        document_mask: bool,
+        data_hash: str,
+        tokenizer_hash: str | None,
+        teacher_hash: str | None = None,
+        temperature: float | None = None,
+    ) -> None:
+        """Check that the store belongs to what is to be trained.
+
+        Args:
+            vocab_size: of the student.
+            sequence_length: tokens per window.
+            document_mask: whether documents are kept apart.
+            data_hash: of the tokens of the training split.
+            tokenizer_hash: None where the data came as token ids.
+            teacher_hash: of the teacher that is meant; None: any.
+            temperature: that is needed; None: any.
+
+        Raises:
+            ValueError: names what differs.
+        """
+        mine = self.inputs
+        if vocab_size != mine.vocab_size:
+            raise self._foreign(
+                f"a teacher of {mine.vocab_size} words, not of {vocab_size}",
+                f"use a student of vocab_size={mine.vocab_size}",
+            )
+        if None not in (tokenizer_hash, mine.tokenizer_hash) and (
+            tokenizer_hash != mine.tokenizer_hash
+        ):
+            raise self._foreign("another tokenizer", "prepare the data with the teacher's")
+        if data_hash != mine.data_hash:
+            raise self._foreign("other training data", "train on the data it was made from")
+        self.check_windows(sequence_length=sequence_length, document_mask=document_mask)
+        if teacher_hash not in (None, mine.teacher_hash):
+            raise self._foreign("another teacher", "use its store")
+        if temperature not in (None, mine.temperature):
+            raise self._foreign(
+                f"temperature={mine.temperature:g}, not {temperature:g}", "use the same"
+            )
+
+    def check_windows(self, *, sequence_length: int, document_mask: bool) -> None:
+        """Check what is known of the training windows before there are any data.
+
+        Args:
+            sequence_length: tokens per window.
+            document_mask: whether documents are kept apart.
+
+        Raises:
+            ValueError: names what differs.
+        """
+        mine = self.inputs
+        if sequence_length != mine.sequence_length:
+            raise self._foreign(
+                f"windows of {mine.sequence_length} tokens, not of {sequence_length}",
+                f"use sequence_length={mine.sequence_length}",
+            )
+        if document_mask != mine.document_mask:
+            raise self._foreign(
+                f"data.document_mask={str(mine.document_mask).lower()}", "use the same in training"
+            )
+
+    def verify(self) -> None:
+        """Compare every byte with what was written, by the shards' hashes.
+
+        Raises:
+            ValueError: names the file that has changed.
+        """
+        for shard, facts in enumerate(self.manifest["shards"]):
+            path = shard_path(self.folder, shard)
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+            if found.hexdigest() != facts["hash"]:
+                raise ValueError(
+                    f"{path} has changed since it was written; remove it and {MANIFEST}, and run "
+                    f"the same {_COMMAND} command again"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open files."""
+        return {**self.__dict__, "_maps": {}}
+
+    def _window(self, window: int) -> NDArray[np.uint8]:
+        if not 0 <= window < len(self):
+            raise IndexError(f"window {window} does not exist in {self.folder}, of {len(self)}")
+        shard, place = divmod(window, self.inputs.windows_per_shard)
+        if shard not in self._maps:
+            path = shard_path(self.folder, shard)
+            self._maps[shard] = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        size = self.inputs.window_bytes
+        return self._maps[shard][place * size : (place + 1) * size]
+
+    def _foreign(self, what: str, remedy: str) -> ValueError:
+        return ValueError(
+            f"the logit store {self.folder} was made with {what}; {remedy}, or make another store "
+            f"with {_COMMAND}"
+        )
+
+    def _check_shard(self, shard: int) -> None:
+        path, size = shard_path(self.folder, shard), self.manifest["shards"][shard]["bytes"]
+        remedy = f"remove {MANIFEST} and run the same {_COMMAND} command again"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; {remedy}")
+        if path.stat().st_size != size:
+            raise ValueError(
+                f"{path} has {path.stat().st_size} bytes, which must be {size}; {remedy}"
+            )
+
+    def _why_unfinished(self) -> FileNotFoundError | ValueError:
+        record = read_record(self.folder / INPUTS)
+        if record is None:
+            what = "is empty" if _is_empty(self.folder) else "holds no logit store"
+            what = what if self.folder.is_dir() else "does not exist"
+            return FileNotFoundError(f"{self.folder} {what}; make a store with {_COMMAND}")
+        inputs = read_inputs(record, self.folder / INPUTS)
+        done = sum(has_shard(self.folder, inputs, shard) for shard in range(inputs.num_shards))
+        return ValueError(
+            f"the logit store {self.folder} is not finished: it holds {done} of "
+            f"{inputs.num_shards} shards; run the same {_COMMAND} command again, which goes on "
+            "from there"
+        )
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())

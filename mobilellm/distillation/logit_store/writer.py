@@ -1,0 +1,206 @@
+"""Writes a logit store, shard by shard, and goes on with one that was cut short."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from mobilellm.distillation.logit_store.manifest import (
+    INPUTS,
+    MANIFEST,
+    LogitInputs,
+    has_shard,
+    read_record,
+    shard_path,
+    write_record,
+)
+from mobilellm.distillation.logit_store.packing import Packing
+from mobilellm.distillation.losses.targets import TopK
+
+# Held by the process that writes a store.
+LOCK = ".lock"
+# Captured mass is added up in whole parts of this size, so that the order does not matter.
+_PARTS = 1_000_000
+_BINS = 1_000
+# Tokens of a finished shard read at a time.
+_BLOCK_TOKENS = 1 << 14
+
+
+class LogitWriter:
+    """Writes the shards that a folder does not have yet, then the manifest.
+
+    The bytes depend on the inputs and on what is appended alone, never on interruptions.
+
+    Args:
+        folder: made where missing; one begun with the same inputs is gone on with.
+        inputs: what the store is made from.
+
+    Raises:
+        ValueError: the folder was begun with other inputs, or holds other files.
+    """
+
+    def __init__(self, folder: str | Path, inputs: LogitInputs) -> None:
+        """Record the inputs."""
+        self.folder = Path(folder)
+        self.inputs = inputs
+        check_folder(self.folder, inputs)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if read_record(self.folder / INPUTS) is None:
+            write_record(self.folder / INPUTS, {"inputs": inputs.to_dict()})
+        self._shards: dict[int, ShardFacts] = {}
+
+    @property
+    def missing(self) -> list[int]:
+        """Shards that are still to be written."""
+        return [n for n in range(self.inputs.num_shards) if not self._has(n)]
+
+    @contextmanager
+    def shard(self, number: int) -> "Iterator[ShardWriter]":
+        """A shard to append its windows' tokens to, in order; it takes its place at the end.
+
+        Raises:
+            ValueError: other than all of its windows were appended.
+        """
+        path = shard_path(self.folder, number)
+        temporary = path.with_name(path.name + ".tmp")
+        size = len(self.inputs.windows_of(number)) * self.inputs.window_bytes
+        try:
+            with temporary.open("wb") as file:
+                writer = ShardWriter(file, self.inputs.codec)
+                yield writer
+                if writer.facts.size != size:
+                    raise ValueError(
+                        f"shard {number} got {writer.facts.size} bytes instead of {size}; append "
+                        f"all tokens of windows {self.inputs.windows_of(number)}"
+                    )
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._shards[number] = writer.facts
+
+    def finish(self) -> dict[str, Any]:
+        """Write the manifest, which makes the store a finished one; the manifest.
+
+        Raises:
+            ValueError: shards are missing.
+        """
+        if self.missing:
+            raise ValueError(f"shards {self.missing} are missing; write them before the manifest")
+        facts = [self._shards.get(n) or self._facts(n) for n in range(self.inputs.num_shards)]
+        counts = np.sum([one.counts for one in facts], axis=0)
+        num_tokens = self.inputs.num_windows * self.inputs.sequence_length
+        manifest = {
+            "inputs": self.inputs.to_dict(),
+            "num_tokens": num_tokens,
+            "bytes_per_token": self.inputs.codec.bytes_per_token,
+            "bytes": sum(one.size for one in facts),
+            "captured_mass": {
+                "mean": sum(one.mass for one in facts) / _PARTS / num_tokens,
+                "percentile_5": int(np.searchsorted(counts.cumsum(), 0.05 * num_tokens)) / _BINS,
+            },
+            "shards": [{"bytes": one.size, "hash": one.digest.hexdigest()} for one in facts],
+        }
+        write_record(self.folder / MANIFEST, manifest)
+        return manifest
+
+    def _has(self, number: int) -> bool:
+        return number in self._shards or has_shard(self.folder, self.inputs, number)
+
+    def _facts(self, number: int) -> "ShardFacts":
+        """Those of a shard that was there before."""
+        facts = ShardFacts(self.inputs.codec)
+        block = _BLOCK_TOKENS * self.inputs.codec.bytes_per_token
+        with shard_path(self.folder, number).open("rb") as file:
+            while part := file.read(block):
+                facts.add(part)
+        return facts
+
+
+class ShardFacts:
+    """Size, hash and captured probability mass of a shard, from its bytes alone.
+
+    Args:
+        codec: how they are written.
+    """
+
+    def __init__(self, codec: Packing) -> None:
+        """Nothing was seen yet."""
+        self.codec = codec
+        self.size = 0
+        self.digest = hashlib.blake2b(digest_size=16)
+        self.mass = 0
+        """Sum over tokens, in parts of a millionth."""
+        self.counts = np.zeros(_BINS + 1, np.int64)
+        """Tokens by thousandths of captured mass."""
+
+    def add(self, data: bytes) -> None:
+        """Go on with some tokens."""
+        self.size += len(data)
+        self.digest.update(data)
+        packed = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        top = self.codec.decode(packed.view(-1, self.codec.bytes_per_token))
+        mass = top.log_probabilities.exp().sum(-1)
+        parts = (mass.clamp(max=1.0).double() * _PARTS).round().long()
+        self.mass += int(parts.sum())
+        self.counts += np.bincount((parts // (_PARTS // _BINS)).numpy(), minlength=_BINS + 1)
+
+
+class ShardWriter:
+    """Appends tokens to an open shard.
+
+    Args:
+        file: open for writing.
+        codec: how tokens are written.
+    """
+
+    def __init__(self, file: BinaryIO, codec: Packing) -> None:
+        """Begin an empty shard."""
+        self.file = file
+        self.facts = ShardFacts(codec)
+
+    def append(self, top: TopK) -> None:
+        """Write the next tokens, (tokens, k), from any device.
+
+        Raises:
+            ValueError: probabilities that are not numbers.
+        """
+        if bool(top.log_probabilities.isnan().any()):
+            raise ValueError(
+                "the teacher's logits are not numbers (NaN); check its weights, or run it with "
+                "teacher_precision=float32"
+            )
+        data = self.facts.codec.encode(top).cpu().numpy().tobytes()
+        self.file.write(data)
+        self.facts.add(data)
+
+
+def check_folder(folder: Path, inputs: LogitInputs) -> None:
+    """Refuse a folder that is in use by something else, and change nothing.
+
+    Raises:
+        ValueError: other inputs, or other files.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out={folder} is a file; choose a folder")
+    known = read_record(folder / MANIFEST) or read_record(folder / INPUTS)
+    if known is not None:
+        changes = inputs.differences(known["inputs"])
+        if changes:
+            raise ValueError(
+                f"{folder} holds a logit store made from other inputs: {'; '.join(changes)}; "
+                "choose another out, or remove that folder"
+            )
+        return
+    others = [] if not folder.is_dir() else [path.name for path in folder.iterdir()]
+    others = [name for name in others if name not in (LOCK, f"{INPUTS}.tmp")]
+    if others:
+        raise ValueError(
+            f"out={folder} holds other files, such as {min(others)}; choose a new or empty folder"
+        )

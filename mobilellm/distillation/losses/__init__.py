@@ -1,0 +1,1 @@
+"""Losses that let a student learn from a teacher: pure functions on tensors, one per file."""

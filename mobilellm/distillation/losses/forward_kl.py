@@ -1,0 +1,101 @@
+"""Kullback-Leibler divergence of the student from the teacher: KL(teacher ‖ student)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mobilellm.distillation.losses.loss import LogitLoss, masked_mean
+from mobilellm.distillation.losses.schedule import value_at
+from mobilellm.distillation.losses.targets import (
+    Target,
+    TopK,
+    all_count,
+    check_mask,
+    check_same_shape,
+    log_probability_pair,
+    log_softmax,
+)
+
+
+def forward_kl(
+    student_logits: Tensor,
+    teacher_logits: Target,
+    mask: Tensor,
+    *,
+    temperature: float = 1.0,
+    rest: str = "bucket",
+) -> Tensor:
+    """Σ p_T (log p_T − log p_S), mean over unmasked tokens, in nats × temperature².
+
+    Args:
+        student_logits: (..., vocab).
+        teacher_logits: the same shape, or the teacher's `TopK`; no gradient goes there.
+        mask: bool (...), True = counts.
+        temperature: both models' logits are divided by it.
+        rest: of a `TopK`: see `mobilellm.distillation.losses.targets`.
+
+    Returns:
+        A scalar; 0 where student and teacher are equal.
+
+    Raises:
+        ValueError, TypeError: as `log_probability_pair`.
+
+    Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
+    """
+    if isinstance(teacher_logits, TopK):
+        student, teacher = log_probability_pair(
+            student_logits, teacher_logits, temperature=temperature, rest=rest, mask=mask
+        )
+        values = (teacher.exp() * (teacher - student)).sum(-1)
+    else:
+        check_mask(mask, student_logits.shape[:-1])
+        check_same_shape(student_logits, teacher_logits)
+        values = _OnAllLogits.apply(student_logits, teacher_logits.detach(), temperature, mask)
+    return masked_mean(values, mask) * temperature**2  # pyright: ignore[reportArgumentType]
+
+
+class _OnAllLogits(torch.autograd.Function):
+    """The divergence of each token, and at once its gradient, softmax(student) − softmax(teacher).
+
+    It takes less than half the time and memory of what autograd would make of the formula.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, student_logits: Tensor, teacher_logits: Tensor, temperature: float, mask: Tensor
+    ) -> Tensor:
+        student = log_softmax(student_logits, temperature)
+        ahead = log_softmax(teacher_logits, temperature)
+        probabilities = ahead.exp()
+        values = ahead.sub_(student).mul_(probabilities).sum(-1)
+        if ctx.needs_input_grad[0]:
+            ctx.gradient = student.exp_().sub_(probabilities)
+            ctx.mask, ctx.temperature, ctx.dtype = mask, temperature, student_logits.dtype
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        gradient = ctx.gradient * (slope / ctx.temperature).unsqueeze(-1)
+        if not all_count(ctx.mask):
+            gradient.masked_fill_(~ctx.mask.unsqueeze(-1), 0.0)
+        return gradient.to(ctx.dtype), None, None, None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardKL(LogitLoss):
+    """KL(teacher ‖ student): the student covers all that the teacher finds likely."""
+
+    def is_plain(self, progress: float) -> bool:
+        """Whether the temperature is 1, so that the cross entropy's softmax serves it too."""
+        return value_at(self.temperature, progress) == 1
+
+    def divergence(
+        self, student_logits: Tensor, teacher: Target, mask: Tensor, *, temperature: float,
+        rest: str,
+    ) -> Tensor:  # fmt: skip
+        """See `forward_kl`."""
+        return forward_kl(student_logits, teacher, mask, temperature=temperature, rest=rest)

@@ -1,0 +1,52 @@
+"""Squared distance of hidden states."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from mobilellm.distillation.losses.loss import (
+    Projection,
+    StateLoss,
+    check_states,
+    compared_states,
+    masked_mean,
+    sum_over_pairs,
+)
+
+
+def hidden_state_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """(h_S − h_T)², mean over the width and the unmasked tokens.
+
+    Args:
+        student: (..., width).
+        teacher: the same shape; no gradient goes there.
+        mask: bool (...), True = counts.
+
+    Returns:
+        A scalar; 0 where student and teacher are equal.
+
+    Raises:
+        ValueError, TypeError: shapes that do not fit, a mask that is not bool.
+
+    Source: Edalati et al. 2022, KnGPT-2, arXiv:2110.08152: embedding and feed-forward outputs.
+    """
+    check_states(student, teacher, mask)
+    student, teacher = compared_states(student, mask), compared_states(teacher.detach(), mask)
+    return masked_mean(mse_loss(student, teacher, reduction="none").mean(-1), mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenStateMSE(StateLoss):
+    """The student's states become the teacher's, in direction and in length."""
+
+    def __call__(
+        self,
+        student: Sequence[Tensor],
+        teacher: Sequence[Tensor],
+        mask: Tensor,
+        project: Projection | None = None,
+    ) -> Tensor:
+        """See `hidden_state_mse`; sum over the pairs of layers."""
+        return sum_over_pairs(hidden_state_mse, student, teacher, mask, project)

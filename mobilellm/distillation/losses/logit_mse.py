@@ -1,0 +1,88 @@
+"""Squared distance of the logits."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from mobilellm.distillation.losses.loss import LogitLoss, Structure, masked_mean
+from mobilellm.distillation.losses.targets import (
+    Target,
+    TopK,
+    check_mask,
+    check_same_shape,
+    mask_gradient,
+)
+
+
+def logit_mse(student_logits: Tensor, teacher_logits: Target, mask: Tensor) -> Tensor:
+    """(z_S − z_T)², mean over the vocabulary and the unmasked tokens.
+
+    It has no temperature: dividing the logits by one and multiplying by its square cancel.
+
+    Args:
+        student_logits: (..., vocab).
+        teacher_logits: the same shape; no gradient goes there.
+        mask: bool (...), True = counts.
+
+    Returns:
+        A scalar, in nats²; 0 where student and teacher are equal.
+
+    Raises:
+        ValueError: shapes that do not fit, a `TopK`.
+        TypeError: a mask that is not bool.
+
+    Source: `alpha_mse` of DistilBERT's training, Sanh et al. 2019, arXiv:1910.01108.
+    """
+    if isinstance(teacher_logits, TopK):
+        raise ValueError(
+            f"logit_mse needs all logits of the teacher, and was given its top "
+            f"{teacher_logits.indices.shape[-1]} probabilities; use a teacher in memory without "
+            "top_k, or another loss"
+        )
+    check_same_shape(student_logits, teacher_logits)
+    check_mask(mask, student_logits.shape[:-1])
+    dtype = torch.promote_types(student_logits.dtype, torch.float32)
+    student = mask_gradient(student_logits, mask).to(dtype)
+    return masked_mean(
+        mse_loss(student, teacher_logits.detach().to(dtype), reduction="none").mean(-1), mask
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitMSE(LogitLoss):
+    """Mean squared distance of the logits, all of which the teacher has to give.
+
+    Raises:
+        ValueError: a temperature, which would cancel.
+    """
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        super().__post_init__()
+        if self.temperature != 1:
+            raise ValueError(
+                f"temperature={self.temperature} would have no effect on LogitMSE, where it "
+                "cancels; use temperature=1.0"
+            )
+
+    def check(self, student: Structure, teacher: Structure) -> None:
+        """Refuse another vocabulary, and a store, which has the most likely tokens only.
+
+        Raises:
+            ValueError: as said.
+        """
+        if teacher.num_layers == 0:
+            raise ValueError(
+                "LogitMSE needs all logits of the teacher, and a logit store has the most likely "
+                "words only; use a teacher in memory without top_k, or another loss"
+            )
+        super().check(student, teacher)
+
+    def divergence(
+        self, student_logits: Tensor, teacher: Target, mask: Tensor, *, temperature: float,
+        rest: str,
+    ) -> Tensor:  # fmt: skip
+        """See `logit_mse`."""
+        return logit_mse(student_logits, teacher, mask)

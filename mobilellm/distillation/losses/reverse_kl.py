@@ -1,0 +1,54 @@
+"""Kullback-Leibler divergence of the teacher from the student: KL(student ‖ teacher)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mobilellm.distillation.losses.loss import LogitLoss, masked_mean
+from mobilellm.distillation.losses.targets import Target, log_probability_pair
+
+
+def reverse_kl(
+    student_logits: Tensor,
+    teacher_logits: Target,
+    mask: Tensor,
+    *,
+    temperature: float = 1.0,
+    rest: str = "bucket",
+) -> Tensor:
+    """Σ p_S (log p_S − log p_T), mean over unmasked tokens, in nats × temperature².
+
+    Args:
+        student_logits: (..., vocab).
+        teacher_logits: the same shape, or the teacher's `TopK`; no gradient goes there.
+        mask: bool (...), True = counts.
+        temperature: both models' logits are divided by it.
+        rest: of a `TopK`: see `mobilellm.distillation.losses.targets`.
+
+    Returns:
+        A scalar; 0 where student and teacher are equal.
+
+    Raises:
+        ValueError, TypeError: as `log_probability_pair`.
+
+    Source: Gu et al. 2023, MiniLLM, arXiv:2306.08543, on the teacher-forced distribution of each
+    token rather than on sampled text.
+    """
+    student, teacher = log_probability_pair(
+        student_logits, teacher_logits, temperature=temperature, rest=rest, mask=mask
+    )
+    # The difference's own gradient would be that of Σ p_S = 1, which is 0.
+    ahead = (student - teacher).detach()
+    return masked_mean((student.exp() * ahead).sum(-1), mask) * temperature**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReverseKL(LogitLoss):
+    """KL(student ‖ teacher): the student keeps to what the teacher finds likely."""
+
+    def divergence(
+        self, student_logits: Tensor, teacher: Target, mask: Tensor, *, temperature: float,
+        rest: str,
+    ) -> Tensor:  # fmt: skip
+        """See `reverse_kl`."""
+        return reverse_kl(student_logits, teacher, mask, temperature=temperature, rest=rest)

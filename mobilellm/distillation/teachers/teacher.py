@@ -1,0 +1,209 @@
+"""What a student asks of a teacher, and the teacher that is a model in memory."""
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mobilellm.distillation.logit_store.packing import Packing
+from mobilellm.distillation.losses.loss import Structure
+from mobilellm.distillation.losses.targets import Target, TopK, top_k_of
+from mobilellm.models.attention_mask import attention_mask_of
+from mobilellm.models.config import ModelConfig
+
+Batch = Mapping[str, Tensor]
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher says about one micro-batch."""
+
+    target: Callable[[slice, float], Target]
+    """(place among the micro-batch's tokens, temperature) -> distributions of those tokens."""
+    logits: Callable[[slice], Tensor] | None = None
+    """(place) -> all logits of those tokens; None where only the top k are told."""
+    captured: Mapping[str, list[Tensor]] = field(default_factory=dict)
+    """As `ModelOutput.captured`."""
+
+
+class Teacher(Protocol):
+    """Frozen, in evaluation mode, and in no checkpoint."""
+
+    structure: Structure
+
+    def lesson(self, batch: Batch, capture: Collection[str] = ()) -> Lesson:
+        """Run once over a micro-batch."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Move to where the student is."""
+        ...
+
+
+def structure_of(config: ModelConfig) -> Structure:
+    """What losses have to know of one of our models."""
+    heads = [shape.num_attention_heads for shape in config.block_shapes]
+    return Structure(
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        num_heads=tuple(heads[index] for index in config.layer_order),
+        vocab_size=config.vocab_size,
+    )
+
+
+class ModelTeacher:
+    """A model that runs beside the student.
+
+    Args:
+        model: called as a `MobileLLM`; its parameters are frozen.
+        structure: of the model.
+        precision: `auto` (weights as given, products as in training), or the number type of
+            weights and products, whatever training uses.
+        top_k: let the student see the k most likely tokens only; None: all.
+        rounding: with `top_k`, round probabilities as a store of this precision does.
+
+    Raises:
+        ValueError: an unknown precision, `rounding` without `top_k`, k above the vocabulary.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        structure: Structure,
+        *,
+        precision: str = "auto",
+        top_k: int | None = None,
+        rounding: str | None = None,
+    ) -> None:
+        """Freeze the model."""
+        check_teacher_options(precision, top_k, rounding, structure.vocab_size)
+        self.structure = structure
+        self.model = model.requires_grad_(False).eval()
+        self.precision = precision
+        self.top_k = top_k
+        self.packing = (
+            None
+            if rounding is None or top_k is None
+            else Packing(vocab_size=structure.vocab_size, k=top_k, precision=rounding)
+        )
+        if precision != "auto":
+            self.model.to(getattr(torch, precision))
+
+    def to(self, device: torch.device) -> None:
+        """Move the model."""
+        self.model.to(device)
+
+    @torch.no_grad()
+    def lesson(self, batch: Batch, capture: Collection[str] = ()) -> Lesson:
+        """One forward pass; logits are made chunk by chunk when they are asked for."""
+        with self._own_precision(batch["input_ids"].device.type):
+            output = self.model(
+                batch["input_ids"],
+                attention_mask=attention_mask_of(dict(batch)),
+                logits=False,
+                capture=capture,
+            )
+        hidden = output.hidden.flatten(0, 1)
+        made: dict[tuple[int, int], Tensor] = {}
+
+        @torch.no_grad()
+        def logits(place: slice) -> Tensor:
+            key = (place.start, place.stop)
+            if key not in made:
+                # Several losses on one chunk share its logits, which live no longer than that.
+                made.clear()
+                with self._own_precision(hidden.device.type):
+                    made[key] = self.model.unembed(hidden[place])  # pyright: ignore
+            return made[key]
+
+        def target(place: slice, temperature: float) -> Target:
+            return self._told(logits(place), temperature)
+
+        return Lesson(target, logits if self.top_k is None else None, output.captured)
+
+    @torch.no_grad()
+    def _told(self, logits: Tensor, temperature: float) -> Target:
+        """What the student gets to see of the logits."""
+        if self.top_k is None:
+            return logits
+        top = top_k_of(logits, self.top_k, temperature=temperature)
+        return top if self.packing is None else self.packing.rounded(top)
+
+    def _own_precision(self, device: str) -> AbstractContextManager[Any]:
+        if self.precision == "auto":
+            return nullcontext()
+        return torch.autocast(device, enabled=False)
+
+
+class StoredTeacher:
+    """What a store holds of a teacher: its top-k probabilities, no model.
+
+    Args:
+        store: a `LogitStore`.
+    """
+
+    def __init__(self, store: Any) -> None:
+        """Nothing is read yet."""
+        self.store = store
+        self.structure = Structure(
+            num_layers=0,
+            hidden_size=0,
+            num_heads=(),
+            vocab_size=store.vocab_size,
+            captures=(),
+            temperature=store.temperature,
+        )
+
+    def to(self, device: torch.device) -> None:
+        """Nothing is held in memory."""
+
+    def lesson(self, batch: Batch, capture: Collection[str] = ()) -> Lesson:
+        """Read the batch's windows.
+
+        Raises:
+            ValueError: states are asked for, which no store has.
+        """
+        if capture:
+            raise ValueError(
+                f"a logit store has no {', '.join(capture)}; use losses on logits, or a teacher "
+                "in memory"
+            )
+        stored = self.store.read(batch["window"].cpu())
+        device = batch["input_ids"].device
+        top = TopK(
+            stored.indices.flatten(0, 1).to(device),
+            stored.log_probabilities.flatten(0, 1).to(device),
+            stored.temperature,
+        )
+        return Lesson(lambda place, _: top.rows(place))
+
+
+def check_teacher_options(
+    precision: str, top_k: int | None, rounding: str | None, vocab_size: int | None = None
+) -> None:
+    """Check how a teacher is to be run.
+
+    Raises:
+        ValueError: an unknown precision, `rounding` without `top_k`, k out of range.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"teacher_precision={precision!r} is not known; use one of {', '.join(PRECISIONS)}"
+        )
+    if top_k is None:
+        if rounding is not None:
+            raise ValueError(f"rounding={rounding} rounds the top k; give top_k too")
+        return
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        raise ValueError(f"top_k={top_k!r} must be a whole number of at least 1")
+    if vocab_size is not None:
+        if top_k > vocab_size:
+            raise ValueError(
+                f"top_k={top_k} is above the vocabulary of {vocab_size} words; use at most that"
+            )
+        if rounding is not None:
+            Packing(vocab_size=vocab_size, k=top_k, precision=rounding)

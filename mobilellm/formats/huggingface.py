@@ -1,0 +1,226 @@
+"""Llama-type Hugging Face folders, in and out, without `transformers`.
+
+The weights' side; the architectures that are understood stand in `huggingface_config`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor
+
+from mobilellm.checkpoint import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    check_exists,
+    model_from_state,
+    read_json,
+    read_tensors,
+    write_atomically,
+    write_json,
+    write_tensors,
+)
+from mobilellm.data.tokenizer import load_tokenizer
+from mobilellm.files import describe_unread
+from mobilellm.formats.huggingface_config import config_to_huggingface, read_huggingface_config
+from mobilellm.formats.huggingface_tokenizer import tokenizer_files
+from mobilellm.formats.special_tokens import with_tokenizer_ids
+from mobilellm.models import MobileLLM
+
+_TOP_NAMES = {
+    "embedding.weight": "model.embed_tokens.weight",
+    "norm.weight": "model.norm.weight",
+    "head.weight": "lm_head.weight",
+}
+_LAYER_NAMES = {
+    "attention_norm": "input_layernorm",
+    "feed_forward_norm": "post_attention_layernorm",
+    "attention": "self_attn",
+    "feed_forward": "mlp",
+}
+_OUR_TOP_NAMES = {theirs: ours for ours, theirs in _TOP_NAMES.items()}
+_OUR_LAYER_NAMES = {theirs: ours for ours, theirs in _LAYER_NAMES.items()}
+
+
+def import_huggingface(
+    folder: str | Path, *, dtype: torch.dtype | None = torch.float32
+) -> MobileLLM:
+    """Read a Llama-type checkpoint: Llama, Qwen3, Arcee with ReLU, or Meta's own MobileLLM.
+
+    Weights come from model.safetensors, pytorch_model.bin or shards of either.
+
+    Args:
+        folder: holds config.json and the weights.
+        dtype: number type of the model's weights; None keeps what is stored.
+
+    Raises:
+        FileNotFoundError: no such folder, config.json or weights.
+        ValueError: the architecture is not ours: names the field of config.json.
+    """
+    folder = Path(folder)
+    config = read_huggingface_config(folder)
+    state: dict[str, Tensor] = {}
+    for name, tensor in _read_weights(folder).items():
+        if not name.endswith("rotary_emb.inv_freq"):  # derived; older versions stored it
+            state[_our_name(name)] = tensor if dtype is None else tensor.to(dtype)
+    _settle_head(state, folder, tied=config.tie_word_embeddings)
+    return model_from_state(config, state, folder)
+
+
+def export_huggingface(
+    model: MobileLLM, folder: str | Path, tokenizer: str | Path | None = None
+) -> None:
+    """Write a folder that `transformers.AutoModelForCausalLM` loads and that gives equal logits.
+
+    Shared blocks are unrolled: one stored layer per application. A tied head stays tied.
+    Factorised and masked matrices are folded into dense ones, zeros included, since plain
+    architectures hold nothing else: the logits are equal, the savings are gone.
+
+    Args:
+        model: left as it is.
+        folder: new or empty.
+        tokenizer: path of a SentencePiece model, which `transformers.AutoTokenizer` then loads;
+            its end-of-text token becomes the model's.
+
+    Raises:
+        ValueError: the folder is not empty, no architecture of `transformers` holds the model, or
+            the tokenizer is none.
+        FileNotFoundError: the tokenizer does not exist.
+        OSError: a file could not be written.
+    """
+    folder, config = Path(folder), model.config
+    if tokenizer is not None:
+        processor = load_tokenizer(Path(tokenizer), config.vocab_size, name="tokenizer ")
+        config = with_tokenizer_ids(config, processor)
+    values = config_to_huggingface(config)
+    values["dtype"] = str(model.norm.weight.dtype).removeprefix("torch.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not an empty folder; export into a new one")
+    files = {} if tokenizer is None else tokenizer_files(tokenizer, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, partial(Path.write_bytes, data=content))
+    write_tensors(folder / WEIGHTS_FILE, _their_state(model))
+    write_json(folder / CONFIG_FILE, values)
+
+
+def _our_name(name: str) -> str:
+    """`model.layers.3.mlp.up_proj.weight` -> `blocks.3.feed_forward.up_proj.weight`."""
+    if name in _OUR_TOP_NAMES:
+        return _OUR_TOP_NAMES[name]
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(\w+)\.(.+)", name)
+    if match is None or match[2] not in _OUR_LAYER_NAMES:
+        return name  # refused by name when the weights are taken
+    return f"blocks.{match[1]}.{_OUR_LAYER_NAMES[match[2]]}.{match[3]}"
+
+
+@torch.no_grad()
+def _dense_state(model: MobileLLM) -> dict[str, Tensor]:
+    """The state of the model, with every compressed matrix as the dense weight it stands for."""
+    compressed = model.config.layer_shapes
+    state = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not any(name.startswith(f"{matrix}.") for matrix in compressed)
+    }
+    for matrix in compressed:
+        state[f"{matrix}.weight"] = model.get_submodule(matrix).materialize()  # pyright: ignore[reportCallIssue]
+    return state
+
+
+def _their_state(model: MobileLLM) -> dict[str, Tensor]:
+    ours = _dense_state(model)
+    state = {_TOP_NAMES[name]: tensor for name, tensor in ours.items() if name in _TOP_NAMES}
+    written: set[int] = set()
+    for layer, index in enumerate(model.config.layer_order):
+        prefix = f"blocks.{index}."
+        for name, tensor in ours.items():
+            if not name.startswith(prefix):
+                continue
+            part, _, rest = name.removeprefix(prefix).partition(".")
+            # safetensors refuses tensors that share memory, as repeats of a block do.
+            content = tensor.clone() if index in written else tensor
+            state[f"model.layers.{layer}.{_LAYER_NAMES[part]}.{rest}"] = content
+        if model.config.qk_norm == "l2":
+            ones = model.norm.weight.new_ones(model.config.head_dim)  # pyright: ignore[reportCallIssue, reportArgumentType]
+            for part in ("q_norm", "k_norm"):
+                state[f"model.layers.{layer}.self_attn.{part}.weight"] = ones.clone()
+        written.add(index)
+    return state
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of the folder's checkpoint, whichever of the usual files holds them."""
+    readers: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+        WEIGHTS_FILE: read_tensors,
+        "pytorch_model.bin": _read_pickle,
+    }
+    for name, read in readers.items():
+        if (folder / name).is_file():
+            return read(folder / name)
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            files = _indexed_files(index)
+            return {key: tensor for file in files for key, tensor in read(folder / file).items()}
+    raise FileNotFoundError(
+        f"{folder} holds no weights; expected {', '.join(readers)} or their .index.json"
+    )
+
+
+def _indexed_files(index: Path) -> list[str]:
+    """The files that an index of shards names.
+
+    Raises:
+        ValueError: it names none.
+    """
+    names = read_json(index).get("weight_map")
+    is_map = isinstance(names, Mapping) and all(isinstance(n, str) for n in names.values())
+    if not is_map or not names:
+        raise ValueError(
+            f"{index} has no weight_map, the file of each weight by the weight's name; fetch it "
+            "again"
+        )
+    return sorted(set(names.values()))
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    check_exists(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    # torch says of a damaged file any of these, depending on where it is cut off.
+    except (UnpicklingError, EOFError, OSError, RuntimeError, LookupError, ValueError) as error:
+        reason = "is damaged: it is cut off or no file of torch.save; fetch it again"
+        if isinstance(error, UnpicklingError) and "Unsupported" in str(error):
+            reason = "holds more than tensors and cannot be loaded safely; make it safetensors"
+        raise ValueError(f"{path} {describe_unread(path) or reason}") from error
+    is_state = isinstance(state, Mapping) and all(isinstance(t, Tensor) for t in state.values())
+    if not is_state:
+        raise ValueError(
+            f"{path} holds no weights by name; save model.state_dict(), or convert it to "
+            "safetensors"
+        )
+    return dict(state)
+
+
+def _settle_head(state: dict[str, Tensor], folder: Path, *, tied: bool) -> None:
+    """Keep one table where head and embedding are tied, whichever of the two is stored.
+
+    Raises:
+        ValueError: tied, and both are stored and differ; or not tied, and there is no head.
+    """
+    if not tied:
+        if "head.weight" not in state and "embedding.weight" in state:
+            raise ValueError(
+                f"lm_head.weight is missing in {folder}; if the head is the embedding, set "
+                "tie_word_embeddings to true in config.json, else fetch the weights again"
+            )
+        return
+    head = state.pop("head.weight", None)
+    if head is not None and not torch.equal(head, state.setdefault("embedding.weight", head)):
+        raise ValueError(
+            f"lm_head.weight in {folder} differs from the embedding although config.json ties "
+            "them; set tie_word_embeddings (in Meta's own form, share_embedding) to false"
+        )

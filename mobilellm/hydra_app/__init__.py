@@ -1,0 +1,1 @@
+"""Hydra: composing and checking configurations, and the command line."""

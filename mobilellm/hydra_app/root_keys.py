@@ -1,0 +1,148 @@
+"""The keys at the root of each file of conf/: which there are, and what they may be.
+
+Groups (model, data, …) are checked by what they build. A new key gets a row here, and its value
+and comment in the YAML file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+from mobilellm.cli.errors import CommandError, listed, nearest
+from mobilellm.cli.synonyms import meant_by
+from mobilellm.hydra_app.run_config import RunConfig
+from mobilellm.paths import with_home_folders
+from mobilellm.ranges import ANYWHERE, MAX_SEED, TEMPERATURE, Range, check_value
+
+Rows = dict[str, tuple[Any, Range]]
+
+POSITIVE = Range(at_least=1)
+SEED = Range(at_least=0, cap=MAX_SEED)
+
+TRAIN: Rows = {
+    "experiment_name": (str, ANYWHERE),
+    "output_dir": (str, ANYWHERE),
+    "prepared_dir": (str, ANYWHERE),
+    "seed": (int, SEED),
+    "sequence_length": (int, POSITIVE),
+    "tokens_per_step": (int, POSITIVE),
+    "micro_batch_size": (int | Literal["auto"], POSITIVE),
+    "max_tokens": (float | None, Range(above=0, remedy="null sets no limit")),
+    "max_steps": (int | None, Range(at_least=1, remedy="null sets no limit")),
+    "max_seconds": (float | None, Range(above=0, remedy="null sets no limit")),
+    "gradient_clip_norm": (float | None, Range(above=0, remedy="null: not clipped")),
+    "initialization": (Mapping, ANYWHERE),
+    "validation_interval_tokens": (
+        float | None,
+        Range(above=0, remedy="null: 10 times a run, and always at its end"),
+    ),
+    "validation_tokens": (float | None, Range(at_least=1, remedy="null: all of the split")),
+    "log_interval_steps": (int, POSITIVE),
+    "init_from": (str | None, ANYWHERE),
+    "init_layers": (list[int] | None, Range(at_least=0)),
+    "extend_from": (str | None, ANYWHERE),
+    "resume": (bool | None, ANYWHERE),
+    "learning_rate_probe": (bool, ANYWHERE),
+    "learning_rate_probe_factors": (list[float], Range(above=0)),
+    "learning_rate_probe_share": (float, Range(above=0, at_most=1)),
+    "learning_rate_probe_seed": (int, SEED),
+}
+EXPLAIN: Rows = {
+    "init_from": (str | None, ANYWHERE),
+    "init_layers": (list[int] | None, Range(at_least=0)),
+    "format": (Literal["table", "json"], ANYWHERE),
+    "sequence_length": (int, POSITIVE),
+    "micro_batch_size": (int, Range(at_least=1, cap=1_000_000)),
+    "max_tokens": (float | None, Range(above=0, cap=1e18)),
+    "flops_per_second": (float | None, Range(above=0, cap=1e24)),
+    "scaling": (Mapping, ANYWHERE),
+}
+COMPRESS: Rows = {
+    "prepared_dir": (str, ANYWHERE),
+    "sequence_length": (int, Range(at_least=1, cap=1_000_000)),
+    "micro_batch_size": (int, Range(at_least=1, cap=1_000_000)),
+    "validation_tokens": (float | None, Range(at_least=1, remedy="null: all of the split")),
+    "seed": (int, SEED),
+    "latency": (bool, ANYWHERE),
+    "prefill_tokens": (int, Range(at_least=1, cap=1_000_000)),
+    "decode_tokens": (int, Range(at_least=1, cap=1_000_000)),
+}
+PREPARE_DATA: Rows = {"prepared_dir": (str, ANYWHERE)}
+PREPARE_LOGITS: Rows = {
+    "prepared_dir": (str, ANYWHERE),
+    "sequence_length": (int, POSITIVE),
+    "k": (int, POSITIVE),
+    "precision": (str, ANYWHERE),
+    "packing": (str, ANYWHERE),
+    "temperature": (float, TEMPERATURE),
+    "out": (str | None, ANYWHERE),
+    "micro_batch_size": (int, Range(at_least=1, cap=1_000_000)),
+    "accelerator": (str, ANYWHERE),
+    "teacher_precision": (str, ANYWHERE),
+    "num_threads": (int | None, Range(at_least=1, cap=4096)),
+    "windows_per_shard": (int | None, POSITIVE),
+}
+TRAIN_GROUPS = tuple(
+    f.name for f in fields(RunConfig) if f.name not in TRAIN and f.type == dict[str, Any]
+)
+# Each file's rows and its groups; a group that is not in `OPTIONAL` has to be chosen.
+ROOTS: dict[str, tuple[Rows, tuple[str, ...]]] = {
+    "train": (TRAIN, TRAIN_GROUPS),
+    "explain": (EXPLAIN, ("model", "optimizer", "trainer")),
+    "compress": (COMPRESS, ("model", "data", "compression")),
+    "prepare_data": (PREPARE_DATA, ("model", "data")),
+    "prepare_logits": (PREPARE_LOGITS, ("model", "data")),
+}
+OPTIONAL = ("compression", "distillation", "callbacks", "logger")
+# Filled in from a model's folder, so empty in the file; compress.py knows its data by itself too.
+FILLED_IN = {"compress": ("model", "data"), "prepare_logits": ("model",)}
+
+
+def checked_config(root: str, cfg: DictConfig) -> DictConfig:
+    """The configuration with home folders in its paths; every command begins with this.
+
+    Args:
+        root: the file of conf/ that it was composed from, without `.yaml`.
+        cfg: as composed; left as it is.
+
+    Raises:
+        ValueError: a key at the root that does not exist or is missing, or a value out of range.
+    """
+    plain: Any = with_home_folders(OmegaConf.to_container(cfg, resolve=False))
+    expanded: Any = OmegaConf.create(plain)
+    _check_names(plain, root)
+    for name, (hint, allowed) in ROOTS[root][0].items():
+        value = expanded[name]
+        value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        check_value(name, value, hint, allowed)
+    return expanded
+
+
+def _check_names(config: Mapping[str, Any], root: str) -> None:
+    rows, groups = ROOTS[root]
+    for key in config:
+        if key not in rows and key not in groups:
+            raise CommandError(_unknown_key(key, [*rows, *groups]))
+    for name in rows:
+        if name not in config:
+            raise CommandError(f"{name} is required and cannot be removed; set {name}=…")
+    for group in groups:
+        node = config.get(group)
+        is_given = isinstance(node, Mapping) and "_target_" in node
+        if group == "model" and (config.get("init_from") or config.get("extend_from")):
+            continue
+        if not is_given and group not in (*OPTIONAL, *FILLED_IN.get(root, ())):
+            raise CommandError(
+                f"{group} is required and cannot be removed; choose one with {group}=…, or give "
+                f"{group}._target_"
+            )
+
+
+def _unknown_key(key: str, known: list[str]) -> str:
+    """What to say of a key that does not exist, with the name that is meant."""
+    meant = meant_by(key)
+    if meant is not None:
+        return f"{key} is not known; here it is {meant}"
+    return f"{key} is not known; nearest: {listed(nearest(key, known, count=5))}"

@@ -1,0 +1,1 @@
+"""The launcher `local`: trials as processes of this machine."""

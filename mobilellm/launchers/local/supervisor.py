@@ -1,0 +1,243 @@
+"""Run trials as processes, n at a time, and outlive each of them."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.cli.command import Stopped
+from mobilellm.hydra_app.override_text import shown_override
+from mobilellm.launchers.local.fork_server import start_fork_server
+from mobilellm.launchers.local.jobs import Job, Outcome, reason_of
+from mobilellm.launchers.local.trial_process import TrialProcess
+from mobilellm.launchers.monitor.overview import (
+    Counts,
+    Overview,
+    RunningTrial,
+    duration,
+    progress_text,
+)
+from mobilellm.launchers.monitor.progress import read_progress
+from mobilellm.training import signals
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+POLL_SECONDS = 0.5
+STOP_CODES = (
+    *(128 + number for number in signals.STOP_SIGNALS),
+    *(-number for number in (*signals.STOP_SIGNALS, signal.SIGKILL)),
+)  # fmt: skip
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: BaseProcess
+    gpu: str | None
+    attempt: int
+    started: float
+    asked_to_stop: bool = False
+
+
+class Supervisor:
+    """Runs jobs in processes forked from a server that has the heavy modules loaded.
+
+    Args:
+        task: an importable function of a configuration.
+        n_jobs: how many at a time.
+        threads: CPU threads of each.
+        gpus: identifiers; each job sees one of them, the one with the fewest jobs.
+        attempts: how often a job that a signal killed is started.
+        preload: modules the server imports before the first fork.
+        common: overrides that all trials have; told once.
+    """
+
+    def __init__(
+        self,
+        task: "Callable[[DictConfig], Any]",
+        *,
+        n_jobs: int,
+        threads: int,
+        gpus: Sequence[str] = (),
+        attempts: int = 1,
+        preload: Sequence[str] = (),
+        common: Sequence[str] = (),
+    ) -> None:
+        """Start nothing yet."""
+        self.common = common
+        self.task = task
+        self.n_jobs = n_jobs
+        self.threads = threads
+        self.gpus = list(gpus)
+        self.attempts = attempts
+        self.context = multiprocessing.get_context("forkserver")
+        self.preload = list(preload)
+        self.running: list[_Running] = []
+        self.signals: list[int] = []
+        """Signals received; the first asks the jobs to save and end."""
+        self.is_impatient = False
+        """Whether a further one kills them."""
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Run all jobs that are not finished already.
+
+        Returns:
+            The outcomes in the order of `jobs`.
+
+        Raises:
+            Stopped: SIGINT, SIGTERM or SIGHUP arrived; the running jobs have been asked to save
+                and ended.
+        """
+        outcomes: dict[Job, Outcome] = {}
+        counts = Counts(len(jobs))
+        overview = Overview(counts)
+        queue = []
+        for job in jobs:
+            if job.summary().get("status") == "finished":
+                outcomes[job] = Outcome(job, "skipped")
+                counts.skipped += 1
+            else:
+                queue.append((job, 1))
+        with self._handle_signals(), overview:
+            self._announce(overview, counts, queue)
+            if queue:
+                start_fork_server(self.preload, self.threads)
+            while self.running or (queue and not self.signals):
+                self._start_jobs(queue, overview)
+                self._wait_for_one()
+                for outcome in self._collect(queue, overview):
+                    outcomes[outcome.job] = outcome
+                    _count(counts, outcome)
+                    overview.tell(_line(outcome, counts))
+                now = time.monotonic()
+                overview.refresh(
+                    [
+                        RunningTrial(r.job.name, r.job.folder, now - r.started, r.job.swept)
+                        for r in self.running
+                    ]
+                )
+        if self.signals:
+            raise Stopped(
+                f"stopped: {counts.line()}; start the same command again to go on: finished trials "
+                "are kept, the others continue from their last checkpoint",
+                self.signals[0],
+            )
+        return [outcomes[job] for job in jobs]
+
+    def _announce(self, overview: Overview, counts: Counts, queue: Sequence[object]) -> None:
+        before = (
+            f"{counts.skipped} of {counts.total} trials are finished, " if counts.skipped else ""
+        )
+        at_a_time = min(self.n_jobs, len(queue))
+        if queue:
+            overview.tell(
+                f"{before}running {len(queue)}, {at_a_time} at a time with {self.threads} "
+                f"thread{'s' if self.threads > 1 else ''} each"
+                + (f" on {len(self.gpus)} GPUs" if self.gpus else "")
+                + ("; loading what they need first" if self.preload else "")
+            )
+            if self.common:
+                overview.tell(f"all with {' '.join(map(shown_override, self.common))}")
+        else:
+            overview.tell(f"all {counts.total} trials are finished already")
+
+    def _start_jobs(self, queue: list[tuple[Job, int]], overview: Overview) -> None:
+        while queue and len(self.running) < self.n_jobs and not self.signals:
+            job, attempt = queue.pop(0)
+            gpu = self._least_used_gpu()
+            target = TrialProcess(self.task, job.config, job.log, self.threads, gpu)
+            process = self.context.Process(target=target, name=job.name)
+            process.start()
+            self.running.append(_Running(job, process, gpu, attempt, time.monotonic()))
+            overview.tell(f"started {job.name}" + (f" on GPU {gpu}" if gpu else ""))
+
+    def _least_used_gpu(self) -> str | None:
+        used = Counter(running.gpu for running in self.running)
+        return min(self.gpus, key=lambda gpu: used[gpu], default=None)
+
+    def _wait_for_one(self) -> None:
+        for running in self.running:
+            if self.is_impatient:
+                running.process.kill()
+            elif self.signals and not running.asked_to_stop:
+                running.process.terminate()
+                running.asked_to_stop = True
+        wait([running.process.sentinel for running in self.running], timeout=POLL_SECONDS)
+
+    def _collect(self, queue: list[tuple[Job, int]], overview: Overview) -> Iterator[Outcome]:
+        for running in list(self.running):
+            running.process.join(timeout=0)
+            code = running.process.exitcode
+            if code is None:
+                continue
+            self.running.remove(running)
+            outcome = self._outcome(running, code)
+            killed = outcome.status == "failed" and code < 0
+            if killed and running.attempt < self.attempts and not self.signals:
+                overview.tell(f"starting {running.job.name} again: {outcome.error}")
+                queue.insert(0, (running.job, running.attempt + 1))
+            else:
+                yield outcome
+
+    def _outcome(self, running: _Running, code: int) -> Outcome:
+        job = running.job
+        if code == 0:
+            stopped = job.summary().get("status") == "stopped"
+            return Outcome(job, "stopped" if stopped else "finished")
+        if self.signals and code in STOP_CODES:
+            return Outcome(job, "stopped")
+        reason = reason_of(job, code)
+        job.record_failure(reason)
+        return Outcome(job, "failed", reason)
+
+    @contextmanager
+    def _handle_signals(self) -> Iterator[None]:
+        """Pass Ctrl-C, SIGTERM and a closed terminal on; at the end leave no process behind."""
+
+        def receive(number: int, _frame: object) -> None:
+            self.is_impatient = self.is_impatient or signals.ends_at_once(self.signals, number)
+            self.signals.append(number)
+            if number == signal.SIGHUP:
+                signals.leave_closed_terminal()
+            if self.is_impatient or len(self.signals) == 1:
+                os.write(2, _SIGNAL_TEXT[self.is_impatient])
+
+        taken = [number for number in signals.handled_signals() if number in _HANDLED]
+        before = {number: signal.signal(number, receive) for number in taken}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            for running in self.running:
+                running.process.kill()
+
+
+_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNAL_TEXT = (
+    b"\nstopping: the running trials finish their step and save; Ctrl-C again kills them\n",
+    b"\nkilling the running trials\n",
+)
+
+
+def _count(counts: Counts, outcome: Outcome) -> None:
+    setattr(counts, outcome.status, getattr(counts, outcome.status) + 1)
+
+
+def _line(outcome: Outcome, counts: Counts) -> str:
+    text = f"[{counts.done}/{counts.total}] {outcome.status} {outcome.job.name}"
+    if outcome.status == "failed":
+        return f"{text}: {outcome.error}"
+    if outcome.job.folder is None:
+        return text
+    seconds = outcome.job.summary().get("wall_seconds")
+    took = f" ({duration(seconds)})" if isinstance(seconds, (int, float)) else ""
+    return f"{text}: {progress_text(read_progress(outcome.job.folder))}{took}"

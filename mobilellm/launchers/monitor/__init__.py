@@ -1,0 +1,1 @@
+"""The state of runs and sweeps, read from their files."""

@@ -1,0 +1,1 @@
+"""The launcher `slurm`: trials as jobs of a cluster."""

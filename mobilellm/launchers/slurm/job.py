@@ -1,0 +1,122 @@
+"""What happens inside a SLURM job: one trial, on one of its ranks."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.cli.command import exit_code_of
+from mobilellm.cli.errors import describe_error
+from mobilellm.launchers.local.trial_process import limit_threads, run_task
+from mobilellm.launchers.slurm.queue import SlurmError, job_states
+from mobilellm.launchers.slurm.record import read_record, write_record
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmTrial:
+    """Pickled at submission and called by submitit on every rank of every start of the job."""
+
+    task: "Callable[[DictConfig], Any]"
+    config: "DictConfig"
+    folder: Path
+    """The run folder, the same at every start."""
+    code: Path
+    """Where the code was copied to at submission."""
+    command: Sequence[str]
+    """The command line that submitted, for the run's summary."""
+    threads: int
+    max_requeues: int
+
+    def __call__(self) -> None:
+        """Train, and where a signal ended that, requeue the job.
+
+        Raises:
+            SystemExit: always, with the command's exit code.
+        """
+        sys.argv = list(self.command)
+        limit_threads(self.threads)
+        code = exit_code_of(self._run)
+        if code > 128:
+            # Every rank stopped at the same step and saved; srun would take a code from one of
+            # them as a failure and kill the first before it has requeued.
+            code = 0 if _rank() or self._requeue() else code
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.exit(code)
+
+    def checkpoint(self) -> Any:
+        """Called by submitit where the signal comes before or after training: start anew."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def _run(self) -> None:
+        try:
+            self._refuse_other_code()
+            run_task(self.task, self.config)
+        except Exception as error:
+            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self._record(describe_error(error) or text)
+            raise
+
+    def _refuse_other_code(self) -> None:
+        import mobilellm
+
+        here = Path(mobilellm.__file__).resolve().parents[1]
+        if here != self.code.resolve():
+            raise ValueError(
+                f"the job imports {here} and not the copy made at submission, {self.code}; let "
+                "hydra.launcher.setup and container leave PYTHONPATH and PYTHONSAFEPATH as they are"
+            )
+
+    def _record(self, reason: str) -> None:
+        """The first rank to fail says why; the others fail because of it."""
+        record = read_record(self.folder)
+        if record is not None and record.error is None:
+            write_record(self.folder, replace(record, error=reason))
+
+    def _requeue(self) -> bool:
+        """Give the job back to the queue, unless it was cancelled; whether all is well."""
+        job = current_job()
+        starts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        if starts >= self.max_requeues:
+            _say(
+                f"job {job} was requeued {starts} times, which is hydra.launcher.max_requeues; "
+                "give the same command again to go on"
+            )
+            return False
+        try:
+            state = job_states([job])[job]
+            # Cancelled, or requeued by somebody else already.
+            if state.name != "RUNNING":
+                _say(f"job {job} is {state} and not requeued")
+                return True
+            subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
+        except (SlurmError, OSError, subprocess.SubprocessError) as error:
+            _say(f"job {job} cannot requeue itself ({error}); give the same command again to go on")
+            return False
+        _say(f"job {job} is requeued and goes on from its checkpoint")
+        return True
+
+
+def current_job() -> str:
+    """The id of the job that this process belongs to, `12_3` for a task of an array."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array:
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
+
+
+def _rank() -> int:
+    return int(os.environ.get("SLURM_PROCID", "0"))
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()

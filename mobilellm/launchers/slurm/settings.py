@@ -1,0 +1,142 @@
+"""What one trial asks of SLURM: the fields of conf/hydra/launcher/slurm.yaml, checked."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mobilellm.cli.errors import CommandError
+from mobilellm.ranges import MAX_INDEX, Range, check_fields
+
+SIGNALS = ("USR1", "USR2", "TERM")
+COUNT, FROM_ZERO = Range(at_least=1, cap=1_000_000), Range(at_least=0, cap=1_000_000)
+RANGES = {
+    "time_minutes": Range(at_least=1, cap=MAX_INDEX), "nodes": COUNT, "tasks_per_node": COUNT,
+    "gpus_per_node": FROM_ZERO, "cpus_per_task": COUNT, "signal_seconds": FROM_ZERO,
+    "max_requeues": FROM_ZERO, "array_parallelism": COUNT,
+    "memory_gb": Range(above=0, cap=1e6), "poll_seconds": Range(above=0, cap=1e6),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmSettings:
+    """conf/hydra/launcher/slurm.yaml says what each field means.
+
+    Raises:
+        ValueError: a number out of range, or a signal that trials do not listen to.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    nodes: int = 1
+    tasks_per_node: int | Literal["auto"] = "auto"
+    gpus_per_node: int | Literal["auto"] = "auto"
+    cpus_per_task: int = 4
+    memory_gb: float | None = None
+    time_minutes: int = 1440
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    array_parallelism: int = 256
+    signal: str = "USR2"
+    signal_seconds: int = 120
+    max_requeues: int = 100
+    setup: Sequence[str] = ()
+    container: str | None = None
+    python: str | None = None
+    srun_arguments: Sequence[str] = ()
+    sbatch_options: Mapping[str, Any] = field(default_factory=dict)
+    wait: bool = False
+    poll_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers and the signal."""
+        check_fields(self, "hydra.launcher.", **RANGES)
+        if self.signal not in SIGNALS:
+            raise ValueError(
+                f"hydra.launcher.signal={self.signal!r} is not known; use one of "
+                f"{', '.join(SIGNALS)}"
+            )
+        if self.signal_seconds >= 60 * self.time_minutes:
+            raise ValueError(
+                f"hydra.launcher.signal_seconds={self.signal_seconds} must be less than "
+                f"time_minutes={self.time_minutes}, or the trial would stop as it starts"
+            )
+
+    @property
+    def processes_per_node(self) -> int:
+        """One a device: Lightning starts none of its own (`-m` would be repeated in them)."""
+        if self.tasks_per_node != "auto":
+            return int(self.tasks_per_node)
+        return max(1, int(self.gpus_per_node)) if self.gpus_per_node != "auto" else 1
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of each node."""
+        if self.gpus_per_node != "auto":
+            return int(self.gpus_per_node)
+        return 0 if self.accelerator == "cpu" else self.processes_per_node
+
+    def sbatch(self, name: str, code: Path) -> dict[str, Any]:
+        """Parameters of submitit's executor.
+
+        Args:
+            name: of the job array.
+            code: the folder that `mobilellm` is imported from.
+        """
+        memory = None if self.memory_gb is None else f"{round(1024 * self.memory_gb)}M"
+        given = {
+            "partition": self.partition, "account": self.account, "qos": self.qos,
+            "constraint": self.constraint, "mem": memory,
+            "gpus_per_node": self.num_gpus or None,
+        }  # fmt: skip
+        return {key: value for key, value in given.items() if value is not None} | {
+            "job_name": name,
+            "time": self.time_minutes,
+            "nodes": self.nodes,
+            "ntasks_per_node": self.processes_per_node,
+            "cpus_per_task": self.cpus_per_task,
+            "array_parallelism": self.array_parallelism,
+            "signal_delay_s": self.signal_seconds,
+            "stderr_to_stdout": True,
+            "setup": [*self.setup, *self._environment(code)],
+            # srun takes --cpus-per-task from sbatch no longer (SLURM 22.05), and without the other
+            # a rank that dies leaves the rest waiting for it.
+            "srun_args": [
+                f"--cpus-per-task={self.cpus_per_task}", "--kill-on-bad-exit=1",
+                *self.srun_arguments,
+            ],
+            # A node that is lost gives the trial back to the queue.
+            "additional_parameters": {"requeue": True, **self.sbatch_options},
+        }  # fmt: skip
+
+    def _environment(self, code: Path) -> list[str]:
+        return [
+            f"export SUBMITIT_PREEMPT_SIGNAL={self.signal}",
+            f"export OMP_NUM_THREADS={self.cpus_per_task} MKL_NUM_THREADS={self.cpus_per_task}",
+            # The copied code and not what happens to be in the working folder.
+            f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+            "export PYTHONSAFEPATH=1",
+        ]
+
+
+def common_settings(settings: Sequence[SlurmSettings]) -> SlurmSettings:
+    """The settings of all trials.
+
+    Raises:
+        ValueError: two trials ask for different resources.
+    """
+    first = settings[0]
+    for other in settings:
+        differing = [
+            f"{name} {getattr(first, name)} and {getattr(other, name)}"
+            for name in SlurmSettings.__dataclass_fields__
+            if getattr(first, name) != getattr(other, name)
+        ]
+        if differing:
+            raise CommandError(
+                f"the trials of one job array need the same resources, not {'; '.join(differing)}; "
+                "submit one sweep for each; no trial was submitted"
+            )
+    return first

@@ -1,0 +1,1 @@
+"""Losses of language models: cross entropy in chunks, label losses, loss terms."""

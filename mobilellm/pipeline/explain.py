@@ -1,0 +1,193 @@
+"""`scripts/explain.py`: from composed configurations to tables or JSON on stdout."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilellm.accounting.explain import ASSUMED_RATES, explain_model, explain_training
+from mobilellm.accounting.scaling import forecast_scaling
+from mobilellm.hydra_app.configuration import instantiate
+from mobilellm.hydra_app.root_keys import checked_config
+from mobilellm.models.config import check_choice
+from mobilellm.ranges import Range, check_value
+from mobilellm.strict_json import to_json
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from mobilellm.models import ModelConfig
+
+
+GPUS = Range(at_least=1, cap=1e12)
+
+
+class Explanations:
+    """What has been explained so far: one model, or those of a sweep."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._explained: list[dict[str, Any]] = []
+        self._names: list[str] = []
+        self._format = "table"
+
+    def add(self, config: "DictConfig") -> None:
+        """Explain the model of one composed configuration.
+
+        Raises:
+            ValueError: whatever the configuration, the model and the accounting refuse.
+        """
+        from hydra.core.hydra_config import HydraConfig
+
+        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        self._explained.append(explain_config(config, overrides))
+        self._format = config.format
+        self._names.append(" ".join(overrides))
+
+    def show(self) -> None:
+        """Write them to stdout: JSON a line each, one model's table, or a table of several."""
+        if not self._explained:
+            return
+        if self._format == "json":
+            for one in self._explained:
+                sys.stdout.write(to_json(one, indent=None) + "\n")
+            return
+        from rich.console import Console
+
+        from mobilellm.accounting.table import ladder_table, model_table, scaling_table
+
+        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+        if len(self._explained) == 1:
+            names = [""]
+            console.print(model_table(self._explained[0]))
+        else:
+            names = _differing(self._names)
+            console.print(ladder_table(self._explained, names))
+        if all("scaling" in one for one in self._explained):
+            console.print(scaling_table(self._explained, names))
+
+
+def explain_config(config: "DictConfig", overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Explain one composed configuration of conf/explain.yaml.
+
+    Args:
+        config: the configuration.
+        overrides: of the command line it was composed with.
+
+    Raises:
+        FileNotFoundError: `init_from` is no folder of a model.
+        ValueError: whatever the model and the accounting refuse; a model beside `init_from`.
+    """
+    config = checked_config("explain", config)
+    check_value("scaling.num_gpus", _plain(config.scaling.num_gpus), int | list[int], GPUS)
+    check_value("scaling.tokens_per_step", config.scaling.tokens_per_step, int, GPUS)
+    model = _explained_model(config, overrides)
+    explained = explain_model(model, config.sequence_length) | explain_training(
+        model,
+        config.sequence_length,
+        micro_batch_size=config.micro_batch_size,
+        max_tokens=config.max_tokens,
+        flops_per_second=config.flops_per_second,
+        optimizer=_optimizer(config),
+        **_devices(config.trainer),
+    )
+    if config.scaling.num_gpus != []:
+        explained["scaling"] = _scaling(config, model)
+    if "budget" in config.model and config.init_from is None:
+        from mobilellm.search.budget import BudgetSolution, measure_budget
+
+        match = config.model.match
+        reached = measure_budget(model, match, config.model.sequence_length)
+        solution = BudgetSolution(model, round(float(config.model.budget)), match, reached)
+        explained["budget"] = {
+            "budget": solution.budget,
+            "match": match,
+            "reached": reached,
+            "deviation": solution.deviation,
+        }
+    return explained
+
+
+def _plain(value: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _scaling(config: "DictConfig", model: "ModelConfig") -> dict[str, Any]:
+    """Forecasts for the cluster's GPUs, whatever this machine has."""
+    asked, trainer = config.scaling, config.trainer
+    cluster = instantiate(asked.cluster)
+    if config.flops_per_second is not None:
+        cluster = replace(cluster, flops_per_second=float(config.flops_per_second))
+    assumed = {
+        "strategy": "fsdp" if trainer.strategy == "fsdp" else "ddp",
+        "precision": "bf16-mixed" if trainer.precision == "auto" else trainer.precision,
+        "activation_checkpointing": trainer.activation_checkpointing,
+    }
+    steps = forecast_scaling(
+        model,
+        [asked.num_gpus] if isinstance(asked.num_gpus, int) else list(asked.num_gpus),
+        tokens_per_step=asked.tokens_per_step,
+        sequence_length=config.sequence_length,
+        micro_batch_size=config.micro_batch_size,
+        optimizer=_optimizer(config),
+        cluster=cluster,
+        **assumed,
+    )
+    return assumed | {"cluster": asdict(cluster), "steps": [asdict(step) for step in steps]}
+
+
+def _optimizer(config: "DictConfig") -> str:
+    return config.optimizer["_target_"].rpartition(".")[2]
+
+
+def _explained_model(config: "DictConfig", overrides: Sequence[str]) -> "ModelConfig":
+    """What `model` describes, or the saved model that `init_from` names."""
+    if config.init_from is None:
+        return instantiate(config.model)
+    from mobilellm.formats.model_folder import open_config
+    from mobilellm.models.layer_selection import student_config
+
+    asked = [o for o in overrides if o.lstrip("+").startswith(("model=", "model."))]
+    saved = open_config(config.init_from)
+    if config.init_layers is not None:
+        saved = student_config(saved, list(config.init_layers))
+    if asked and instantiate(config.model) != saved:
+        raise ValueError(
+            f"init_from={config.init_from} brings its own architecture, which differs from "
+            f"{', '.join(asked)}; leave out model=…, or explain that model without init_from"
+        )
+    return saved
+
+
+def _devices(trainer: "DictConfig") -> dict[str, Any]:
+    """What the trainer says about devices, as `explain_training` takes it; no GPU is asked."""
+    instantiate(trainer)  # its own checks
+    check_choice("trainer.accelerator", trainer.accelerator, ("auto", *ASSUMED_RATES))
+    accelerator, precision = trainer.accelerator, trainer.precision
+    if accelerator == "auto":
+        accelerator = "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+    if precision == "auto":
+        precision = "bf16-mixed" if accelerator == "cuda" else "32-true"
+    devices = 1 if trainer.devices == "auto" else trainer.devices
+    num_devices = devices * trainer.num_nodes
+    return {
+        "accelerator": accelerator,
+        "precision": precision,
+        "num_devices": num_devices,
+        "num_shards": num_devices if trainer.strategy == "fsdp" else 1,
+        "activation_checkpointing": trainer.activation_checkpointing,
+    }
+
+
+def _differing(names: list[str]) -> list[str]:
+    """What tells the rows apart, without the path in front of a key."""
+    words = [name.split(" ") for name in names]
+    common = set(words[0]).intersection(*words[1:])
+    return [
+        " ".join(word.rpartition(".")[2] if "=" in word.rpartition(".")[2] else word
+                 for word in line if word not in common)
+        for line in words
+    ]  # fmt: skip
