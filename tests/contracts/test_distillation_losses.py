@@ -25,6 +25,7 @@ from distillation_rows import (
 from torch.testing import assert_close
 
 import mobilellm.distillation
+from mobilellm.distillation import losses
 from mobilellm.distillation.losses.loss import LogitLoss, StateLoss, Structure
 from mobilellm.distillation.losses.schedule import Ramp, value_at
 
@@ -34,10 +35,8 @@ SEEDS = range(4)
 
 
 def classes_of_the_project():
-    for module in pkgutil.iter_modules(mobilellm.distillation.__path__):
-        for value in vars(
-            importlib.import_module(f"mobilellm.distillation.{module.name}")
-        ).values():
+    for module in pkgutil.iter_modules(losses.__path__, f"{losses.__name__}."):
+        for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, type) and issubclass(value, LogitLoss | StateLoss):
                 yield value
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from mobilellm.distillation.losses import attention_kl, hidden_state_cosine, hidden_state_mse
+from mobilellm.distillation import attention_kl, hidden_state_cosine, hidden_state_mse
 from mobilellm.distillation.losses.attention_kl import AttentionKL
 from mobilellm.distillation.losses.hidden_state_cosine import HiddenStateCosine
 from mobilellm.distillation.losses.hidden_state_mse import HiddenStateMSE

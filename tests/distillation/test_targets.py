@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mobilellm.distillation.losses import (
+from mobilellm.distillation import (
     forward_kl,
     jensen_shannon,
     reverse_kl,

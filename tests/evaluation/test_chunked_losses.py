@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from mobilellm.distillation.losses import forward_kl
+from mobilellm.distillation import forward_kl
 from mobilellm.losses.chunked import ChunkTerm, chunked_losses
 from mobilellm.losses.label_losses import SoftLabels
 
