@@ -7,6 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jaxtyping import install_import_hook
+
+# The shapes in the types of these packages are checked whenever a test calls a function of theirs.
+install_import_hook(
+    ["mobilellm.layers", "mobilellm.compression.algorithms"], "tensor_types.check_tensors"
+)
 
 MODULES = ("argparse", "ast", "calendar", "csv", "datetime", "decimal", "difflib", "doctest",
            "enum", "fractions", "heapq", "inspect", "locale", "mailbox", "optparse", "pickle",

@@ -5,6 +5,7 @@ KnGPT-2, arXiv:2110.08152.
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mobilellm.layers.shapes import Shape
@@ -15,7 +16,9 @@ GRAM_SHARE = 0.1
 GRAM_MIN_SIZE = 512
 
 
-def rearrange(weight: Tensor, left_shape: Shape, right_shape: Shape) -> Tensor:
+def rearrange(
+    weight: Float[Tensor, "rows columns"], left_shape: Shape, right_shape: Shape
+) -> Float[Tensor, "left_size right_size"]:
     """R(W), (m1·n1, m2·n2): a Kronecker product becomes an outer product, entry for entry.
 
     Raises:
@@ -32,8 +35,8 @@ def rearrange(weight: Tensor, left_shape: Shape, right_shape: Shape) -> Tensor:
 
 
 def nearest_kronecker(
-    weight: Tensor, left_shape: Shape, right_shape: Shape, num_terms: int = 1
-) -> tuple[Tensor, Tensor]:
+    weight: Float[Tensor, "rows columns"], left_shape: Shape, right_shape: Shape, num_terms: int = 1
+) -> tuple[Float[Tensor, "num_terms m1 n1"], Float[Tensor, "num_terms m2 n2"]]:
     """The sum of `num_terms` Kronecker products nearest to `weight` in the Frobenius norm.
 
     The squared error is the sum of the squares of the singular values of `rearrange(weight)`
@@ -67,7 +70,9 @@ def nearest_kronecker(
     return left.to(weight.dtype), right.to(weight.dtype)
 
 
-def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+def truncated_svd(
+    matrix: Float[Tensor, "m n"], rank: int
+) -> tuple[Float[Tensor, "m rank"], Float[Tensor, "rank"], Float[Tensor, "n rank"]]:
     """The largest `rank` singular values with their vectors: U (m, rank), s, V (n, rank).
 
     Exact to rounding, and nothing in it is drawn at random: through the smaller Gram matrix in
@@ -83,7 +88,9 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     return u[:, :rank], s[:rank], vh[:rank].mH
 
 
-def _svd_by_gram(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+def _svd_by_gram(
+    matrix: Float[Tensor, "m n"], rank: int
+) -> tuple[Float[Tensor, "m rank"], Float[Tensor, "rank"], Float[Tensor, "n rank"]]:
     """The largest singular values and vectors from the eigenvectors of the smaller Gram matrix."""
     if matrix.shape[0] < matrix.shape[1]:
         u, s, v = _svd_by_gram(matrix.mT, rank)
