@@ -1,4 +1,4 @@
-# `make help` lists the targets. `demo` and `test` set everything up by themselves.
+# `make help` lists the targets. Each target runs `install` first if it is needed.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,47 +7,52 @@ INSTALLED := $(VENV)/.installed
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-slurm lint types format benchmark clean
+.PHONY: help install demo test test-all test-slurm lint types format docs benchmark clean
 
-help:  ## this list
+help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: $(INSTALLED)  ## virtual environment in .venv/ with the package and all that the tests use
+install: $(INSTALLED)  ## a virtual environment in .venv/ with the package and all that the tests use
 
-# The stamp is newer than what it was made from, so a second `make install` starts nothing.
+# The stamp file is newer than the files that it depends on, so a second `make install` does nothing.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $(INSTALLED)
 
-demo: $(INSTALLED)  ## deep against wide on embedded data, in minutes, and the report
+demo: $(INSTALLED)  ## trains deep against wide on Python's own text, in minutes, and writes the report
 	$(BIN)/python scripts/train.py -m experiment=demo
 	$(BIN)/python scripts/compare.py $(DEMO)
 
 test: $(INSTALLED)  ## the tests, at most 8 minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
-test-slurm: $(INSTALLED)  ## sweeps on a SLURM of their own (Debian's slurm-wlm and munge)
+test-slurm: $(INSTALLED)  ## tests on a SLURM that they start (Debian's slurm-wlm and munge)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/slurm
 
-test-all: test  ## the tests, then the long ones
+test-all: test  ## the tests, then the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow --ignore tests/slurm
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m slow tests/slurm
 
-lint: $(INSTALLED)  ## ruff: rules and formatting
+lint: $(INSTALLED)  ## ruff: rules and formatting; codespell: spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: $(INSTALLED)  ## basedpyright
 	$(BIN)/basedpyright
 
-format: $(INSTALLED)  ## ruff: mend what can be mended
+format: $(INSTALLED)  ## ruff: fix what can be fixed automatically
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: $(INSTALLED)  ## the side-by-side measurements that the README quotes
+docs: $(INSTALLED)  ## the documentation and the API reference in site/, without network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
+benchmark: $(INSTALLED)  ## the side-by-side measurements that docs/benchmarks.md quotes
 	$(BIN)/python scripts/benchmark.py all
 
-clean:  ## remove the virtual environment and caches, not outputs/
-	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info
+clean:  ## remove the virtual environment, site/ and caches, but not outputs/
+	rm -rf $(VENV) site .pytest_cache .ruff_cache *.egg-info
