@@ -1,3 +1,5 @@
 """Architecture search and training for deep-thin, sub-billion-parameter language models."""
 
-__version__ = "0.1.0"
+from mobilellm.version import __version__
+
+__all__ = ["__version__"]

@@ -9,8 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import mobilellm
+from mobilellm.version import __version__
 
+CODE_ROOT = Path(__file__).resolve().parents[1]
+"""The folder that contains the package: the clone, or a copy of it."""
 # Beside a copy of the package: the state of the clone that it was copied from.
 SNAPSHOT = "snapshot.json"
 PACKAGES = ("torch", "lightning", "hydra-core", "datasets", "sentencepiece", "numpy")
@@ -32,18 +34,17 @@ def git_state() -> dict[str, Any]:
 
     Of a copy made for a cluster's jobs it is the state at the time of copying.
     """
-    root = Path(mobilellm.__file__).parents[1]
-    if (root / SNAPSHOT).exists():
-        return json.loads((root / SNAPSHOT).read_text(encoding="utf-8"))
-    commit = _git(root, "rev-parse", "HEAD")
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    if (CODE_ROOT / SNAPSHOT).exists():
+        return json.loads((CODE_ROOT / SNAPSHOT).read_text(encoding="utf-8"))
+    commit = _git(CODE_ROOT, "rev-parse", "HEAD")
+    changes = _git(CODE_ROOT, "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
 @cache
 def versions() -> dict[str, str]:
     """Versions of Python, this package and what it computes with."""
-    found = {"python": platform.python_version(), "mobilellm": mobilellm.__version__}
+    found = {"python": platform.python_version(), "mobilellm": __version__}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

@@ -108,7 +108,7 @@ def test_broken_folders_are_refused(tmp_path):
         load_model(tmp_path)
     save_model(make_model(), tmp_path)
     change_config(tmp_path, format=None)
-    with pytest.raises(ValueError, match="does not say format='mobilellm/1'; bring a Hugging Face"):
+    with pytest.raises(ValueError, match="does not have format='mobilellm/1'; convert a Hug"):
         load_model(tmp_path)
     save_model(make_model(), tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"1234567890")
@@ -121,7 +121,7 @@ def test_broken_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"config.json is not valid JSON"):
         load_model(tmp_path)
     (tmp_path / "config.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"config.json holds no JSON object"):
+    with pytest.raises(ValueError, match=r"config.json does not contain a JSON object"):
         load_model(tmp_path)
 
 

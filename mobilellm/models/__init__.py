@@ -1,4 +1,4 @@
-"""The configurable MobileLLM family. `ModelConfig` alone does not import torch."""
+"""The MobileLLM family of models. Importing `ModelConfig` does not import torch."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ __all__ = ["MobileLLM", "ModelConfig", "ModelOutput"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when a model is asked for: counting and `--help` stay fast."""
+    """Import torch only if a model class is used: `--help` and parameter counts stay fast."""
     if name in ("MobileLLM", "ModelOutput"):
         from mobilellm.models import mobilellm
 

@@ -1,16 +1,12 @@
-"""Grouped-query attention, causal, with rotary positions."""
-
-from typing import TYPE_CHECKING
+"""Causal grouped-query attention with rotary position embeddings."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mobilellm.models.cache import KVCache
 from mobilellm.models.norm import RMSNorm, WeightlessRMSNorm
 from mobilellm.models.rotary import Rotary, apply_rotary
-
-if TYPE_CHECKING:
-    from mobilellm.models.cache import KVCache
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -18,8 +14,8 @@ KeysValues = tuple[Tensor, Tensor]
 class Attention(nn.Module):
     """Multi-head attention whose query heads share `num_key_value_heads` keys and values.
 
-    Source: Ainslie et al. 2023, GQA, arXiv:2305.13245. QK-norm comes before the rotation, as in
-    Qwen3; without a weight the order makes no difference, since a rotation keeps the length.
+    Source: Ainslie et al. 2023, GQA, arXiv:2305.13245. QK-norm is applied before the rotation, as
+    in Qwen3; without a weight the order makes no difference, since a rotation keeps the length.
     """
 
     def __init__(
@@ -50,21 +46,21 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         *,
         keys_values: KeysValues | None = None,
-        cache: "KVCache | None" = None,
+        cache: KVCache | None = None,
         slot: int = 0,
         need_weights: bool = False,
     ) -> tuple[Tensor, KeysValues, Tensor | None]:
-        """Attend within (batch, seq, hidden).
+        """Attention output for the input (batch, seq, hidden).
 
         Args:
-            x: normalised input.
+            x: normalised input (batch, seq, hidden).
             rotary: from `make_rotary`, for the positions of `x`.
-            mask: bool (batch or 1, 1, queries, keys), True = may be attended, causality included;
-                None: causal, and queries are the last of the keys.
-            keys_values: keys and values made by an earlier application, used instead of own ones.
-            cache: holds what came before; own keys and values are appended to `slot`.
-            slot: this application's place in the cache.
-            need_weights: also return the attention weights (slower: they are formed in full).
+            mask: bool (batch or 1, 1, queries, keys); True: the query may attend to the key. It
+                includes causality. None: causal; the queries are the last of the keys.
+            keys_values: keys and values of an earlier application, used instead of computing them.
+            cache: keys and values of the tokens before; the new ones are appended to `slot`.
+            slot: index of this application in the cache.
+            need_weights: also return the attention weights (slower: the whole matrix is formed).
 
         Returns:
             Output (batch, seq, hidden); keys and values (batch, kv_heads, keys, head_dim); weights
@@ -86,7 +82,7 @@ class Attention(nn.Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         is_causal = mask is None and query.shape[-2] > 1
-        # With a mask, CUDA has no fast kernel that reads grouped heads in place.
+        # With a mask, no fast CUDA kernel supports grouped heads without repeating them.
         in_place = self.group_size > 1 and (mask is None or query.is_cpu)
         if not in_place:
             key, value = self._for_each_head(key), self._for_each_head(value)

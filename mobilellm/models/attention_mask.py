@@ -1,4 +1,4 @@
-"""Which tokens of a batch may attend to which."""
+"""Attention masks that keep the documents of a packed window apart."""
 
 from torch import Tensor
 
@@ -6,11 +6,11 @@ Batch = dict[str, Tensor]
 
 
 def document_attention_mask(document_ids: Tensor) -> Tensor:
-    """Which token may attend to which: (batch, seq) -> bool (batch, query, key), same document."""
+    """True if query and key lie in one document: ids (batch, seq) -> bool (batch, query, key)."""
     return document_ids.unsqueeze(2) == document_ids.unsqueeze(1)
 
 
 def attention_mask_of(batch: Batch) -> Tensor | None:
-    """The mask that a batch asks for, None where plain causality is meant."""
+    """The mask (batch, query, key) for a batch with `document_ids`; None (causal only) without."""
     document_ids = batch.get("document_ids")
     return None if document_ids is None else document_attention_mask(document_ids)

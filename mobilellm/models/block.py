@@ -1,42 +1,40 @@
 """One pre-norm Transformer block."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from mobilellm.layers.compressed import empty_linear
 from mobilellm.models.attention import Attention, KeysValues
+from mobilellm.models.cache import KVCache
 from mobilellm.models.config import ModelConfig
 from mobilellm.models.feed_forward import ReLUFeedForward, SwiGLU
 from mobilellm.models.norm import RMSNorm
 from mobilellm.models.rotary import Rotary
 
-if TYPE_CHECKING:
-    from mobilellm.models.cache import KVCache
-
 
 class BlockOutput(NamedTuple):
-    """What one application of a block gives."""
+    """Outputs of one application of a block."""
 
     hidden: Tensor
     """Residual stream after the block, (batch, seq, hidden)."""
     keys_values: KeysValues
-    """Keys and values it attended to, each (batch, kv_heads, keys, head_dim)."""
+    """Keys and values that were attended to, each (batch, kv_heads, keys, head_dim)."""
     attention: Tensor | None
-    """Attention weights (batch, heads, queries, keys), where they were asked for."""
+    """Attention weights (batch, heads, queries, keys); None unless requested."""
     feed_forward: Tensor
-    """Output of the feed-forward layer before it is added, (batch, seq, hidden)."""
+    """Output of the feed-forward layer before the residual addition, (batch, seq, hidden)."""
 
 
 class TransformerBlock(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x)).
 
-    A block does not know its place: shared blocks run at several layers, so whatever depends on
-    depth is an argument of `forward`.
+    A block does not store its layer index: a shared block is applied at several layers, so whatever
+    depends on the layer is an argument of `forward`.
     """
 
     def __init__(self, config: ModelConfig, index: int) -> None:
-        """Build the stored block `index` of `config` (which only selects its sizes)."""
+        """Build the stored block `index` of `config`; the index only selects its sizes."""
         super().__init__()
         shape = config.block_shapes[index]
         hidden_size, eps = config.hidden_size, config.rms_norm_eps
@@ -55,7 +53,7 @@ class TransformerBlock(nn.Module):
         self._build_compressed_layers(config, index)
 
     def _build_compressed_layers(self, config: ModelConfig, index: int) -> None:
-        """Put the layers that `config` stores factorised or masked in the place of dense ones."""
+        """Replace the dense layers that `config` stores in another form."""
         prefix, sizes = f"blocks.{index}.", config.matrix_sizes
         for name, layer_shape in config.layer_shapes.items():
             if name.startswith(prefix):
@@ -69,7 +67,7 @@ class TransformerBlock(nn.Module):
         mask: Tensor | None = None,
         keys_values: KeysValues | None = None,
         *,
-        cache: "KVCache | None" = None,
+        cache: KVCache | None = None,
         slot: int = 0,
         need_weights: bool = False,
     ) -> BlockOutput:

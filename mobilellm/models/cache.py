@@ -1,4 +1,4 @@
-"""Keys and values of past tokens, one slot per application of a block."""
+"""Key-value cache with one slot per application of a block."""
 
 from torch import Tensor
 
@@ -10,8 +10,8 @@ _FIRST_CAPACITY = 64
 def cache_slots(config: ModelConfig) -> tuple[int, ...]:
     """The cache slot of each layer, `num_layers` entries.
 
-    With `share_kv=own` every application has its own; with `first` the repeats of a block name
-    the slot of its first application.
+    With `share_kv=own` every application has a slot of its own; with `first` all applications of a
+    block use the slot of the first one.
     """
     if config.share_kv == "own":
         return tuple(range(config.num_layers))
@@ -20,11 +20,11 @@ def cache_slots(config: ModelConfig) -> tuple[int, ...]:
 
 
 class KVCache:
-    """Preallocated keys and values that grow by doubling, up to the context length.
+    """Preallocated keys and values; the capacity doubles as needed, up to the context length.
 
     A slot belongs to an *application*, not to a stored block: with shared blocks, one slot per
-    block would mix the keys of different depths. `length` counts the tokens held by every slot;
-    the model moves it after all its layers have appended. Gradients do not flow through it.
+    block would mix the keys of different layers. `length` counts the tokens that every slot holds;
+    the model increases it after all its layers have appended. No gradients flow through the cache.
     """
 
     def __init__(self, config: ModelConfig, *, capacity: int | None = None) -> None:
@@ -32,10 +32,10 @@ class KVCache:
 
         Args:
             config: of the model that will fill it.
-            capacity: tokens to reserve room for at the first append; grows where needed.
+            capacity: tokens to allocate at the first append; more are allocated if needed.
 
         Raises:
-            ValueError: a capacity below one or above the context length.
+            ValueError: the capacity is below one or above the context length.
         """
         self.max_length = config.max_position_embeddings
         if capacity is not None and not 1 <= capacity <= self.max_length:
@@ -49,19 +49,19 @@ class KVCache:
 
     @property
     def num_slots(self) -> int:
-        """Applications that keep their own keys and values."""
+        """Number of applications with keys and values of their own."""
         return len(self._slots)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes reserved now."""
+        """Bytes allocated now."""
         return sum(slot.numel() * slot.element_size() for slot in self._slots if slot is not None)
 
     def append(self, slot: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values after the `length` held; return all, new ones included.
+        """Store new keys and values after the first `length` tokens; return all of them.
 
         Args:
-            slot: the application's place, from `cache_slots`.
+            slot: of the application, from `cache_slots`.
             key: new keys (batch, kv_heads, new, head_dim).
             value: new values, the same shape.
 
@@ -69,7 +69,7 @@ class KVCache:
             Views (batch, kv_heads, length + new, head_dim) of keys and of values.
 
         Raises:
-            ValueError: another batch size than before, or more tokens than the context holds.
+            ValueError: the batch size changed, or the tokens exceed the context length.
         """
         end = self.length + key.shape[2]
         store = self._reserve(slot, key, end)
@@ -78,21 +78,11 @@ class KVCache:
         return store[0, :, :, :end], store[1, :, :, :end]
 
     def advance(self, num_tokens: int) -> None:
-        """Count `num_tokens` as held, once every slot has them."""
+        """Add `num_tokens` to `length`, once every slot has them."""
         self.length += num_tokens
 
-    def truncate(self, length: int) -> None:
-        """Forget all tokens from `length` on, e.g. rejected proposals.
-
-        Raises:
-            ValueError: `length` is negative or more than is held.
-        """
-        if not 0 <= length <= self.length:
-            raise ValueError(f"length={length} must lie between 0 and the {self.length} held")
-        self.length = length
-
     def _reserve(self, slot: int, key: Tensor, end: int) -> Tensor:
-        """The slot's store (2, batch, kv_heads, capacity, head_dim), with room for `end` tokens."""
+        """The slot's tensor (2, batch, kv_heads, capacity, head_dim), for at least `end` tokens."""
         if end > self.max_length:
             raise ValueError(
                 f"{end} tokens do not fit into max_position_embeddings={self.max_length}; "

@@ -1,4 +1,4 @@
-"""The architecture of a MobileLLM, and nothing else: every derived number is a property."""
+"""The architecture of a MobileLLM. Derived numbers are properties and are not stored."""
 
 import difflib
 from collections import Counter
@@ -43,11 +43,11 @@ class BlockShape:
 class ModelConfig:
     """Architecture of one model, in Hugging Face's Llama terms.
 
-    `num_blocks` blocks are stored and `num_layers` are run, in the order that the sharing scheme
-    gives; Hugging Face's `num_hidden_layers` is our `num_blocks` where nothing is shared.
+    `num_blocks` blocks are stored and `num_layers` are run, in the order of the sharing scheme.
+    Without sharing both equal Hugging Face's `num_hidden_layers`.
 
     Raises:
-        ValueError: a size that is not positive, heads that do not divide, an unknown choice.
+        ValueError: a size is not positive, head counts do not divide, or a choice is unknown.
     """
 
     vocab_size: int
@@ -65,15 +65,15 @@ class ModelConfig:
     head_dim: int | None = None
     """Width of one head; default: hidden_size / num_attention_heads. Even, for the rotation."""
     block_repeats: int = 1
-    """How often each stored block is applied; a scheme of unequal use may read it otherwise."""
+    """How often each stored block is applied; a scheme with unequal use may interpret it itself."""
     layer_sharing: str = "immediate"
-    """Order of the applications: a row of `SHARING_SCHEMES`, e.g. `immediate`, `repeat_all` or
+    """Order of the applications: a key of `SHARING_SCHEMES`, e.g. `immediate`, `repeat_all` or
     `reverse`."""
     share_kv: str = "own"
-    """`own`: each application has keys and values; `first`: repeats reuse the block's first,
-    also where other blocks run in between."""
+    """`own`: each application computes keys and values; `first`: all applications of a block use
+    those of its first one, also if other blocks run in between."""
     tie_word_embeddings: bool = True
-    """Whether the output head is the token embedding."""
+    """Whether the output head uses the weights of the token embedding."""
     max_position_embeddings: int = 2048
     """Context length in tokens."""
     rope_theta: float = 1e4
@@ -89,11 +89,11 @@ class ModelConfig:
     bos_token_id: int = 1
     """Begins a prompt."""
     compressed_layers: Mapping[str, Any] | Sequence[tuple[str, LayerShape]] = ()
-    """Matrices that are stored factorised or masked: name (a key of `matrix_sizes`) to the shape,
-    as `LayerShape` or its dictionary; kept as sorted pairs. A tied table is one matrix."""
+    """Matrices that are not stored dense: name (a key of `matrix_sizes`) to `LayerShape` or its
+    dictionary; converted to sorted pairs. A tied embedding is one matrix."""
 
     def __post_init__(self) -> None:
-        """Fill in the derived defaults and check every field."""
+        """Set the derived defaults and check every field."""
         for name in ("intermediate_size", "num_attention_heads", "num_key_value_heads"):
             value = getattr(self, name)
             if isinstance(value, Sequence) and not isinstance(value, str):
@@ -108,7 +108,7 @@ class ModelConfig:
         check_positive("head_dim", head_dim)
         if head_dim % 2:
             raise ValueError(
-                f"head_dim={head_dim} must be even, since rotary embedding turns pairs; "
+                f"head_dim={head_dim} must be even, since it is rotated in pairs of entries; "
                 f"use {head_dim + 1}"
             )
         self._check_heads()
@@ -140,7 +140,7 @@ class ModelConfig:
         heads = self.num_attention_heads
         if not isinstance(heads, int):
             raise ValueError(
-                "head_dim is required where num_attention_heads differs by block; give head_dim"
+                "head_dim is required if num_attention_heads differs between blocks; give head_dim"
             )
         if self.hidden_size % heads:
             divisors = [n for n in range(1, self.hidden_size + 1) if self.hidden_size % n == 0]
@@ -176,7 +176,7 @@ class ModelConfig:
                 raise ValueError(
                     f"compressed_layers.{name} describes a weight of "
                     f"{shape.shape[0]}x{shape.shape[1]}, the model's is {rows}x{columns}; "
-                    "give factors whose products are its rows and columns"
+                    "the rows of the factors must multiply to the former, the columns to the latter"
                 )
             if not isinstance(shape, FactorizedShape) and shape.nonzero > rows * columns:
                 raise ValueError(
@@ -210,16 +210,16 @@ class ModelConfig:
 
     @property
     def layer_shapes(self) -> dict[str, LayerShape]:
-        """How every compressed matrix is stored, by name; the others are dense."""
+        """How each compressed matrix is stored, by name; all others are dense."""
         return dict(self.compressed_layers)  # pyright: ignore[reportReturnType, reportArgumentType]
 
     def layer_shape(self, name: str) -> LayerShape | None:
-        """How the matrix of that name is stored; None: dense."""
+        """How the matrix of that name is stored; None if dense."""
         return self.layer_shapes.get(name)
 
     @property
     def num_layers(self) -> int:
-        """Applications run: the length of `layer_order`."""
+        """Number of layers that run: the length of `layer_order`."""
         return len(self.layer_order)
 
     @property
@@ -252,7 +252,7 @@ class ModelConfig:
         return tuple(BlockShape(*sizes) for sizes in zip(*per_block, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON and checkpoints; `compressed_layers` only where there are some."""
+        """Plain data for JSON and checkpoints; without `compressed_layers` if there are none."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
         values["compressed_layers"] = {
@@ -267,7 +267,7 @@ class ModelConfig:
         """The inverse of `to_dict`.
 
         Raises:
-            ValueError: a field that does not exist.
+            ValueError: a field is unknown, or has an invalid value.
         """
         names = [field.name for field in fields(cls)]
         for name in values:
@@ -277,13 +277,13 @@ class ModelConfig:
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is a whole number of at least 1."""
+    """Raise ValueError unless `value` is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
 
 
 def check_choice(name: str, value: str, choices: Any) -> None:
-    """Raise ValueError, with the nearest choices first, unless `value` is one of them."""
+    """Raise ValueError unless `value` is one of `choices`; lists them, the most similar first."""
     if value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=len(choices), cutoff=0.0)
         raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(near)}")

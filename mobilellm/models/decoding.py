@@ -1,10 +1,10 @@
-"""Decoding one token at a time on a CPU, from weights packed for it.
+"""Fast decoding of one token at a time on a CPU, from weights packed for it.
 
-With a row or two the products of a model are bound by how fast weights can be read. A library's
-matrix product reads them at a quarter of what memory allows; a weighted sum of the rows of the
-transposed matrix, which is what an embedding bag computes, reads at nearly its full speed. So the
-weights are copied once, transposed, in tiles of columns that the threads share, with projections
-of one input side by side. What remains is the time of many small calls, so these are kept few.
+At small batch sizes matrix products are bound by memory bandwidth. The libraries' matrix-vector
+products reach about a quarter of it; a weighted sum of the rows of the transposed matrix, which is
+what an embedding bag computes, nearly reaches all of it. So the weights are copied once,
+transposed, in tiles of columns that are distributed over the threads, with projections of the same
+input concatenated. The rest is the overhead of many small calls, so there are as few as possible.
 """
 
 import math
@@ -23,11 +23,11 @@ from mobilellm.models.mobilellm import MobileLLM
 from mobilellm.models.norm import RMSNorm, WeightlessRMSNorm
 from mobilellm.models.rotary import make_rotary
 
-# Above it a matrix product reuses what it has read often enough to win.
+# For larger batches a matrix product reuses the weights it reads, and is faster.
 MAX_BATCH = 8
-# Tokens whose faster decoding pays for the packing.
+# For fewer tokens, packing takes longer than it saves.
 MIN_NEW_TOKENS = 32
-# A tile's row of results should stay in the nearest cache while the rows are summed.
+# The sums of a tile should fit in the L1 cache.
 _TILE_WIDTH = 512
 _ALIGNMENT = 16
 _USUAL_MODULES = {
@@ -37,11 +37,10 @@ _USUAL_MODULES = {
 
 
 def can_pack(model: MobileLLM, batch_size: int) -> bool:
-    """Whether `PackedDecoder` can take over and is known to be faster.
+    """Whether `PackedDecoder` supports the model and is known to be faster.
 
-    It needs an x86 CPU (where torch's embedding bag is generated code), float32, a small batch,
-    and a model of nothing but its usual modules without hooks: what is bypassed must have no
-    effect. Factorised and masked layers are not packed.
+    It needs an x86 CPU (for which torch's embedding bag has vectorised kernels), float32, a small
+    batch, and a model of dense standard modules without hooks, since their `forward` is bypassed.
     """
     if not all(_is_usual(module) for module in model.modules()):
         return False
@@ -58,7 +57,7 @@ def _is_usual(module: nn.Module) -> bool:
 
 
 class PackedDecoder:
-    """A model's weights packed for decoding; holds a copy, so it does not follow later changes."""
+    """A packed copy of a model's weights; later changes of the model have no effect on it."""
 
     def __init__(self, model: MobileLLM, batch_size: int) -> None:
         """Copy the weights of `model`, whose `can_pack` is true."""
@@ -78,7 +77,7 @@ class PackedDecoder:
 
         Args:
             tokens: token ids (batch,).
-            cache: what came before; the new token is added.
+            cache: keys and values of the tokens before; those of `tokens` are added.
             attention_mask: bool (batch, keys or more) for left padding, as in `MobileLLM.forward`.
         """
         config = self._config
@@ -103,7 +102,7 @@ class PackedDecoder:
 
 
 class _PackedBlock:
-    """The weights of one stored block; `split` also packs the queries' apart."""
+    """The weights of one stored block; with `split`, the query projection also by itself."""
 
     def __init__(self, block: nn.Module, batch_size: int, split: bool) -> None:
         attention: Any = block.attention
@@ -113,7 +112,7 @@ class _PackedBlock:
         self._num_keys = attention.k_proj.out_features // attention.head_dim
         query = [attention.q_proj.weight]
         keys_values = [attention.k_proj.weight, attention.v_proj.weight]
-        # Repeats that reuse keys and values need the queries alone.
+        # Applications that reuse keys and values only need the queries.
         self._query = _PackedMatrix(query, batch_size) if split else None
         self._all = _PackedMatrix([*query, *keys_values], batch_size)
         self.output = _PackedMatrix([attention.o_proj.weight], batch_size)
@@ -125,12 +124,12 @@ class _PackedBlock:
         self._down = _PackedMatrix([feed.down_proj.weight], batch_size)
 
     def project(self, x: Tensor, rotary, kept: KeysValues | None, cache: KVCache, slot: int):
-        """Queries (batch, heads, 1, head_dim), and all keys and values to attend to."""
+        """Queries (batch, heads, 1, head_dim), and all keys and values that they attend to."""
         packed = self._all if kept is None else self._query
         heads = packed(self._attention_norm(x)).view(x.shape[0], 1, -1, self._attention.head_dim)  # pyright: ignore[reportOptionalCall]
-        turned = self._num_queries + (self._num_keys if kept is None else 0)
-        value = heads[:, :, turned:]
-        heads = _rotate(self._normalise_heads(heads[:, :, :turned]), rotary)
+        num_rotated = self._num_queries + (self._num_keys if kept is None else 0)
+        value = heads[:, :, num_rotated:]
+        heads = _rotate(self._normalise_heads(heads[:, :, :num_rotated]), rotary)
         query = heads[:, :, : self._num_queries].transpose(1, 2)
         if kept is None:
             key = heads[:, :, self._num_queries :]
@@ -138,7 +137,7 @@ class _PackedBlock:
         return query, kept
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """The feed-forward layer and its norm, of rows (batch, hidden)."""
+        """The norm and the feed-forward layer, for hidden states (batch, hidden)."""
         inner = self._inner(self._feed_forward_norm(x))
         if not self._gated:
             return self._down(inner.relu_())
@@ -156,10 +155,10 @@ class _PackedBlock:
 
 
 class _PackedMatrix:
-    """Stacked weights (out, in), as tiles of columns of the transposed matrix.
+    """Concatenated weights (out, in), stored as tiles of columns of the transposed matrix.
 
-    Every (tile, row of the batch) is one bag: the sum of the tile's `in` rows, each weighted by
-    an entry of the input.
+    Each pair of a tile and a row of the batch is one bag: the sum of the tile's `in` rows, weighted
+    by the entries of the input.
     """
 
     def __init__(self, weights: list[Tensor], batch_size: int) -> None:
@@ -167,7 +166,7 @@ class _PackedMatrix:
         self._size, num_inputs = weight.shape
         self._num_tiles, self._width = _tile(self._size, torch.get_num_threads())
         tiles = weight.new_empty(self._num_tiles, num_inputs, self._width)
-        tiles[self._size // self._width :] = 0  # the last tiles may reach beyond the weights
+        tiles[self._size // self._width :] = 0  # padding of the last tiles
         for tile, rows in enumerate(weight.split(self._width)):
             tiles[tile, :, : rows.shape[0]] = rows.t()
         self._tiles = tiles.flatten(0, 1)
@@ -180,7 +179,7 @@ class _PackedMatrix:
     def __call__(self, x: Tensor) -> Tensor:
         """(batch, in) -> (batch, out)."""
         weights = x.expand(self._bags).flatten()
-        # Sums (mode 0) with one weight per row; the other results are for a backward pass.
+        # Mode 0 is a sum; the other results are only needed for a backward pass.
         sums, *_ = torch.embedding_bag(
             self._tiles, self._rows, self._offsets, False, 0, False, weights
         )
@@ -191,7 +190,7 @@ class _PackedMatrix:
 
 
 class _PackedNorm:
-    """RMSNorm in four calls: 1 / sqrt(|x|² / n + eps) is sqrt(n) / hypot(|x|, sqrt(n × eps))."""
+    """RMSNorm in four calls: 1 / sqrt(|x|² / n + eps) = sqrt(n) / hypot(|x|, sqrt(n × eps))."""
 
     def __init__(self, norm: Any) -> None:
         self._weight = norm.weight * norm.weight.shape[0] ** 0.5
@@ -203,7 +202,7 @@ class _PackedNorm:
 
 
 def _tile(size: int, num_threads: int) -> tuple[int, int]:
-    """Number of tiles, a multiple of the threads, and their width, with little left empty."""
+    """Number of tiles, a multiple of the threads, and their width, with the least padding."""
     fewest = math.ceil(size / _TILE_WIDTH / num_threads)
     choices = [factor * num_threads for factor in range(fewest, 2 * fewest + 1)]
     widths = [math.ceil(size / tiles / _ALIGNMENT) * _ALIGNMENT for tiles in choices]

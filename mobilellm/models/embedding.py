@@ -1,4 +1,4 @@
-"""The token table: one parameter that embeds and, where the head is tied, unembeds."""
+"""The token embedding, whose one parameter is also the output head if the two are tied."""
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +10,10 @@ from mobilellm.models.config import ModelConfig
 
 
 class TokenEmbedding(nn.Module):
-    """A table (vocab_size, hidden_size) used from both ends, so that a tie needs no alias."""
+    """A table (vocab_size, hidden_size) that embeds and unembeds: tying needs no aliased tensor."""
 
     def __init__(self, vocab_size: int, hidden_size: int) -> None:
-        """Allocate the table; `initialize_` fills it."""
+        """Allocate the table; `initialize_` draws its values."""
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
 
@@ -31,7 +31,7 @@ class TokenEmbedding(nn.Module):
 
 
 def make_token_table(config: ModelConfig) -> TokenEmbedding | FactorizedEmbedding | MaskedEmbedding:
-    """The table that `config` describes: dense, factorised or masked; not filled."""
+    """The token embedding that `config` describes, with memory but without values."""
     shape = config.layer_shape("embedding")
     if isinstance(shape, FactorizedShape):
         return FactorizedEmbedding.empty(shape)  # pyright: ignore[reportReturnType]
@@ -41,7 +41,7 @@ def make_token_table(config: ModelConfig) -> TokenEmbedding | FactorizedEmbeddin
 
 
 def make_head(config: ModelConfig) -> nn.Module | None:
-    """The output head, None where the token table is it."""
+    """The output head, with memory but without values; None if it is tied to the embedding."""
     if config.tie_word_embeddings:
         return None
     return empty_linear((config.vocab_size, config.hidden_size), config.layer_shape("head"))

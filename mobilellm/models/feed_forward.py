@@ -26,7 +26,7 @@ class SwiGLU(nn.Module):
 
 
 class ReLUFeedForward(nn.Module):
-    """down(relu(up(x))), without biases: the baseline the paper's first step replaces."""
+    """down(relu(up(x))), without biases: the baseline of the MobileLLM paper (section 2.1)."""
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         """Build the two projections."""
@@ -40,14 +40,14 @@ class ReLUFeedForward(nn.Module):
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) × up, two tensors of one shape."""
+    """silu(gate) × up, elementwise; both tensors have the same shape."""
     if torch.compiler.is_compiling():
         return F.silu(gate) * up
     return _SwiGLU.apply(gate, up)  # pyright: ignore[reportReturnType]
 
 
 class _SwiGLU(torch.autograd.Function):
-    """Keeps only its inputs: silu(gate) is made again on the way back."""
+    """Saves only its inputs for the backward pass, which computes silu(gate) again."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Text continuation: greedy or sampled, one row or many, prompts of any lengths."""
+"""Generation of tokens: greedy or sampled, for batches of prompts of any lengths."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,27 +24,28 @@ def generate(
     stop_at_eos: bool = True,
     eos_token_id: int | None = None,
 ) -> Tensor:
-    """Continue each prompt by `max_new_tokens` tokens.
+    """Continue each prompt by up to `max_new_tokens` tokens.
 
     Args:
-        model: its `eos_token_id` ends a row, unless another is given.
+        model: a MobileLLM.
         input_ids: prompts (batch, prompt), or a list of 1-D tensors of any lengths, which are
-            padded on the left with `eos_token_id` and give what each would give alone.
-        max_new_tokens: tokens to add; decoding ends early once every row has ended.
-        temperature: 0 takes the likeliest token; above, logits are divided by it and sampled.
-        top_k: sample among the k likeliest only.
-        top_p: sample among the likeliest that together reach this probability, after `top_k`.
-        seed: of the sampling; None draws from the global generator.
-        stop_at_eos: False goes on past `eos_token_id`.
-        eos_token_id: ends a row; default: the model's.
+            padded on the left and give the same tokens as each prompt alone.
+        max_new_tokens: tokens to add; decoding ends earlier if every row has ended.
+        temperature: 0 is greedy decoding; otherwise logits are divided by it before sampling.
+        top_k: sample among the k most likely tokens only.
+        top_p: sample among the most likely tokens whose probabilities, after `top_k`, sum to at
+            least this.
+        seed: of the sampling; None uses the global random generator.
+        stop_at_eos: whether a row ends at `eos_token_id`.
+        eos_token_id: end-of-text token; default: the model's.
 
     Returns:
-        Token ids (batch, longest prompt + max_new_tokens); a row that met `eos_token_id` is filled
+        Token ids (batch, longest prompt + max_new_tokens); after `eos_token_id` a row is filled
         with it.
 
     Raises:
-        ValueError: an empty prompt, more tokens than the context holds, a setting out of range
-            or without effect, or weights that give logits which are no numbers.
+        ValueError: a prompt is empty, the tokens exceed the context length, a setting is out of
+            range or without effect, or the logits are not finite.
     """
     config = model.config
     _check_sampling(max_new_tokens, temperature, top_k, top_p)
@@ -75,7 +76,7 @@ def _fill(
     eos: int,
     stop_at_eos: bool,
 ) -> None:
-    """Write the chosen tokens into `tokens` from column `length` on, until all rows have ended."""
+    """Write the new tokens into `tokens` from column `length` on, until all rows have ended."""
     batch, width = tokens.shape
     ended = torch.zeros(batch, dtype=torch.bool, device=tokens.device)
     cache = KVCache(model.config, capacity=width)
@@ -96,7 +97,7 @@ def _fill(
 
 
 def _forward(model: MobileLLM, tokens: Tensor, cache: KVCache, mask: Tensor | None) -> Tensor:
-    """Logits (batch, vocab) after the last of `tokens`."""
+    """Logits (batch, vocab) at the last of `tokens`."""
     if mask is not None:
         mask = mask[:, : cache.length + tokens.shape[1]]
     output = model(tokens, cache, attention_mask=mask, logits=False)
@@ -113,7 +114,7 @@ def _choose(
     """One token id per row of logits (batch, vocab).
 
     Raises:
-        ValueError: a logit is NaN or infinite; the choice would mean nothing, or fail.
+        ValueError: a logit is NaN or infinite.
     """
     if not logits.isfinite().all():
         raise ValueError(
@@ -128,7 +129,7 @@ def _choose(
         logits = torch.full_like(logits, float("-inf")).scatter(-1, places, kept)
     if top_p is not None and top_p < 1:
         ordered, places = logits.softmax(dim=-1).sort(dim=-1, descending=True)
-        # What comes before a token decides, so that the likeliest one always stays.
+        # Compared without the token's own probability, so that the most likely one is always kept.
         dropped = ordered.cumsum(dim=-1) - ordered >= top_p
         logits = logits.masked_fill(
             torch.zeros_like(dropped).scatter(-1, places, dropped), float("-inf")
@@ -137,11 +138,11 @@ def _choose(
 
 
 def _pad_left(input_ids: Tensor | Sequence[Tensor], filler: int) -> tuple[Tensor, Tensor | None]:
-    """Prompts (batch, longest), and which entries are real where lengths differ."""
+    """Prompts (batch, longest), and a mask of unpadded entries; None if all lengths are equal."""
     if isinstance(input_ids, Tensor):
         if input_ids.dim() != 2 or input_ids.numel() == 0:
             raise ValueError(
-                f"input_ids has shape {tuple(input_ids.shape)}; give at least one token a row, "
+                f"input_ids has shape {tuple(input_ids.shape)}; give at least one token per row, "
                 "(batch, prompt) or a list of 1-D tensors"
             )
         return input_ids, None
@@ -169,7 +170,7 @@ def _check_length(length: int, max_new_tokens: int, context: int) -> None:
     if length + max_new_tokens > context:
         raise ValueError(
             f"a prompt of {length} and max_new_tokens={max_new_tokens} exceed "
-            f"max_position_embeddings={context}; ask for at most {max(context - length, 0)} new "
+            f"max_position_embeddings={context}; use at most {max(context - length, 0)} new "
             "tokens, or shorten the prompt"
         )
 
@@ -188,5 +189,5 @@ def _check_sampling(
     if temperature == 0 and (top_k is not None or top_p is not None):
         name, value = ("top_k", top_k) if top_k is not None else ("top_p", top_p)
         raise ValueError(
-            f"{name}={value} has no effect on greedy choice; set a temperature above 0"
+            f"{name}={value} has no effect on greedy decoding; set a temperature above 0"
         )

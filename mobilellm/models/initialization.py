@@ -1,13 +1,13 @@
 """Initial weights.
 
-Every matrix and the token table are drawn from normal(0, std), every norm weight is one: Meta's
-MobileLLM recipe with std = 0.02, independent of width and depth. Options: `std="hidden"` takes
-1 / sqrt(hidden_size) instead, and `residual_scaling` divides the two projections that write to
-the residual stream (`o_proj`, `down_proj`) by sqrt(2 × num_layers), so that its variance does not
-grow with the applications run (Radford et al. 2019, GPT-2, section 2.3).
+Every matrix, the token embedding included, is drawn from normal(0, std), and every norm weight is
+one: Meta's MobileLLM recipe with std = 0.02, independent of width and depth. Options:
+`std="hidden"` uses 1 / sqrt(hidden_size) instead, and `residual_scaling` divides the std of the two
+projections that write to the residual stream (`o_proj`, `down_proj`) by sqrt(2 × num_layers), so
+that its variance does not grow with depth (Radford et al. 2019, GPT-2, section 2.3).
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -15,35 +15,32 @@ from torch import nn
 from mobilellm.models.config import ModelConfig
 from mobilellm.ranges import Range, check_value
 
-if TYPE_CHECKING:
-    from mobilellm.models.mobilellm import MobileLLM
-
 STD = Range(above=0, cap=10)
 
 
 def initialize_(
-    model: "MobileLLM",
+    model: nn.Module,
     *,
     std: float | str = 0.02,
     residual_scaling: bool = False,
     seed: int | None = None,
 ) -> None:
-    """Fill all weights of `model`.
+    """Draw all weights of `model`.
 
     Args:
-        model: changed in place.
-        std: standard deviation of matrices and table, or `"hidden"`: 1 / sqrt(hidden_size).
+        model: a MobileLLM, changed in place.
+        std: standard deviation of all matrices, or `"hidden"`: 1 / sqrt(hidden_size).
         residual_scaling: divide std of `o_proj` and `down_proj` by sqrt(2 × num_layers).
-        seed: draws that are the same on every device and leave the global generator alone;
-            None: drawn from the global generator.
+        seed: of a generator of its own, which gives the same weights on every device and does not
+            change the global generator; None: use the global generator.
 
     Raises:
         ValueError: `std` is neither a positive number nor `"hidden"`.
     """
-    config = model.config
+    config = cast("ModelConfig", model.config)
     check_initialization(std=std, residual_scaling=residual_scaling)
     deviation_of_all = config.hidden_size**-0.5 if isinstance(std, str) else std
-    # Drawn on the CPU: other devices' generators give other numbers for the same seed.
+    # Drawn on the CPU, since the generators of other devices give other numbers for a seed.
     generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
     for module in model.modules():
         if hasattr(module, "reset_buffers_"):
@@ -66,7 +63,7 @@ def initialize_(
 
 
 def check_initialization(*, std: float | str, residual_scaling: bool) -> None:
-    """Check the options of `initialize_`; all have to be given.
+    """Check the options of `initialize_`.
 
     Raises:
         ValueError: as `initialize_`.
@@ -76,9 +73,9 @@ def check_initialization(*, std: float | str, residual_scaling: bool) -> None:
 
 
 def _factor_std(std: float, config: ModelConfig, name: str, num_terms: int) -> float:
-    """Of the factors' entries, so that those of the sum of products have the deviation `std`.
+    """Standard deviation of the factors for which the sum of products has the deviation `std`.
 
-    The variance of one product's entry is the fourth power of its factors' deviation.
+    The variance of a product's entry is the fourth power of the deviation of its factors.
     """
     shape = config.layer_shape(name.split(".parts.", maxsplit=1)[0])
     parts = len(shape.parts)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]

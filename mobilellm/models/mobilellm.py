@@ -1,4 +1,4 @@
-"""The language model: unique blocks, run in the order that the configuration gives."""
+"""The language model: each block is stored once and applied in the order of the configuration."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -21,14 +21,14 @@ CAPTURES = ("embedding", "hidden_states", "attention", "feed_forward")
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What a forward pass gives."""
+    """Outputs of a forward pass."""
 
     hidden: Tensor
-    """(batch, seq, hidden) after the final norm: what `unembed` takes."""
+    """(batch, seq, hidden) after the final norm: the input of `unembed`."""
     logits: Tensor | None = None
-    """(batch, seq, vocab), where asked for."""
+    """(batch, seq, vocab); None unless requested."""
     captured: dict[str, list[Tensor]] = field(default_factory=dict)
-    """Per captured name one tensor per application, in the order they ran; one `embedding`."""
+    """For each captured name one tensor per application, in order; for `embedding` a single one."""
 
 
 class MobileLLM(nn.Module):
@@ -38,11 +38,11 @@ class MobileLLM(nn.Module):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        """Build and initialise the model; drawn from the global random generator."""
+        """Build the model and draw its weights from the global random generator."""
         super().__init__()
         self.config = config
         device = torch.get_default_device()
-        # On the meta device first: torch's own initial draws would cost seconds and be lost.
+        # Built on the meta device, to skip torch's own initialisation, which would be overwritten.
         with torch.device("meta"):
             self.embedding = make_token_table(config)
             self.blocks = nn.ModuleList(
@@ -53,16 +53,16 @@ class MobileLLM(nn.Module):
         self._activation_checkpointing = False
         self._layers = tuple(zip(config.layer_order, cache_slots(config), strict=True))
         self.to_empty(device=device)
-        # Without memory there is nothing to draw, and pretending to would take most of the time.
+        # On the meta device there are no values to draw, and the calls would take most of the time.
         if device.type != "meta":
             initialize_(self)
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
-        """Keep only each application's input in training and compute the rest again."""
+        """In training, store only the input of each application and recompute the rest."""
         self._activation_checkpointing = enabled
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        """The only way to logits: (..., hidden) -> (..., vocab), tied or not."""
+        """Logits: (..., hidden) -> (..., vocab), with the tied embedding or the separate head."""
         return self.embedding.unembed(hidden) if self.head is None else self.head(hidden)
 
     def forward(
@@ -74,22 +74,22 @@ class MobileLLM(nn.Module):
         logits: bool = True,
         capture: Collection[str] = (),
     ) -> ModelOutput:
-        """Predict the token after each of `input_ids`.
+        """Predict the token after each position of `input_ids`.
 
         Args:
             input_ids: token ids (batch, seq).
-            cache: tokens that came before; the new ones are added to it.
-            attention_mask: bool, True = may be attended, always combined with causality.
-                (batch, keys) for padding on either side, keys counting the cache's tokens too;
-                (batch, queries, keys) for anything else, e.g. documents kept apart.
-            logits: whether to compute them; losses that go by chunks take `hidden`.
-            capture: any of `embedding` (of the tokens, one tensor), `hidden_states` (residual
-                stream after each application), `attention` (weights, batch × heads × queries ×
-                keys) and `feed_forward` (its output).
+            cache: keys and values of the tokens before; those of `input_ids` are added.
+            attention_mask: bool, True if a key may be attended to; causality always holds too.
+                (batch, keys) for padding on either side, where keys include those of the cache;
+                (batch, queries, keys) for anything else, e.g. to keep documents apart.
+            logits: whether to compute the logits; chunked losses only need `hidden`.
+            capture: any of `embedding` (token embeddings, one tensor), `hidden_states` (residual
+                stream after each application), `attention` (weights (batch, heads, queries, keys))
+                and `feed_forward` (output of the feed-forward layer).
 
         Raises:
-            ValueError: a sequence beyond the context, another shape than required, an unknown
-                name in `capture`.
+            ValueError: the sequence exceeds the context length, `input_ids` or the mask has a wrong
+                shape or type, or a name in `capture` is unknown.
         """
         past = 0 if cache is None else cache.length
         self._check_input(input_ids, past, capture)
@@ -119,21 +119,24 @@ class MobileLLM(nn.Module):
     def run_layers(
         self, x: Tensor, layers: slice, *, attention_mask: Tensor | None = None
     ) -> Tensor:
-        """The residual stream after some applications in a row, from that before them.
+        """Apply consecutive layers to the residual stream.
 
         Args:
-            x: residual stream (batch, seq, hidden); before the first, `embedding(input_ids)`.
+            x: residual stream (batch, seq, hidden); for the first layer, `embedding(input_ids)`.
             layers: positions in `layer_order`.
-            attention_mask: as of `forward`, without a cache.
+            attention_mask: as for `forward`, without a cache.
 
         Returns:
-            Residual stream (batch, seq, hidden), not normalised.
+            Residual stream (batch, seq, hidden) after the last of `layers`, not normalised.
 
         Raises:
-            ValueError: `share_kv="first"`, where an application reads more than the stream.
+            ValueError: `share_kv="first"`: layers then also need keys and values of earlier ones.
         """
         if self.config.share_kv == "first":
-            raise ValueError("share_kv='first' shares keys and values; run the whole model")
+            raise ValueError(
+                "share_kv='first' reuses keys and values of earlier layers, so layers cannot run "
+                "by themselves; run the whole model"
+            )
         mask, positions = _mask_and_positions(x[..., 0], 0, attention_mask)
         rotary = make_rotary(positions, self.config.head_dim, self.config.rope_theta)  # pyright: ignore[reportArgumentType]
         for index, slot in self._layers[layers]:
@@ -143,9 +146,9 @@ class MobileLLM(nn.Module):
         return x
 
     def _apply_block(self, block, x, rotary, mask, keys_values, cache, slot, need_weights):
-        """One application; checkpointed where that is on and a gradient will be taken."""
+        """One application; with activation checkpointing if that is enabled and gradients are."""
         if self._activation_checkpointing and cache is None and torch.is_grad_enabled():
-            # Nothing in a block is random, so that there is no generator state to restore.
+            # A block draws no random numbers, so there is no generator state to restore.
             return checkpoint(
                 block, x, rotary, mask, keys_values, need_weights=need_weights,
                 use_reentrant=False, preserve_rng_state=False,
@@ -185,14 +188,14 @@ def _store(captured: dict[str, list[Tensor]], output: BlockOutput) -> None:
 def _mask_and_positions(
     input_ids: Tensor, past: int, attention_mask: Tensor | None
 ) -> tuple[Tensor | None, Tensor]:
-    """What each query may attend to, and where it stands.
+    """The attention mask and the position of each query.
 
     Returns:
-        Mask (batch or 1, 1, queries, keys), or None where plain causality is meant; positions
-        (batch or 1, queries): with a padding mask, the number of real tokens before.
+        Mask (batch or 1, 1, queries, keys), or None for plain causality; positions
+        (batch or 1, queries): with a padding mask, the number of unpadded tokens before.
 
     Raises:
-        ValueError: a mask of another type or shape.
+        ValueError: the mask has a wrong type or shape.
     """
     batch, queries = input_ids.shape
     keys = past + queries
@@ -204,7 +207,7 @@ def _mask_and_positions(
         return causal.unsqueeze(1), positions
     if attention_mask.dtype != torch.bool:
         raise ValueError(
-            f"attention_mask has type {attention_mask.dtype}; give bool, True = may be attended"
+            f"attention_mask has type {attention_mask.dtype}; give bool, True if attended to"
         )
     if attention_mask.shape == (batch, keys):
         positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
@@ -215,7 +218,7 @@ def _mask_and_positions(
             f"{(batch, keys)} or (batch, queries, keys) = {(batch, queries, keys)}"
         )
     allowed = causal & attention_mask
-    # A row with nothing to attend to (padding) would be 0 / 0: it attends to itself, unread.
+    # A padded query with no key would give 0 / 0; it attends to itself, and its output is unused.
     itself = torch.arange(keys, device=input_ids.device) == torch.arange(
         past, keys, device=input_ids.device
     ).unsqueeze(-1)

@@ -15,7 +15,7 @@ class RMSNorm(nn.Module):
     """
 
     def __init__(self, size: int, eps: float) -> None:
-        """Start with a weight of ones, `size` long."""
+        """Make a weight (size,) of ones."""
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(size))
@@ -24,7 +24,7 @@ class RMSNorm(nn.Module):
         """Normalise (..., size); the shape stays."""
         if x.dtype == torch.float32 and x.is_cpu and not torch.compiler.is_compiling():
             return _CpuRMSNorm.apply(x, self.weight, self.eps)  # pyright: ignore[reportReturnType]
-        # Under autocast heads come in half precision; torch has no fast kernel for mixed types.
+        # Under autocast the heads have 16 bits; torch has no fast kernel for mixed types.
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
     def extra_repr(self) -> str:
@@ -33,10 +33,10 @@ class RMSNorm(nn.Module):
 
 
 class WeightlessRMSNorm(nn.Module):
-    """x / sqrt(mean(x²) + eps) over the last dimension, nothing learned: MobileLLM-R1's QK-norm."""
+    """x / sqrt(mean(x²) + eps) over the last dimension, weightless: QK-norm of MobileLLM-R1."""
 
     def __init__(self, eps: float) -> None:
-        """Keep eps; there is no weight."""
+        """Store eps; there is no weight."""
         super().__init__()
         self.eps = eps
 
@@ -46,7 +46,7 @@ class WeightlessRMSNorm(nn.Module):
 
 
 class _CpuRMSNorm(torch.autograd.Function):
-    """Torch's own backward takes two to four times as long on a CPU: it goes step by step."""
+    """RMSNorm with a fused backward pass: torch's own takes two to four times as long on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -1,7 +1,7 @@
-"""Rotary position embedding, in Hugging Face's convention: entry i turns with entry i + half.
+"""Rotary position embedding in Hugging Face's convention: entries i and i + half form a pair.
 
 Source: Su et al. 2021, RoFormer, arXiv:2104.09864, section 3.4.2.
-Differs: there neighbours 2i and 2i + 1 turn together; the weights differ by a permutation.
+Differs: there entries 2i and 2i + 1 form a pair; the weights differ by a permutation.
 """
 
 from typing import Any
@@ -13,11 +13,16 @@ Rotary = tuple[Tensor, Tensor]
 
 
 def make_rotary(positions: Tensor, head_dim: int, theta: float) -> Rotary:
-    """Cosine and signed sine of every position's angles, each (..., seq, 1, head_dim), float32.
+    """Cosine and signed sine of the angles of all positions, each (..., seq, 1, head_dim), float32.
 
-    The sine is negative in the first half, so that x × cos + halves swapped × sin is the rotation.
-    They are made anew for each forward pass: a stored table would follow `model.to(bfloat16)`
-    and lose the positions, and would be missing after a start on the meta device.
+    The sine is negated in the first half, so that the rotation is x × cos + swap_halves(x) × sin.
+    Both are computed in every forward pass: a stored table would be rounded by
+    `model.to(bfloat16)`, and would have no values after construction on the meta device.
+
+    Args:
+        positions: token positions (..., seq).
+        head_dim: width of one head, even.
+        theta: base of the frequencies.
     """
     exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
     frequencies = theta ** (-exponents / head_dim)
@@ -27,7 +32,7 @@ def make_rotary(positions: Tensor, head_dim: int, theta: float) -> Rotary:
 
 
 def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
-    """Turn the heads (batch, seq, heads, head_dim) to their positions; shape and type stay."""
+    """Rotate heads (batch, seq, heads, head_dim) by their positions; shape and type are kept."""
     cos, sin = (table.to(x.dtype) for table in rotary)
     if torch.compiler.is_compiling():
         return x * cos + _swap_halves(x) * sin
@@ -40,7 +45,7 @@ def _swap_halves(x: Tensor) -> Tensor:
 
 
 class _Rotation(torch.autograd.Function):
-    """Three passes each way and nothing kept but the tables; the way back is the inverse turn."""
+    """Saves only the tables for the backward pass, which is the inverse rotation."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -148,12 +148,12 @@ def _explained_model(config: "DictConfig", overrides: Sequence[str]) -> "ModelCo
     if config.init_from is None:
         return instantiate(config.model)
     from mobilellm.formats.model_folder import open_config
-    from mobilellm.models.layer_selection import student_config
+    from mobilellm.models.layer_subset import subset_config
 
     asked = [o for o in overrides if o.lstrip("+").startswith(("model=", "model."))]
     saved = open_config(config.init_from)
     if config.init_layers is not None:
-        saved = student_config(saved, list(config.init_layers))
+        saved = subset_config(saved, list(config.init_layers))
     if asked and instantiate(config.model) != saved:
         raise ValueError(
             f"init_from={config.init_from} brings its own architecture, which differs from "

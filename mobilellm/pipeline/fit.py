@@ -184,10 +184,10 @@ def make_model(run: Run) -> Any:
     """The model with its initial weights: read from `init_from`, or drawn from the seed."""
     if run.config["init_from"] is not None:
         from mobilellm.formats.model_folder import open_model
-        from mobilellm.models.layer_subset import student_of
+        from mobilellm.models.layer_subset import layer_subset
 
         model, layers = open_model(run.config["init_from"])[0], run.config["init_layers"]
-        return model if layers is None else student_of(model, layers)
+        return model if layers is None else layer_subset(model, layers)
     from mobilellm.models import MobileLLM
     from mobilellm.models.initialization import initialize_
 

@@ -32,14 +32,14 @@ def with_initial_model(cfg: "DictConfig", overrides: Sequence[str]) -> "DictConf
     from omegaconf import OmegaConf
 
     from mobilellm.formats.model_folder import open_model
-    from mobilellm.models.layer_selection import student_config
+    from mobilellm.models.layer_subset import subset_config
 
     folder = Path(cfg.init_from)
     if not folder.is_dir():
         raise FileNotFoundError(f"init_from={folder} is no folder; give that of a saved model")
     config = open_model(folder)[0].config
     if cfg.init_layers is not None:
-        config = student_config(config, list(cfg.init_layers))
+        config = subset_config(config, list(cfg.init_layers))
     asked = [o for o in overrides if o.lstrip("+").startswith(("model=", "model."))]
     if asked and instantiate(cfg.model) != config:
         raise ValueError(

@@ -110,7 +110,8 @@ def clone(tmp_path: Path) -> Path:
     """A small clone with a change, a new file of code and a corpus that git does not know."""
     folder = tmp_path / "clone"
     files = {
-        "mobilellm/__init__.py": '__version__ = "0"\n',
+        "mobilellm/__init__.py": "",
+        "mobilellm/version.py": '__version__ = "0"\n',
         "mobilellm/provenance.py": (ROOT / "mobilellm/provenance.py").read_text(encoding="utf-8"),
         "mobilellm/launchers/__init__.py": "",
         "mobilellm/launchers/slurm/snapshot.py": (

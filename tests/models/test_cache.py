@@ -36,18 +36,6 @@ def test_an_appended_tensor_may_change_afterwards():
     assert held.eq(1).all()
 
 
-def test_truncated_tokens_are_overwritten():
-    cache = KVCache(make_config())
-    for value in (1.0, 2.0, 3.0):
-        cache.append(0, torch.full((1, 2, 1, 4), value), torch.full((1, 2, 1, 4), value))
-        cache.advance(1)
-    cache.truncate(1)
-    keys, _ = cache.append(0, torch.full((1, 2, 1, 4), 9.0), torch.full((1, 2, 1, 4), 9.0))
-    assert keys[0, 0, :, 0].tolist() == [1.0, 9.0]
-    with pytest.raises(ValueError, match="length=2 must lie between 0 and the 1 held"):
-        cache.truncate(2)
-
-
 def test_wrong_use_is_refused():
     with pytest.raises(ValueError, match="capacity=101 must lie between 1 and max_position_emb"):
         KVCache(make_config(), capacity=101)

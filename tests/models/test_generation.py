@@ -161,8 +161,8 @@ def test_a_seed_repeats_the_text_and_leaves_the_global_generator_alone():
 @pytest.mark.parametrize(
     ("prompt", "settings", "message"),
     [
-        (ids(1, 60), {}, "prompt of 60 and max_new_tokens=5 exceed max_position_embeddings=64; as"),
-        (ids(3), {}, r"input_ids has shape \(3,\); give at least one token a row"),
+        (ids(1, 60), {}, "prompt of 60 and max_new_tokens=5 exceed max_position_embeddings=64; us"),
+        (ids(3), {}, r"input_ids has shape \(3,\); give at least one token per row"),
         (ids(2, 0), {}, r"input_ids has shape \(2, 0\)"),
         ([], {}, "input_ids is an empty list; give at least one prompt"),
         ([ids(2), ids(0)], {}, r"prompt 1 has shape \(0,\); give 1-D tensors of at least one"),
@@ -170,8 +170,8 @@ def test_a_seed_repeats_the_text_and_leaves_the_global_generator_alone():
         (ids(1, 3), {"temperature": -1.0}, r"temperature=-1.0 must be 0 \(greedy\) or above"),
         (ids(1, 3), {"temperature": 1.0, "top_k": 0}, "top_k=0 must be at least 1; leave it out"),
         (ids(1, 3), {"temperature": 1.0, "top_p": 0.0}, "top_p=0.0 must be above 0 and at most 1"),
-        (ids(1, 3), {"top_k": 5}, "top_k=5 has no effect on greedy choice; set a temperature"),
-        (ids(1, 3), {"top_p": 0.5}, "top_p=0.5 has no effect on greedy choice"),
+        (ids(1, 3), {"top_k": 5}, "top_k=5 has no effect on greedy decoding; set a temperature"),
+        (ids(1, 3), {"top_p": 0.5}, "top_p=0.5 has no effect on greedy decoding"),
     ],
 )
 def test_wrong_settings_are_refused(prompt, settings, message):

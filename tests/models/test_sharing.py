@@ -53,8 +53,8 @@ def test_a_scheme_may_use_blocks_unequally_often():
     ("order", "message"),
     [
         ((0, 1), "gives the order 0 1, in which block 2 never runs; the scheme's function must"),
-        ((0, 1, 2, 3), "gives the order 0 1 2 3; the scheme's function must give whole numbers"),
-        ((0, 1, 2, -1), "must give whole numbers from 0 to 2"),
+        ((0, 1, 2, 3), "gives the order 0 1 2 3; the scheme's function must return block indices"),
+        ((0, 1, 2, -1), "must return block indices from 0 to 2"),
         ((), "in which block 0 never runs"),
         ((2, 1, 0) * 30, None),
     ],

@@ -8,9 +8,8 @@ from mobilellm.checkpoint import save_model
 from mobilellm.distillation.losses.loss import Structure
 from mobilellm.distillation.losses.targets import TopK
 from mobilellm.distillation.teachers.opening import check_fits, describe_teacher, open_teacher
-from mobilellm.distillation.teachers.teacher import ModelTeacher, structure_of
+from mobilellm.distillation.teachers.teacher import structure_of
 from mobilellm.models import MobileLLM, ModelConfig
-from mobilellm.models.layer_subset import student_of
 
 SIZES = {
     "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_blocks": 3,
@@ -247,33 +246,3 @@ def test_structure_counts_applications():
     assert structure_of(config) == Structure(
         num_layers=6, hidden_size=16, num_heads=(2, 2, 4, 4, 8, 8), vocab_size=50
     )
-
-
-def test_a_student_of_all_layers_is_its_teacher():
-    teacher = make_model(block_repeats=2, layer_sharing="reverse")
-    student = student_of(teacher, range(6))
-    ids = make_batch()["input_ids"]
-    assert student.config.num_blocks == student.config.num_layers == 6
-    assert_close(student(ids).logits, teacher(ids).logits)
-
-
-def test_a_student_of_chosen_layers():
-    teacher = make_model(
-        num_blocks=5, tie_word_embeddings=False, intermediate_size=(8, 16, 24, 32, 40)
-    )
-    student = student_of(teacher, [0, 2, 4])
-    assert student.config.intermediate_size == (8, 24, 40)
-    ids = make_batch()["input_ids"]
-    hidden = ModelTeacher(teacher, structure_of(teacher.config)).model.embedding(ids)
-    kept = torch.nn.ModuleList(teacher.blocks[i] for i in (0, 2, 4))
-    teacher.blocks = kept
-    teacher._layers = teacher._layers[:3]
-    assert_close(student(ids).hidden, teacher(ids).hidden)
-    assert_close(student.embedding(ids), hidden)
-    assert student.head.weight.data_ptr() != teacher.head.weight.data_ptr()
-
-
-@pytest.mark.parametrize("layers", [[], [3], [-1], [True]])
-def test_layers_out_of_range(layers):
-    with pytest.raises(ValueError, match="init_layers"):
-        student_of(make_model(), layers)

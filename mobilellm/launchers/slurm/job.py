@@ -13,6 +13,7 @@ from mobilellm.cli.errors import describe_error
 from mobilellm.launchers.local.trial_process import limit_threads, run_task
 from mobilellm.launchers.slurm.queue import SlurmError, job_states
 from mobilellm.launchers.slurm.record import read_record, write_record
+from mobilellm.provenance import CODE_ROOT
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -66,13 +67,10 @@ class SlurmTrial:
             raise
 
     def _refuse_other_code(self) -> None:
-        import mobilellm
-
-        here = Path(mobilellm.__file__).resolve().parents[1]
-        if here != self.code.resolve():
+        if self.code.resolve() != CODE_ROOT:
             raise ValueError(
-                f"the job imports {here} and not the copy made at submission, {self.code}; let "
-                "hydra.launcher.setup and container leave PYTHONPATH and PYTHONSAFEPATH as they are"
+                f"the job imports {CODE_ROOT} and not the copy made at submission, {self.code}; "
+                "let hydra.launcher.setup and container leave PYTHONPATH and PYTHONSAFEPATH alone"
             )
 
     def _record(self, reason: str) -> None:

@@ -9,8 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import mobilellm
-from mobilellm.provenance import SNAPSHOT, git_state
+from mobilellm.provenance import CODE_ROOT, SNAPSHOT, git_state
 
 # Of what git does not know yet, this is code; a corpus beside it is not.
 CODE_SUFFIXES = {".py", ".yaml", ".yml", ".toml"}
@@ -33,8 +32,7 @@ def take_snapshot(parent: Path) -> Snapshot:
     The working tree is copied: the commit with its changes, and new files of code. A copy that is
     there already is used again.
     """
-    root = Path(mobilellm.__file__).resolve().parents[1]
-    contents = {name: (root / name).read_bytes() for name in _code_files(root)}
+    contents = {name: (CODE_ROOT / name).read_bytes() for name in _code_files(CODE_ROOT)}
     state = git_state()
     target = parent / f"code-{_hash(contents)}"
     if not target.exists():
@@ -47,7 +45,9 @@ def take_snapshot(parent: Path) -> Snapshot:
             json.dumps(state, allow_nan=False) + "\n", encoding="utf-8"
         )
         if state["dirty"]:
-            (temporary / "changes.diff").write_bytes(_git(root, "diff", "--binary", "HEAD") or b"")
+            (temporary / "changes.diff").write_bytes(
+                _git(CODE_ROOT, "diff", "--binary", "HEAD") or b""
+            )
         temporary.chmod(0o755)
         try:
             os.rename(temporary, target)
