@@ -13,7 +13,7 @@ from mobilellm.compression.stages import ORDERS, Stages, group_layers, stage_sta
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.config import check_choice
 from mobilellm.ranges import MAX_INDEX, Range, checked
-from mobilellm.training.budget import Budget
+from mobilellm.training.training_budget import TrainingBudget
 
 METRICS = {
     "compression/stage": "stage",
@@ -84,7 +84,7 @@ class CompressionCallback(Callback):
         self.records: list[dict[str, Any]] = []
         """What each stage so far did: losses in nats per token, counts in parameters."""
 
-    def check(self, config: ModelConfig, budget: Budget) -> None:
+    def check(self, config: ModelConfig, budget: TrainingBudget) -> None:
         """Refuse what cannot be done, before any data is read.
 
         Raises:
@@ -109,7 +109,7 @@ class CompressionCallback(Callback):
         changed = getattr(self.recipe, "configs_after", None)
         return [config] if changed is None else list(changed(config))
 
-    def starts(self, budget: Budget) -> tuple[int, ...]:
+    def starts(self, budget: TrainingBudget) -> tuple[int, ...]:
         """Optimizer steps done when each stage begins.
 
         Raises:
@@ -128,7 +128,7 @@ class CompressionCallback(Callback):
             )
         return starts
 
-    def stages(self, plan: Any, config: ModelConfig, budget: Budget) -> Stages | None:
+    def stages(self, plan: Any, config: ModelConfig, budget: TrainingBudget) -> Stages | None:
         """The layers of the plan by stages; None where the plan is one whole without layers.
 
         Raises:

@@ -230,7 +230,7 @@ class DistillationCallback(Callback):
         module.cross_entropy_weight = value_at(self.cross_entropy_weight, module.progress)
         return distillation_terms(
             self.losses,
-            self.teacher.lesson(batch, self.capture),
+            self.teacher.run(batch, self.capture),
             output,
             batch["labels"],
             student=self.student,

@@ -86,8 +86,8 @@ class LossGuardCallback(Callback):
         if trainer.global_step == 0:
             savers[0].save(trainer, pl_module)
 
-    def accepts(self, module: Any, loss: float, norm: float) -> bool:
-        """Whether the step about to be made may change the weights; see `StepJudge`.
+    def should_apply(self, module: Any, loss: float, norm: float) -> bool:
+        """Whether the step about to be made may change the weights; see `StepFilter`.
 
         Raises:
             TrainingDiverged: the run is to stop.

@@ -1,4 +1,4 @@
-"""From a teacher's lesson to terms of the training loss."""
+"""Turn the output of a teacher into terms of the training loss."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mobilellm.distillation import ForwardKL
 from mobilellm.distillation.losses.loss import DistillationLoss, LogitLoss, StateLoss, Structure
 from mobilellm.distillation.losses.schedule import value_at
-from mobilellm.distillation.teachers.teacher import Lesson
+from mobilellm.distillation.teachers.teacher import TeacherOutput
 from mobilellm.losses.label_losses import IGNORE_INDEX, SoftLabels
 from mobilellm.losses.loss_terms import LogitTerm, LossTerm, Terms
 
@@ -42,7 +42,7 @@ def make_projections(losses: Losses, student: Structure, teacher: Structure) -> 
 
 def distillation_terms(
     losses: Losses,
-    lesson: Lesson,
+    teacher_output: TeacherOutput,
     output: Any,
     labels: Tensor,
     *,
@@ -55,7 +55,7 @@ def distillation_terms(
 
     Args:
         losses: by the name that the log shows.
-        lesson: of the teacher, on the same micro-batch.
+        teacher_output: what the teacher gives for the same micro-batch.
         output: the student's `ModelOutput`.
         labels: (batch, seq); -100 counts for nothing.
         student: structure of the student.
@@ -70,17 +70,17 @@ def distillation_terms(
         if isinstance(loss, LogitLoss):
             if (
                 isinstance(loss, ForwardKL)
-                and lesson.logits is not None
+                and teacher_output.logits is not None
                 and loss.is_plain(progress)
             ):
-                terms[name] = SoftLabels(lesson.logits, weight)
+                terms[name] = SoftLabels(teacher_output.logits, weight)
             else:
-                value = _on_logits(loss, lesson, mask.flatten(), progress)
+                value = _on_logits(loss, teacher_output, mask.flatten(), progress)
                 # The top k keep nothing of the logits' size.
-                terms[name] = LogitTerm(value, weight, 0.5 if lesson.logits else 1.0)
+                terms[name] = LogitTerm(value, weight, 0.5 if teacher_output.logits else 1.0)
             continue
         pairs = loss.pairs(student, teacher)
-        mine, theirs = output.captured[loss.capture], lesson.captured[loss.capture]
+        mine, theirs = output.captured[loss.capture], teacher_output.captured[loss.capture]
         maps = projections.get(name)
         value = loss(
             [mine[i] for i, _ in pairs],
@@ -92,10 +92,12 @@ def distillation_terms(
     return terms
 
 
-def _on_logits(loss: LogitLoss, lesson: Lesson, mask: Tensor, progress: float) -> Any:
+def _on_logits(
+    loss: LogitLoss, teacher_output: TeacherOutput, mask: Tensor, progress: float
+) -> Any:
     temperature = value_at(loss.temperature, progress)
 
     def value(logits: Tensor, place: slice) -> Tensor:
-        return loss(logits, lesson.target(place, temperature), mask[place], progress)
+        return loss(logits, teacher_output.target(place, temperature), mask[place], progress)
 
     return value

@@ -84,9 +84,9 @@ def _divergence(
     teacher_logits: Tensor, log_probabilities: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Sum over the rows with a label, and the teacher's probabilities (rows, vocab)."""
-    ahead = torch.log_softmax(teacher_logits, dim=-1, dtype=torch.float32)
-    probabilities = ahead.exp()
-    values = ahead.sub_(log_probabilities).mul_(probabilities).sum(-1)
+    teacher_log_probs = torch.log_softmax(teacher_logits, dim=-1, dtype=torch.float32)
+    probabilities = teacher_log_probs.exp()
+    values = teacher_log_probs.sub_(log_probabilities).mul_(probabilities).sum(-1)
     return values.masked_fill(targets == IGNORE_INDEX, 0.0).sum(), probabilities
 
 

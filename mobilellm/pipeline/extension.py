@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mobilellm.data import PreparedData
     from mobilellm.optim.schedules import Schedule
     from mobilellm.pipeline.plan import Run
-    from mobilellm.training.budget import Budget
+    from mobilellm.training.training_budget import TrainingBudget
 
 # What may differ from the run that is extended, beside what cannot change the result.
 FREE = ("extend_from", "max_tokens", "max_steps", "max_seconds", "validation_tokens",
@@ -122,7 +122,7 @@ def extended_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictCon
     return OmegaConf.create(result | own)
 
 
-def find_extension(cfg: DictConfig, budget: "Budget") -> Extension:
+def find_extension(cfg: DictConfig, budget: "TrainingBudget") -> Extension:
     """Where a run of this configuration begins.
 
     Raises:
@@ -237,7 +237,7 @@ def _choose(folder: Path, schedule: Any) -> tuple[Path, bool]:
     return last, falls is not False
 
 
-def _check_longer(folder: Path, summary: Mapping[str, Any], budget: "Budget") -> None:
+def _check_longer(folder: Path, summary: Mapping[str, Any], budget: "TrainingBudget") -> None:
     steps, seconds = summary.get("steps", 0), summary.get("wall_seconds") or 0.0
     if not budget.is_spent(steps, seconds):
         return

@@ -12,10 +12,10 @@ from typing import Any
 from mobilellm.cli.errors import unknown_field
 from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.models import ModelConfig
-from mobilellm.training.budget import Budget
+from mobilellm.training.training_budget import TrainingBudget
 
 
-def check_parts(config: Mapping[str, Any], model: ModelConfig, budget: Budget) -> None:
+def check_parts(config: Mapping[str, Any], model: ModelConfig, budget: TrainingBudget) -> None:
     """Build initialization, optimizer, schedule, callbacks and loggers, and throw them away.
 
     Args:
@@ -129,7 +129,7 @@ def _check_optimizer(node: Mapping[str, Any], model: ModelConfig) -> None:
         _named("optimizer", partial(make, MobileLLM(model)), node["_target_"])
 
 
-def _check_schedule(node: Mapping[str, Any], budget: Budget) -> None:
+def _check_schedule(node: Mapping[str, Any], budget: TrainingBudget) -> None:
     schedule = instantiate(node)
     if not callable(schedule):
         raise ValueError("schedule must be a function of step and progress; use schedule=cosine")

@@ -21,7 +21,7 @@ from mobilellm.pipeline.identity import config_hash, find_run_folder
 from mobilellm.pipeline.part_checks import check_parts, check_targets, check_windows
 from mobilellm.pipeline.recorded import with_recorded
 from mobilellm.run_folder import check_may_start, read_summary
-from mobilellm.training.budget import Budget
+from mobilellm.training.training_budget import TrainingBudget
 
 if TYPE_CHECKING:
     from mobilellm.data import DataConfig
@@ -41,7 +41,7 @@ class Run:
     model: ModelConfig
     data: "DataConfig"
     trainer: "TrainerConfig"
-    budget: Budget
+    budget: TrainingBudget
     resume: bool
     """Whether an unfinished run may be continued."""
     is_sweep: bool
@@ -101,7 +101,7 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
     _check_devices(config, trainer, here=here)
     check_targets(config)
     check_writable("output_dir", Path(config["output_dir"]))
-    budget = Budget(
+    budget = TrainingBudget(
         tokens_per_step=config["tokens_per_step"],
         max_tokens=config["max_tokens"],
         max_steps=config["max_steps"],
@@ -176,7 +176,7 @@ def _is_launched_by(name: str) -> bool:
 
 
 def _check_compression(
-    cfg: DictConfig, model: ModelConfig, budget: Budget, trainer: "TrainerConfig"
+    cfg: DictConfig, model: ModelConfig, budget: TrainingBudget, trainer: "TrainerConfig"
 ) -> None:
     from mobilellm.pipeline.compression import find_compression
 
@@ -196,7 +196,7 @@ def _check_compression(
 
 
 def _check_distillation(
-    cfg: DictConfig, model: ModelConfig, budget: Budget, trainer: "TrainerConfig"
+    cfg: DictConfig, model: ModelConfig, budget: TrainingBudget, trainer: "TrainerConfig"
 ) -> None:
     from mobilellm.pipeline.compression import find_compression
     from mobilellm.pipeline.distillation import find_distillation

@@ -16,7 +16,7 @@ from mobilellm.pipeline.identity import config_hash, find_run_folder
 from mobilellm.pipeline.plan import Run
 from mobilellm.pipeline.run import train_prepared
 from mobilellm.run_folder import RunIsBusy, locked, read_summary
-from mobilellm.training.budget import Budget
+from mobilellm.training.training_budget import TrainingBudget
 
 if TYPE_CHECKING:
     from mobilellm.data import PreparedData
@@ -126,7 +126,7 @@ def _probe_run(run: Run, factor: float) -> Run:
     share = config["learning_rate_probe_share"]
     steps = run.budget.total_steps
     seconds = run.budget.max_seconds
-    budget = Budget(
+    budget = TrainingBudget(
         tokens_per_step=run.budget.tokens_per_step,
         max_steps=None if steps is None else max(1, round(share * steps)),
         max_seconds=None if seconds is None else share * seconds,

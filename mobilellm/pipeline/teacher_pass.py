@@ -62,10 +62,10 @@ def _append(
     tokens, device = batch["input_ids"].numel(), batch["input_ids"].device.type
     allowed = LOSS_CHUNK_LOGITS.get(device, LOSS_CHUNK_LOGITS["cpu"])
     chunk = max(1, allowed // teacher.structure.vocab_size)
-    lesson = teacher.lesson(batch)
+    teacher_output = teacher.run(batch)
     for first in range(0, tokens, chunk):
         # The teacher has a top k, so that this is what it tells.
-        top: Any = lesson.target(slice(first, min(first + chunk, tokens)), temperature)
+        top: Any = teacher_output.target(slice(first, min(first + chunk, tokens)), temperature)
         file.append(top)
 
 

@@ -15,12 +15,12 @@ from mobilellm.losses.micro_batch import count_tasks, micro_batch_losses
 from mobilellm.optim.parameter_groups import set_learning_rates
 from mobilellm.optim.schedules import Schedule
 from mobilellm.training.atomic_save import check_same_model
-from mobilellm.training.budget import Budget
 from mobilellm.training.compilation import compile_blocks_
 from mobilellm.training.csv_logger import CSVLogger
 from mobilellm.training.intervals import Intervals
 from mobilellm.training.sharding import apply_fully_shard_, check_stored_parameters, gradient_sync
-from mobilellm.training.step_judges import StepJudge, step_judges
+from mobilellm.training.step_filters import StepFilter, step_filters
+from mobilellm.training.training_budget import TrainingBudget
 from mobilellm.training.validation_callback import ValidationCallback
 
 Batch = dict[str, Tensor]
@@ -52,7 +52,7 @@ class LanguageModelModule(LightningModule):
         *,
         optimizer: Callable[[nn.Module], torch.optim.Optimizer],
         schedule: Schedule,
-        budget: Budget,
+        budget: TrainingBudget,
         gradient_clip_norm: float | None = 1.0,
         intervals: Intervals | None = None,
         compile: bool = False,
@@ -92,14 +92,14 @@ class LanguageModelModule(LightningModule):
         self._seconds_before = 0.0
         self._started: float | None = None
         self._term_sources: list[HasLossTerms] = []
-        self._judges: list[StepJudge] = []
+        self._step_filters: list[StepFilter] = []
 
     # Set-up
 
     def setup(self, stage: str) -> None:
         """Apply the switches; runs after the callbacks' `setup`, so on their structure."""
         callbacks: Any = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-        self._term_sources, self._judges = term_sources(callbacks), step_judges(callbacks)
+        self._term_sources, self._step_filters = term_sources(callbacks), step_filters(callbacks)
         self.model.set_activation_checkpointing(self.activation_checkpointing)  # pyright: ignore[reportCallIssue]
         if self.compile_blocks and stage == "fit":
             compile_blocks_(self.model)
@@ -142,7 +142,7 @@ class LanguageModelModule(LightningModule):
             for name, value in values.items():
                 sums[name] += value * scale
         norm = self._clip_gradients()
-        if not self._is_accepted(sums[""], norm):
+        if not self._should_apply(sums[""], norm):
             # Without gradients a step is counted and changes nothing.
             optimizer.zero_grad()
         optimizer.step()
@@ -166,19 +166,24 @@ class LanguageModelModule(LightningModule):
 
     def _clip_gradients(self) -> Tensor | None:
         """Whole norm of the gradient before clipping; None where nothing needs it."""
-        is_needed = self._judges or self.is_logged(ahead=1)
+        is_needed = self._step_filters or self.is_logged(ahead=1)
         if self.gradient_clip_norm is None and not is_needed:
             return None
         largest = float("inf") if self.gradient_clip_norm is None else self.gradient_clip_norm
         norm: Any = nn.utils.clip_grad_norm_(self.parameters(), largest)
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
-    def _is_accepted(self, loss: Tensor, norm: Tensor | None) -> bool:
-        """Whether all judges let the step change the weights; one answer for all ranks."""
-        if not self._judges or norm is None:
+    def _should_apply(self, loss: Tensor, norm: Tensor | None) -> bool:
+        """Whether every step filter lets the step change the weights; the same on all ranks."""
+        if not self._step_filters or norm is None:
             return True
         mean = float(self._sum_over_ranks(loss) / self.trainer.world_size)
-        return all([judge.accepts(self, mean, float(norm)) for judge in self._judges])
+        return all(
+            [
+                step_filter.should_apply(self, mean, float(norm))
+                for step_filter in self._step_filters
+            ]
+        )
 
     # Metrics
 

@@ -21,7 +21,7 @@ from mobilellm.callbacks.distillation import DistillationCallback
 from mobilellm.distillation.logit_store.packing import Packing
 from mobilellm.distillation.losses.forward_kl import ForwardKL
 from mobilellm.distillation.losses.targets import TopK, top_k_of
-from mobilellm.distillation.teachers.teacher import Lesson, ModelTeacher, structure_of
+from mobilellm.distillation.teachers.teacher import ModelTeacher, TeacherOutput, structure_of
 from mobilellm.losses.micro_batch import count_tasks, micro_batch_losses
 from mobilellm.models import MobileLLM, ModelConfig
 from scripts.benchmarks.peers import random_tokens
@@ -213,18 +213,18 @@ def main(name: str, vocab_size: int) -> None:
     indices = torch.randint(vocab_size, (tokens, TOP_K), generator=generator)
     top = TopK(indices, torch.full((tokens, TOP_K), -4.0))
 
-    def told(place: slice) -> torch.Tensor:
+    def teacher_logits(place: slice) -> torch.Tensor:
         return theirs[place] @ other.T
 
-    lesson = {
-        "store": Lesson(lambda place, _: top.rows(place)),
-        "online": Lesson(lambda place, _: told(place), told),
+    teacher_output = {
+        "store": TeacherOutput(lambda place, _: top.rows(place)),
+        "online": TeacherOutput(lambda place, _: teacher_logits(place), teacher_logits),
     }.get(name)
     structure = structure_of(_workload(vocab_size, False).config)
     terms: list[Term] = []
-    if lesson is not None:
+    if teacher_output is not None:
         made = distillation_terms(
-            {"forward_kl": ForwardKL()}, lesson, None, labels, student=structure,
+            {"forward_kl": ForwardKL()}, teacher_output, None, labels, student=structure,
             teacher=structure, progress=1.0, projections={},
         )  # fmt: skip
         terms = [t.over(labels) if isinstance(t, LogitTerm) else t for t in made.values()]  # pyright: ignore

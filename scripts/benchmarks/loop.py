@@ -92,12 +92,12 @@ def _run_lightning(workload: Workload, prepared: RandomTokens, steps: int) -> fl
     from mobilellm.callbacks.graceful_stop import GracefulStopCallback
     from mobilellm.callbacks.throughput import ThroughputCallback
     from mobilellm.optim.schedules import cosine
-    from mobilellm.training.budget import Budget
     from mobilellm.training.csv_logger import CSVLogger
     from mobilellm.training.datamodule import TokenDataModule
     from mobilellm.training.intervals import Intervals
     from mobilellm.training.module import LanguageModelModule
     from mobilellm.training.trainer import TrainerConfig, make_trainer
+    from mobilellm.training.training_budget import TrainingBudget
 
     times = _StepTimes()
 
@@ -109,7 +109,7 @@ def _run_lightning(workload: Workload, prepared: RandomTokens, steps: int) -> fl
         MobileLLM(workload.config),
         optimizer=partial(adamw, learning_rate=1e-3),
         schedule=cosine(warmup_steps=2),
-        budget=Budget(max_steps=steps, tokens_per_step=workload.tokens),
+        budget=TrainingBudget(max_steps=steps, tokens_per_step=workload.tokens),
         intervals=Intervals(validate_at_start=False),
     )
     module.is_validated = lambda step: False

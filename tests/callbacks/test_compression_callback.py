@@ -6,9 +6,9 @@ from small_run import fit, make_data, make_model, make_module, read_rows
 
 from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.callbacks.compression import CompressionCallback
-from mobilellm.training.budget import Budget
+from mobilellm.training.training_budget import TrainingBudget
 
-BUDGET = Budget(max_steps=12, tokens_per_step=128)
+BUDGET = TrainingBudget(max_steps=12, tokens_per_step=128)
 RECORD = {"stage": 1, "step": 0, "tokens": 0, "loss_before": 3.0, "loss_after": 3.5,
           "parameters_after": 99}  # fmt: skip
 
@@ -64,7 +64,7 @@ def test_a_recipe_without_layers_has_one_stage():
 
 
 def test_time_must_not_cut_off_a_stage():
-    budget = Budget(max_steps=12, max_seconds=5, tokens_per_step=128)
+    budget = TrainingBudget(max_steps=12, max_seconds=5, tokens_per_step=128)
     assert CompressionCallback(LowRank()).starts(budget) == (0,)
     with pytest.raises(ValueError, match="max_seconds=5 could end the run before its last stage"):
         CompressionCallback(LowRank(), num_stages=2).starts(budget)

@@ -10,7 +10,7 @@ from mobilellm.callbacks.compression import CompressionCallback
 from mobilellm.compression.factorization import Factorization
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.pipeline.compression import FOLDER, PLAN, _plan
-from mobilellm.training.budget import Budget
+from mobilellm.training.training_budget import TrainingBudget
 
 
 class Counting(Factorization):
@@ -31,7 +31,9 @@ def model():
 
 
 def test_a_plan_that_cannot_be_divided_into_stages_is_not_lost(model, tmp_path):
-    run = SimpleNamespace(folder=tmp_path, budget=Budget(max_steps=200, tokens_per_step=128))
+    run = SimpleNamespace(
+        folder=tmp_path, budget=TrainingBudget(max_steps=200, tokens_per_step=128)
+    )
     recipe = Counting(fit="weights")
     Counting.made = 0
     too_many = CompressionCallback(recipe, num_stages=100)  # fourteen matrices

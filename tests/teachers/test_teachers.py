@@ -37,39 +37,39 @@ def folder(tmp_path):
 def test_a_saved_model_teaches_what_it_predicts(folder):
     teacher, batch = open_teacher(folder), make_batch()
     model = make_model(block_repeats=2, layer_sharing="reverse")
-    lesson = teacher.lesson(batch, ("hidden_states", "attention", "embedding"))
+    output = teacher.run(batch, ("hidden_states", "attention", "embedding"))
     expected = model(batch["input_ids"], capture=("hidden_states", "attention", "embedding"))
     logits = expected.logits.flatten(0, 1)
-    assert_close(lesson.target(slice(0, 18), 1.0), logits)
-    assert_close(lesson.target(slice(5, 7), 2.0), logits[5:7])
+    assert_close(output.target(slice(0, 18), 1.0), logits)
+    assert_close(output.target(slice(5, 7), 2.0), logits[5:7])
     for name, states in expected.captured.items():
-        assert_close(lesson.captured[name], states)
-    assert len(lesson.captured["hidden_states"]) == teacher.structure.num_layers == 6
+        assert_close(output.captured[name], states)
+    assert len(output.captured["hidden_states"]) == teacher.structure.num_layers == 6
 
 
 def test_it_is_frozen_and_keeps_no_graph(folder):
     teacher = open_teacher(folder)
-    lesson = teacher.lesson(make_batch(), ("hidden_states",))
+    output = teacher.run(make_batch(), ("hidden_states",))
     assert not any(p.requires_grad for p in teacher.model.parameters())
     assert not teacher.model.training
-    assert not lesson.target(slice(0, 3), 1.0).requires_grad
-    assert not any(states.requires_grad for states in lesson.captured["hidden_states"])
+    assert not output.target(slice(0, 3), 1.0).requires_grad
+    assert not any(states.requires_grad for states in output.captured["hidden_states"])
 
 
 def test_documents_stay_apart(folder):
     teacher, batch = open_teacher(folder), make_batch(1, 8)
     batch["document_ids"] = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1]])
     alone = {"input_ids": batch["input_ids"][:, 5:]}
-    expected = teacher.lesson(alone).target(slice(0, 3), 1.0)
-    assert_close(teacher.lesson(batch).target(slice(5, 8), 1.0), expected)
+    expected = teacher.run(alone).target(slice(0, 3), 1.0)
+    assert_close(teacher.run(batch).target(slice(5, 8), 1.0), expected)
 
 
 @pytest.mark.parametrize("rounding", [None, "fixed16", "fixed8"])
 def test_the_k_most_likely_words(folder, rounding):
     teacher = open_teacher(folder, top_k=4, rounding=rounding)
     batch = make_batch()
-    seen = teacher.lesson(batch).target(slice(0, 18), 2.0)
-    logits = open_teacher(folder).lesson(batch).target(slice(0, 18), 1.0)
+    seen = teacher.run(batch).target(slice(0, 18), 2.0)
+    logits = open_teacher(folder).run(batch).target(slice(0, 18), 1.0)
     expected = (logits / 2).log_softmax(-1).topk(4)
     assert isinstance(seen, TopK)
     assert seen.temperature == 2.0
@@ -84,9 +84,9 @@ def test_the_k_most_likely_words(folder, rounding):
 def test_precision_is_the_teachers_own(folder, precision):
     teacher = open_teacher(folder, precision=precision)
     batch = make_batch()
-    expected = open_teacher(folder).lesson(batch).target(slice(0, 18), 1.0)
+    expected = open_teacher(folder).run(batch).target(slice(0, 18), 1.0)
     with torch.autocast("cpu", torch.bfloat16):
-        found = teacher.lesson(batch).target(slice(0, 18), 1.0)
+        found = teacher.run(batch).target(slice(0, 18), 1.0)
     assert found.dtype == getattr(torch, precision)
     assert_close(found.float(), expected, atol=0.05, rtol=0.05)
     assert torch.equal(found.float(), expected) == (precision == "float32")
@@ -98,7 +98,7 @@ def test_a_llama_of_hugging_face(tmp_path):
     model = make_model()
     export_huggingface(model, tmp_path / "llama")
     batch = make_batch()
-    found = open_teacher(tmp_path / "llama").lesson(batch).target(slice(0, 18), 1.0)
+    found = open_teacher(tmp_path / "llama").run(batch).target(slice(0, 18), 1.0)
     assert_close(found, model(batch["input_ids"]).logits.flatten(0, 1))
 
 
@@ -116,18 +116,18 @@ def test_any_causal_model_of_transformers(tmp_path):
     assert (facts.structure.num_layers, facts.structure.num_heads) == (3, (4, 4, 4))
     assert facts.max_tokens == 32
     teacher, batch = open_teacher(tmp_path / "gpt2"), make_batch()
-    lesson = teacher.lesson(batch, ("hidden_states", "attention", "embedding"))
+    output = teacher.run(batch, ("hidden_states", "attention", "embedding"))
     wanted = model(
         batch["input_ids"], output_hidden_states=True, output_attentions=True, use_cache=False
     )
-    assert_close(lesson.target(slice(0, 18), 1.0), wanted.logits.flatten(0, 1))
-    assert_close(lesson.captured["hidden_states"], list(wanted.hidden_states[1:]))
-    assert_close(lesson.captured["embedding"], [wanted.hidden_states[0]])
-    assert len(lesson.captured["attention"]) == 3
+    assert_close(output.target(slice(0, 18), 1.0), wanted.logits.flatten(0, 1))
+    assert_close(output.captured["hidden_states"], list(wanted.hidden_states[1:]))
+    assert_close(output.captured["embedding"], [wanted.hidden_states[0]])
+    assert len(output.captured["attention"]) == 3
     batch["document_ids"] = torch.tensor([[0] * 5 + [1] * 4] * 2)
     first = {"input_ids": batch["input_ids"][:, :5]}
-    whole = teacher.lesson(batch).target(slice(0, 5), 1.0)
-    assert_close(whole, teacher.lesson(first).target(slice(0, 5), 1.0))
+    whole = teacher.run(batch).target(slice(0, 5), 1.0)
+    assert_close(whole, teacher.run(first).target(slice(0, 5), 1.0))
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from mobilellm.data.windows import WindowDataset
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.optim import adamw
 from mobilellm.optim.schedules import cosine
-from mobilellm.training.budget import Budget
 from mobilellm.training.csv_logger import CSVLogger
 from mobilellm.training.datamodule import TokenDataModule
 from mobilellm.training.intervals import Intervals
 from mobilellm.training.module import LanguageModelModule
 from mobilellm.training.trainer import TrainerConfig, make_trainer
+from mobilellm.training.training_budget import TrainingBudget
 
 VOCAB, LENGTH, SAMPLES = 37, 16, 8
 
@@ -57,7 +57,7 @@ def make_module(
         model or make_model(),
         optimizer=partial(optimizer, learning_rate=1e-2),
         schedule=cosine(warmup_steps=3),
-        budget=Budget(max_steps=steps, tokens_per_step=LENGTH * samples),
+        budget=TrainingBudget(max_steps=steps, tokens_per_step=LENGTH * samples),
         intervals=Intervals(log_steps=log, validation_steps=validate, validate_at_start=start),
         **more,
     )

@@ -115,10 +115,10 @@ def test_the_gradient_norm_is_the_one_before_clipping(tmp_path):
 
 
 def test_a_budget_of_seconds_ends_a_run(tmp_path):
-    from mobilellm.training.budget import Budget
+    from mobilellm.training.training_budget import TrainingBudget
 
     module = make_module()
-    module.budget = Budget(tokens_per_step=LENGTH * SAMPLES, max_seconds=1.0)
+    module.budget = TrainingBudget(tokens_per_step=LENGTH * SAMPLES, max_seconds=1.0)
     trainer = fit(module, make_data(), tmp_path)
     assert trainer.global_step > 1
     assert module.finished

@@ -67,7 +67,7 @@ def test_threads(monkeypatch):
 
 def test_configuration_and_budget_do_not_import_lightning():
     code = (
-        "import sys, mobilellm.training.trainer, mobilellm.training.budget, "
+        "import sys, mobilellm.training.trainer, mobilellm.training.training_budget, "
         "mobilellm.training.intervals, mobilellm.losses.cross_entropy, mobilellm.optim; "
         "print([m for m in ('lightning', 'hydra', 'datasets', 'wandb') if m in sys.modules])"
     )

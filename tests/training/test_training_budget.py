@@ -2,8 +2,8 @@
 
 import pytest
 
-from mobilellm.training.budget import Budget
 from mobilellm.training.intervals import Intervals
+from mobilellm.training.training_budget import TrainingBudget
 
 
 @pytest.mark.parametrize(
@@ -20,11 +20,11 @@ from mobilellm.training.intervals import Intervals
     ],
 )
 def test_total_steps(limits, steps):
-    assert Budget(tokens_per_step=100, **limits).total_steps == steps
+    assert TrainingBudget(tokens_per_step=100, **limits).total_steps == steps
 
 
 def test_progress_is_the_largest_share():
-    budget = Budget(tokens_per_step=100, max_tokens=1000, max_seconds=60.0)
+    budget = TrainingBudget(tokens_per_step=100, max_tokens=1000, max_seconds=60.0)
     assert budget.progress(0) == 0.0
     assert budget.progress(5, 6.0) == 0.5
     assert budget.progress(5, 45.0) == 0.75
@@ -34,26 +34,26 @@ def test_progress_is_the_largest_share():
 
 @pytest.mark.parametrize("total", [1, 3, 7, 49, 488])
 def test_a_run_ends_exactly_at_its_last_step(total):
-    budget = Budget(tokens_per_step=10, max_steps=total)
+    budget = TrainingBudget(tokens_per_step=10, max_steps=total)
     assert not budget.is_spent(total - 1)
     assert budget.is_spent(total)
 
 
 def test_time_ends_a_run():
-    budget = Budget(tokens_per_step=1, max_seconds=2.0)
+    budget = TrainingBudget(tokens_per_step=1, max_seconds=2.0)
     assert not budget.is_spent(10**9, 1.9)
     assert budget.is_spent(1, 2.0)
 
 
 def test_bad_budgets_are_refused():
     with pytest.raises(ValueError, match="a run needs an end; give max_tokens, max_steps or max_s"):
-        Budget(tokens_per_step=1)
+        TrainingBudget(tokens_per_step=1)
     with pytest.raises(
         ValueError, match="max_steps=0 must be a whole number of at least 1; null sets no limit"
     ):
-        Budget(tokens_per_step=1, max_steps=0)
+        TrainingBudget(tokens_per_step=1, max_steps=0)
     with pytest.raises(ValueError, match=r"max_tokens=99 must be at least one step, tokens_per_s"):
-        Budget(tokens_per_step=100, max_tokens=99)
+        TrainingBudget(tokens_per_step=100, max_tokens=99)
 
 
 def test_bad_intervals_are_refused():

@@ -68,9 +68,9 @@ class _OnAllLogits(torch.autograd.Function):
         ctx: Any, student_logits: Tensor, teacher_logits: Tensor, temperature: float, mask: Tensor
     ) -> Tensor:
         student = log_softmax(student_logits, temperature)
-        ahead = log_softmax(teacher_logits, temperature)
-        probabilities = ahead.exp()
-        values = ahead.sub_(student).mul_(probabilities).sum(-1)
+        teacher_log_probs = log_softmax(teacher_logits, temperature)
+        probabilities = teacher_log_probs.exp()
+        values = teacher_log_probs.sub_(student).mul_(probabilities).sum(-1)
         if ctx.needs_input_grad[0]:
             ctx.gradient = student.exp_().sub_(probabilities)
             ctx.mask, ctx.temperature, ctx.dtype = mask, temperature, student_logits.dtype
@@ -78,8 +78,8 @@ class _OnAllLogits(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        gradient = ctx.gradient * (slope / ctx.temperature).unsqueeze(-1)
+    def backward(ctx: Any, grad_output: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        gradient = ctx.gradient * (grad_output / ctx.temperature).unsqueeze(-1)
         if not all_count(ctx.mask):
             gradient.masked_fill_(~ctx.mask.unsqueeze(-1), 0.0)
         return gradient.to(ctx.dtype), None, None, None

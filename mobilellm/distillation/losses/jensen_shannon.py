@@ -48,11 +48,13 @@ def jensen_shannon(
     with torch.no_grad():
         # log m − log p_T. Made of the difference alone, it is exact near 0, where models are equal.
         # Logarithms can do without gradients: theirs would be that of Σ m = Σ p_S = 1, which is 0.
-        ahead = student - teacher
-        mixture = torch.logaddexp(ahead + math.log1p(-beta), ahead.new_full((), math.log(beta)))
+        log_ratio = student - teacher
+        mixture = torch.logaddexp(
+            log_ratio + math.log1p(-beta), log_ratio.new_full((), math.log(beta))
+        )
         teacher_part = (teacher.exp() * mixture).sum(-1)
-        ahead -= mixture
-    student_part = (student.exp() * ahead).sum(-1)
+        log_ratio -= mixture
+    student_part = (student.exp() * log_ratio).sum(-1)
     values = (1 - beta) * student_part - beta * teacher_part
     return masked_mean(values, mask) * temperature**2
 

@@ -38,8 +38,8 @@ def reverse_kl(
         student_logits, teacher_logits, temperature=temperature, rest=rest, mask=mask
     )
     # The difference's own gradient would be that of Σ p_S = 1, which is 0.
-    ahead = (student - teacher).detach()
-    return masked_mean((student.exp() * ahead).sum(-1), mask) * temperature**2
+    log_ratio = (student - teacher).detach()
+    return masked_mean((student.exp() * log_ratio).sum(-1), mask) * temperature**2
 
 
 @dataclass(frozen=True, kw_only=True)

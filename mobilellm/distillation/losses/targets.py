@@ -138,9 +138,9 @@ class _MaskedGradient(torch.autograd.Function):
         return rows.view_as(rows)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad_output: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (mask,) = ctx.saved_tensors
-        return slope.masked_fill(~mask.unsqueeze(-1), 0.0), None
+        return grad_output.masked_fill(~mask.unsqueeze(-1), 0.0), None
 
 
 def all_count(mask: Tensor) -> bool:
@@ -188,11 +188,11 @@ class _ChosenLogProbabilities(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad_output: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         logits, indices, mask = ctx.saved_tensors
-        slope = slope / ctx.temperature
+        grad_output = grad_output / ctx.temperature
         gradient = _scaled(logits, ctx.temperature).softmax(-1, dtype=_dtype_of(logits))
-        gradient.mul_(-slope.sum(-1, keepdim=True)).scatter_add_(-1, indices, slope)
+        gradient.mul_(-grad_output.sum(-1, keepdim=True)).scatter_add_(-1, indices, grad_output)
         if mask is not None and not all_count(mask):
             gradient.masked_fill_(~mask.unsqueeze(-1), 0.0)
         return gradient.to(logits.dtype), None, None, None

@@ -19,7 +19,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TeacherOutput:
     """What a teacher says about one micro-batch."""
 
     target: Callable[[slice, float], Target]
@@ -35,7 +35,7 @@ class Teacher(Protocol):
 
     structure: Structure
 
-    def lesson(self, batch: Batch, capture: Collection[str] = ()) -> Lesson:
+    def run(self, batch: Batch, capture: Collection[str] = ()) -> TeacherOutput:
         """Run once over a micro-batch."""
         ...
 
@@ -98,7 +98,7 @@ class ModelTeacher:
         self.model.to(device)
 
     @torch.no_grad()
-    def lesson(self, batch: Batch, capture: Collection[str] = ()) -> Lesson:
+    def run(self, batch: Batch, capture: Collection[str] = ()) -> TeacherOutput:
         """One forward pass; logits are made chunk by chunk when they are asked for."""
         with self._own_precision(batch["input_ids"].device.type):
             output = self.model(
@@ -121,12 +121,12 @@ class ModelTeacher:
             return made[key]
 
         def target(place: slice, temperature: float) -> Target:
-            return self._told(logits(place), temperature)
+            return self._visible_target(logits(place), temperature)
 
-        return Lesson(target, logits if self.top_k is None else None, output.captured)
+        return TeacherOutput(target, logits if self.top_k is None else None, output.captured)
 
     @torch.no_grad()
-    def _told(self, logits: Tensor, temperature: float) -> Target:
+    def _visible_target(self, logits: Tensor, temperature: float) -> Target:
         """What the student gets to see of the logits."""
         if self.top_k is None:
             return logits
@@ -161,7 +161,7 @@ class StoredTeacher:
     def to(self, device: torch.device) -> None:
         """Nothing is held in memory."""
 
-    def lesson(self, batch: Batch, capture: Collection[str] = ()) -> Lesson:
+    def run(self, batch: Batch, capture: Collection[str] = ()) -> TeacherOutput:
         """Read the batch's windows.
 
         Raises:
@@ -179,7 +179,7 @@ class StoredTeacher:
             stored.log_probabilities.flatten(0, 1).to(device),
             stored.temperature,
         )
-        return Lesson(lambda place, _: top.rows(place))
+        return TeacherOutput(lambda place, _: top.rows(place))
 
 
 def check_teacher_options(

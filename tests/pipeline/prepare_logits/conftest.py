@@ -53,7 +53,7 @@ def options(data_options, tmp_path) -> list[str]:
 def never_runs(monkeypatch):
     """Fail where the teacher runs."""
 
-    def lesson(*_, **__):
+    def run(*_, **__):
         raise AssertionError("the teacher ran")
 
-    monkeypatch.setattr(ModelTeacher, "lesson", lesson)
+    monkeypatch.setattr(ModelTeacher, "run", run)

@@ -72,10 +72,8 @@ def test_a_store_tells_what_the_rounded_teacher_tells_online(teacher, options, p
     batch = {name: torch.stack([windows[n][name] for n in chosen]) for name in windows[0]}
     batch["window"] = torch.tensor(chosen)
     whole = slice(0, 7 * SEQUENCE)
-    online: Any = (
-        open_teacher(teacher, top_k=6, rounding="fixed16").lesson(batch).target(whole, 1.0)
-    )
-    stored: Any = open_teacher(store.folder).lesson(batch).target(whole, 1.0)
+    online: Any = open_teacher(teacher, top_k=6, rounding="fixed16").run(batch).target(whole, 1.0)
+    stored: Any = open_teacher(store.folder).run(batch).target(whole, 1.0)
     same = (online.indices == stored.indices).double().mean()
     assert same > 0.999
     assert torch.allclose(online.log_probabilities, stored.log_probabilities, atol=1e-3)

@@ -6,7 +6,7 @@ from mobilellm.ranges import Range, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class TrainingBudget:
     """The end of a run; where several limits are given, the first that is reached.
 
     Raises:
