@@ -1,15 +1,15 @@
 """The bare model folder: config.json, model.safetensors and, where given, tokenizer.model."""
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mobilellm.files import TOKENIZER_FILE, describe_unread
+from mobilellm.files import TOKENIZER_FILE, atomic_write, describe_unread
 from mobilellm.layers.packed_masks import pack_masks, unpack_masks
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.saved_config import (
@@ -27,12 +27,12 @@ __all__ = [
     "WEIGHTS_FILE",
     "check_exists",
     "load_model",
+    "model_file",
     "model_from_state",
     "read_json",
     "read_tensors",
     "save_model",
     "stored_bytes",
-    "write_atomically",
     "write_json",
     "write_tensors",
 ]
@@ -59,7 +59,8 @@ def save_model(
     content = _tokenizer_bytes(tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     if content is not None:
-        write_atomically(folder / TOKENIZER_FILE, lambda path: path.write_bytes(content))
+        with model_file(folder / TOKENIZER_FILE) as temporary:
+            temporary.write_bytes(content)
     write_tensors(folder / WEIGHTS_FILE, pack_masks(model.state_dict()))
     write_json(folder / CONFIG_FILE, {"format": FORMAT, **model.config.to_dict()})
 
@@ -173,38 +174,42 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON object, whole or not at all."""
+    """Write a JSON object atomically.
+
+    Raises:
+        OSError: as `model_file`.
+    """
     text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    with model_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, whole or not at all."""
+    """Write a safetensors file atomically.
+
+    Raises:
+        OSError: as `model_file`.
+    """
     from safetensors.torch import save_file
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(state, temporary, {"format": "pt"}))
+    with model_file(path) as temporary:
+        save_file(state, temporary, {"format": "pt"})
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it there in one step.
+@contextmanager
+def model_file(path: Path) -> Iterator[Path]:
+    """`files.atomic_write` for a file of a model folder, with a remedy in its error.
 
     Raises:
-        OSError: it could not be written, e.g. on a full disk; `path` is as it was.
+        OSError: the file could not be written, for example because the disk is full.
     """
     from safetensors import SafetensorError
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)  # safetensors makes files that only their owner can read
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with atomic_write(path) as temporary:
+            yield temporary
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(
             f"cannot write {path} ({error}); make room or choose another folder, "
             "what was there before is kept"

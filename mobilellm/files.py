@@ -1,18 +1,112 @@
-"""Names that several parts share, and what can be told of a file before it is read."""
+"""Writing files atomically, and diagnosing files that cannot be read."""
 
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+Buffer = bytes | memoryview | Any
 
 TOKENIZER_FILE = "tokenizer.model"
-"""The SentencePiece model in a model's folder and in a data folder."""
+"""Name of the SentencePiece model in a model folder and in a folder of prepared data."""
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
-def describe_unread(path: Path) -> str | None:
-    """Why a file of a model cannot be what it should be, and the remedy; None: not known.
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Replace a file atomically: readers see the old file or the complete new one.
 
-    Both cases are common in clones and downloads of model repositories: a file of no bytes, and
-    the pointer of a few lines that Git LFS leaves where the file itself was not fetched.
+    The body of the `with` statement writes to the temporary path that it is given, in the same
+    folder. If the body ends without an exception, the temporary file is flushed to disk, gets the
+    permissions of an ordinary new file, and is renamed to `path`; otherwise it is deleted, and
+    `path` is unchanged. A process that is killed leaves the temporary file behind
+    (`remove_temporary_files`).
+
+    Args:
+        path: replaced if it exists; missing parent folders are created.
+
+    Raises:
+        OSError: the file could not be written; `path` is unchanged.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps two processes that write the same file apart.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(mode)  # safetensors creates files that only their owner can read
+        _flush(temporary)
+        temporary.replace(path)
+        if os.name == "posix":
+            _flush(path.parent)  # the rename itself must survive a power failure
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a UTF-8 text file with `atomic_write`; line ends are written as given."""
+    write_bytes_atomically(path, [text.encode()])
+
+
+def write_bytes_atomically(
+    path: Path, parts: Sequence[Buffer], *, remaining_bytes: int = 0
+) -> None:
+    """Write the concatenated `parts` with `atomic_write`.
+
+    Args:
+        path: replaced if it exists.
+        parts: objects with a buffer, such as bytes or contiguous arrays.
+        remaining_bytes: expected size of the files still to be written, for the message below.
+
+    Raises:
+        OSError: ENOSPC with the bytes needed and the bytes free, if the disk is full.
+    """
+    views = [memoryview(part).cast("B") for part in parts]
+    size = sum(view.nbytes for view in views)
+    try:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            for view in views:
+                file.write(view)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            errno.ENOSPC,
+            f"{path} takes {size / 1e6:.1f} MB, about {(size + remaining_bytes) / 1e6:.1f} MB are "
+            f"needed in all, {free / 1e6:.1f} MB are free",
+        ) from error
+
+
+def is_temporary(name: str, target: str) -> bool:
+    """Whether a file of this name may be the temporary file of `target` in the same folder."""
+    return name.startswith(f"{target}.") and name.endswith(".tmp")
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Delete what killed processes left behind in `folder`; no other process may write there."""
+    for path in folder.glob("*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def describe_unread(path: Path) -> str | None:
+    """Why a model file has invalid contents, and the remedy; None if the cause is unknown.
+
+    Two causes are common in clones and downloads of model repositories: an empty file, and a Git
+    LFS pointer of a few lines in place of the file that was not fetched.
     """
     with path.open("rb") as file:
         begin = file.read(len(_LFS_POINTER))

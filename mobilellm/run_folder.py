@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mobilellm.files import write_text_atomically
 from mobilellm.strict_json import to_json
 
 SUMMARY = "summary.json"
@@ -66,14 +67,6 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}); remove it to run again") from error
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write a whole file or none of it: readers never see half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

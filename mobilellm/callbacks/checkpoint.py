@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from mobilellm.files import remove_temporary_files
 from mobilellm.ranges import Range, checked
 from mobilellm.run_folder import LAST_CHECKPOINT, PLATEAU_CHECKPOINT
-from mobilellm.training.atomic_save import link_or_copy, remove_leftovers
+from mobilellm.training.atomic_save import link_or_copy
 from mobilellm.training.plateau import leaves_plateau
 
 BEST_CHECKPOINT = "best.ckpt"
@@ -84,7 +85,7 @@ class CheckpointCallback(Checkpoint):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start counting; the state resumed from is on disk already."""
         if trainer.is_global_zero:
-            remove_leftovers(self.folder)
+            remove_temporary_files(self.folder)
         self._saved_at = time.monotonic()
         self.saved_step = trainer.global_step or None
         plateau = self.folder / PLATEAU_CHECKPOINT

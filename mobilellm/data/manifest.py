@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mobilellm.data.atomic_file import write_atomically
 from mobilellm.data.config import DataConfig
 from mobilellm.data.source import SPLITS
 from mobilellm.data.tokenizer import check_tokenizer_file
-from mobilellm.files import TOKENIZER_FILE
+from mobilellm.files import TOKENIZER_FILE, write_text_atomically
 from mobilellm.strict_json import find_fault, to_json
 
 FORMAT_VERSION = 1
@@ -139,7 +138,7 @@ def damaged(path: Path, fault: str) -> ValueError:
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
-    write_atomically(path, [to_json(record, indent=1).encode() + b"\n"])
+    write_text_atomically(path, to_json(record, indent=1) + "\n")
 
 
 def _describe_file(path: Path, hashes: Mapping[tuple[str, int, int], str]) -> Record:

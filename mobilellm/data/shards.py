@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mobilellm.data.atomic_file import write_atomically
 from mobilellm.data.manifest import damaged
+from mobilellm.files import write_bytes_atomically
 
 SHARD_TOKENS = 1 << 24
 _OFFSET = np.dtype("<u8")
@@ -157,7 +157,7 @@ class ShardWriter:
         self.folder = folder
         self.dtype = np.dtype(dtype)
         self.shard_tokens = shard_tokens
-        self.still_needed = 0
+        self.remaining_bytes = 0
         """Bytes that what is to come is expected to take, said where the disk is full."""
         self._digest = hashlib.blake2b(digest_size=16)
         self._num_shards = 0
@@ -250,9 +250,11 @@ class ShardWriter:
         tokens = self._buffer[: self._filled]
         starts = np.array(self._starts, _OFFSET)
         # The tokens last: where they are, the documents are there too.
-        write_atomically(documents_path(self.folder, self._num_shards), [starts])
-        write_atomically(
-            shard_path(self.folder, self._num_shards), [tokens], still_needed=self.still_needed
+        write_bytes_atomically(documents_path(self.folder, self._num_shards), [starts])
+        write_bytes_atomically(
+            shard_path(self.folder, self._num_shards),
+            [tokens],
+            remaining_bytes=self.remaining_bytes,
         )
         self._digest.update(tokens.tobytes())
         self._num_shards += 1

@@ -5,7 +5,6 @@ The weights' side; the architectures that are understood stand in `huggingface_c
 
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -16,10 +15,10 @@ from mobilellm.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     check_exists,
+    model_file,
     model_from_state,
     read_json,
     read_tensors,
-    write_atomically,
     write_json,
     write_tensors,
 )
@@ -102,7 +101,8 @@ def export_huggingface(
     files = {} if tokenizer is None else tokenizer_files(tokenizer, config)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        write_atomically(folder / name, partial(Path.write_bytes, data=content))
+        with model_file(folder / name) as temporary:
+            temporary.write_bytes(content)
     write_tensors(folder / WEIGHTS_FILE, _their_state(model))
     write_json(folder / CONFIG_FILE, values)
 

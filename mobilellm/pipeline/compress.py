@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobilellm.files import write_text_atomically
 from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.paths import check_writable, user_path
 from mobilellm.pipeline.compress_data import data_to_compress_on
-from mobilellm.run_folder import write_text_atomically
 from mobilellm.strict_json import to_json
 
 if TYPE_CHECKING:

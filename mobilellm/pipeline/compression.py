@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilellm.run_folder import write_text_atomically
+from mobilellm.files import write_text_atomically
 from mobilellm.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def enter_stage(
 
     def advance() -> None:
         if is_due():
-            from mobilellm.training.atomic_save import write_atomically
+            from mobilellm.training.atomic_save import save_atomically
 
-            write_atomically(_advance(run, data, compression, path), path)
+            save_atomically(_advance(run, data, compression, path), path)
 
     first_does(advance)
     if not path.exists():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from mobilellm.files import write_text_atomically
 from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.hydra_app.override_text import override_key
 from mobilellm.paths import user_path
@@ -21,7 +22,6 @@ from mobilellm.run_folder import (
     last_checkpoint,
     read_summary,
     sound_checkpoint,
-    write_text_atomically,
 )
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def first_checkpoint(run: "Run") -> Path | None:
         ValueError: the checkpoints are damaged.
     """
     from mobilellm.callbacks.checkpoint import CheckpointCallback
-    from mobilellm.training.atomic_save import write_atomically
+    from mobilellm.training.atomic_save import save_atomically
 
     path = sound_checkpoint(run.folder)
     if path is not None or run.extension is None:
@@ -199,7 +199,7 @@ def first_checkpoint(run: "Run") -> Path | None:
     # The best checkpoint so far lies in the other folder.
     kept = {k: v for k, v in state["callbacks"].items() if CheckpointCallback.__qualname__ not in k}
     path = run.folder / CHECKPOINTS / LAST_CHECKPOINT
-    write_atomically({**state, "callbacks": kept}, path)
+    save_atomically({**state, "callbacks": kept}, path)
     return path
 
 

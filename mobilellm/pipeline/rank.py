@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.cli.messages import shown_messages
+from mobilellm.files import write_bytes_atomically
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -43,7 +44,7 @@ def main() -> int:
             _write_report(error, rank, report)
             return 1
         # `train` returns after the ranks have met at a barrier and left the process group.
-        _write_whole(pickle.dumps(Report(time.time(), rank, None)), report)
+        write_bytes_atomically(report, [pickle.dumps(Report(time.time(), rank, None))])
     return 0
 
 
@@ -92,10 +93,4 @@ def _write_report(error: BaseException, rank: int, path: Path) -> None:
     except Exception:
         plain = RuntimeError(f"{type(error).__name__}: {error}")
         content = pickle.dumps(Report(now, rank, plain, text))
-    _write_whole(content, path)
-
-
-def _write_whole(content: bytes, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    write_bytes_atomically(path, [content])

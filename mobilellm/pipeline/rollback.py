@@ -15,12 +15,12 @@ def roll_back_run(run: "Run", rollback: "RollBack") -> Path:
     import torch
 
     from mobilellm.callbacks.loss_guard import LossGuardCallback
-    from mobilellm.training.atomic_save import write_atomically
+    from mobilellm.training.atomic_save import save_atomically
     from mobilellm.training.divergence import roll_back
 
     path = sound_checkpoint(run.folder)
     if path is None:
         raise FileNotFoundError(f"{run.folder} has no checkpoint to roll back to") from rollback
     state = torch.load(path, map_location="cpu", weights_only=True)
-    write_atomically(roll_back(state, LossGuardCallback.__qualname__, rollback.event), path)
+    save_atomically(roll_back(state, LossGuardCallback.__qualname__, rollback.event), path)
     return path

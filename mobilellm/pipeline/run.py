@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.cli.command import Stopped
+from mobilellm.files import write_text_atomically
 from mobilellm.pipeline.beginning import beginning
 from mobilellm.pipeline.distillation import check_teacher
 from mobilellm.pipeline.extension import check_same_data
@@ -22,7 +23,6 @@ from mobilellm.run_folder import (
     locked,
     read_summary,
     write_summary,
-    write_text_atomically,
 )
 
 if TYPE_CHECKING:

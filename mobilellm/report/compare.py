@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mobilellm.files import write_text_atomically
 from mobilellm.report.comparison import Comparison, analyse
 from mobilellm.report.compressed import read_compressed
 from mobilellm.report.drawing import house_style, palette, svg_text
@@ -11,7 +12,6 @@ from mobilellm.report.page import page_text
 from mobilellm.report.plots import PLOTS, Plot
 from mobilellm.report.records import csv_text, json_text
 from mobilellm.report.runs import read_runs
-from mobilellm.run_folder import write_text_atomically
 
 JSON = "comparison.json"
 CSV = "comparison.csv"

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mobilellm.files import atomic_write
 from mobilellm.layers.shapes import parse_layer_shape
 from mobilellm.run_folder import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, find_damage
 
@@ -16,7 +17,7 @@ from mobilellm.run_folder import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, find_dama
 _NO_WEIGHTS = ("eos_token_id", "bos_token_id")
 
 
-def write_atomically(checkpoint: dict[str, Any], path: Path) -> None:
+def save_atomically(checkpoint: dict[str, Any], path: Path) -> None:
     """Save to a temporary file, flush it to disk, read it back, and put it in the place of `path`.
 
     `last.ckpt` from before stays beside it as `previous.ckpt`. At every moment one of the two is
@@ -25,20 +26,17 @@ def write_atomically(checkpoint: dict[str, Any], path: Path) -> None:
     Raises:
         OSError: with the cause's errno; the temporary file is gone and all others as before.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     try:
-        # Unbuffered, so that a full disk is met in write() and not in close().
-        with temporary.open("wb", buffering=0) as file:
-            torch.save(checkpoint, file)
-            os.fsync(file.fileno())
-            _forget_cached(file.fileno())
-        if (damage := find_damage(temporary)) is not None:
-            raise OSError(errno.EIO, f"read back, it is damaged ({damage})")
-        if path.name == LAST_CHECKPOINT and path.exists():
-            link_or_copy(path, path.with_name(PREVIOUS_CHECKPOINT))
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
+        with atomic_write(path) as temporary:
+            # Unbuffered, so that a full disk is met in write() and not in close().
+            with temporary.open("wb", buffering=0) as file:
+                torch.save(checkpoint, file)
+                os.fsync(file.fileno())
+                _forget_cached(file.fileno())
+            if (damage := find_damage(temporary)) is not None:
+                raise OSError(errno.EIO, f"read back, it is damaged ({damage})")
+            if path.name == LAST_CHECKPOINT and path.exists():
+                link_or_copy(path, path.with_name(PREVIOUS_CHECKPOINT))
     except (OSError, RuntimeError) as error:
         cause = _os_error(error)
         kept = f"{path.name} from before is kept" if path.exists() else "there is none before it"
@@ -47,41 +45,22 @@ def write_atomically(checkpoint: dict[str, Any], path: Path) -> None:
             f"checkpoint {path} was not written: {cause.strerror if cause else error}; {kept}; "
             "free space and start the same command again with resume=true",
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Give `source` a second name in one step: `source` is later replaced, never changed."""
-    temporary = target.with_name(f"{target.name}.tmp{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete what processes killed while they wrote have left."""
-    for path in folder.glob("*.ckpt.tmp*"):
-        path.unlink(missing_ok=True)
+    with atomic_write(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
 
 
 def _forget_cached(descriptor: int) -> None:
     """Let the file be read from the disk and not from memory, where the system can."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename outlast a power cut, where the system can."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def check_same_model(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from mobilellm.training.atomic_save import write_atomically
+from mobilellm.training.atomic_save import save_atomically
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -21,7 +21,7 @@ class AtomicCheckpointIO(CheckpointIO):
             OSError: it could not be written, e.g. since the disk is full; the checkpoint before
                 is kept.
         """
-        write_atomically(checkpoint, Path(path))
+        save_atomically(checkpoint, Path(path))
 
     def load_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None

@@ -1,13 +1,15 @@
 """metrics.csv: one row per logged step, continued on resume."""
 
 import csv
-import os
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from mobilellm.files import write_text_atomically
 
 COLUMNS = (
     "step", "tokens", "seconds", "train/loss", "val/loss", "val/bits_per_byte", "learning_rate",
@@ -105,13 +107,11 @@ class CSVLogger(Logger):
         """Replace the file as a whole, so that a kill leaves the old one or the new one."""
         self._columns += [name for row in rows for name in row if name not in self._columns]
         self._columns = list(dict.fromkeys(self._columns))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = self._writer(file)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.path)
+        text = io.StringIO(newline="")
+        writer = self._writer(text)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text_atomically(self.path, text.getvalue())
         self._header_written = True
         self._last_step = int(rows[-1]["step"]) if rows else None
 

@@ -12,8 +12,8 @@ import yaml
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from mobilellm.files import write_text_atomically
 from mobilellm.ranges import checked
-from mobilellm.run_folder import write_text_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from small_run import fit, make_data, make_model, make_module, read_rows
 
 from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.models import MobileLLM, ModelConfig
-from mobilellm.training.atomic_save import write_atomically
+from mobilellm.training.atomic_save import save_atomically
 
 
 class Watch(Callback):
@@ -125,7 +125,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint_before(tmp_path, monk
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
-    (tmp_path / "last.ckpt.tmp123").write_text("half a checkpoint", encoding="utf-8")
+    (tmp_path / "last.ckpt.123.tmp").write_text("half a checkpoint", encoding="utf-8")
     run(tmp_path, 2, keep_best=False)
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -149,7 +149,7 @@ def test_a_model_of_another_shape_is_refused_before_training(tmp_path):
 
 
 def test_a_link_is_not_followed_when_last_is_replaced(tmp_path):
-    write_atomically({"a": 1}, tmp_path / "last.ckpt")
+    save_atomically({"a": 1}, tmp_path / "last.ckpt")
     os.link(tmp_path / "last.ckpt", tmp_path / "best.ckpt")
-    write_atomically({"a": 2}, tmp_path / "last.ckpt")
+    save_atomically({"a": 2}, tmp_path / "last.ckpt")
     assert load(tmp_path / "best.ckpt") == {"a": 1}

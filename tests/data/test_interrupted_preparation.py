@@ -2,10 +2,13 @@
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -23,9 +26,13 @@ from mobilellm.data import (
 )
 
 
+@contextmanager
 def full_disk_at(folder, shard):
+    """The temporary file of one shard is on a full disk."""
     (folder / "train").mkdir(parents=True, exist_ok=True)
-    (folder / "train" / f"{shard:05d}.tokens.tmp").symlink_to("/dev/full")
+    (folder / "train" / f"{shard:05d}.tokens.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with mock.patch("mobilellm.data.preparation.prepare.remove_temporary_files"):
+        yield
 
 
 def test_a_full_disk_keeps_finished_shards_and_the_next_call_goes_on(corpus):
@@ -36,10 +43,8 @@ def test_a_full_disk_keeps_finished_shards_and_the_next_call_goes_on(corpus):
         (corpus / "train" / "zzz.txt").write_bytes(b"\xff")
         prepare(config)
     (corpus / "train" / "zzz.txt").unlink()
-    full_disk_at(config.folder, 2)
-    with pytest.raises(
-        OSError, match=r"00002.tokens takes 0.0 MB, about .* MB are needed"
-    ) as caught:
+    full = pytest.raises(OSError, match=r"00002.tokens takes 0.0 MB, about .* MB are needed")
+    with full_disk_at(config.folder, 2), full as caught:
         prepare(config, shard_tokens=5000)
     assert caught.value.errno == errno.ENOSPC
     kept = finished_shards(config.folder / "train")
@@ -53,9 +58,9 @@ def test_a_full_disk_keeps_finished_shards_and_the_next_call_goes_on(corpus):
 
 def test_unfinished_work_for_other_input_is_started_afresh(corpus):
     config = config_for(corpus)
-    full_disk_at(config.folder, 1)
+    config.folder.mkdir(parents=True)
     (config.folder / "inputs.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(OSError, match="takes"):
+    with full_disk_at(config.folder, 1), pytest.raises(OSError, match="takes"):
         prepare(config, shard_tokens=5000)
     (corpus / "train" / "abc.txt").unlink()
     resumed = prepare(config, shard_tokens=5000)

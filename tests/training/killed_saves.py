@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
+from mobilellm.files import remove_temporary_files
 from mobilellm.run_folder import find_damage, last_checkpoint, sound_checkpoint
-from mobilellm.training.atomic_save import remove_leftovers, write_atomically
+from mobilellm.training.atomic_save import save_atomically
 
 
 def content(step):
@@ -26,7 +27,7 @@ def content(step):
 def write_for_ever(path, step):
     while True:
         step += 1
-        write_atomically(content(step), path)
+        save_atomically(content(step), path)
 
 
 def kill_one(folder, step, longest):
@@ -43,7 +44,7 @@ def kill_one(folder, step, longest):
     sound = sound_checkpoint(folder)
     assert sound is not None
     state = torch.load(sound, weights_only=True)
-    remove_leftovers(path.parent)
+    remove_temporary_files(path.parent)
     return {
         "step": state["step"],
         "is_whole": torch.equal(state["weight"], content(state["step"])["weight"]),
@@ -58,7 +59,7 @@ def main():
     torch.set_num_threads(1)
     start = time.monotonic()
     for step in (1, 2, 3):
-        write_atomically(content(step), folder / "checkpoints/last.ckpt")
+        save_atomically(content(step), folder / "checkpoints/last.ckpt")
     longest = 2 * (time.monotonic() - start)
     for _ in range(kills):
         found = kill_one(folder, step, longest)

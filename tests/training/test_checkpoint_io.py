@@ -8,7 +8,7 @@ import textwrap
 import pytest
 import torch
 
-from mobilellm.training.atomic_save import check_same_model, write_atomically
+from mobilellm.training.atomic_save import check_same_model, save_atomically
 from mobilellm.training.checkpoint_io import AtomicCheckpointIO
 
 CONTENT = {"state_dict": {"weight": torch.arange(12.0)}, "model_config": {"hidden_size": 8}}
@@ -40,15 +40,15 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 FULL_DISK = """
     import resource, signal, sys, torch
     from pathlib import Path
-    from mobilellm.training.atomic_save import write_atomically
+    from mobilellm.training.atomic_save import save_atomically
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     path = Path(sys.argv[1])
-    write_atomically({"step": 0}, path)
-    write_atomically({"step": 1}, path)
+    save_atomically({"step": 0}, path)
+    save_atomically({"step": 1}, path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     try:
-        write_atomically({"step": 2, "weight": torch.zeros(1_000_000)}, path)
+        save_atomically({"step": 2, "weight": torch.zeros(1_000_000)}, path)
     except OSError as error:
         print(error.errno, error)
     for path in sorted(path.parent.iterdir()):
@@ -79,9 +79,9 @@ def test_a_file_that_reads_back_otherwise_takes_no_place(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", save)
     for step in range(2):
-        write_atomically({"step": step}, tmp_path / "last.ckpt")
+        save_atomically({"step": step}, tmp_path / "last.ckpt")
     with pytest.raises(OSError, match=r"was not written: read back, it is damaged \(BadZipFile"):
-        write_atomically({"step": 2, "weight": torch.zeros(999)}, tmp_path / "last.ckpt")
+        save_atomically({"step": 2, "weight": torch.zeros(999)}, tmp_path / "last.ckpt")
     assert torch.load(tmp_path / "last.ckpt") == {"step": 1}
     assert torch.load(tmp_path / "previous.ckpt") == {"step": 0}
     assert len(list(tmp_path.iterdir())) == 2
@@ -90,7 +90,7 @@ def test_a_file_that_reads_back_otherwise_takes_no_place(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OSError, match="file"):
-        write_atomically(CONTENT, tmp_path / "file/last.ckpt")
+        save_atomically(CONTENT, tmp_path / "file/last.ckpt")
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mobilellm.run_folder import find_damage, last_checkpoint, sound_checkpoint
-from mobilellm.training.atomic_save import write_atomically
+from mobilellm.training.atomic_save import save_atomically
 
 KILLS = 100
 
@@ -20,7 +20,7 @@ def checkpoints(tmp_path):
     folder = tmp_path / "checkpoints"
     for step in (1, 2):
         content = {"step": step, "weight": torch.arange(5000.0) * step}
-        write_atomically(content, folder / "last.ckpt")
+        save_atomically(content, folder / "last.ckpt")
     return folder
 
 
@@ -52,7 +52,7 @@ def test_the_one_before_is_taken_and_kept(checkpoints, caplog, damage):
     assert "last.ckpt is damaged (" in caplog.text
     assert "now called damaged.ckpt; the run goes on from the one before, prev" in caplog.text
     assert last_checkpoint(checkpoints.parent) == checkpoints / "previous.ckpt"
-    write_atomically({"step": 3}, checkpoints / "last.ckpt")
+    save_atomically({"step": 3}, checkpoints / "last.ckpt")
     steps = {p.name: torch.load(p)["step"] for p in checkpoints.glob("[lp]*.ckpt")}
     assert steps == {"last.ckpt": 3, "previous.ckpt": 1}
     assert find_damage(checkpoints / "damaged.ckpt") is not None

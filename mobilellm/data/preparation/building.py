@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilellm.data.atomic_file import write_atomically
 from mobilellm.data.config import DataConfig
 from mobilellm.data.end_of_text import find_eos_token_id
 from mobilellm.data.manifest import Record
@@ -33,6 +32,7 @@ from mobilellm.data.tokenizer import (
     tokenizer_hash,
     train_tokenizer,
 )
+from mobilellm.files import write_bytes_atomically
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -125,17 +125,17 @@ def make_tokenizer(
     if config.tokenizer is not None:
         given = Path(config.tokenizer)
         processor = load_tokenizer(given, config.num_ids)
-        write_atomically(path, [given.read_bytes()])
+        write_bytes_atomically(path, [given.read_bytes()])
     elif sample is None:
         return None
     else:
         if not path.exists():
             with bar.phase("training tokenizer", counts_bytes=False):
-                write_atomically(path, [train_tokenizer(sample.parts, config.num_ids)])
+                write_bytes_atomically(path, [train_tokenizer(sample.parts, config.num_ids)])
         processor = load_tokenizer(path, config.num_ids)
     table = io.BytesIO()
     np.save(table, token_byte_counts(processor, config.num_ids))
-    write_atomically(config.folder / TOKEN_BYTES, [table.getvalue()])
+    write_bytes_atomically(config.folder / TOKEN_BYTES, [table.getvalue()])
     return processor
 
 
@@ -251,7 +251,7 @@ class _Build:
             return
         for split, writer in self.writers.items():
             done, total = self._text_bytes[split], self._found.num_bytes[split]
-            writer.still_needed = int(
+            writer.remaining_bytes = int(
                 writer.num_tokens * writer.dtype.itemsize * (total - done) / max(done, 1)
             )
 

@@ -30,6 +30,7 @@ from mobilellm.data.prepared import TOKEN_BYTES, TOKENIZER, PreparedData
 from mobilellm.data.shards import SHARD_TOKENS
 from mobilellm.data.source import SPLITS
 from mobilellm.data.sources.hub_access import ensure_cache
+from mobilellm.files import is_temporary, remove_temporary_files
 
 LOCK = ".lock"
 
@@ -120,6 +121,8 @@ def _begin(config: DataConfig) -> Record:
     """Record what the folder is made from; drop what was begun with other inputs."""
     known = read_inputs(config.folder)
     inputs = describe_inputs(config, known)
+    for folder in (config.folder, *(config.folder / split for split in SPLITS)):
+        remove_temporary_files(folder)
     if known is None or differences(known, inputs):
         for path in _own_files(config.folder):
             path.unlink(missing_ok=True)
@@ -133,7 +136,8 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"data.dir={folder} is a file; choose a folder")
     if not folder.is_dir() or (folder / INPUTS).exists():
         return
-    others = [path.name for path in folder.iterdir() if path.name not in (LOCK, INPUTS + ".tmp")]
+    names = [path.name for path in folder.iterdir()]
+    others = [name for name in names if name != LOCK and not is_temporary(name, INPUTS)]
     if others:
         raise ValueError(
             f"data.dir={folder} holds other files, such as {min(others)}; choose a new or empty "

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilellm.data.atomic_file import write_atomically
 from mobilellm.data.end_of_text import find_eos_token_id
 from mobilellm.data.manifest import Record
 from mobilellm.data.preparation.baselines import measure_baselines
@@ -35,6 +34,7 @@ from mobilellm.data.rationales import Example
 from mobilellm.data.shards import ShardWriter, TokenStream, token_dtype
 from mobilellm.data.source import SPLITS, Split
 from mobilellm.data.tokenizer import SPACE_MARK, EvenSample, tokenizer_hash
+from mobilellm.files import write_bytes_atomically
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -194,7 +194,7 @@ def _write_choices(
     choices = [
         [[*ids, eos] for ids in processor.encode(list(example.choices))] for example in examples
     ]
-    write_atomically(config.folder / CHOICES, [json.dumps(choices, allow_nan=False).encode()])
+    write_bytes_atomically(config.folder / CHOICES, [json.dumps(choices, allow_nan=False).encode()])
 
 
 def _num_bytes(texts: Sequence[str]) -> int:

@@ -5,13 +5,13 @@ windows, each there whole or not at all; and `manifest.json`, written last.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from mobilellm.distillation.logit_store.packing import Packing
+from mobilellm.files import write_text_atomically
 from mobilellm.strict_json import find_fault
 
 INPUTS = "inputs.json"
@@ -168,13 +168,6 @@ def damaged(path: Path, fault: str) -> ValueError:
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        text = json.dumps(
-            {"format": FORMAT, "version": VERSION, **record}, indent=1, allow_nan=False
-        )
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Write a JSON file atomically."""
+    text = json.dumps({"format": FORMAT, "version": VERSION, **record}, indent=1, allow_nan=False)
+    write_text_atomically(path, text + "\n")

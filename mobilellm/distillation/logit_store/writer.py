@@ -1,7 +1,6 @@
 """Writes a logit store, shard by shard, and goes on with one that was cut short."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from mobilellm.distillation.logit_store.manifest import (
 )
 from mobilellm.distillation.logit_store.packing import Packing
 from mobilellm.distillation.losses.targets import TopK
+from mobilellm.files import atomic_write, is_temporary, remove_temporary_files
 
 # Held by the process that writes a store.
 LOCK = ".lock"
@@ -67,22 +67,15 @@ class LogitWriter:
             ValueError: other than all of its windows were appended.
         """
         path = shard_path(self.folder, number)
-        temporary = path.with_name(path.name + ".tmp")
         size = len(self.inputs.windows_of(number)) * self.inputs.window_bytes
-        try:
-            with temporary.open("wb") as file:
-                writer = ShardWriter(file, self.inputs.codec)
-                yield writer
-                if writer.facts.size != size:
-                    raise ValueError(
-                        f"shard {number} got {writer.facts.size} bytes instead of {size}; append "
-                        f"all tokens of windows {self.inputs.windows_of(number)}"
-                    )
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            writer = ShardWriter(file, self.inputs.codec)
+            yield writer
+            if writer.facts.size != size:
+                raise ValueError(
+                    f"shard {number} got {writer.facts.size} bytes instead of {size}; append "
+                    f"all tokens of windows {self.inputs.windows_of(number)}"
+                )
         self._shards[number] = writer.facts
 
     def finish(self) -> dict[str, Any]:
@@ -107,6 +100,7 @@ class LogitWriter:
             },
             "shards": [{"bytes": one.size, "hash": one.digest.hexdigest()} for one in facts],
         }
+        remove_temporary_files(self.folder)
         write_record(self.folder / MANIFEST, manifest)
         return manifest
 
@@ -199,7 +193,7 @@ def check_folder(folder: Path, inputs: LogitInputs) -> None:
             )
         return
     others = [] if not folder.is_dir() else [path.name for path in folder.iterdir()]
-    others = [name for name in others if name not in (LOCK, f"{INPUTS}.tmp")]
+    others = [name for name in others if name != LOCK and not is_temporary(name, INPUTS)]
     if others:
         raise ValueError(
             f"out={folder} holds other files, such as {min(others)}; choose a new or empty folder"

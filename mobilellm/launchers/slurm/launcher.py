@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from mobilellm.cli.command import Stopped
 from mobilellm.cli.errors import CommandError
+from mobilellm.files import write_text_atomically
 from mobilellm.hydra_app.sweep_check import Trial, without_hydra
 from mobilellm.launchers.monitor.overview import Counts, Overview, RunningTrial
 from mobilellm.launchers.slurm.job import SlurmTrial
@@ -22,7 +23,7 @@ from mobilellm.launchers.slurm.snapshot import take_snapshot
 from mobilellm.launchers.slurm.state import RunState, run_states, shown_log
 from mobilellm.launchers.sweep_launcher import SweepLauncher, job_return
 from mobilellm.provenance import command_line
-from mobilellm.run_folder import read_summary, write_text_atomically
+from mobilellm.run_folder import read_summary
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mobilellm.run_folder import write_text_atomically
+from mobilellm.files import write_text_atomically
 
 JOB = "job.json"
 JOB_CONFIG = "job.yaml"
