@@ -15,7 +15,17 @@ PACKAGE = ROOT / "mobilellm"
 
 # A module may import from its own part and from parts of lower layers.
 LAYERS = (
-    ("files", "strict_json", "paths", "ranges", "units", "version", "provenance", "run_folder"),
+    (
+        "files",
+        "public_names",
+        "strict_json",
+        "paths",
+        "ranges",
+        "units",
+        "version",
+        "provenance",
+        "run_folder",
+    ),
     ("layers",),
     ("models", "optim", "data"),
     ("checkpoint", "accounting"),

@@ -1,8 +1,10 @@
-"""Losses that let a student learn from a teacher: pure functions on tensors, one a file.
+"""Distillation: losses with which a student learns from a teacher, teachers, and logit stores.
 
-Configuration names their classes by this package (`mobilellm.distillation.ForwardKL`), where a
-function bears its file's name.
+A loss is a pure function on tensors (`forward_kl`) and a class with its settings, which
+configurations name (`mobilellm.distillation.ForwardKL`); both lie in the file named after them.
 """
+
+from typing import Any
 
 from mobilellm.distillation.losses.attention_kl import AttentionKL, attention_kl
 from mobilellm.distillation.losses.forward_kl import ForwardKL, forward_kl
@@ -11,10 +13,12 @@ from mobilellm.distillation.losses.hidden_state_mse import HiddenStateMSE, hidde
 from mobilellm.distillation.losses.jensen_shannon import JensenShannon, jensen_shannon
 from mobilellm.distillation.losses.logit_mse import LogitMSE, logit_mse
 from mobilellm.distillation.losses.reverse_kl import ReverseKL, reverse_kl
+from mobilellm.distillation.losses.schedule import Ramp
 from mobilellm.distillation.losses.teacher_cross_entropy import (
     TeacherCrossEntropy,
     teacher_cross_entropy,
 )
+from mobilellm.public_names import public_class
 
 __all__ = [
     "AttentionKL",
@@ -23,6 +27,7 @@ __all__ = [
     "HiddenStateMSE",
     "JensenShannon",
     "LogitMSE",
+    "Ramp",
     "ReverseKL",
     "TeacherCrossEntropy",
     "attention_kl",
@@ -34,3 +39,8 @@ __all__ = [
     "reverse_kl",
     "teacher_cross_entropy",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A loss in a file of `losses/` that is not imported above, by the name of its class."""
+    return public_class(__name__, name, files=f"{__name__}.losses")
