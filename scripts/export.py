@@ -22,9 +22,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
+    from mobilellm.formats.export_summary import export_summary
     from mobilellm.formats.huggingface import export_huggingface
     from mobilellm.formats.model_folder import open_model
-    from mobilellm.formats.sizes import export_summary
 
     model, tokenizer = open_model(arguments.folder, as_stored=True)
     export_huggingface(model, arguments.out, tokenizer)

@@ -27,19 +27,13 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    from mobilellm.formats.model_folder import describe_missing_tokenizer, open_model
-    from mobilellm.formats.text import continue_text
+    from mobilellm.inference.loaded_model import load
 
-    model, own = open_model(arguments.folder)
-    tokenizer = arguments.tokenizer or own
-    if tokenizer is None:
-        missing = describe_missing_tokenizer(arguments.folder)
-        raise FileNotFoundError(f"{missing}; give the model's own with --tokenizer PATH")
+    loaded = load(arguments.folder, tokenizer=arguments.tokenizer)
     print(
-        continue_text(
-            model, tokenizer, arguments.prompt, arguments.max_new_tokens,
-            temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p,
-            seed=arguments.seed,
+        loaded.generate(
+            arguments.prompt, arguments.max_new_tokens, temperature=arguments.temperature,
+            top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed,
         )
     )  # fmt: skip
 

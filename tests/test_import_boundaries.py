@@ -32,7 +32,7 @@ LAYERS = (
     ("losses",),
     ("evaluation",),
     ("formats",),
-    ("compression", "distillation", "search", "report"),
+    ("inference", "compression", "distillation", "search", "report"),
     ("training",),
     ("callbacks",),
     ("cli",),

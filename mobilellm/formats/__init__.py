@@ -1,1 +1,1 @@
-"""Models in and out of other projects' formats."""
+"""Reading and writing models in the formats of other projects: one module or package per format."""

@@ -1,10 +1,10 @@
-"""Open a model whoever wrote it: our folder, a run's folder, or Hugging Face's."""
+"""Opening a saved model of any supported format: ours, a run's, or Hugging Face's."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilellm.files import TOKENIZER_FILE
-from mobilellm.formats.huggingface_config import read_huggingface_config
+from mobilellm.formats.huggingface.config import read_huggingface_config
 from mobilellm.models.config import ModelConfig
 from mobilellm.models.saved_config import CONFIG_FILE, read_config, read_json
 
@@ -15,11 +15,11 @@ _OTHER_TOKENIZERS = ("tokenizer.json", "tiktoken.model", "vocab.json")
 
 
 def open_config(folder: str | Path) -> ModelConfig:
-    """The architecture of a model, from its config.json alone: no weights are read, no torch.
+    """The architecture of a saved model, from its config.json alone, without torch.
 
     Raises:
         FileNotFoundError, ValueError: as `open_model`.
-        NotRepresentable: another kind of model.
+        NotRepresentable: the architecture is not supported.
     """
     folder = _holding_config(Path(folder))
     if _is_ours(folder):
@@ -31,18 +31,19 @@ def open_model(folder: str | Path, *, as_stored: bool = False) -> "tuple[MobileL
     """Load a model and find its tokenizer.
 
     Args:
-        folder: written by `save_model`, a run's folder (its `model/` is taken), or a Llama-type
+        folder: written by `save_model`, a run's folder (its `model/` is opened), or a Llama-type
             Hugging Face folder.
-        as_stored: keep the number types of the stored weights. Otherwise they are float32, since
-            steps of training and sums over many tokens are lost in the rounding of 16 bits.
+        as_stored: keep the number types of the stored weights. The default is float32, since 16
+            bits are too few for weight updates and for sums over many tokens.
 
     Returns:
         The model on the CPU; the path of its tokenizer.model, or None.
 
     Raises:
-        FileNotFoundError: nothing of the kind is there.
-        ValueError: it cannot be represented, or its files contradict each other.
+        FileNotFoundError: the folder or a file of the model does not exist.
+        ValueError: the architecture is not supported, or files are damaged or inconsistent.
     """
+    # `open_config` must not load torch.
     from mobilellm.checkpoint import load_model
     from mobilellm.formats.huggingface import import_huggingface
 
@@ -55,21 +56,21 @@ def open_model(folder: str | Path, *, as_stored: bool = False) -> "tuple[MobileL
 
 
 def describe_missing_tokenizer(folder: str | Path) -> str:
-    """What is said of a folder in which `open_model` finds no tokenizer."""
+    """Error message for a folder in which `open_model` finds no tokenizer."""
     folder = _holding_config(Path(folder))
     other = next((n for n in _OTHER_TOKENIZERS if (folder / n).is_file()), None)
-    kind = f" holds {other}, which is not supported, and no" if other else " holds no"
+    kind = f" contains {other}, which is not supported, and no" if other else " contains no"
     return f"{folder}{kind} SentencePiece tokenizer.model"
 
 
 def find_tokenizer(folder: str | Path) -> Path | None:
-    """The tokenizer.model of a model's or a run's folder; None: there is none."""
+    """The tokenizer.model of a model's or a run's folder; None if there is none."""
     path = _holding_config(Path(folder)) / TOKENIZER_FILE
     return path if path.is_file() else None
 
 
 def _holding_config(folder: Path) -> Path:
-    """The folder itself, or the model's in a run's folder."""
+    """The folder itself, or `model/` in a run's folder."""
     in_run = folder / "model"
     own = (folder / CONFIG_FILE).is_file() or not (in_run / CONFIG_FILE).is_file()
     return folder if own else in_run

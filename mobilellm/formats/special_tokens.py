@@ -1,4 +1,4 @@
-"""The tokens that text of a saved model begins and ends with: its tokenizer's."""
+"""The begin- and end-of-text tokens of a saved model: those of its tokenizer."""
 
 import logging
 from dataclasses import replace
@@ -13,15 +13,15 @@ logger = logging.getLogger(__name__)
 
 
 def with_tokenizer_ids(config: ModelConfig, processor: "SentencePieceProcessor") -> ModelConfig:
-    """`config` with the end-of-text token of the model's tokenizer; a warning where they differ.
+    """`config` with the end-of-text token of the model's tokenizer; warns if they differ.
 
-    The data that the model was trained on ended documents with that token, so that a model which
-    stops at another never stops. A text begins as it did, unless it began with the former end, or
-    with a token that stands for nothing.
+    In training, documents end with the tokenizer's token; a model that waits for another one never
+    stops. The begin-of-text token is only changed if it equals the former end-of-text token, or is
+    unknown to the tokenizer.
 
     Args:
         config: of the saved model.
-        processor: its tokenizer; one without an end-of-text token changes nothing.
+        processor: its tokenizer; without an end-of-text token it changes nothing.
     """
     eos = processor.eos_id()
     if eos < 0:
@@ -33,7 +33,7 @@ def with_tokenizer_ids(config: ModelConfig, processor: "SentencePieceProcessor")
         bos = processor.bos_id() if processor.bos_id() >= 0 else eos
     if (eos, bos) != (config.eos_token_id, config.bos_token_id):
         logger.warning(
-            "config.json says eos_token_id=%d and bos_token_id=%d; by its tokenizer they are %d "
+            "config.json has eos_token_id=%d and bos_token_id=%d, but the model's tokenizer has %d "
             "and %d, which are used", config.eos_token_id, config.bos_token_id, eos, bos,
         )  # fmt: skip
     return replace(config, eos_token_id=eos, bos_token_id=bos)

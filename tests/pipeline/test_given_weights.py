@@ -67,8 +67,14 @@ def options_of(tiny_overrides, tmp_path, *names):
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ("tokenizer.json", "holds tokenizer.json, which is not supported, and no SentencePiece to"),
-        (None, "holds no SentencePiece tokenizer.model, and a new one would give the weights ids"),
+        (
+            "tokenizer.json",
+            "contains tokenizer.json, which is not supported, and no Sen",
+        ),
+        (
+            None,
+            "contains no SentencePiece tokenizer.model, and a new one would give",
+        ),
     ],
 )
 def test_no_tokenizer_is_ever_trained_for_given_weights(

@@ -18,7 +18,7 @@ from mobilellm.distillation.teachers.teacher import (
     check_teacher_options,
     structure_of,
 )
-from mobilellm.formats.huggingface_config import NotRepresentable
+from mobilellm.formats.huggingface.config import NotRepresentable
 from mobilellm.formats.model_folder import find_tokenizer, open_config, open_model
 from mobilellm.models.config import ModelConfig
 from mobilellm.models.saved_config import CONFIG_FILE, read_json

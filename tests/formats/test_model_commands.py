@@ -6,36 +6,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_tokenizers import T5, TEXT, make_constant_model, make_tokenizer
 
 from mobilellm.accounting import count_parameters
 from mobilellm.checkpoint import save_model
 from mobilellm.formats.huggingface import export_huggingface
 from mobilellm.formats.model_folder import open_model
-from mobilellm.formats.text import continue_text
+from mobilellm.inference.loaded_model import load
 from mobilellm.models import MobileLLM, ModelConfig
-from mobilellm.models.generation import generate
 from mobilellm.models.saved_config import read_config
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-TEXT = "the quick brown fox jumps over the lazy dog and runs away from the big bad wolf again\n"
 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    """A run's folder with a model and a tokenizer of 64 words."""
-    from sentencepiece import SentencePieceTrainer
-
+    """A run's folder with a model and a tokenizer of 64 tokens."""
     folder = tmp_path_factory.mktemp("run")
-    (folder / "text.txt").write_text(TEXT * 40, encoding="utf-8")
-    SentencePieceTrainer.train(
-        input=str(folder / "text.txt"), model_prefix=str(folder / "words"), vocab_size=64,
-        model_type="bpe", minloglevel=2,
-    )  # fmt: skip
     torch.manual_seed(0)
     config = ModelConfig(
         vocab_size=64, hidden_size=16, intermediate_size=24, num_blocks=2, num_attention_heads=2
     )
-    save_model(MobileLLM(config), folder / "model", folder / "words.model")
+    save_model(MobileLLM(config), folder / "model", make_tokenizer(folder / "made"))
     return folder
 
 
@@ -56,30 +48,6 @@ def run_script(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_text_goes_on_from_the_prompt(run_folder):
-    model, tokenizer = open_model(run_folder)
-    text = continue_text(model, tokenizer, "the quick", 12)
-    assert text.startswith("the quick")
-    from sentencepiece import SentencePieceProcessor
-
-    words = SentencePieceProcessor(model_file=str(tokenizer))
-    prompt = torch.tensor([[1, *words.encode("the quick")]])
-    assert text == words.decode(generate(model, prompt, 12)[0].tolist())
-
-
-def test_text_needs_the_models_own_tokenizer(run_folder):
-    model, tokenizer = open_model(run_folder)
-    with pytest.raises(FileNotFoundError, match=r"tokenizer tokenizer.model does not exist; give"):
-        continue_text(model, None, "a", 3)
-    small = MobileLLM(
-        ModelConfig(
-            vocab_size=10, hidden_size=8, intermediate_size=8, num_blocks=1, num_attention_heads=1
-        )
-    )
-    with pytest.raises(ValueError, match="has 64 tokens, more than the model's vocab_size=10; use"):
-        continue_text(small, tokenizer, "a", 3)
-
-
 def test_out_and_in_again_writes_the_same_text(run_script, run_folder, tmp_path):
     llama, back = tmp_path / "llama", tmp_path / "back"
     out = run_script("export", run_folder, "--format", "huggingface", "--out", llama)
@@ -93,7 +61,7 @@ def test_out_and_in_again_writes_the_same_text(run_script, run_folder, tmp_path)
     assert written.startswith("the")
     for source in (run_folder / "model", llama, back):
         settings = {"temperature": 1.5, "top_k": 20, "seed": 0}
-        assert continue_text(*open_model(source), "the", 100, **settings) + "\n" == written
+        assert load(source).generate("the", 100, **settings) + "\n" == written
 
 
 @pytest.mark.parametrize("begin", [1, 2])
@@ -133,57 +101,15 @@ def test_a_wrong_tokenizer_does_not_go_out(run_folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def make_tokenizer(folder, **options):
-    """A SentencePiece model of 64 tokens, saved in the folder."""
-    from sentencepiece import SentencePieceTrainer
-
-    folder.mkdir(exist_ok=True)
-    (folder / "text.txt").write_text(TEXT * 40, encoding="utf-8")
-    SentencePieceTrainer.train(
-        input=str(folder / "text.txt"), model_prefix=str(folder / "words"), vocab_size=64,
-        model_type="bpe", minloglevel=2, **options,
-    )  # fmt: skip
-    return folder / "words.model"
-
-
-T5 = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
-
-
-def always(token, **changes):
-    """A model that says one token after every other, whatever its weights and the text."""
-    config = ModelConfig(
-        **{"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_blocks": 1,
-           "num_attention_heads": 2, "tie_word_embeddings": False, **changes}
-    )  # fmt: skip
-    model = MobileLLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-        model.embedding.weight.fill_(1)
-        model.norm.weight.fill_(1)
-        model.head.weight[token] = 1
-    return model
-
-
-def test_text_ends_where_its_tokenizer_says(tmp_path, caplog):
-    """A T5-type tokenizer, and a model saved with the ids of another kind."""
-    tokenizer = make_tokenizer(tmp_path / "t5", **T5)
-    model = always(1, eos_token_id=2, bos_token_id=2)
-    assert continue_text(model, tokenizer, "the fox", 12) == "the fox"
-    assert "config.json says eos_token_id=2 and bos_token_id=2; by its tokenizer they are 1 and 1" \
-        in caplog.text  # fmt: skip
-    assert model.config.eos_token_id == 2
-
-
 def test_exports_and_imports_name_the_tokenizers_ids(tmp_path, run_script):
     transformers = pytest.importorskip("transformers")
     tokenizer = make_tokenizer(tmp_path / "t5", **T5)
-    save_model(always(1, eos_token_id=2, bos_token_id=2), tmp_path / "ours", tokenizer)
+    save_model(make_constant_model(1, eos_token_id=2, bos_token_id=2), tmp_path / "ours", tokenizer)
     code, _, told = run_script(
         "export", tmp_path / "ours", "--format", "huggingface", "--out", tmp_path / "hf"
     )
     assert code == 0
-    assert "by its tokenizer they are 1 and 1" in told
+    assert "the model's tokenizer has 1 and 1" in told
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     assert (theirs.config.eos_token_id, theirs.generation_config.eos_token_id) == (1, 1)
     words = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
@@ -217,14 +143,9 @@ def test_ids_of_a_saved_model_follow_its_tokenizer(options, before, after, tmp_p
     from mobilellm.formats.special_tokens import with_tokenizer_ids
 
     processor = open_tokenizer(make_tokenizer(tmp_path / "made", **options))
-    config = always(1, eos_token_id=before[0], bos_token_id=before[1]).config
+    config = make_constant_model(1, eos_token_id=before[0], bos_token_id=before[1]).config
     found = with_tokenizer_ids(config, processor)
     assert (found.eos_token_id, found.bos_token_id) == after
-
-
-def test_rows_without_a_token_stand_for_no_text(tmp_path):
-    tokenizer = make_tokenizer(tmp_path / "words")
-    assert continue_text(always(70, vocab_size=72), tokenizer, "the fox", 5) == "the fox"
 
 
 @pytest.mark.parametrize(
@@ -258,9 +179,10 @@ def test_a_folder_or_another_kind_of_tokenizer_is_named(run_script, run_folder, 
     save_model(open_model(run_folder)[0], tmp_path / "json")
     (tmp_path / "json/tokenizer.json").write_text("{}", encoding="utf-8")
     code, _, errors = run_script("generate", tmp_path / "json")
-    assert (code, errors) == (2, f"error: {tmp_path}/json holds tokenizer.json, which is not "
-                              "supported, and no SentencePiece tokenizer.model; give the model's "
-                              "own with --tokenizer PATH\n")  # fmt: skip
+    assert (code, errors) == (2, f"error: {tmp_path}/json contains tokenizer.json, which is not "
+                              "supported, and no SentencePiece tokenizer.model; give the tokenizer "
+                              "that the model was trained with: load(folder, tokenizer=PATH), or "
+                              "--tokenizer PATH\n")  # fmt: skip
 
 
 def test_a_prompt_that_is_not_utf8(run_script, run_folder):

@@ -1,4 +1,4 @@
-"""The files beside a model that make `transformers.AutoTokenizer` split text as we do."""
+"""The files with which `transformers.AutoTokenizer` tokenizes text as this project does."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,13 @@ from mobilellm.models import ModelConfig
 
 
 def tokenizer_files(tokenizer: str | Path, config: ModelConfig) -> dict[str, bytes]:
-    """Contents by file name: the SentencePiece model and how `LlamaTokenizer` is to use it.
+    """File names and contents: the SentencePiece model, and settings for `LlamaTokenizer`.
 
-    Without the second file `transformers` puts a space before the text and forgets the token that
-    begins it.
+    Without these settings `transformers` puts a space before the text and adds no BOS token.
 
     Raises:
         FileNotFoundError: the tokenizer does not exist.
-        ValueError: it is no SentencePiece model, or larger than the model's vocabulary.
+        ValueError: it is not a SentencePiece model, or larger than the model's vocabulary.
     """
     processor = load_tokenizer(Path(tokenizer), config.vocab_size, name="tokenizer ")
     size = processor.vocab_size()

@@ -1,7 +1,4 @@
-"""Llama-type Hugging Face folders, in and out, without `transformers`.
-
-The weights' side; the architectures that are understood stand in `huggingface_config`.
-"""
+"""The weights of Llama-type Hugging Face folders; `config` has the supported architectures."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -24,8 +21,8 @@ from mobilellm.checkpoint import (
 )
 from mobilellm.data.tokenizer import load_tokenizer
 from mobilellm.files import describe_unread
-from mobilellm.formats.huggingface_config import config_to_huggingface, read_huggingface_config
-from mobilellm.formats.huggingface_tokenizer import tokenizer_files
+from mobilellm.formats.huggingface.config import config_to_huggingface, read_huggingface_config
+from mobilellm.formats.huggingface.tokenizer_files import tokenizer_files
 from mobilellm.formats.special_tokens import with_tokenizer_ids
 from mobilellm.models import MobileLLM
 
@@ -47,23 +44,24 @@ _OUR_LAYER_NAMES = {theirs: ours for ours, theirs in _LAYER_NAMES.items()}
 def import_huggingface(
     folder: str | Path, *, dtype: torch.dtype | None = torch.float32
 ) -> MobileLLM:
-    """Read a Llama-type checkpoint: Llama, Qwen3, Arcee with ReLU, or Meta's own MobileLLM.
+    """Read a Llama-type checkpoint: Llama, Qwen3, Arcee with ReLU, or Meta's MobileLLM.
 
-    Weights come from model.safetensors, pytorch_model.bin or shards of either.
+    Weights are read from model.safetensors, pytorch_model.bin or shards of either.
 
     Args:
-        folder: holds config.json and the weights.
-        dtype: number type of the model's weights; None keeps what is stored.
+        folder: contains config.json and the weights.
+        dtype: of the model's weights; None keeps the stored types.
 
     Raises:
-        FileNotFoundError: no such folder, config.json or weights.
-        ValueError: the architecture is not ours: names the field of config.json.
+        FileNotFoundError: the folder, config.json or the weights do not exist.
+        ValueError: the architecture is not supported (the message names the field of config.json),
+            or a file is damaged.
     """
     folder = Path(folder)
     config = read_huggingface_config(folder)
     state: dict[str, Tensor] = {}
     for name, tensor in _read_weights(folder).items():
-        if not name.endswith("rotary_emb.inv_freq"):  # derived; older versions stored it
+        if not name.endswith("rotary_emb.inv_freq"):  # computed; older versions stored it
             state[_our_name(name)] = tensor if dtype is None else tensor.to(dtype)
     _settle_head(state, folder, tied=config.tie_word_embeddings)
     return model_from_state(config, state, folder)
@@ -72,21 +70,21 @@ def import_huggingface(
 def export_huggingface(
     model: MobileLLM, folder: str | Path, tokenizer: str | Path | None = None
 ) -> None:
-    """Write a folder that `transformers.AutoModelForCausalLM` loads and that gives equal logits.
+    """Write a folder from which `transformers.AutoModelForCausalLM` loads the same model.
 
-    Shared blocks are unrolled: one stored layer per application. A tied head stays tied.
-    Factorised and masked matrices are folded into dense ones, zeros included, since plain
-    architectures hold nothing else: the logits are equal, the savings are gone.
+    The logits are equal. Shared blocks are unrolled: one stored layer per application. A tied head
+    stays tied. Compressed matrices (factorised or masked) are written as dense ones, since
+    `transformers` has no such layers: the export is as large as the dense model.
 
     Args:
-        model: left as it is.
+        model: is left unchanged.
         folder: new or empty.
         tokenizer: path of a SentencePiece model, which `transformers.AutoTokenizer` then loads;
-            its end-of-text token becomes the model's.
+            its end-of-text token is written as the model's.
 
     Raises:
-        ValueError: the folder is not empty, no architecture of `transformers` holds the model, or
-            the tokenizer is none.
+        ValueError: the folder is not empty, no architecture of `transformers` can represent the
+            model, or the tokenizer is not a SentencePiece model.
         FileNotFoundError: the tokenizer does not exist.
         OSError: a file could not be written.
     """
@@ -113,13 +111,13 @@ def _our_name(name: str) -> str:
         return _OUR_TOP_NAMES[name]
     match = re.fullmatch(r"model\.layers\.(\d+)\.(\w+)\.(.+)", name)
     if match is None or match[2] not in _OUR_LAYER_NAMES:
-        return name  # refused by name when the weights are taken
+        return name  # `model_from_state` then names it as an unknown weight
     return f"blocks.{match[1]}.{_OUR_LAYER_NAMES[match[2]]}.{match[3]}"
 
 
 @torch.no_grad()
 def _dense_state(model: MobileLLM) -> dict[str, Tensor]:
-    """The state of the model, with every compressed matrix as the dense weight it stands for."""
+    """The state of the model, with every compressed matrix as a dense weight."""
     compressed = model.config.layer_shapes
     state = {
         name: tensor
@@ -141,7 +139,7 @@ def _their_state(model: MobileLLM) -> dict[str, Tensor]:
             if not name.startswith(prefix):
                 continue
             part, _, rest = name.removeprefix(prefix).partition(".")
-            # safetensors refuses tensors that share memory, as repeats of a block do.
+            # safetensors cannot store tensors that share memory, as the repeats of a block do.
             content = tensor.clone() if index in written else tensor
             state[f"model.layers.{layer}.{_LAYER_NAMES[part]}.{rest}"] = content
         if model.config.qk_norm == "l2":
@@ -153,7 +151,7 @@ def _their_state(model: MobileLLM) -> dict[str, Tensor]:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the folder's checkpoint, whichever of the usual files holds them."""
+    """All tensors of the checkpoint, from the first of the usual file names that exists."""
     readers: dict[str, Callable[[Path], dict[str, Tensor]]] = {
         WEIGHTS_FILE: read_tensors,
         "pytorch_model.bin": _read_pickle,
@@ -166,15 +164,15 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             files = _indexed_files(index)
             return {key: tensor for file in files for key, tensor in read(folder / file).items()}
     raise FileNotFoundError(
-        f"{folder} holds no weights; expected {', '.join(readers)} or their .index.json"
+        f"{folder} contains no weights; expected {', '.join(readers)} or their .index.json"
     )
 
 
 def _indexed_files(index: Path) -> list[str]:
-    """The files that an index of shards names.
+    """The files that an index of shards lists.
 
     Raises:
-        ValueError: it names none.
+        ValueError: it lists none.
     """
     names = read_json(index).get("weight_map")
     is_map = isinstance(names, Mapping) and all(isinstance(n, str) for n in names.values())
@@ -190,26 +188,26 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     check_exists(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    # torch says of a damaged file any of these, depending on where it is cut off.
+    # torch raises any of these for a damaged file, depending on where it ends.
     except (UnpicklingError, EOFError, OSError, RuntimeError, LookupError, ValueError) as error:
-        reason = "is damaged: it is cut off or no file of torch.save; fetch it again"
+        reason = "is damaged: truncated, or not written by torch.save; fetch it again"
         if isinstance(error, UnpicklingError) and "Unsupported" in str(error):
-            reason = "holds more than tensors and cannot be loaded safely; make it safetensors"
+            reason = "contains more than tensors and cannot be loaded safely; make it safetensors"
         raise ValueError(f"{path} {describe_unread(path) or reason}") from error
     is_state = isinstance(state, Mapping) and all(isinstance(t, Tensor) for t in state.values())
     if not is_state:
         raise ValueError(
-            f"{path} holds no weights by name; save model.state_dict(), or convert it to "
+            f"{path} does not contain named weights; save model.state_dict(), or convert it to "
             "safetensors"
         )
     return dict(state)
 
 
 def _settle_head(state: dict[str, Tensor], folder: Path, *, tied: bool) -> None:
-    """Keep one table where head and embedding are tied, whichever of the two is stored.
+    """If head and embedding are tied, keep one table, whichever of the two is stored.
 
     Raises:
-        ValueError: tied, and both are stored and differ; or not tied, and there is no head.
+        ValueError: tied, but both are stored and differ; or not tied, and there is no head.
     """
     if not tied:
         if "head.weight" not in state and "embedding.weight" in state:

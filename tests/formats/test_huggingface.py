@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mobilellm.formats.huggingface import export_huggingface, import_huggingface
-from mobilellm.formats.huggingface_config import config_from_huggingface, config_to_huggingface
+from mobilellm.formats.huggingface.config import config_from_huggingface, config_to_huggingface
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.generation import generate
 
@@ -182,7 +182,7 @@ def test_export_needs_an_empty_folder_and_a_real_tokenizer(tmp_path):
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling=.*linear.* cannot be"),
         (
             {"rope_parameters": {"rope_type": "llama3"}},
-            "rope_parameters=.*llama3.* only plain rotation",
+            "rope_parameters=.*llama3.* only unscaled rotary",
         ),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 cannot be represented"),
         ({"eos_token_id": [2, 3]}, r"eos_token_id=\[2, 3\] names several tokens; keep one of them"),
@@ -213,7 +213,7 @@ def test_broken_folders_are_refused(tmp_path):
         import_huggingface(tmp_path / "none")
     export_huggingface(make_model(), tmp_path)
     weights = (tmp_path / "model.safetensors").rename(tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=r"holds no weights; expected model.safetensors, "):
+    with pytest.raises(FileNotFoundError, match=r"contains no weights; expected model.safe"):
         import_huggingface(tmp_path)
     index = {"weight_map": {"model.norm.weight": "model-1.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Our configuration and Hugging Face's config.json, each from the other.
+"""Conversion between `ModelConfig` and the config.json of Hugging Face.
 
-What the plain `LlamaForCausalLM` cannot hold goes out as an architecture of `transformers` that
-can: QK-norm as `Qwen3ForCausalLM` (its norm with weights of one is the weightless norm), the ReLU
-feed-forward layer as `ArceeForCausalLM`. What none can hold is refused.
+Models are written as `LlamaForCausalLM` if possible, with QK-norm as `Qwen3ForCausalLM` (whose norm
+with weights of one equals the weightless norm), and with a ReLU feed-forward layer as
+`ArceeForCausalLM`. Models that none of these can represent raise an error.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing import Any
 from mobilellm.models.config import ModelConfig
 from mobilellm.models.saved_config import CONFIG_FILE, read_json
 
-# Their architecture by model_type: activation, and whether queries and keys are normalised.
+# By model_type: the class in `transformers`, its activation, and its QK-norm.
 _ARCHITECTURES = {
     "llama": ("LlamaForCausalLM", "silu", "none"),
     "qwen3": ("Qwen3ForCausalLM", "silu", "rms"),
@@ -22,16 +22,16 @@ _ARCHITECTURES = {
 
 
 class NotRepresentable(ValueError):
-    """A sound model of another kind than this project's."""
+    """The model is valid, but `ModelConfig` cannot represent its architecture."""
 
 
 def read_huggingface_config(folder: str | Path) -> ModelConfig:
-    """Our configuration for the config.json in a Hugging Face folder.
+    """The configuration of the model in a Hugging Face folder.
 
     Raises:
-        FileNotFoundError: no such folder, or no config.json in it.
-        NotRepresentable: another kind of model.
-        ValueError: the file is damaged, or a value in it has no meaning.
+        FileNotFoundError: the folder or its config.json does not exist.
+        NotRepresentable: the architecture is not supported.
+        ValueError: the file is damaged, or has an invalid value.
     """
     path = Path(folder) / CONFIG_FILE
     try:
@@ -44,11 +44,11 @@ def read_huggingface_config(folder: str | Path) -> ModelConfig:
 
 
 def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
-    """Our configuration for the contents of a Hugging Face config.json.
+    """The configuration for the contents of a Hugging Face config.json.
 
     Raises:
-        NotRepresentable: another kind of model.
-        ValueError: a value that has no meaning, or is missing.
+        NotRepresentable: the architecture is not supported.
+        ValueError: a value is missing or invalid.
     """
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in _ARCHITECTURES:
@@ -58,7 +58,7 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
         )
     _, activation, qk_norm = _ARCHITECTURES[model_type]
     _check_representable(values, activation)
-    # Meta's code says share_embedding, also where it saves a model under the type llama.
+    # Meta's code writes share_embedding, also into configurations of the type llama.
     tied = _switch(values, "share_embedding") or _switch(values, "tie_word_embeddings")
     return ModelConfig(
         vocab_size=_whole(values, "vocab_size"),
@@ -81,22 +81,24 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
 
 
 def config_to_huggingface(config: ModelConfig) -> dict[str, Any]:
-    """The contents of config.json for the unrolled model.
+    """The contents of config.json for the model with shared blocks unrolled.
 
     Raises:
-        ValueError: no architecture of `transformers` holds such a model.
+        ValueError: no architecture of `transformers` can represent the model.
     """
     if config.share_kv == "first" and config.is_shared:
-        raise ValueError("share_kv='first' has no Hugging Face architecture; only 'own' can go out")
+        raise ValueError(
+            "share_kv='first' has no Hugging Face architecture; only 'own' can be exported"
+        )
     if len(set(config.block_shapes)) > 1:
         raise ValueError(
             "blocks of different sizes have no Hugging Face architecture; "
-            "only equal ones can go out"
+            "only blocks of equal sizes can be exported"
         )
     if config.feed_forward == "relu" and config.qk_norm != "none":
         raise ValueError(
             f"feed_forward='relu' with qk_norm={config.qk_norm!r} has no Hugging Face "
-            "architecture; only one of the two can go out"
+            "architecture; a model with only one of the two can be exported"
         )
     model_type = "arcee" if config.feed_forward == "relu" else "llama"
     if config.qk_norm != "none":
@@ -146,20 +148,22 @@ def _check_representable(values: Mapping[str, Any], activation: str) -> None:
         if not isinstance(rope, Mapping):
             raise ValueError(
                 f"{name}={rope!r} must be null or an object such as "
-                '{"rope_type": "default"}; only plain rotation can be represented'
+                '{"rope_type": "default"}; only unscaled rotary embedding is supported'
             )
         if rope.get("rope_type", rope.get("type", "default")) != "default":
-            raise NotRepresentable(f"{name}={rope} cannot be represented; only plain rotation can")
+            raise NotRepresentable(
+                f"{name}={rope} cannot be represented; only unscaled rotary embedding is supported"
+            )
     rope = _rope(values)
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise NotRepresentable(
             f"partial_rotary_factor={rope['partial_rotary_factor']} cannot be represented; "
-            "only whole heads are rotated"
+            "only rotation of whole heads is supported"
         )
 
 
 def _rope(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary settings, from the place of transformers 5 or of earlier versions."""
+    """Rotary settings, from the fields of transformers 5 or of earlier versions."""
     names = ("rope_theta", "partial_rotary_factor")
     rope = {name: values[name] for name in names if values.get(name) is not None}
     return rope | (values.get("rope_scaling") or {}) | (values.get("rope_parameters") or {})

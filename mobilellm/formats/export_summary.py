@@ -1,4 +1,4 @@
-"""How large an exported model is, beside the model it was made from."""
+"""The size of an exported model, compared with the model it was made from."""
 
 import math
 from pathlib import Path
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 def export_summary(model: "MobileLLM", folder: str | Path) -> str:
-    """Layers, parameters and bytes of the weights in `folder`, and of `model` where it has fewer.
+    """Layers, parameters and bytes of an export, and those of `model` if it has fewer.
 
     Args:
-        model: that was exported.
-        folder: with the model.safetensors that came out.
+        model: the model that was exported.
+        folder: contains the exported model.safetensors.
     """
     from safetensors import safe_open
 
@@ -30,7 +30,7 @@ def export_summary(model: "MobileLLM", folder: str | Path) -> str:
     stored = sum(parameter.numel() for parameter in model.parameters())
     reasons = []
     if config.num_layers > config.num_blocks:
-        reasons.append(f"{config.num_blocks} shared blocks are written once for each use")
+        reasons.append(f"{config.num_blocks} shared blocks are written once per application")
     if config.compressed_layers:
         reasons.append("compressed matrices are written dense")
     if not reasons:

@@ -4,8 +4,8 @@ import torch
 
 from mobilellm.checkpoint import read_tensors, save_model, stored_bytes
 from mobilellm.compression.masking import Pruning
+from mobilellm.formats.export_summary import export_summary
 from mobilellm.formats.huggingface import export_huggingface
-from mobilellm.formats.sizes import export_summary
 from mobilellm.models import MobileLLM, ModelConfig
 
 
@@ -28,7 +28,7 @@ def test_a_shared_and_masked_model_is_larger_written_out(tmp_path):
     assert export_summary(model, tmp_path / "out") == (
         f"6 layers, {written:,} parameters, {path.stat().st_size / 1e6:.3g} MB on disk; the model "
         f"itself has {stored:,} parameters in {stored_bytes(model) / 1e6:.3g} MB: 2 shared blocks "
-        "are written once for each use, compressed matrices are written dense"
+        "are written once per application, compressed matrices are written dense"
     )
 
 

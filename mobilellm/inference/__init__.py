@@ -1,0 +1,1 @@
+"""Using trained models: loading a model together with its tokenizer, and generating text."""

@@ -1,0 +1,96 @@
+"""A saved model and its tokenizer, ready to generate text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobilellm.data.tokenizer import load_tokenizer
+from mobilellm.formats.model_folder import describe_missing_tokenizer, open_model
+from mobilellm.inference.text_generation import continue_text
+from mobilellm.models import MobileLLM, ModelConfig
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+
+@dataclass(frozen=True, repr=False)
+class LoadedModel:
+    """What `load` returns."""
+
+    folder: Path
+    """The folder that was given to `load`."""
+    model: MobileLLM
+    """In evaluation mode, on the CPU, with float32 weights."""
+    tokenizer: "SentencePieceProcessor | None"
+    """None if the folder has no tokenizer.model."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The architecture."""
+        return self.model.config
+
+    def generate(
+        self,
+        text: str = "",
+        max_new_tokens: int = 100,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> str:
+        """The text and its continuation, up to the end-of-text token.
+
+        Args:
+            text: prompt; if empty, the model starts a new text.
+            max_new_tokens: the most tokens to add.
+            temperature: 0 is greedy decoding; otherwise logits are divided by it before sampling.
+            top_k: sample among the k most likely tokens only.
+            top_p: sample among the most likely tokens whose probabilities sum to at least this.
+            seed: of the sampling; None uses torch's global random generator.
+
+        Raises:
+            FileNotFoundError: the model has no tokenizer.
+            ValueError: the tokens exceed the context length, or a setting is out of range.
+        """
+        if self.tokenizer is None:
+            raise FileNotFoundError(
+                f"{describe_missing_tokenizer(self.folder)}; give the tokenizer that the model was "
+                "trained with: load(folder, tokenizer=PATH), or --tokenizer PATH"
+            )
+        return continue_text(
+            self.model, self.tokenizer, text, max_new_tokens,
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        """Folder and size, in one line."""
+        config, stored = self.config, sum(p.numel() for p in self.model.parameters())
+        return (
+            f"LoadedModel({str(self.folder)!r}: {config.num_layers} layers of width "
+            f"{config.hidden_size}, {stored:,} parameters)"
+        )
+
+
+def load(folder: str | Path, *, tokenizer: str | Path | None = None) -> LoadedModel:
+    """Load a saved model with its tokenizer.
+
+    Args:
+        folder: of a model that this project saved, of a run (its `model/` is loaded), or a
+            Llama-type Hugging Face folder.
+        tokenizer: path of a SentencePiece model; default: tokenizer.model in the folder, if there
+            is one.
+
+    Returns:
+        `.model`, `.tokenizer`, and `.generate(text)`.
+
+    Raises:
+        FileNotFoundError: the folder, a file of the model, or `tokenizer` does not exist.
+        ValueError: the architecture is not supported, files contradict each other, or the tokenizer
+            has more tokens than the model's embedding.
+    """
+    model, own = open_model(folder)
+    path = own if tokenizer is None else Path(tokenizer)
+    size = model.config.vocab_size
+    processor = None if path is None else load_tokenizer(path, size, name="tokenizer ")
+    return LoadedModel(Path(folder), model.eval(), processor)

@@ -1,0 +1,38 @@
+"""Tokenizers of 64 tokens, and models whose output is known, for tests of saved models."""
+
+import torch
+
+from mobilellm.models import MobileLLM, ModelConfig
+
+TEXT = "the quick brown fox jumps over the lazy dog and runs away from the big bad wolf again\n"
+T5 = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+"""Special tokens as in the tokenizers of T5."""
+
+
+def make_tokenizer(folder, **options):
+    """Path of a SentencePiece model of 64 tokens, made in the folder."""
+    from sentencepiece import SentencePieceTrainer
+
+    folder.mkdir(exist_ok=True)
+    (folder / "text.txt").write_text(TEXT * 40, encoding="utf-8")
+    SentencePieceTrainer.train(
+        input=str(folder / "text.txt"), model_prefix=str(folder / "words"), minloglevel=2,
+        **{"vocab_size": 64, "model_type": "bpe", **options},
+    )  # fmt: skip
+    return folder / "words.model"
+
+
+def make_constant_model(token, **changes):
+    """A model that predicts the same token after every other."""
+    config = ModelConfig(
+        **{"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_blocks": 1,
+           "num_attention_heads": 2, "tie_word_embeddings": False, **changes}
+    )  # fmt: skip
+    model = MobileLLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.embedding.weight.fill_(1)
+        model.norm.weight.fill_(1)
+        model.head.weight[token] = 1
+    return model
