@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from mobilellm.cli.command import exit_code_of, hydra_command
+from mobilellm.cli.command import exit_code_of
+from mobilellm.hydra_app.command import hydra_command
 
 
 def main() -> None:

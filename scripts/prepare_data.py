@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
 
-from mobilellm.cli.command import hydra_command
+from mobilellm.hydra_app.command import hydra_command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

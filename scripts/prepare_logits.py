@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
 
-from mobilellm.cli.command import hydra_command
+from mobilellm.hydra_app.command import hydra_command
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""What every command shares: errors, exit codes, messages and help."""
+"""What every command shares: errors, exit codes and messages. Nothing here depends on Hydra."""

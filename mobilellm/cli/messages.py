@@ -1,20 +1,22 @@
-"""What the package logs, on stderr: warnings, progress where there is no terminal, results."""
+"""Messages on stderr: log records of the package, and single lines of a command."""
 
 import codecs
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 logger = logging.getLogger("mobilellm")
 
 
 def accept_all_characters() -> None:
-    """Let stdout and stderr take any text, whatever the locale.
+    """Let stdout and stderr accept any text, whatever the locale.
 
-    In the C locale, as of cron, containers and cluster jobs, both become UTF-8, as Python itself
-    does in its UTF-8 mode; in others what cannot be shown becomes `?`.
+    In the C locale, which cron, containers and cluster jobs often have, both become UTF-8, as in
+    Python's own UTF-8 mode. In other locales, characters that cannot be encoded become `?`.
     """
     for stream in (sys.stdout, sys.stderr):
         if not isinstance(stream, io.TextIOWrapper) or stream.encoding.lower() == "utf-8":
@@ -25,7 +27,7 @@ def accept_all_characters() -> None:
 
 @contextmanager
 def shown_messages() -> Iterator[None]:
-    """Show messages from INFO on; with the time of day where they do not go to a terminal."""
+    """Show log records from INFO on; with date and time unless stderr is a terminal."""
     handler = logging.StreamHandler(sys.stderr)
     if not sys.stderr.isatty():
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -37,3 +39,18 @@ def shown_messages() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+def print_message(message: str) -> None:
+    """Print a line on stderr at once; it is no error if nobody can read it any more."""
+    try:
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
+    except OSError:
+        # The exit code still says what happened.
+        redirect_to_null(sys.stderr)
+
+
+def redirect_to_null(stream: TextIO) -> None:
+    """Discard everything that is written to the stream from now on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.cli.errors import CommandError, listed, nearest
-from mobilellm.cli.synonyms import meant_by
-from mobilellm.hydra_app.run_config import RunConfig
+from mobilellm.hydra_app.root_schema import RunConfig
+from mobilellm.hydra_app.synonyms import meant_by
 from mobilellm.paths import with_home_folders
 from mobilellm.ranges import ANYWHERE, MAX_SEED, TEMPERATURE, Range, check_value
 

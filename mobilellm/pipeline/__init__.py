@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
-    from mobilellm.hydra_app.sweep_check import Trial
+    from mobilellm.hydra_app.trial import Trial
 
 
 def train(cfg: "DictConfig") -> dict[str, Any]:

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mobilellm.cli.errors import unknown_field
 from mobilellm.hydra_app.configuration import instantiate
+from mobilellm.hydra_app.errors import unknown_field
 from mobilellm.models import ModelConfig
 from mobilellm.training.training_budget import TrainingBudget
 

@@ -132,7 +132,7 @@ def check_run(cfg: DictConfig) -> Path:
     Raises:
         ValueError, TypeError, FileNotFoundError: as `plan_run`, and a folder that may not be used.
     """
-    run = plan_run(cfg, here=not _is_launched_by("SLURM"))
+    run = plan_run(cfg, here=not _is_launched_by("slurm"))
     if not run.is_finished():
         check_may_start(run.folder, resume=run.resume)
     return run.folder
@@ -154,7 +154,7 @@ def _hydra_job() -> _Job:
     from hydra.types import RunMode
 
     from mobilellm.hydra_app.override_text import override_key
-    from mobilellm.hydra_app.sweep_check import as_typed, common_keys
+    from mobilellm.hydra_app.trial import as_typed, common_keys
 
     if not HydraConfig.initialized():
         return _Job()
@@ -165,14 +165,15 @@ def _hydra_job() -> _Job:
 
 
 def _is_launched_by(name: str) -> bool:
-    """Whether the launcher called `LOCAL` or `SLURM` gives each trial a process of its own."""
+    """Whether `hydra/launcher=local` or `slurm` runs this trial of a sweep in its own process."""
     from hydra.core.hydra_config import HydraConfig
 
-    from mobilellm.hydra_app import sweep_check
+    from mobilellm.hydra_app.sweep_launcher import sweep_launcher_of
 
     if not HydraConfig.initialized() or not _hydra_job().is_sweep:
         return False
-    return HydraConfig.get().launcher._target_ == getattr(sweep_check, f"{name}_LAUNCHER")
+    launcher = sweep_launcher_of(HydraConfig.get().launcher)
+    return launcher is not None and launcher.choice == name
 
 
 def _check_compression(
@@ -231,7 +232,7 @@ def _check_devices(config: dict[str, Any], trainer: "TrainerConfig", *, here: bo
     micro = config["micro_batch_size"]
     # A login node has none of the cluster's devices, and is not asked for any.
     is_local_gpu = (
-        here and _is_launched_by("LOCAL") and trainer.device_type == "cuda" and visible_gpus()
+        here and _is_launched_by("local") and trainer.device_type == "cuda" and visible_gpus()
     )
     if here and not (is_local_gpu and trainer.devices == "auto"):
         world = trainer.world_size

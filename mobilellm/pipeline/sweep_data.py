@@ -11,7 +11,7 @@ from mobilellm.run_folder import read_summary
 
 if TYPE_CHECKING:
     from mobilellm.data import DataConfig
-    from mobilellm.hydra_app.sweep_check import Trial
+    from mobilellm.hydra_app.trial import Trial
 
 
 def check_data_folders(trials: "Sequence[Trial]") -> None:

@@ -16,7 +16,7 @@ from walk import CONF, GROUPS, NO_TEXT, PROBES, Case, all_cases, written_keys
 
 from mobilellm.hydra_app.configuration import compose, instantiate
 from mobilellm.hydra_app.root_keys import ROOTS, TRAIN, TRAIN_GROUPS
-from mobilellm.hydra_app.run_config import RunConfig
+from mobilellm.hydra_app.root_schema import RunConfig
 
 HOW_TO = (
     "\nA new key needs its type and range: as annotation and in check_fields(…) or @checked(…) of "

@@ -44,14 +44,14 @@ class Case:
 
     def outcome(self, value: Any) -> tuple[str | None, Any]:
         """Why the value is refused, None where it is accepted; and what the check gave."""
-        from mobilellm.cli.errors import describe_error
+        from mobilellm.hydra_app.errors import describe_configuration_error
 
         config = OmegaConf.create(self.config)
         try:
             OmegaConf.update(config, self.key, value, merge=False)
             return None, self.check(config)
         except Exception as error:
-            message = describe_error(error)
+            message = describe_configuration_error(error)
             if message is None:
                 raise
             return message, None

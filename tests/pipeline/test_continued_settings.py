@@ -9,8 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from mobilellm.cli.command import Stopped
-from mobilellm.hydra_app.configuration import compose, config_loader, load, register_plugins
-from mobilellm.hydra_app.sweep_check import without_hydra
+from mobilellm.hydra_app.configuration import compose, config_loader, load
+from mobilellm.hydra_app.trial import without_hydra
 from mobilellm.pipeline import train
 from mobilellm.pipeline.plan import plan_run
 
@@ -99,7 +99,6 @@ def test_a_larger_budget_names_the_run_that_it_could_extend(command, tmp_path, c
 def test_a_sweep_names_its_runs_by_what_varies(tiny_overrides, tmp_path):
     from mobilellm.hydra_app.sweep_check import check_sweep
 
-    register_plugins()
     overrides = [*tiny_overrides, "max_tokens=2e3,3e3", "seed=0,1", "hydra.mode=MULTIRUN"]
     with config_loader() as loader:
         trials = check_sweep(loader, "train", overrides, lambda cfg: plan_run(cfg).folder)

@@ -7,7 +7,7 @@ from hydra.types import RunMode
 from lightning.pytorch.utilities import rank_zero_only
 
 from mobilellm.hydra_app.configuration import compose, config_loader, load
-from mobilellm.hydra_app.sweep_check import without_hydra
+from mobilellm.hydra_app.trial import without_hydra
 from mobilellm.pipeline import train
 from mobilellm.pipeline.plan import plan_run
 

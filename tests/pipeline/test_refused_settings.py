@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mobilellm.cli.errors import describe_error
 from mobilellm.hydra_app.configuration import compose
+from mobilellm.hydra_app.errors import describe_configuration_error
 from mobilellm.pipeline.plan import plan_run
 
 
@@ -14,7 +14,7 @@ def refusal(*overrides):
     """The line that a run with these overrides ends with."""
     with pytest.raises(Exception) as caught:
         plan_run(compose("train", ["model=debug", "trainer=cpu", "callbacks=none", *overrides]))
-    message = describe_error(caught.value)
+    message = describe_configuration_error(caught.value)
     assert message is not None, f"a traceback: {caught.value!r}"
     assert "\n" not in message
     return message

@@ -6,7 +6,7 @@ import pytest
 
 from mobilellm.cli.errors import CommandError
 from mobilellm.data import TokenizedData, prepare_data
-from mobilellm.hydra_app.configuration import config_loader, register_plugins
+from mobilellm.hydra_app.configuration import config_loader
 from mobilellm.hydra_app.sweep_check import check_sweep
 from mobilellm.pipeline import check_data_folders, check_run
 
@@ -27,7 +27,6 @@ def sweep(tmp_path, tiny_overrides, texts):
 
     def check(*overrides):
         lines = [*kept, f"prepared_dir={tmp_path}/prepared", *overrides, "hydra.mode=MULTIRUN"]
-        register_plugins()
         with config_loader() as loader:
             return check_sweep(loader, "train", lines, check_run, check_data_folders)
 

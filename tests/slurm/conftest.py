@@ -1,6 +1,5 @@
-"""A real SLURM for these tests, and the small application of tests/launchers on it."""
+"""A real SLURM for these tests, and the small application of tests/small_hydra_app.py on it."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,14 +15,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from local_slurm import local_slurm, what_is_missing
 from slurm_jobs import queue, wait_until
+from small_hydra_app import app as small_app
+
+__all__ = ["small_app"]
 
 ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location("small_app", ROOT / "tests/launchers/conftest.py")
-assert _spec is not None and _spec.loader is not None
-_launchers = importlib.util.module_from_spec(_spec)
-sys.modules["small_app"] = _launchers
-_spec.loader.exec_module(_launchers)
-small_app = _launchers.app
 
 APP_LAUNCHER = """
     defaults: [slurm_defaults]

@@ -1,4 +1,4 @@
-"""`hydra/launcher=local`: each trial in a process of its own, several at a time."""
+"""`hydra/launcher=local`: each trial in its own process, several at a time."""
 
 import os
 import re
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from mobilellm.hydra_app.sweep_check import Trial, common_overrides
-from mobilellm.launchers.local.fork_server import start_fork_server
+from mobilellm.cli.errors import CommandError
+from mobilellm.hydra_app.sweep_launcher import SweepLauncher, job_return
+from mobilellm.hydra_app.trial import Trial, common_overrides
+from mobilellm.launchers.local.fork_server import kill_fork_server, start_fork_server
 from mobilellm.launchers.local.gpus import visible_gpus
 from mobilellm.launchers.local.jobs import Job
 from mobilellm.launchers.local.supervisor import Supervisor
-from mobilellm.launchers.sweep_launcher import SweepLauncher, job_return
 from mobilellm.ranges import Range, checked
 
 if TYPE_CHECKING:
@@ -21,20 +22,18 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 COUNT = Range(at_least=1, cap=4096)
-PLUGIN_MODULE = "hydra_plugins.mobilellm_local"
 
 
 class LocalLauncher(SweepLauncher):
     """Runs the trials of a sweep on this machine; arguments as in conf/hydra/launcher/local.yaml.
 
-    A trial that fails or is killed ends no other. Results are the files that the trials write.
+    A trial that fails or is killed does not affect the others.
 
     Raises:
         ValueError: a number of jobs, threads or attempts below 1.
     """
 
-    # Hydra accepts launchers from the package `hydra_plugins` only; see `sweep_launcher.register`.
-    __module__ = PLUGIN_MODULE
+    choice = "local"
 
     @checked("hydra.launcher.", n_jobs=COUNT, threads_per_job=COUNT, attempts=COUNT)
     def __init__(
@@ -44,15 +43,46 @@ class LocalLauncher(SweepLauncher):
         attempts: int = 1,
         preload: Sequence[str] = (),
     ) -> None:
-        """Fill in what the machine decides."""
+        """Take what is not given from the machine: its GPUs and cores."""
         self.gpus = visible_gpus()
         cores = usable_cores()
-        # Nothing here depends on how many trials are left: a resumed trial must find the same
-        # number of threads, or its sums would differ in the last bit.
+        # None of this may depend on how many trials are left: a resumed trial must get the same
+        # number of threads, because the rounding of sums depends on it.
         self.n_jobs = n_jobs or len(self.gpus) or cores
         self.threads = threads_per_job or max(1, cores // self.n_jobs)
         self.attempts = attempts
         self.preload = list(preload)
+
+    @classmethod
+    def prepare(cls, settings: "DictConfig") -> None:
+        """Check the settings, and start to load the modules that the trials need.
+
+        Raises:
+            ValueError: as for the class.
+            TypeError: a setting that does not exist.
+        """
+        plain: Any = OmegaConf.to_container(settings, resolve=True)
+        launcher = cls(**{k: v for k, v in plain.items() if k != "_target_"})
+        start_fork_server(launcher.preload, launcher.threads)
+
+    @classmethod
+    def check_trial(cls, config: "DictConfig") -> None:
+        """Refuse a trial on several GPUs: each trial gets one, so it would fail when it starts."""
+        if not visible_gpus():
+            return
+        devices = OmegaConf.select(config, "trainer.devices")
+        on_gpu = OmegaConf.select(config, "trainer.accelerator") in ("auto", "cuda")
+        if on_gpu and isinstance(devices, int) and devices > 1:
+            raise CommandError(
+                f"trainer.devices={devices} must be 1 with hydra/launcher=local, which gives each "
+                "trial one GPU; use hydra/launcher=basic, which trains one trial after the other "
+                "on all GPUs, or hydra/launcher=slurm"
+            )
+
+    @classmethod
+    def abandon(cls) -> None:
+        """End the process that loads modules: no trial will be started."""
+        kill_fork_server()
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -60,7 +90,7 @@ class LocalLauncher(SweepLauncher):
         """Run one batch of trials.
 
         Returns:
-            One entry a trial: its summary.json as a dict, or what there is of it.
+            One entry per trial: its summary.json as a dictionary, as far as it exists.
 
         Raises:
             ValueError: the task cannot be imported by another process.
@@ -81,7 +111,7 @@ class LocalLauncher(SweepLauncher):
         outcomes = supervisor.run(jobs)
         for outcome in outcomes:
             if outcome.status == "failed":
-                self.remember_failure(outcome.job.name, outcome.error or "")
+                self.record_failure(outcome.job.name, outcome.error or "")
         return [job_return(outcome.job.config, outcome.result()) for outcome in outcomes]
 
     def _job(self, trial: Trial) -> Job:
@@ -89,18 +119,6 @@ class LocalLauncher(SweepLauncher):
         name = re.sub(r"[^A-Za-z0-9=.,+_-]+", "_", readable)[:150]
         log = Path(str(self.config.hydra.sweep.dir)) / "logs" / f"{name}.log"
         return Job(trial.name, trial.config, trial.folder, log.absolute(), trial.swept)
-
-
-def warm_up(settings: "DictConfig") -> None:
-    """Check the launcher's settings, and start loading what its trials need.
-
-    Raises:
-        ValueError: as `LocalLauncher`.
-        TypeError: a setting that it does not have.
-    """
-    plain: Any = OmegaConf.to_container(settings, resolve=True)
-    launcher = LocalLauncher(**{k: v for k, v in plain.items() if k != "_target_"})
-    start_fork_server(launcher.preload, launcher.threads)
 
 
 def usable_cores() -> int:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.cli.command import exit_code_of
-from mobilellm.hydra_app.sweep_check import without_hydra
+from mobilellm.hydra_app.errors import describe_configuration_error
+from mobilellm.hydra_app.trial import without_hydra
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -45,7 +46,7 @@ class TrialProcess:
         if self.gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
         limit_threads(self.threads)
-        code = exit_code_of(lambda: run_task(self.task, self.config))
+        code = exit_code_of(lambda: run_task(self.task, self.config), describe_configuration_error)
         sys.stdout.flush()
         sys.stderr.flush()
         sys.exit(code)

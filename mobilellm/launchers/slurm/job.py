@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.cli.command import exit_code_of
-from mobilellm.cli.errors import describe_error
+from mobilellm.cli.messages import print_message
+from mobilellm.hydra_app.errors import describe_configuration_error
 from mobilellm.launchers.local.trial_process import limit_threads, run_task
 from mobilellm.launchers.slurm.queue import SlurmError, job_states
 from mobilellm.launchers.slurm.record import read_record, write_record
@@ -42,7 +43,7 @@ class SlurmTrial:
         """
         sys.argv = list(self.command)
         limit_threads(self.threads)
-        code = exit_code_of(self._run)
+        code = exit_code_of(self._run, describe_configuration_error)
         if code > 128:
             # Every rank stopped at the same step and saved; srun would take a code from one of
             # them as a failure and kill the first before it has requeued.
@@ -63,7 +64,7 @@ class SlurmTrial:
             run_task(self.task, self.config)
         except Exception as error:
             text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            self._record(describe_error(error) or text)
+            self._record(describe_configuration_error(error) or text)
             raise
 
     def _refuse_other_code(self) -> None:
@@ -84,7 +85,7 @@ class SlurmTrial:
         job = current_job()
         starts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         if starts >= self.max_requeues:
-            _say(
+            print_message(
                 f"job {job} was requeued {starts} times, which is hydra.launcher.max_requeues; "
                 "give the same command again to go on"
             )
@@ -93,13 +94,15 @@ class SlurmTrial:
             state = job_states([job])[job]
             # Cancelled, or requeued by somebody else already.
             if state.name != "RUNNING":
-                _say(f"job {job} is {state} and not requeued")
+                print_message(f"job {job} is {state} and not requeued")
                 return True
             subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
         except (SlurmError, OSError, subprocess.SubprocessError) as error:
-            _say(f"job {job} cannot requeue itself ({error}); give the same command again to go on")
+            print_message(
+                f"job {job} cannot requeue itself ({error}); give the same command again to go on"
+            )
             return False
-        _say(f"job {job} is requeued and goes on from its checkpoint")
+        print_message(f"job {job} is requeued and goes on from its checkpoint")
         return True
 
 
@@ -113,8 +116,3 @@ def current_job() -> str:
 
 def _rank() -> int:
     return int(os.environ.get("SLURM_PROCID", "0"))
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"{message}\n")
-    sys.stderr.flush()

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from mobilellm.cli.command import Stopped
 from mobilellm.cli.errors import CommandError
 from mobilellm.files import write_text_atomically
-from mobilellm.hydra_app.sweep_check import Trial, without_hydra
+from mobilellm.hydra_app.sweep_launcher import SweepLauncher, job_return
+from mobilellm.hydra_app.trial import Trial, without_hydra
 from mobilellm.launchers.monitor.overview import Counts, Overview, RunningTrial
 from mobilellm.launchers.slurm.job import SlurmTrial
 from mobilellm.launchers.slurm.queue import SlurmError, require_slurm
@@ -21,7 +22,6 @@ from mobilellm.launchers.slurm.record import JOB_CONFIG, JobRecord, write_record
 from mobilellm.launchers.slurm.settings import SlurmSettings, common_settings
 from mobilellm.launchers.slurm.snapshot import take_snapshot
 from mobilellm.launchers.slurm.state import RunState, run_states, shown_log
-from mobilellm.launchers.sweep_launcher import SweepLauncher, job_return
 from mobilellm.provenance import command_line
 from mobilellm.run_folder import read_summary
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
     from omegaconf import DictConfig
 
-PLUGIN_MODULE = "hydra_plugins.mobilellm_slurm"
 # Below the sweep's folder: submitted trials, their logs and the copies of the code.
 FOLDER = "slurm"
 
@@ -44,8 +43,7 @@ class SlurmLauncher(SweepLauncher):
         TypeError: a setting that it does not have.
     """
 
-    # Hydra accepts launchers from the package `hydra_plugins` only; see `sweep_launcher.register`.
-    __module__ = PLUGIN_MODULE
+    choice = "slurm"
 
     def __init__(self, **settings: Any) -> None:
         """Refuse wrong settings; each trial's own are read when it is submitted."""
@@ -162,7 +160,7 @@ class SlurmLauncher(SweepLauncher):
         text = f"[{counts.done}/{counts.total}] {state.status} {trial.name}"
         if state.status == "failed" and state.record is not None:
             reason = f"{state.reason}; log: {shown_log(state.record)}"
-            self.remember_failure(trial.name, reason)
+            self.record_failure(trial.name, reason)
             text += f": {reason}"
         overview.tell(text)
 

@@ -1,4 +1,4 @@
-"""The root schema of conf/train.yaml: a misspelt key at the root is an error, not a default."""
+"""The root schema of conf/train.yaml, which makes a misspelt key at the root an error."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +47,6 @@ class RunConfig:
     learning_rate_probe_seed: int = MISSING
 
 
-def register_run_config() -> None:
-    """Make `run_config` known to Hydra."""
+def register_root_schema() -> None:
+    """Make the schema known to Hydra as `run_config`, the name in conf/train.yaml."""
     ConfigStore.instance().store(name="run_config", node=RunConfig)

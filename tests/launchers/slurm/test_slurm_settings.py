@@ -13,7 +13,7 @@ from mobilellm.hydra_app.configuration import compose, config_loader, load
 from mobilellm.launchers.slurm.settings import SlurmSettings, common_settings
 from mobilellm.launchers.slurm.snapshot import take_snapshot
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def settings(*overrides: str) -> SlurmSettings:

@@ -52,8 +52,8 @@ def test_a_full_disk_keeps_its_name_through_any_wrapper(capsys):
 
     assert exit_code_of(write_to_a_full_disk) == 2
     assert capsys.readouterr().err == (
-        "error: the disk is full (writer failed); free space and start the same command again: "
-        "what was written so far is kept\n"
+        "error: the disk is full (writer failed); free space and run the same command again: "
+        "everything written so far is kept\n"
     )
 
 

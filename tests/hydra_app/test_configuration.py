@@ -1,9 +1,11 @@
 """What does not compose or instantiate says which key, and what would."""
 
+from pathlib import Path
+
 import pytest
 
-from mobilellm.cli.errors import describe_error
 from mobilellm.hydra_app.configuration import compose, config_folder, instantiate
+from mobilellm.hydra_app.errors import describe_configuration_error
 
 
 def composing(app, *overrides):
@@ -84,18 +86,27 @@ def test_lists_arrive_as_lists():
 def test_values_that_are_asked_for_later(app):
     with pytest.raises(Exception) as missing:
         _ = composing(app, "data=required").data.train
-    assert describe_error(missing.value) == "data.train is required and not given; set data.train=…"
+    assert describe_configuration_error(missing.value) == (
+        "data.train is required and not given; set data.train=…"
+    )
     with pytest.raises(Exception) as interpolation:
         _ = composing(app, "seed=${model.depth}").seed
-    assert describe_error(interpolation.value) == (
+    assert describe_configuration_error(interpolation.value) == (
         "seed: Interpolation key 'model.depth' not found"
     )
 
 
-def test_the_clones_conf_is_found_beside_the_package_and_missed_elsewhere(monkeypatch, tmp_path):
+def test_the_conf_folder_is_beside_the_package_in_a_clone_and_in_it_when_installed(
+    monkeypatch, tmp_path
+):
     monkeypatch.setattr("sys.argv", [str(tmp_path / "bin" / "train")])
-    assert (config_folder() / "train.yaml").exists()
-    lonely = tmp_path / "site-packages" / "mobilellm" / "launchers" / "configuration.py"
-    monkeypatch.setattr("mobilellm.hydra_app.configuration.__file__", str(lonely))
-    with pytest.raises(FileNotFoundError, match=r"no conf/ folder .* need a clone"):
+    assert config_folder() == Path(__file__).parents[2] / "conf"
+    package = tmp_path / "site-packages" / "mobilellm"
+    monkeypatch.setattr("mobilellm.__file__", str(package / "__init__.py"))
+    # A folder of this name of another distribution.
+    (tmp_path / "site-packages" / "conf").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"no conf/ folder .*; install the package again"):
         config_folder()
+    (package / "conf").mkdir(parents=True)
+    (package / "conf" / "train.yaml").write_text("seed: 0\n", encoding="utf-8")
+    assert config_folder() == package / "conf"

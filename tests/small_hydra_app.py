@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
 CONF = {
     "train.yaml": """
         defaults:
@@ -44,7 +42,7 @@ CONF = {
         """,
     "experiment/typo.yaml": "# @package _global_\ndefaults:\n  - override /modle: small\n",
     "hydra/launcher/local.yaml": """
-        _target_: hydra_plugins.mobilellm_local.LocalLauncher
+        _target_: mobilellm.launchers.LocalLauncher
         n_jobs: 2
         threads_per_job: 1
         attempts: 1
@@ -63,7 +61,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parent)
-from mobilellm.cli.command import Stopped, hydra_command
+from mobilellm.cli.command import Stopped
+from mobilellm.hydra_app.command import hydra_command
 
 
 @dataclass(kw_only=True)

@@ -24,11 +24,11 @@ def test_a_folder_of_the_users_own_is_found(app):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config-dir", "nowhere"], "error: --config-dir nowhere is no folder; give one laid "),
+        (["--config-dir", "nowhere"], "error: --config-dir nowhere is not a folder; give one "),
         (["--config-dir", ".", "hydra.searchpath=[]"], "error: --config-dir and hydra.searchpath"),
         (["-m", "model=glob(tiny_nothing*)"],
-         "error: the sweep has no trials: of model=glob(tiny_nothing*) one means no value"),
-        (["-m", "seed=range(0,0)"], "error: the sweep has no trials: of seed=range(0,0) one"),
+         "error: the sweep has no trials: one of model=glob(tiny_nothing*) has no val"),
+        (["-m", "seed=range(0,0)"], "error: the sweep has no trials: one of seed=range(0,0) has"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_exits_with_2(app, arguments, message):

@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from mobilellm.hydra_app.configuration import config_loader
-from mobilellm.hydra_app.sweep_check import as_typed, check_sweep, common_keys, without_hydra
+from mobilellm.hydra_app.sweep_check import check_sweep
+from mobilellm.hydra_app.trial import as_typed, common_keys, without_hydra
 from mobilellm.launchers.local.gpus import visible_gpus
 
 
