@@ -8,7 +8,6 @@ from lightning.pytorch import Callback
 
 from mobilellm.compression.plan import Plan
 from mobilellm.compression.recipe import Recipe
-from mobilellm.compression.selection import select_layers
 from mobilellm.compression.stages import ORDERS, Stages, group_layers, stage_starts
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.config import check_choice
@@ -95,19 +94,15 @@ class CompressionCallback(Callback):
             model = MobileLLM(config)
         self.recipe.check(model)
         self.starts(budget)
-        patterns = getattr(self.recipe, "layers", None)
-        if patterns is None:
+        names = self.recipe.layer_names(config)
+        if not names:
             self._check_single()
         elif self.order != "least_sensitive":
-            self._group(config, select_layers(config, patterns))
+            self._group(config, names)
 
     def configs_after(self, config: ModelConfig) -> list[ModelConfig]:
-        """The architectures that the recipe may lead to, as far as heads, widths and layers go.
-
-        Known without data; a recipe that changes none of these need not say so.
-        """
-        changed = getattr(self.recipe, "configs_after", None)
-        return [config] if changed is None else list(changed(config))
+        """As `Recipe.configs_after`: the architectures that may result, known without data."""
+        return self.recipe.configs_after(config)
 
     def starts(self, budget: TrainingBudget) -> tuple[int, ...]:
         """Optimizer steps done when each stage begins.
@@ -128,17 +123,17 @@ class CompressionCallback(Callback):
             )
         return starts
 
-    def stages(self, plan: Any, config: ModelConfig, budget: TrainingBudget) -> Stages | None:
-        """The layers of the plan by stages; None where the plan is one whole without layers.
+    def stages(self, plan: Plan, config: ModelConfig, budget: TrainingBudget) -> Stages | None:
+        """The matrices of the plan by stages; None if it changes the model as a whole.
 
         Raises:
             ValueError: layers that cannot be divided as asked for.
         """
-        if not isinstance(plan, Plan):
+        if not plan.names:
             self._check_single()
             return None
-        errors = {layer.name: layer.expected_error for layer in plan.layers}
-        return Stages(self._group(config, plan.names, errors), self.starts(budget))
+        groups = self._group(config, plan.names, plan.expected_errors)
+        return Stages(groups, self.starts(budget))
 
     def state_dict(self) -> dict[str, Any]:
         """What the stages so far did."""

@@ -7,32 +7,13 @@ from functools import cached_property
 from mobilellm.compression.budget import CompressionBudget, uniform_budgets
 from mobilellm.compression.parts import PartTemplate, shape_from_parts
 from mobilellm.compression.permuting import with_permutations
+from mobilellm.compression.recipe import Spending
 from mobilellm.compression.spending import one_term_more, spend
 from mobilellm.layers.shapes import FactorizedShape
 from mobilellm.models import ModelConfig
 
 # Sums of floating-point costs are compared with a budget up to this share of a parameter.
 ROUNDING = 1e-3
-
-
-@dataclass(frozen=True)
-class Spending:
-    """How much of a budget a plan uses, in parameters (by how often each is read, for reading)."""
-
-    limit: str
-    """As the user gave it."""
-    allowed: float
-    """For the chosen matrices."""
-    used: float
-
-    def __str__(self) -> str:
-        """One line for people."""
-        unspent = self.used < 0.95 * self.allowed
-        return (
-            f"{self.limit} allows these matrices {self.allowed:,.0f} parameters, the plan uses "
-            f"{self.used:,.0f} ({self.used / self.allowed:.1%})"
-            + ("; the parts' shapes can use no more of it" if unspent else "")
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Factorising matrices of a model: low rank, Kronecker products, or sums of both."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -18,16 +18,17 @@ from mobilellm.compression.algorithms.sums import SumFit
 from mobilellm.compression.apply import dense_weight, with_layers, working_copy
 from mobilellm.compression.budget import LIMITS, CompressionBudget
 from mobilellm.compression.calibration import TABLES, Moments, check_tokens, gather_moments
-from mobilellm.compression.division import Division, Spending
+from mobilellm.compression.division import Division
 from mobilellm.compression.forecast import tell_forecast
 from mobilellm.compression.parts import PartTemplate, parse_parts
 from mobilellm.compression.permuting import absorb_permutations, permuted_fit, with_permutations
-from mobilellm.compression.plan import LayerPlan, Plan
+from mobilellm.compression.plan import LayerPlan, LayerwisePlan
 from mobilellm.compression.prefix import Prefix
 from mobilellm.compression.progress import told
-from mobilellm.compression.recipe import Batch, Compressed
-from mobilellm.compression.selection import by_depth, select_layers
+from mobilellm.compression.recipe import Batch, Compressed, LayerwiseRecipe, Spending
+from mobilellm.compression.selection import by_depth
 from mobilellm.compression.sensitivity import searched_budgets
+from mobilellm.compression.twin import low_rank_plan
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.layers.compressed import FactorizedLinear
 from mobilellm.layers.shapes import FactorizedShape, LayerShape
@@ -41,7 +42,7 @@ PERMUTATIONS = ("none", "absorbed", "stored", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Factorization:
+class Factorization(LayerwiseRecipe):
     """Replace matrices by sums of Kronecker products and low-rank parts.
 
     Raises:
@@ -52,8 +53,6 @@ class Factorization:
     search and the fit to propagated inputs are this project's.
     """
 
-    layers: Sequence[str] = ("blocks.*",)
-    """Patterns over the names of `ModelConfig.matrix_sizes`."""
     budget: CompressionBudget | Mapping[str, Any] | None = None
     """What may be kept; None, or no limit set: what parts of fixed terms make, else one half."""
     parts: Sequence[PartTemplate | Mapping[str, Any]] | None = ()
@@ -130,12 +129,12 @@ class Factorization:
             return
         shapes = self._written(division, budgets)
         division.check(shapes)
-        Plan(layers=tuple(
+        LayerwisePlan(layers=tuple(
             LayerPlan(name=name, size=model.config.matrix_sizes[name], shape=shape)
             for name, shape in shapes.items()
         ))  # fmt: skip
 
-    def plan(self, model: MobileLLM, calibration: Sequence[Batch]) -> Plan:
+    def plan(self, model: MobileLLM, calibration: Sequence[Batch]) -> LayerwisePlan:
         """Choose a shape for each matrix, from the calibration text where the choices ask for it.
 
         Raises:
@@ -162,11 +161,21 @@ class Factorization:
         plans = [uniform, self._plan_shapes(model, division, searched, metrics)]
         return min(plans, key=lambda plan: self._loss(model, plan, calibration))
 
-    def spending(self, model: MobileLLM, plan: Plan) -> Spending | None:
+    def spending(self, model: MobileLLM, plan: LayerwisePlan) -> Spending | None:
         """How much of the budget a plan for `model` uses; None where there is no budget."""
         return self._division(model).spending(plan.compressed_layers)  # pyright: ignore
 
-    def _loss(self, model: MobileLLM, plan: Plan, calibration: Sequence[Batch]) -> float:
+    def low_rank_twin(self, plan: LayerwisePlan) -> "tuple[Factorization, LayerwisePlan] | None":
+        """The same matrices by low rank, fitted in the same way.
+
+        None if `plan` is low rank itself, or if a matrix has too few parameters for rank 1.
+        """
+        twin = low_rank_plan(plan)
+        if twin is None or twin.compressed_layers == plan.compressed_layers:
+            return None
+        return replace(self, parts=(), permutations="none", allocation="uniform"), twin
+
+    def _loss(self, model: MobileLLM, plan: LayerwisePlan, calibration: Sequence[Batch]) -> float:
         """Calibration loss of the model compressed by `plan`, nats per token."""
         return sum_losses(self.apply(model, plan, calibration).model, calibration).loss
 
@@ -176,7 +185,7 @@ class Factorization:
         division: Division,
         budgets: Mapping[str, int],
         metrics: Mapping[str, Metric],
-    ) -> Plan:
+    ) -> LayerwisePlan:
         """A shape for each matrix within its parameters; what has room for all stays dense.
 
         What is left unspent buys further terms.
@@ -201,7 +210,7 @@ class Factorization:
                 fit = fit.improve() if self.parts is None else fit
             size = model.config.matrix_sizes[name]
             layers.append(LayerPlan(name=name, size=size, shape=shape, expected_error=fit.error))
-        return Plan(layers=tuple(layers))
+        return LayerwisePlan(layers=tuple(layers))
 
     def _written(
         self, division: Division, budgets: Mapping[str, int]
@@ -211,7 +220,9 @@ class Factorization:
         shapes = {name: division.written(name, budgets[name]) for name in smaller}
         return division.spend_rest(shapes, budgets)
 
-    def apply(self, model: MobileLLM, plan: Plan, calibration: Sequence[Batch]) -> Compressed:
+    def apply(
+        self, model: MobileLLM, plan: LayerwisePlan, calibration: Sequence[Batch]
+    ) -> Compressed:
         """Fit the planned shapes, layer after layer in the model's order.
 
         Raises:
@@ -246,7 +257,7 @@ class Factorization:
     def _division(self, model: MobileLLM) -> Division:
         return Division(
             config=model.config,
-            names=select_layers(model.config, self.layers),
+            names=self.layer_names(model.config),
             budget=self.budget,  # pyright: ignore[reportArgumentType]
             parts=(PartTemplate(),) if self.parts is None else self.parts,  # pyright: ignore
             permutations=self.permutations,

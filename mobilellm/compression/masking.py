@@ -17,9 +17,9 @@ from mobilellm.compression.algorithms.pruning import (
 )
 from mobilellm.compression.apply import dense_weight, with_layers, working_copy
 from mobilellm.compression.calibration import Moments, check_tokens, gather_moments
-from mobilellm.compression.plan import LayerPlan, Plan
-from mobilellm.compression.recipe import Batch, Compressed
-from mobilellm.compression.selection import by_depth, select_layers
+from mobilellm.compression.plan import LayerPlan, LayerwisePlan
+from mobilellm.compression.recipe import Batch, Compressed, LayerwiseRecipe
+from mobilellm.compression.selection import by_depth
 from mobilellm.layers.compressed import MaskedLinear
 from mobilellm.layers.shapes import MaskedShape
 from mobilellm.models import MobileLLM, ModelConfig
@@ -30,7 +30,7 @@ METHODS = ("magnitude", "wanda", "sparsegpt")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruning:
+class Pruning(LayerwiseRecipe):
     """Set weights to zero for good; the matrices keep their sizes.
 
     Errors are relative: for `magnitude` of the weights, for the others of the layer's outputs on
@@ -43,8 +43,6 @@ class Pruning:
     arXiv:2301.00774.
     """
 
-    layers: Sequence[str] = ("blocks.*",)
-    """Patterns over the names of `ModelConfig.matrix_sizes`."""
     method: str = "sparsegpt"
     """`magnitude`: the smallest go; `wanda`: the smallest times their inputs' size; `sparsegpt`:
     those that cost the outputs least, while the others are adjusted."""
@@ -67,9 +65,9 @@ class Pruning:
                 token table for a method that needs the inputs of a matrix, n:m on a width that m
                 does not divide.
         """
-        self._check_layers(model.config, select_layers(model.config, self.layers))
+        self._check_layers(model.config, self.layer_names(model.config))
 
-    def plan(self, model: MobileLLM, calibration: Sequence[Batch]) -> Plan:
+    def plan(self, model: MobileLLM, calibration: Sequence[Batch]) -> LayerwisePlan:
         """How many weights each matrix keeps, and at which error, each matrix taken alone.
 
         Raises:
@@ -77,9 +75,9 @@ class Pruning:
         """
         self.check(model)
         sizes = model.config.matrix_sizes
-        names = select_layers(model.config, self.layers)
+        names = self.layer_names(model.config)
         moments = self._moments(model, calibration, names)
-        return Plan(
+        return LayerwisePlan(
             layers=tuple(
                 LayerPlan(
                     name=name,
@@ -91,7 +89,9 @@ class Pruning:
             )
         )
 
-    def apply(self, model: MobileLLM, plan: Plan, calibration: Sequence[Batch]) -> Compressed:
+    def apply(
+        self, model: MobileLLM, plan: LayerwisePlan, calibration: Sequence[Batch]
+    ) -> Compressed:
         """Mask the planned matrices block by block, by what the pruned blocks before deliver.
 
         Raises:
@@ -167,7 +167,7 @@ class Pruning:
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
 
-    def _check_plan(self, plan: Plan) -> None:
+    def _check_plan(self, plan: LayerwisePlan) -> None:
         for layer in plan.layers:
             if layer.shape != (shape := self._shape(layer.size)):
                 raise ValueError(

@@ -1,11 +1,10 @@
 """Milliseconds and memory of a compressed structure beside the dense one and its low-rank twin."""
 
-from dataclasses import replace
 from typing import Any
 
-from mobilellm.compression.twin import twin_shape
+from mobilellm.compression.twin import twin_config
 from mobilellm.evaluation.latency import compare_latency
-from mobilellm.layers.shapes import FactorizedShape, MaskedShape
+from mobilellm.layers.shapes import MaskedShape
 from mobilellm.models import MobileLLM, ModelConfig
 
 
@@ -46,16 +45,3 @@ def name_as_given(config: ModelConfig) -> str:
     shapes = config.layer_shapes.values()
     kinds = {"masked" if isinstance(shape, MaskedShape) else "factorised" for shape in shapes}
     return f"given, {' and '.join(sorted(kinds))}" if kinds else "dense"
-
-
-def twin_config(config: ModelConfig) -> ModelConfig | None:
-    """Every factorised matrix by low rank with at most its parameters; None: it is so already."""
-    shapes: dict[str, Any] = dict(config.layer_shapes)
-    for name, shape in config.layer_shapes.items():
-        if isinstance(shape, FactorizedShape):
-            shapes[name] = twin_shape(shape)
-            if shapes[name] is None:
-                return None
-    return (
-        None if shapes == dict(config.layer_shapes) else replace(config, compressed_layers=shapes)
-    )

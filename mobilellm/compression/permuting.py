@@ -16,7 +16,7 @@ from mobilellm.compression.algorithms.permutation import (
 from mobilellm.compression.algorithms.sums import SumFit
 from mobilellm.compression.apply import dense_weight, working_copy
 from mobilellm.compression.model_couplings import couplings
-from mobilellm.compression.plan import Plan
+from mobilellm.compression.plan import LayerwisePlan
 from mobilellm.layers.compressed import FactorizedLinear
 from mobilellm.layers.shapes import FactorizedShape, PartShape
 from mobilellm.models import MobileLLM
@@ -74,7 +74,9 @@ def permuted_fit(
     )
 
 
-def absorb_permutations(model: MobileLLM, plan: Plan, search: PermutationSearch) -> MobileLLM:
+def absorb_permutations(
+    model: MobileLLM, plan: LayerwisePlan, search: PermutationSearch
+) -> MobileLLM:
     """A copy of `model` whose hidden units and heads stand in an order that suits `plan`.
 
     The function is the same. Units that a compressed layer of an earlier stage carries stay.
@@ -88,7 +90,7 @@ def absorb_permutations(model: MobileLLM, plan: Plan, search: PermutationSearch)
 
 
 def _unit_order(
-    model: MobileLLM, coupling: Coupling, plan: Plan, search: PermutationSearch
+    model: MobileLLM, coupling: Coupling, plan: LayerwisePlan, search: PermutationSearch
 ) -> Tensor | None:
     """The joint order for the planned layers of one coupling; None where it can change nothing."""
     members = (*coupling.rows, *coupling.columns)
@@ -105,7 +107,7 @@ def _unit_order(
 
 
 def _sides(
-    model: MobileLLM, plan: Plan, names: Iterable[str], side: int
+    model: MobileLLM, plan: LayerwisePlan, names: Iterable[str], side: int
 ) -> Iterable[tuple[Tensor, PartShape]]:
     shapes = plan.compressed_layers
     for name in names:

@@ -1,11 +1,74 @@
-"""A plan says, before anything changes, what each compressed layer will be; plain data."""
+"""A plan says, before anything changes, what the compressed model will be. It is plain data."""
 
-from collections.abc import Iterable, Mapping
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-from mobilellm.compression.structured_plan import StructuredPlan
-from mobilellm.layers.shapes import LayerShape, MaskedShape, Shape, parse_layer_shape
+from mobilellm.compression.tables import MAX_ROWS, Column, make_table
+from mobilellm.layers.shapes import (
+    FactorizedShape,
+    LayerShape,
+    MaskedShape,
+    PartShape,
+    Shape,
+    parse_layer_shape,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class Plan(ABC):
+    """What a recipe is going to do to one model.
+
+    A plan either compresses named matrices one by one, so that it can be divided into stages, or
+    changes the model as a whole; the defaults are those of the second kind.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The matrices that are compressed one by one; empty: the model changes as a whole."""
+        return ()
+
+    @property
+    def expected_errors(self) -> dict[str, float | None]:
+        """Relative error that is expected of each matrix in `names`; None: not estimated."""
+        return {}
+
+    def only(self, names: Iterable[str]) -> Self:
+        """The part of the plan for these matrices, in the order given.
+
+        Raises:
+            ValueError: a name that the plan does not have.
+        """
+        for name in names:
+            raise ValueError(f"{name} is not in the plan, which changes the model as a whole")
+        return self
+
+    def layer_report(self, errors: Mapping[str, float]) -> dict[str, Any]:
+        """Plain data for JSON: what became of each matrix in `names`.
+
+        Args:
+            errors: relative error of each matrix after compression, by name.
+        """
+        return {}
+
+    @abstractmethod
+    def table(self) -> Table:
+        """The plan for people, in 80 columns."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `from_dict` is the inverse."""
+
+    @classmethod
+    @abstractmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,32 +82,32 @@ class LayerPlan:
     shape: LayerShape
     """How it will be stored."""
     expected_error: float | None = None
-    """Relative error on the method's own metric, from the calibration set; None: not estimated."""
+    """Relative error on the method's own metric, from the calibration text; None: not estimated."""
 
     @property
     def parameters(self) -> int:
-        """Stored parameters afterwards: a masked weight keeps its place."""
+        """Stored parameters afterwards; masked weights are counted."""
         rows, columns = self.size
         return rows * columns if isinstance(self.shape, MaskedShape) else self.shape.parameters
 
     @property
-    def stored(self) -> int:
-        """Numbers kept: as `parameters`, of a masked matrix those that are not zero."""
+    def nonzero(self) -> int:
+        """Stored parameters afterwards that are not masked to zero."""
         return self.shape.nonzero if isinstance(self.shape, MaskedShape) else self.shape.parameters
 
     @property
     def flops(self) -> int:
-        """Operations for one input vector afterwards; masked weights are multiplied as well."""
+        """Floating-point operations per input vector afterwards; masked weights are counted."""
         rows, columns = self.size
         return 2 * rows * columns if isinstance(self.shape, MaskedShape) else self.shape.flops
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What will be compressed, in the order it will be done.
+class LayerwisePlan(Plan):
+    """The matrices that will be compressed one by one, in that order.
 
     Raises:
-        ValueError: a layer named twice, a factorised layer larger than the dense weight.
+        ValueError: a matrix named twice, or one with more parameters than the dense matrix.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -65,16 +128,21 @@ class Plan:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the layers, in order."""
+        """Of the matrices, in the order of compression."""
         return tuple(layer.name for layer in self.layers)
+
+    @property
+    def expected_errors(self) -> dict[str, float | None]:
+        """Relative error that is expected of each matrix; None: not estimated."""
+        return {layer.name: layer.expected_error for layer in self.layers}
 
     @property
     def compressed_layers(self) -> dict[str, LayerShape]:
         """As `ModelConfig.compressed_layers` takes it."""
         return {layer.name: layer.shape for layer in self.layers}
 
-    def only(self, names: Iterable[str]) -> "Plan":
-        """The part of the plan for these layers, in the order given.
+    def only(self, names: Iterable[str]) -> LayerwisePlan:
+        """The part of the plan for these matrices, in the order given.
 
         Raises:
             ValueError: a name that the plan does not have.
@@ -86,6 +154,46 @@ class Plan:
                 raise ValueError(f"{name} is not in the plan; it has {', '.join(known)}")
         return replace(self, layers=tuple(known[name] for name in names))
 
+    def layer_report(self, errors: Mapping[str, float]) -> dict[str, Any]:
+        """What became of each matrix, as plain data for JSON."""
+        return {
+            layer.name: {
+                "size": list(layer.size),
+                "shape": str(layer.shape),
+                "parameters_before": layer.size[0] * layer.size[1],
+                "parameters_after": layer.parameters,
+                "expected_error": layer.expected_error,
+                "relative_error": errors.get(layer.name),
+            }
+            for layer in self.layers
+        }
+
+    def table(self) -> Table:
+        """The totals, then one row per matrix, or per kind of matrix if there are many."""
+        kinds: dict[str, list[LayerPlan]] = {}
+        grouped = len(self.layers) > MAX_ROWS
+        for layer in self.layers:
+            kinds.setdefault(_row_name(layer.name, grouped), []).append(layer)
+        dense = sum(layer.size[0] * layer.size[1] for layer in self.layers)
+        kept = sum(layer.nonzero for layer in self.layers)
+        table = make_table(
+            f"plan: {len(self.layers)} matrices, {dense:,} weights, {kept:,} numbers kept",
+            Column("matrix"), Column("size", "right"), Column("becomes", folds=True),
+            *(Column(title, "right") for title in ("kept", "FLOPs", "error")),
+        )  # fmt: skip
+        if self.layers:
+            table.add_row("all", "", "", *_shares(self.layers))
+            table.add_section()
+        for kind, layers in kinds.items():
+            sizes = {f"{layer.size[0]}x{layer.size[1]}" for layer in layers}
+            table.add_row(
+                f"{len(layers)} {kind}" if len(layers) > 1 else kind,
+                sizes.pop() if len(sizes) == 1 else "several",
+                _becomes([layer.shape for layer in layers]),
+                *_shares(layers),
+            )
+        return table
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` is the inverse."""
         return {
@@ -96,7 +204,7 @@ class Plan:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Plan":
+    def from_dict(cls, values: Mapping[str, Any]) -> LayerwisePlan:
         """The inverse of `to_dict`."""
         return cls(
             layers=tuple(
@@ -109,7 +217,45 @@ class Plan:
         )
 
 
-def parse_plan(values: Mapping[str, Any]) -> Plan | StructuredPlan:
-    """What `to_dict` of either kind of plan gave, back as a plan."""
-    kind = Plan if "layers" in values else StructuredPlan
-    return kind.from_dict(values)
+def _row_name(name: str, grouped: bool) -> str:
+    """`gate_proj 12` for blocks.12.feed_forward.gate_proj, or `gate_proj` for all of them."""
+    found = re.fullmatch(r"blocks\.(\d+)\..*\.(\w+)", name)
+    if found is None:
+        return name
+    return found[2] if grouped else f"{found[2]} {found[1]}"
+
+
+def _shares(layers: Sequence[LayerPlan]) -> list[str]:
+    """Kept weights, kept operations, and the range of expected errors."""
+    dense = sum(layer.size[0] * layer.size[1] for layer in layers)
+    kept, flops = sum(layer.nonzero for layer in layers), sum(layer.flops for layer in layers)
+    errors = sorted(f"{e.expected_error:.3f}" for e in layers if e.expected_error is not None)
+    ends = list(dict.fromkeys((errors[0], errors[-1]))) if errors else []
+    return [f"{kept / dense:.1%}", f"{flops / (2 * dense):.1%}", "-".join(ends)]
+
+
+def _becomes(shapes: Sequence[LayerShape]) -> str:
+    """One shape, a range of ranks, or how many shapes there are."""
+    texts = list(dict.fromkeys(map(shape_text, shapes)))
+    if len(texts) == 1:
+        return texts[0]
+    parts = [shape.parts for shape in shapes if isinstance(shape, FactorizedShape)]
+    if all(len(own) == 1 and own[0].is_low_rank for own in parts):
+        ranks = [own[0].num_terms for own in parts]
+        return f"rank {min(ranks)}-{max(ranks)}"
+    return f"{len(texts)} shapes"
+
+
+def shape_text(shape: LayerShape) -> str:
+    """`rank 23 + 2 x (43x8)⊗(4x8), permuted` or `5,504 kept`."""
+    if isinstance(shape, MaskedShape):
+        return str(shape)
+    permuted = ", permuted" if shape.indices else ""
+    return " + ".join(map(_part_text, shape.parts)) + permuted
+
+
+def _part_text(part: PartShape) -> str:
+    if part.is_low_rank:
+        return f"rank {part.num_terms}"
+    (m1, n1), (m2, n2) = part.left, part.right
+    return f"{part.num_terms} x ({m1}x{n1})⊗({m2}x{n2})"

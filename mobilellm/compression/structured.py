@@ -1,8 +1,9 @@
 """Structured pruning: a smaller dense model of the most important blocks, heads and channels."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from mobilellm.compression.apply import dense_weight, working_copy
 from mobilellm.compression.calibration import Moments, check_tokens, gather_moments
 from mobilellm.compression.cutting import kept_inputs, pruned_model
 from mobilellm.compression.model_couplings import couplings
-from mobilellm.compression.recipe import Batch, Compressed
+from mobilellm.compression.recipe import Batch, Compressed, Recipe
 from mobilellm.compression.structured_plan import Indices, StructuredPlan, check_dense_blocks
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.losses.cross_entropy import chunked_cross_entropy
@@ -35,7 +36,7 @@ HEAD_UNITS = ("groups", "within_groups")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StructuredPruning:
+class StructuredPruning(Recipe[StructuredPlan]):
     """Remove what the calibration text needs least; what stays is dense and runs anywhere.
 
     Blocks go first, then heads and channels by their importance in what is left, in every block
@@ -181,6 +182,10 @@ class StructuredPruning:
             wide = torch.zeros_like(weight).index_copy_(1, features, target.detach())  # pyright: ignore
             errors[name] = Metric(moment).relative_error(weight, wide)
         return Compressed(pruned, errors)
+
+    def plan_from_dict(self, values: Mapping[str, Any]) -> StructuredPlan:
+        """The inverse of `StructuredPlan.to_dict`."""
+        return StructuredPlan.from_dict(values)
 
     @staticmethod
     def _keep(

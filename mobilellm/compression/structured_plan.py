@@ -1,18 +1,25 @@
 """What structured pruning keeps, as plain data: blocks, and in each its heads and channels."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mobilellm.compression.plan import Plan
+from mobilellm.compression.tables import MAX_ROWS, Column, make_table
 from mobilellm.models.config import ModelConfig, PerBlock
 from mobilellm.models.sharing import order_of_layers, order_without
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Indices = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StructuredPlan:
+class StructuredPlan(Plan):
     """Indices of what stays, all of the model before; everything else goes.
 
     Raises:
@@ -44,7 +51,7 @@ class StructuredPlan:
                 _check_ascending(f"{name} of block {block}", indices)
 
     @classmethod
-    def whole(cls, config: ModelConfig, blocks: Sequence[int] | None = None) -> "StructuredPlan":
+    def whole(cls, config: ModelConfig, blocks: Sequence[int] | None = None) -> StructuredPlan:
         """These blocks, by default all, with all their heads and channels."""
         blocks = range(config.num_blocks) if blocks is None else blocks
         shapes = [config.block_shapes[block] for block in blocks]
@@ -116,6 +123,29 @@ class StructuredPlan:
                 f"{' '.join(map(str, wanted))}; keep all blocks, or use another scheme"
             )
 
+    def table(self) -> Table:
+        """One row per block that stays, or per number of blocks of one size if there are many."""
+        rows: list[tuple[str, str, str]] = []
+        kept = list(zip(self.blocks, self.heads, self.channels, strict=True))
+        if len(kept) <= MAX_ROWS:
+            for block, heads, channels in kept:
+                rows.append((str(block), f"{len(heads)}: {_ranges(heads)}", f"{len(channels):,}"))
+        else:
+            alike: dict[tuple[int, int], list[int]] = {}
+            for block, heads, channels in kept:
+                alike.setdefault((len(heads), len(channels)), []).append(block)
+            for (heads, channels), blocks in alike.items():
+                rows.append((_ranges(blocks), f"{heads}", f"{channels:,}"))
+        table = make_table(
+            f"plan: {len(self.blocks)} blocks stay",
+            Column("block kept"),
+            Column("query heads kept", "right", folds=True),
+            Column("channels kept", "right", folds=True),
+        )
+        for row in rows:
+            table.add_row(*row)
+        return table
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` is the inverse."""
         return {
@@ -125,7 +155,7 @@ class StructuredPlan:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "StructuredPlan":
+    def from_dict(cls, values: Mapping[str, Any]) -> StructuredPlan:
         """The inverse of `to_dict`."""
         return cls(**values)
 
@@ -162,3 +192,14 @@ def _check_below(name: str, indices: Indices, size: int) -> None:
 def _one_or_each(sizes: list[int]) -> PerBlock:
     """One value where all are equal."""
     return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """`0-3, 6`."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], index]
+        else:
+            runs.append([index])
+    return ", ".join("-".join(map(str, run)) for run in runs)

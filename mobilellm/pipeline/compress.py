@@ -38,7 +38,7 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
     """
     from mobilellm.checkpoint import save_model
     from mobilellm.compression.measured import name_as_given
-    from mobilellm.compression.tables import plan_table, results_table
+    from mobilellm.compression.tables import results_table
     from mobilellm.evaluation.untrained import warn_if_untrained
     from mobilellm.formats.model_folder import open_model
 
@@ -54,13 +54,13 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
     data = data_to_compress_on(cfg, folder, model)
     calibration = data.calibration_batches(callback.calibration_tokens)
     made_from = _made_from(cfg, callback, model, data)
-    plan = _saved_plan(out, made_from)
+    plan = _saved_plan(out, made_from, callback.recipe)
     if plan is None:
         _tell(f"planning on {callback.calibration_tokens:,} tokens")
         plan = callback.recipe.plan(model, calibration)
         _save_plan(out, plan, made_from)
-    _show(plan_table(plan))
-    spending = _spending(callback.recipe, model, plan)
+    _show(plan.table())
+    spending = callback.recipe.spending(model, plan)
     if spending is not None:
         _tell(str(spending))
     _tell("applying the plan")
@@ -131,14 +131,12 @@ def _made_from(cfg: "DictConfig", callback: Any, model: Any, data: Any) -> dict[
     }
 
 
-def _saved_plan(out: Path, made_from: Mapping[str, Any]) -> Any:
+def _saved_plan(out: Path, made_from: Mapping[str, Any], recipe: Any) -> Any:
     """The plan that a compression which was cut off left in `out`; None: there is none.
 
     Raises:
         ValueError: it is of another compression; names what differs.
     """
-    from mobilellm.compression.plan import parse_plan
-
     if not (out / PLAN).exists():
         return None
     saved = json.loads((out / PLAN).read_text(encoding="utf-8"))
@@ -149,7 +147,7 @@ def _saved_plan(out: Path, made_from: Mapping[str, Any]) -> Any:
             "give a new folder, or the same settings to go on from that plan"
         )
     _tell(f"going on from the plan in {out / PLAN}")
-    return parse_plan(saved["plan"])
+    return recipe.plan_from_dict(saved["plan"])
 
 
 def _save_plan(out: Path, plan: Any, made_from: Mapping[str, Any]) -> None:
@@ -157,12 +155,6 @@ def _save_plan(out: Path, plan: Any, made_from: Mapping[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     values = {"made_from": made_from, "plan": plan.to_dict()}
     write_text_atomically(out / PLAN, to_json(values) + "\n")
-
-
-def _spending(recipe: Any, model: Any, plan: Any) -> Any:
-    """How much of its budget the plan uses; None for a recipe without one."""
-    spending = getattr(recipe, "spending", None)
-    return None if spending is None else spending(model, plan)
 
 
 def _rows(
@@ -222,9 +214,7 @@ def _check_stages(callback: Any) -> None:
 
 def _twin(recipe: Any, plan: Any, model: Any, calibration: Any) -> dict[str, Any]:
     """The low-rank twin at equal parameters, where there is one."""
-    from mobilellm.compression.twin import low_rank_twin
-
-    twin = low_rank_twin(recipe, plan)
+    twin = recipe.low_rank_twin(plan)
     if twin is None:
         return {}
     _tell("fitting the low-rank twin")

@@ -188,7 +188,7 @@ def _compress(
         compressed = compression.recipe.apply(model, plan, calibration)
         after = loss_of(compressed.model)
     record = {
-        "layers": _describe_layers(plan, compressed.errors),
+        "layers": plan.layer_report(compressed.errors),
         "loss_before": before,
         "loss_after": after,
         "parameters_before": _count(model),
@@ -203,12 +203,11 @@ def _plan(
     run: "Run", compression: "CompressionCallback", model: Any, calibration: Any, number: int
 ) -> Any:
     """The plan of stage `number`: made as a whole and saved at the first, then read."""
-    from mobilellm.compression.plan import parse_plan
     from mobilellm.compression.stages import Stages
 
     path = run.folder / FOLDER / PLAN
     saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    plan: Any = parse_plan(saved["plan"]) if saved else None
+    plan: Any = compression.recipe.plan_from_dict(saved["plan"]) if saved else None
     if saved.get("stages"):
         return plan.only(Stages.from_dict(saved["stages"]).groups[number])
     if number:
@@ -235,25 +234,8 @@ def _show(plan: Any) -> None:
     """Print what is going to change, before it does."""
     from rich.console import Console
 
-    from mobilellm.compression.tables import plan_table
-
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 80, highlight=False)
-    console.print(plan_table(plan))
-
-
-def _describe_layers(plan: Any, errors: dict[str, float]) -> dict[str, Any]:
-    """What became of each layer; empty where the plan has no layers."""
-    return {
-        layer.name: {
-            "size": list(layer.size),
-            "shape": str(layer.shape),
-            "parameters_before": layer.size[0] * layer.size[1],
-            "parameters_after": layer.parameters,
-            "expected_error": layer.expected_error,
-            "relative_error": errors.get(layer.name),
-        }
-        for layer in getattr(plan, "layers", ())
-    }
+    console.print(plan.table())
 
 
 def _check_base(run: "Run", state: dict[str, Any], done: int) -> None:

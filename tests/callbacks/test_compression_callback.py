@@ -6,6 +6,8 @@ from small_run import fit, make_data, make_model, make_module, read_rows
 
 from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.callbacks.compression import CompressionCallback
+from mobilellm.compression.structured import StructuredPruning
+from mobilellm.compression.structured_plan import StructuredPlan
 from mobilellm.training.training_budget import TrainingBudget
 
 BUDGET = TrainingBudget(max_steps=12, tokens_per_step=128)
@@ -47,20 +49,14 @@ def test_least_sensitive_first():
     assert sum(stages.groups, ()) == plan.names[::-1]
 
 
-class WholeModel:
-    """A recipe that has no layers."""
-
-    def check(self, model):
-        """Anything goes."""
-
-
-def test_a_recipe_without_layers_has_one_stage():
-    config = make_model().config
-    CompressionCallback(WholeModel()).check(config, BUDGET)
-    assert CompressionCallback(WholeModel()).stages(object(), config, BUDGET) is None
+def test_a_recipe_of_the_whole_model_has_one_stage():
+    config, recipe = make_model().config, StructuredPruning(keep_channels=0.5)
+    CompressionCallback(recipe).check(config, BUDGET)
+    plan = StructuredPlan.whole(config)
+    assert CompressionCallback(recipe).stages(plan, config, BUDGET) is None
     for options in ({"num_stages": 2}, {"groups": [["blocks.*"]]}, {"order": "least_sensitive"}):
-        with pytest.raises(ValueError, match="WholeModel compresses the model as a whole"):
-            CompressionCallback(WholeModel(), **options).check(config, BUDGET)
+        with pytest.raises(ValueError, match="StructuredPruning compresses the model as a whole"):
+            CompressionCallback(recipe, **options).check(config, BUDGET)
 
 
 def test_time_must_not_cut_off_a_stage():

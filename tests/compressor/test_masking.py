@@ -9,7 +9,7 @@ from mobilellm.compression.algorithms.pruning import sparsegpt
 from mobilellm.compression.apply import dense_weight, with_layers
 from mobilellm.compression.calibration import gather_moments
 from mobilellm.compression.masking import METHODS, Pruning
-from mobilellm.compression.plan import Plan
+from mobilellm.compression.plan import LayerwisePlan
 from mobilellm.models import MobileLLM, ModelConfig
 
 SCHEMES = ("immediate", "repeat_all", "reverse")
@@ -45,7 +45,7 @@ def test_the_plan_is_what_comes_out(scheme, method, pattern, tmp_path):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     recipe = Pruning(layers=["blocks.*"], method=method, pattern=pattern)
     plan = recipe.plan(model, batches())
-    assert Plan.from_dict(plan.to_dict()) == plan
+    assert LayerwisePlan.from_dict(plan.to_dict()) == plan
     result = recipe.apply(model, plan, batches())
     assert dict(result.model.config.compressed_layers) == plan.compressed_layers
     for layer in plan.layers:

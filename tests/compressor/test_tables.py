@@ -5,9 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from mobilellm.compression.plan import LayerPlan, Plan, parse_plan
+from mobilellm.compression.plan import LayerPlan, LayerwisePlan
 from mobilellm.compression.structured_plan import StructuredPlan
-from mobilellm.compression.tables import plan_table, results_table
+from mobilellm.compression.tables import results_table
 from mobilellm.layers.shapes import FactorizedShape, MaskedShape, low_rank_shape
 
 KINDS = {
@@ -26,7 +26,7 @@ def printed(table, width=80):
 
 
 def plan_of(num_blocks, shape_of):
-    return Plan(layers=tuple(
+    return LayerwisePlan(layers=tuple(
         LayerPlan(name=f"blocks.{b}.{kind}", size=size, shape=shape_of(b, size),
                   expected_error=b / 99)
         for b in range(num_blocks) for kind, size in KINDS.items()
@@ -51,13 +51,13 @@ def masked(_, size):
 @pytest.mark.parametrize("num_blocks", [2, 30])
 def test_a_plan_has_totals_first_and_few_rows(num_blocks, shape_of):
     plan = plan_of(num_blocks, shape_of)
-    lines = printed(plan_table(plan))
+    lines = printed(plan.table())
     rows = [line for line in lines if "%" in line]
     assert rows[0].split()[0] == "all"
     assert f"{5 * num_blocks} matrices" in lines[0]
     assert len(rows) == 1 + (5 if num_blocks == 30 else 10)
     dense = sum(layer.size[0] * layer.size[1] for layer in plan.layers)
-    stored = sum(layer.stored for layer in plan.layers)
+    stored = sum(layer.nonzero for layer in plan.layers)
     assert f"{stored / dense:.1%}" in rows[0]
     assert f"{dense:,} weights, {stored:,} numbers kept" in lines[0]
     if num_blocks == 30:
@@ -67,7 +67,7 @@ def test_a_plan_has_totals_first_and_few_rows(num_blocks, shape_of):
         assert all(" 50.0% " in row and " 100.0% " in row for row in rows)
     if shape_of is low_rank and num_blocks == 30:
         assert "rank 40-69" in rows[1]
-    assert parse_plan(plan.to_dict()) == plan
+    assert type(plan).from_dict(plan.to_dict()) == plan
 
 
 @pytest.mark.parametrize("num_blocks", [4, 40])
@@ -76,10 +76,10 @@ def test_a_structured_plan_has_few_rows(num_blocks):
         blocks=range(num_blocks), heads=[[0, 2]] * num_blocks,
         channels=[list(range(b % 3 + 1)) for b in range(num_blocks)],
     )  # fmt: skip
-    lines = printed(plan_table(plan))
+    lines = printed(plan.table())
     assert len(lines) < 12
     assert f"{num_blocks} blocks stay" in lines[0]
-    assert parse_plan(plan.to_dict()) == plan
+    assert type(plan).from_dict(plan.to_dict()) == plan
 
 
 def test_results_stand_side_by_side():

@@ -9,7 +9,7 @@ from mobilellm.accounting import count_parameters, decode_bytes_per_token
 from mobilellm.checkpoint import load_model, save_model
 from mobilellm.compression.factorization import Factorization
 from mobilellm.compression.masking import Pruning
-from mobilellm.compression.plan import Plan
+from mobilellm.compression.plan import LayerwisePlan
 from mobilellm.compression.structured import StructuredPruning
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.models import MobileLLM, ModelConfig
@@ -171,7 +171,7 @@ def test_a_searched_allocation_is_not_worse_than_the_uniform_one_on_the_calibrat
 def test_a_plan_names_a_layer_once():
     plan = RECIPES["svd"].plan(make_model("none"), make_batches())
     with pytest.raises(ValueError, match=r"names .* twice"):
-        Plan(layers=(*plan.layers, plan.layers[0]))
+        LayerwisePlan(layers=(*plan.layers, plan.layers[0]))
 
 
 BAD = {

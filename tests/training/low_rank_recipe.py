@@ -12,8 +12,8 @@ from lightning.pytorch import Callback
 
 from mobilellm.compression.algorithms.kronecker import nearest_kronecker
 from mobilellm.compression.apply import dense_weight, with_layers
-from mobilellm.compression.plan import LayerPlan, Plan
-from mobilellm.compression.recipe import Compressed
+from mobilellm.compression.plan import LayerPlan, LayerwisePlan
+from mobilellm.compression.recipe import Compressed, LayerwiseRecipe
 from mobilellm.compression.selection import select_layers
 from mobilellm.layers.compressed import FactorizedLinear
 from mobilellm.layers.kronecker_linear import KroneckerLinear
@@ -33,7 +33,7 @@ class DieAfter(Callback):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowRank:
+class LowRank(LayerwiseRecipe):
     layers: tuple = ("blocks.*.feed_forward.*",)
     rank: int = 3
 
@@ -44,7 +44,7 @@ class LowRank:
         if calibration:
             die_in("plan", 1)
         sizes = model.config.matrix_sizes
-        return Plan(
+        return LayerwisePlan(
             layers=tuple(
                 LayerPlan(
                     name=name, size=sizes[name],
