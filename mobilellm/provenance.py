@@ -68,6 +68,9 @@ def device_name(accelerator: str) -> str:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
+    """What git prints; None if `root` is not a clone, even if a folder above it is one."""
+    if not (root / ".git").exists():
+        return None
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments],

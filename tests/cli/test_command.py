@@ -10,7 +10,7 @@ import textwrap
 
 import pytest
 
-from mobilellm.cli.command import Stopped, exit_code_of, run_command
+from mobilellm.cli.command import Stopped, command_for, exit_code_of, run_command
 
 
 def raising(error: BaseException):
@@ -120,3 +120,17 @@ def test_what_is_logged_is_shown_while_a_command_runs(capsys):
     assert exit_code_of(lambda: log("step 3 of 4")) == 0
     log("nobody listens")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d step 3 of 4\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        ("scripts/train.py", "python scripts/prepare_data.py"),
+        ("/clone/scripts/train.py", "python /clone/scripts/prepare_data.py"),
+        ("/venv/bin/mobilellm", "mobilellm prepare-data"),
+        ("own.py", "mobilellm prepare-data"),
+    ],
+)
+def test_other_commands_are_named_as_the_current_one_was_started(monkeypatch, program, command):
+    monkeypatch.setattr("sys.argv", [program])
+    assert command_for("prepare_data") == command

@@ -38,7 +38,7 @@ def shown(app) -> str:
 def test_waiting_tells_of_every_trial_and_a_bad_one_ends_no_other(slurm_app):
     done = slurm_app.run(*SWEEP, "hydra.launcher.wait=true", "seed=1,13,14,15,2")
     assert done.returncode == 1, done.stderr
-    assert re.search(r"submitted 5 trials as job (\d+); see python scripts/status.py out; end wi",
+    assert re.search(r"submitted 5 trials as job (\d+); see mobilellm status out; cancel wi",
                      done.stderr)  # fmt: skip
     failed = done.stderr.partition("3 of 5 trials failed:\n")[2]
     for reason in (
@@ -81,8 +81,8 @@ def test_it_returns_once_queued_and_submits_nothing_twice(slurm_app):
     again = slurm_app.run(*sweep)
     assert again.returncode == 0
     array = next(iter(jobs)).partition("_")[0]
-    assert f"left alone, running as job {array}_0: seed=1\n" in again.stderr
-    assert f"left alone, queued as job {array}_2: seed=3\n" in again.stderr
+    assert f"already running as job {array}_0: seed=1\n" in again.stderr
+    assert f"already queued as job {array}_2: seed=3\n" in again.stderr
     assert "submitted" not in again.stderr
     assert queue().keys() == jobs.keys()
     assert "3 runs: 2 running, 1 queued" in shown(slurm_app)
@@ -94,7 +94,7 @@ def test_ctrl_c_ends_the_waiting_and_not_the_jobs(slurm_app):
     process.send_signal(2)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "no longer waiting: 0 of 2 finished; the jobs go on" in err
+    assert "no longer waiting: 0 of 2 finished; the jobs keep running" in err
     assert len(queue()) == 2
 
 
@@ -163,7 +163,7 @@ def test_what_slurm_refuses_is_one_line(slurm_app):
 def test_gpus_that_are_not_there_are_refused_with_a_remedy(slurm_app):
     done = slurm_app.run(*SWEEP, "seed=1", "hydra.launcher.gpus_per_node=2")
     assert done.returncode == 2
-    assert "(2 GPUs a node were asked for; trainer=cpu asks for none); no trial" in done.stderr
+    assert "(2 GPUs per node were requested; trainer=cpu requests none); no trial" in done.stderr
 
 
 def test_what_is_saved_with_a_run(slurm_app):

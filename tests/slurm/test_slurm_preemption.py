@@ -132,7 +132,7 @@ def test_a_sweep_that_is_preempted_and_killed_ends_as_one_that_is_not(train, tmp
     again = train(*sweep)
     assert again.returncode == 0, again.stderr
     assert "submitted 1 trial as job" in again.stderr
-    assert re.search(rf"left alone, (requeued|running) as job {array}_2: ", again.stderr)
+    assert re.search(rf"already (requeued|running) as job {array}_2: ", again.stderr)
     waited = train(*sweep, "hydra.launcher.wait=true")
     assert waited.returncode == 0, waited.stderr
     assert "submitted" not in waited.stderr, "a second job for a run that had one"
@@ -159,7 +159,7 @@ def interrupt(runs: dict[int, Path], array: str) -> None:
     # The scheduler's warning: saved at once, and the same job goes on. (`scancel --signal` would
     # repeat it for half a minute, since the job is no longer running when it looks.)
     os.kill(processes(f"{array}_0")[0], signal.SIGUSR2)
-    wait_until(lambda: "is requeued and goes on from its checkpoint" in log(runs[0]))
+    wait_until(lambda: "is requeued and continues from its checkpoint" in log(runs[0]))
     assert "stopped by SIGUSR2 after step" in log(runs[0])
     wait_until(lambda: f"{array}_1" not in queue())
     # By the administrator: SIGTERM, and SLURM itself starts it again.
@@ -229,7 +229,7 @@ def test_a_job_of_higher_priority_takes_the_place_and_gives_it_back(train, tmp_p
     # SLURM sends SIGTERM, and would count a job that then ends by itself as done.
     subprocess.run(["srun", "--partition=urgent", "true"], check=True, timeout=60)
     assert "stopped by SIGTERM after step" in log(run)
-    assert f"job {job} is requeued and goes on from its checkpoint" in log(run)
+    assert f"job {job} is requeued and continues from its checkpoint" in log(run)
     wait_until(lambda: not queue())
     assert status(run) == "finished"
 
@@ -242,7 +242,7 @@ def test_a_time_limit_is_saved_for(train, tmp_path):
     [job] = queue()
     subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=1"], check=True)
     # SLURM looks at time limits twice a minute.
-    wait_until(lambda: f"job {job} is requeued and goes on from its checkpoint" in log(run))
+    wait_until(lambda: f"job {job} is requeued and continues from its checkpoint" in log(run))
     assert "stopped by SIGUSR2 after step" in log(run)
 
 

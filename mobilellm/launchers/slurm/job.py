@@ -1,4 +1,4 @@
-"""What happens inside a SLURM job: one trial, on one of its ranks."""
+"""One trial as a SLURM job runs it, on each of its ranks."""
 
 import os
 import subprocess
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmTrial:
-    """Pickled at submission and called by submitit on every rank of every start of the job."""
+    """Pickled at submission; submitit calls it on every rank each time the job starts."""
 
     task: "Callable[[DictConfig], Any]"
     config: "DictConfig"
     folder: Path
     """The run folder, the same at every start."""
     code: Path
-    """Where the code was copied to at submission."""
+    """The copy of the code that was made at submission."""
     command: Sequence[str]
-    """The command line that submitted, for the run's summary."""
+    """The command line that submitted the job, for the run's summary."""
     threads: int
     max_requeues: int
 
     def __call__(self) -> None:
-        """Train, and where a signal ended that, requeue the job.
+        """Train, and requeue the job if a signal ended the training.
 
         Raises:
             SystemExit: always, with the command's exit code.
@@ -45,15 +45,15 @@ class SlurmTrial:
         limit_threads(self.threads)
         code = exit_code_of(self._run, describe_configuration_error)
         if code > 128:
-            # Every rank stopped at the same step and saved; srun would take a code from one of
-            # them as a failure and kill the first before it has requeued.
+            # All ranks have stopped at the same step and saved. With another code than 0, srun
+            # would take that for a failure and kill the first rank before it has requeued the job.
             code = 0 if _rank() or self._requeue() else code
         sys.stdout.flush()
         sys.stderr.flush()
         sys.exit(code)
 
     def checkpoint(self) -> Any:
-        """Called by submitit where the signal comes before or after training: start anew."""
+        """Called by submitit if the signal arrives outside training: start the trial again."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -71,28 +71,28 @@ class SlurmTrial:
         if self.code.resolve() != CODE_ROOT:
             raise ValueError(
                 f"the job imports {CODE_ROOT} and not the copy made at submission, {self.code}; "
-                "let hydra.launcher.setup and container leave PYTHONPATH and PYTHONSAFEPATH alone"
+                "hydra.launcher.setup and container must not change PYTHONPATH or PYTHONSAFEPATH"
             )
 
     def _record(self, reason: str) -> None:
-        """The first rank to fail says why; the others fail because of it."""
+        """Record why the first rank failed; the others fail as a consequence."""
         record = read_record(self.folder)
         if record is not None and record.error is None:
             write_record(self.folder, replace(record, error=reason))
 
     def _requeue(self) -> bool:
-        """Give the job back to the queue, unless it was cancelled; whether all is well."""
+        """Requeue the job unless it was cancelled; whether nothing went wrong."""
         job = current_job()
         starts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         if starts >= self.max_requeues:
             print_message(
                 f"job {job} was requeued {starts} times, which is hydra.launcher.max_requeues; "
-                "give the same command again to go on"
+                "run the same command again to continue"
             )
             return False
         try:
             state = job_states([job])[job]
-            # Cancelled, or requeued by somebody else already.
+            # It was cancelled, or has already been requeued by somebody else.
             if state.name != "RUNNING":
                 print_message(f"job {job} is {state} and not requeued")
                 return True
@@ -102,7 +102,7 @@ class SlurmTrial:
                 f"job {job} cannot requeue itself ({error}); give the same command again to go on"
             )
             return False
-        print_message(f"job {job} is requeued and goes on from its checkpoint")
+        print_message(f"job {job} is requeued and continues from its checkpoint")
         return True
 
 

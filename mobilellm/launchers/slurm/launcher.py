@@ -1,7 +1,6 @@
-"""`hydra/launcher=slurm`: a sweep as one job array, from a copy of the code."""
+"""`hydra/launcher=slurm`: a sweep as one job array that runs from a copy of the code."""
 
 import os
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from mobilellm.cli.command import Stopped
+from mobilellm.cli.command import Stopped, command_for
 from mobilellm.cli.errors import CommandError
 from mobilellm.files import write_text_atomically
 from mobilellm.hydra_app.sweep_launcher import SweepLauncher, job_return
@@ -22,6 +21,7 @@ from mobilellm.launchers.slurm.record import JOB_CONFIG, JobRecord, write_record
 from mobilellm.launchers.slurm.settings import SlurmSettings, common_settings
 from mobilellm.launchers.slurm.snapshot import take_snapshot
 from mobilellm.launchers.slurm.state import RunState, run_states, shown_log
+from mobilellm.launchers.slurm.submission import require_submitit, submit
 from mobilellm.provenance import command_line
 from mobilellm.run_folder import read_summary
 
@@ -29,25 +29,34 @@ if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
     from omegaconf import DictConfig
 
-# Below the sweep's folder: submitted trials, their logs and the copies of the code.
+# Inside the folder of the sweep: submitted trials, their logs and the copies of the code.
 FOLDER = "slurm"
 
 
 class SlurmLauncher(SweepLauncher):
     """Submits the trials of a sweep; arguments as in conf/hydra/launcher/slurm.yaml.
 
-    Trials that are finished, or whose job still waits or runs, are left alone.
+    Trials that are finished, or whose job is still queued or running, are not submitted again.
 
     Raises:
         ValueError: as `SlurmSettings`.
-        TypeError: a setting that it does not have.
+        TypeError: a setting that does not exist.
     """
 
     choice = "slurm"
 
     def __init__(self, **settings: Any) -> None:
-        """Refuse wrong settings; each trial's own are read when it is submitted."""
+        """Check the settings; those of each trial are read again when it is submitted."""
         SlurmSettings(**settings)
+
+    @classmethod
+    def prepare(cls, settings: "DictConfig") -> None:
+        """Check that jobs could be submitted, before any trial is composed.
+
+        Raises:
+            ValueError: submitit is not installed.
+        """
+        require_submitit()
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -55,11 +64,12 @@ class SlurmLauncher(SweepLauncher):
         """Submit one batch of trials.
 
         Returns:
-            One entry a trial: its summary.json as a dict, or what there is of it.
+            One entry per trial: its summary.json as a dictionary, as far as it exists.
 
         Raises:
-            ValueError: no SLURM here, it refuses the jobs, or the trials need different resources.
-            Stopped: Ctrl-C while waiting; the jobs go on.
+            ValueError: this is not a machine of a SLURM cluster, SLURM refuses the jobs, or the
+                trials need different resources.
+            Stopped: Ctrl-C while waiting; the jobs keep running.
         """
         from filelock import FileLock
 
@@ -69,10 +79,10 @@ class SlurmLauncher(SweepLauncher):
         folder = Path(str(self.config.hydra.sweep.dir)).absolute() / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         overview = Overview(Counts(len(trials)))
-        # Of two equal commands at a time, one submits and the other sees the jobs.
+        # If the command runs twice at the same time, one submits and the other finds the jobs.
         with FileLock(folder / ".lock"):
             before = run_states(trials)
-            _tell_what_is_left_alone(overview, trials, before)
+            _report_not_submitted(overview, trials, before)
             missing = {
                 path: trial
                 for path, trial in trials.items()
@@ -86,8 +96,8 @@ class SlurmLauncher(SweepLauncher):
                 self._wait(unfinished, settings.poll_seconds, overview)
             except KeyboardInterrupt:
                 raise Stopped(
-                    f"no longer waiting: {overview.counts.line()}; the jobs go on (scancel ends "
-                    "them, the same command waits again)"
+                    f"no longer waiting: {overview.counts.line()}; the jobs keep running (scancel "
+                    "ends them, the same command waits again)"
                 ) from None
         return [
             job_return(trial.config, {"status": "queued", **(read_summary(path) or {})})
@@ -98,6 +108,11 @@ class SlurmLauncher(SweepLauncher):
         self, trials: dict[Path, Trial], settings: SlurmSettings, folder: Path, overview: Overview
     ) -> None:
         task, snapshot = self.task, take_snapshot(folder)
+        if snapshot.commit is None:
+            overview.tell(
+                f"the jobs run from a copy of the package in {os.path.relpath(snapshot.path)}; "
+                "without a git repository, no commit is recorded"
+            )
         bodies = [
             SlurmTrial(
                 task=task,
@@ -127,12 +142,12 @@ class SlurmLauncher(SweepLauncher):
             write_record(path, record)
         array = job_ids[0].partition("_")[0]
         overview.tell(
-            f"submitted {_count(len(trials))} as job {array}; see python scripts/status.py "
-            f"{os.path.relpath(folder.parent)}; end with scancel {array}"
+            f"submitted {_count(len(trials))} as job {array}; see {command_for('status')} "
+            f"{os.path.relpath(folder.parent)}; cancel with scancel {array}"
         )
 
     def _wait(self, trials: dict[Path, Trial], poll_seconds: float, overview: Overview) -> None:
-        """Until none of these trials has a job that waits or runs; report each that ends."""
+        """Return when no trial has a queued or running job; report each trial that ends."""
         left, started = dict(trials), time.monotonic()
         overview.counts.skipped = overview.counts.total - len(left)
         with overview:
@@ -141,7 +156,7 @@ class SlurmLauncher(SweepLauncher):
                 try:
                     states = run_states(left)
                 except SlurmError:
-                    # A controller that is restarted answers again.
+                    # The controller may be restarting; it is asked again.
                     continue
                 for path in [path for path, state in states.items() if not state.is_active]:
                     self._report(left.pop(path), states[path], overview)
@@ -165,44 +180,10 @@ class SlurmLauncher(SweepLauncher):
         overview.tell(text)
 
 
-def submit(
-    bodies: Sequence[SlurmTrial], settings: SlurmSettings, name: str, folder: Path
-) -> list[str]:
-    """Submit the trials as one job array.
-
-    Returns:
-        The job of each.
-
-    Raises:
-        ValueError: SLURM refuses them.
-    """
-    # Read when submitit is imported.
-    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = settings.signal
-    from submitit import SlurmExecutor
-    from submitit.core.utils import FailedJobError
-
-    python = settings.python or shlex.quote(sys.executable)
-    executor = SlurmExecutor(
-        folder,
-        max_num_timeout=settings.max_requeues,
-        python=f"{settings.container} {python}" if settings.container else python,
-    )
-    executor.update_parameters(**settings.sbatch(name, bodies[0].code))
-    try:
-        with executor.batch():
-            jobs = [executor.submit(body) for body in bodies]
-    except FailedJobError as error:
-        text = " ".join(str(error).split())
-        if settings.num_gpus and "generic resource" in text:
-            text += f" ({settings.num_gpus} GPUs a node were asked for; trainer=cpu asks for none)"
-        raise CommandError(f"SLURM refuses the jobs: {text}; no trial was submitted") from error
-    return [job.job_id for job in jobs]
-
-
 def _folder(trial: Trial) -> Path:
     if trial.folder is None:
         raise CommandError(
-            "hydra/launcher=slurm must know the run folders beforehand; use Hydra's basic sweeper "
+            "hydra/launcher=slurm must know the run folders in advance; use Hydra's basic sweeper "
             "(key=value1,value2 or hydra.sweeper.params), or hydra/launcher=local"
         )
     return trial.folder.absolute()
@@ -218,14 +199,14 @@ def _settings(config: "DictConfig") -> SlurmSettings:
         asked = OmegaConf.select(config, key)
         if isinstance(asked, int) and asked != number:
             raise CommandError(
-                f"hydra.launcher.{mine}={number} processes must be {key}={asked}: there is one for "
-                f"each device; leave out hydra.launcher.{mine}, or change {key}; no trial was "
-                "submitted"
+                f"hydra.launcher.{mine}={number} processes must be {key}={asked}: each device "
+                f"needs one process; leave out hydra.launcher.{mine}, or change {key}; no trial "
+                "was submitted"
             )
     return settings
 
 
-def _tell_what_is_left_alone(
+def _report_not_submitted(
     overview: Overview, trials: dict[Path, Trial], states: dict[Path, RunState]
 ) -> None:
     finished = sum(state.status == "finished" for state in states.values())
@@ -234,7 +215,7 @@ def _tell_what_is_left_alone(
         overview.tell(f"{all_of or f'{finished} of {_count(len(trials))} are'} finished already")
     for path, state in states.items():
         if state.is_active:
-            overview.tell(f"left alone, {state.status} as {state.job}: {trials[path].name}")
+            overview.tell(f"already {state.status} as {state.job}: {trials[path].name}")
 
 
 def _count(number: int) -> str:

@@ -1,4 +1,4 @@
-"""What SLURM says of jobs, through its own tools."""
+"""The state of jobs, from SLURM's own tools."""
 
 import getpass
 import re
@@ -22,30 +22,30 @@ class JobState:
     """One job, or one task of an array."""
 
     name: str
-    """`PENDING`, `RUNNING`, `FAILED`, `OUT_OF_MEMORY`, …; `UNKNOWN` where it was forgotten."""
+    """`PENDING`, `RUNNING`, `FAILED`, `OUT_OF_MEMORY`, …; `UNKNOWN` if SLURM has deleted it."""
     reason: str = ""
-    """Why it waits, or the exit code it ended with."""
+    """Why the job waits, or the exit code that it ended with."""
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it will start."""
+        """Whether the job has yet to start."""
         return self.name in WAITING
 
     @property
     def is_active(self) -> bool:
-        """Whether it waits or runs."""
+        """Whether the job waits or runs."""
         return self.is_waiting or self.name in RUNNING
 
     def __str__(self) -> str:
-        """The name, with what else is known."""
+        """The name, and the reason if it is known."""
         return f"{self.name} ({self.reason})" if self.reason else self.name
 
 
 def job_states(job_ids: Iterable[str]) -> dict[str, JobState]:
-    """The state of each job, `UNKNOWN` where SLURM has forgotten it.
+    """The state of each job, `UNKNOWN` if SLURM no longer knows it.
 
     Raises:
-        SlurmError: SLURM does not answer; nothing is known then, not even that a job has ended.
+        SlurmError: SLURM does not answer. Nothing is known then, not even that a job has ended.
     """
     wanted = set(job_ids)
     if not wanted:
@@ -58,17 +58,17 @@ def job_states(job_ids: Iterable[str]) -> dict[str, JobState]:
 
 
 def require_slurm() -> None:
-    """Check that jobs can be submitted from here.
+    """Check that SLURM's tools are installed on this machine.
 
     Raises:
-        SlurmError: they cannot.
+        SlurmError: one of them is missing.
     """
     for tool in ("sbatch", "squeue", "scontrol"):
         _require(tool)
 
 
 def _squeue() -> dict[str, JobState]:
-    # By user and not by id: an id that is forgotten would be an error for all of them.
+    # All jobs of the user and not single ids: squeue fails if it does not know one of the ids.
     lines = _run("squeue", "--noheader", "--array", f"--user={getpass.getuser()}",
                  "--format=%F|%K|%T|%r").splitlines()  # fmt: skip
     states = {}
@@ -80,7 +80,7 @@ def _squeue() -> dict[str, JobState]:
 
 
 def _ended(job: str) -> JobState:
-    """A job that has left the queue: the controller knows it for minutes, the accounting longer."""
+    """A job that left the queue; the controller knows it for minutes, the accounting for longer."""
     try:
         shown = _run("scontrol", "--oneliner", "show", "job", job)
     except SlurmError:
@@ -103,7 +103,7 @@ def _ended(job: str) -> JobState:
 def _with_exit_code(name: str, exit_code: str) -> JobState:
     """`FAILED (exit code 2)`, or `FAILED (SIGKILL)`: SLURM writes `code:signal`."""
     code, number = (int(part or 0) for part in f"{exit_code}:".split(":")[:2])
-    # srun passes a task's signal on as a shell does.
+    # Like a shell, srun adds 128 to the number of the signal that ended a task.
     number = number or (code - 128 if 128 < code < 128 + signal.NSIG else 0)
     if number:
         return JobState(name, signal.Signals(number).name)
@@ -117,8 +117,8 @@ def _id(job: str, task: str) -> str:
 def _require(tool: str) -> None:
     if shutil.which(tool) is None:
         raise SlurmError(
-            f"{tool} is not found, so this is no machine of a SLURM cluster; run the command "
-            "on the cluster's login node, or use hydra/launcher=local"
+            f"{tool} is not found, so this machine does not belong to a SLURM cluster; run the "
+            "command on the cluster's login node, or use hydra/launcher=local"
         )
 
 

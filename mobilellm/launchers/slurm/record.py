@@ -1,4 +1,4 @@
-"""job.json in a run's folder: which job runs it, from which code, and where its log is."""
+"""job.json in a run folder: the job that runs it, the code it runs from, and its log."""
 
 import json
 from collections.abc import Mapping
@@ -14,22 +14,22 @@ JOB_CONFIG = "job.yaml"
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord:
-    """What a run was submitted as."""
+    """The job that a run was submitted as."""
 
     job_id: str
-    """As SLURM's tools take it, `12_3` for a task of an array."""
+    """In the form of SLURM's tools, e.g. `12_3` for a task of an array."""
     log: str
     """The first rank's stdout and stderr."""
     code: str
-    """The folder that the job imports this package from; see `slurm_snapshot`."""
+    """The folder that the job imports this package from; see `snapshot.take_snapshot`."""
     commit: str | None
-    """Of the code; None without git."""
+    """Git commit of the code; None without git."""
     dirty: bool | None
-    """Whether the code had changes, which are in `<code>/changes.diff`."""
+    """Whether the code differed from the commit; the changes are in `<code>/changes.diff`."""
     command: str
     submitted_at: str
     error: str | None = None
-    """Why the job failed, where it could say so itself."""
+    """Why the job failed, if the job itself could record it."""
 
 
 def write_record(folder: Path, record: JobRecord) -> None:
@@ -40,7 +40,7 @@ def write_record(folder: Path, record: JobRecord) -> None:
 
 
 def read_record(folder: Path) -> JobRecord | None:
-    """What job.json says, or None where the run was never submitted.
+    """The content of job.json, or None if the run was never submitted.
 
     Raises:
         ValueError: the file is damaged.
@@ -53,5 +53,5 @@ def read_record(folder: Path) -> JobRecord | None:
         return None
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(
-            f"{path} is damaged ({error}); see that no job runs it, and remove the file"
+            f"{path} is damaged ({error}); make sure that no job is running it, and remove the file"
         ) from error

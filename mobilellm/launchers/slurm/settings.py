@@ -1,4 +1,4 @@
-"""What one trial asks of SLURM: the fields of conf/hydra/launcher/slurm.yaml, checked."""
+"""The resources that a trial requests from SLURM: the fields of conf/hydra/launcher/slurm.yaml."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ RANGES = {
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmSettings:
-    """conf/hydra/launcher/slurm.yaml says what each field means.
+    """Checked settings; conf/hydra/launcher/slurm.yaml says what each field means.
 
     Raises:
-        ValueError: a number out of range, or a signal that trials do not listen to.
+        ValueError: a number out of range, or a signal that trials do not handle.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -61,19 +61,19 @@ class SlurmSettings:
         if self.signal_seconds >= 60 * self.time_minutes:
             raise ValueError(
                 f"hydra.launcher.signal_seconds={self.signal_seconds} must be less than "
-                f"time_minutes={self.time_minutes}, or the trial would stop as it starts"
+                f"time_minutes={self.time_minutes}, or the trial would stop as soon as it starts"
             )
 
     @property
     def processes_per_node(self) -> int:
-        """One a device: Lightning starts none of its own (`-m` would be repeated in them)."""
+        """One per device: processes that Lightning starts would repeat the sweep (`-m`)."""
         if self.tasks_per_node != "auto":
             return int(self.tasks_per_node)
         return max(1, int(self.gpus_per_node)) if self.gpus_per_node != "auto" else 1
 
     @property
     def num_gpus(self) -> int:
-        """GPUs of each node."""
+        """GPUs per node."""
         if self.gpus_per_node != "auto":
             return int(self.gpus_per_node)
         return 0 if self.accelerator == "cpu" else self.processes_per_node
@@ -101,13 +101,13 @@ class SlurmSettings:
             "signal_delay_s": self.signal_seconds,
             "stderr_to_stdout": True,
             "setup": [*self.setup, *self._environment(code)],
-            # srun takes --cpus-per-task from sbatch no longer (SLURM 22.05), and without the other
-            # a rank that dies leaves the rest waiting for it.
+            # Since SLURM 22.05, srun does not take --cpus-per-task over from sbatch. Without the
+            # second option the other ranks would wait for a rank that has died.
             "srun_args": [
                 f"--cpus-per-task={self.cpus_per_task}", "--kill-on-bad-exit=1",
                 *self.srun_arguments,
             ],
-            # A node that is lost gives the trial back to the queue.
+            # If a node fails, SLURM requeues the trial.
             "additional_parameters": {"requeue": True, **self.sbatch_options},
         }  # fmt: skip
 
@@ -115,14 +115,14 @@ class SlurmSettings:
         return [
             f"export SUBMITIT_PREEMPT_SIGNAL={self.signal}",
             f"export OMP_NUM_THREADS={self.cpus_per_task} MKL_NUM_THREADS={self.cpus_per_task}",
-            # The copied code and not what happens to be in the working folder.
+            # The copy of the code, and not what happens to be in the working directory.
             f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
             "export PYTHONSAFEPATH=1",
         ]
 
 
 def common_settings(settings: Sequence[SlurmSettings]) -> SlurmSettings:
-    """The settings of all trials.
+    """The settings that all trials share.
 
     Raises:
         ValueError: two trials ask for different resources.
@@ -137,6 +137,6 @@ def common_settings(settings: Sequence[SlurmSettings]) -> SlurmSettings:
         if differing:
             raise CommandError(
                 f"the trials of one job array need the same resources, not {'; '.join(differing)}; "
-                "submit one sweep for each; no trial was submitted"
+                "submit a separate sweep for each; no trial was submitted"
             )
     return first

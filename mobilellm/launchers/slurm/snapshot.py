@@ -1,4 +1,4 @@
-"""A copy of the code at the moment of submission: jobs start later, and run from it."""
+"""A copy of the code at the moment of submission: jobs start later, and run from the copy."""
 
 import hashlib
 import json
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from mobilellm.provenance import CODE_ROOT, SNAPSHOT, git_state
 
-# Of what git does not know yet, this is code; a corpus beside it is not.
+# Untracked files with these suffixes are code; a corpus in the clone is not.
 CODE_SUFFIXES = {".py", ".yaml", ".yml", ".toml"}
-CODE_FOLDERS = ("mobilellm", "conf", "scripts")
+CLONE_FOLDERS = ("mobilellm", "conf", "scripts")
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,17 @@ class Snapshot:
     """A copy of the code."""
 
     path: Path
-    """Holds `mobilellm/`, snapshot.json and, where the code had changes, changes.diff."""
+    """Holds `mobilellm/`, snapshot.json and, if the code had changes, changes.diff."""
     commit: str | None
     dirty: bool | None
 
 
 def take_snapshot(parent: Path) -> Snapshot:
-    """Copy the code that runs now to `<parent>/code-<hash of its content>`.
+    """Copy the code that is running to `<parent>/code-<hash of its content>`.
 
-    The working tree is copied: the commit with its changes, and new files of code. A copy that is
-    there already is used again.
+    Of a clone, the working tree is copied: the commit with its changes, and new files of code. Of
+    an installed package, its own files are copied; there is no commit then. A copy that exists
+    already is used again.
     """
     contents = {name: (CODE_ROOT / name).read_bytes() for name in _code_files(CODE_ROOT)}
     state = git_state()
@@ -45,28 +46,30 @@ def take_snapshot(parent: Path) -> Snapshot:
             json.dumps(state, allow_nan=False) + "\n", encoding="utf-8"
         )
         if state["dirty"]:
-            (temporary / "changes.diff").write_bytes(
-                _git(CODE_ROOT, "diff", "--binary", "HEAD") or b""
-            )
+            changes = _git(CODE_ROOT, "diff", "--binary", "HEAD") or b""
+            (temporary / "changes.diff").write_bytes(changes)
         temporary.chmod(0o755)
         try:
             os.rename(temporary, target)
         except OSError:
-            # Another submission was faster.
+            # Another process made the same copy in the meantime.
             shutil.rmtree(temporary)
     return Snapshot(target, state["commit"], state["dirty"])
 
 
 def _code_files(root: Path) -> list[str]:
-    """Names below `root`, sorted."""
+    """Paths of the code files relative to `root`, sorted."""
     known = _git(root, "ls-files", "-z", "--cached")
     new = _git(root, "ls-files", "-z", "--others", "--exclude-standard")
-    if known is None or new is None:
-        files = [path for name in CODE_FOLDERS for path in (root / name).rglob("*")]
-        names = [str(p.relative_to(root)) for p in files if p.suffix in CODE_SUFFIXES]
-    else:
+    if known is not None and new is not None:
         names = known.decode().split("\0")
         names += [n for n in new.decode().split("\0") if Path(n).suffix in CODE_SUFFIXES]
+    else:
+        # The configuration of an installed package is inside it; what lies beside it is not ours.
+        is_installed = (root / "mobilellm" / "conf").is_dir()
+        folders = CLONE_FOLDERS[:1] if is_installed else CLONE_FOLDERS
+        files = [path for name in folders for path in (root / name).rglob("*")]
+        names = [str(p.relative_to(root)) for p in files if "__pycache__" not in p.parts]
     return sorted({name for name in names if name and (root / name).is_file()})
 
 
@@ -78,7 +81,7 @@ def _hash(contents: dict[str, bytes]) -> str:
 
 
 def _git(root: Path, *arguments: str) -> bytes | None:
-    """What git prints, None where `root` is no clone."""
+    """What git prints; None if `root` is not a clone."""
     if not (root / ".git").exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""The state of runs that were submitted: what they wrote, and what SLURM says of their jobs."""
+"""The state of submitted runs, from the files that they wrote and from SLURM."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from mobilellm.launchers.slurm.record import JobRecord, read_record
 from mobilellm.run_folder import read_summary
 
 LOG_TAIL_BYTES = 262_144
-# As srun writes them; SIGTERM is what it sends to the other ranks.
+# In the words of srun's messages. Without SIGTERM, which srun itself sends to the other ranks.
 SIGNAL_NAMES = {
     signal.strsignal(number): number.name
     for number in signal.Signals
@@ -23,18 +23,18 @@ ACTIVE = ("queued", "requeued", "running")
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """Where a run is."""
+    """The state of a run."""
 
     status: str
-    """`waiting` (never submitted), `queued`, `requeued` (it waits to go on), `running`, `finished`,
-    `stopped` or `failed`."""
+    """`waiting` (never submitted), `queued`, `requeued` (it waits to continue), `running`,
+    `finished`, `stopped` or `failed`."""
     reason: str | None = None
     """Why it failed or waits."""
     record: JobRecord | None = None
 
     @property
     def is_active(self) -> bool:
-        """Whether a job will run it or runs it."""
+        """Whether a job is queued for it or running it."""
         return self.status in ACTIVE
 
     @property
@@ -46,21 +46,21 @@ class RunState:
 def run_states(folders: Iterable[Path]) -> dict[Path, RunState]:
     """The state of each run folder, existing or not.
 
-    SLURM is only asked about runs that were submitted and have not finished.
+    SLURM is queried only for runs that were submitted and have not finished.
 
     Raises:
         SlurmError: SLURM does not answer.
         ValueError: a summary.json or job.json is damaged.
     """
     written = {folder: (read_summary(folder) or {}, read_record(folder)) for folder in folders}
-    asked = {
+    pending = {
         folder: record.job_id
         for folder, (summary, record) in written.items()
         if record is not None and summary.get("status") != "finished"
     }
-    jobs = job_states(asked.values())
+    jobs = job_states(pending.values())
     return {
-        folder: _state(summary, record, jobs.get(asked.get(folder, "")))
+        folder: _state(summary, record, jobs.get(pending.get(folder, "")))
         for folder, (summary, record) in written.items()
     }
 
@@ -68,35 +68,35 @@ def run_states(folders: Iterable[Path]) -> dict[Path, RunState]:
 def _state(summary: dict[str, object], record: JobRecord | None, job: JobState | None) -> RunState:
     status = str(summary.get("status") or "waiting")
     error = summary.get("error")
-    own = str(error) if error else None
+    recorded = str(error) if error else None
     if record is None or job is None:
-        return RunState(status=status, reason=own, record=record)
+        return RunState(status=status, reason=recorded, record=record)
     if job.is_waiting:
-        begun = "requeued" if summary else "queued"
-        return RunState(status=begun, reason=job.reason or None, record=record)
+        waiting = "requeued" if summary else "queued"
+        return RunState(status=waiting, reason=job.reason or None, record=record)
     if job.is_active:
         return RunState(status="running", record=record)
     if status == "stopped" or (not summary and job.name == "CANCELLED"):
         return RunState(status="stopped", reason=f"job {record.job_id}: {job}", record=record)
-    said = record.error or (own if status == "failed" else None)
+    reason = record.error or (recorded if status == "failed" else None)
     lost = _lost_rank(Path(record.log))
-    if said is None or lost is not None:
-        # A rank that was killed could say nothing, and the others only that they lost it.
-        said = _verdict(record, job, lost)
-    return RunState(status="failed", reason=said, record=record)
+    if reason is None or lost is not None:
+        # A killed rank records nothing, and the others record only that it is gone.
+        reason = _reason_from_slurm(record, job, lost)
+    return RunState(status="failed", reason=reason, record=record)
 
 
-def _verdict(record: JobRecord, job: JobState, lost: str | None) -> str:
-    """What SLURM knows of a job that could not say itself why it failed."""
+def _reason_from_slurm(record: JobRecord, job: JobState, lost: str | None) -> str:
+    """Why a job failed that could not record the reason itself."""
     if job.name == "UNKNOWN":
-        return f"job {record.job_id} has ended, and SLURM has forgotten how"
+        return f"job {record.job_id} has ended, and SLURM no longer knows how"
     which = f", {lost}" if lost else ""
     hint = "; often: out of memory" if "SIGKILL" in f"{job.reason}{which}" else ""
     return f"job {record.job_id} ended as {job}{which}{hint}"
 
 
 def _lost_rank(log: Path) -> str | None:
-    """The first rank that a signal ended since the job last started, from srun's own messages."""
+    """The first rank that a signal ended since the last start, from srun's messages in the log."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
@@ -111,5 +111,5 @@ def _lost_rank(log: Path) -> str | None:
 
 
 def shown_log(record: JobRecord) -> str:
-    """The log's path, as short as it can be."""
+    """The path of the log, relative to the working directory."""
     return os.path.relpath(record.log)
