@@ -10,7 +10,7 @@ scripts/train.py init_from=MODEL_DIR compression=….
   python scripts/compress.py outputs/default/<run> --out compressed compression=low_rank   # seconds
   python scripts/compress.py MODEL_DIR --out sparse compression=sparsegpt data=text data.train=a.txt
   python scripts/compress.py MODEL_DIR --out half compression=kronecker \
-      compression.compression.recipe.layers=[blocks.*.feed_forward.up_proj]
+      compression.layers=[blocks.*.feed_forward.up_proj]
 
 Without data= a run is compressed on the data that it was trained on. key=value goes to Hydra
 (conf/compress.yaml). compression= is one of searched (the default: it says how long it will take

@@ -1,6 +1,6 @@
 r"""Run a teacher once over the training data and keep its top-k probabilities in a logit store.
 
-The student then trains without the teacher: distillation.distillation.teacher=STORE. A store that
+The student then trains without the teacher: distillation.teacher=STORE. A store that
 was cut short is gone on with by the same command; a finished one is reused. The data must have the
 teacher's tokenizer, which they get where data.tokenizer is null.
 

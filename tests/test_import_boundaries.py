@@ -18,6 +18,7 @@ LAYERS = (
     (
         "files",
         "public_names",
+        "recorded_config",
         "strict_json",
         "paths",
         "ranges",
@@ -25,6 +26,7 @@ LAYERS = (
         "version",
         "provenance",
         "run_folder",
+        "recorded_config",
     ),
     ("layers",),
     ("models", "optim", "data"),

@@ -8,10 +8,9 @@ from lightning.pytorch import Callback
 
 from mobilellm.compression.plan import Plan
 from mobilellm.compression.recipe import Recipe
-from mobilellm.compression.stages import ORDERS, Stages, group_layers, stage_starts
+from mobilellm.compression.stage_settings import StageSettings
+from mobilellm.compression.stages import Stages, group_layers, stage_starts
 from mobilellm.models import MobileLLM, ModelConfig
-from mobilellm.models.config import check_choice
-from mobilellm.ranges import MAX_INDEX, Range, checked
 from mobilellm.training.training_budget import TrainingBudget
 
 METRICS = {
@@ -31,55 +30,22 @@ class CompressionCallback(Callback):
 
     Args:
         recipe: the method; `check`, `plan` and `apply` as `mobilellm.compression.recipe.Recipe`.
-        num_stages: in how many stages the layers are compressed; None: one, or one per group.
-        order: `forward` (by depth), `backward`, `least_sensitive` (smallest expected error
-            first) or `given`; None: `forward`, or `given` where there are groups.
-        groups: patterns of the layers of each stage, for the order `given`.
-        first_start: share of the run's steps before the first stage; 0: the model is compressed
-            before the first step.
-        recovery_share: share of the steps between one stage and the next, the last stage has the
-            rest; None: the same number after each.
-        calibration_tokens: training text that the recipe looks at, in tokens.
+        stage_settings: fields of `StageSettings`, such as `num_stages`.
 
     Raises:
         ValueError: an unknown order, numbers out of range, groups that contradict the others.
     """
 
-    @checked(
-        num_stages=Range(at_least=1, cap=10_000),
-        first_start=Range(at_least=0, below=1),
-        recovery_share=Range(above=0, below=1, remedy="null: the same number after each stage"),
-        calibration_tokens=Range(at_least=1, cap=MAX_INDEX),
-    )
-    def __init__(
-        self,
-        recipe: Recipe,
-        *,
-        num_stages: int | None = None,
-        order: str | None = None,
-        groups: Sequence[Sequence[str]] | None = None,
-        first_start: float = 0.0,
-        recovery_share: float | None = None,
-        calibration_tokens: int = 65_536,
-    ) -> None:
+    def __init__(self, recipe: Recipe, **stage_settings: Any) -> None:
         """Nothing is compressed yet."""
-        default = "forward" if groups is None else "given"
-        check_choice("order", order or default, ORDERS)
-        if (order or default) == "given" and not groups:
-            raise ValueError("order=given needs groups: one list of patterns per stage")
-        if groups is not None and (order or default) != "given":
-            raise ValueError(f"groups say the order themselves; leave out order={order}")
-        if groups is not None and num_stages not in (None, len(groups)):
-            raise ValueError(
-                f"num_stages={num_stages}, but there are {len(groups)} groups; leave out num_stages"
-            )
+        settings = StageSettings(**stage_settings)
         self.recipe = recipe
-        self.num_stages = num_stages or (len(groups) if groups else 1)
-        self.order = order or default
-        self.groups = groups
-        self.first_start = first_start
-        self.recovery_share = recovery_share
-        self.calibration_tokens = calibration_tokens
+        self.num_stages = settings.resolved_num_stages
+        self.order = settings.resolved_order
+        self.groups = settings.groups
+        self.first_start = settings.first_start
+        self.recovery_share = settings.recovery_share
+        self.calibration_tokens = settings.calibration_tokens
         self.records: list[dict[str, Any]] = []
         """What each stage so far did: losses in nats per token, counts in parameters."""
 

@@ -131,7 +131,7 @@ class DistillationCallback(Callback):
         """
         if self.teacher_folder is None:
             raise ValueError(
-                "distillation.distillation.teacher is not given; give the folder of a model, a "
+                "distillation.teacher is not given; give the folder of a model, a "
                 "run or a logit store, or `dense` with compression"
             )
         if self.is_dense and compressed is None:

@@ -18,6 +18,7 @@ import mobilellm
 from mobilellm.cli.errors import CommandError
 from mobilellm.hydra_app.composition_errors import composition_message
 from mobilellm.hydra_app.errors import describe_configuration_error, instantiation_cause
+from mobilellm.hydra_app.old_keys import refuse_old_keys
 from mobilellm.hydra_app.root_schema import register_root_schema
 from mobilellm.paths import home_in_override
 
@@ -73,6 +74,7 @@ def load(
     loader: ConfigLoader, config_name: str, overrides: list[str], run_mode: RunMode
 ) -> DictConfig:
     """Compose, and keep the node `hydra`; errors as in `compose`."""
+    refuse_old_keys(overrides)
     try:
         return loader.load_configuration(config_name, overrides, run_mode=run_mode)
     except (HydraException, OmegaConfBaseException) as error:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.cli.errors import CommandError, listed, nearest
+from mobilellm.hydra_app.old_keys import refuse_old_nodes
 from mobilellm.hydra_app.root_schema import RunConfig
 from mobilellm.hydra_app.synonyms import meant_by
 from mobilellm.paths import with_home_folders
@@ -112,6 +113,7 @@ def checked_config(root: str, cfg: DictConfig) -> DictConfig:
     """
     plain: Any = with_home_folders(OmegaConf.to_container(cfg, resolve=False))
     expanded: Any = OmegaConf.create(plain)
+    refuse_old_nodes(plain)
     _check_names(plain, root)
     for name, (hint, allowed) in ROOTS[root][0].items():
         value = expanded[name]

@@ -67,10 +67,10 @@ NAMES: dict[str, str] = {
     "trainer.compile": "compile torch_compile",
     "trainer.activation_checkpointing": "gradient_checkpointing activation_checkpointing",
     "initialization.std": "init_std initializer_range std",
-    "compression=low_rank compression.compression.recipe.budget.ratio": "ratio compression_ratio",
-    "compression=wanda compression.compression.recipe.sparsity": "sparsity prune prune_ratio",
-    "distillation=forward_kl distillation.distillation.teacher": "teacher teacher_model",
-    "temperature of the loss, distillation.distillation.losses.forward_kl.temperature": (
+    "compression=low_rank compression.budget.ratio": "ratio compression_ratio",
+    "compression=wanda compression.sparsity": "sparsity prune prune_ratio",
+    "distillation=forward_kl distillation.teacher": "teacher teacher_model",
+    "temperature of the loss, distillation.losses.forward_kl.temperature": (
         "temperature kd_temperature"
     ),
     "logger=wandb": "wandb use_wandb report_to wandb_project",

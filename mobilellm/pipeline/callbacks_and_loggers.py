@@ -2,37 +2,37 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mobilellm.hydra_app.configuration import instantiate
-from mobilellm.pipeline.compression import find_compression
+from mobilellm.pipeline.compression import make_compression
 from mobilellm.pipeline.distillation import build as build_distillation
 from mobilellm.pipeline.plan import Run
 from mobilellm.run_folder import CHECKPOINTS
 
+if TYPE_CHECKING:
+    from mobilellm.callbacks.compression import CompressionCallback
+
 
 def make_callbacks(run: Run) -> list[Any]:
     """Compression, distillation, then the rest; a partial one is told where checkpoints go."""
-    compressing, others = (
-        [instantiate(node) for node in run.config[group].values() if node is not None]
-        for group in ("compression", "callbacks")
-    )
-    built = [*compressing, *build_distillation(run), *others, *_initial_loss(run, compressing)]
+    compression = make_compression(run.config)
+    compressing = [] if compression is None else [compression]
+    others = [instantiate(node) for node in run.config["callbacks"].values() if node is not None]
+    built = [*compressing, *build_distillation(run), *others, *_initial_loss(run, compression)]
     folder = run.folder / CHECKPOINTS
     callbacks = [item(folder=folder) if isinstance(item, partial) else item for item in built]
-    compression = find_compression(callbacks)
     if compression is not None and compression.starts(run.budget)[-1] > 0:
         return _with_checkpoints(callbacks, folder)
     return callbacks
 
 
-def _initial_loss(run: Run, compressing: list[Any]) -> list[Any]:
+def _initial_loss(run: Run, compression: "CompressionCallback | None") -> list[Any]:
     """Where weights are given, a look at what they know.
 
     Not where the first validation is not theirs: of a few layers, or after compression, which has
     a look of its own.
     """
-    compression = find_compression(compressing)
     starts_with_it = compression is not None and compression.starts(run.budget)[0] == 0
     if run.config["init_from"] is None or run.config["init_layers"] is not None or starts_with_it:
         return []

@@ -7,15 +7,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import OmegaConf
+
 from mobilellm.files import write_text_atomically
-from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.paths import check_writable, user_path
 from mobilellm.pipeline.compress_data import data_to_compress_on
+from mobilellm.pipeline.parts import make_recipe
 from mobilellm.strict_json import to_json
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from mobilellm.compression.recipe import Recipe
+    from mobilellm.compression.stage_settings import StageSettings
 
 REPORT = "compression.json"
 # Beside it until it is written, so that nothing of a search is lost.
@@ -47,33 +52,33 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
     model, tokenizer = open_model(folder, as_stored=True)
     stored_type = model.norm.weight.dtype
     model = model.float()  # sums over many tokens are lost in the rounding of 16 bits
-    callback = _callback(cfg)
-    _check_stages(callback)
-    callback.recipe.check(model)
+    recipe, settings = _recipe(cfg)
+    _check_stages(settings)
+    recipe.check(model)
     _check_latency(cfg, model)
     data = data_to_compress_on(cfg, folder, model)
-    calibration = data.calibration_batches(callback.calibration_tokens)
-    made_from = _made_from(cfg, callback, model, data)
-    plan = _saved_plan(out, made_from, callback.recipe)
+    calibration = data.calibration_batches(settings.calibration_tokens)
+    made_from = _made_from(cfg, recipe, settings, model, data)
+    plan = _saved_plan(out, made_from, recipe)
     if plan is None:
-        _tell(f"planning on {callback.calibration_tokens:,} tokens")
-        plan = callback.recipe.plan(model, calibration)
+        _tell(f"planning on {settings.calibration_tokens:,} tokens")
+        plan = recipe.plan(model, calibration)
         _save_plan(out, plan, made_from)
     _show(plan.table())
-    spending = callback.recipe.spending(model, plan)
+    spending = recipe.spending(model, plan)
     if spending is not None:
         _tell(str(spending))
     _tell("applying the plan")
-    compressed = callback.recipe.apply(model, plan, calibration)
+    compressed = recipe.apply(model, plan, calibration)
     save_model(compressed.model.to(stored_type), out, tokenizer or data.prepared.tokenizer_path)
     compressed.model.float()  # measured as it was saved
     models = {name_as_given(model.config): model, "compressed": compressed.model}
-    models |= _twin(callback.recipe, plan, model, calibration)
+    models |= _twin(recipe, plan, model, calibration)
     rows = _rows(models, data, cfg, stored_type)
     warn_if_untrained(rows[0]["loss"], model.config.vocab_size, f"the model in {folder}")
     _show(results_table(rows))
     report = {
-        "recipe": str(callback.recipe),
+        "recipe": str(recipe),
         "budget": None if spending is None else asdict(spending),
         "plan": plan.to_dict(),
         "relative_errors": compressed.errors,
@@ -116,15 +121,17 @@ def _check_latency(cfg: "DictConfig", model: Any) -> None:
         )
 
 
-def _made_from(cfg: "DictConfig", callback: Any, model: Any, data: Any) -> dict[str, Any]:
+def _made_from(
+    cfg: "DictConfig", recipe: Any, settings: "StageSettings", model: Any, data: Any
+) -> dict[str, Any]:
     """All that a plan depends on."""
     from mobilellm.pipeline.model_hash import model_hash
 
     return {
-        "recipe": str(callback.recipe),
+        "recipe": str(recipe),
         "model": model_hash(model),
         "data": dict(data.prepared.hashes),
-        "calibration_tokens": callback.calibration_tokens,
+        "calibration_tokens": settings.calibration_tokens,
         "sequence_length": data.sequence_length,
         "micro_batch_size": cfg.micro_batch_size,
         "seed": cfg.seed,
@@ -178,11 +185,8 @@ def _rows(
     return rows
 
 
-def _callback(cfg: "DictConfig") -> Any:
-    from mobilellm.pipeline.compression import find_compression
-
-    found = find_compression(instantiate(node) for node in cfg.compression.values() if node)
-    if found is None:
+def _recipe(cfg: "DictConfig") -> "tuple[Recipe, StageSettings]":
+    if "_target_" not in cfg.compression:
         from mobilellm.hydra_app.configuration import config_folder
 
         names = sorted(path.stem for path in (config_folder() / "compression").glob("*.yaml"))
@@ -190,23 +194,29 @@ def _callback(cfg: "DictConfig") -> Any:
             "compression=none compresses nothing; use one of "
             + ", ".join(name for name in names if name != "none")
         )
-    return found
+    node: Any = OmegaConf.to_container(cfg.compression, resolve=True)
+    return make_recipe(node)
 
 
-def _check_stages(callback: Any) -> None:
+def _check_stages(settings: "StageSettings") -> None:
     """Refuse what says when layers are compressed: here all are, at once.
 
     Raises:
         ValueError: names the setting.
     """
-    from mobilellm.callbacks.compression import CompressionCallback
-
-    usual = CompressionCallback(callback.recipe)
-    for name in ("groups", "num_stages", "order", "first_start", "recovery_share"):
-        given = getattr(callback, name)
-        if given != getattr(usual, name):
+    given = {
+        "groups": settings.groups,
+        "num_stages": settings.resolved_num_stages,
+        "order": settings.resolved_order,
+        "first_start": settings.first_start,
+        "recovery_share": settings.recovery_share,
+    }
+    usual = {"groups": None, "num_stages": 1, "order": "forward", "first_start": 0,
+             "recovery_share": None}  # fmt: skip
+    for name, value in given.items():
+        if value != usual[name]:
             raise ValueError(
-                f"{name}={given} is about stages of compression with training between them, and "
+                f"{name}={value} is about stages of compression with training between them, and "
                 f"scripts/compress.py does not train: leave out {name}, or use scripts/train.py "
                 "init_from=…"
             )

@@ -7,8 +7,8 @@ checkpoint, so that a killed run does what one left alone does.
 import json
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,21 +36,26 @@ class Stage:
     is_last: bool
 
 
-def find_compression(callbacks: Iterable[Any]) -> "CompressionCallback | None":
-    """The compression among the callbacks; None where there is none.
+def make_compression(config: Mapping[str, Any]) -> "CompressionCallback | None":
+    """The callback that compresses as the group compression of a run says; None without.
 
-    Raises:
-        ValueError: more than one.
+    Args:
+        config: the resolved configuration of the run.
     """
     from mobilellm.callbacks.compression import CompressionCallback
+    from mobilellm.pipeline.parts import make_recipe
 
-    found = [callback for callback in callbacks if isinstance(callback, CompressionCallback)]
-    if len(found) > 1:
-        raise ValueError(
-            f"compression has {len(found)} recipes; give one, and compress with the other in a "
-            "run that starts from the first one's model (init_from=…)"
-        )
-    return found[0] if found else None
+    if not config["compression"]:
+        return None
+    recipe, settings = make_recipe(config["compression"])
+    return CompressionCallback(recipe, **asdict(settings))
+
+
+def find_compression(callbacks: Iterable[Any]) -> "CompressionCallback | None":
+    """The compression among the callbacks; None if there is none."""
+    from mobilellm.callbacks.compression import CompressionCallback
+
+    return next((item for item in callbacks if isinstance(item, CompressionCallback)), None)
 
 
 def enter_stage(

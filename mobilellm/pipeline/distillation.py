@@ -1,6 +1,6 @@
 """What a run has to arrange for its teacher."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,21 @@ if TYPE_CHECKING:
 DENSE_FOLDER = "dense"
 
 
-def find_distillation(callbacks: Iterable[Any]) -> "DistillationCallback | None":
-    """The distillation among the callbacks; None where there is none.
+def make_distillation(config: Mapping[str, Any]) -> "DistillationCallback | None":
+    """The callback with a teacher that the group distillation of a run describes; None without.
 
-    Raises:
-        ValueError: more than one.
+    Args:
+        config: the resolved configuration of the run.
     """
     from mobilellm.callbacks.distillation import DistillationCallback
 
-    found = [callback for callback in callbacks if isinstance(callback, DistillationCallback)]
-    if len(found) > 1:
-        raise ValueError(f"distillation has {len(found)} teachers; give one, with several losses")
-    return found[0] if found else None
+    made = make_callback(config)
+    return made if isinstance(made, DistillationCallback) else None
+
+
+def make_callback(config: Mapping[str, Any]) -> Any:
+    """The callback that the group distillation of a run describes; None without."""
+    return instantiate({"distillation": config["distillation"] or None})["distillation"]
 
 
 def dense_folder(run: "Run") -> Path:
@@ -38,7 +41,7 @@ def keep_dense(run: "Run", model: Any) -> None:
     """Keep the model that is about to be compressed for the first time, where it is to teach."""
     from mobilellm.checkpoint import save_model
 
-    distillation = find_distillation(build(run))
+    distillation = make_distillation(run.config)
     if distillation is not None and distillation.is_dense:
         save_model(model, dense_folder(run))
 
@@ -49,7 +52,7 @@ def check_teacher(run: "Run", prepared: "PreparedData") -> None:
     Raises:
         ValueError: another tokenizer, or a store of other data.
     """
-    distillation = find_distillation(build(run))
+    distillation = make_distillation(run.config)
     if distillation is None:
         return
     try:
@@ -65,14 +68,15 @@ def check_teacher(run: "Run", prepared: "PreparedData") -> None:
 
 def teacher_bytes(run: "Run") -> int:
     """Bytes of the teacher's weights, for the forecast of memory; 0 without one."""
-    distillation = find_distillation(build(run))
+    distillation = make_distillation(run.config)
     return 0 if distillation is None else distillation.weight_bytes(run.model)
 
 
 def build(run: "Run") -> list[Any]:
-    """The callbacks of conf/distillation, told where the dense model is kept."""
-    built = [instantiate(node) for node in run.config["distillation"].values() if node is not None]
-    distillation = find_distillation(built)
-    if distillation is not None:
-        distillation.dense_folder = dense_folder(run)
-    return built
+    """The callback of conf/distillation, if any, told where the dense model is kept."""
+    from mobilellm.callbacks.distillation import DistillationCallback
+
+    made = make_callback(run.config)
+    if isinstance(made, DistillationCallback):
+        made.dense_folder = dense_folder(run)
+    return [] if made is None else [made]

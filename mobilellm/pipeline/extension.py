@@ -138,7 +138,7 @@ def find_extension(cfg: DictConfig, budget: "TrainingBudget") -> Extension:
             f"extend_from={folder} is not finished (status {summary.get('status')}); continue it "
             "first, by its own command with resume=true"
         )
-    if any(node is not None for node in cfg.compression.values()):
+    if cfg.compression:
         raise ValueError(
             f"extend_from={folder} compresses its model while it trains, at shares of its budget; "
             f"train its model on with init_from={folder}/model compression=none"

@@ -63,7 +63,7 @@ def data_of_run(cfg: "DictConfig") -> "DataConfig":
     Raises:
         FileNotFoundError, ValueError: whatever the data refuse, and as `data_for_weights`.
     """
-    from mobilellm.pipeline.distillation import find_distillation
+    from mobilellm.pipeline.distillation import make_distillation
 
     data = None
     if cfg.init_from is not None:
@@ -73,9 +73,8 @@ def data_of_run(cfg: "DictConfig") -> "DataConfig":
             eos_token_ids=[cfg.model.eos_token_id],
             name=f"init_from={cfg.init_from}",
         )
-    distillation = find_distillation(
-        instantiate(node) for node in cfg.distillation.values() if "_target_" in (node or {})
-    )
+    is_given = "_target_" in (cfg.distillation or {})
+    distillation = make_distillation(cfg) if is_given else None  # pyright: ignore
     # The dense model is the student itself, and a store is compared with the data themselves.
     teacher = None
     if distillation is not None and not distillation.is_dense:
@@ -87,7 +86,7 @@ def data_of_run(cfg: "DictConfig") -> "DataConfig":
             cfg.data,
             teacher,
             eos_token_ids=describe_teacher(teacher).eos_token_ids,
-            name=f"distillation.distillation.teacher={teacher}",
+            name=f"distillation.teacher={teacher}",
         )
     return instantiate(cfg.data) if data is None else data
 

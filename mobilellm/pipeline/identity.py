@@ -22,6 +22,7 @@ from mobilellm.hydra_app.override_text import (
     shown_value,
 )
 from mobilellm.paths import user_path
+from mobilellm.recorded_config import flat_groups
 from mobilellm.run_folder import CONFIG, flat_config, is_identity, read_summary
 
 # Settings that name files, below the groups of data and of distillation.
@@ -152,7 +153,7 @@ def _read_config(path: Path, _changed: int) -> dict[str, Any]:
         config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except Exception:
         return {}
-    return config if isinstance(config, dict) else {}
+    return flat_groups(config) if isinstance(config, dict) else {}
 
 
 def _is_older(

@@ -84,19 +84,23 @@ def check_targets(config: Mapping[str, Any]) -> None:
     Raises:
         ValueError: settings without a class that takes them.
     """
-    for group in ("compression", "distillation", "callbacks", "logger"):
+    for group in ("compression", "distillation"):
+        _check_target(group, config[group] or None, f"choose {group}=…")
+    for group in ("callbacks", "logger"):
         for name, node in config[group].items():
-            if node is None:
-                continue
-            if not isinstance(node, Mapping):
-                raise ValueError(
-                    f"{group}.{name}={node!r} is no setting; give {group}.{name}._target_, or null"
-                )
-            if "_target_" not in node:
-                raise ValueError(
-                    f"{group}.{name} has settings ({', '.join(node)}) but no _target_ that takes "
-                    f"them; choose {group}=… with {name} in it, or leave the settings out"
-                )
+            _check_target(f"{group}.{name}", node, f"choose {group}=… with {name} in it")
+
+
+def _check_target(key: str, node: Any, remedy: str) -> None:
+    if node is None:
+        return
+    if not isinstance(node, Mapping):
+        raise ValueError(f"{key}={node!r} is no setting; give {key}._target_, or null")
+    if "_target_" not in node:
+        raise ValueError(
+            f"{key} has settings ({', '.join(map(str, node))}) but no _target_ that takes them; "
+            f"{remedy}, or leave the settings out"
+        )
 
 
 def _instantiated(config: Mapping[str, Any], group: str) -> dict[str, Any]:

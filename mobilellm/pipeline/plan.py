@@ -108,8 +108,8 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
         max_seconds=config["max_seconds"],
     )
     check_parts(config, model, budget)
-    _check_compression(cfg, model, budget, trainer)
-    _check_distillation(cfg, model, budget, trainer)
+    _check_compression(config, model, budget, trainer)
+    _check_distillation(config, model, budget, trainer)
     return Run(
         config=config,
         overrides=job.overrides or (),
@@ -177,11 +177,11 @@ def _is_launched_by(name: str) -> bool:
 
 
 def _check_compression(
-    cfg: DictConfig, model: ModelConfig, budget: TrainingBudget, trainer: "TrainerConfig"
+    config: dict[str, Any], model: ModelConfig, budget: TrainingBudget, trainer: "TrainerConfig"
 ) -> None:
-    from mobilellm.pipeline.compression import find_compression
+    from mobilellm.pipeline.compression import make_compression
 
-    compression = find_compression(instantiate(cfg.compression).values())
+    compression = make_compression(config)
     if compression is None:
         return
     if trainer.strategy == "fsdp" and compression.starts(budget)[-1] > 0:
@@ -197,15 +197,15 @@ def _check_compression(
 
 
 def _check_distillation(
-    cfg: DictConfig, model: ModelConfig, budget: TrainingBudget, trainer: "TrainerConfig"
+    config: dict[str, Any], model: ModelConfig, budget: TrainingBudget, trainer: "TrainerConfig"
 ) -> None:
-    from mobilellm.pipeline.compression import find_compression
-    from mobilellm.pipeline.distillation import find_distillation
+    from mobilellm.pipeline.compression import make_compression
+    from mobilellm.pipeline.distillation import make_distillation
 
-    distillation = find_distillation(instantiate(node) for node in cfg.distillation.values())
+    distillation = make_distillation(config)
     if distillation is None:
         return
-    compression = find_compression(instantiate(cfg.compression).values())
+    compression = make_compression(config)
     if trainer.strategy == "fsdp" and distillation.has_projections:
         raise ValueError(
             "distillation: projection=true trains weights beside the model, which trainer=fsdp "
@@ -219,8 +219,8 @@ def _check_distillation(
     try:
         distillation.check(
             model,
-            sequence_length=cfg.sequence_length,
-            document_mask=cfg.data.document_mask,
+            sequence_length=config["sequence_length"],
+            document_mask=config["data"]["document_mask"],
             compressed=compressed,
         )
     except ValueError as error:

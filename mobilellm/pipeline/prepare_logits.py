@@ -220,7 +220,7 @@ def _check_space(writer: "LogitWriter") -> None:
 def _report(store: "LogitStore", tokenizer: str | None) -> None:
     """Say what there is, and what a student's run needs to use it."""
     manifest, mass = store.manifest, store.manifest["captured_mass"]
-    words = [f"distillation.distillation.teacher={store.folder}"]
+    words = [f"distillation.teacher={store.folder}"]
     words.append(f"sequence_length={store.sequence_length}")
     words += [f"data.tokenizer={tokenizer}"] if tokenizer else []
     lines = (

@@ -84,15 +84,15 @@ def configured_model(run: Run) -> dict[str, Any]:
 
 
 def compression_node(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The callback's part of config.yaml, None without compression."""
-    return _first_node(config, "compression")
+    """The recipe in config.yaml, None without compression."""
+    return _node(config, "compression")
 
 
 def compression_text(run: Run) -> str:
     """`low rank ½`, `wanda ½ zero`, `structured channels ½`; empty for a dense model."""
     node = compression_node(run.config)
     if node is not None:
-        return recipe_text(node.get("recipe") or {}, _chosen(run, "compression"))
+        return recipe_text(node, _chosen(run, "compression"))
     return stored_text(run.model)
 
 
@@ -141,7 +141,7 @@ def stored_text(model: Any) -> str:
 
 def distillation_text(run: Run) -> str:
     """`forward_kl`: the choice's name, or its losses; empty without distillation."""
-    node = _first_node(run.config, "distillation")
+    node = _node(run.config, "distillation")
     if node is None:
         return ""
     losses = node.get("losses")
@@ -229,12 +229,9 @@ def _changing_callbacks(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _first_node(config: Mapping[str, Any], group: str) -> Mapping[str, Any] | None:
-    nodes = config.get(group)
-    for node in nodes.values() if isinstance(nodes, Mapping) else ():
-        if isinstance(node, Mapping) and node.get("_target_"):
-            return node
-    return None
+def _node(config: Mapping[str, Any], group: str) -> Mapping[str, Any] | None:
+    node = config.get(group)
+    return node if isinstance(node, Mapping) and node.get("_target_") else None
 
 
 def _chosen(run: Run, group: str) -> str | None:

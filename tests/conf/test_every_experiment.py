@@ -20,7 +20,7 @@ SHORT = ["max_steps=4", "sequence_length=32", "tokens_per_step=64", "validation_
          "callbacks.throughput=null", "trainer=cpu", "trainer.num_threads=1"]  # fmt: skip
 
 # Little calibration text is enough to see that it runs.
-CALIBRATION = {name: ["compression.compression.calibration_tokens=256"]
+CALIBRATION = {name: ["compression.calibration_tokens=256"]
                for name in ("kngpt2", "tqcompressor")}  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def needed(group: str, choice: str, folder: Path) -> list[str]:
         if from_dense and choice in ("kngpt2", "tqcompressor"):
             return ["compression=magnitude"]
         ids = ["data=tokenized_jsonl", f"data.train={folder}/a.txt"]
-        return [*ids, f"distillation.distillation.teacher={folder}/teacher"]
+        return [*ids, f"distillation.teacher={folder}/teacher"]
     return []
 
 

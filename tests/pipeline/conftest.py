@@ -15,11 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 def low_rank_stages(monkeypatch):
     """Overrides: the feed-forward layers of both blocks in three stages, the first at once."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([TRAINING, os.environ.get("PYTHONPATH", "")]))
-    name = "+compression.compression"
     return [
-        f"{name}._target_=mobilellm.callbacks.compression.CompressionCallback",
-        f"{name}.recipe._target_=low_rank_recipe.LowRank",
-        f"{name}.num_stages=3", f"{name}.calibration_tokens=256",
+        "+compression._target_=low_rank_recipe.LowRank",
+        "+compression.num_stages=3", "+compression.calibration_tokens=256",
     ]  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def options(corpus, tmp_path):
     return [
         "data=text", f"data.train={corpus}", "data.held_out=0.2",
         f"prepared_dir={tmp_path}/prepared", "sequence_length=32", "validation_tokens=512",
-        "compression.compression.calibration_tokens=1024", "decode_tokens=4", "prefill_tokens=8",
+        "compression.calibration_tokens=1024", "decode_tokens=4", "prefill_tokens=8",
     ]  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def test_no_compression_is_refused(run_folder, options, tmp_path):
 def test_what_does_not_fit_exits_with_2_before_data_is_read(run_folder, tmp_path):
     done = subprocess.run(
         [sys.executable, "scripts/compress.py", str(run_folder), "--out", str(tmp_path / "small"),
-         "compression=kronecker", "compression.compression.recipe.layers=[blocks.*.mlp.*]",
+         "compression=kronecker", "compression.layers=[blocks.*.mlp.*]",
          f"prepared_dir={tmp_path}/none"],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
         encoding="utf-8",
@@ -136,7 +136,7 @@ def test_what_was_compressed_before_is_called_so(run_folder, options, tmp_path):
     masked, out = tmp_path / "masked", tmp_path / "twice"
     quick = [*options, "latency=false"]
     compress_folder(compose("compress", ["compression=magnitude", *quick]), run_folder, masked)
-    layers = "compression.compression.recipe.layers=[embedding]"
+    layers = "compression.layers=[embedding]"
     cfg = compose("compress", ["compression=low_rank", layers, *quick])
     report = compress_folder(cfg, masked, out)
     assert [row["model"] for row in report["models"]] == ["given, masked", "compressed"]
@@ -156,7 +156,7 @@ def test_a_plan_is_kept_as_soon_as_it_is_made(run_folder, options, tmp_path, mon
         patched.setattr(Factorization, "apply", killed)
         with pytest.raises(KeyboardInterrupt):
             compress_folder(compose("compress", options), run_folder, out)
-    other = compose("compress", [*options, "compression.compression.recipe.fit=weights"])
+    other = compose("compress", [*options, "compression.fit=weights"])
     with pytest.raises(ValueError, match=r"plan of another compression \(recipe differ\)"):
         compress_folder(other, run_folder, out)
     monkeypatch.setattr(Factorization, "plan", not_again)
@@ -176,9 +176,9 @@ def test_a_plan_is_kept_as_soon_as_it_is_made(run_folder, options, tmp_path, mon
 ])  # fmt: skip
 def test_stages_are_refused_and_not_ignored(setting, run_folder, options, tmp_path):
     name = setting.partition("=")[0]
-    overrides = ["compression=low_rank", *options, f"compression.compression.{setting}"]
+    overrides = ["compression=low_rank", *options, f"compression.{setting}"]
     if name == "groups":
-        overrides.append("compression.compression.num_stages=null")
+        overrides.append("compression.num_stages=null")
     with pytest.raises(ValueError, match=rf"{name}=.* does not train: leave out {name}"):
         compress_folder(compose("compress", overrides), run_folder, tmp_path / "small")
     assert not (tmp_path / "small").exists()
@@ -186,14 +186,12 @@ def test_stages_are_refused_and_not_ignored(setting, run_folder, options, tmp_pa
 
 def test_a_preset_with_stages_is_compressed_at_once():
     cfg = compose("compress", ["compression=permuted_kronecker"])
-    assert cfg.compression.compression.num_stages == 1
-    assert (
-        compose("train", ["compression=permuted_kronecker"]).compression.compression.num_stages == 3
-    )
+    assert cfg.compression.num_stages == 1
+    assert compose("train", ["compression=permuted_kronecker"]).compression.num_stages == 3
 
 
 def test_the_search_is_the_default():
-    recipe = compose("compress", []).compression.compression.recipe
+    recipe = compose("compress", []).compression
     assert (recipe.allocation, recipe.parts) == ("searched", None)
 
 

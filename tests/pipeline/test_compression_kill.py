@@ -9,7 +9,7 @@ from killed_runs import assert_same, has_step, rows, start, the_folder, wait_for
 from mobilellm.checkpoint import load_model
 
 STEPS = 30
-KEY = "compression.compression"
+KEY = "compression"
 pytestmark = pytest.mark.slow
 
 

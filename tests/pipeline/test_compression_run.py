@@ -15,7 +15,7 @@ from mobilellm.models import ModelConfig
 from mobilellm.pipeline import train
 
 ROOT = Path(__file__).parents[2]
-KEY = "compression.compression"
+KEY = "compression"
 LAYERS = ["gate_proj", "up_proj", "down_proj"]
 
 
@@ -108,7 +108,7 @@ def test_the_lowest_loss_survives_the_stages(tiny_run, low_rank_stages, tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ([f"+{KEY}.recipe.layers=[nothing.*]"], "layers='nothing"),
+        ([f"+{KEY}.layers=[nothing.*]"], "layers='nothing"),
         ([f"{KEY}.num_stages=7"], "num_stages=7 is more than the 6 layers"),
         ([f"+{KEY}.first_start=0.9", f"+{KEY}.recovery_share=0.2"],
          "compression: the last of num_stages=3 begins at step 16, the run ends at step 12"),
@@ -131,7 +131,7 @@ def test_what_cannot_be_done_is_refused_before_any_work(
 def test_the_command_refuses_with_exit_code_2(tiny_overrides, low_rank_stages, tmp_path):
     done = subprocess.run(
         [sys.executable, "scripts/train.py", *tiny_overrides, *low_rank_stages,
-         f"+{KEY}.recipe.layers=[nothing.*]"],
+         f"+{KEY}.layers=[nothing.*]"],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
         encoding="utf-8",
     )  # fmt: skip

@@ -36,11 +36,11 @@ def test_killed_and_continued(kind, tiny_overrides, low_rank_stages, teacher, tm
     elif kind == "hidden_states":
         choice = kind
     elif kind == "dense":
-        folder, more = "dense", [*low_rank_stages, "+compression.compression.first_start=0.1"]
+        folder, more = "dense", [*low_rank_stages, "+compression.first_start=0.1"]
     overrides = [
         *tiny_overrides, *more, f"max_tokens={STEPS * 128}", "log_interval_steps=1",
         "callbacks.checkpoint.every_steps=4", "micro_batch_size=2", f"distillation={choice}",
-        f"distillation.distillation.teacher={folder}",
+        f"distillation.teacher={folder}",
     ]  # fmt: skip
     assert start(*overrides, "experiment_name=alone").wait(timeout=240) == 0
     again = [*overrides, "experiment_name=killed", "resume=true"]

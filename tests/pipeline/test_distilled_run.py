@@ -16,7 +16,7 @@ from mobilellm.pipeline import train
 from mobilellm.pipeline.plan import plan_run
 from mobilellm.pipeline.prepare_logits import prepare_logits
 
-TEACHER = "distillation.distillation.teacher"
+TEACHER = "distillation.teacher"
 SIZES = {
     "vocab_size": 512, "hidden_size": 16, "intermediate_size": 24, "num_blocks": 3,
     "num_attention_heads": 2, "max_position_embeddings": 64,
@@ -80,8 +80,8 @@ def test_a_teacher_changes_what_is_learnt(tiny_run, teacher):
     taught = tiny_run("distillation=forward_kl", f"{TEACHER}={teacher}", "experiment_name=b")
     without = tiny_run(
         "distillation=forward_kl", f"{TEACHER}={teacher}", "experiment_name=c",
-        "distillation.distillation.cross_entropy_weight=1.0",
-        "distillation.distillation.losses.forward_kl.weight=0.0",
+        "distillation.cross_entropy_weight=1.0",
+        "distillation.losses.forward_kl.weight=0.0",
     )  # fmt: skip
     assert taught["val_loss"] != plain["val_loss"]
     assert without["val_loss"] == plain["val_loss"], "a loss of no weight changes nothing"
@@ -94,8 +94,8 @@ def test_weights_follow_their_ramp(tiny_run, teacher, tmp_path):
     )
     summary = tiny_run(
         "distillation=forward_kl", f"{TEACHER}={teacher}",
-        "distillation.distillation.cross_entropy_weight=1.0",
-        f"distillation.distillation.losses.forward_kl.weight={ramp}",
+        "distillation.cross_entropy_weight=1.0",
+        f"distillation.losses.forward_kl.weight={ramp}",
     )  # fmt: skip
     assert summary["val_loss"] == tiny_run("experiment_name=plain")["val_loss"]
 
@@ -103,7 +103,7 @@ def test_weights_follow_their_ramp(tiny_run, teacher, tmp_path):
 def test_the_dense_model_teaches_its_compressed_self(tiny_run, low_rank_stages, tmp_path):
     """From the second stage's start on; before the first there is nothing to recover."""
     summary = tiny_run(
-        *low_rank_stages, "+compression.compression.first_start=0.25", "log_interval_steps=1",
+        *low_rank_stages, "+compression.first_start=0.25", "log_interval_steps=1",
         "distillation=forward_kl", f"{TEACHER}=dense",
     )  # fmt: skip
     assert summary["status"] == "finished"
@@ -135,7 +135,7 @@ def test_a_store_teaches_what_its_teacher_teaches(tiny_overrides, tiny_run, teac
     prepare_logits(config, teacher)
     online = tiny_run(
         "distillation=forward_kl", f"{TEACHER}={teacher}", "experiment_name=online",
-        "distillation.distillation.top_k=8", "distillation.distillation.rounding=fixed16",
+        "distillation.top_k=8", "distillation.rounding=fixed16",
     )  # fmt: skip
     stored = tiny_run("distillation=forward_kl", f"{TEACHER}={store}", "experiment_name=stored")
     assert stored["train_loss"] == pytest.approx(online["train_loss"], rel=1e-5)
@@ -146,7 +146,7 @@ def test_a_store_teaches_what_its_teacher_teaches(tiny_overrides, tiny_run, teac
     for name, weight in models[0].items():
         torch.testing.assert_close(weight, models[1][name], rtol=1e-5, atol=1e-5)
     taught = [*tiny_overrides, "distillation=forward_kl", f"{TEACHER}={store}"]
-    loss = "distillation.distillation.losses.forward_kl"
+    loss = "distillation.losses.forward_kl"
     ramp = "mobilellm.distillation.losses.schedule.Ramp"
     hotter = f"{loss}.temperature={{_target_:{ramp},start:1.0,end:2.0}}"
     for overrides, message in (
@@ -161,18 +161,17 @@ def test_a_store_teaches_what_its_teacher_teaches(tiny_overrides, tiny_run, teac
 
 
 STRUCTURED = ["compression=structured", "distillation=kngpt2", "model.num_key_value_heads=2"]
-RECIPE = "compression.compression.recipe"
-LOSSES = "distillation.distillation.losses"
+LOSSES = "distillation.losses"
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([f"{RECIPE}.keep_heads=0.5"],
+        (["compression.keep_heads=0.5"],
          "losses.attention, with the student as compression leaves it: AttentionKL: layer 0 of the "
          "student has 1 heads, layer 0 of the teacher 2; use heads=mean"),
-        ([f"{RECIPE}.keep_heads=0.5", "compression.compression.first_start=0.9"], "as compression"),
-        ([f"{RECIPE}.keep_blocks=0.5", f"{LOSSES}.feed_forward.layers._target_="
+        (["compression.keep_heads=0.5", "compression.first_start=0.9"], "as compression"),
+        (["compression.keep_blocks=0.5", f"{LOSSES}.feed_forward.layers._target_="
           "mobilellm.distillation.losses.layer_map.Explicit",
           f"+{LOSSES}.feed_forward.layers.layers=[[1,1]]"],
          "losses.feed_forward, with the student as compression leaves it: the layer map names the "
@@ -188,8 +187,8 @@ def test_the_student_is_checked_as_compression_will_leave_it(overrides, message,
     "overrides",
     [
         [],
-        [f"{RECIPE}.keep_blocks=0.5"],
-        [f"{RECIPE}.keep_heads=0.5", f"+{LOSSES}.attention.heads=mean"],
+        ["compression.keep_blocks=0.5"],
+        ["compression.keep_heads=0.5", f"+{LOSSES}.attention.heads=mean"],
         ["compression=wanda"],
     ],
 )
@@ -204,10 +203,10 @@ def test_the_student_is_checked_before_its_compression_too(
     sizes = SIZES | {"hidden_size": 8, "num_attention_heads": 1, "num_blocks": 2}
     save_model(MobileLLM(ModelConfig(**sizes)), tmp_path / "pruned", corpus_tokenizer)
     given = [*tiny_overrides, *STRUCTURED, f"{TEACHER}={tmp_path}/pruned",
-             f"{RECIPE}.keep_heads=0.5"]  # fmt: skip
+             "compression.keep_heads=0.5"]  # fmt: skip
     plan_run(compose("train", given))
     with pytest.raises(ValueError, match="layer 0 of the student has 2 heads, layer 0 of the tea"):
-        plan_run(compose("train", [*given, "compression.compression.first_start=0.5"]))
+        plan_run(compose("train", [*given, "compression.first_start=0.5"]))
 
 
 @pytest.mark.parametrize(
@@ -215,19 +214,19 @@ def test_the_student_is_checked_before_its_compression_too(
     [
         (["distillation=forward_kl"], "teacher is not given; give the folder"),
         (["distillation=forward_kl", f"{TEACHER}=dense"], "this run has no compression"),
-        ([f"++{TEACHER}=dense"], "distillation.distillation has settings .teacher. but no"),
+        ([f"++{TEACHER}=dense"], "distillation has settings .teacher. but no"),
         (["distillation=forward_kl", f"{TEACHER}=nowhere"], "teacher=nowhere does not exist"),
         (["distillation=forward_kl", f"{TEACHER}=TEACHER", "model.vocab_size=600"],
          "the teacher has 512 words, the student vocab_size=600"),
         (["distillation=distilbert", f"{TEACHER}=TEACHER"], "hidden_size=8, the teacher 16"),
         (["distillation=forward_kl", f"{TEACHER}=TEACHER", "sequence_length=128"],
          "longer than the teacher can read, 64 tokens"),
-        (["distillation=forward_kl", f"{TEACHER}=TEACHER", "distillation.distillation.top_k=513"],
+        (["distillation=forward_kl", f"{TEACHER}=TEACHER", "distillation.top_k=513"],
          "top_k=513 is above the vocabulary"),
         (["distillation=hidden_states", f"{TEACHER}=TEACHER",
-          "distillation.distillation.losses.hidden_states.layers._target_="
+          "distillation.losses.hidden_states.layers._target_="
           "mobilellm.distillation.losses.layer_map.Explicit",
-          "+distillation.distillation.losses.hidden_states.layers.layers=[[0,3]]"],
+          "+distillation.losses.hidden_states.layers.layers=[[0,3]]"],
          "the layer map names the teacher's layer 3, which has 3 layers"),
         (["init_layers=[0]"], "init_layers chooses layers of the model in init_from"),
         (["init_from=TEACHER", "init_layers=[0,7]"], "init_layers names layer 7"),

@@ -113,7 +113,7 @@ def test_the_command_needs_no_more_than_the_run_and_the_budget(command, tmp_path
         (["extend_from=/nowhere"], r"extend_from=/nowhere is no run's folder: it has no config"),
         (["experiment=demo"], r"brings all of its settings; leave out experiment=demo"),
         (["compression=magnitude"], r"compression={…} \(there {…}\)"),
-        (["distillation=forward_kl", "distillation.distillation.teacher=x"],
+        (["distillation=forward_kl", "distillation.teacher=x"],
          "teacher=x does not exist"),
     ],
 )  # fmt: skip
@@ -139,9 +139,9 @@ def finished(corpus, prepared_dir, tmp_path_factory):
 
 
 def test_a_run_that_compresses_or_is_not_finished_is_refused(tiny_run, tmp_path):
-    tiny_run("compression=magnitude", "compression.compression.calibration_tokens=64")
+    tiny_run("compression=magnitude", "compression.calibration_tokens=64")
     parent = folder_of(tmp_path)
-    again = ["compression=magnitude", "compression.compression.calibration_tokens=64",
+    again = ["compression=magnitude", "compression.calibration_tokens=64",
              f"extend_from={parent}", "max_tokens=4096"]  # fmt: skip
     with pytest.raises(
         ValueError, match=r"compresses its model while it trains.* init_from=.*/model"
@@ -156,7 +156,7 @@ def test_a_run_that_compresses_or_is_not_finished_is_refused(tiny_run, tmp_path)
 
 
 def test_a_distilled_run_is_extended_beside_its_teacher(tiny_run, tmp_path, finished):
-    distilled = ["distillation=forward_kl", f"distillation.distillation.teacher={finished}"]
+    distilled = ["distillation=forward_kl", f"distillation.teacher={finished}"]
     tiny_run(*distilled, *LOGGED)
     extended = tiny_run(
         *distilled, *LOGGED, f"extend_from={folder_of(tmp_path)}", "max_tokens=2048"

@@ -84,7 +84,7 @@ def test_no_tokenizer_is_ever_trained_for_given_weights(
     folder = without_tokenizer(trained, tmp_path / "bare", other=other)
     data = options_of(tiny_overrides, tmp_path)
     run = [o for o in tiny_overrides if not o.startswith("prepared_dir")] + data[-1:]
-    teacher = "distillation.distillation.teacher"
+    teacher = "distillation.teacher"
     calls = {
         f"init_from={folder}": lambda: train(compose("train", [*run, f"init_from={folder}"])),
         f"{teacher}={folder}": lambda: train(
@@ -135,7 +135,7 @@ def test_another_tokenizer_of_the_same_size_is_refused(trained, tiny_overrides, 
 def test_a_student_is_taught_in_its_teachers_tokens(trained, tiny_run, tmp_path):
     """Where nothing is prepared yet, no second tokenizer is trained."""
     summary = tiny_run(
-        "distillation=forward_kl", f"distillation.distillation.teacher={trained}",
+        "distillation=forward_kl", f"distillation.teacher={trained}",
         "experiment_name=taught", f"prepared_dir={tmp_path}/prepared", "data.max_megabytes=0.3",
         "max_tokens=128",
     )  # fmt: skip
@@ -219,7 +219,7 @@ def test_given_weights_that_stop_at_another_token_are_refused(
     """Whoever asks for them: their tokenizer ends texts with 1, their config.json with 2."""
     save_model(load_model(trained / "model"), tmp_path / "odd", t5)
     folder, data = tmp_path / "odd", options_of(tiny_overrides, tmp_path)
-    teacher = "distillation.distillation.teacher"
+    teacher = "distillation.teacher"
     run = [*tiny_overrides, *data[-1:]]
     calls = (
         lambda: train(compose("train", [*run, f"init_from={folder}"])),
@@ -275,12 +275,12 @@ def test_padded_tables_are_fine_everywhere(tiny_run, trained, tiny_overrides, tm
     )
     taught = [
         tiny_run(*padded, "distillation=forward_kl", f"experiment_name=by{number}",
-                 f"distillation.distillation.teacher={teacher}")
+                 f"distillation.teacher={teacher}")
         for number, teacher in enumerate((run, store.folder))
     ]  # fmt: skip
     assert {s["data"]["dir"] for s in (further, *taught)} == {folder}
     own = ["sequence_length=32", "validation_tokens=512", "latency=false", "compression=magnitude",
-           "compression.compression.calibration_tokens=1024"]  # fmt: skip
+           "compression.calibration_tokens=1024"]  # fmt: skip
     compress_folder(compose("compress", own), run, tmp_path / "small")
     assert load_model(tmp_path / "small").config.vocab_size == 576
 
@@ -294,7 +294,7 @@ def test_a_tokenizer_larger_than_the_table_is_refused(trained, tiny_overrides, t
     assert not (tmp_path / "prepared").exists()
 
 
-@pytest.mark.parametrize("compression", [[], ["+compression.compression.first_start=0"]])
+@pytest.mark.parametrize("compression", [[], ["+compression.first_start=0"]])
 def test_given_weights_that_know_nothing_are_pointed_out(
     compression, trained, tiny_run, low_rank_stages, tmp_path, caplog
 ):

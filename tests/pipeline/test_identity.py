@@ -81,7 +81,7 @@ def test_what_cannot_change_the_result_is_no_part_of_the_identity(overrides):
         ["trainer=fsdp"], ["trainer.precision=bf16-true"], ["callbacks.loss_guard.action=skip"],
         ["callbacks.loss_guard=null"], ["learning_rate_probe=true"], ["data.train=b"],
         ["data.train=[a,b]"], ["gradient_clip_norm=null"], ["init_from=a"], ["extend_from=a"],
-        ["distillation=forward_kl", "distillation.distillation.teacher=a"],
+        ["distillation=forward_kl", "distillation.teacher=a"],
         ["+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping"],
     ],
     ids=" ".join,
@@ -112,7 +112,7 @@ def test_every_other_setting_changes_the_hash():
     """Over all keys of a run with everything on, each to another value, alone."""
     config = composed(
         "compression=structured", "distillation=kngpt2", "learning_rate_probe=true",
-        "distillation.distillation.teacher=t", "schedule=wsd", "optimizer=muon",
+        "distillation.teacher=t", "schedule=wsd", "optimizer=muon",
     )  # fmt: skip
     base, unchanged = config_hash(config), set()
     for key, value in flat_config(config).items():

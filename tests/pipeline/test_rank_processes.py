@@ -136,7 +136,7 @@ def test_ranks_go_back_together(two, tiny_run, tmp_path):
 
 @pytest.mark.parametrize(("strategy", "num_stages"), [("ddp", 2), ("fsdp", 1)])
 def test_ranks_compress_one_model(two, tiny_run, tmp_path, strategy, num_stages):
-    stages = f"++compression.compression.num_stages={num_stages}"
+    stages = f"++compression.num_stages={num_stages}"
     alone = tiny_run("compression=low_rank", stages, "experiment_name=alone")
     others = [override for override in two if override != "trainer=ddp"]
     done = own(*others, f"trainer={strategy}", "compression=low_rank", stages,

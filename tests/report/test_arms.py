@@ -20,8 +20,7 @@ def recipe(target=FACTORIZATION, ratio=0.5, **fields):
     if target == FACTORIZATION:
         budget = {"ratio": ratio, "stored_ratio": None, "max_bytes": None, "bits": 16}
         settings = {"budget": budget, "parts": [], "permutations": "none"} | settings
-    node = {"_target_": "mobilellm.callbacks.compression.CompressionCallback", "recipe": settings}
-    return {"compression": {"compression": node | {"calibration_tokens": 65536}}}
+    return {"compression": settings | {"calibration_tokens": 65536}}
 
 
 def distilled(weight=0.5, *losses, **fields):
@@ -35,7 +34,7 @@ def distilled(weight=0.5, *losses, **fields):
             for name in losses or ("forward_kl",)
         },
     }
-    return {"distillation": {"distillation": node | fields}}
+    return {"distillation": node | fields}
 
 
 def grouped(folder, *configs, **changes):

@@ -165,8 +165,7 @@ def test_recovered_runs_stand_beside_compressed_models(tmp_path):
         "_target_": "mobilellm.compression.factorization.Factorization", "parts": [],
         "budget": {"ratio": 0.5},
     }  # fmt: skip
-    node = {"_target_": "x.CompressionCallback", "recipe": recipe}
-    config = {"compression": {"compression": node}, "validation_tokens": 8192.0}
+    config = {"compression": recipe, "validation_tokens": 8192.0}
     stages = [{"loss_before": 4.2, "loss_after": 4.9, "parameters_before": 10**6}]
     latency = [{"model": "compressed", "prefill_ms": 11.0, "decode_ms_per_token": 2.5}]
     for seed in range(3):

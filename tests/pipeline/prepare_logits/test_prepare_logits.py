@@ -150,7 +150,7 @@ def test_a_finished_store_is_reused_and_reported(teacher, options, monkeypatch, 
     assert "tokens/s" in said
     assert "24 bytes a token" in printed
     assert f"captured probability mass: {store.manifest['captured_mass']['mean']:.4f}" in printed
-    assert f"distillation.distillation.teacher={store.folder}" in printed
+    assert f"distillation.teacher={store.folder}" in printed
 
 
 def test_a_folder_is_named_after_what_is_in_it(teacher, options, tmp_path, monkeypatch):
