@@ -26,7 +26,6 @@ LAYERS = (
         "version",
         "provenance",
         "run_folder",
-        "recorded_config",
     ),
     ("layers",),
     ("models", "optim", "data"),
