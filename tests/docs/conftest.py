@@ -1,0 +1,95 @@
+"""A working folder with everything that the commands and examples of the documentation name."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from doc_commands import ROOT
+
+MINE = """
+defaults: [tiny_deep]
+num_blocks: 6
+"""
+# A run of seconds; the documented commands are cut to the same windows.
+SHORT = ["max_tokens=1024", "tokens_per_step=512", "sequence_length=64", "validation_tokens=512",
+         "trainer=cpu", "trainer.num_threads=1"]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def run_in() -> Callable[..., str]:
+    """Run a script of this project in a folder; its output."""
+
+    def run(
+        folder: Path, script: str, arguments: Sequence[str], starter: Sequence[str] = ()
+    ) -> str:
+        done = subprocess.run(
+            [sys.executable, *starter, str(ROOT / "scripts" / f"{script}.py"), *arguments],
+            cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
+        )  # fmt: skip
+        assert done.returncode == 0, f"{script} {arguments}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def texts(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders and files of text that the documentation names."""
+    folder = tmp_path_factory.mktemp("texts")
+    shutil.copytree(corpus, folder / "corpus")
+    (folder / "books").symlink_to("corpus")
+    (folder / "book.txt").symlink_to("corpus/argparse.txt")
+    articles = [
+        f" = {path.stem.title()} = \n\n{path.read_text(encoding='utf-8')}\n"
+        for path in sorted(corpus.iterdir())
+    ]
+    (folder / "wikitext-2").mkdir()
+    for name, part in (("train", articles[:-4]), ("valid", articles[-4:])):
+        (folder / f"wikitext-2/{name}.txt").write_text("".join(part), encoding="utf-8")
+    rows = [_row(line, number) for number, line in enumerate(_lines(corpus))]
+    for name, some in (("train", rows[:-60]), ("test", rows[-60:]), ("validation", rows[-60:])):
+        lines = "".join(json.dumps(row) + "\n" for row in some)
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    (folder / "my_conf/model").mkdir(parents=True)
+    (folder / "my_conf/model/mine.yaml").write_text(MINE, encoding="utf-8")
+    return folder
+
+
+def _lines(corpus: Path) -> list[str]:
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(corpus.iterdir()))
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if 20 < len(line) < 60 and len(line.split()) > 3][:2000]
+
+
+def _row(line: str, number: int) -> dict[str, object]:
+    """A row with the columns of every documented data set."""
+    words = line.split()
+    choices = [words[0], words[-1], words[1]]
+    return {
+        "text": line * 4, "input": line, "question": line, "label": choices[number % 3],
+        "answer": choices[number % 3], "choices": choices, "rationale": f"It is in: {line[:20]}",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def example_runs(
+    texts: Path, run_in: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder in which RUN, MODEL_DIR, TEACHER and the others are trained models of seconds."""
+    folder = tmp_path_factory.mktemp("examples")
+    for path in texts.iterdir():
+        (folder / path.name).symlink_to(path)
+    base = ["model=tiny_deep", "model.num_blocks=4", "data=text", "data.train=corpus/", *SHORT]
+    run_in(folder, "train", [*base, "experiment_name=examples"])
+    [run] = (folder / "outputs/examples").iterdir()
+    for name in ("RUN", "MODEL_DIR", "TEACHER", "DENSE", "STUDENT"):
+        (folder / name).symlink_to(run)
+    (folder / "tokenizer.model").symlink_to(run / "model/tokenizer.model")
+    run_in(folder, "export", ["RUN", "--format", "huggingface", "--out", "CHECKPOINT"])
+    return folder

@@ -1,0 +1,105 @@
+"""Documented commands that end in half a minute once token counts are cut, run in their order.
+
+The commands of a page are run in one folder. `COMPOSED_ONLY` lists the others with the reason.
+"""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from doc_commands import Command, all_commands
+
+# A command that contains one of these patterns is composed by test_doc_commands.py, and not run.
+COMPOSED_ONLY = {
+    r"scripts/benchmark\.py": "measures for minutes",
+    r"^make |^source |apt-get|pytest|local_slurm": "installs, tests or starts services",
+    r"hydra/launcher=slurm": "needs a SLURM; tests/slurm runs such sweeps",
+    r"data=hub": "reads from the Hugging Face hub",
+    r"250e9|resume=true": "is long, or continues a run that was stopped: tests/pipeline does that",
+    r"experiment=(depth_vs_width|layer_sharing|design_steps|kngpt2|tqcompressor|step_by_step)":
+        "is a sweep of minutes; tests/conf/test_every_experiment.py runs each of its models",
+}  # fmt: skip
+
+SWEEPS = ("depth_vs_width", "depth_vs_width_wikitext2", "depth_vs_width_books")
+
+CUT = {
+    "max_tokens": "2048", "tokens_per_step": "512", "sequence_length": "64",
+    "validation_tokens": "512", "trainer.num_threads": "1",
+}  # fmt: skip
+# Keys of each command that are set to less, whatever the documentation gives.
+CUTS = {
+    "train": CUT,
+    "compress": {"sequence_length": "64", "validation_tokens": "512", "prefill_tokens": "16",
+                 "decode_tokens": "2", "compression.calibration_tokens": "512"},
+    "prepare-logits": {"sequence_length": "64"},
+}  # fmt: skip
+
+RUN_COMMANDS = [
+    command
+    for command in all_commands()
+    if not any(re.search(pattern, command.line) for pattern in COMPOSED_ONLY)
+]
+
+
+def shortened(command: Command) -> list[str]:
+    """The command's arguments with smaller numbers of tokens."""
+    cuts = dict(CUTS.get(command.name, {}))
+    arguments = list(command.arguments)
+    if command.name == "train" and any(a.startswith("extend_from=") for a in arguments):
+        cuts = {"max_tokens": "2048"}  # All else is the extended run's.
+    elif command.name == "train" and any("compression=" in a for a in arguments):
+        cuts["compression.calibration_tokens"] = "512"
+    kept = [a for a in arguments if a.partition("=")[0] not in cuts]
+    return [*kept, *(f"{key}={value}" for key, value in cuts.items())]
+
+
+@pytest.fixture(scope="module")
+def sweep(example_runs: Path, run_in: Callable[..., str]) -> Path:
+    """A finished sweep of two shapes, as the commands that read one expect it."""
+    run_in(
+        example_runs,
+        "train",
+        ["-m", "model=by_budget", "model.budget=1e6", "model.match=body", "model.group_size=1",
+         "model.vocab_size=2048", "model.num_blocks=4,8", "seed=0,1,2", "data=text",
+         "data.train=corpus/", "experiment_name=sweep", *(f"{k}={v}" for k, v in CUT.items())],
+    )  # fmt: skip
+    return example_runs / "outputs/sweep"
+
+
+@pytest.fixture(scope="module")
+def folder_of(
+    example_runs: Path, sweep: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The folder in which the commands of a page are run."""
+    folders: dict[str, Path] = {}
+
+    def folder(page: str) -> Path:
+        if page not in folders:
+            folders[page] = made = tmp_path_factory.mktemp(Path(page).stem)
+            for path in example_runs.iterdir():
+                if path.name != "outputs":
+                    (made / path.name).symlink_to(path)
+            for name in SWEEPS:
+                shutil.copytree(sweep, made / "outputs" / name)
+        return folders[page]
+
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", RUN_COMMANDS, ids=str)
+def test_a_documented_command_runs(command: Command, folder_of, run_in):
+    starter = []
+    if command.program == "torchrun":
+        options = command.words[1 : -len(command.arguments) - 1]
+        starter = ["-m", "torch.distributed.run", *options]
+    script = command.name.replace("-", "_")
+    output = run_in(folder_of(command.page), script, shortened(command), starter)
+    assert output.strip() or command.name in ("train", "prepare-data")
+
+
+@pytest.mark.parametrize("pattern", COMPOSED_ONLY)
+def test_a_reason_not_to_run_is_still_needed(pattern: str):
+    assert any(re.search(pattern, command.line) for command in all_commands())
