@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mobilellm.units import bytes_text
+
 Buffer = bytes | memoryview | Any
 
 TOKENIZER_FILE = "tokenizer.model"
@@ -78,8 +80,8 @@ def write_bytes_atomically(
         free = shutil.disk_usage(path.parent).free
         raise OSError(
             errno.ENOSPC,
-            f"{path} takes {size / 1e6:.1f} MB, about {(size + remaining_bytes) / 1e6:.1f} MB are "
-            f"needed in all, {free / 1e6:.1f} MB are free",
+            f"{path} takes {bytes_text(size)}, about {bytes_text(size + remaining_bytes)} are "
+            f"needed in all, {bytes_text(free)} are free",
         ) from error
 
 

@@ -8,6 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mobilellm.units import bytes_text, duration_text, si_text
+
 Explanation = Mapping[str, Any]
 Row = tuple[str, str, str]
 
@@ -77,7 +79,7 @@ def scaling_table(explained: Sequence[Explanation], names: Sequence[str] = ()) -
                 names[number] if number < len(names) else str(number + 1),
                 f"{row['num_gpus']}",
                 f"{1000 * row['step_seconds']:,.0f} ms",
-                scaled(row["tokens_per_second"]),
+                si_text(row["tokens_per_second"]),
                 bytes_text(row["communication_bytes"]),
                 f"{1000 * row['communication_seconds']:,.1f} ms",
                 f"{row['exposed_share']:.1%}",
@@ -87,7 +89,7 @@ def scaling_table(explained: Sequence[Explanation], names: Sequence[str] = ()) -
     meant = (
         f"Forecast of a step of {assumed['steps'][0]['tokens_per_step']:,} tokens, "
         f"{_batch(explained[0])} at a time, {assumed['strategy']}, {assumed['precision']}, on GPUs "
-        f"that reach {scaled(assumed['cluster']['flops_per_second'])}FLOP/s (scaling.cluster). "
+        f"that reach {si_text(assumed['cluster']['flops_per_second'])}FLOP/s (scaling.cluster). "
         "sent: by each GPU in a step. exposed: share of the step that waits for communication. "
         "efficiency: of a GPU, over one that works alone."
     )
@@ -105,7 +107,7 @@ def _ladder_row(explained: Explanation) -> dict[str, str]:
     row["body"] = f"{counts['body']:,}"
     return row | {
         "executed": f"{counts['executed']:,}",
-        "FLOPs": scaled(explained["flops_per_token"]["forward"]),
+        "FLOPs": si_text(explained["flops_per_token"]["forward"]),
         "KV": bytes_text(explained["kv_cache_bytes_per_token"]),
         "read": bytes_text(explained["decode_bytes_per_token"]["16"]),
         "training": bytes_text(explained["training_memory_bytes"]["total"]),
@@ -125,29 +127,6 @@ def shape_line(model: Mapping[str, Any]) -> str:
         f"{kept}, width {model['hidden_size']}, {model['feed_forward']} "
         f"{model['intermediate_size']}, {heads}, {model['vocab_size']:,} words, {tie}"
     )
-
-
-def scaled(amount: float) -> str:
-    """`249 M`: three digits and a power of a thousand."""
-    for unit in ("", " k", " M", " G", " T", " P"):
-        if abs(amount) < 999.5:
-            return f"{amount:.3g}{unit}"
-        amount /= 1000
-    return f"{amount:.3g} E"
-
-
-def bytes_text(amount: float) -> str:
-    """`249 MB`, in powers of a thousand."""
-    text = scaled(amount)
-    return f"{text}B" if " " in text else f"{text} B"
-
-
-def duration_text(seconds: float) -> str:
-    """`3.2 days`: the largest unit that gives at least one."""
-    for unit, size in (("years", 365 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} seconds"
 
 
 def _parameters(explained: Explanation) -> Iterator[Row]:
@@ -179,10 +158,10 @@ def _compressed(explained: Explanation) -> Iterator[Row]:
 
 def _flops(explained: Explanation) -> Iterator[Row]:
     flops = explained["flops_per_token"]
-    yield "FLOPs per token", scaled(flops["forward"]), f"forward, {_context(explained)}"
-    yield "  matrix products", scaled(flops["matmul"]), "the output head included"
-    yield "  attention", scaled(flops["attention"]), "causal, mean over the sequence"
-    yield "  training", scaled(flops["training"]), "3 x forward"
+    yield "FLOPs per token", si_text(flops["forward"]), f"forward, {_context(explained)}"
+    yield "  matrix products", si_text(flops["matmul"]), "the output head included"
+    yield "  attention", si_text(flops["attention"]), "causal, mean over the sequence"
+    yield "  training", si_text(flops["training"]), "3 x forward"
 
 
 def _memory_at_rest(explained: Explanation) -> Iterator[Row]:
@@ -215,14 +194,14 @@ def _training(explained: Explanation) -> Iterator[Row]:
         f"{_batch(explained)} at a time, {kept}",
     )
     yield "  loss", bytes_text(memory["loss"]), "one chunk of logits"
-    rate = f"{scaled(time['flops_per_second'])}FLOP/s"
+    rate = f"{si_text(time['flops_per_second'])}FLOP/s"
     basis = "given" if time["rate_of"] == "given" else f"assumed, {time['rate_of']}"
     if time["num_devices"] > 1:
         rate += f" x {time['num_devices']} devices"
     yield (
         "training time",
         duration_text(time["seconds"]),
-        f"{scaled(time['max_tokens'])} tokens at {rate} ({basis}: flops_per_second=…)",
+        f"{si_text(time['max_tokens'])} tokens at {rate} ({basis}: flops_per_second=…)",
     )
 
 

@@ -19,6 +19,7 @@ from mobilellm.accounting.parameters import (
 )
 from mobilellm.layers.shapes import FactorizedShape, MaskedShape
 from mobilellm.models.config import ModelConfig, check_choice
+from mobilellm.units import bytes_text
 
 OPTIMIZERS = ("adamw", "muon", "sgd")
 
@@ -161,8 +162,8 @@ def largest_micro_batch(
     fitting = [size for size in sizes if needed[size] <= memory_bytes]
     if not fitting:
         raise ValueError(
-            f"one sequence of {sequence_length} tokens needs {needed[1] / 1e9:.2f} GB, and "
-            f"{memory_bytes / 1e9:.2f} GB are there; use a shorter sequence_length, "
+            f"one sequence of {sequence_length} tokens needs {bytes_text(needed[1])}, and "
+            f"{bytes_text(memory_bytes)} are there; use a shorter sequence_length, "
             "trainer.activation_checkpointing=true, a smaller model, or give micro_batch_size"
         )
     return max(fitting)

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Column
 
-from mobilellm.accounting.table import scaled
 from mobilellm.ranges import Range, checked
+from mobilellm.units import clock_text, si_text
 
 logger = logging.getLogger(__name__)
 
@@ -94,21 +94,14 @@ class ProgressCallback(Callback):
                 parts.append(f"{name} {module.latest_metrics[metric]:.3f}")
         if share_before < share < 1.0:
             left = seconds * (1.0 - share) / (share - share_before)
-            parts.append(f"{format_duration(left)} left")
+            parts.append(f"{clock_text(left)} left")
         rate = module.latest_metrics.get("tokens_per_second")
         if rate is None:
             trained = max(seconds - module.validation_seconds, 1e-9)
             rate = (module.tokens - tokens_before) / trained
-        parts.append(f"{scaled(rate)} tokens/s")
-        parts.append(f"{scaled(module.tokens)} tokens")
+        parts.append(f"{si_text(rate)} tokens/s")
+        parts.append(f"{si_text(module.tokens)} tokens")
         return " · ".join(parts)
-
-
-def format_duration(seconds: float) -> str:
-    """`1:02:03`, or `2:03` under an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _share_done(module: Any) -> float:

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mobilellm.accounting import count_parameters, flops_per_token, training_memory_bytes
-from mobilellm.accounting.table import bytes_text, scaled, shape_line
+from mobilellm.accounting.table import shape_line
+from mobilellm.units import bytes_text, si_text
 
 Row = tuple[str, str]
 
@@ -43,7 +44,7 @@ def _model_rows(trainer: Any, module: Any) -> Iterator[Row]:
         f"{counts.stored:,} stored = {counts.embedding:,} embedding + {counts.body:,} body; "
         f"{counts.executed:,} executed",
     )
-    yield "FLOPs per token", f"{scaled(flops.forward)} forward, {scaled(flops.training)} training"
+    yield "FLOPs per token", f"{si_text(flops.forward)} forward, {si_text(flops.training)} training"
 
 
 def _callback_rows(trainer: Any, module: Any) -> Iterator[Row]:

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
-from mobilellm.accounting.table import duration_text
 from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.algorithms.shape_search import ShapeSearch, search_shape
 from mobilellm.compression.apply import dense_weight
@@ -13,6 +12,7 @@ from mobilellm.compression.recipe import Batch
 from mobilellm.compression.sensitivity import PROPOSALS, search_batches
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.models import MobileLLM
+from mobilellm.units import duration_text
 
 # A fit to outputs looks at the calibration text once; a propagated one runs each block for each
 # input of its matrices, in two models: about so many times the cost of one look.

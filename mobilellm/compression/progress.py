@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from time import monotonic
 from typing import TypeVar
 
-from mobilellm.accounting.table import duration_text
+from mobilellm.units import duration_text
 
 T = TypeVar("T")
 TELL_SECONDS = 10.0

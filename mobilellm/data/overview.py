@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from mobilellm.data.prepared import PreparedData
+from mobilellm.units import bytes_text
 
 
 def overview(prepared: PreparedData) -> Iterator[str]:
@@ -27,8 +28,8 @@ def overview(prepared: PreparedData) -> Iterator[str]:
         yield "validation  the last share of the text, since the documents are few"
     yield from _changes(prepared)
     size = sum(sizes["text_bytes"] or 0 for sizes in manifest["splits"].values())
-    speed = size / manifest["tokenizing_seconds"] / 1e6
-    tokenizing = f", tokenizing {speed:.1f} MB/s" if size else ""
+    speed = size / manifest["tokenizing_seconds"]
+    tokenizing = f", tokenizing {bytes_text(speed)}/s" if size else ""
     yield f"prepared    in {manifest['seconds']:.1f} s{tokenizing}"
 
 
@@ -36,7 +37,7 @@ def _tokenizer(prepared: PreparedData) -> str:
     sample = prepared.manifest["tokenizer_sample_bytes"]
     if sample:
         whole = prepared.manifest["tokenizer_sampled_from_bytes"]
-        return f"trained on {sample / 1e6:.1f} of {whole / 1e6:.1f} MB"
+        return f"trained on {bytes_text(sample)} of {bytes_text(whole)}"
     return "the given tokenizer" if prepared.tokenizer_path else "the text came as token ids"
 
 

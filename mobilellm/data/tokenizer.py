@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mobilellm.data.source import cut_text
 from mobilellm.files import TOKENIZER_FILE, describe_unread
+from mobilellm.units import bytes_text
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -112,7 +113,7 @@ def train_tokenizer(parts: Sequence[bytes], vocab_size: int) -> bytes:
             raise
         advice = f"use model.vocab_size={most.group(1)} or less, or " if most else "use "
         raise ValueError(
-            f"vocab_size={vocab_size} is too large for the {num_bytes / 1e6:.3g} MB of text that "
+            f"vocab_size={vocab_size} is too large for the {bytes_text(num_bytes)} of text that "
             f"the tokenizer is trained on; {advice}more text"
         ) from None
     return model.getvalue()

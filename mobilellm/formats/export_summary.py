@@ -4,6 +4,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mobilellm.units import bytes_text
+
 if TYPE_CHECKING:
     from mobilellm.models import MobileLLM
 
@@ -24,7 +26,7 @@ def export_summary(model: "MobileLLM", folder: str | Path) -> str:
         written = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     config = model.config
     text = (
-        f"{config.num_layers} layers, {written:,} parameters, {_megabytes(path.stat().st_size)} "
+        f"{config.num_layers} layers, {written:,} parameters, {bytes_text(path.stat().st_size)} "
         "on disk"
     )
     stored = sum(parameter.numel() for parameter in model.parameters())
@@ -35,10 +37,5 @@ def export_summary(model: "MobileLLM", folder: str | Path) -> str:
         reasons.append("compressed matrices are written dense")
     if not reasons:
         return text
-    own = f"{stored:,} parameters in {_megabytes(stored_bytes(model))}"
+    own = f"{stored:,} parameters in {bytes_text(stored_bytes(model))}"
     return f"{text}; the model itself has {own}: {', '.join(reasons)}"
-
-
-def _megabytes(amount: int) -> str:
-    """`4.91 MB`, in powers of a thousand."""
-    return f"{amount / 1e6:,.3g} MB" if amount < 1e9 else f"{amount / 1e6:,.0f} MB"

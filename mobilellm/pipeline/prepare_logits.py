@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.paths import check_writable, user_path
+from mobilellm.units import bytes_text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -212,7 +213,7 @@ def _check_space(writer: "LogitWriter") -> None:
     free = shutil.disk_usage(writer.folder).free
     if needed > free:
         raise ValueError(
-            f"the store takes {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free in "
+            f"the store takes {bytes_text(needed)} and {bytes_text(free)} are free in "
             f"{writer.folder}; use a smaller k, precision=fixed8, packing=bits, or another out"
         )
 
@@ -225,7 +226,7 @@ def _report(store: "LogitStore", tokenizer: str | None) -> None:
     words += [f"data.tokenizer={tokenizer}"] if tokenizer else []
     lines = (
         f"{store.folder}: {manifest['num_tokens']:,} tokens, {manifest['bytes_per_token']} bytes a "
-        f"token, {manifest['bytes'] / 1e6:,.1f} MB",
+        f"token, {bytes_text(manifest['bytes'])}",
         f"captured probability mass: {mass['mean']:.4f} on average, at most "
         f"{mass['percentile_5']:.3f} on 5 % of the tokens",
         f"train on the same data with {' '.join(words)}",

@@ -10,8 +10,8 @@ from typing import Any
 
 from mobilellm.report.ancestry import start_of
 from mobilellm.report.runs import Run
-from mobilellm.report.units import bytes_text
 from mobilellm.run_folder import NOT_IDENTITY, flat_config
+from mobilellm.units import bytes_text
 
 NOT_ARM = (
     *NOT_IDENTITY,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mobilellm.report.shapes import Shape
-from mobilellm.report.units import count_text
+from mobilellm.units import count_text
 
 TOLERANCE = 0.02
 """Budgets at most this share off the middle of them count as equal: the solver's own tolerance."""

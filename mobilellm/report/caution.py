@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mobilellm.report.units import listed
+from mobilellm.units import listed
 
 MOST_NAMES = 4
 """So many shapes are named; of more only how many there are, and the first."""

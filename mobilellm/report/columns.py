@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from mobilellm.report.interval_text import interval_text
 from mobilellm.report.shapes import Shape
-from mobilellm.report.units import bytes_text, count_text, interval_text
+from mobilellm.units import bytes_text, count_text
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,12 @@ COLUMNS = (
         "validation loss, bits per byte of text, mean ± 95 % interval over seeds",
     ),
     _median("tok/s", "tokens_per_second", count_text, "training tokens per second, median"),
-    _median("memory", "peak_memory_bytes", bytes_text, "peak memory of training, median"),
+    _median(
+        "memory",
+        "peak_memory_bytes",
+        partial(bytes_text, aligned=True),
+        "peak memory of training, median",
+    ),
 )
 
 

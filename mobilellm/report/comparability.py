@@ -10,8 +10,8 @@ from mobilellm.report.arms import START, setting_text
 from mobilellm.report.caution import Caution, by_value
 from mobilellm.report.runs import Run
 from mobilellm.report.shapes import Shape
-from mobilellm.report.units import count_text
 from mobilellm.run_folder import flat_config
+from mobilellm.units import count_text
 
 EQUAL_TOKENS = 1.001
 """Tokens within this factor are as good as equal: runs end with a whole step."""

@@ -20,7 +20,7 @@ from mobilellm.report.statistics import (
     mean_interval,
     paired_differences,
 )
-from mobilellm.report.units import listed
+from mobilellm.units import listed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

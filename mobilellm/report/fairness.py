@@ -31,7 +31,7 @@ from mobilellm.report.learning_rates import learning_rate_cautions
 from mobilellm.report.runs import Run
 from mobilellm.report.shapes import Shape
 from mobilellm.report.statistics import MINIMUM_SEEDS
-from mobilellm.report.units import count_text, listed, plural
+from mobilellm.units import count_text, listed, plural
 
 NATS_BELOW_UNIGRAM = 1.0
 """A run that ends closer than this to the unigram loss has learnt little but word counts."""

@@ -8,6 +8,7 @@ from mobilellm.report.arms import compression_text, distillation_text
 from mobilellm.report.budgets import budget_groups
 from mobilellm.report.caution import some
 from mobilellm.report.comparability import comparable_groups, total_tokens
+from mobilellm.report.interval_text import interval_text, signed_text, size_text
 from mobilellm.report.shapes import Shape
 from mobilellm.report.statistics import (
     BETTER,
@@ -18,7 +19,7 @@ from mobilellm.report.statistics import (
     WORSE,
     Pair,
 )
-from mobilellm.report.units import count_text, interval_text, listed, plural, signed_text, size_text
+from mobilellm.units import count_text, listed, plural
 
 UNIT = {"val_loss": "nats per token", "val_bits_per_byte": "bits per byte"}
 

@@ -15,7 +15,7 @@ from mobilellm.report.arms import (
     settings,
 )
 from mobilellm.report.runs import Run
-from mobilellm.report.units import count_text, rate_text
+from mobilellm.units import count_text, rate_text
 
 MOST_SETTINGS = 3
 """A label names no more settings than this; what is still equal is numbered."""

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from mobilellm.report.compressed import CompressedModel
-from mobilellm.report.units import bytes_text
+from mobilellm.units import bytes_text
+
+_aligned_bytes = partial(bytes_text, aligned=True)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ COLUMNS: tuple[LeaderboardColumn, ...] = (
         lambda row: row.kind,
         lambda row: None,
     ),
-    _number("on disk", "bytes_on_disk", bytes_text, "bytes of the weights' files"),
+    _number("on disk", "bytes_on_disk", _aligned_bytes, "bytes of the weights' files"),
     _number(
         "ratio",
         "ratio",
@@ -65,7 +68,7 @@ COLUMNS: tuple[LeaderboardColumn, ...] = (
         "decode ms", "decode_ms_per_token", lambda time: f"{time:.2f}",
         "milliseconds for each generated token",
     ),
-    _number("memory", "peak_memory_bytes", bytes_text, "peak memory of running the model"),
+    _number("memory", "peak_memory_bytes", _aligned_bytes, "peak memory of running the model"),
 )  # fmt: skip
 
 

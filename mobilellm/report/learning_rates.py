@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mobilellm.report.runs import Run
 from mobilellm.report.shapes import Shape
-from mobilellm.report.units import listed, rate_text
+from mobilellm.units import listed, rate_text
 
 
 def rates_tried(run: Run) -> dict[float, float]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from mobilellm.report.learning_rates import rates_tried
 from mobilellm.report.runs import Run
 from mobilellm.report.statistics import FAMILY_LEVEL, MINIMUM_SEEDS
-from mobilellm.report.units import count_text, listed, plural, rate_text, seconds_text
+from mobilellm.units import count_text, duration_text, listed, plural, rate_text
 
 if TYPE_CHECKING:
     from mobilellm.report.comparison import Comparison
@@ -33,8 +33,8 @@ def _runs(comparison: "Comparison", runs: list[Run]) -> str:
     spent = sum(run.number("wall_seconds") or 0 for run in runs)
     return (
         f"{plural(len(runs), 'run')} of {plural(len(comparison.shapes), 'shape')}, "
-        f"seeds {listed([str(seed) for seed in seeds])}, {seconds_text(spent)} of training in all; "
-        f"from {listed([str(path) for path in comparison.sources])}"
+        f"seeds {listed([str(seed) for seed in seeds])}, {duration_text(spent)} of training in "
+        f"all; from {listed([str(path) for path in comparison.sources])}"
     )
 
 

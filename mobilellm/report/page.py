@@ -14,7 +14,7 @@ from mobilellm.report.pair_rows import reference_caption
 from mobilellm.report.records import csv_text, json_text
 from mobilellm.report.statistics import MINIMUM_SEEDS
 from mobilellm.report.table import reference_sentence
-from mobilellm.report.units import plural
+from mobilellm.units import plural
 
 if TYPE_CHECKING:
     from mobilellm.report.comparison import Comparison

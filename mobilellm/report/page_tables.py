@@ -5,6 +5,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from mobilellm.report.columns import Column, shown_columns
+from mobilellm.report.interval_text import signed_text
 from mobilellm.report.leaderboard import COLUMNS as LEADERBOARD
 from mobilellm.report.pair_rows import reference_rows
 from mobilellm.report.shapes import Shape
@@ -16,7 +17,7 @@ from mobilellm.report.statistics import (
     WORSE,
     Pair,
 )
-from mobilellm.report.units import MISSING, signed_text
+from mobilellm.units import MISSING
 
 if TYPE_CHECKING:
     from mobilellm.report.comparison import Comparison

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mobilellm.report.findings import UNIT
+from mobilellm.report.interval_text import signed_text
 from mobilellm.report.statistics import NOT_COMPARABLE, Pair
-from mobilellm.report.units import MISSING, plural, signed_text
+from mobilellm.units import MISSING, plural
 
 if TYPE_CHECKING:
     from mobilellm.report.comparison import Comparison

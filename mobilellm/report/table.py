@@ -20,7 +20,7 @@ from mobilellm.report.statistics import (
     WORSE,
     Pair,
 )
-from mobilellm.report.units import listed
+from mobilellm.units import listed
 
 if TYPE_CHECKING:
     from mobilellm.report.comparison import Comparison

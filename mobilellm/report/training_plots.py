@@ -10,7 +10,7 @@ from mobilellm.report.curves import MeanCurve, Points, mean_curve
 from mobilellm.report.drawing import fix_layout, folded, line_styles, palette
 from mobilellm.report.reference_lines import loss_scale, loss_unit, reference_lines
 from mobilellm.report.shapes import Shape
-from mobilellm.report.units import axis_text
+from mobilellm.units import axis_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

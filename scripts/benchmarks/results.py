@@ -9,7 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mobilellm.accounting.table import bytes_text, scaled
+from mobilellm.units import bytes_text, si_text
 
 Row = Mapping[str, Any]
 
@@ -45,7 +45,7 @@ def cell(name: str, value: Any) -> str:
     elif name == "ratio":
         text = f"{value:.2f}"
     elif name.endswith(("flops_per_second", "parameters")):
-        text = scaled(value)
+        text = si_text(value)
     else:
         text = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
     return text

@@ -12,14 +12,9 @@ from rich.console import Console
 from mobilellm.accounting.cluster import Cluster
 from mobilellm.accounting.explain import explain_model, explain_training
 from mobilellm.accounting.scaling import forecast_step
-from mobilellm.accounting.table import (
-    bytes_text,
-    duration_text,
-    ladder_table,
-    model_table,
-    scaled,
-)
+from mobilellm.accounting.table import ladder_table, model_table
 from mobilellm.models import ModelConfig
+from mobilellm.units import bytes_text, duration_text, si_text
 
 ROOT = Path(__file__).parents[2]
 SHAPE = {
@@ -180,7 +175,7 @@ def test_a_forecast_needs_positive_numbers(wrong):
 
 
 def test_numbers_are_shown_with_three_digits():
-    assert [scaled(n) for n in (0, 7, 999, 1000, 23_040, 124_635_456, 2.5e15)] == [
+    assert [si_text(n) for n in (0, 7, 999, 1000, 23_040, 124_635_456, 2.5e15)] == [
         "0", "7", "999", "1 k", "23 k", "125 M", "2.5 P",
     ]  # fmt: skip
     assert [bytes_text(n) for n in (12, 23_040)] == ["12 B", "23 kB"]

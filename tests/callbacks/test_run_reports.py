@@ -8,13 +8,13 @@ import torch
 from small_run import fit, make_data, make_model, make_module, read_rows
 
 from mobilellm.accounting import flops_per_token
-from mobilellm.accounting.table import scaled
-from mobilellm.callbacks.progress import ProgressCallback, format_duration
+from mobilellm.callbacks.progress import ProgressCallback
 from mobilellm.callbacks.run_summary import RunSummaryCallback
 from mobilellm.callbacks.throughput import ThroughputCallback
 from mobilellm.optim import muon
 from mobilellm.training.csv_logger import CSVLogger
 from mobilellm.training.trainer import TrainerConfig, make_trainer
+from mobilellm.units import clock_text, si_text
 
 
 def test_the_summary_tells_shape_counts_and_batch(capsys):
@@ -86,8 +86,8 @@ def test_the_rate_is_that_of_the_log(tmp_path, caplog):
     lines = [r.getMessage() for r in caplog.records if "progress" in r.name]
     shown = [re.search(r"([\d.]+ ?k?) tokens/s", line)[1] for line in lines]
     logged = {int(row["step"]): row["tokens_per_second"] for row in read_rows(tmp_path)}
-    assert shown[3] == scaled(float(logged[4]))
-    assert shown[-1] == scaled(throughput.tokens_per_second)
+    assert shown[3] == si_text(float(logged[4]))
+    assert shown[-1] == si_text(throughput.tokens_per_second)
 
 
 def test_progress_is_quiet_between_lines(caplog):
@@ -109,7 +109,7 @@ def test_the_bar_on_a_terminal(monkeypatch, capsys):
     ("seconds", "text"), [(0.4, "0:00"), (61, "1:01"), (3600, "1:00:00"), (36_061, "10:01:01")]
 )
 def test_durations(seconds, text):
-    assert format_duration(seconds) == text
+    assert clock_text(seconds) == text
 
 
 def test_loggers_are_finished_rows_at_the_end(tmp_path):

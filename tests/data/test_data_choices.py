@@ -69,7 +69,7 @@ def test_the_command_prepares_once_and_says_what_there_is(tmp_path):
     first = command(tmp_path, *overrides, "model.vocab_size=400")
     assert first.returncode == 0, first.stderr
     assert "corpus in prepared/corpus-400" in first.stdout
-    for part in ("documents", "bytes/token", "vocabulary  400", "unigram", "bigram", "MB/s"):
+    for part in ("documents", "bytes/token", "vocabulary  400", "unigram", "bigram", "B/s"):
         assert part in first.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "prepared"]
     again = command(tmp_path, *overrides, "model.vocab_size=400")

@@ -146,11 +146,11 @@ def test_sample_is_bounded_and_even(size):
 def test_text_that_is_too_small():
     with pytest.raises(
         ValueError,
-        match=r"vocab_size=1000 is too large for the 1.2e-05 MB of text .* use "
+        match=r"vocab_size=1000 is too large for the 12 B of text .* use "
         r"model.vocab_size=\d+ or less, or more text",
     ):
         train_tokenizer([b"hello world "], 1000)
-    with pytest.raises(ValueError, match=r"=300 is too large for the 0 MB .*; use more text"):
+    with pytest.raises(ValueError, match=r"=300 is too large for the 0 B .*; use more text"):
         train_tokenizer([], 300)
 
 

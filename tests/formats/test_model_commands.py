@@ -15,6 +15,7 @@ from mobilellm.formats.model_folder import open_model
 from mobilellm.inference.loaded_model import load
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.saved_config import read_config
+from mobilellm.units import bytes_text
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -52,8 +53,8 @@ def test_out_and_in_again_writes_the_same_text(run_script, run_folder, tmp_path)
     llama, back = tmp_path / "llama", tmp_path / "back"
     out = run_script("export", run_folder, "--format", "huggingface", "--out", llama)
     stored = count_parameters(read_config(run_folder / "model")).stored
-    size = (llama / "model.safetensors").stat().st_size / 1e6
-    assert out == (0, f"{llama}: 2 layers, {stored:,} parameters, {size:.3g} MB on disk\n", "")
+    size = (llama / "model.safetensors").stat().st_size
+    assert out == (0, f"{llama}: 2 layers, {stored:,} parameters, {bytes_text(size)} on disk\n", "")
     assert run_script("import", llama, "--out", back) == (0, f"{back}: 5,456 parameters\n", "")
     sampled = ("--prompt", "the", "--temperature", "1.5", "--top-k", "20", "--seed", "0")
     code, written, _ = run_script("generate", run_folder, *sampled)

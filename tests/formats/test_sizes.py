@@ -7,6 +7,7 @@ from mobilellm.compression.masking import Pruning
 from mobilellm.formats.export_summary import export_summary
 from mobilellm.formats.huggingface import export_huggingface
 from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.units import bytes_text
 
 
 def make_model(**changes):
@@ -26,8 +27,8 @@ def test_a_shared_and_masked_model_is_larger_written_out(tmp_path):
     stored = sum(parameter.numel() for parameter in model.parameters())
     assert written > 2 * stored
     assert export_summary(model, tmp_path / "out") == (
-        f"6 layers, {written:,} parameters, {path.stat().st_size / 1e6:.3g} MB on disk; the model "
-        f"itself has {stored:,} parameters in {stored_bytes(model) / 1e6:.3g} MB: 2 shared blocks "
+        f"6 layers, {written:,} parameters, {bytes_text(path.stat().st_size)} on disk; the model "
+        f"itself has {stored:,} parameters in {bytes_text(stored_bytes(model))}: 2 shared blocks "
         "are written once per application, compressed matrices are written dense"
     )
 

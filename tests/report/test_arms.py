@@ -85,7 +85,7 @@ def test_an_older_run_is_named_by_its_losses(tmp_path):
         ),
         (
             recipe(budget={"ratio": None, "max_bytes": 20_000_000, "bits": 16}),
-            "8×112 low rank 20.0 MB",
+            "8×112 low rank 20 MB",
         ),
         (
             recipe("x.Pruning", method="wanda", sparsity=0.5, pattern="unstructured"),

@@ -17,15 +17,10 @@ from mobilellm.hydra_app.override_text import shown_override
 from mobilellm.launchers.local.fork_server import start_fork_server
 from mobilellm.launchers.local.jobs import Job, Outcome, reason_of
 from mobilellm.launchers.local.trial_process import TrialProcess
-from mobilellm.launchers.monitor.overview import (
-    Counts,
-    Overview,
-    RunningTrial,
-    duration,
-    progress_text,
-)
+from mobilellm.launchers.monitor.overview import Counts, Overview, RunningTrial, progress_text
 from mobilellm.launchers.monitor.progress import read_progress
 from mobilellm.training import signals
+from mobilellm.units import elapsed_text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -239,5 +234,5 @@ def _line(outcome: Outcome, counts: Counts) -> str:
     if outcome.job.folder is None:
         return text
     seconds = outcome.job.summary().get("wall_seconds")
-    took = f" ({duration(seconds)})" if isinstance(seconds, (int, float)) else ""
+    took = f" ({elapsed_text(seconds)})" if isinstance(seconds, (int, float)) else ""
     return f"{text}: {progress_text(read_progress(outcome.job.folder))}{took}"

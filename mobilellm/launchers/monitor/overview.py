@@ -14,6 +14,7 @@ from rich.text import Text
 
 from mobilellm.hydra_app.override_text import by_key, short_keys, shown_value
 from mobilellm.launchers.monitor.progress import Progress, read_progress
+from mobilellm.units import elapsed_text
 
 REFRESH_SECONDS = 1.0
 PLAIN_LINE_SECONDS = 60.0
@@ -124,7 +125,7 @@ class Overview:
                 _text(progress.step),
                 _text(progress.train_loss),
                 _text(progress.val_loss),
-                duration(trial.seconds),
+                elapsed_text(trial.seconds),
             )
         return Group(table, Text(self.counts.line(), style="bold"))
 
@@ -138,16 +139,6 @@ def progress_text(progress: Progress) -> str:
         f"val loss {progress.val_loss:.3f}" if progress.val_loss is not None else "",
     ]
     return ", ".join(part for part in parts if part)
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `3:05 min` or `2:10 h`."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
 
 
 def _share(progress: Progress) -> str:

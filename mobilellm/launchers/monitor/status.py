@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilellm.accounting.table import scaled
 from mobilellm.hydra_app.override_text import (
     by_key,
     is_shown,
@@ -16,11 +15,11 @@ from mobilellm.hydra_app.override_text import (
     shown_value,
     varying_keys,
 )
-from mobilellm.launchers.monitor.overview import duration
 from mobilellm.launchers.monitor.progress import Progress, read_progress
 from mobilellm.launchers.slurm.record import JOB, read_record
 from mobilellm.launchers.slurm.state import RunState, run_states
 from mobilellm.run_folder import METRICS, SUMMARY
+from mobilellm.units import elapsed_text, si_text
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -134,10 +133,10 @@ def _numbers(run: Progress) -> tuple[str, ...]:
     return (
         _text(run.step, ",d"),
         "" if run.share is None else f"{run.share:.0%}".replace("%", " %"),
-        "" if run.tokens_per_second is None else scaled(run.tokens_per_second),
+        "" if run.tokens_per_second is None else si_text(run.tokens_per_second),
         _text(run.train_loss, ".3f"),
         _text(run.val_loss, ".3f"),
-        "" if run.age_seconds is None else duration(run.age_seconds),
+        "" if run.age_seconds is None else elapsed_text(run.age_seconds),
     )
 
 

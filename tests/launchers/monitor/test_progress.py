@@ -9,16 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mobilellm.launchers.monitor.overview import (
-    Counts,
-    Overview,
-    RunningTrial,
-    duration,
-    progress_text,
-)
+from mobilellm.launchers.monitor.overview import Counts, Overview, RunningTrial, progress_text
 from mobilellm.launchers.monitor.progress import Progress, read_progress
 from mobilellm.launchers.monitor.status import find_runs, status_table
 from mobilellm.launchers.slurm.record import JobRecord, read_record, write_record
+from mobilellm.units import elapsed_text
 
 COLUMNS = "step,tokens,train/loss,val/loss"
 
@@ -216,4 +211,4 @@ def test_the_overview_in_a_terminal_shows_the_running_trials(tmp_path: Path, mon
     ("seconds", "text"), [(0.4, "0 s"), (59.9, "59 s"), (185, "3:05 min"), (7800, "2:10 h")]
 )
 def test_durations(seconds: float, text: str):
-    assert duration(seconds) == text
+    assert elapsed_text(seconds) == text

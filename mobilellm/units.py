@@ -1,0 +1,106 @@
+"""Numbers as text: counts, bytes, durations, rates; and lists of names."""
+
+from collections.abc import Sequence
+
+MISSING = "–"
+"""Stands for a value that is not known."""
+
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+
+
+def count_text(value: float | None) -> str:
+    """A count with three significant digits and an SI prefix: `1.02M`; `–` if it is not known."""
+    if value is None:
+        return MISSING
+    number, prefix = _scale(value)
+    if not prefix:
+        return f"{number:.0f}" if number == round(number) else f"{number:.3g}"
+    return f"{_three_digits(number)}{prefix}"
+
+
+def si_text(value: float) -> str:
+    """At most three significant digits and an SI prefix, to put a unit behind: `249 M`, `12`."""
+    number, prefix = _scale(value)
+    return f"{number:.3g} {prefix}".rstrip()
+
+
+def bytes_text(value: float | None, *, aligned: bool = False) -> str:
+    """Bytes in powers of 1000: `249 MB`, `1.7 MB`; `–` if the number is not known.
+
+    Args:
+        value: number of bytes.
+        aligned: always three significant digits (`1.70 MB`), for columns of a table.
+    """
+    if value is None:
+        return MISSING
+    number, prefix = _scale(value)
+    text = _three_digits(number) if aligned and prefix else f"{number:.3g}"
+    return f"{text} {prefix}B"
+
+
+def duration_text(seconds: float | None) -> str:
+    """An estimate: `3.2 days`, in the largest unit that gives at least one; `–` if not known."""
+    if seconds is None:
+        return MISSING
+    for unit, size in (("years", 365 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
+
+
+def clock_text(seconds: float) -> str:
+    """A remaining time to the second: `1:02:03`, or `2:03` below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def elapsed_text(seconds: float) -> str:
+    """An elapsed time in a table: `45 s`, `3:05 min` or `2:10 h`."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+
+
+def rate_text(value: float | None) -> str:
+    """A learning rate: `0.002`, `3e-05`; `–` if it is not known."""
+    return MISSING if value is None else f"{value:.3g}"
+
+
+def axis_text(value: float, _position: int = 0) -> str:
+    """A tick label of an axis: `500k`, `0.2`.
+
+    Small numbers get no prefix, because `200m` reads as metres. The second argument is there for
+    matplotlib's `FuncFormatter`.
+    """
+    if abs(value) < 1000:
+        return f"{value:g}"
+    number, prefix = _scale(value)
+    return f"{number:g}{prefix}"
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def listed(names: Sequence[str], word: str = "and") -> str:
+    """`a, b and c`."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} {word} {names[-1]}"
+
+
+def _scale(value: float) -> tuple[float, str]:
+    """The number in the largest power of 1000 in which it rounds to at least 1, with its prefix."""
+    number, place = float(value), 0
+    while abs(number) >= 999.5 and place < len(_PREFIXES) - 1:
+        number, place = number / 1000, place + 1
+    return number, _PREFIXES[place]
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:.{2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0}f}"
