@@ -33,7 +33,7 @@ class Range:
     cap: float | None = None
     """Largest value that can be calculated with, far beyond any use; said only where exceeded."""
     remedy: str = ""
-    """What to do instead, e.g. `null: not clipped`; ends the message."""
+    """What to do instead, e.g. `null disables clipping`; ends the message."""
 
     def __contains__(self, value: float) -> bool:
         """Whether `value` is finite and inside."""

@@ -1,1 +1,1 @@
-"""Hydra: composing and checking configurations, and the command line."""
+"""Composing and checking configurations with Hydra, and Hydra's command line."""

@@ -1,4 +1,4 @@
-"""Say what is wrong with overrides that do not compose, and which keys or choices exist."""
+"""Messages for overrides that do not compose, with the keys or choices that exist."""
 
 import re
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ def composition_message(
     overrides: list[str],
     run_mode: RunMode,
 ) -> str:
-    """What to say of a configuration that does not compose.
+    """The message for a configuration that does not compose.
 
     Args:
         error: what Hydra or OmegaConf raised.
         loader: Hydra's loader on the configuration folder.
         config_name: the root configuration.
-        overrides: with which it was composed.
-        run_mode: with which it was composed.
+        overrides: of the command line.
+        run_mode: a single run, or a sweep.
     """
     text = str(error)
     options = getattr(error, "options", None)
@@ -102,7 +102,7 @@ def _known_keys(
 def _compose_or_none(
     loader: ConfigLoader, config_name: str, overrides: list[str], run_mode: RunMode
 ) -> DictConfig | None:
-    """With the overrides, else (another of them is wrong too) without."""
+    """Composed with the overrides or, if another one is wrong as well, without any."""
     for attempt in (overrides, []):
         try:
             return loader.load_configuration(config_name, list(attempt), run_mode=run_mode)
@@ -112,7 +112,7 @@ def _compose_or_none(
 
 
 def _root_names(loader: ConfigLoader) -> list[str]:
-    """Configurations at the root that are files; schemas in the ConfigStore are not."""
+    """Names of the root configurations in conf/, without the schemas of the ConfigStore."""
     files = [source for source in loader.get_sources() if source.provider == "main"]
     return [name for source in files for name in source.list("", ObjectType.CONFIG)]
 

@@ -1,4 +1,4 @@
-"""What `--help` of a Hydra command shows: made from the YAML files, without importing Hydra."""
+"""The text of `--help` of a Hydra command, made from the YAML files of conf/."""
 
 import re
 import textwrap
@@ -8,10 +8,10 @@ FLAGS = """\
 Flags:
   -m, --multirun       run every combination of comma-separated values: seed=0,1 model=a,b
   --cfg job            print the composed configuration and stop (--resolve: with values filled in)
-  --info defaults      which files it comes from (also: config, plugins, searchpath)
-  --config-dir DIR     a folder of your own laid out like conf/: DIR/model/mine.yaml is model=mine
+  --info defaults      list the files that it is composed from (also: config, plugins, searchpath)
+  --config-dir DIR     your own folder, laid out like conf/: model=mine reads DIR/model/mine.yaml
   --hydra-help         all flags of Hydra
-MOBILELLM_TRACEBACK=1 shows where an error came from.
+MOBILELLM_TRACEBACK=1 shows the traceback of an error.
 """
 
 
@@ -47,7 +47,7 @@ def help_text(folder: Path, config_name: str, description: str) -> str:
 
 
 def _groups(folder: Path, text: str) -> dict[str, list[str]]:
-    """Groups of the defaults list, and the launchers where the command has experiments."""
+    """Groups of the defaults list, and the launchers if the command has experiments."""
     defaults = re.search(r"^defaults:\n((?:[ \t]*[-#].*\n|\s*\n)*)", text, re.MULTILINE)
     entries = re.findall(
         r"^\s*-\s*(?:optional\s+|override\s+)*/?([\w/]+)\s*:", defaults.group(1), re.MULTILINE
@@ -66,7 +66,7 @@ def _choices(group: Path) -> list[str]:
 
 
 def _keys(text: str) -> list[str]:
-    """Keys of the root with the comment above or beside each."""
+    """Keys of the root configuration, each with the comment above or beside it."""
     lines: list[str] = []
     comments: list[str] = []
     in_root_block = ""

@@ -1,11 +1,11 @@
-"""Overrides of the command line as people read them: in names of runs, tables and messages."""
+"""Overrides of the command line in readable form, for run names, tables and messages."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from mobilellm.run_folder import is_identity
 
-# Longest value that is shown as a whole; longer ones lose their middle.
+# Longest value, in characters, that is shown in full; longer ones are cut in the middle.
 LONGEST_VALUE = 40
 
 
@@ -20,15 +20,16 @@ def override_value(override: str) -> str:
 
 
 def is_shown(override: str) -> bool:
-    """Whether it says what is trained, and not where, how fast, or by which experiment's file."""
+    """Whether it affects what is trained, rather than where, how fast or from which file."""
     key = override_key(override)
     return not key.startswith(("hydra", "experiment")) and is_identity(key)
 
 
 def shown_value(value: str) -> str:
-    """A value that fits into a table: paths as their last part, lists of several as how many.
+    """A value short enough for a table.
 
-    A run's folder is shown as its hash, the last eight digits of its name.
+    Of a path it is the last part, of a run folder the hash at its end (8 hexadecimal digits), and
+    of a long list the number of items.
     """
     text = value.strip("'\"")
     if text.startswith("[") and len(text) > LONGEST_VALUE:
@@ -44,28 +45,28 @@ def shown_value(value: str) -> str:
 
 
 def shown_override(override: str) -> str:
-    """`model.num_blocks=8`, a long value shortened."""
+    """`model.num_blocks=8`, with a long value shortened."""
     key, equals, value = override.partition("=")
     return f"{key}{equals}{value if len(value) <= LONGEST_VALUE else shown_value(value)}"
 
 
 def short_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Each dotted key's last part, or all of it where another one ends the same."""
+    """The last part of each dotted key, or the whole key if another one ends in the same part."""
     last = {key: key.rsplit(".", 1)[-1] for key in keys}
     names = list(last.values())
     return {key: name if names.count(name) == 1 else key for key, name in last.items()}
 
 
 def varying_keys(runs: Sequence[Mapping[str, str]]) -> list[str]:
-    """Keys whose values differ between the runs, those that some lack included, in their order.
+    """Keys whose values differ between the runs, in order; a missing key counts as a value.
 
     Args:
-        runs: key to value of each run.
+        runs: the values of each run by key.
     """
     keys = dict.fromkeys(key for run in runs for key in run)
     return [key for key in keys if len({run.get(key) for run in runs}) > 1]
 
 
 def by_key(overrides: Iterable[str]) -> dict[str, str]:
-    """Key to value; of several values the last counts, as it does for Hydra."""
+    """Values by key; if a key is given twice the last value counts, as in Hydra."""
     return {override_key(override): override_value(override) for override in overrides}

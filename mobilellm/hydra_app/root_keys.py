@@ -1,7 +1,7 @@
-"""The keys at the root of each file of conf/: which there are, and what they may be.
+"""The keys at the root of each root configuration in conf/, with the types and ranges of values.
 
-Groups (model, data, …) are checked by what they build. A new key gets a row here, and its value
-and comment in the YAML file.
+Groups (model, data, …) are checked by the classes that they build. A new key needs a row here, and
+its value with a comment in the YAML file.
 """
 
 from collections.abc import Mapping
@@ -33,13 +33,13 @@ TRAIN: Rows = {
     "max_tokens": (float | None, Range(above=0, remedy="null sets no limit")),
     "max_steps": (int | None, Range(at_least=1, remedy="null sets no limit")),
     "max_seconds": (float | None, Range(above=0, remedy="null sets no limit")),
-    "gradient_clip_norm": (float | None, Range(above=0, remedy="null: not clipped")),
+    "gradient_clip_norm": (float | None, Range(above=0, remedy="null disables clipping")),
     "initialization": (Mapping, ANYWHERE),
     "validation_interval_tokens": (
         float | None,
-        Range(above=0, remedy="null: 10 times a run, and always at its end"),
+        Range(above=0, remedy="null validates 10 times per run"),
     ),
-    "validation_tokens": (float | None, Range(at_least=1, remedy="null: all of the split")),
+    "validation_tokens": (float | None, Range(at_least=1, remedy="null uses the whole split")),
     "log_interval_steps": (int, POSITIVE),
     "init_from": (str | None, ANYWHERE),
     "init_layers": (list[int] | None, Range(at_least=0)),
@@ -64,7 +64,7 @@ COMPRESS: Rows = {
     "prepared_dir": (str, ANYWHERE),
     "sequence_length": (int, Range(at_least=1, cap=1_000_000)),
     "micro_batch_size": (int, Range(at_least=1, cap=1_000_000)),
-    "validation_tokens": (float | None, Range(at_least=1, remedy="null: all of the split")),
+    "validation_tokens": (float | None, Range(at_least=1, remedy="null uses the whole split")),
     "seed": (int, SEED),
     "latency": (bool, ANYWHERE),
     "prefill_tokens": (int, Range(at_least=1, cap=1_000_000)),
@@ -88,7 +88,7 @@ PREPARE_LOGITS: Rows = {
 TRAIN_GROUPS = tuple(
     f.name for f in fields(RunConfig) if f.name not in TRAIN and f.type == dict[str, Any]
 )
-# Each file's rows and its groups; a group that is not in `OPTIONAL` has to be chosen.
+# The rows and groups of each root configuration; a group that is not in `OPTIONAL` is required.
 ROOTS: dict[str, tuple[Rows, tuple[str, ...]]] = {
     "train": (TRAIN, TRAIN_GROUPS),
     "explain": (EXPLAIN, ("model", "optimizer", "trainer")),
@@ -97,16 +97,16 @@ ROOTS: dict[str, tuple[Rows, tuple[str, ...]]] = {
     "prepare_logits": (PREPARE_LOGITS, ("model", "data")),
 }
 OPTIONAL = ("compression", "distillation", "callbacks", "logger")
-# Filled in from a model's folder, so empty in the file; compress.py knows its data by itself too.
+# Groups that a command takes from a model's folder or run, so that they may be empty in conf/.
 FILLED_IN = {"compress": ("model", "data"), "prepare_logits": ("model",)}
 
 
 def checked_config(root: str, cfg: DictConfig) -> DictConfig:
-    """The configuration with home folders in its paths; every command begins with this.
+    """Check the root keys and expand `~` in paths; every Hydra command calls this first.
 
     Args:
-        root: the file of conf/ that it was composed from, without `.yaml`.
-        cfg: as composed; left as it is.
+        root: the root configuration, a file of conf/ without `.yaml`.
+        cfg: as composed; it is not modified.
 
     Raises:
         ValueError: a key at the root that does not exist or is missing, or a value out of range.
@@ -143,7 +143,7 @@ def _check_names(config: Mapping[str, Any], root: str) -> None:
 
 
 def _unknown_key(key: str, known: list[str]) -> str:
-    """What to say of a key that does not exist, with the name that is meant."""
+    """The message for a key that does not exist, with the key that the user probably means."""
     meant = meant_by(key)
     if meant is not None:
         return f"{key} is not known; here it is {meant}"

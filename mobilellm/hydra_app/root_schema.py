@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 @dataclass
 class RunConfig:
-    """Keys of one run; conf/train.yaml holds the values and says what each one means."""
+    """Keys of a run; conf/train.yaml holds their values and says what each one means."""
 
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class RunConfig:
     init_from: str | None = MISSING
     extend_from: str | None = MISSING
     init_layers: list[int] | None = MISSING
-    # Not bool: that would take -1 and 2 for true.
+    # Not bool, for which OmegaConf would accept -1 and 2 as true.
     resume: Any = MISSING
     learning_rate_probe: Any = MISSING
     learning_rate_probe_factors: list[float] = MISSING

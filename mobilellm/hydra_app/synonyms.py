@@ -1,8 +1,8 @@
-"""What other tools call a setting, and what it is called here."""
+"""Names of settings in other tools, with the keys of the same settings here."""
 
 from collections.abc import Iterable
 
-# Our key (with what to know of it) and the names that other tools have for it.
+# Our key, with a remark if one is needed, and the names of the setting in other tools.
 NAMES: dict[str, str] = {
     "optimizer.learning_rate": "lr learning_rate max_lr peak_lr base_lr",
     "optimizer.weight_decay": "weight_decay wd",
@@ -16,11 +16,11 @@ NAMES: dict[str, str] = {
     ),
     "schedule.final_fraction, a share of the peak": "min_lr final_lr lr_min min_lr_ratio",
     "schedule.decay_fraction (schedule=wsd)": "decay_fraction decay_ratio",
-    "tokens_per_step (windows × sequence_length); micro_batch_size is what fits into memory": (
+    "tokens_per_step (windows × sequence_length); micro_batch_size only sets the memory use": (
         "batch_size bs train_batch_size global_batch_size per_device_train_batch_size mbs "
         "accumulate_grad_batches gradient_accumulation_steps grad_accum"
     ),
-    "max_tokens (an epoch is the training text's tokens)": (
+    "max_tokens (one epoch: the number of tokens of the training text)": (
         "epochs epoch num_epochs max_epochs num_train_epochs n_epochs tokens total_tokens "
         "limit_train_batches"
     ),
@@ -81,17 +81,17 @@ NAMES: dict[str, str] = {
     "callbacks.checkpoint.every_steps or every_seconds": (
         "save_steps save_every save_interval ckpt_interval"
     ),
-    "no key: this family has no dropout": "dropout attn_dropout resid_pdrop",
+    "not available: these models have no dropout": "dropout attn_dropout resid_pdrop",
 }
 MEANT = {name: ours for ours, names in NAMES.items() for name in names.split()}
 
 
 def meant_by(key: str, known: Iterable[str] = ()) -> str | None:
-    """What `key` of another tool is called here; None for a name that is not known.
+    """Our key for a setting of another tool; None if the name is unknown.
 
     Args:
-        key: the last part of what the user wrote.
-        known: where it was written, the names that exist; with some, only these are meant.
+        key: the last part of the dotted key that the user wrote.
+        known: the names that exist at that place; if given, only one of them is returned.
     """
     ours = MEANT.get(key)
     names = list(known)

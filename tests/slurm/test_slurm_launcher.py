@@ -56,7 +56,7 @@ def test_waiting_tells_of_every_trial_and_a_bad_one_ends_no_other(slurm_app):
 
     again = slurm_app.run(*SWEEP, "hydra.launcher.wait=true", "seed=1,15,2")
     assert again.returncode == 0, again.stderr
-    assert "2 of 3 trials are finished already" in again.stderr
+    assert "2 of 3 trials are already finished" in again.stderr
     assert "submitted 1 trial as job" in again.stderr
     assert (starts(slurm_app, "run-8-1"), starts(slurm_app, "run-8-15")) == (1, 2)
     assert "begins at 6" in log(slurm_app, 15)

@@ -1,1 +1,1 @@
-"""The launcher `local`: trials as processes of this machine."""
+"""The launcher `local`: trials as processes on this machine."""

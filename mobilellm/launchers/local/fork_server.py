@@ -1,4 +1,4 @@
-"""The process that trials are forked from: it has the heavy modules loaded."""
+"""The process that trials are forked from, which has loaded the heavy modules."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from multiprocessing import forkserver
 
 from mobilellm.launchers.local.trial_process import thread_environment
 
-# The first changes how the server takes signals; the others are what every trial needs.
+# The first sets how the server handles signals; every trial needs the others.
 ALWAYS_LOADED = (
     "mobilellm.launchers.local.ignore_sigterm",
     "mobilellm.launchers.local.trial_process",
@@ -16,11 +16,11 @@ ALWAYS_LOADED = (
 
 
 def start_fork_server(preload: Sequence[str], threads: int) -> None:
-    """Start loading in the background, unless the server runs already.
+    """Start the server in the background, unless it is already running.
 
     Args:
-        preload: modules to import there; one that does not exist is passed over.
-        threads: CPU threads that the numerical libraries are loaded for.
+        preload: modules to import there; one that does not exist is skipped.
+        threads: CPU threads of the numerical libraries, which read it when they are loaded.
     """
     forkserver.set_forkserver_preload([*ALWAYS_LOADED, *preload])
     with thread_environment(threads):
@@ -28,7 +28,7 @@ def start_fork_server(preload: Sequence[str], threads: int) -> None:
 
 
 def kill_fork_server() -> None:
-    """End the server where no trial will be started: it may be busy loading for seconds."""
+    """End the server if no trial will be started; it may still be loading modules."""
     pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if pid is not None:
         os.kill(pid, signal.SIGKILL)

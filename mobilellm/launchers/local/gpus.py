@@ -6,7 +6,7 @@ import subprocess
 
 
 def visible_gpus() -> list[str]:
-    """Identifiers as `CUDA_VISIBLE_DEVICES` takes them, those it hides left out."""
+    """Identifiers in the form of `CUDA_VISIBLE_DEVICES`, without the GPUs that it hides."""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is not None:
         return [name.strip() for name in shown.split(",") if name.strip() not in ("", "-1")]

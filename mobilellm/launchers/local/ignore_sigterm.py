@@ -1,8 +1,8 @@
-"""Imported by the fork server alone, before anything else.
+"""Imported only by the fork server, before anything else.
 
-A cluster sends SIGTERM to every process of a job, a terminal that is closed SIGHUP. The server
-ignores them, since its death kills the trials, which want to save first; it ends when the sweep
-closes its pipe.
+A cluster sends SIGTERM to every process of a job, and a closed terminal sends SIGHUP. The server
+ignores both, because the trials are killed when it ends, before they could save. It ends when the
+sweep closes its pipe.
 """
 
 import signal

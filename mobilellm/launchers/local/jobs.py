@@ -1,4 +1,4 @@
-"""Trials as the supervisor runs them, and how they ended."""
+"""The trials that the supervisor runs, and their outcomes."""
 
 import os
 import signal
@@ -19,21 +19,21 @@ class Job:
     name: str
     config: "DictConfig"
     folder: Path | None
-    """The run folder, where known: read for progress and results."""
+    """The run folder, if it is known; progress and results are read from it."""
     log: Path
-    """Takes the trial's stdout and stderr; appended to."""
+    """The file that the trial's stdout and stderr are appended to."""
     swept: tuple[str, ...] = ()
-    """Overrides in which it differs from the other trials."""
+    """The overrides in which it differs from the other trials."""
 
     def summary(self) -> dict[str, Any]:
-        """What the trial wrote about itself; empty before it does."""
+        """The trial's summary.json; empty if there is none yet."""
         try:
             return (read_summary(self.folder) if self.folder else None) or {}
         except ValueError:
             return {}
 
     def record_failure(self, reason: str) -> None:
-        """Say in summary.json what a killed trial could not say itself."""
+        """Record in summary.json why a trial failed that was killed before it could do so."""
         summary = self.summary()
         if self.folder is not None and summary.get("status") == "running":
             write_summary(self.folder, {**summary, "status": "failed", "error": reason})
@@ -47,16 +47,16 @@ class Outcome:
     status: str
     """`finished`, `skipped` (finished before), `stopped` or `failed`."""
     error: str | None = None
-    """Why it failed."""
+    """Why the trial failed."""
 
     def result(self) -> dict[str, Any]:
-        """The trial's summary with the status that the launcher saw."""
+        """The trial's summary, with the status that the launcher determined."""
         status = "finished" if self.status == "skipped" else self.status
         return {**self.job.summary(), "status": status, "error": self.error}
 
 
 def reason_of(job: Job, code: int) -> str:
-    """One line: the trial's own error message, or the signal that killed it; and its log."""
+    """Why a trial failed, on one line: its error message or signal, and its log."""
     log = os.path.relpath(job.log)
     if code < 0:
         name = signal.Signals(-code).name

@@ -1,4 +1,4 @@
-"""Run trials as processes, n at a time, and outlive each of them."""
+"""Run trials as processes, several at a time; one that fails does not affect the others."""
 
 import multiprocessing
 import os
@@ -43,16 +43,16 @@ class _Running:
 
 
 class Supervisor:
-    """Runs jobs in processes forked from a server that has the heavy modules loaded.
+    """Runs jobs in processes that are forked from a server with the heavy modules loaded.
 
     Args:
         task: an importable function of a configuration.
-        n_jobs: how many at a time.
-        threads: CPU threads of each.
-        gpus: identifiers; each job sees one of them, the one with the fewest jobs.
-        attempts: how often a job that a signal killed is started.
-        preload: modules the server imports before the first fork.
-        common: overrides that all trials have; told once.
+        n_jobs: how many run at a time.
+        threads: CPU threads per job.
+        gpus: identifiers; each job gets the GPU that has the fewest jobs.
+        attempts: how often a job is started in total if signals kill it.
+        preload: modules that the server imports before the first fork.
+        common: overrides that all trials share; printed once.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Supervisor:
         preload: Sequence[str] = (),
         common: Sequence[str] = (),
     ) -> None:
-        """Start nothing yet."""
+        """Keep the arguments; nothing is started yet."""
         self.common = common
         self.task = task
         self.n_jobs = n_jobs
@@ -77,19 +77,18 @@ class Supervisor:
         self.preload = list(preload)
         self.running: list[_Running] = []
         self.signals: list[int] = []
-        """Signals received; the first asks the jobs to save and end."""
-        self.is_impatient = False
-        """Whether a further one kills them."""
+        """Signals received; after the first one the jobs save and end."""
+        self.must_kill = False
+        """Whether a further signal requires killing the jobs at once."""
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Run all jobs that are not finished already.
+        """Run all jobs that are not finished yet.
 
         Returns:
             The outcomes in the order of `jobs`.
 
         Raises:
-            Stopped: SIGINT, SIGTERM or SIGHUP arrived; the running jobs have been asked to save
-                and ended.
+            Stopped: SIGINT, SIGTERM or SIGHUP arrived; the running jobs have saved and ended.
         """
         outcomes: dict[Job, Outcome] = {}
         counts = Counts(len(jobs))
@@ -111,7 +110,7 @@ class Supervisor:
                 for outcome in self._collect(queue, overview):
                     outcomes[outcome.job] = outcome
                     _count(counts, outcome)
-                    overview.tell(_line(outcome, counts))
+                    overview.print_line(_line(outcome, counts))
                 now = time.monotonic()
                 overview.refresh(
                     [
@@ -121,8 +120,8 @@ class Supervisor:
                 )
         if self.signals:
             raise Stopped(
-                f"stopped: {counts.line()}; start the same command again to go on: finished trials "
-                "are kept, the others continue from their last checkpoint",
+                f"stopped: {counts.line()}; run the same command again to continue: finished "
+                "trials are kept, the others continue from their last checkpoint",
                 self.signals[0],
             )
         return [outcomes[job] for job in jobs]
@@ -133,16 +132,16 @@ class Supervisor:
         )
         at_a_time = min(self.n_jobs, len(queue))
         if queue:
-            overview.tell(
+            overview.print_line(
                 f"{before}running {len(queue)}, {at_a_time} at a time with {self.threads} "
                 f"thread{'s' if self.threads > 1 else ''} each"
                 + (f" on {len(self.gpus)} GPUs" if self.gpus else "")
-                + ("; loading what they need first" if self.preload else "")
+                + ("; loading their modules first" if self.preload else "")
             )
             if self.common:
-                overview.tell(f"all with {' '.join(map(shown_override, self.common))}")
+                overview.print_line(f"all with {' '.join(map(shown_override, self.common))}")
         else:
-            overview.tell(f"all {counts.total} trials are finished already")
+            overview.print_line(f"all {counts.total} trials are already finished")
 
     def _start_jobs(self, queue: list[tuple[Job, int]], overview: Overview) -> None:
         while queue and len(self.running) < self.n_jobs and not self.signals:
@@ -152,7 +151,7 @@ class Supervisor:
             process = self.context.Process(target=target, name=job.name)
             process.start()
             self.running.append(_Running(job, process, gpu, attempt, time.monotonic()))
-            overview.tell(f"started {job.name}" + (f" on GPU {gpu}" if gpu else ""))
+            overview.print_line(f"started {job.name}" + (f" on GPU {gpu}" if gpu else ""))
 
     def _least_used_gpu(self) -> str | None:
         used = Counter(running.gpu for running in self.running)
@@ -160,7 +159,7 @@ class Supervisor:
 
     def _wait_for_one(self) -> None:
         for running in self.running:
-            if self.is_impatient:
+            if self.must_kill:
                 running.process.kill()
             elif self.signals and not running.asked_to_stop:
                 running.process.terminate()
@@ -177,7 +176,7 @@ class Supervisor:
             outcome = self._outcome(running, code)
             killed = outcome.status == "failed" and code < 0
             if killed and running.attempt < self.attempts and not self.signals:
-                overview.tell(f"starting {running.job.name} again: {outcome.error}")
+                overview.print_line(f"starting {running.job.name} again: {outcome.error}")
                 queue.insert(0, (running.job, running.attempt + 1))
             else:
                 yield outcome
@@ -195,15 +194,15 @@ class Supervisor:
 
     @contextmanager
     def _handle_signals(self) -> Iterator[None]:
-        """Pass Ctrl-C, SIGTERM and a closed terminal on; at the end leave no process behind."""
+        """Pass Ctrl-C, SIGTERM and SIGHUP on to the jobs; at the end no process is left."""
 
         def receive(number: int, _frame: object) -> None:
-            self.is_impatient = self.is_impatient or signals.ends_at_once(self.signals, number)
+            self.must_kill = self.must_kill or signals.ends_at_once(self.signals, number)
             self.signals.append(number)
             if number == signal.SIGHUP:
                 signals.leave_closed_terminal()
-            if self.is_impatient or len(self.signals) == 1:
-                os.write(2, _SIGNAL_TEXT[self.is_impatient])
+            if self.must_kill or len(self.signals) == 1:
+                os.write(2, _SIGNAL_TEXT[self.must_kill])
 
         taken = [number for number in signals.handled_signals() if number in _HANDLED]
         before = {number: signal.signal(number, receive) for number in taken}

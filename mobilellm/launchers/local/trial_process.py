@@ -1,4 +1,4 @@
-"""What happens inside the process of one trial."""
+"""The process of one trial."""
 
 import contextlib
 import ctypes
@@ -26,7 +26,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 @dataclass(frozen=True)
 class TrialProcess:
-    """The target of a trial's process: pickled there, then called once."""
+    """The target of a trial's process; it is pickled, sent to that process and called once."""
 
     task: "Callable[[DictConfig], Any]"
     config: "DictConfig"
@@ -35,12 +35,12 @@ class TrialProcess:
     gpu: str | None
 
     def __call__(self) -> None:
-        """Run the task with its own log, threads and GPU, and exit with the command's codes."""
-        # Not as the fork server takes them.
+        """Run the task with its own log, threads and GPU; exit with the codes of a command."""
+        # The fork server ignores these signals; a trial must not.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        _die_with_the_sweep()
-        # A session of its own: Ctrl-C in the terminal reaches the sweep alone, which passes it on.
+        _end_with_the_sweep()
+        # In its own session: Ctrl-C in the terminal reaches only the sweep, which passes it on.
         os.setsid()
         _redirect_output(self.log)
         if self.gpu is not None:
@@ -53,7 +53,7 @@ class TrialProcess:
 
 
 def run_task(task: "Callable[[DictConfig], Any]", config: "DictConfig") -> None:
-    """Call `task` as Hydra would, with a configuration that was composed elsewhere."""
+    """Call `task` as Hydra would, with a configuration that another process composed."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import env_override, setup_globals
 
@@ -65,7 +65,7 @@ def run_task(task: "Callable[[DictConfig], Any]", config: "DictConfig") -> None:
 
 @contextlib.contextmanager
 def thread_environment(threads: int) -> Iterator[None]:
-    """Set what the numerical libraries read when they are loaded, and put it back afterwards."""
+    """Set the variables that numerical libraries read when they are loaded, and restore them."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     try:
@@ -79,7 +79,7 @@ def thread_environment(threads: int) -> Iterator[None]:
 
 
 def limit_threads(threads: int) -> None:
-    """Let the numerical libraries compute with so many threads from now on."""
+    """Let the numerical libraries use this number of threads from now on."""
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(threads)
@@ -95,11 +95,11 @@ def _redirect_output(log: Path) -> None:
         stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _die_with_the_sweep() -> None:
-    """Leave no orphan behind, even where the sweep itself gets SIGKILL.
+def _end_with_the_sweep() -> None:
+    """Make sure that this process ends with the sweep, even if the sweep is killed by SIGKILL.
 
-    Two processes stand above this one: the fork server (its death is signalled by the kernel, on
-    Linux) and the sweep, whose end of a pipe closes when it dies.
+    Two processes are above this one. The kernel (Linux) sends a signal if the fork server ends,
+    and a pipe is closed if the sweep ends.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,1 +1,1 @@
-"""The state of runs and sweeps, read from their files."""
+"""The state of runs and sweeps, read from their files and from SLURM."""

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a table in a terminal, plain lines elsewhere."""
+"""The display of a running sweep: a table in a terminal, otherwise single lines."""
 
 import time
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ PLAIN_LINE_SECONDS = 60.0
 
 @dataclass
 class Counts:
-    """Trials of the sweep by state."""
+    """Number of trials of a sweep in each state."""
 
     total: int
     finished: int = 0
@@ -32,12 +32,12 @@ class Counts:
 
     @property
     def done(self) -> int:
-        """Trials that need no more work in this sweep."""
+        """Trials that have ended."""
         return self.finished + self.skipped + self.failed + self.stopped
 
     def line(self) -> str:
-        """`4 of 15 finished (1 of them before), 1 failed`."""
-        before = f" ({self.skipped} of them before)" if self.skipped else ""
+        """`4 of 15 finished (1 already), 1 failed`."""
+        before = f" ({self.skipped} already)" if self.skipped else ""
         parts = [f"{self.finished + self.skipped} of {self.total} finished{before}"]
         parts += [f"{self.failed} failed"] if self.failed else []
         parts += [f"{self.stopped} stopped"] if self.stopped else []
@@ -46,22 +46,22 @@ class Counts:
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """One trial as the overview shows it."""
+    """A running trial."""
 
     name: str
     folder: Path | None
     seconds: float
-    """Since it was started."""
+    """Seconds since its start."""
     swept: tuple[str, ...] = ()
-    """Overrides in which it differs from the other trials: a column each."""
+    """The overrides in which it differs from the other trials, each shown in a column."""
 
 
 @dataclass
 class Overview:
-    """Shows the running trials; a context manager.
+    """Shows the running trials, as a context manager.
 
     Args:
-        counts: kept up to date by the caller.
+        counts: updated by the caller.
         console: where to write; default: stderr.
     """
 
@@ -69,12 +69,12 @@ class Overview:
     console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
 
     def __post_init__(self) -> None:
-        """Draw a live table in a terminal only."""
+        """Nothing is drawn yet."""
         self._live: Live | None = None
         self._refreshed = time.monotonic()
 
     def __enter__(self) -> Self:
-        """Begin to draw."""
+        """Start the live table if stderr is a terminal."""
         if self.console.is_terminal:
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.start()
@@ -86,17 +86,17 @@ class Overview:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take the table away and leave the lines."""
+        """Remove the table; printed lines stay."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
-    def tell(self, message: str) -> None:
-        """A line that stays."""
+    def print_line(self, message: str) -> None:
+        """Print a line that stays above the table."""
         self.console.print(Text(message), soft_wrap=True)
 
     def refresh(self, running: Sequence[RunningTrial]) -> None:
-        """Show the running trials, where it is time to."""
+        """Show the running trials if the last refresh is long enough ago."""
         interval = REFRESH_SECONDS if self._live is not None else PLAIN_LINE_SECONDS
         now = time.monotonic()
         if now - self._refreshed < interval:
@@ -105,9 +105,9 @@ class Overview:
         if self._live is not None:
             self._live.update(self._table(running), refresh=True)
         else:
-            self.tell(self.counts.line())
+            self.print_line(self.counts.line())
             for trial in running:
-                self.tell(f"  {trial.name}: {progress_text(read_progress(trial.folder))}")
+                self.print_line(f"  {trial.name}: {progress_text(read_progress(trial.folder))}")
 
     def _table(self, running: Sequence[RunningTrial]) -> Group:
         table = Table(box=None, pad_edge=False)

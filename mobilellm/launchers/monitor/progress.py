@@ -1,4 +1,4 @@
-"""How far a run is, read from the files in its folder."""
+"""The progress of a run, read from the files in its folder."""
 
 import csv
 import time
@@ -16,31 +16,31 @@ T = TypeVar("T", int, float)
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of one run; what is not known yet is `None`."""
+    """The progress of a run; values that are not known yet are `None`."""
 
     status: str = "waiting"
-    """`waiting`, or `status` of summary.json: running, finished, stopped, failed."""
+    """`waiting`, or the status in summary.json: running, finished, stopped or failed."""
     error: str | None = None
     step: int | None = None
-    """Optimizer steps done."""
+    """Number of optimizer steps taken."""
     tokens: int | None = None
-    """Tokens trained on."""
+    """Number of tokens trained on."""
     share: float | None = None
-    """Part of the budget that is done, 0 to 1, by the limit that ends the run first."""
+    """Share of the budget used, 0 to 1, by the limit that will end the run first."""
     train_loss: float | None = None
     """Nats per token."""
     val_loss: float | None = None
     """Nats per token."""
     tokens_per_second: float | None = None
-    """Lately, or of the whole run once it has finished."""
+    """In the last logged interval, or of the whole run once it has finished."""
     age_seconds: float | None = None
-    """Since the last row of metrics.csv, or the last change of summary.json."""
+    """Seconds since the last change of a file in the run folder."""
     overrides: tuple[str, ...] | None = None
-    """Of the command line; None: not known yet."""
+    """Overrides of the command line; None if they are not known yet."""
 
 
 def read_progress(folder: Path | None) -> Progress:
-    """Read summary.json and the end of metrics.csv; both may be missing or half written."""
+    """Read summary.json and the end of metrics.csv; both may be missing or incomplete."""
     if folder is None or not folder.exists():
         return Progress()
     try:
@@ -67,7 +67,7 @@ def read_progress(folder: Path | None) -> Progress:
 
 
 def _share(summary: Mapping[str, object], last: Mapping[str, str]) -> float | None:
-    """How much of the budget the last row has used: of several limits the one nearest its end."""
+    """Share of the budget used, 0 to 1; of several limits the one that is nearest to its end."""
     limits = {
         done: _number(summary.get(limit), float)
         for done, limit in (
@@ -78,7 +78,7 @@ def _share(summary: Mapping[str, object], last: Mapping[str, str]) -> float | No
     }
     per_step = _number(summary.get("tokens_per_step"), int)
     if per_step and limits["tokens"]:
-        # A run takes the whole steps that fit.
+        # A run takes only whole steps.
         limits["tokens"] = max(1, limits["tokens"] // per_step) * per_step
     shares = [
         value / limit
@@ -89,7 +89,7 @@ def _share(summary: Mapping[str, object], last: Mapping[str, str]) -> float | No
 
 
 def _last_values(path: Path) -> dict[str, str]:
-    """The last value of each column that is not blank."""
+    """The last value of each column, empty cells ignored."""
     try:
         with path.open("rb") as file:
             header = file.readline().decode()
@@ -98,7 +98,7 @@ def _last_values(path: Path) -> dict[str, str]:
             tail = file.read().decode(errors="replace")
     except OSError:
         return {}
-    # The first line of the tail may be the end of a row, the last may be half written.
+    # The first line of the tail may be part of a row, and the last one may be incomplete.
     whole = tail[: tail.rfind("\n") + 1].splitlines()
     columns = next(csv.reader([header]), [])
     values: dict[str, str] = {}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 SILENT_SECONDS = 600.0
-# Runs that differ in more keys are no sweep: they are shown by their names.
+# Runs that differ in more keys are not shown as a sweep, but with their full names.
 MOST_KEYS = 4
 NUMBERS = ("step", "done", "tok/s", "train", "val", "age")
 HASH = re.compile(r"[0-9a-f]{8}")
@@ -53,17 +53,17 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def _natural(path: Path) -> list[str | int]:
-    """So that 2 stands before 16."""
+    """Sort key that treats numbers as numbers: 2 comes before 16."""
     parts = re.split(r"(\d+)", str(path))
     return [int(part) if number % 2 else part for number, part in enumerate(parts)]
 
 
 def status_table(folder: Path) -> "Group":
-    """A row a run, a table for each folder of runs, which fits into 80 columns.
+    """One row per run and one table per folder of runs, at most 80 characters wide.
 
-    What all of its runs were given stands above a table once, and what tells them apart in a column
-    for each key; a run is then shown as the hash at the end of its folder's name. Below the table
-    stands why runs failed, and where the logs of unfinished ones are.
+    Overrides that all runs of a folder share are shown once, above the table. Each override in
+    which they differ has a column, and a run is then shown as the hash at the end of its folder's
+    name. Below the table are the reasons of failures and the logs of unfinished runs.
 
     Raises:
         FileNotFoundError: as `find_runs`.
@@ -118,7 +118,7 @@ def _folder_parts(
 
 
 def _names(runs: Mapping[Path, Progress], *, short: bool) -> dict[Path, str]:
-    """Hashes, where they tell the runs apart and the other columns say what these are."""
+    """Names of the runs: the hashes, if they are unique and columns show the overrides."""
     hashes = {path: path.name.rpartition("-")[2] for path in runs}
     is_unique = len(set(hashes.values())) == len(hashes)
     return {
@@ -141,7 +141,7 @@ def _numbers(run: Progress) -> tuple[str, ...]:
 
 
 def _notes(name: str, path: Path, run: Progress, state: RunState) -> Iterator[Any]:
-    """Why the run failed, and where its log is."""
+    """The reason of a failure, and the log of an unfinished run."""
     from rich.text import Text
 
     if run.status == "finished":
@@ -156,7 +156,7 @@ def _notes(name: str, path: Path, run: Progress, state: RunState) -> Iterator[An
 
 
 def _jobs(runs: Mapping[Path, Progress]) -> tuple[dict[Path, RunState], str | None]:
-    """What SLURM says of the runs; and where it says nothing, why."""
+    """The state of the runs according to SLURM, and the reason if SLURM does not answer."""
     try:
         return run_states(runs), None
     except ValueError as error:
@@ -164,7 +164,7 @@ def _jobs(runs: Mapping[Path, Progress]) -> tuple[dict[Path, RunState], str | No
             path: RunState(status=progress.status, reason=progress.error, record=read_record(path))
             for path, progress in runs.items()
         }
-        return states, f"from the runs' files alone: {error}"
+        return states, f"from the files of the runs only: {error}"
 
 
 def _with_job(progress: Progress, state: RunState) -> Progress:
@@ -174,7 +174,7 @@ def _with_job(progress: Progress, state: RunState) -> Progress:
 
 
 def _status(progress: Progress) -> str:
-    """The status; `silent` where a run says that it runs and has long written nothing."""
+    """The status; `silent` if the run is marked as running but has long written nothing."""
     silent = progress.status == "running" and (progress.age_seconds or 0) > SILENT_SECONDS
     colour = "yellow" if silent else COLOURS.get(progress.status, "dim")
     return f"[{colour}]{'silent' if silent else progress.status}[/{colour}]"

@@ -109,7 +109,7 @@ class SlurmLauncher(SweepLauncher):
     ) -> None:
         task, snapshot = self.task, take_snapshot(folder)
         if snapshot.commit is None:
-            overview.tell(
+            overview.print_line(
                 f"the jobs run from a copy of the package in {os.path.relpath(snapshot.path)}; "
                 "without a git repository, no commit is recorded"
             )
@@ -141,7 +141,7 @@ class SlurmLauncher(SweepLauncher):
             write_text_atomically(path / JOB_CONFIG, text)
             write_record(path, record)
         array = job_ids[0].partition("_")[0]
-        overview.tell(
+        overview.print_line(
             f"submitted {_count(len(trials))} as job {array}; see {command_for('status')} "
             f"{os.path.relpath(folder.parent)}; cancel with scancel {array}"
         )
@@ -177,7 +177,7 @@ class SlurmLauncher(SweepLauncher):
             reason = f"{state.reason}; log: {shown_log(state.record)}"
             self.record_failure(trial.name, reason)
             text += f": {reason}"
-        overview.tell(text)
+        overview.print_line(text)
 
 
 def _folder(trial: Trial) -> Path:
@@ -212,10 +212,12 @@ def _report_not_submitted(
     finished = sum(state.status == "finished" for state in states.values())
     if finished:
         all_of = f"all {len(trials)} trials are" if finished == len(trials) else None
-        overview.tell(f"{all_of or f'{finished} of {_count(len(trials))} are'} finished already")
+        overview.print_line(
+            f"{all_of or f'{finished} of {_count(len(trials))} are'} already finished"
+        )
     for path, state in states.items():
         if state.is_active:
-            overview.tell(f"already {state.status} as {state.job}: {trials[path].name}")
+            overview.print_line(f"already {state.status} as {state.job}: {trials[path].name}")
 
 
 def _count(number: int) -> str:

@@ -95,7 +95,7 @@ def test_a_signal_lets_the_trials_save_and_says_how_to_go_on(app, number, code):
     err = end(process)
     assert process.returncode == code
     assert "finish their step and save" in err
-    assert "stopped: 0 of 3 finished, 2 stopped; start the same command again to go on" in err
+    assert "stopped: 0 of 3 finished, 2 stopped; run the same command again to continue" in err
     assert [status(app, f"run-8-{seed}") for seed in (1, 2, 3)] == ["stopped", "stopped", "none"]
     assert app.run("-m", "hydra/launcher=local", "seed=1,2,3").returncode == 0
     assert [status(app, f"run-8-{seed}") for seed in (1, 2, 3)] == ["finished"] * 3

@@ -173,7 +173,7 @@ def test_status_where_slurm_does_not_answer(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.chdir(tmp_path)
     text = shown(tmp_path)
-    assert "from the runs' files alone: squeue is not found" in " ".join(text.split())
+    assert "from the files of the runs only: squeue is not found" in " ".join(text.split())
     assert "1.23 k" in text
     assert "a: log: 12_3_0_log.out" in text
     assert "2 runs: 1 running, 1 waiting" in text
@@ -181,7 +181,7 @@ def test_status_where_slurm_does_not_answer(tmp_path: Path, monkeypatch):
 
 def test_a_damaged_job_record(tmp_path: Path):
     (tmp_path / "job.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"job.json is damaged .*; see that no job runs it, and r"):
+    with pytest.raises(ValueError, match=r"job.json is damaged .*; make sure that no job is running it, and r"):
         read_record(tmp_path)
 
 
@@ -198,13 +198,13 @@ def test_the_overview_in_a_terminal_shows_the_running_trials(tmp_path: Path, mon
     counts = Counts(total=4, finished=2, skipped=1, failed=1)
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     with Overview(counts, console) as overview:
-        overview.tell("started seed=1")
+        overview.print_line("started seed=1")
         overview.refresh([RunningTrial("a=1 seed=1", run, 65.0, ("model.a=2e4", "seed=1"))])
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     for part in ("started seed=1", "25 %", "5.250", "1:05 min", "2e4", "a", "seed"):
         assert part in text
-    assert "3 of 4 finished (1 of them before), 1 failed" in text
+    assert "3 of 4 finished (1 already), 1 failed" in text
 
 
 @pytest.mark.parametrize(
