@@ -1,6 +1,7 @@
 """What a model costs, in closed form from its configuration alone. Nothing here imports torch."""
 
 from mobilellm.accounting.activation_memory import activation_bytes
+from mobilellm.accounting.cluster import Cluster
 from mobilellm.accounting.flops import Flops, flops_per_token
 from mobilellm.accounting.memory import (
     decode_bytes_per_token,
@@ -16,6 +17,7 @@ from mobilellm.accounting.training_memory import (
 )
 
 __all__ = [
+    "Cluster",
     "Flops",
     "ParameterCounts",
     "TrainingMemory",

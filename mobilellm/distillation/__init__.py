@@ -11,6 +11,7 @@ from mobilellm.distillation.losses.forward_kl import ForwardKL, forward_kl
 from mobilellm.distillation.losses.hidden_state_cosine import HiddenStateCosine, hidden_state_cosine
 from mobilellm.distillation.losses.hidden_state_mse import HiddenStateMSE, hidden_state_mse
 from mobilellm.distillation.losses.jensen_shannon import JensenShannon, jensen_shannon
+from mobilellm.distillation.losses.layer_map import Explicit, Last, Uniform
 from mobilellm.distillation.losses.logit_mse import LogitMSE, logit_mse
 from mobilellm.distillation.losses.reverse_kl import ReverseKL, reverse_kl
 from mobilellm.distillation.losses.schedule import Ramp
@@ -22,14 +23,17 @@ from mobilellm.public_names import public_class
 
 __all__ = [
     "AttentionKL",
+    "Explicit",
     "ForwardKL",
     "HiddenStateCosine",
     "HiddenStateMSE",
     "JensenShannon",
+    "Last",
     "LogitMSE",
     "Ramp",
     "ReverseKL",
     "TeacherCrossEntropy",
+    "Uniform",
     "attention_kl",
     "forward_kl",
     "hidden_state_cosine",

@@ -22,7 +22,7 @@ from mobilellm.hydra_app.override_text import (
     shown_value,
 )
 from mobilellm.paths import user_path
-from mobilellm.recorded_config import flat_groups
+from mobilellm.recorded_config import TARGET, class_name, in_todays_form
 from mobilellm.run_folder import CONFIG, flat_config, is_identity, read_summary
 
 # Settings that name files, below the groups of data and of distillation.
@@ -36,6 +36,8 @@ MAYBE_NAMES = ("dataset_name", "teacher")
 LONGEST_NAME = 100
 PROBE = "learning_rate_probe"
 RATE = "optimizer.learning_rate"
+# Of the hash in summary.json; without a version, it was made of the modules of classes too.
+IDENTITY_VERSION = 2
 # Facts of summary.json that a run of this configuration would have: cheaper to read than YAML.
 QUICK_FACTS = ("seed", "sequence_length", "tokens_per_step")
 
@@ -45,7 +47,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Left out are `NOT_IDENTITY`, callbacks whose class says `watches_only = True`, the settings of
     a probe that is off, and null, which is the same as not being there. Paths are relative to
-    `output_dir`, so that they may be given in any way and the whole may be moved; 1e4 is 10000.
+    `output_dir`, so that they may be given in any way and the whole may be moved; 1e4 is 10000. Of
+    `_target_` the class name counts, not the module: a class may move to another file.
 
     Args:
         config: the resolved configuration.
@@ -59,7 +62,10 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if key.startswith(f"{PROBE}_") and not config.get(PROBE):
             continue
-        kept[key] = _path(key, value, base) if PATHS.fullmatch(key) else _plain(value)
+        if key.endswith(TARGET):
+            kept[key] = class_name(value)
+        else:
+            kept[key] = _path(key, value, base) if PATHS.fullmatch(key) else _plain(value)
     if kept.get("trainer.strategy") == "ddp":
         kept["trainer.strategy"] = "auto"
     return kept
@@ -100,13 +106,44 @@ def find_run_folder(parent: Path, config: Mapping[str, Any], overrides: Sequence
     The hash decides, so that neither the order of the overrides nor the way they were typed
     matters. Folders of earlier versions, whose hash was made of more settings, are found by the
     configuration in them.
+
+    Raises:
+        ValueError: the folder's run used another class of the same name.
     """
     wanted = config_hash(config)
     existing = sorted(parent.glob(f"*-{wanted}"))
     if existing:
+        _refuse_namesakes(existing[0], config)
         return existing[0]
     older = (f for f in run_folders(parent) if _is_older(f, wanted, config, overrides))
     return next(older, parent / run_name(config, overrides))
+
+
+def _refuse_namesakes(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that differs from the folder's run in the module of a class alone.
+
+    A class that has moved is the same one: its old name cannot be imported any more, or leads to
+    the same class.
+    """
+    then, now = flat_config(read_config(folder)), flat_config(config)
+    for key in (key for key in now if key.endswith(TARGET) and key in then):
+        if then[key] != now[key] and (old := _imported(then[key])) is not None:
+            new = _imported(now[key])
+            if new is not None and new is not old:
+                raise ValueError(
+                    f"{key}={now[key]} has the same class name as {then[key]}, with which "
+                    f"{folder} was trained; rename one of the classes, or give another "
+                    "experiment_name"
+                )
+
+
+def _imported(target: Any) -> Any:
+    from hydra.utils import get_object
+
+    try:
+        return get_object(str(target))
+    except Exception:
+        return None
 
 
 def differences(
@@ -153,7 +190,7 @@ def _read_config(path: Path, _changed: int) -> dict[str, Any]:
         config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except Exception:
         return {}
-    return flat_groups(config) if isinstance(config, dict) else {}
+    return in_todays_form(config) if isinstance(config, dict) else {}
 
 
 def _is_older(
@@ -164,8 +201,8 @@ def _is_older(
         summary = read_summary(folder) or {}
     except ValueError:
         return False
-    if "identity" in summary:
-        return summary["identity"] == wanted
+    if summary.get("identity_version") == IDENTITY_VERSION:
+        return summary.get("identity") == wanted
     if any(name in summary and summary[name] != config.get(name) for name in QUICK_FACTS):
         return False
     return not differences(folder, config, overrides)
@@ -211,7 +248,10 @@ def _path(key: str, value: Any, base: str) -> Any:
 def _plain(value: Any) -> Any:
     """Numbers of one value alike, whether they were written 10000 or 1e4."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {
+            str(key): class_name(item) if key == TARGET else _plain(item)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, float) and value.is_integer():

@@ -11,6 +11,7 @@ from mobilellm.accounting import (
     kv_cache_bytes_per_token,
 )
 from mobilellm.models import ModelConfig
+from mobilellm.pipeline.identity import IDENTITY_VERSION
 from mobilellm.pipeline.plan import Run
 from mobilellm.provenance import provenance
 from mobilellm.report.ancestry import start_from
@@ -34,6 +35,7 @@ def describe_run(run: Run, prepared: "PreparedData") -> dict[str, Any]:
         "experiment": run.config["experiment_name"],
         "run": run.folder.name,
         "identity": run.identity,
+        "identity_version": IDENTITY_VERSION,
         "overrides": list(run.overrides),
         "choices": chosen_files(),
         "starts_from": start_from(run.config["init_from"]).to_dict(),

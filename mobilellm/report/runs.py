@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilellm.models.config import ModelConfig
-from mobilellm.recorded_config import flat_groups
+from mobilellm.recorded_config import in_todays_form
 from mobilellm.report.curves import Curve, read_curve
 from mobilellm.run_folder import CONFIG, METRICS, SUMMARY, read_summary
 
@@ -192,7 +192,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
-    return flat_groups(config) if isinstance(config, Mapping) else {}
+    return in_todays_form(config) if isinstance(config, Mapping) else {}
 
 
 def _unfinished_reason(summary: Mapping[str, Any]) -> str:

@@ -57,7 +57,7 @@ def test_a_student_learns_beside_a_teacher(choice, tiny_run, teacher, tmp_path):
 
 
 def test_the_teacher_is_named_before_the_first_step(tiny_run, teacher, capsys):
-    summary = "callbacks.run_summary={_target_: mobilellm.callbacks.run_summary.RunSummaryCallback}"
+    summary = "callbacks.run_summary={_target_: mobilellm.callbacks.RunSummaryCallback}"
     tiny_run("distillation=forward_kl", f"{TEACHER}={teacher}", summary)
     printed = "".join(capsys.readouterr().out.split())
     assert f"teacher{teacher}:forward_kl" in printed
@@ -89,9 +89,7 @@ def test_a_teacher_changes_what_is_learnt(tiny_run, teacher):
 
 def test_weights_follow_their_ramp(tiny_run, teacher, tmp_path):
     """At the end of the ramp only labels count: the last steps' gradients are those of labels."""
-    ramp = (
-        "{_target_: mobilellm.distillation.losses.schedule.Ramp, start: 1.0, end: 0.0, until: 0.01}"
-    )
+    ramp = "{_target_: mobilellm.distillation.Ramp, start: 1.0, end: 0.0, until: 0.01}"
     summary = tiny_run(
         "distillation=forward_kl", f"{TEACHER}={teacher}",
         "distillation.cross_entropy_weight=1.0",
@@ -147,7 +145,7 @@ def test_a_store_teaches_what_its_teacher_teaches(tiny_overrides, tiny_run, teac
         torch.testing.assert_close(weight, models[1][name], rtol=1e-5, atol=1e-5)
     taught = [*tiny_overrides, "distillation=forward_kl", f"{TEACHER}={store}"]
     loss = "distillation.losses.forward_kl"
-    ramp = "mobilellm.distillation.losses.schedule.Ramp"
+    ramp = "mobilellm.distillation.Ramp"
     hotter = f"{loss}.temperature={{_target_:{ramp},start:1.0,end:2.0}}"
     for overrides, message in (
         (["sequence_length=16"], "with windows of 32 tokens, not of 16; use sequence_length=32"),

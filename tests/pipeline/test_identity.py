@@ -4,11 +4,19 @@ import copy
 import json
 import os
 import random
+from pathlib import Path
 
 import pytest
 
 from mobilellm.hydra_app.configuration import compose
-from mobilellm.pipeline.identity import config_hash, find_run_folder, identity, run_name
+from mobilellm.pipeline.identity import (
+    IDENTITY_VERSION,
+    config_hash,
+    differences,
+    find_run_folder,
+    identity,
+    run_name,
+)
 from mobilellm.run_folder import CONFIG, NOT_IDENTITY, flat_config, write_summary
 
 SMALL = {
@@ -197,9 +205,80 @@ def test_folders_of_earlier_versions_are_found(tmp_path):
     assert find_run_folder(tmp_path, composed("seed=1", "micro_batch_size=1")) == found
     assert find_run_folder(tmp_path, composed("seed=3")).name.startswith("default-")
     # Once the present version has written there, its identity says so.
-    write_summary(found, {"status": "running", "identity": config_hash(config)})
+    now = {"identity": config_hash(config), "identity_version": IDENTITY_VERSION}
+    write_summary(found, {"status": "running", **now})
     (found / CONFIG).write_text("{}", encoding="utf-8")
     assert find_run_folder(tmp_path, config) == found
+
+
+MADE_BY_0_1 = Path(__file__).parent / "runs_of_0_1"
+"""config.yaml of runs of version 0.1, by name and hash; made by composing with its code."""
+COMMANDS = {
+    "compressed_distilled": [
+        "model=tiny_deep", "data=text", "data.train=corpus/train.txt",
+        "data.validation=corpus/valid.txt", "seed=1", "compression=low_rank",
+        "compression.num_stages=2", "compression.budget.ratio=0.6", "distillation=hidden_states",
+        "distillation.teacher=dense", "callbacks.loss_guard.action=skip", "max_tokens=1e5",
+    ],
+    "plain": [
+        "model=tiny_shared", "data=stdlib", "optimizer=muon", "schedule=wsd", "logger=tensorboard",
+    ],
+    "step_by_step": [
+        "data=rationales", "data.train=q.jsonl", "distillation=step_by_step",
+        "callbacks=label_accuracy", "distillation.rationale_weight=0.5",
+    ],
+}  # fmt: skip
+"""The commands that made them, in today's spelling."""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_run_of_version_0_1_is_found_by_the_command_in_todays_spelling(name, tmp_path):
+    """With class paths and nested groups in its configuration, and another hash in its name."""
+    from omegaconf import OmegaConf
+
+    [file] = MADE_BY_0_1.glob(f"{name}-*.yaml")
+    config = OmegaConf.to_container(
+        compose("train", [*COMMANDS[name], "trainer=cpu"]), resolve=True
+    )
+    old_hash = file.stem.rpartition("-")[2]
+    assert config_hash(config) != old_hash
+    older_run(tmp_path / file.stem, OmegaConf.load(file), seed=config["seed"], identity=old_hash)
+    assert find_run_folder(tmp_path, config) == tmp_path / file.stem
+    assert differences(tmp_path / file.stem, config) == {}
+    other_run = config | {"seed": config["seed"] + 1}
+    assert find_run_folder(tmp_path, other_run) != tmp_path / file.stem
+
+
+@pytest.mark.parametrize(
+    ("key", "moved"),
+    [
+        ("optimizer", "some.other.module.adamw"),
+        ("schedule", "mobilellm.optim.schedules.cosine"),
+        ("callbacks.loss_guard", "mobilellm.callbacks.loss_guard.LossGuardCallback"),
+        ("compression", "mobilellm.compression.masking.Pruning"),
+    ],
+)
+def test_moving_a_class_renames_no_run(key, moved):
+    config = composed("compression=wanda")
+    assert config_hash(changed(f"{key}._target_", moved, config)) == config_hash(config)
+
+
+@pytest.mark.parametrize("key", ["optimizer", "data", "compression", "callbacks.loss_guard"])
+def test_another_class_renames_a_run(key):
+    config = composed("compression=wanda")
+    other_class = changed(f"{key}._target_", "mobilellm.somewhere.Other", config)
+    assert config_hash(other_class) != config_hash(config)
+
+
+def test_a_namesake_in_another_module_is_refused(tmp_path):
+    config = changed("optimizer._target_", "collections.abc.Mapping")
+    older_run(tmp_path / f"a-{config_hash(config)}", config)
+    again = changed("optimizer._target_", "typing.Mapping")
+    with pytest.raises(ValueError, match=r"typing.Mapping has the same class name as collections"):
+        find_run_folder(tmp_path, again)
+    gone = changed("optimizer._target_", "no.such.module.Mapping")
+    older_run(tmp_path / "b" / f"a-{config_hash(config)}", gone)
+    assert find_run_folder(tmp_path / "b", config).name == f"a-{config_hash(config)}"
 
 
 def test_a_setting_younger_than_the_run_differs_only_where_it_was_given(tmp_path):
