@@ -24,8 +24,10 @@ def provenance() -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """The command as it can be typed again."""
-    return " ".join(["python", *(_quoted(argument) for argument in sys.argv)])
+    """The command as it can be typed again: `mobilellm train …` or `python scripts/train.py …`."""
+    program = Path(sys.argv[0])
+    start = f"python {_quoted(sys.argv[0])}" if program.suffix == ".py" else program.name
+    return " ".join([start, *map(_quoted, sys.argv[1:])])
 
 
 @cache

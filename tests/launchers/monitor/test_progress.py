@@ -181,7 +181,7 @@ def test_status_where_slurm_does_not_answer(tmp_path: Path, monkeypatch):
 
 def test_a_damaged_job_record(tmp_path: Path):
     (tmp_path / "job.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"job.json is damaged .*; make sure that no job is running it, and r"):
+    with pytest.raises(ValueError, match=r"job.json is damaged .*; make sure that no job is"):
         read_record(tmp_path)
 
 
