@@ -3,6 +3,8 @@
 Importing this loads neither torch nor `datasets`; `mobilellm.data.windows` loads torch.
 """
 
+from typing import Any
+
 from mobilellm.data.config import DataConfig
 from mobilellm.data.preparation.prepare import open_prepared, prepare_data
 from mobilellm.data.prepared import PreparedData
@@ -15,6 +17,7 @@ from mobilellm.data.sources.parquet import ParquetData, ParquetFiles
 from mobilellm.data.sources.stdlib import StandardLibrary, StandardLibraryData
 from mobilellm.data.sources.text import TextData, TextFiles
 from mobilellm.data.sources.tokenized import TokenizedData, TokenizedJsonlFiles
+from mobilellm.public_names import public_class
 
 __all__ = [
     "DataConfig",
@@ -39,3 +42,9 @@ __all__ = [
     "open_prepared",
     "prepare_data",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A source that is not imported above: `XData` or `XFiles` in the file `sources/x.py`."""
+    suffix = "Files" if name.endswith("Files") else "Data"
+    return public_class(__name__, name, files=f"{__name__}.sources", suffix=suffix)

