@@ -67,7 +67,7 @@ class HydraApplication:
             ValueError: a configuration that does not compose; and whatever the task raises.
         """
         parser = get_args_parser()
-        arguments = parser.parse_args(list(line))
+        arguments = parser.parse_intermixed_args(list(line))
         folder = Path(self.config_dir or config_folder()).resolve()
         if arguments.help:
             sys.stdout.write(help_text(folder, self.config_name, self.description))

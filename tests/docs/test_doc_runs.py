@@ -18,6 +18,7 @@ COMPOSED_ONLY = {
     r"hydra/launcher=slurm": "needs a SLURM; tests/slurm runs such sweeps",
     r"data=hub": "reads from the Hugging Face hub",
     r"250e9|resume=true": "is long, or continues a run that was stopped: tests/pipeline does that",
+    r"--out compressed/searched|compression=searched compression.num_": "searches for minutes",
     r"experiment=(depth_vs_width|layer_sharing|design_steps|kngpt2|tqcompressor|step_by_step)":
         "is a sweep of minutes; tests/conf/test_every_experiment.py runs each of its models",
 }  # fmt: skip
@@ -52,7 +53,9 @@ def shortened(command: Command) -> list[str]:
     elif command.name == "train" and any("compression=" in a for a in arguments):
         cuts["compression.calibration_tokens"] = "512"
     kept = [a for a in arguments if a.partition("=")[0] not in cuts]
-    return [*kept, *(f"{key}={value}" for key, value in cuts.items())]
+    # Beside the other overrides: flags may stand before or after them, but not between them.
+    place = next((i for i, a in enumerate(kept) if re.match(r"[+\w./]+=", a)), len(kept))
+    return [*kept[:place], *(f"{key}={value}" for key, value in cuts.items()), *kept[place:]]
 
 
 @pytest.fixture(scope="module")

@@ -103,6 +103,8 @@ def test_hydras_flags_still_work(app):
     assert config.returncode == 0
     assert "hidden_size: 64" in config.stdout
     assert "seed: 3\n" in app.run("--cfg", "job", "seed=3", "+new=1").stdout
+    # Flags may stand between the settings.
+    assert "seed: 3\n" in app.run("model=large", "--cfg", "job", "seed=3").stdout
     assert "model/small" in app.run("--info", "defaults").stdout
     assert "== Flags ==" in app.run("--hydra-help").stdout
     assert files_of(app) == ["app.py"]
