@@ -26,6 +26,8 @@ def provenance() -> dict[str, Any]:
 def command_line() -> str:
     """The command as it can be typed again: `mobilellm train …` or `python scripts/train.py …`."""
     program = Path(sys.argv[0])
+    if program.name == "__main__.py":
+        program = Path("mobilellm")
     start = f"python {_quoted(sys.argv[0])}" if program.suffix == ".py" else program.name
     return " ".join([start, *map(_quoted, sys.argv[1:])])
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PATH_METAVARS = {"MODEL_DIR", "DIR", "FOLDER", "RUN_OR_SWEEP_DIR"}
 # Beside Hydra's overrides, whose paths `mobilellm.paths.with_home_folders` reads.
-COMMANDS = ("compare", "compress", "export", "generate", "import", "status")
+COMMANDS = ("compare", "compress", "export", "generate", "import_", "status")
 
 
 def arguments_of(script: Path) -> list[tuple[str, dict[str, ast.expr]]]:
@@ -27,7 +27,7 @@ def arguments_of(script: Path) -> list[tuple[str, dict[str, ast.expr]]]:
 def test_every_path_of_a_command_line_knows_the_home_folder(name):
     paths = [
         (flag, options)
-        for flag, options in arguments_of(ROOT / "scripts" / f"{name}.py")
+        for flag, options in arguments_of(ROOT / "mobilellm" / "commands" / f"{name}.py")
         if getattr(options.get("metavar"), "value", None) in PATH_METAVARS
         or flag in ("--out", "--tokenizer")
     ]

@@ -1,0 +1,40 @@
+"""The commands of `mobilellm NAME …`: one file each, whose `main` scripts/NAME.py calls too.
+
+A new command is a new file: its name is that of the file, its summary the docstring's first
+sentence.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+from mobilellm.cli.command import command_for
+
+FOLDER = Path(__file__).parent
+
+
+def modules() -> dict[str, str]:
+    """Name of each command, e.g. `prepare-data`, and of its module in this package."""
+    stems = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+    # `import` is a word of Python, which no module can be called: its file is import_.py.
+    return {stem.rstrip("_").replace("_", "-"): stem for stem in stems}
+
+
+def summary(module: str) -> str:
+    """The first sentence of a command's docstring, read without importing the command."""
+    tree = ast.parse((FOLDER / f"{module}.py").read_text(encoding="utf-8"))
+    first = (ast.get_docstring(tree) or "").partition("\n\n")[0]
+    return " ".join(re.split(r"(?<=\.)\s", first)[0].split())
+
+
+def description(docstring: str | None) -> str:
+    """A command's docstring for `--help`, with commands written as the user started this one.
+
+    `mobilellm prepare-data` becomes `python scripts/prepare_data.py` if scripts/ was used.
+    """
+    names = "|".join(sorted(modules(), key=len, reverse=True))
+    return re.sub(
+        rf"\bmobilellm ({names})\b",
+        lambda found: command_for(found[1].replace("-", "_")),
+        docstring or "",
+    )

@@ -1,0 +1,54 @@
+"""Compare trained models: a table, a verdict for each pair, cautions, and a page with plots.
+
+Reads every finished run in the given folders and below them. Runs that differ only in the seed
+count as one model; for a verdict, give at least three seeds of each, trained on the same data.
+Unfinished runs are listed but not compared, and learning-rate probes are left out. Up to eight
+models, every pair is compared; of more, each is compared with the best, or with --baseline.
+Folders that mobilellm compress wrote are listed by size, loss and time.
+
+  mobilellm compare outputs/depth_vs_width
+  mobilellm compare outputs/default --baseline 12×80
+  mobilellm compare compressed/low_rank compressed/wanda --out leaderboard
+  mobilellm compare outputs/small outputs/large --out comparison --title "Two budgets"
+"""
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from mobilellm.cli.command import command_for, run_command
+from mobilellm.commands import description
+from mobilellm.paths import user_path
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit; `arguments` default to the command line."""
+    run_command(functools.partial(run, arguments))
+
+
+def run(arguments: Sequence[str] | None) -> None:
+    """Read the command line, compare, print."""
+    parser = argparse.ArgumentParser(
+        prog=command_for("compare"),
+        description=description(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", nargs="+", type=user_path, metavar="RUN_OR_SWEEP_DIR")
+    parser.add_argument("--out", type=user_path, help="default: comparison/ in the first folder")
+    parser.add_argument(
+        "--baseline", metavar="SHAPE", help="compare with this shape, or the shape of this run only"
+    )
+    parser.add_argument("--title", help="heading of the page; default: the experiment's name")
+    options = parser.parse_args(arguments)
+
+    from rich.console import Console
+
+    from mobilellm.report import compare
+
+    comparison = compare(options.paths, options.out, title=options.title, baseline=options.baseline)
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 120
+    # Not cropped: the path of the page is longer than many terminals are wide.
+    Console(width=width, highlight=False).print(comparison, crop=False)

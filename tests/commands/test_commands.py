@@ -1,0 +1,81 @@
+"""The command `mobilellm`: what it lists, what it refuses, and that scripts/ start the same."""
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from mobilellm.commands import description, modules, summary
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = {"train", "prepare-data", "explain", "compare", "status", "compress", "prepare-logits",
+            "generate", "import", "export"}  # fmt: skip
+
+
+def run(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False,
+        timeout=120, encoding="utf-8",
+    )  # fmt: skip
+
+
+def test_every_command_is_listed_in_80_columns():
+    done = run("-m", "mobilellm", "--help")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert {line.split()[0] for line in lines if line[:3].strip() and line.startswith("  ")} == (
+        set(modules())
+    )
+    assert set(modules()) >= COMMANDS
+
+
+def test_listing_the_commands_loads_nothing_heavy():
+    code = (
+        "import sys, mobilellm.__main__ as m; m.help_text(); "
+        "print([x for x in ('torch', 'hydra', 'lightning', 'numpy', 'yaml') if x in sys.modules])"
+    )
+    assert run("-c", code).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", modules().values())
+def test_a_command_has_a_summary_a_main_and_a_script(module):
+    assert summary(module).endswith(".")
+    assert callable(import_module(f"mobilellm.commands.{module}").main)
+    script = ROOT / "scripts" / f"{module.rstrip('_')}.py"
+    assert f"from mobilellm.commands.{module} import main" in script.read_text(encoding="utf-8")
+
+
+def test_an_unknown_command_names_the_nearest():
+    done = run("-m", "mobilellm", "prepare_dta")
+    assert done.returncode == 2
+    assert "has no command prepare_dta; use one of prepare-data," in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("scripts/train.py", "python scripts/prepare_data.py data=text"),
+        ("/x/bin/mobilellm", "mobilellm prepare-data data=text"),
+    ],
+)
+def test_help_names_commands_as_the_user_started_this_one(monkeypatch, program, expected):
+    monkeypatch.setattr(sys, "argv", [program])
+    assert description("  mobilellm prepare-data data=text") == f"  {expected}"
+
+
+@pytest.mark.parametrize("start", [["-m", "mobilellm", "explain"], ["scripts/explain.py"]])
+def test_hydra_flags_work_in_both(start):
+    done = run(*start, "model=debug", "--cfg", "job")
+    assert done.returncode == 0, done.stderr
+    assert "_target_: mobilellm.models.ModelConfig" in done.stdout
+
+
+def test_options_of_a_command_reach_its_own_parser(tmp_path):
+    done = run("-m", "mobilellm", "generate", "--help")
+    assert done.stdout.startswith("usage: mobilellm generate")
+    done = run("-m", "mobilellm", "status", str(tmp_path / "none"))
+    assert done.returncode == 2 and "none" in done.stderr
