@@ -7,11 +7,10 @@ from multiprocessing import forkserver
 
 from mobilellm.launchers.local.trial_process import thread_environment
 
-# The first sets how the server handles signals; every trial needs the others.
+# The first sets how the server handles signals; every trial needs the second.
 ALWAYS_LOADED = (
     "mobilellm.launchers.local.ignore_sigterm",
     "mobilellm.launchers.local.trial_process",
-    "hydra.core.utils",
 )
 
 

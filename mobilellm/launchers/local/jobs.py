@@ -4,12 +4,11 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from omegaconf import DictConfig
 
 from mobilellm.run_folder import read_summary, write_summary
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +16,7 @@ class Job:
     """One trial to run."""
 
     name: str
-    config: "DictConfig"
+    config: DictConfig
     folder: Path | None
     """The run folder, if it is known; progress and results are read from it."""
     log: Path

@@ -4,9 +4,10 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from omegaconf import OmegaConf
+from hydra.core.utils import JobReturn
+from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.cli.errors import CommandError
 from mobilellm.hydra_app.sweep_launcher import SweepLauncher, job_return
@@ -16,10 +17,6 @@ from mobilellm.launchers.local.gpus import visible_gpus
 from mobilellm.launchers.local.jobs import Job
 from mobilellm.launchers.local.supervisor import Supervisor
 from mobilellm.ranges import Range, checked
-
-if TYPE_CHECKING:
-    from hydra.core.utils import JobReturn
-    from omegaconf import DictConfig
 
 COUNT = Range(at_least=1, cap=4096)
 
@@ -54,7 +51,7 @@ class LocalLauncher(SweepLauncher):
         self.preload = list(preload)
 
     @classmethod
-    def prepare(cls, settings: "DictConfig") -> None:
+    def prepare(cls, settings: DictConfig) -> None:
         """Check the settings, and start to load the modules that the trials need.
 
         Raises:
@@ -66,7 +63,7 @@ class LocalLauncher(SweepLauncher):
         start_fork_server(launcher.preload, launcher.threads)
 
     @classmethod
-    def check_trial(cls, config: "DictConfig") -> None:
+    def check_trial(cls, config: DictConfig) -> None:
         """Refuse a trial on several GPUs: each trial gets one, so it would fail when it starts."""
         if not visible_gpus():
             return
@@ -86,7 +83,7 @@ class LocalLauncher(SweepLauncher):
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> "Sequence[JobReturn]":
+    ) -> Sequence[JobReturn]:
         """Run one batch of trials.
 
         Returns:

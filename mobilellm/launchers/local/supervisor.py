@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from omegaconf import DictConfig
 
 from mobilellm.cli.command import Stopped
 from mobilellm.hydra_app.override_text import shown_override
@@ -21,9 +23,6 @@ from mobilellm.launchers.monitor.overview import Counts, Overview, RunningTrial,
 from mobilellm.launchers.monitor.progress import read_progress
 from mobilellm.training import signals
 from mobilellm.units import elapsed_text
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 POLL_SECONDS = 0.5
 STOP_CODES = (
@@ -57,7 +56,7 @@ class Supervisor:
 
     def __init__(
         self,
-        task: "Callable[[DictConfig], Any]",
+        task: Callable[[DictConfig], Any],
         *,
         n_jobs: int,
         threads: int,

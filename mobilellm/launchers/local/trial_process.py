@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import env_override, setup_globals
+from omegaconf import DictConfig
 
 from mobilellm.cli.command import exit_code_of
 from mobilellm.hydra_app.errors import describe_configuration_error
 from mobilellm.hydra_app.trial import without_hydra
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 PR_SET_PDEATHSIG = 1
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -28,8 +29,8 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 class TrialProcess:
     """The target of a trial's process; it is pickled, sent to that process and called once."""
 
-    task: "Callable[[DictConfig], Any]"
-    config: "DictConfig"
+    task: Callable[[DictConfig], Any]
+    config: DictConfig
     log: Path
     threads: int
     gpu: str | None
@@ -52,11 +53,8 @@ class TrialProcess:
         sys.exit(code)
 
 
-def run_task(task: "Callable[[DictConfig], Any]", config: "DictConfig") -> None:
+def run_task(task: Callable[[DictConfig], Any], config: DictConfig) -> None:
     """Call `task` as Hydra would, with a configuration that another process composed."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.core.utils import env_override, setup_globals
-
     setup_globals()
     HydraConfig.instance().set_config(config)
     with env_override(dict(config.hydra.job.env_set)):

@@ -5,7 +5,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 from mobilellm.hydra_app.override_text import (
     by_key,
@@ -20,9 +24,6 @@ from mobilellm.launchers.slurm.record import JOB, read_record
 from mobilellm.launchers.slurm.state import RunState, run_states
 from mobilellm.run_folder import METRICS, SUMMARY
 from mobilellm.units import elapsed_text, si_text
-
-if TYPE_CHECKING:
-    from rich.console import Group
 
 SILENT_SECONDS = 600.0
 # Runs that differ in more keys are not shown as a sweep, but with their full names.
@@ -58,7 +59,7 @@ def _natural(path: Path) -> list[str | int]:
     return [int(part) if number % 2 else part for number, part in enumerate(parts)]
 
 
-def status_table(folder: Path) -> "Group":
+def status_table(folder: Path) -> Group:
     """One row per run and one table per folder of runs, at most 80 characters wide.
 
     Overrides that all runs of a folder share are shown once, above the table. Each override in
@@ -68,9 +69,6 @@ def status_table(folder: Path) -> "Group":
     Raises:
         FileNotFoundError: as `find_runs`.
     """
-    from rich.console import Group
-    from rich.text import Text
-
     runs = {path: read_progress(path) for path in find_runs(folder)}
     jobs, trouble = _jobs(runs)
     runs = {path: _with_job(progress, jobs[path]) for path, progress in runs.items()}
@@ -86,9 +84,6 @@ def _folder_parts(
     folder: Path, parent: Path, runs: Mapping[Path, Progress], jobs: Mapping[Path, RunState]
 ) -> Iterator[Any]:
     """Heading, table and notes of the runs in one folder."""
-    from rich.table import Table
-    from rich.text import Text
-
     given = {path: by_key(filter(is_shown, run.overrides or ())) for path, run in runs.items()}
     keys = varying_keys([given[path] for path, run in runs.items() if run.overrides is not None])
     has_columns = len(keys) <= MOST_KEYS
@@ -142,8 +137,6 @@ def _numbers(run: Progress) -> tuple[str, ...]:
 
 def _notes(name: str, path: Path, run: Progress, state: RunState) -> Iterator[Any]:
     """The reason of a failure, and the log of an unfinished run."""
-    from rich.text import Text
-
     if run.status == "finished":
         return
     if run.error:

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from omegaconf import DictConfig
 
 from mobilellm.cli.command import exit_code_of
 from mobilellm.cli.messages import print_message
@@ -16,16 +18,13 @@ from mobilellm.launchers.slurm.queue import SlurmError, job_states
 from mobilellm.launchers.slurm.record import read_record, write_record
 from mobilellm.provenance import CODE_ROOT
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmTrial:
     """Pickled at submission; submitit calls it on every rank each time the job starts."""
 
-    task: "Callable[[DictConfig], Any]"
-    config: "DictConfig"
+    task: Callable[[DictConfig], Any]
+    config: DictConfig
     folder: Path
     """The run folder, the same at every start."""
     code: Path
@@ -54,6 +53,7 @@ class SlurmTrial:
 
     def checkpoint(self) -> Any:
         """Called by submitit if the signal arrives outside training: start the trial again."""
+        # An optional package, which the process of a job has loaded.
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -99,7 +99,7 @@ class SlurmTrial:
             subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
         except (SlurmError, OSError, subprocess.SubprocessError) as error:
             print_message(
-                f"job {job} cannot requeue itself ({error}); give the same command again to go on"
+                f"job {job} cannot requeue itself ({error}); run the same command again to continue"
             )
             return False
         print_message(f"job {job} is requeued and continues from its checkpoint")

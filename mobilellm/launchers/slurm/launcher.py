@@ -5,9 +5,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from omegaconf import OmegaConf
+from filelock import FileLock
+from hydra.core.utils import JobReturn
+from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.cli.command import Stopped, command_for
 from mobilellm.cli.errors import CommandError
@@ -24,10 +26,6 @@ from mobilellm.launchers.slurm.state import RunState, run_states, shown_log
 from mobilellm.launchers.slurm.submission import require_submitit, submit
 from mobilellm.provenance import command_line
 from mobilellm.run_folder import read_summary
-
-if TYPE_CHECKING:
-    from hydra.core.utils import JobReturn
-    from omegaconf import DictConfig
 
 # Inside the folder of the sweep: submitted trials, their logs and the copies of the code.
 FOLDER = "slurm"
@@ -50,7 +48,7 @@ class SlurmLauncher(SweepLauncher):
         SlurmSettings(**settings)
 
     @classmethod
-    def prepare(cls, settings: "DictConfig") -> None:
+    def prepare(cls, settings: DictConfig) -> None:
         """Check that jobs could be submitted, before any trial is composed.
 
         Raises:
@@ -60,7 +58,7 @@ class SlurmLauncher(SweepLauncher):
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> "Sequence[JobReturn]":
+    ) -> Sequence[JobReturn]:
         """Submit one batch of trials.
 
         Returns:
@@ -71,8 +69,6 @@ class SlurmLauncher(SweepLauncher):
                 trials need different resources.
             Stopped: Ctrl-C while waiting; the jobs keep running.
         """
-        from filelock import FileLock
-
         require_slurm()
         trials = {_folder(t): t for t in self.trials(job_overrides, initial_job_idx)}
         settings = common_settings([_settings(trial.config) for trial in trials.values()])
@@ -189,7 +185,7 @@ def _folder(trial: Trial) -> Path:
     return trial.folder.absolute()
 
 
-def _settings(config: "DictConfig") -> SlurmSettings:
+def _settings(config: DictConfig) -> SlurmSettings:
     plain: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     settings = SlurmSettings(**{k: v for k, v in plain.items() if k != "_target_"})
     for mine, number, key in (

@@ -42,7 +42,7 @@ def submit(
     Raises:
         ValueError: SLURM refuses the jobs.
     """
-    # submitit reads it when it is imported.
+    # submitit, an optional package, reads this variable when it is imported.
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = settings.signal
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError
