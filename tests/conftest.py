@@ -62,7 +62,7 @@ def tiny_run(tiny_overrides: list[str]) -> Callable[..., dict[str, Any]]:
 
     def run(*overrides: str) -> dict[str, Any]:
         from mobilellm.hydra_app.configuration import compose
-        from mobilellm.pipeline import train
+        from mobilellm.pipeline.train import train
 
         return train(compose("train", [*tiny_overrides, *overrides]))
 

@@ -17,13 +17,13 @@ from typing import NoReturn
 
 from mobilellm.commands import description
 from mobilellm.hydra_app.command import hydra_command
-from mobilellm.pipeline import train
+from mobilellm.pipeline import train_run
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit; `arguments` default to the command line."""
     hydra_command(
-        train,
+        train_run,
         "train",
         description=description(__doc__),
         check="mobilellm.pipeline.check_run",

@@ -1,4 +1,8 @@
-"""One run from configuration to trained model. Heavy packages are imported where they are used."""
+"""One training run, from its configuration to the trained model.
+
+The functions here load torch and Lightning when they are called, so that `--help` and a process
+that only starts other processes stay light.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +15,22 @@ if TYPE_CHECKING:
     from mobilellm.hydra_app.trial import Trial
 
 
-def train(cfg: "DictConfig") -> dict[str, Any]:
-    """Train one model; see `mobilellm.pipeline.run.train`."""
-    from mobilellm.pipeline.run import train
+def train_run(cfg: "DictConfig") -> dict[str, Any]:
+    """Train one model; see `mobilellm.pipeline.train.train`."""
+    from mobilellm.pipeline.train import train  # loads Lightning
 
     return train(cfg)
 
 
 def check_run(cfg: "DictConfig") -> "Path":
-    """Check a run without starting it; see `mobilellm.pipeline.plan.check_run`."""
-    from mobilellm.pipeline.plan import check_run
+    """Check a trial before its sweep starts; see `mobilellm.pipeline.sweep.check_run`."""
+    from mobilellm.pipeline.sweep import check_run  # loads Lightning
 
     return check_run(cfg)
 
 
 def check_data_folders(trials: "Sequence[Trial]") -> None:
-    """Check a sweep's trials together; see `mobilellm.pipeline.sweep_data.check_data_folders`."""
-    from mobilellm.pipeline.sweep_data import check_data_folders
+    """Check a sweep's trials together; see `mobilellm.pipeline.sweep.check_data_folders`."""
+    from mobilellm.pipeline.sweep import check_data_folders  # loads Lightning
 
     check_data_folders(trials)

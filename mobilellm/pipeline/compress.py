@@ -13,7 +13,7 @@ from mobilellm.files import write_text_atomically
 from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.paths import check_writable, user_path
 from mobilellm.pipeline.compress_data import data_to_compress_on
-from mobilellm.pipeline.parts import make_recipe
+from mobilellm.pipeline.recipe import make_recipe
 from mobilellm.strict_json import to_json
 
 if TYPE_CHECKING:

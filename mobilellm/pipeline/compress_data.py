@@ -27,7 +27,7 @@ def data_to_compress_on(cfg: "DictConfig", folder: Path, model: "MobileLLM") -> 
 
     from mobilellm.data import prepare_data
     from mobilellm.formats.model_folder import find_tokenizer
-    from mobilellm.pipeline.given_weights import data_for_weights
+    from mobilellm.pipeline.tokens import data_for_weights
     from mobilellm.training.datamodule import TokenDataModule
 
     merged: Any = OmegaConf.create(OmegaConf.to_container(cfg))

@@ -7,17 +7,27 @@ checkpoint, so that a killed run does what one left alone does.
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from rich.console import Console
+
+from mobilellm.callbacks.compression import CompressionCallback
+from mobilellm.checkpoint import model_from_state, save_model
+from mobilellm.compression.measured import measure_structures
+from mobilellm.compression.stages import Stages
+from mobilellm.evaluation.untrained import warn_if_untrained
+from mobilellm.evaluation.validation import sum_losses
 from mobilellm.files import write_text_atomically
+from mobilellm.models import ModelConfig
+from mobilellm.pipeline.parts import DENSE_MODEL, make_model, make_module
+from mobilellm.pipeline.run import Run
 from mobilellm.strict_json import to_json
-
-if TYPE_CHECKING:
-    from mobilellm.callbacks.compression import CompressionCallback
-    from mobilellm.pipeline.plan import Run
+from mobilellm.training.atomic_save import check_same_model, save_atomically
+from mobilellm.training.carry_over import PREFIX, carry_over
+from mobilellm.training.ranks import first_does, is_first_process
 
 FOLDER = "compression"
 PLAN = "plan.json"
@@ -36,30 +46,8 @@ class Stage:
     is_last: bool
 
 
-def make_compression(config: Mapping[str, Any]) -> "CompressionCallback | None":
-    """The callback that compresses as the group compression of a run says; None without.
-
-    Args:
-        config: the resolved configuration of the run.
-    """
-    from mobilellm.callbacks.compression import CompressionCallback
-    from mobilellm.pipeline.parts import make_recipe
-
-    if not config["compression"]:
-        return None
-    recipe, settings = make_recipe(config["compression"])
-    return CompressionCallback(recipe, **asdict(settings))
-
-
-def find_compression(callbacks: Iterable[Any]) -> "CompressionCallback | None":
-    """The compression among the callbacks; None if there is none."""
-    from mobilellm.callbacks.compression import CompressionCallback
-
-    return next((item for item in callbacks if isinstance(item, CompressionCallback)), None)
-
-
 def enter_stage(
-    run: "Run", data: Any, compression: "CompressionCallback", checkpoint: Path | None
+    run: Run, data: Any, compression: CompressionCallback, checkpoint: Path | None
 ) -> Stage:
     """Compress where it is due and give the next stage; called on all processes.
 
@@ -73,10 +61,6 @@ def enter_stage(
         compression: says when and on what.
         checkpoint: the last one; None: there is none.
     """
-    from mobilellm.models import ModelConfig
-    from mobilellm.pipeline.fit import make_model
-    from mobilellm.training.ranks import first_does
-
     path = checkpoint or run.folder / FOLDER / START
     starts = compression.starts(run.budget)
 
@@ -88,8 +72,6 @@ def enter_stage(
 
     def advance() -> None:
         if is_due():
-            from mobilellm.training.atomic_save import save_atomically
-
             save_atomically(_advance(run, data, compression, path), path)
 
     first_does(advance)
@@ -105,8 +87,8 @@ def enter_stage(
 
 
 def finish(
-    run: "Run",
-    compression: "CompressionCallback | None",
+    run: Run,
+    compression: CompressionCallback | None,
     val_loss: float | None,
     config: Any = None,
 ) -> dict[str, Any]:
@@ -126,27 +108,16 @@ def finish(
         for record, loss in zip(compression.records, after, strict=False)
     ]
     report = {"recipe": run.config["compression"], "stages": stages}
-    from mobilellm.training.ranks import is_first_process
-
     if is_first_process():
         if config is not None and config != run.model:
-            from mobilellm.compression.measured import measure_structures
-
             report["latency"] = measure_structures(run.model, config)
         folder = run.folder / FOLDER
         write_text_atomically(folder / REPORT, to_json(report, default=str) + "\n")
     return {"compression": report}
 
 
-def _advance(
-    run: "Run", data: Any, compression: "CompressionCallback", path: Path
-) -> dict[str, Any]:
+def _advance(run: Run, data: Any, compression: CompressionCallback, path: Path) -> dict[str, Any]:
     """The checkpoint of the next stage, from the one in `path` or from the initial model."""
-    from mobilellm.models import ModelConfig
-    from mobilellm.pipeline.distillation import keep_dense
-    from mobilellm.pipeline.fit import make_model, make_module
-    from mobilellm.training.carry_over import carry_over
-
     if path.exists():
         checkpoint = _read(path)
         model = _model(ModelConfig.from_dict(checkpoint["model_config"]), checkpoint, path)
@@ -154,8 +125,9 @@ def _advance(
         checkpoint = {"callbacks": {}, "progress": {"step": 0, "tokens": 0}}
         model = make_model(run)
     records = _records(checkpoint, compression)
-    if not records:
-        keep_dense(run, model)
+    distillation = run.parts.distillation
+    if not records and distillation is not None and distillation.is_dense:
+        save_model(model, run.folder / DENSE_MODEL)
     _check_base(run, checkpoint | {"model_config": model.config.to_dict()}, len(records))
     compressed, record = _compress(run, data, compression, model, len(records))
     record |= {key: checkpoint["progress"][key] for key in ("step", "tokens")}
@@ -165,14 +137,9 @@ def _advance(
 
 
 def _compress(
-    run: "Run", data: Any, compression: "CompressionCallback", model: Any, number: int
+    run: Run, data: Any, compression: CompressionCallback, model: Any, number: int
 ) -> tuple[Any, dict[str, Any]]:
     """The model with the layers of stage `number` (from 0) compressed, and what that did."""
-    import torch
-
-    from mobilellm.evaluation.untrained import warn_if_untrained
-    from mobilellm.evaluation.validation import sum_losses
-
     started = time.monotonic()
     device = "cuda" if run.trainer.device_type == "cuda" else "cpu"
     calibration = data.calibration_batches(compression.calibration_tokens)
@@ -205,11 +172,9 @@ def _compress(
 
 
 def _plan(
-    run: "Run", compression: "CompressionCallback", model: Any, calibration: Any, number: int
+    run: Run, compression: CompressionCallback, model: Any, calibration: Any, number: int
 ) -> Any:
     """The plan of stage `number`: made as a whole and saved at the first, then read."""
-    from mobilellm.compression.stages import Stages
-
     path = run.folder / FOLDER / PLAN
     saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     plan: Any = compression.recipe.plan_from_dict(saved["plan"]) if saved else None
@@ -237,35 +202,26 @@ def _save_plan(path: Path, plan: Any, stages: Any) -> None:
 
 def _show(plan: Any) -> None:
     """Print what is going to change, before it does."""
-    from rich.console import Console
-
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 80, highlight=False)
     console.print(plan.table())
 
 
-def _check_base(run: "Run", state: dict[str, Any], done: int) -> None:
+def _check_base(run: Run, state: dict[str, Any], done: int) -> None:
     """Before the first stage the model is the configured one; later its plan's."""
-    from mobilellm.training.atomic_save import check_same_model
-
     if done == 0:
         check_same_model(state["model_config"], run.model.to_dict())
 
 
-def _records(state: dict[str, Any], compression: "CompressionCallback") -> list[dict[str, Any]]:
+def _records(state: dict[str, Any], compression: CompressionCallback) -> list[dict[str, Any]]:
     return list(state["callbacks"].get(compression.state_key, {}).get("records", []))
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import torch
-
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _model(config: Any, state: dict[str, Any], path: Path) -> Any:
     """The model in a checkpoint, in memory of its own."""
-    from mobilellm.checkpoint import model_from_state
-    from mobilellm.training.carry_over import PREFIX
-
     weights = {k.removeprefix(PREFIX): v.clone() for k, v in state["state_dict"].items()}
     return model_from_state(config, weights, path)
 

@@ -3,32 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
-from mobilellm.files import write_text_atomically
-from mobilellm.hydra_app.configuration import instantiate
+from mobilellm.data import PreparedData
 from mobilellm.hydra_app.override_text import override_key
+from mobilellm.optim.schedules import Schedule, from_plateau, is_falling, rewarmed
 from mobilellm.paths import user_path
 from mobilellm.pipeline.identity import PROBE, RATE, identity, read_config
 from mobilellm.pipeline.recorded import MISSING, differing, gives, replaced
-from mobilellm.run_folder import (
-    CHECKPOINTS,
-    LAST_CHECKPOINT,
-    METRICS,
-    PLATEAU_CHECKPOINT,
-    find_damage,
-    last_checkpoint,
-    read_summary,
-    sound_checkpoint,
-)
-
-if TYPE_CHECKING:
-    from mobilellm.data import PreparedData
-    from mobilellm.optim.schedules import Schedule
-    from mobilellm.pipeline.plan import Run
-    from mobilellm.training.training_budget import TrainingBudget
+from mobilellm.run_folder import CHECKPOINTS, PLATEAU_CHECKPOINT, last_checkpoint, read_summary
+from mobilellm.training.training_budget import TrainingBudget
 
 # What may differ from the run that is extended, beside what cannot change the result.
 FREE = ("extend_from", "max_tokens", "max_steps", "max_seconds", "validation_tokens",
@@ -122,15 +109,18 @@ def extended_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictCon
     return OmegaConf.create(result | own)
 
 
-def find_extension(cfg: DictConfig, budget: "TrainingBudget") -> Extension:
-    """Where a run of this configuration begins.
+def find_extension(cfg: DictConfig, budget: TrainingBudget, schedule: Schedule) -> Extension:
+    """The state of the run in `extend_from` that a run of this configuration begins with.
+
+    Args:
+        cfg: as `extended_config` returns it.
+        budget: of the new run.
+        schedule: of the learning rate, as configured.
 
     Raises:
         ValueError: the run there is not finished, compresses its model, or was trained for longer.
         FileNotFoundError: it has no checkpoint.
     """
-    import torch
-
     folder = _parent(cfg)
     summary = read_summary(folder) or {}
     if summary.get("status") != "finished":
@@ -144,7 +134,7 @@ def find_extension(cfg: DictConfig, budget: "TrainingBudget") -> Extension:
             f"train its model on with init_from={folder}/model compression=none"
         )
     _check_longer(folder, summary, budget)
-    checkpoint, is_rewarmed = _choose(folder, instantiate(cfg.schedule))
+    checkpoint, is_rewarmed = _choose(folder, schedule)
     progress = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["progress"]
     return Extension(
         parent=folder,
@@ -156,7 +146,7 @@ def find_extension(cfg: DictConfig, budget: "TrainingBudget") -> Extension:
     )
 
 
-def check_same_data(extension: Extension, prepared: "PreparedData") -> None:
+def check_same_data(extension: Extension, prepared: PreparedData) -> None:
     """Refuse to go on with other text or another tokenizer.
 
     Raises:
@@ -172,47 +162,15 @@ def check_same_data(extension: Extension, prepared: "PreparedData") -> None:
         )
 
 
-def first_checkpoint(run: "Run") -> Path | None:
-    """The last sound checkpoint; of a run that extends another and has none, that one's state.
-
-    The log's rows until then are taken over too. Done by the first process, before it trains;
-    killed in between, it is done again.
-
-    Raises:
-        ValueError: the checkpoints are damaged.
-    """
-    from mobilellm.callbacks.checkpoint import CheckpointCallback
-    from mobilellm.training.atomic_save import save_atomically
-
-    path = sound_checkpoint(run.folder)
-    if path is not None or run.extension is None:
-        return path
-    if (damage := find_damage(run.extension.checkpoint)) is not None:
-        raise ValueError(f"checkpoint {run.extension.checkpoint} is damaged ({damage})")
-    import torch
-
-    metrics = run.extension.parent / METRICS
-    if metrics.exists():
-        # Rows after the checkpoint are cut when training starts, as at every resume.
-        write_text_atomically(run.folder / METRICS, metrics.read_text(encoding="utf-8"))
-    state = torch.load(run.extension.checkpoint, map_location="cpu", weights_only=True)
-    # The best checkpoint so far lies in the other folder.
-    kept = {k: v for k, v in state["callbacks"].items() if CheckpointCallback.__qualname__ not in k}
-    path = run.folder / CHECKPOINTS / LAST_CHECKPOINT
-    save_atomically({**state, "callbacks": kept}, path)
-    return path
-
-
-def make_schedule(run: "Run") -> "Schedule":
-    """The run's schedule; where it extends another, as that one left it."""
-    from mobilellm.optim.schedules import from_plateau, rewarmed
-
-    schedule, extension = instantiate(run.config["schedule"]), run.extension
+def extended_schedule(
+    schedule: Schedule, extension: Extension | None, budget: TrainingBudget
+) -> Schedule:
+    """`schedule` as it is; if a run is extended, as that run left its learning rate."""
     if extension is None:
         return schedule
     if not extension.rewarmed:
         return from_plateau(schedule)
-    progress = run.budget.progress(extension.steps, extension.seconds)
+    progress = budget.progress(extension.steps, extension.seconds)
     return rewarmed(schedule, step=extension.steps, progress=progress)
 
 
@@ -220,10 +178,8 @@ def _parent(cfg: DictConfig) -> Path:
     return user_path(cfg.extend_from)
 
 
-def _choose(folder: Path, schedule: Any) -> tuple[Path, bool]:
-    """The checkpoint to go on from, and whether its rate has fallen."""
-    from mobilellm.optim.schedules import is_falling
-
+def _choose(folder: Path, schedule: Schedule) -> tuple[Path, bool]:
+    """The checkpoint to go on from, and whether its learning rate has fallen."""
     last = last_checkpoint(folder)
     falls = is_falling(schedule, 1.0)
     plateau = folder / CHECKPOINTS / PLATEAU_CHECKPOINT
@@ -237,7 +193,7 @@ def _choose(folder: Path, schedule: Any) -> tuple[Path, bool]:
     return last, falls is not False
 
 
-def _check_longer(folder: Path, summary: Mapping[str, Any], budget: "TrainingBudget") -> None:
+def _check_longer(folder: Path, summary: Mapping[str, Any], budget: TrainingBudget) -> None:
     steps, seconds = summary.get("steps", 0), summary.get("wall_seconds") or 0.0
     if not budget.is_spent(steps, seconds):
         return

@@ -1,26 +1,23 @@
-"""Memory of the device a run trains on: what is free, and the most it took."""
+"""Memory of the device that a run trains on: what is free, what fits, and the peak."""
 
 import os
 import re
 from pathlib import Path
 
+import psutil
+import torch
+
 
 def free_memory_bytes(device_type: str) -> int:
-    """Bytes that a training step may take now."""
+    """Bytes that a training step may allocate now."""
     if device_type == "cuda":
-        import torch
-
         return torch.cuda.mem_get_info()[0]
-    import psutil
-
     return psutil.virtual_memory().available
 
 
 def reset_peak_memory(device_type: str) -> None:
-    """Begin a new peak, where the system lets a process do so: several runs may share it."""
+    """Measure the peak from now on, if the system allows it: one process may train several runs."""
     if device_type == "cuda":
-        import torch
-
         torch.cuda.reset_peak_memory_stats()
         return
     try:
@@ -30,15 +27,13 @@ def reset_peak_memory(device_type: str) -> None:
 
 
 def peak_memory_bytes(device_type: str) -> int:
-    """The most memory taken since the reset: allocated on a GPU, resident elsewhere."""
+    """The most memory since the reset: allocated bytes on a GPU, resident bytes elsewhere."""
     if device_type == "cuda":
-        import torch
-
         return torch.cuda.max_memory_allocated()
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
-        import resource
+        import resource  # not on Windows
 
         largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return largest * (1 if os.uname().sysname == "Darwin" else 1024)

@@ -129,7 +129,7 @@ def _data(cfg: "DictConfig", folder: Path) -> "tuple[Any, PreparedData]":
     from mobilellm.data import prepare_data
     from mobilellm.data.preparation.prepare import open_prepared
     from mobilellm.distillation.teachers.opening import describe_teacher
-    from mobilellm.pipeline.given_weights import data_for_weights
+    from mobilellm.pipeline.tokens import data_for_weights
 
     facts = describe_teacher(folder)
     merged: Any = OmegaConf.create(OmegaConf.to_container(cfg))

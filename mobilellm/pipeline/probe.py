@@ -1,33 +1,55 @@
-"""The learning rate of a shape, found by short runs before the long ones.
+"""The learning rate of an architecture, found by short runs before the long ones.
 
-One rate for all widths favours the widths it happens to suit. So each shape first tries a few
-rates, with one seed of their own and a share of the tokens; its seeds share what was found.
+One learning rate for all widths favours the widths that it happens to suit. So each architecture
+first tries a few rates, with a seed of their own and a share of the tokens; the runs of the
+architecture with other seeds use the same result.
 """
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from mobilellm.data import PreparedData
+from mobilellm.pipeline.fit import fit
 from mobilellm.pipeline.identity import config_hash, find_run_folder
-from mobilellm.pipeline.plan import Run
-from mobilellm.pipeline.run import train_prepared
+from mobilellm.pipeline.parts import build_optimizer, build_parts
+from mobilellm.pipeline.results import Facts
+from mobilellm.pipeline.run import Run
+from mobilellm.pipeline.summary import recording
 from mobilellm.run_folder import RunIsBusy, locked, read_summary
+from mobilellm.training.divergence import TrainingDiverged
+from mobilellm.training.ranks import agreed, is_first_process
 from mobilellm.training.training_budget import TrainingBudget
-
-if TYPE_CHECKING:
-    from mobilellm.data import PreparedData
 
 logger = logging.getLogger(__name__)
 
 PROBES = "probes"
 
 
-def best_learning_rate(tried: Sequence[Mapping[str, Any]]) -> float:
-    """The rate with the lowest loss; rates with which training diverged are passed over.
+def probe_learning_rate(run: Run, prepared: PreparedData) -> tuple[Run, list[Facts] | None]:
+    """If the configuration asks for it, try learning rates and take the best one.
+
+    Returns:
+        The run with that learning rate; and what was tried, as `try_learning_rates` returns it.
+
+    Raises:
+        ValueError: training diverged with every rate.
+    """
+    if not run.config["learning_rate_probe"]:
+        return run, None
+    tried = try_learning_rates(run, prepared)
+    optimizer = run.config["optimizer"] | {"learning_rate": best_learning_rate(tried)}
+    if is_first_process():
+        logger.info("%s", describe_choice(tried))
+    parts = replace(run.parts, optimizer=build_optimizer(optimizer))
+    return replace(run, config=run.config | {"optimizer": optimizer}, parts=parts), tried
+
+
+def best_learning_rate(tried: Sequence[Facts]) -> float:
+    """The rate with the lowest loss among those with which training did not diverge.
 
     Args:
         tried: as `try_learning_rates` returns them.
@@ -35,42 +57,40 @@ def best_learning_rate(tried: Sequence[Mapping[str, Any]]) -> float:
     Raises:
         ValueError: training diverged with every rate.
     """
-    sound = [trial for trial in tried if _is_sound(trial)]
-    if not sound:
+    usable = [trial for trial in tried if _is_usable(trial)]
+    if not usable:
         rates = ", ".join(f"{trial['learning_rate']:g}" for trial in tried)
         raise ValueError(
             f"learning_rate_probe: training diverged with each of the learning rates {rates}; give "
             "a lower optimizer.learning_rate, or lower learning_rate_probe_factors"
         )
-    return min(sound, key=lambda trial: trial["val_loss"])["learning_rate"]
+    return min(usable, key=lambda trial: trial["val_loss"])["learning_rate"]
 
 
-def describe_choice(tried: Sequence[Mapping[str, Any]]) -> str:
+def describe_choice(tried: Sequence[Facts]) -> str:
     """One line: the rate chosen, and the loss that each rate led to."""
     losses = (
         f"{trial['learning_rate']:g} "
-        + (f"({trial['val_loss']:.3f} nats per token)" if _is_sound(trial) else "(diverged)")
+        + (f"({trial['val_loss']:.3f} nats per token)" if _is_usable(trial) else "(diverged)")
         for trial in tried
     )
     return f"learning rate {best_learning_rate(tried):g}, the best of {', '.join(losses)}"
 
 
-def _is_sound(trial: Mapping[str, Any]) -> bool:
+def _is_usable(trial: Facts) -> bool:
     return trial["val_loss"] is not None and math.isfinite(trial["val_loss"])
 
 
-def try_learning_rates(run: Run, prepared: "PreparedData") -> list[dict[str, Any]]:
-    """Train briefly with each rate; what was tried before, by any trial, is not tried again.
+def try_learning_rates(run: Run, prepared: PreparedData) -> list[Facts]:
+    """Train briefly with each rate; a rate that any trial has tried before is not tried again.
 
-    Trials that run at the same time share the work: a rate that another one is trying is waited
-    for only when nothing else is left to do.
+    Trials that run at the same time share the work: one waits for a rate that another one is trying
+    only if there is nothing else left to do.
 
     Returns:
         `learning_rate` and `val_loss` (nats per token; None where training diverged) of each, by
         rising rate.
     """
-    from mobilellm.training.ranks import agreed, is_first_process
-
     waiting = [_probe_run(run, factor) for factor in run.config["learning_rate_probe_factors"]]
     runs = sorted(waiting, key=lambda probe: probe.learning_rate)
     timeout = 0
@@ -93,12 +113,13 @@ def try_learning_rates(run: Run, prepared: "PreparedData") -> list[dict[str, Any
     )
 
 
-def _try(probe: Run, prepared: "PreparedData") -> None:
-    """Train one probe; that it diverged is a result, which its summary keeps."""
-    from mobilellm.training.divergence import TrainingDiverged
-
+def _try(probe: Run, prepared: PreparedData) -> None:
+    """Train one probe; if it diverges, that is its result, which its summary keeps."""
+    # A run of its own: its callbacks and loggers write to its own folder.
+    parts = build_parts(probe.config, probe.folder, probe.budget, probe.parts.schedule)
     try:
-        train_prepared(probe, prepared)
+        with recording(probe, prepared) as summary:
+            summary.finish(fit(replace(probe, parts=parts), prepared))
     except TrainingDiverged as error:
         logger.warning("learning rate %g: %s", probe.learning_rate, error)
 
@@ -110,8 +131,6 @@ def _is_tried(probe: Run) -> bool:
 
 def _lock(folder: Path, timeout: float, stack: ExitStack) -> bool:
     """Whether the first of the run's processes, which decides for all, holds the lock."""
-    from mobilellm.training.ranks import is_first_process
-
     if is_first_process():
         try:
             stack.enter_context(locked(folder, timeout))
@@ -121,7 +140,7 @@ def _lock(folder: Path, timeout: float, stack: ExitStack) -> bool:
 
 
 def _probe_run(run: Run, factor: float) -> Run:
-    """The short run with the configured rate times `factor`."""
+    """The short run with `factor` times the configured rate; it still has the parts of `run`."""
     config = run.config
     share = config["learning_rate_probe_share"]
     steps = run.budget.total_steps

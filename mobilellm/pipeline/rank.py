@@ -10,27 +10,17 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import setup_globals
+from omegaconf import DictConfig
 
 from mobilellm.cli.messages import shown_messages
 from mobilellm.files import write_bytes_atomically
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-
-@dataclass(frozen=True)
-class Report:
-    """How a rank ended."""
-
-    time: float
-    """Seconds since the epoch."""
-    rank: int
-    error: BaseException | None
-    """What ended it before the run's end; None: its work is done, and that of all ranks is."""
-    traceback: str = ""
+from mobilellm.pipeline.rank_processes import Report
+from mobilellm.pipeline.train import train
 
 
 def main() -> int:
@@ -48,12 +38,7 @@ def main() -> int:
     return 0
 
 
-def _train(cfg: "DictConfig", hydra_cfg: Any) -> None:
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.core.utils import setup_globals
-
-    from mobilellm.pipeline.run import train
-
+def _train(cfg: DictConfig, hydra_cfg: HydraConf) -> None:
     setup_globals()
     HydraConfig.instance().cfg = hydra_cfg
     train(cfg)

@@ -16,18 +16,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from torch import distributed
 
 from mobilellm.cli.command import Stopped
-from mobilellm.pipeline.rank import Report
+from mobilellm.pipeline.results import Facts
+from mobilellm.pipeline.run import Run
+from mobilellm.pipeline.summary import describe_failure
 from mobilellm.run_folder import read_summary, write_summary
 from mobilellm.training.signals import ends_at_once, handled_signals, leave_closed_terminal
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from mobilellm.pipeline.plan import Run
 
 POLL_SECONDS = 0.05
 # How long the other ranks may take to end by themselves: after one failed or was done, and after
@@ -39,8 +40,20 @@ SIGNAL_GRACE_SECONDS = 600.0
 PROGRAM = "import sys; from mobilellm.pipeline.rank import main; sys.exit(main())"
 
 
+@dataclass(frozen=True)
+class Report:
+    """How a rank ended; the rank writes it to a file."""
+
+    time: float
+    """Seconds since the epoch."""
+    rank: int
+    error: BaseException | None
+    """What ended the rank before the run's end; None: all ranks have finished their work."""
+    traceback: str = ""
+
+
 class RankDied(RuntimeError):
-    """A rank ended without telling why."""
+    """A rank ended without a report."""
 
 
 class RankTraceback(Exception):
@@ -51,13 +64,13 @@ class RankTraceback(Exception):
         return f"\n{self.args[0]}"
 
 
-def starts_ranks(run: "Run") -> bool:
+def starts_ranks(run: Run) -> bool:
     """Whether this process is to start the run's ranks: there are several and nobody else has."""
     place = run.trainer.place
     return place.world_size > 1 and place.launcher is None
 
 
-def train_on_ranks(cfg: "DictConfig", run: "Run") -> dict[str, Any]:
+def train_on_ranks(cfg: DictConfig, run: Run) -> Facts:
     """Train `cfg` on ranks of their own; the first signal is passed on to them, the second kills.
 
     Returns:
@@ -99,12 +112,8 @@ class _Ranks:
         """The rank that a signal not from here ended first."""
 
     @contextmanager
-    def started(self, cfg: "DictConfig") -> Iterator[None]:
+    def started(self, cfg: DictConfig) -> Iterator[None]:
         """Start them; at the end none is left."""
-        from hydra.core.hydra_config import HydraConfig
-        from omegaconf import OmegaConf
-        from torch import distributed
-
         # Held here: a port that is taken from now on, and not only once rank 0 listens.
         store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # pyright: ignore
         plain = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
@@ -230,13 +239,9 @@ def _environment(rank: int, size: int, port: int) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _record_end(run: "Run", error: BaseException) -> None:
+def _record_end(run: Run, error: BaseException) -> None:
     """Let summary.json name the culprit: rank 0 may not know it, or may be gone."""
     summary = read_summary(run.folder)
     if summary is None or summary.get("status") not in ("running", "failed"):
         return
-    if isinstance(error, KeyboardInterrupt):
-        end = {"status": "stopped", "error": None}
-    else:
-        end = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-    write_summary(run.folder, summary | end)
+    write_summary(run.folder, summary | describe_failure(error))

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mobilellm.hydra_app.configuration import compose
-from mobilellm.pipeline import train
+from mobilellm.pipeline.train import train
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))

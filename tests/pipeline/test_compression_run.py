@@ -12,7 +12,7 @@ import torch
 from mobilellm.checkpoint import load_model
 from mobilellm.hydra_app.configuration import compose
 from mobilellm.models import ModelConfig
-from mobilellm.pipeline import train
+from mobilellm.pipeline.train import train
 
 ROOT = Path(__file__).parents[2]
 KEY = "compression"

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from mobilellm.cli.command import Stopped
 from mobilellm.hydra_app.configuration import compose, config_loader, load
 from mobilellm.hydra_app.trial import without_hydra
-from mobilellm.pipeline import train
 from mobilellm.pipeline.plan import plan_run
+from mobilellm.pipeline.train import train
 
 STOP = ["+callbacks.stop._target_=stopping.StopAt", "+callbacks.stop.step=4"]
 

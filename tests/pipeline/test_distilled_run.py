@@ -12,9 +12,9 @@ from mobilellm.accounting import count_parameters
 from mobilellm.checkpoint import load_model, save_model
 from mobilellm.hydra_app.configuration import compose
 from mobilellm.models import MobileLLM, ModelConfig
-from mobilellm.pipeline import train
 from mobilellm.pipeline.plan import plan_run
 from mobilellm.pipeline.prepare_logits import prepare_logits
+from mobilellm.pipeline.train import train
 
 TEACHER = "distillation.teacher"
 SIZES = {

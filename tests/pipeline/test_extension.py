@@ -126,7 +126,7 @@ def test_what_makes_it_another_run_is_refused(command, tmp_path, overrides, mess
 def finished(corpus, prepared_dir, tmp_path_factory):
     """A finished run."""
     from mobilellm.hydra_app.configuration import compose
-    from mobilellm.pipeline import train
+    from mobilellm.pipeline.train import train
 
     folder = tmp_path_factory.mktemp("finished")
     train(compose("train", [

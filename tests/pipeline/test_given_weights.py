@@ -13,10 +13,10 @@ from mobilellm.data.tokenizer import train_tokenizer
 from mobilellm.evaluation.untrained import warn_if_untrained
 from mobilellm.hydra_app.configuration import compose, instantiate
 from mobilellm.models import MobileLLM, ModelConfig
-from mobilellm.pipeline import train
 from mobilellm.pipeline.compress import compress_folder
-from mobilellm.pipeline.end_of_text import model_with_ids
 from mobilellm.pipeline.prepare_logits import prepare_logits
+from mobilellm.pipeline.tokens import model_with_ids
+from mobilellm.pipeline.train import train
 
 
 def folder_of(summary, tmp_path):

@@ -14,7 +14,8 @@ from mobilellm.accounting import count_parameters, flops_per_token
 from mobilellm.checkpoint import load_model
 from mobilellm.hydra_app.configuration import compose
 from mobilellm.models import ModelConfig
-from mobilellm.pipeline import check_run, train
+from mobilellm.pipeline.sweep import check_run
+from mobilellm.pipeline.train import train
 
 
 def _folder(tmp_path: Path) -> Path:
@@ -185,7 +186,7 @@ def test_micro_batches_do_not_change_the_result(tiny_run):
         (["model.num_attention_heads=3", "model.num_key_value_heads=2"],
          r"model: num_attention_heads=3 must be divisible by num_key_value_heads=2; use 1 or 3"),
         (["data.train=/nowhere"], r"/nowhere"),
-        (["data.vocab_size=600"], r"has 600 pieces, more than the model's vocab_size=512"),
+        (["data.vocab_size=600"], r"has 600 tokens, more than the model's vocab_size=512"),
         (["sequence_length=2048", "tokens_per_step=2048", "max_tokens=2048", "data.name=few",
           "data.document=line", "validation_tokens=null", "data.max_megabytes=0.01"],
          r"the \w+ split: sequence_length=\d+ needs \d+ tokens"),

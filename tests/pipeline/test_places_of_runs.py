@@ -8,8 +8,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mobilellm.hydra_app.configuration import compose, config_loader, load
 from mobilellm.hydra_app.trial import without_hydra
-from mobilellm.pipeline import train
 from mobilellm.pipeline.plan import plan_run
+from mobilellm.pipeline.train import train
 
 
 @pytest.mark.parametrize("variables", [

@@ -13,7 +13,8 @@ from small_run import make_module
 
 from mobilellm.cli.command import Stopped
 from mobilellm.hydra_app.configuration import compose
-from mobilellm.pipeline import fit, run
+from mobilellm.pipeline import fit
+from mobilellm.pipeline import train as run
 from mobilellm.pipeline.plan import plan_run
 from mobilellm.run_folder import read_summary
 

@@ -8,7 +8,7 @@ from mobilellm.cli.errors import CommandError
 from mobilellm.data import TokenizedData, prepare_data
 from mobilellm.hydra_app.configuration import config_loader
 from mobilellm.hydra_app.sweep_check import check_sweep
-from mobilellm.pipeline import check_data_folders, check_run
+from mobilellm.pipeline.sweep import check_data_folders, check_run
 
 
 @pytest.fixture

@@ -1,23 +1,36 @@
-"""Whether the data of a sweep's trials go together, found before the first trial starts."""
+"""Checks of a sweep before its first trial starts: each trial, and the data of all of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from mobilellm.data.preparation.prepare import open_prepared
+from omegaconf import DictConfig
+
+from mobilellm.data import DataConfig, open_prepared
+from mobilellm.data.manifest import describe_inputs, differences, read_inputs
 from mobilellm.data.source import SPLITS
 from mobilellm.hydra_app.configuration import instantiate
-from mobilellm.run_folder import read_summary
+from mobilellm.hydra_app.trial import Trial
+from mobilellm.pipeline.hydra_job import hydra_job
+from mobilellm.pipeline.plan import plan_run
+from mobilellm.run_folder import check_may_start, read_summary
 
-if TYPE_CHECKING:
-    from mobilellm.data import DataConfig
-    from mobilellm.hydra_app.trial import Trial
+
+def check_run(cfg: DictConfig) -> Path:
+    """Check one trial; returns its run folder.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: as `plan_run`, or the folder may not be used.
+    """
+    run = plan_run(cfg, here=hydra_job().launcher != "slurm")
+    if not run.is_finished():
+        check_may_start(run.folder, resume=run.resume)
+    return run.folder
 
 
-def check_data_folders(trials: "Sequence[Trial]") -> None:
-    """Find what would stop trials when they prepare their data, without reading much of them.
+def check_data_folders(trials: Sequence[Trial]) -> None:
+    """Find what would stop trials when they prepare their data, without reading much of the data.
 
-    Finished trials are passed over: they need no data any more.
+    Finished trials are left out: they need no data any more.
 
     Args:
         trials: of a sweep, each checked.
@@ -25,7 +38,7 @@ def check_data_folders(trials: "Sequence[Trial]") -> None:
     Raises:
         ValueError: two trials whose data differ and have the same folder; a folder that was
             prepared from other input; a path with nothing in it.
-        FileNotFoundError: a path of the data does not exist.
+        FileNotFoundError: a path of the data that does not exist.
     """
     first: dict[Path, tuple[Trial, DataConfig]] = {}
     for trial in trials:
@@ -36,7 +49,7 @@ def check_data_folders(trials: "Sequence[Trial]") -> None:
         if folder not in first:
             first[folder] = (trial, data)
             if trial.config.get("init_from") is None:
-                # With one, the tokenizer and so the folder are of that model.
+                # With init_from the tokenizer, and so the folder, is that of the given model.
                 open_prepared(data)
         other_trial, other = first[folder]
         changes = _differences(other, data)
@@ -48,16 +61,14 @@ def check_data_folders(trials: "Sequence[Trial]") -> None:
             )
 
 
-def _differences(one: "DataConfig", other: "DataConfig") -> list[str]:
-    """What differs in what two configurations prepare; files are read only where it is needed."""
-    from mobilellm.data.manifest import describe_inputs, differences, read_inputs
-
+def _differences(one: DataConfig, other: DataConfig) -> list[str]:
+    """Differences in what two configurations prepare; files are read only if they decide it."""
     if _sources(one) == _sources(other):
         return []
     known = describe_inputs(one, read_inputs(one.folder))
     return differences(known, describe_inputs(other, known))
 
 
-def _sources(data: "DataConfig") -> tuple[Any, ...]:
+def _sources(data: DataConfig) -> tuple[object, ...]:
     files = [data.files(split) for split in SPLITS]
     return data.preparation(), files, data.tokenizer, data.tokenizer_sample_megabytes

@@ -1,22 +1,24 @@
-"""What is said before a run begins: what it goes on from, or why from the start."""
+"""The lines that a run logs before it begins: its settings, and what it continues."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mobilellm.pipeline.identity import differences, run_folders
+from mobilellm.pipeline.run import Run
 from mobilellm.run_folder import last_checkpoint, read_summary
 
-if TYPE_CHECKING:
-    from mobilellm.pipeline.plan import Run
-
 BUDGET = ("max_tokens", "max_steps", "max_seconds")
-# Differences that are named.
+# At most so many differences are named.
 SHOWN = 3
+# Columns of a line.
+WIDTH = 80
 
 
-def beginning(run: "Run") -> Iterator[str]:
-    """Lines to print before `run` trains."""
+def start_messages(run: Run) -> Iterator[str]:
+    """The lines to log before `run` trains."""
+    yield from settings_lines(run.overrides)
     if last_checkpoint(run.folder) is not None:
         for line in run.changes:
             yield f"{run.folder}: {line}"
@@ -27,19 +29,36 @@ def beginning(run: "Run") -> Iterator[str]:
     if run.is_sweep:
         return
     if run.config["resume"]:
-        yield f"resume=true: nothing to resume in {run.folder}, it begins anew{_nearest(run)}"
+        yield f"resume=true: {run.folder} has no checkpoint, the run starts anew{_nearest(run)}"
         return
     shorter = _shorter(run)
     if shorter is not None:
         folder, tokens = shorter
         yield (
-            f"{folder} is the same run, finished at {tokens:,} tokens; this one begins anew. To "
+            f"{folder} is the same run, finished at {tokens:,} tokens; this one starts anew. To "
             f"train that one on instead: extend_from={folder} with the larger budget"
         )
 
 
-def _nearest(run: "Run") -> str:
-    """The unfinished run beside it that differs least, and in what."""
+def settings_lines(overrides: Sequence[str]) -> list[str]:
+    """The settings that differ from conf/train.yaml, in lines of at most 80 columns if they fit.
+
+    All settings are in config.yaml. There are no lines without overrides.
+
+    Args:
+        overrides: as typed, those of a swept experiment included.
+    """
+    return textwrap.wrap(
+        f"settings: {' '.join(overrides)}" if overrides else "",
+        WIDTH,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _nearest(run: Run) -> str:
+    """The unfinished run in the same experiment that differs least, and its differences."""
     unfinished = [
         (differences(folder, run.config, run.overrides), folder)
         for folder in run_folders(run.folder.parent)
@@ -48,10 +67,10 @@ def _nearest(run: "Run") -> str:
     if not unfinished:
         return ""
     found, folder = min(unfinished, key=lambda one: len(one[0]))
-    return f"; the unfinished run {folder.name} differs in {_described(found)}"
+    return f"; the unfinished run {folder.name} differs in {_describe(found)}"
 
 
-def _described(found: dict[str, tuple[Any, Any]]) -> str:
+def _describe(found: dict[str, tuple[Any, Any]]) -> str:
     parts = [f"{key}={_value(now)} (there {_value(then)})" for key, (then, now) in found.items()]
     more = f" and {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
     return ", ".join(parts[:SHOWN]) + more
@@ -61,7 +80,7 @@ def _value(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def _shorter(run: "Run") -> tuple[Path, int] | None:
+def _shorter(run: Run) -> tuple[Path, int] | None:
     """A finished run that differs in a smaller budget alone, and its tokens; the longest."""
     total = run.budget.total_steps
     facts = {
@@ -82,7 +101,7 @@ def _shorter(run: "Run") -> tuple[Path, int] | None:
     return max(found, key=lambda one: one[1], default=None)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """As JSON gives it back."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(item) for item in value]

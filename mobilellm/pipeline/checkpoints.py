@@ -1,0 +1,60 @@
+"""The checkpoint that a fit begins with."""
+
+from pathlib import Path
+
+import torch
+
+from mobilellm.callbacks.checkpoint import CheckpointCallback
+from mobilellm.callbacks.loss_guard import LossGuardCallback
+from mobilellm.files import write_text_atomically
+from mobilellm.pipeline.run import Run
+from mobilellm.run_folder import (
+    CHECKPOINTS,
+    LAST_CHECKPOINT,
+    METRICS,
+    find_damage,
+    sound_checkpoint,
+)
+from mobilellm.training.atomic_save import save_atomically
+from mobilellm.training.divergence import RollBack, roll_back
+
+
+def first_checkpoint(run: Run) -> Path | None:
+    """The last valid checkpoint of the run; None if it begins with its initial weights.
+
+    A run that extends another one and has no checkpoint yet gets the other one's state and the rows
+    of its log. Call it on the first process only, before that process trains; if it is killed in
+    between, the next call does all of it again.
+
+    Raises:
+        ValueError: the checkpoints are damaged.
+    """
+    path = sound_checkpoint(run.folder)
+    if path is not None or run.extension is None:
+        return path
+    if (damage := find_damage(run.extension.checkpoint)) is not None:
+        raise ValueError(f"checkpoint {run.extension.checkpoint} is damaged ({damage})")
+    metrics = run.extension.parent / METRICS
+    if metrics.exists():
+        # Rows after the checkpoint are cut when training starts, as at every resume.
+        write_text_atomically(run.folder / METRICS, metrics.read_text(encoding="utf-8"))
+    state = torch.load(run.extension.checkpoint, map_location="cpu", weights_only=True)
+    # The best checkpoint so far is in the other folder.
+    kept = {k: v for k, v in state["callbacks"].items() if CheckpointCallback.__qualname__ not in k}
+    path = run.folder / CHECKPOINTS / LAST_CHECKPOINT
+    save_atomically({**state, "callbacks": kept}, path)
+    return path
+
+
+def rewind_checkpoint(run: Run, request: RollBack) -> Path:
+    """Let the last checkpoint continue with the samples after those of the bad step.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+    """
+    path = sound_checkpoint(run.folder)
+    if path is None:
+        raise FileNotFoundError(f"{run.folder} has no checkpoint to roll back to") from request
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    save_atomically(roll_back(state, LossGuardCallback.__qualname__, request.event), path)
+    return path

@@ -1,0 +1,167 @@
+"""Checks of settings and parts that only make sense together; made before any data is read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from mobilellm.callbacks.compression import CompressionCallback
+from mobilellm.callbacks.distillation import DistillationCallback
+from mobilellm.launchers.local.gpus import visible_gpus
+from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.models.initialization import check_initialization
+from mobilellm.pipeline.parts import named_errors
+from mobilellm.pipeline.run import Run
+from mobilellm.training.trainer import TrainerConfig
+
+Config = Mapping[str, Any]
+
+
+def check_windows(config: Config, model: ModelConfig) -> None:
+    """Check that windows, steps and micro-batches divide each other and fit the model.
+
+    Raises:
+        ValueError: they do not; the message has the nearest numbers that do.
+    """
+    length, per_step = config["sequence_length"], config["tokens_per_step"]
+    if length > model.max_position_embeddings:
+        raise ValueError(
+            f"sequence_length={length} must be between 1 and the model's context, "
+            f"max_position_embeddings={model.max_position_embeddings}; use a shorter one, or "
+            "raise model.max_position_embeddings"
+        )
+    if per_step < length or per_step % length:
+        below = max(1, per_step // length) * length
+        raise ValueError(
+            f"tokens_per_step={per_step} must be a multiple of sequence_length={length}; use "
+            f"{below} or {below + length}"
+        )
+    validation = config["validation_tokens"]
+    if validation is not None and validation < length:
+        raise ValueError(
+            f"validation_tokens={validation:g} must be at least one window, sequence_length="
+            f"{length}; null: all of the split"
+        )
+    micro, samples = config["micro_batch_size"], per_step // length
+    if micro != "auto" and (not isinstance(micro, int) or micro < 1 or samples % micro):
+        divisors = [n for n in range(1, min(samples, 4096) + 1) if samples % n == 0]
+        raise ValueError(
+            f"micro_batch_size={micro} must be auto or divide the {samples} windows of a step "
+            f"(tokens_per_step / sequence_length); use one of {divisors}"
+        )
+
+
+def check_devices(
+    config: Config, trainer: TrainerConfig, launcher: str | None, *, here: bool
+) -> None:
+    """Check that the windows of a step can be divided evenly among the devices.
+
+    Args:
+        config: the resolved configuration.
+        trainer: of the run.
+        launcher: as of `HydraJob`.
+        here: whether the run trains on this machine. The login node of a cluster has none of its
+            devices and is not asked for any.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    samples = config["tokens_per_step"] // config["sequence_length"]
+    micro = 1 if config["micro_batch_size"] == "auto" else config["micro_batch_size"]
+    # The local launcher gives each trial one of the GPUs that the sweep's process sees.
+    gets_one_gpu = (
+        launcher == "local"
+        and here
+        and trainer.device_type == "cuda"
+        and trainer.devices == "auto"
+        and bool(visible_gpus())
+    )
+    if here and not gets_one_gpu:
+        world = trainer.world_size
+    else:
+        world = trainer.num_nodes * (1 if trainer.devices == "auto" else int(trainer.devices))
+    if samples % (world * micro):
+        raise ValueError(
+            f"the {samples} windows of a step (tokens_per_step / sequence_length) cannot be shared "
+            f"by {world} devices with micro_batch_size={config['micro_batch_size']}; use a "
+            f"multiple of {world * micro} windows"
+        )
+
+
+def check_targets(config: Config) -> None:
+    """Check that every node of the groups that may be empty says which class it describes.
+
+    Raises:
+        ValueError: there are settings without a class that takes them.
+    """
+    for group in ("compression", "distillation"):
+        _check_target(group, config[group] or None, f"choose {group}=…")
+    for group in ("callbacks", "logger"):
+        for name, node in config[group].items():
+            _check_target(f"{group}.{name}", node, f"choose {group}=… with {name} in it")
+
+
+def _check_target(key: str, node: object, remedy: str) -> None:
+    if node is None:
+        return
+    if not isinstance(node, Mapping):
+        raise ValueError(f"{key}={node!r} describes no object; give {key}._target_, or null")
+    if "_target_" not in node:
+        raise ValueError(
+            f"{key} has settings ({', '.join(map(str, node))}) but no _target_ that takes them; "
+            f"{remedy}, or leave the settings out"
+        )
+
+
+def check_parts(run: Run) -> None:
+    """Check the parts that depend on each other or on the model, without memory for weights.
+
+    Raises:
+        ValueError: what does not fit, after the key that describes the part.
+    """
+    with named_errors("initialization"):
+        check_initialization(**run.config["initialization"])
+    with named_errors("optimizer", run.config["optimizer"]["_target_"]), torch.device("meta"):
+        run.parts.optimizer(MobileLLM(run.model))
+    steps, total = run.config["schedule"].get("warmup_steps"), run.budget.total_steps
+    if steps is not None and total is not None and steps > total:
+        raise ValueError(
+            f"schedule.warmup_steps={steps} must be at most the run's {total} steps, or the rate "
+            "never comes near its peak; use fewer, or warmup_steps=null with warmup_fraction"
+        )
+    if run.parts.compression is not None:
+        _check_compression(run, run.parts.compression)
+    if run.parts.distillation is not None:
+        _check_distillation(run, run.parts.distillation)
+
+
+def _check_compression(run: Run, compression: CompressionCallback) -> None:
+    if run.trainer.strategy == "fsdp" and compression.starts(run.budget)[-1] > 0:
+        # torch cannot add parameters without optimizer state to a sharded optimizer.
+        raise ValueError(
+            "compression: trainer=fsdp does not support compression during training; use "
+            "trainer=ddp, or one stage with first_start=0"
+        )
+    with named_errors("compression"):
+        compression.check(run.model, run.budget)
+
+
+def _check_distillation(run: Run, distillation: DistillationCallback) -> None:
+    if run.trainer.strategy == "fsdp" and distillation.has_projections:
+        raise ValueError(
+            "distillation: projection=true trains weights beside the model, which trainer=fsdp "
+            "does not shard; use trainer=ddp, or a student of the teacher's width"
+        )
+    compression, compressed = run.parts.compression, None
+    if compression is not None:
+        compressed = compression.configs_after(run.model)
+        if compression.starts(run.budget)[0] > 0 and not distillation.is_dense:
+            # The model as configured learns until the first stage.
+            compressed = [run.model, *compressed]
+    with named_errors("distillation"):
+        distillation.check(
+            run.model,
+            sequence_length=run.config["sequence_length"],
+            document_mask=run.data.document_mask,
+            compressed=compressed,
+        )

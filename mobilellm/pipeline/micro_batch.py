@@ -1,0 +1,39 @@
+"""How many windows fit into one forward pass."""
+
+from mobilellm.accounting import largest_micro_batch
+from mobilellm.pipeline.memory import free_memory_bytes
+from mobilellm.pipeline.run import Run
+from mobilellm.training.ranks import smallest_of_ranks
+
+# Share of the free memory that micro_batch_size=auto plans with: a forecast is not a measurement.
+MEMORY_SHARE = 0.7
+# More tokens per pass make no device faster, and larger batches do not fit in the CPU cache.
+AUTO_MICRO_BATCH_TOKENS = {"cpu": 4096}
+
+
+def micro_batch_size(run: Run) -> int:
+    """Windows per device and forward pass, the same on all ranks; called on all of them.
+
+    Raises:
+        ValueError: not even one window fits into memory.
+    """
+    given, length = run.config["micro_batch_size"], run.config["sequence_length"]
+    if given != "auto":
+        return given
+    world, device = run.trainer.world_size, run.trainer.device_type
+    distillation = run.parts.distillation
+    teacher_bytes = 0 if distillation is None else distillation.weight_bytes(run.model)
+    size = largest_micro_batch(
+        run.model,
+        MEMORY_SHARE * smallest_of_ranks(free_memory_bytes(device)) - teacher_bytes,
+        length,
+        divides=run.samples_per_step // world,
+        optimizer=run.optimizer_name,
+        precision=run.trainer.resolved_precision,
+        activation_checkpointing=run.trainer.activation_checkpointing,
+        accelerator=device,
+        num_shards=world if run.trainer.strategy == "fsdp" else 1,
+        document_mask=run.data.document_mask,
+    )
+    most = max(1, AUTO_MICRO_BATCH_TOKENS.get(device, size * length) // length)
+    return max(n for n in range(1, min(size, most) + 1) if size % n == 0)

@@ -1,0 +1,217 @@
+"""A model and its data use the same token ids: neither is trained with the tokens of another.
+
+Given weights (of `init_from`, of a teacher, of a model to compress) keep the tokenizer that they
+were trained with. Text is tokenized by the tokenizer in the model's folder, or by the one that
+data.tokenizer names; token ids are taken as the model's own. If documents end with another token
+than the one that the model stops at, the two do not belong together. A new model takes the tokens
+that its data begin and end documents with.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mobilellm.data import DataConfig
+from mobilellm.data.end_of_text import find_eos_token_id
+from mobilellm.data.tokenizer import open_tokenizer, tokenizer_hash
+from mobilellm.distillation.logit_store.store import is_logit_store
+from mobilellm.distillation.teachers.opening import describe_teacher
+from mobilellm.files import TOKENIZER_FILE
+from mobilellm.formats.model_folder import describe_missing_tokenizer, find_tokenizer, open_config
+from mobilellm.hydra_app.configuration import instantiate
+from mobilellm.models import ModelConfig
+from mobilellm.models.layer_subset import subset_config
+
+logger = logging.getLogger(__name__)
+
+SPECIAL_TOKENS = ("eos_token_id", "bos_token_id")
+
+
+def with_initial_model(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """With `init_from`, the architecture and the tokenizer are those of that folder.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: the command line asks for another architecture.
+    """
+    if cfg.init_from is None:
+        if cfg.init_layers is not None:
+            raise ValueError("init_layers chooses layers of the model in init_from; give that too")
+        return cfg
+    folder = Path(cfg.init_from)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"init_from={folder} is not a folder; give that of a saved model")
+    config = open_config(folder)
+    if cfg.init_layers is not None:
+        config = subset_config(config, list(cfg.init_layers))
+    given = [o for o in overrides if o.lstrip("+").startswith(("model=", "model."))]
+    if given and instantiate(cfg.model) != config:
+        raise ValueError(
+            f"init_from={folder} brings its own architecture, which differs from {', '.join(given)}"
+            "; leave out model=…, or train that model without init_from"
+        )
+    merged = DictConfig(OmegaConf.to_container(cfg))
+    merged.model = {"_target_": "mobilellm.models.ModelConfig", **config.to_dict()}
+    tokenizer = own_tokenizer(merged.data, folder, name=f"init_from={folder}")
+    if tokenizer is not None:
+        merged.data.tokenizer = tokenizer
+    return merged
+
+
+def with_ids_of_data(cfg: DictConfig, data: DataConfig, overrides: Sequence[str]) -> DictConfig:
+    """A run's configuration with `model_with_ids`; given weights keep their own ids.
+
+    Raises:
+        FileNotFoundError, ValueError: what the model refuses, and as `model_with_ids`.
+    """
+    if cfg.init_from is not None:
+        return cfg
+    model = instantiate(cfg.model)
+    found = model_with_ids(model, data, overrides)
+    if found == model:
+        return cfg
+    merged = DictConfig(OmegaConf.to_container(cfg))
+    for name in SPECIAL_TOKENS:
+        merged.model[name] = getattr(found, name)
+    return merged
+
+
+def model_with_ids(
+    model: ModelConfig, data: DataConfig, overrides: Sequence[str] = ()
+) -> ModelConfig:
+    """`model` with the end-of-text token of its data's tokenizer.
+
+    Documents that are tokenized here are separated by end-of-text tokens, so that each also begins
+    after one. Documents that come as token ids may begin with another token: if the configuration
+    names one, it stays. Data without an end-of-text token change nothing.
+
+    Args:
+        model: as configured.
+        data: that it is to be trained on.
+        overrides: of the command line.
+
+    Raises:
+        FileNotFoundError, ValueError: a tokenizer that cannot be read; an id of the command line
+            that is not the data's.
+    """
+    eos = find_eos_token_id(data)
+    if eos < 0:
+        return model
+    is_one_token = not data.is_tokenized or model.bos_token_id == model.eos_token_id
+    ids = {"eos_token_id": eos, "bos_token_id": eos if is_one_token else model.bos_token_id}
+    configured = {name: getattr(model, name) for name in SPECIAL_TOKENS}
+    if ids == configured:
+        return model
+    for name, id_ in ids.items():
+        for override in overrides:
+            key, _, value = override.lstrip("+").partition("=")
+            if key == f"model.{name}" and value != str(id_):
+                raise ValueError(
+                    f"{override} contradicts the data, whose documents are separated by token "
+                    f"{eos}; leave it out, the model then has {name}={id_}"
+                )
+    logger.info(
+        "texts end with token %d and begin with token %d, as in the data (the configuration says "
+        "%d and %d)", *ids.values(), *configured.values(),
+    )  # fmt: skip
+    return replace(model, **ids)
+
+
+def data_of_run(cfg: DictConfig, teacher: str | Path | None) -> DataConfig:
+    """The data of a run, in the tokens of the weights of `init_from` and of the teacher.
+
+    Args:
+        cfg: with the model of `init_from`, see `with_initial_model`.
+        teacher: folder of the teacher; None: there is none, or it is the student itself.
+
+    Raises:
+        FileNotFoundError, ValueError: what the data refuse, and as `data_for_weights`.
+    """
+    data: DataConfig | None = None
+    if cfg.init_from is not None:
+        data = data_for_weights(
+            cfg.data,
+            cfg.init_from,
+            eos_token_ids=[cfg.model.eos_token_id],
+            name=f"init_from={cfg.init_from}",
+        )
+    # A logit store is compared with the data themselves, once they are prepared.
+    if teacher is not None and not is_logit_store(teacher):
+        data = data_for_weights(
+            cfg.data,
+            teacher,
+            eos_token_ids=describe_teacher(teacher).eos_token_ids,
+            name=f"distillation.teacher={teacher}",
+        )
+    return instantiate(cfg.data) if data is None else data
+
+
+def data_for_weights(
+    node: Mapping[str, Any] | DictConfig,
+    folder: str | Path,
+    *,
+    eos_token_ids: Sequence[int],
+    name: str,
+) -> DataConfig:
+    """The data that a configuration node describes, in the tokens of the model in `folder`.
+
+    Args:
+        node: `data` of a configuration.
+        folder: of the model or its run.
+        eos_token_ids: tokens that the model stops at; empty: not known.
+        name: how the folder was given, such as `init_from=PATH`.
+
+    Raises:
+        ValueError: text without a tokenizer that the weights were trained with, another tokenizer,
+            or another end-of-text token than the model's.
+    """
+    data: DataConfig = instantiate(node, tokenizer=own_tokenizer(node, folder, name=name))
+    eos = find_eos_token_id(data)
+    if eos >= 0 and eos_token_ids and eos not in eos_token_ids:
+        ends = " or ".join(map(str, eos_token_ids))
+        remedy = f"use data.eos_token_id={ends}, or " if data.is_tokenized else ""
+        raise ValueError(
+            f"{name} stops at token {ends} by its config.json, and documents of the data end with "
+            f"token {eos}; {remedy}correct eos_token_id in the model's config.json"
+        )
+    return data
+
+
+def own_tokenizer(
+    node: Mapping[str, Any] | DictConfig, folder: str | Path, *, name: str
+) -> str | None:
+    """What data.tokenizer has to be for the model in `folder`; None for data that are token ids.
+
+    Raises:
+        ValueError: as `data_for_weights`.
+    """
+    own, given = find_tokenizer(folder), node.get("tokenizer")
+    if given is not None:
+        if own is not None and not _is_same_tokenizer(own, Path(given)):
+            raise ValueError(
+                f"data.tokenizer={given} differs from the tokenizer of {name}, whose token ids the "
+                f"weights were trained with; leave data.tokenizer out, or give {own}"
+            )
+        return given
+    if own is not None:
+        return str(own)
+    # The path only keeps the data from training a tokenizer; nothing reads it here.
+    if instantiate(node, tokenizer=str(Path(folder) / TOKENIZER_FILE)).is_tokenized:
+        return None
+    raise ValueError(
+        f"{name}: {describe_missing_tokenizer(folder)}, and the token ids of a new one would mean "
+        "nothing to the weights; give the one that they were trained with, data.tokenizer=PATH, or "
+        "token ids made by the model's own tokenizer, data=tokenized_jsonl"
+    )
+
+
+def _is_same_tokenizer(own: Path, given: Path) -> bool:
+    """Whether two files hold the same tokenizer; one that does not exist is refused elsewhere."""
+    if not given.is_file() or own.read_bytes() == given.read_bytes():
+        return True
+    first = tokenizer_hash(open_tokenizer(own, name="the model's tokenizer "))
+    return first == tokenizer_hash(open_tokenizer(given))

@@ -1,0 +1,125 @@
+"""One run from its configuration to the trained model."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+
+from omegaconf import DictConfig
+
+from mobilellm.cli.command import Stopped
+from mobilellm.data import PreparedData, prepare_data
+from mobilellm.pipeline.extension import check_same_data
+from mobilellm.pipeline.fit import fit
+from mobilellm.pipeline.parts import named_errors
+from mobilellm.pipeline.plan import plan_run
+from mobilellm.pipeline.probe import probe_learning_rate
+from mobilellm.pipeline.rank_processes import starts_ranks, train_on_ranks
+from mobilellm.pipeline.results import Facts
+from mobilellm.pipeline.run import Run
+from mobilellm.pipeline.start_messages import start_messages
+from mobilellm.pipeline.summary import recording
+from mobilellm.run_folder import check_may_start, locked, read_summary
+from mobilellm.training.ranks import (
+    agreed,
+    check_same_configuration,
+    first_does,
+    is_first_process,
+    join_ranks,
+    leave_ranks,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> Facts:
+    """Train one model, or continue its training: plan, prepare, probe, fit, summarise.
+
+    A finished trial of a sweep is left alone.
+
+    Returns:
+        The run's summary, as in its summary.json.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: what the user can correct, before work starts.
+        Stopped: a signal ended the run after it saved.
+    """
+    run = plan_run(cfg)
+    if run.is_sweep and run.is_finished():
+        return read_summary(run.folder) or {}
+    check_may_start(run.folder, resume=run.resume)
+    if starts_ranks(run):
+        # Each of the processes that this one starts comes here again, and goes on below.
+        return train_on_ranks(cfg, run)
+    with _joined_ranks(run):
+        prepared = prepare(run)
+        run, tried = probe_learning_rate(run, prepared)
+        with locked(run.folder) if is_first_process() else nullcontext():
+            # Asked again: the same command may have finished the run meanwhile.
+            if agreed(run.is_sweep and run.is_finished()):
+                return read_summary(run.folder) or {}
+            first_does(partial(check_may_start, run.folder, resume=run.resume))
+            with recording(run, prepared, tried) as summary:
+                return summary.finish(fit(run, prepared))
+
+
+@contextmanager
+def _joined_ranks(run: Run) -> Iterator[None]:
+    """Join the processes of the run, if there are several, to one process group."""
+    join_ranks(run.trainer)
+    # What `auto` means is decided on each machine: all must have decided alike.
+    resolved = {"device": run.trainer.device_type, "precision": run.trainer.resolved_precision}
+    check_same_configuration(run.config | {"resolved": resolved})
+    try:
+        yield
+    except Stopped:
+        # All ranks stopped at the same step. After any other error they may be anywhere.
+        leave_ranks()
+        raise
+    leave_ranks()
+
+
+def prepare(run: Run) -> PreparedData:
+    """Say how the run starts, prepare its data, and check what only the data can tell.
+
+    Raises:
+        ValueError: data with another vocabulary than the model's or the teacher's, or with a split
+            that is too short.
+    """
+    if is_first_process():
+        for line in start_messages(run):
+            logger.info("%s", line)
+    prepared = prepare_data(run.data)
+    check_prepared(run, prepared)
+    return prepared
+
+
+def check_prepared(run: Run, prepared: PreparedData) -> None:
+    """Check the run against its prepared data.
+
+    Raises:
+        ValueError: as `prepare`.
+    """
+    # Fewer tokens than rows of the embedding are fine: many models pad their vocabulary.
+    if prepared.vocab_size > run.model.vocab_size:
+        raise ValueError(
+            f"the tokenizer of {prepared.dir} has {prepared.vocab_size} tokens, more than the "
+            f"model's vocab_size={run.model.vocab_size}; use model.vocab_size="
+            f"{prepared.vocab_size} or more, or another tokenizer"
+        )
+    if run.extension is not None:
+        check_same_data(run.extension, prepared)
+    length, distillation = run.config["sequence_length"], run.parts.distillation
+    for split in ("train", "validation"):
+        try:
+            prepared.windows(split, length)
+        except ValueError as error:
+            raise ValueError(f"the {split} split: {error}") from None
+    if distillation is not None:
+        with named_errors("distillation"):
+            distillation.check_data(
+                prepared,
+                vocab_size=run.model.vocab_size,
+                sequence_length=length,
+                document_mask=run.data.document_mask,
+            )
