@@ -248,7 +248,7 @@ def test_another_tokenizer_is_refused(tiny_run, teacher, corpus_tokenizer, corpu
             [text + bytes(range(97, 123)) * 200, (corpus / "ast.txt").read_bytes()], 512
         )
     )
-    with pytest.raises(ValueError, match=r"is another than the tokenizer of distillation.teacher"):
+    with pytest.raises(ValueError, match=r"differs from the tokenizer of distillation.teacher"):
         tiny_run(
             "distillation=forward_kl", f"{TEACHER}={teacher}", f"data.tokenizer={corpus_tokenizer}"
         )

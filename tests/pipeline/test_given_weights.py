@@ -124,10 +124,10 @@ def test_another_tokenizer_of_the_same_size_is_refused(trained, tiny_overrides, 
     other = tmp_path / "other.model"
     other.write_bytes(train_tokenizer([(corpus / "ast.txt").read_bytes()], 512))
     run = [*tiny_overrides, f"init_from={trained}", f"data.tokenizer={other}"]
-    with pytest.raises(ValueError, match=r"other.model is another than the tokenizer of init_fr"):
+    with pytest.raises(ValueError, match=r"other.model differs from the tokenizer of init_fr"):
         train(compose("train", run))
     cfg = compose("compress", [f"data.tokenizer={other}", *options_of(tiny_overrides, tmp_path)])
-    with pytest.raises(ValueError, match=r"other.model is another than the tokenizer of MODEL_DI"):
+    with pytest.raises(ValueError, match=r"other.model differs from the tokenizer of MODEL_DI"):
         compress_folder(cfg, trained, tmp_path / "out")
     assert not (tmp_path / "prepared").exists()
 
@@ -205,8 +205,8 @@ def test_ids_asked_for_are_never_replaced_in_silence():
     for name, wanted in (("eos_token_id", 5), ("bos_token_id", 1)):
         with pytest.raises(
             ValueError,
-            match=rf"model.{name}={wanted} is not what the data say: their documents stand "
-            rf"between tokens 2; leave it out, the model then has {name}=2",
+            match=rf"model.{name}={wanted} contradicts the data, whose documents are "
+            rf"separated by token 2; leave it out, the model then has {name}=2",
         ):
             model_with_ids(model, data, [f"model.{name}={wanted}"])
     found = model_with_ids(model, data, ["model.eos_token_id=2", "seed=5"])

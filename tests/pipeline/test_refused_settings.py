@@ -7,6 +7,7 @@ import pytest
 
 from mobilellm.hydra_app.configuration import compose
 from mobilellm.hydra_app.errors import describe_configuration_error
+from mobilellm.pipeline.hydra_job import HydraJob
 from mobilellm.pipeline.plan import plan_run
 
 
@@ -51,7 +52,7 @@ def refusal(*overrides):
         ("validation_tokens=10", "validation_tokens=10 must be at least one window, sequence_leng"),
         ("schedule.warmup_fraction=null schedule.warmup_steps=10000",
          "schedule.warmup_steps=10000 must be at most the run's 244 steps"),
-        ("+callbacks.mine=3", "callbacks.mine=3 is no setting; give callbacks.mine._target_"),
+        ("+callbacks.mine=3", "callbacks.mine=3 describes no object; give callbacks.mine._target_"),
     ],
 )  # fmt: skip
 def test_refused_in_one_line_that_names_the_key(override, message):
@@ -84,7 +85,7 @@ def test_home_folders_are_found_in_every_path(tmp_path, monkeypatch, tiny_overri
 def test_a_home_folder_in_init_from(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert refusal("init_from=~/nothing") == (
-        f"init_from={tmp_path}/nothing is no folder; give that of a saved model"
+        f"init_from={tmp_path}/nothing is not a folder; give that of a saved model"
     )
 
 
@@ -92,8 +93,7 @@ def test_what_was_asked_for_is_printed_before_anything_else(tiny_run, caplog, mo
     from mobilellm.pipeline import plan
 
     caplog.set_level(logging.INFO)
-    job = plan._hydra_job()
     asked = ("optimizer.learning_rate=3e-3", "max_tokens=256")
-    monkeypatch.setattr(plan, "_hydra_job", lambda: type(job)(**{**vars(job), "overrides": asked}))
+    monkeypatch.setattr(plan, "hydra_job", lambda: HydraJob(overrides=asked))
     tiny_run(*asked)
     assert caplog.messages[0] == f"settings: {' '.join(asked)}"

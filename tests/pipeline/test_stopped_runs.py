@@ -13,7 +13,7 @@ from small_run import make_module
 
 from mobilellm.cli.command import Stopped
 from mobilellm.hydra_app.configuration import compose
-from mobilellm.pipeline import fit
+from mobilellm.pipeline import fit, micro_batch
 from mobilellm.pipeline import train as run
 from mobilellm.pipeline.plan import plan_run
 from mobilellm.run_folder import read_summary
@@ -87,10 +87,10 @@ def sizes_of_unequal_ranks(rank, port, overrides, free, folder):
     }  # fmt: skip
     from mobilellm.training.ranks import join_ranks, leave_ranks
 
-    fit.free_memory_bytes = lambda _: free[rank]
+    micro_batch.free_memory_bytes = lambda _: free[rank]
     planned = plan_run(compose("train", overrides))
     join_ranks(planned.trainer)
-    (folder / str(rank)).write_text(str(fit.micro_batch_size(planned)), encoding="utf-8")
+    (folder / str(rank)).write_text(str(micro_batch.micro_batch_size(planned)), encoding="utf-8")
     leave_ranks()
 
 
@@ -99,8 +99,8 @@ def test_unequal_free_memory_gives_one_answer(tiny_overrides, tmp_path, monkeypa
     free = [8e9, 3e6]
     alone = []
     for memory in free:
-        monkeypatch.setattr(fit, "free_memory_bytes", lambda _, memory=memory: memory)
-        alone.append(fit.micro_batch_size(plan_run(compose("train", many))))
+        monkeypatch.setattr(micro_batch, "free_memory_bytes", lambda _, memory=memory: memory)
+        alone.append(micro_batch.micro_batch_size(plan_run(compose("train", many))))
     assert alone[1] < alone[0]
     with socket.socket() as unused:
         unused.bind(("localhost", 0))
