@@ -1,62 +1,61 @@
-"""`scripts/explain.py`: from composed configurations to tables or JSON on stdout."""
+"""What models cost, from composed configurations to tables or JSON on stdout; without torch."""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
 from mobilellm.accounting.explain import ASSUMED_RATES, explain_model, explain_training
 from mobilellm.accounting.scaling import forecast_scaling
+from mobilellm.accounting.table import ladder_table, model_table, scaling_table
+from mobilellm.formats.model_folder import open_config
 from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.hydra_app.root_keys import checked_config
+from mobilellm.models import ModelConfig
 from mobilellm.models.config import check_choice
+from mobilellm.models.layer_subset import subset_config
 from mobilellm.ranges import Range, check_value
+from mobilellm.search.budget import BudgetSolution, measure_budget
 from mobilellm.strict_json import to_json
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from mobilellm.models import ModelConfig
-
+Facts = dict[str, Any]
 
 GPUS = Range(at_least=1, cap=1e12)
 
 
 class Explanations:
-    """What has been explained so far: one model, or those of a sweep."""
+    """The models explained so far: one, or those of a sweep."""
 
     def __init__(self) -> None:
         """Start empty."""
-        self._explained: list[dict[str, Any]] = []
+        self._explained: list[Facts] = []
         self._names: list[str] = []
         self._format = "table"
 
-    def add(self, config: "DictConfig") -> None:
+    def add(self, config: DictConfig) -> None:
         """Explain the model of one composed configuration.
 
         Raises:
-            ValueError: whatever the configuration, the model and the accounting refuse.
+            ValueError: what the configuration, the model or the accounting refuses.
         """
-        from hydra.core.hydra_config import HydraConfig
-
         overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
         self._explained.append(explain_config(config, overrides))
         self._format = config.format
         self._names.append(" ".join(overrides))
 
     def show(self) -> None:
-        """Write them to stdout: JSON a line each, one model's table, or a table of several."""
+        """Write them to stdout: one line of JSON per model, one model's table, or one of all."""
         if not self._explained:
             return
         if self._format == "json":
             for one in self._explained:
                 sys.stdout.write(to_json(one, indent=None) + "\n")
             return
-        from rich.console import Console
-
-        from mobilellm.accounting.table import ladder_table, model_table, scaling_table
-
         console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
         if len(self._explained) == 1:
             names = [""]
@@ -68,7 +67,7 @@ class Explanations:
             console.print(scaling_table(self._explained, names))
 
 
-def explain_config(config: "DictConfig", overrides: Sequence[str] = ()) -> dict[str, Any]:
+def explain_config(config: DictConfig, overrides: Sequence[str] = ()) -> Facts:
     """Explain one composed configuration of conf/explain.yaml.
 
     Args:
@@ -76,8 +75,8 @@ def explain_config(config: "DictConfig", overrides: Sequence[str] = ()) -> dict[
         overrides: of the command line it was composed with.
 
     Raises:
-        FileNotFoundError: `init_from` is no folder of a model.
-        ValueError: whatever the model and the accounting refuse; a model beside `init_from`.
+        FileNotFoundError: `init_from` is not the folder of a model.
+        ValueError: what the model and the accounting refuse, or a model beside `init_from`.
     """
     config = checked_config("explain", config)
     check_value("scaling.num_gpus", _plain(config.scaling.num_gpus), int | list[int], GPUS)
@@ -95,8 +94,6 @@ def explain_config(config: "DictConfig", overrides: Sequence[str] = ()) -> dict[
     if config.scaling.num_gpus != []:
         explained["scaling"] = _scaling(config, model)
     if "budget" in config.model and config.init_from is None:
-        from mobilellm.search.budget import BudgetSolution, measure_budget
-
         match = config.model.match
         reached = measure_budget(model, match, config.model.sequence_length)
         solution = BudgetSolution(model, round(float(config.model.budget)), match, reached)
@@ -109,14 +106,12 @@ def explain_config(config: "DictConfig", overrides: Sequence[str] = ()) -> dict[
     return explained
 
 
-def _plain(value: Any) -> Any:
-    from omegaconf import OmegaConf
-
+def _plain(value: object) -> object:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
-def _scaling(config: "DictConfig", model: "ModelConfig") -> dict[str, Any]:
-    """Forecasts for the cluster's GPUs, whatever this machine has."""
+def _scaling(config: DictConfig, model: ModelConfig) -> Facts:
+    """Forecasts for the GPUs of the cluster, independent of this machine."""
     asked, trainer = config.scaling, config.trainer
     cluster = instantiate(asked.cluster)
     if config.flops_per_second is not None:
@@ -139,17 +134,14 @@ def _scaling(config: "DictConfig", model: "ModelConfig") -> dict[str, Any]:
     return assumed | {"cluster": asdict(cluster), "steps": [asdict(step) for step in steps]}
 
 
-def _optimizer(config: "DictConfig") -> str:
+def _optimizer(config: DictConfig) -> str:
     return config.optimizer["_target_"].rpartition(".")[2]
 
 
-def _explained_model(config: "DictConfig", overrides: Sequence[str]) -> "ModelConfig":
-    """What `model` describes, or the saved model that `init_from` names."""
+def _explained_model(config: DictConfig, overrides: Sequence[str]) -> ModelConfig:
+    """The architecture that `model` describes, or that of the saved model in `init_from`."""
     if config.init_from is None:
         return instantiate(config.model)
-    from mobilellm.formats.model_folder import open_config
-    from mobilellm.models.layer_subset import subset_config
-
     asked = [o for o in overrides if o.lstrip("+").startswith(("model=", "model."))]
     saved = open_config(config.init_from)
     if config.init_layers is not None:
@@ -162,8 +154,8 @@ def _explained_model(config: "DictConfig", overrides: Sequence[str]) -> "ModelCo
     return saved
 
 
-def _devices(trainer: "DictConfig") -> dict[str, Any]:
-    """What the trainer says about devices, as `explain_training` takes it; no GPU is asked."""
+def _devices(trainer: DictConfig) -> Facts:
+    """The trainer's devices, as `explain_training` takes them; no GPU is initialised."""
     instantiate(trainer)  # its own checks
     check_choice("trainer.accelerator", trainer.accelerator, ("auto", *ASSUMED_RATES))
     accelerator, precision = trainer.accelerator, trainer.precision
@@ -183,11 +175,11 @@ def _devices(trainer: "DictConfig") -> dict[str, Any]:
 
 
 def _differing(names: list[str]) -> list[str]:
-    """What tells the rows apart, without the path in front of a key."""
-    words = [name.split(" ") for name in names]
-    common = set(words[0]).intersection(*words[1:])
+    """The overrides in which the rows differ, each without the path in front of its key."""
+    rows = [name.split(" ") for name in names]
+    common = set(rows[0]).intersection(*rows[1:])
     return [
-        " ".join(word.rpartition(".")[2] if "=" in word.rpartition(".")[2] else word
-                 for word in line if word not in common)
-        for line in words
+        " ".join(one.rpartition(".")[2] if "=" in one.rpartition(".")[2] else one
+                 for one in row if one not in common)
+        for row in rows
     ]  # fmt: skip
