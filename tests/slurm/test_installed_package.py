@@ -18,9 +18,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 PROGRAM = """
     import sys
     from mobilellm.hydra_app.command import hydra_command
-    from mobilellm.pipeline import train
+    from mobilellm.pipeline import train_run
     if __name__ == "__main__":
-        hydra_command(train, "train", arguments=sys.argv[2:], check="mobilellm.pipeline.check_run",
+        hydra_command(train_run, "train", arguments=sys.argv[2:],
+                      check="mobilellm.pipeline.check_run",
                       sweep_dir="${output_dir}/${experiment_name}")
     """
 
