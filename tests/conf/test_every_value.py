@@ -103,10 +103,9 @@ def test_every_root_key_has_a_row():
 
 def test_what_is_accepted_is_in_the_configuration_and_printed(cases):
     """Nothing changes training without standing in config.yaml and in what is printed."""
-    from mobilellm.pipeline.start_messages import settings_lines
-
     from mobilellm.pipeline.identity import flat_config
     from mobilellm.pipeline.plan import plan_run
+    from mobilellm.pipeline.start_messages import settings_lines
 
     for case in cases.values():
         for probe, value in _probes(case.key):
