@@ -1,6 +1,6 @@
 """Comparison of runs: statistics, fairness, table, plots and page.
 
-`compare(paths, out)` reads any set of run or sweep folders and writes a comparison folder.
+`compare(paths, out)` reads any set of run or sweep folders and writes a folder with the report.
 """
 
 from mobilellm.report.compare import compare

@@ -1,4 +1,4 @@
-"""Where the weights of a run began: from scratch, or from another model and its training."""
+"""The initial weights of a run: random, or from another model with its own training."""
 
 import json
 from collections.abc import Mapping
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from mobilellm.report.runs import Run
 
 COMPRESSION = "compression.json"
-"""What scripts/compress.py writes beside the model; `source` in it is the model's folder."""
+"""Written by scripts/compress.py beside the model; its `source` is the folder of the original."""
 DEPTH = 20
-"""More ancestors than this are a circle."""
+"""Limit of ancestors to follow, in case the folders refer to each other in a circle."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """The weights that a run began with."""
+    """The initial weights of a run."""
 
     folder: str | None = None
-    """What was given as `init_from`; None: drawn at random."""
+    """The value of `init_from`; None: random initialisation."""
     origin: str | None = None
-    """The first ancestor, where nothing is known of its training; None: training from scratch."""
+    """The first ancestor if its training is unknown; None: it was trained from scratch."""
     tokens: int = 0
-    """Training tokens from the origin on, without the run's own."""
+    """Training tokens since the origin, without those of the run itself."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for summary.json."""
@@ -34,7 +34,7 @@ class Start:
 
 
 def start_of(run: "Run") -> Start:
-    """As summary.json has it; of older runs as the folders say now."""
+    """The initial weights as recorded in summary.json; for older runs, found from the folders."""
     known = run.fact("starts_from")
     if isinstance(known, Mapping):
         return Start(known.get("folder"), known.get("origin"), int(known.get("tokens") or 0))
@@ -42,7 +42,7 @@ def start_of(run: "Run") -> Start:
 
 
 def start_from(folder: str | None) -> Start:
-    """The training behind the model in `folder`; a run's own folder will do; None: from scratch."""
+    """The training history of the model in `folder`, which may be a run's; None: from scratch."""
     if folder is None:
         return Start()
     place, tokens = Path(folder).absolute(), 0
@@ -59,13 +59,13 @@ def start_from(folder: str | None) -> Start:
 
 
 def _normal(folder: str) -> str:
-    """One spelling of a model's folder."""
+    """The folder as an absolute path, without `model/`: one spelling per model."""
     path = Path(folder).absolute()
     return str(path.parent if path.name == MODEL else path)
 
 
 def _parent(place: Path) -> tuple[str | None, int] | None:
-    """(what the model was made from, tokens trained on since); None where nothing is known."""
+    """(folder of the initial weights, tokens trained since); None if unknown."""
     for folder in (place, place.parent) if place.name == MODEL else (place,):
         summary = _read(folder / SUMMARY)
         if isinstance(summary.get("tokens"), int | float):
@@ -82,7 +82,7 @@ def _parent(place: Path) -> tuple[str | None, int] | None:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    """A file of JSON or YAML; empty where it is missing or damaged."""
+    """The contents of a JSON or YAML file; empty if it is missing or damaged."""
     import yaml
 
     try:

@@ -1,38 +1,38 @@
-"""Which budgets shapes have in common: stored or body parameters, or FLOPs per token."""
+"""Which budgets configurations share: stored or body parameters, or FLOPs per token."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mobilellm.report.shapes import Shape
+from mobilellm.report.run_groups import RunGroup
 from mobilellm.units import count_text
 
 TOLERANCE = 0.02
-"""Budgets at most this share off the middle of them count as equal: the solver's own tolerance."""
+"""Budgets are equal if they deviate from their midrange by at most this: the solver's tolerance."""
 
 GAP = 0.15
-"""Budgets that lie further apart than this share were not meant to be equal."""
+"""Budgets with a relative gap larger than this are taken as different on purpose."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """One quantity over several shapes."""
+    """The range of one quantity over several configurations."""
 
     name: str
     """`body parameters`, `stored parameters` or `training FLOPs per token`."""
     smallest: float
     largest: float
     largest_label: str
-    """The shape that has the most."""
+    """Label of the configuration with the largest value."""
 
     @property
     def spread(self) -> float:
-        """How far the ends are from the middle between them, as a share of it."""
+        """Half of the range, relative to the midrange."""
         total = self.largest + self.smallest
         return (self.largest - self.smallest) / total if total else 0.0
 
     @property
     def is_matched(self) -> bool:
-        """Whether all shapes have it within `TOLERANCE`."""
+        """Whether all configurations are equal within `TOLERANCE`."""
         return self.spread <= TOLERANCE
 
     def __str__(self) -> str:
@@ -42,45 +42,49 @@ class Budget:
         return f"{self.name} {'–'.join(ends)} (±{100 * self.spread:.1f} %{most})"
 
 
-QUANTITIES: Mapping[str, Callable[[Shape], float]] = {
-    "body parameters": lambda shape: shape.first.parameters["body"],
-    "stored parameters": lambda shape: shape.first.parameters["stored"],
-    "training FLOPs per token": lambda shape: shape.first.flops_per_token["training"],
+QUANTITIES: Mapping[str, Callable[[RunGroup], float]] = {
+    "body parameters": lambda group: group.first.parameters["body"],
+    "stored parameters": lambda group: group.first.parameters["stored"],
+    "training FLOPs per token": lambda group: group.first.flops_per_token["training"],
 }
 
 
-def budgets(shapes: Sequence[Shape]) -> tuple[Budget, ...]:
-    """Every budget of these shapes, body parameters first."""
+def budgets(groups: Sequence[RunGroup]) -> tuple[Budget, ...]:
+    """Each budget over these configurations, body parameters first."""
     found = []
     for name, quantity in QUANTITIES.items():
-        smallest, largest = min(shapes, key=quantity), max(shapes, key=quantity)
+        smallest, largest = min(groups, key=quantity), max(groups, key=quantity)
         found.append(Budget(name, quantity(smallest), quantity(largest), largest.label))
     return tuple(found)
 
 
-def budget_groups(shapes: Sequence[Shape]) -> tuple[tuple[Shape, ...], ...]:
-    """Shapes that were meant to have one budget together, small budgets first.
+def split_by_budget(groups: Sequence[RunGroup]) -> tuple[tuple[RunGroup, ...], ...]:
+    """Subsets of configurations with about the same budget, small budgets first.
 
-    By the quantity that parts them into the fewest groups, and among those the one that varies
-    least within them. Within a group the order stays.
+    They are divided by the quantity that gives the fewest subsets, and among those by the one that
+    varies least within them. The order within a subset is kept.
     """
-    order = {shape.label: index for index, shape in enumerate(shapes)}
-    partings = [(_parted(shapes, quantity), quantity) for quantity in QUANTITIES.values()]
-    groups, _ = min(partings, key=lambda item: (len(item[0]), _variation(*item)))
-    return tuple(tuple(sorted(group, key=lambda shape: order[shape.label])) for group in groups)
+    order = {group.label: index for index, group in enumerate(groups)}
+    divisions = [(_divided(groups, quantity), quantity) for quantity in QUANTITIES.values()]
+    subsets, _ = min(divisions, key=lambda item: (len(item[0]), _variation(*item)))
+    return tuple(tuple(sorted(subset, key=lambda group: order[group.label])) for subset in subsets)
 
 
-def _parted(shapes: Sequence[Shape], quantity: Callable[[Shape], float]) -> list[list[Shape]]:
-    """Groups with a gap of more than `GAP` between them."""
-    groups: list[list[Shape]] = []
-    for shape in sorted(shapes, key=quantity):
-        if groups and quantity(shape) <= (1 + GAP) * quantity(groups[-1][-1]):
-            groups[-1].append(shape)
+def _divided(
+    groups: Sequence[RunGroup], quantity: Callable[[RunGroup], float]
+) -> list[list[RunGroup]]:
+    """Subsets with a gap of more than `GAP` between them."""
+    subsets: list[list[RunGroup]] = []
+    for group in sorted(groups, key=quantity):
+        if subsets and quantity(group) <= (1 + GAP) * quantity(subsets[-1][-1]):
+            subsets[-1].append(group)
         else:
-            groups.append([shape])
-    return groups
+            subsets.append([group])
+    return subsets
 
 
-def _variation(groups: Sequence[Sequence[Shape]], quantity: Callable[[Shape], float]) -> float:
-    """The largest spread within a group."""
-    return max(quantity(group[-1]) / quantity(group[0]) for group in groups)
+def _variation(
+    subsets: Sequence[Sequence[RunGroup]], quantity: Callable[[RunGroup], float]
+) -> float:
+    """The largest ratio of two values within a subset."""
+    return max(quantity(subset[-1]) / quantity(subset[0]) for subset in subsets)

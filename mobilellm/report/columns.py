@@ -1,24 +1,24 @@
-"""The columns of the table: one list for the terminal and the page."""
+"""The columns of the main table, for the terminal, the page and LaTeX."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from mobilellm.report.interval_text import interval_text
-from mobilellm.report.shapes import Shape
+from mobilellm.report.run_groups import RunGroup
 from mobilellm.units import bytes_text, count_text
 
 
 @dataclass(frozen=True)
 class Column:
-    """One quantity of a shape."""
+    """One quantity of a configuration."""
 
     name: str
     meaning: str
-    """With its unit."""
-    text: Callable[[Shape], str]
-    value: Callable[[Shape], float | None]
-    """What it is sorted by."""
+    """What it measures, with the unit."""
+    text: Callable[[RunGroup], str]
+    value: Callable[[RunGroup], float | None]
+    """The number by which the column is sorted."""
     is_result: bool
     """Whether it was measured; otherwise it follows from the configuration."""
 
@@ -27,19 +27,19 @@ def _count(name: str, key: str, meaning: str) -> Column:
     return Column(
         name,
         meaning,
-        lambda shape: count_text(shape.first.parameters[key]),
-        lambda shape: float(shape.first.parameters[key]),
+        lambda group: count_text(group.first.parameters[key]),
+        lambda group: float(group.first.parameters[key]),
         is_result=False,
     )
 
 
 def _loss(name: str, metric: str, meaning: str) -> Column:
-    def mean(shape: Shape) -> float | None:
-        found = shape.interval(metric)
+    def mean(group: RunGroup) -> float | None:
+        found = group.interval(metric)
         return found.mean if found else None
 
     return Column(
-        name, meaning, lambda shape: interval_text(shape.interval(metric)), mean, is_result=True
+        name, meaning, lambda group: interval_text(group.interval(metric)), mean, is_result=True
     )
 
 
@@ -47,8 +47,8 @@ def _median(name: str, path: str, text: Callable[[float | None], str], meaning: 
     return Column(
         name,
         meaning,
-        lambda shape: text(shape.median(path)),
-        lambda shape: shape.median(path),
+        lambda group: text(group.median(path)),
+        lambda group: group.median(path),
         is_result=True,
     )
 
@@ -57,26 +57,26 @@ COLUMNS = (
     _count("stored", "stored", "parameters stored"),
     _count("embed.", "embedding", "parameters of the token embedding, and of an untied head"),
     _count("body", "body", "stored parameters without the embedding"),
-    _count("executed", "executed", "parameters counted each time they run"),
+    _count("executed", "executed", "parameters, counted once per application"),
     Column(
         "FLOPs/tok",
         "training FLOPs per token, attention included",
-        lambda shape: count_text(shape.first.flops_per_token["training"]),
-        lambda shape: shape.first.flops_per_token["training"],
+        lambda group: count_text(group.first.flops_per_token["training"]),
+        lambda group: group.first.flops_per_token["training"],
         is_result=False,
     ),
     Column(
         "tokens",
-        "training tokens of a run",
-        lambda shape: count_text(shape.first.tokens),
-        lambda shape: float(shape.first.tokens),
+        "training tokens per run",
+        lambda group: count_text(group.first.tokens),
+        lambda group: float(group.first.tokens),
         is_result=False,
     ),
     Column(
         "seeds",
-        "runs that finished, one a seed",
-        lambda shape: str(len(shape.seeds)),
-        lambda shape: float(len(shape.seeds)),
+        "finished runs, one per seed",
+        lambda group: str(len(group.seeds)),
+        lambda group: float(len(group.seeds)),
         is_result=True,
     ),
     _loss("loss", "val_loss", "validation loss, nats per token, mean ± 95 % interval over seeds"),
@@ -95,8 +95,8 @@ COLUMNS = (
 )
 
 
-def shown_columns(shapes: Sequence[Shape]) -> list[Column]:
-    """The columns that have a value for at least one shape."""
+def shown_columns(groups: Sequence[RunGroup]) -> list[Column]:
+    """The columns that have a value for at least one configuration."""
     return [
-        column for column in COLUMNS if any(column.value(shape) is not None for shape in shapes)
+        column for column in COLUMNS if any(column.value(group) is not None for group in groups)
     ]

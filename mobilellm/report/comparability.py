@@ -1,4 +1,4 @@
-"""Which shapes' losses are of one kind, so that a difference between them means something."""
+"""Which configurations have comparable losses."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -6,31 +6,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from mobilellm.report.ancestry import Start, start_of
-from mobilellm.report.arms import START, setting_text
 from mobilellm.report.caution import Caution, by_value
+from mobilellm.report.run_groups import RunGroup
+from mobilellm.report.run_settings import START, setting_text
 from mobilellm.report.runs import Run
-from mobilellm.report.shapes import Shape
 from mobilellm.run_folder import flat_config
 from mobilellm.units import count_text
 
 EQUAL_TOKENS = 1.001
-"""Tokens within this factor are as good as equal: runs end with a whole step."""
+"""Token counts within this factor are equal: runs end after a whole optimizer step."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One thing that two runs must have in common."""
+    """One property in which two runs must agree for their losses to be comparable."""
 
     kind: str
-    """What it is called, e.g. `document mask`."""
+    """Its name, e.g. `document mask`."""
     value: Callable[[Run], Any]
     text: Callable[[Run], str]
     consequence: str
     is_in_config: bool = True
-    """Whether it is known only where there is a config.yaml."""
+    """Whether it is only known if the run has a config.yaml."""
 
     def is_met(self, first: Run, second: Run) -> bool:
-        """Whether both have it in common, as far as is known."""
+        """Whether both runs agree, as far as is known."""
         is_known = not self.is_in_config or bool(first.config and second.config)
         return not is_known or self.value(first) == self.value(second)
 
@@ -44,7 +44,7 @@ def _on_off(run: Run) -> str:
 
 
 def validation_tokens(run: Run) -> float | None:
-    """Tokens of one validation; None: the whole split, or not known."""
+    """Tokens of one validation; None: the whole split, or unknown."""
     value = _setting("validation_tokens")(run)
     return float(value) if isinstance(value, int | float) else None
 
@@ -54,46 +54,46 @@ CONDITIONS = (
         "document mask",
         _on_off,
         _on_off,
-        "the loss is another one, since documents of a window see each other or not",
+        "the losses differ in kind, since the documents of a window attend to each other or not",
     ),
     Condition(
         "validation_tokens",
         validation_tokens,
         lambda run: "all" if (tokens := validation_tokens(run)) is None else count_text(tokens),
-        "the validation text is another one",
+        "the validation texts differ",
     ),
     Condition(
         "sequence_length",
         lambda run: run.sequence_length,
         lambda run: count_text(run.sequence_length),
-        "the windows of the validation text are others",
+        "the validation windows differ",
         is_in_config=False,
     ),
 )
-"""What runs that read the same text must have in common, so that their losses compare."""
+"""The properties in which runs on the same text must agree for comparable losses."""
 
 
 CONDITION_SETTINGS = ("data.document_mask", "validation_tokens")
-"""Settings that the conditions speak of."""
+"""Settings that the conditions cover."""
 
 
-def obstacle(first: Shape, second: Shape) -> str | None:
-    """Why the losses of two shapes cannot be compared; None where they can."""
+def obstacle(first: RunGroup, second: RunGroup) -> str | None:
+    """Why the losses of two configurations are not comparable; None if they are."""
     one, other = first.first, second.first
     has_one_tokenizer = one.fact("hashes.tokenizer") == other.fact("hashes.tokenizer")
     text = "validation" if has_one_tokenizer else "data"
     if one.fact(f"hashes.{text}") != other.fact(f"hashes.{text}"):
-        return "other validation text"
+        return "different validation text"
     if not has_one_tokenizer and None in (one.val_bits_per_byte, other.val_bits_per_byte):
-        return "other tokenizer, and no bits per byte"
+        return "different tokenizers, and no bits per byte"
     for condition in CONDITIONS:
         if not condition.is_met(one, other):
-            return f"other {condition.kind}"
-    return None if starts_compare(one, other) else "other starting weights"
+            return f"different {condition.kind}"
+    return None if starts_compare(one, other) else "different initial weights"
 
 
 def starts_compare(first: Run, second: Run) -> bool:
-    """Whether two runs had as much training in all, or at least began with the same weights."""
+    """Whether two runs have the same initial weights, or the same number of tokens in total."""
     one, other = start_of(first), start_of(second)
     if one.folder == other.folder:
         return True
@@ -104,7 +104,7 @@ def starts_compare(first: Run, second: Run) -> bool:
 
 
 def total_tokens(run: Run) -> int | None:
-    """Training tokens, those behind the starting weights included; None where not known."""
+    """Training tokens, including those of the initial weights; None if unknown."""
     start = start_of(run)
     return None if start.origin is not None else start.tokens + run.tokens
 
@@ -120,39 +120,39 @@ def start_text(run: Run) -> str:
     return f"{name} ({count_text(start.tokens)} tokens before)"
 
 
-def loss_cautions(shapes: Sequence[Shape]) -> Iterable[Caution]:
-    """Why some of the shapes have no verdict against others."""
-    runs = [shape.first for shape in shapes]
+def loss_cautions(groups: Sequence[RunGroup]) -> Iterable[Caution]:
+    """Why there is no verdict between some of the configurations."""
+    runs = [group.first for group in groups]
     for condition in CONDITIONS:
         if all(condition.is_met(runs[0], run) for run in runs):
             continue
-        values = {shape.label: condition.text(shape.first) for shape in shapes}
+        values = {group.label: condition.text(group.first) for group in groups}
         unit = " (in tokens)" if condition.kind == "sequence_length" else ""
         text = (
             f"{condition.kind} differs{unit}: {by_value(values)}; {condition.consequence}, so no "
             "verdict is given between them"
         )
         yield Caution(condition.kind, True, text)
-    starts = {shape.label: start_text(shape.first) for shape in shapes}
+    starts = {group.label: start_text(group.first) for group in groups}
     if len({start_of(run).folder for run in runs}) > 1:
         pairs = itertools.combinations(runs, 2)
         is_equal = all(starts_compare(first, second) for first, second in pairs)
         end = (
-            "with as much training in all"
+            "the total numbers of training tokens are equal"
             if is_equal
-            else "no verdict is given between them unless the tokens in all are equal"
+            else "no verdict is given between them unless their total training tokens are equal"
         )
-        yield Caution("starting weights", not is_equal, f"{by_value(starts)}; {end}")
+        yield Caution("initial weights", not is_equal, f"{by_value(starts)}; {end}")
 
 
-def comparable_groups(shapes: Sequence[Shape]) -> tuple[tuple[Shape, ...], ...]:
-    """Shapes parted so that within a group every two can be compared; large groups first."""
-    groups: list[list[Shape]] = []
-    for shape in shapes:
-        for group in groups:
-            if all(obstacle(shape, other) is None for other in group):
-                group.append(shape)
+def comparable_subsets(groups: Sequence[RunGroup]) -> tuple[tuple[RunGroup, ...], ...]:
+    """Subsets in which all configurations are comparable with each other, the largest first."""
+    subsets: list[list[RunGroup]] = []
+    for group in groups:
+        for subset in subsets:
+            if all(obstacle(group, other) is None for other in subset):
+                subset.append(group)
                 break
         else:
-            groups.append([shape])
-    return tuple(tuple(group) for group in sorted(groups, key=len, reverse=True))
+            subsets.append([group])
+    return tuple(tuple(subset) for subset in sorted(subsets, key=len, reverse=True))

@@ -1,11 +1,12 @@
-"""Compare runs and write the report's folder."""
+"""Compare runs, and write the report."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mobilellm.files import write_text_atomically
-from mobilellm.report.comparison import Comparison, analyse
+from mobilellm.report.analysis import Analysis, analyse
+from mobilellm.report.comparison import Comparison
 from mobilellm.report.compressed import read_compressed
 from mobilellm.report.drawing import house_style, palette, svg_text
 from mobilellm.report.page import page_text
@@ -27,20 +28,21 @@ def compare(
 ) -> Comparison:
     """Compare the finished runs and the compressed models at or below `paths`; write the report.
 
-    Writes comparison.json, comparison.csv, a PNG a plot, and index.html, which needs none of them.
+    Writes comparison.json, comparison.csv, one PNG per plot, and a self-contained index.html.
 
     Args:
         paths: run or sweep folders, and folders that scripts/compress.py wrote.
-        out: where the report goes; default `<first path>/comparison`. An earlier report there is
-            overwritten, anything else is not.
-        title: heading of the page; default: the experiment's name.
-        baseline: name of a shape, or of a run's folder, that all others are compared with; default:
-            every pair, and beyond eight shapes each against the best.
+        out: folder of the report; default `<first path>/comparison`. An earlier report in it is
+            overwritten; other files are never overwritten.
+        title: heading of the page; default: the name of the experiment.
+        baseline: label of a configuration, or name of a run's folder, that all others are compared
+            with; default: compare every pair, or with more than eight configurations each with the
+            best.
 
     Raises:
         FileNotFoundError: a path that does not exist.
-        ValueError: no path, nothing to compare, an `out` that holds something else, or a baseline
-            that is none of the shapes.
+        ValueError: no path is given, nothing can be compared, `out` contains other files, or the
+            baseline does not exist.
     """
     if not paths:
         raise ValueError("no folder given; give run or sweep folders, e.g. outputs/depth_vs_width")
@@ -49,26 +51,26 @@ def compare(
     _check_may_write(folder)
     models, unreadable = read_compressed([path for path in sources if path.exists()])
     runs = read_runs(sources, may_be_none=bool(models))
-    comparison = analyse(
+    analysis = analyse(
         replace(runs, left_out=(*runs.left_out, *unreadable)),
         models=models, sources=sources, folder=folder, title=title, baseline=baseline,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(folder / JSON, json_text(comparison))
-    write_text_atomically(folder / CSV, csv_text(comparison))
-    drawings = write_plots(comparison)
-    write_text_atomically(comparison.page, page_text(comparison, drawings))
-    return comparison
+    write_text_atomically(folder / JSON, json_text(analysis))
+    write_text_atomically(folder / CSV, csv_text(analysis))
+    drawings = write_plots(analysis)
+    write_text_atomically(analysis.page, page_text(analysis, drawings))
+    return Comparison(**vars(analysis))
 
 
-def write_plots(comparison: Comparison) -> list[tuple[Plot, str]]:
-    """Write each plot as PNG; give it with its SVG, where the runs have what it needs."""
+def write_plots(analysis: Analysis) -> list[tuple[Plot, str]]:
+    """Write each plot for which the runs have data as PNG; return these plots with their SVGs."""
     drawings = []
-    colours = palette(len(comparison.shapes))
+    colours = palette(len(analysis.groups))
     with house_style():
         for plot in PLOTS:
-            path = comparison.folder / f"{plot.name}.png"
-            figure = plot.draw(comparison) if comparison.shapes else None
+            path = analysis.folder / f"{plot.name}.png"
+            figure = plot.draw(analysis) if analysis.groups else None
             if figure is None:
                 path.unlink(missing_ok=True)
                 continue
@@ -82,6 +84,6 @@ def _check_may_write(folder: Path) -> None:
         raise ValueError(f"out={folder} is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / JSON).exists():
         raise ValueError(
-            f"out={folder} holds other files and is not overwritten; give a new folder, or one "
+            f"out={folder} contains other files and is not overwritten; give a new folder, or one "
             f"that an earlier comparison wrote (with {JSON} in it)"
         )

@@ -1,4 +1,4 @@
-"""Compressed models, as scripts/compress.py leaves them: what they cost, and what they lose."""
+"""Compressed models that scripts/compress.py wrote: their size, speed and loss."""
 
 import json
 import math
@@ -10,10 +10,10 @@ from typing import Any
 
 from mobilellm.models.saved_config import CONFIG_FILE, read_config
 from mobilellm.report.ancestry import COMPRESSION, start_of
-from mobilellm.report.arms import compression_node, recipe_text
 from mobilellm.report.caution import Caution, some
+from mobilellm.report.run_groups import RunGroup
+from mobilellm.report.run_settings import compression_node, recipe_text
 from mobilellm.report.runs import LeftOut, number_or_none
-from mobilellm.report.shapes import Shape
 from mobilellm.run_folder import MODEL
 
 DENSE, GIVEN, COMPRESSED, RECOVERED = "dense", "given", "compressed", "recovered"
@@ -21,55 +21,61 @@ DENSE, GIVEN, COMPRESSED, RECOVERED = "dense", "given", "compressed", "recovered
 
 @dataclass(frozen=True, kw_only=True)
 class CompressedModel:
-    """One row of the leaderboard; what is not known is None."""
+    """One row of the leaderboard; unknown values are None."""
 
     label: str
     folder: Path
     kind: str
-    """`dense`, `given` (compressed already before), `compressed` (not trained since) or `recovered`
-    (trained since)."""
+    """`dense`, `given` (already compressed before), `compressed` (without training after it) or
+    `recovered` (with training after it)."""
     loss: float
     """Nats per token."""
     dense_loss: float | None
-    """Of the model before, on the same text."""
+    """Of the model before compression, on the same text."""
     bytes_on_disk: float | None
     ratio: float | None
-    """Parameters that are not masked to zero, as a share of the dense model's."""
+    """Unmasked parameters, relative to those of the dense model."""
     prefill_ms: float | None
     decode_ms_per_token: float | None
     peak_memory_bytes: float | None
     text: tuple[Any, ...]
-    """What the loss was measured on: rows compare where it is equal."""
+    """Identifies the text of the loss: only rows with equal values are comparable."""
 
     @property
     def is_before(self) -> bool:
-        """Whether it is the model that others were made from."""
+        """Whether it is the model that was compressed."""
         return self.kind in (DENSE, GIVEN)
 
 
 def read_compressed(
     folders: Sequence[Path],
 ) -> tuple[tuple[CompressedModel, ...], tuple[LeftOut, ...]]:
-    """Every compressed model at or below the given folders, with the dense ones they came from."""
+    """Every compressed model at or below the given folders, and the models they were made from."""
     found: list[CompressedModel] = []
     broken: list[LeftOut] = []
     for folder in _folders(folders):
         try:
             found += _rows(folder)
         except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-            text = f"no {error} in {COMPRESSION}" if isinstance(error, KeyError) else str(error)
+            text = (
+                f"{error} is missing in {COMPRESSION}"
+                if isinstance(error, KeyError)
+                else str(error)
+            )
             broken.append(LeftOut(folder, "unreadable", text))
     return tuple(found), tuple(broken)
 
 
-def ranked(rows: Sequence[CompressedModel], shapes: Sequence[Shape]) -> tuple[CompressedModel, ...]:
-    """The leaderboard: rows on one text together, the lowest loss first, names all different.
+def ranked(
+    rows: Sequence[CompressedModel], groups: Sequence[RunGroup]
+) -> tuple[CompressedModel, ...]:
+    """The leaderboard: sorted by text and then by loss, with unique labels.
 
     Args:
-        rows: as `read_compressed` gives them.
-        shapes: runs that compressed their model and trained it are rows too.
+        rows: from `read_compressed`.
+        groups: those that compressed their model and trained it become rows too.
     """
-    every = [*rows, *(row for shape in shapes for row in _recovered(shape))]
+    every = [*rows, *(row for group in groups for row in _recovered(group))]
     every = list({_one_of(row): row for row in reversed(every)}.values())[::-1]
     texts = list(dict.fromkeys(row.text for row in every))
     labels = [(row.kind, row.label) for row in every]
@@ -83,25 +89,26 @@ def ranked(rows: Sequence[CompressedModel], shapes: Sequence[Shape]) -> tuple[Co
 
 
 def _one_of(row: CompressedModel) -> tuple[Any, ...]:
-    """Equal for reports of one dense model."""
+    """A key that is equal for rows of the same model."""
     place = round(row.loss, 4) if row.is_before else row.folder
     return row.kind, row.label, row.text, place
 
 
 def compressed_cautions(rows: Sequence[CompressedModel]) -> tuple[Caution, ...]:
-    """That the rows have no seeds, and that some may not be compared."""
+    """Cautions about texts that differ and about missing seeds."""
     found = []
     texts = {row.text: row.label for row in reversed(rows)}
     if len(texts) > 1:
         text = (
-            f"the compressed models were measured on {len(texts)} different texts or windows, the "
-            f"first of each being {some(list(texts.values()))}: losses compare within one only"
+            f"the losses of the compressed models were measured on {len(texts)} different texts or "
+            f"window lengths (the first model of each: {some(list(texts.values()))}) and can only "
+            "be compared within one of them"
         )
         found.append(Caution("compressed models", True, text))
     if any(row.kind == COMPRESSED for row in rows):
         text = (
-            "a compressed model is measured once, so no verdict is given; recover it with several "
-            "seeds (scripts/train.py init_from=…) for one"
+            "a compressed model has a single measurement, so there is no verdict; train it with "
+            "several seeds (scripts/train.py init_from=…) to get one"
         )
         found.append(Caution("compressed models", False, text))
     return tuple(found)
@@ -119,7 +126,7 @@ def _folders(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _rows(folder: Path) -> Iterator[CompressedModel]:
-    """The dense model and the compressed one of one report."""
+    """The dense and the compressed model of one compression.json."""
     report = json.loads((folder / COMPRESSION).read_text(encoding="utf-8"))
     by_name = {row["model"]: row for row in report["models"]}
     after = by_name[COMPRESSED]
@@ -127,7 +134,7 @@ def _rows(folder: Path) -> Iterator[CompressedModel]:
     if before is None:
         raise ValueError(f"{COMPRESSION} has no model before compression; compress it again")
     config = read_config(folder) if (folder / CONFIG_FILE).is_file() else None
-    shape = f"{config.num_blocks}×{config.hidden_size}" if config else folder.name
+    size = f"{config.num_blocks}×{config.hidden_size}" if config else folder.name
     known = (report.get("hashes") or {}).get("validation")
     text = (
         (known, report.get("sequence_length"), report.get("validation_tokens"))
@@ -139,8 +146,8 @@ def _rows(folder: Path) -> Iterator[CompressedModel]:
     place = source if source is not None else folder
     kind = DENSE if name == DENSE else GIVEN
     yield _row(name, place, kind, before, before, text, disk_bytes(source))
-    words = f"{shape} {recipe_text(parsed_recipe(report['recipe']))}"
-    yield _row(words, folder, COMPRESSED, after, before, text, disk_bytes(folder))
+    label = f"{size} {recipe_text(parsed_recipe(report['recipe']))}"
+    yield _row(label, folder, COMPRESSED, after, before, text, disk_bytes(folder))
 
 
 def _row(
@@ -149,7 +156,7 @@ def _row(
 ) -> CompressedModel:  # fmt: skip
     loss = float(row["loss"])
     if not math.isfinite(loss):
-        raise ValueError(f"loss={loss} of {row['model']} is no number")
+        raise ValueError(f"loss={loss} of {row['model']} is not finite")
     kept = row["parameters"].get("nonzero") or row["parameters"]["stored"]
     return CompressedModel(
         label=label,
@@ -166,9 +173,9 @@ def _row(
     )
 
 
-def _recovered(shape: Shape) -> Iterator[CompressedModel]:
-    """The dense model and the row of runs that compressed it; nothing for other runs."""
-    run, interval = shape.first, shape.interval("val_loss")
+def _recovered(group: RunGroup) -> Iterator[CompressedModel]:
+    """The dense model and the recovered one of runs with compression; nothing for other runs."""
+    run, interval = group.first, group.interval("val_loss")
     if compression_node(run.config) is None or interval is None:
         return
     stages = run.fact("compression.stages") or [{}]
@@ -189,11 +196,11 @@ def _recovered(shape: Shape) -> Iterator[CompressedModel]:
     size = disk_bytes(Path(start)) if start else None
     yield _row(DENSE, place, DENSE, dense, dense, text, size)
     after |= latency.get(COMPRESSED, {})
-    yield _row(shape.label, run.folder, RECOVERED, after, dense, text, disk_bytes(run.folder))
+    yield _row(group.label, run.folder, RECOVERED, after, dense, text, disk_bytes(run.folder))
 
 
 def disk_bytes(folder: Path | None) -> float | None:
-    """Bytes of the weights in a model's or a run's folder; None where there are none."""
+    """Bytes of the weight files in a model's or a run's folder; None if there are none."""
     for place in () if folder is None else (folder, folder / MODEL):
         sizes = [file.stat().st_size for file in place.glob("*.safetensors")]
         if sizes:
@@ -202,7 +209,7 @@ def disk_bytes(folder: Path | None) -> float | None:
 
 
 def parsed_recipe(text: str) -> dict[str, Any]:
-    """The settings of a recipe from how it prints: `Pruning(layers=['blocks.*'], sparsity=0.5)`."""
+    """Settings of a recipe, parsed from its text: `Pruning(layers=['blocks.*'], sparsity=0.5)`."""
     kind = text.partition("(")[0]
     values = {
         name: _value(value)

@@ -1,4 +1,4 @@
-"""Loss over the course of a run, as metrics.csv has it."""
+"""Loss curves of runs, from metrics.csv."""
 
 import csv
 import math
@@ -11,23 +11,23 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Points:
-    """One logged loss: where it was measured, and its value."""
+    """A logged loss at several points of training."""
 
     tokens: tuple[float, ...] = ()
     """Training tokens seen."""
     seconds: tuple[float, ...] = ()
-    """Wall time of training; NaN where it was not logged."""
+    """Wall time of training; NaN if it was not logged."""
     loss: tuple[float, ...] = ()
     """Nats per token."""
 
     def __len__(self) -> int:
-        """Points logged."""
+        """Number of points."""
         return len(self.loss)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The losses of one run."""
+    """The loss curves of one run."""
 
     validation: Points = Points()
     training: Points = Points()
@@ -35,20 +35,20 @@ class Curve:
 
 @dataclass(frozen=True)
 class MeanCurve:
-    """Loss at the same tokens in several runs."""
+    """Statistics of the loss over several runs, at common token counts."""
 
     tokens: np.ndarray
     seconds: np.ndarray
-    """Mean wall time at which these tokens were reached."""
+    """Mean wall time until these tokens."""
     mean: np.ndarray
     low: np.ndarray
-    """The lowest of the runs."""
+    """The minimum over runs."""
     high: np.ndarray
-    """The highest of the runs."""
+    """The maximum over runs."""
 
 
 def read_curve(path: Path) -> Curve:
-    """Read metrics.csv; empty where there is none, and rows that are not numbers are skipped."""
+    """Read metrics.csv; empty if there is none. Rows without finite numbers are skipped."""
     if not path.exists():
         return Curve()
     with path.open(newline="", encoding="utf-8") as file:
@@ -57,10 +57,9 @@ def read_curve(path: Path) -> Curve:
 
 
 def mean_curve(curves: Sequence[Points]) -> MeanCurve | None:
-    """Mean and range of several runs at the tokens of the shortest, between common ends.
+    """Mean and range of several runs, at the token counts of the run with the fewest points.
 
-    Runs that logged at other tokens are read off between their points. None where nothing is
-    common to all.
+    Other runs are interpolated linearly. None if the runs have no common range of tokens.
     """
     if not curves or not all(len(points) for points in curves):
         return None
@@ -78,7 +77,7 @@ def mean_curve(curves: Sequence[Points]) -> MeanCurve | None:
 
 
 def _points(rows: Sequence[Mapping[str, str | None]], column: str) -> Points:
-    """One column where it is not blank; a later row of the same tokens replaces the earlier."""
+    """The values of one column; a later row with the same tokens replaces an earlier one."""
     found: dict[float, tuple[float, float]] = {}
     for row in rows:
         tokens, loss = _number(row.get("tokens")), _number(row.get(column))

@@ -1,4 +1,4 @@
-"""How the plots look: colours from wide to deep, labels that do not collide, themed SVG."""
+"""Style of the plots: colours from wide to deep, labels that do not overlap, themed SVG."""
 
 import io
 import re
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mobilellm.report.shapes import Shape
+from mobilellm.report.run_groups import RunGroup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Point = tuple[float, float]
 
-# Colours that the page replaces, so that one drawing suits light and dark.
+# The page replaces these colours, so that the plots suit light and dark themes.
 INK = "#1d2126"
 MUTED = "#6b7480"
 GRID = "#e3e6ea"
@@ -25,16 +25,16 @@ PAPER = "#fefefe"
 
 LIGHT_RANGE = (0.82, 0.0)
 DARK_RANGE = (1.0, 0.36)
-"""Ends of viridis for the widest and the deepest shape; cut where the background hides them."""
+"""Section of viridis from the widest to the deepest; colours near the background are left out."""
 FEW_COLOURS = 8
-"""So many colours of one scale can be told apart."""
+"""More colours of one scale are hard to distinguish."""
 LEGEND_CHARACTERS = 26
-"""Longer names go on in the next line."""
+"""Longer labels are wrapped."""
 
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Fonts, sizes and colours of every figure, for the time of a `with` block."""
+    """Fonts, sizes and colours of all figures, inside a `with` block."""
     import matplotlib as mpl
 
     with mpl.rc_context(
@@ -61,7 +61,7 @@ def house_style() -> Iterator[None]:
             "savefig.facecolor": PAPER,
             "legend.frameon": False,
             "svg.fonttype": "none",
-            # Names of runs are texts of users: no formula begins with their dollar sign.
+            # Labels may contain dollar signs, which must not start a formula.
             "text.parse_math": False,
         }
     ):
@@ -78,24 +78,24 @@ def palette(number: int, ends: tuple[float, float] = LIGHT_RANGE) -> list[str]:
     return [to_hex(mpl.colormaps["viridis"](first + (last - first) * step)) for step in steps]
 
 
-def line_styles(shapes: Sequence[Shape]) -> list[dict[str, Any]]:
-    """Dashed where blocks are shared; of many shapes neighbours in colour differ in their dots."""
-    plain = ["-", (0, (1, 1.2)), (0, (6, 1.2, 1, 1.2))] if len(shapes) > FEW_COLOURS else ["-"]
+def line_styles(groups: Sequence[RunGroup]) -> list[dict[str, Any]]:
+    """Dashed for shared blocks; with many lines, neighbouring colours get different patterns."""
+    plain = ["-", (0, (1, 1.2)), (0, (6, 1.2, 1, 1.2))] if len(groups) > FEW_COLOURS else ["-"]
     return [
-        {"linestyle": (0, (4, 1.6)) if shape.is_shared else plain[index % len(plain)]}
-        for index, shape in enumerate(shapes)
+        {"linestyle": (0, (4, 1.6)) if group.is_shared else plain[index % len(plain)]}
+        for index, group in enumerate(groups)
     ]
 
 
-def mark_style(shape: Shape, colour: str) -> dict[str, Any]:
-    """An open diamond where blocks are shared, else a dot."""
-    if shape.is_shared:
+def mark_style(group: RunGroup, colour: str) -> dict[str, Any]:
+    """An open diamond for shared blocks, else a dot."""
+    if group.is_shared:
         return {"marker": "D", "markerfacecolor": PAPER, "markeredgecolor": colour}
     return {"marker": "o", "markerfacecolor": colour, "markeredgecolor": colour}
 
 
 def svg_text(figure: "Figure", name: str, colours: Sequence[str]) -> str:
-    """The figure as SVG for a page: its colours as CSS variables, its ids its own."""
+    """The figure as SVG for a page: colours are CSS variables, ids begin with `name`."""
     import matplotlib as mpl
 
     buffer = io.StringIO()
@@ -115,7 +115,7 @@ def svg_text(figure: "Figure", name: str, colours: Sequence[str]) -> str:
 
 
 def folded(label: str, characters: int = LEGEND_CHARACTERS) -> str:
-    """A long name in several lines."""
+    """A long label, wrapped."""
     return textwrap.fill(label, characters, break_long_words=False)
 
 
@@ -125,9 +125,9 @@ def label_points(
     texts: Sequence[str],
     segments: Iterable[tuple[Point, Point]] = (),
 ) -> None:
-    """Write each text beside its point, where it covers no point, segment or other text.
+    """Write each text beside its point, with the least overlap with points, segments and texts.
 
-    Call it last: it measures the axes as they will be drawn, and fixes their layout.
+    Must be called last: it measures the axes as they are drawn, and freezes their layout.
     """
     figure = axes.get_figure(root=True)
     if figure is None:
@@ -152,7 +152,7 @@ def label_points(
 
 
 def fix_layout(figure: "Figure") -> None:
-    """Lay the figure out once, so that what is measured stays and drawing again is quick."""
+    """Compute the layout once and freeze it, so that measured positions stay valid."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
@@ -170,7 +170,7 @@ def _along(ends: np.ndarray, side: float) -> list[np.ndarray]:
 
 
 def _offsets(width: float, height: float) -> list[Point]:
-    """Lower left corners of a text about its point, in points, the preferred first."""
+    """Candidates for a text's lower left corner, relative to its point, in order of preference."""
     right, left, middle = 7.0, -7.0 - width, -width / 2
     heights = [-height / 2 + 1, 5.0, -5.0 - height, 13.0, -13.0 - height, 24.0, -24.0 - height]
     return [(x, y) for y in heights for x in (right, left)] + [
@@ -179,13 +179,13 @@ def _offsets(width: float, height: float) -> list[Point]:
 
 
 def _covered(box: np.ndarray, taken: np.ndarray, frame: np.ndarray) -> float:
-    """Area of a text that lies on something or outside the axes, in square pixels."""
+    """Area of a text that overlaps something or lies outside the axes, in square pixels."""
     outside = float(np.prod(box[2:] - box[:2])) - float(_shared(box, frame[None]).sum())
     return float(_shared(box, taken).sum()) + outside
 
 
 def _shared(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Area that a box shares with each of others (boxes, 4)."""
+    """Overlap of a box with each of `others` (boxes, 4), in square pixels."""
     low = np.maximum(box[:2], others[:, :2])
     high = np.minimum(box[2:], others[:, 2:])
     return np.clip(high - low, 0, None).prod(axis=1)

@@ -1,4 +1,4 @@
-"""What makes a comparison unfair, or too weak to conclude from.
+"""Cautions: what makes a comparison unfair, or too weak for a conclusion.
 
 Source: the confounds of the depth-against-width grid of Liu et al. 2024, arXiv:2402.14905,
 tables 11 and 12: unequal body parameters, one learning rate for all widths, one seed.
@@ -8,17 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mobilellm.models.config import BlockShape, ModelConfig
-from mobilellm.report.arms import (
-    EXTENDED,
-    START,
-    compression_text,
-    differing_settings,
-    distillation_text,
-    extension_text,
-    setting_text,
-    settings,
-)
-from mobilellm.report.budgets import TOLERANCE, budget_groups, budgets
+from mobilellm.report.budgets import TOLERANCE, budgets, split_by_budget
 from mobilellm.report.caution import MOST_NAMES, Caution, by_value, some
 from mobilellm.report.comparability import (
     CONDITION_SETTINGS,
@@ -28,22 +18,32 @@ from mobilellm.report.comparability import (
     validation_tokens,
 )
 from mobilellm.report.learning_rates import learning_rate_cautions
+from mobilellm.report.run_groups import RunGroup
+from mobilellm.report.run_settings import (
+    EXTENDED,
+    START,
+    compression_text,
+    differing_settings,
+    distillation_text,
+    extension_text,
+    setting_text,
+    settings,
+)
 from mobilellm.report.runs import Run
-from mobilellm.report.shapes import Shape
 from mobilellm.report.statistics import MINIMUM_SEEDS
 from mobilellm.units import count_text, listed, plural
 
 NATS_BELOW_UNIGRAM = 1.0
-"""A run that ends closer than this to the unigram loss has learnt little but word counts."""
+"""A run that ends closer than this to the unigram loss has learned little beyond frequencies."""
 
 
-def metric_of(shapes: Sequence[Shape]) -> str | None:
-    """The loss by which shapes may be compared.
+def metric_of(groups: Sequence[RunGroup]) -> str | None:
+    """The loss by which configurations are compared.
 
-    `val_loss` where all have the same tokenizer, else `val_bits_per_byte`, else (where a run has
-    none) nothing. Which of them may be compared is said by `comparability.obstacle`.
+    `val_loss` if all have the same tokenizer, else `val_bits_per_byte`, or None if a run has no
+    bits per byte. `comparability.obstacle` decides which pairs are comparable.
     """
-    runs = [run for shape in shapes for run in shape.runs]
+    runs = [run for group in groups for run in group.runs]
     if len({run.fact("hashes.tokenizer") for run in runs}) == 1:
         return "val_loss"
     if all(run.val_bits_per_byte is not None for run in runs):
@@ -51,30 +51,30 @@ def metric_of(shapes: Sequence[Shape]) -> str | None:
     return None
 
 
-def cautions(shapes: Sequence[Shape]) -> tuple[Caution, ...]:
-    """Every caution, the grave ones first."""
+def cautions(groups: Sequence[RunGroup]) -> tuple[Caution, ...]:
+    """All cautions, serious ones first."""
     found = [
-        *_budget(shapes),
-        *_amounts(shapes),
-        *_data(shapes),
-        *loss_cautions(shapes),
-        *(Caution("learning rate", True, text) for text in learning_rate_cautions(shapes)),
-        *_seeds(shapes),
-        *_learnt_little(shapes),
-        *_architecture(shapes),
-        *_arms(shapes),
-        *_made_differently(shapes),
+        *_budget(groups),
+        *_amounts(groups),
+        *_data(groups),
+        *loss_cautions(groups),
+        *(Caution("learning rate", True, text) for text in learning_rate_cautions(groups)),
+        *_seeds(groups),
+        *_learnt_little(groups),
+        *_architecture(groups),
+        *_settings(groups),
+        *_circumstances(groups),
     ]
-    return tuple(sorted(found, key=lambda caution: not caution.is_grave))
+    return tuple(sorted(found, key=lambda caution: not caution.is_serious))
 
 
-def _budget(shapes: Sequence[Shape]) -> Iterable[Caution]:
-    """Which budgets are matched and which are not, shared shapes included."""
-    groups = budget_groups(shapes)
-    for group in groups:
-        if len(group) < 2:
+def _budget(groups: Sequence[RunGroup]) -> Iterable[Caution]:
+    """Which budgets are equal and which are not."""
+    subsets = split_by_budget(groups)
+    for subset in subsets:
+        if len(subset) < 2:
             continue
-        found = budgets(group)
+        found = budgets(subset)
         matched = [str(budget) for budget in found if budget.is_matched]
         unmatched = [str(budget) for budget in found if not budget.is_matched]
         within = f"within ±{100 * TOLERANCE:.0f} %"
@@ -83,14 +83,14 @@ def _budget(shapes: Sequence[Shape]) -> Iterable[Caution]:
         elif unmatched:
             text = f"equal {within}: {listed(matched)}; not equal: {listed(unmatched)}"
             yield Caution("budget", False, text)
-    if len(groups) > 1:
-        text = "; ".join(some([shape.label for shape in group]) for group in groups)
-        yield Caution("budget", True, f"shapes of different budgets are compared: {text}")
+    if len(subsets) > 1:
+        text = "; ".join(some([group.label for group in subset]) for subset in subsets)
+        yield Caution("budget", True, f"configurations of different budgets are compared: {text}")
 
 
-def _amounts(shapes: Sequence[Shape]) -> Iterable[Caution]:
-    """Tokens and batches that differ; those behind starting weights count where they are known."""
-    runs = [run for shape in shapes for run in shape.runs]
+def _amounts(groups: Sequence[RunGroup]) -> Iterable[Caution]:
+    """Different training tokens (those of the initial weights included, if known) and batches."""
+    runs = [run for group in groups for run in group.runs]
     totals = [total_tokens(run) for run in runs]
     is_known = None not in totals
     tokens = [
@@ -99,60 +99,61 @@ def _amounts(shapes: Sequence[Shape]) -> Iterable[Caution]:
     ]
     if max(tokens) > EQUAL_TOKENS * min(tokens):
         amounts = dict(zip((id(run) for run in runs), tokens, strict=True))
-        per_shape = {
-            shape.label: count_text(sum(amounts[id(run)] for run in shape.runs) / len(shape.runs))
-            for shape in shapes
+        per_group = {
+            group.label: count_text(sum(amounts[id(run)] for run in group.runs) / len(group.runs))
+            for group in groups
         }
         has_parents = any(run.tokens != amount for run, amount in zip(runs, tokens, strict=True))
-        note = ", those behind the starting weights included" if has_parents else ""
-        text = f"runs saw different numbers of training tokens{note}: {by_value(per_shape)}"
+        note = " (including those of the initial weights)" if has_parents else ""
+        text = f"the numbers of training tokens differ{note}: {by_value(per_group)}"
         yield Caution("tokens", True, text)
-    values = {shape.label: count_text(shape.first.tokens_per_step) for shape in shapes}
+    values = {group.label: count_text(group.first.tokens_per_step) for group in groups}
     if len(set(values.values())) > 1:
         text = f"tokens_per_step differs (in tokens): {by_value(values)}"
         yield Caution("tokens_per_step", True, text)
 
 
-def _data(shapes: Sequence[Shape]) -> Iterable[Caution]:
-    """Other text, tokenizer or validation split, by the hashes of the prepared data."""
+def _data(groups: Sequence[RunGroup]) -> Iterable[Caution]:
+    """Differences in text, tokenizer or validation split, by the hashes of the prepared data."""
     consequences = {
-        "tokenizer": "nats per token do not compare; verdicts are by bits per byte only",
+        "tokenizer": "nats per token are not comparable; verdicts use bits per byte",
         "validation": "no verdict is given between them",
-        "train": "the shapes learnt from different text",
-        "data": "the shapes were prepared from different sources",
+        "train": "the configurations were trained on different text",
+        "data": "the data were prepared from different sources",
     }
-    runs = [run for shape in shapes for run in shape.runs]
+    runs = [run for group in groups for run in group.runs]
     differing = [
         name for name in consequences if len({run.fact(f"hashes.{name}") for run in runs}) > 1
     ]
     if "tokenizer" in differing and "data" not in differing:
-        # Another tokenizer turns the same text into other tokens.
+        # With different tokenizers, the hashes of the same text differ too.
         differing = ["tokenizer"]
     for name in differing:
-        values = {shape.label: str(shape.first.fact(f"hashes.{name}"))[:8] for shape in shapes}
+        values = {group.label: str(group.first.fact(f"hashes.{name}"))[:8] for group in groups}
         noun = {"train": "training text", "validation": "validation text"}.get(name, name)
         text = f"the {noun} differs ({by_value(values)}): {consequences[name]}"
         yield Caution("data", True, text)
     if "tokenizer" in differing and any(validation_tokens(run) for run in runs):
         text = (
-            "validation_tokens reads windows spread over the validation text, and another "
-            "tokenizer makes other windows: part of a difference may be the sample; "
-            "validation_tokens=null reads all of it"
+            "validation_tokens selects windows spread over the validation text, which depend on "
+            "the "
+            "tokenizer: part of a difference may come from this sampling; validation_tokens=null "
+            "uses all of the text"
         )
         yield Caution("data", True, text)
 
 
-def _seeds(shapes: Sequence[Shape]) -> Iterable[Caution]:
-    """Too few seeds, and seeds that not all shapes have."""
-    few = [shape.label for shape in shapes if len(shape.seeds) < MINIMUM_SEEDS]
+def _seeds(groups: Sequence[RunGroup]) -> Iterable[Caution]:
+    """Too few seeds, and seeds that some configurations lack."""
+    few = [group.label for group in groups if len(group.seeds) < MINIMUM_SEEDS]
     if few:
         text = (
-            f"fewer than {MINIMUM_SEEDS} seeds: {some(few)}; no verdict is given on them, "
+            f"fewer than {MINIMUM_SEEDS} seeds: {some(few)}; there is no verdict on them, "
             "train more seeds"
         )
         yield Caution("seeds", True, text)
-    common = set.intersection(*(set(shape.seeds) for shape in shapes))
-    missing = {shape.label: sorted(set(shape.seeds) - common) for shape in shapes}
+    common = set.intersection(*(set(group.seeds) for group in groups))
+    missing = {group.label: sorted(set(group.seeds) - common) for group in groups}
     if any(missing.values()):
         unpaired = some(
             [
@@ -162,45 +163,46 @@ def _seeds(shapes: Sequence[Shape]) -> Iterable[Caution]:
             ]
         )
         text = (
-            f"not every shape has every seed: {unpaired} count only where both of a pair have them"
+            f"some configurations lack seeds that others have: {unpaired}; a pair is compared only "
+            "on its common seeds"
         )
         yield Caution("seeds", False, text)
 
 
-def _learnt_little(shapes: Sequence[Shape]) -> Iterable[Caution]:
+def _learnt_little(groups: Sequence[RunGroup]) -> Iterable[Caution]:
     """Runs that end near the unigram loss."""
     near = []
-    for shape in shapes:
+    for group in groups:
         gaps = [
             unigram - run.val_loss
-            for run in shape.runs
+            for run in group.runs
             if (unigram := run.number("unigram_loss")) is not None
         ]
         if gaps and min(gaps) < NATS_BELOW_UNIGRAM:
             side = "below" if min(gaps) >= 0 else "above"
-            near.append(f"{shape.label} ({abs(min(gaps)):.2f} {side})")
+            near.append(f"{group.label} ({abs(min(gaps)):.2f} {side})")
     if near:
         text = (
-            f"not {NATS_BELOW_UNIGRAM:g} nat below the unigram loss: {some(near)}; training was "
-            "too short to conclude much, raise max_tokens"
+            f"less than {NATS_BELOW_UNIGRAM:g} nat below the unigram loss: {some(near)}; training "
+            "was too short for a conclusion, increase max_tokens"
         )
         yield Caution("training length", True, text)
 
 
-def _architecture(shapes: Sequence[Shape]) -> Iterable[Caution]:
-    """What the shapes differ in besides depth and width."""
+def _architecture(groups: Sequence[RunGroup]) -> Iterable[Caution]:
+    """Architectural differences besides depth and width."""
     differing = []
     for name, trait in _TRAITS:
-        values = sorted({trait(block, s.model) for s in shapes for block in s.model.block_shapes})
+        values = sorted({trait(block, s.model) for s in groups for block in s.model.block_shapes})
         if len(values) > 1:
             ends = values if len(values) < 4 else [values[0], values[-1]]
             differing.append(f"{name} ({listed(ends) if len(values) < 4 else ' to '.join(ends)})")
     if differing:
-        text = f"besides depth and width the shapes differ in {listed(differing)}"
+        text = f"besides depth and width, the models differ in {listed(differing)}"
         yield Caution("architecture", False, text)
 
 
-# Ratios are rounded, since no two widths give the same one exactly.
+# Ratios are rounded, since exactly equal ones are rarely possible.
 _TRAITS: tuple[tuple[str, Callable[[BlockShape, ModelConfig], str]], ...] = (
     ("feed-forward type", lambda _, model: model.feed_forward),
     ("embeddings", lambda _, model: "tied" if model.tie_word_embeddings else "untied"),
@@ -211,33 +213,33 @@ _TRAITS: tuple[tuple[str, Callable[[BlockShape, ModelConfig], str]], ...] = (
         lambda block, _: f"{block.num_attention_heads // block.num_key_value_heads}",
     ),
     (
-        "feed-forward width over model width",
+        "ratio of feed-forward width to model width",
         lambda block, model: f"{block.intermediate_size / model.hidden_size:.1f}",
     ),
     ("vocabulary size", lambda _, model: str(model.vocab_size)),
 )
 
 
-def _arms(shapes: Sequence[Shape]) -> Iterable[Caution]:
-    """Compression, distillation and other settings in which the shapes differ."""
+def _settings(groups: Sequence[RunGroup]) -> Iterable[Caution]:
+    """Differences in compression, distillation and other settings."""
     for name, read in (("compression", compression_text), ("distillation", distillation_text)):
-        values = list(dict.fromkeys(read(shape.first) or "none" for shape in shapes))
+        values = list(dict.fromkeys(read(group.first) or "none" for group in groups))
         if len(values) > 1:
             yield Caution(name, False, f"{name} differs: {some(values, noun='kinds')}")
-    compressed = [shape.label for shape in shapes if compression_text(shape.first)]
+    compressed = [group.label for group in groups if compression_text(group.first)]
     if compressed:
-        who = "all shapes" if len(compressed) == len(shapes) else some(compressed)
-        text = f"compressed, and trained on (recovered) in these runs: {who}"
+        who = "all configurations" if len(compressed) == len(groups) else some(compressed)
+        text = f"the models were compressed and then trained (recovered) during these runs: {who}"
         yield Caution("compression", False, text)
-    rewarmed = [s.label for s in shapes if extension_text(s.first) == "re-warmed"]
+    rewarmed = [s.label for s in groups if extension_text(s.first) == "re-warmed"]
     if rewarmed:
         text = (
-            f"extended after their learning rate had fallen, which then rose again (re-warmed): "
-            f"{some(rewarmed)}; one run of all tokens would have had another schedule"
+            f"continued after the learning rate had decayed, with a second warmup (re-warmed): "
+            f"{some(rewarmed)}; a single run over all tokens has another schedule"
         )
-        yield Caution("schedule", len(rewarmed) < len(shapes), text)
-    flat = [settings(shape.first) for shape in shapes]
-    names = [name for name in differing_settings(flat) if not name.startswith(_SAID_ELSEWHERE)]
+        yield Caution("schedule", len(rewarmed) < len(groups), text)
+    flat = [settings(group.first) for group in groups]
+    names = [name for name in differing_settings(flat) if not name.startswith(_HAVE_OTHER_CAUTIONS)]
     if names:
         values = [list(dict.fromkeys(_value(one, name) for one in flat)) for name in names]
         shown = [
@@ -245,37 +247,37 @@ def _arms(shapes: Sequence[Shape]) -> Iterable[Caution]:
             for name, found in zip(names[:MOST_NAMES], values, strict=False)
         ]
         more = [f"{len(names) - MOST_NAMES} more settings"] if len(names) > MOST_NAMES else []
-        yield Caution("settings", False, f"the shapes differ in {listed([*shown, *more])}")
+        yield Caution("settings", False, f"the configurations differ in {listed([*shown, *more])}")
 
 
-_SAID_ELSEWHERE = (
+_HAVE_OTHER_CAUTIONS = (
     "compression", "distillation", "optimizer", "max_tokens", "tokens_per_step", "sequence_length",
     START, EXTENDED, *CONDITION_SETTINGS,
 )  # fmt: skip
-"""Settings of which another caution speaks."""
+"""Settings that other cautions cover."""
 
 
 def _value(settings: Mapping[str, Any], name: str) -> str:
-    return setting_text(settings, name) or "not given"
+    return setting_text(settings, name) or "not set"
 
 
-def _made_differently(shapes: Sequence[Shape]) -> Iterable[Caution]:
-    """Optimizer, precision, machine and code that differ between runs."""
-    runs = [run for shape in shapes for run in shape.runs]
-    for name, read, is_grave in _MAKINGS:
+def _circumstances(groups: Sequence[RunGroup]) -> Iterable[Caution]:
+    """Differences in optimizer, precision, machine and code."""
+    runs = [run for group in groups for run in group.runs]
+    for name, read, is_serious in _CIRCUMSTANCES:
         values = sorted({_shortened(read(run)) for run in runs})
         if len(values) > 1:
-            yield Caution(name, is_grave, f"{name} differs: {listed(values)}")
+            yield Caution(name, is_serious, f"{name} differs: {listed(values)}")
     dirty = [run for run in runs if run.fact("git.dirty")]
     if dirty:
         text = (
-            f"{plural(len(dirty), 'run')} came from a working tree with uncommitted changes: "
+            f"{plural(len(dirty), 'run')} used a working tree with uncommitted changes: "
             "the commit alone does not reproduce them"
         )
         yield Caution("git commit", False, text)
 
 
-_MAKINGS: tuple[tuple[str, Callable[[Run], Any], bool], ...] = (
+_CIRCUMSTANCES: tuple[tuple[str, Callable[[Run], Any], bool], ...] = (
     ("optimizer", lambda run: run.optimizer, True),
     ("precision", lambda run: run.fact("precision"), True),
     ("device", lambda run: run.fact("device"), False),
@@ -286,6 +288,6 @@ _MAKINGS: tuple[tuple[str, Callable[[Run], Any], bool], ...] = (
 
 
 def _shortened(value: Any) -> str:
-    """Ten digits of a hash are enough to tell it."""
+    """A text; a hash is shortened to ten digits."""
     text = "unknown" if value is None else str(value)
     return text[:10] if len(text) == 40 and " " not in text else text

@@ -1,42 +1,42 @@
-"""Final loss against depth and against what a model costs."""
+"""Plots of the final loss against depth, and against size or speed."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mobilellm.report.budgets import budget_groups
+from mobilellm.report.analysis import Analysis
+from mobilellm.report.budgets import split_by_budget
 from mobilellm.report.drawing import MUTED, Point, label_points, mark_style, palette
 from mobilellm.report.findings import kinds
 from mobilellm.report.reference_lines import loss_metric, loss_unit, reference_lines
+from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.runs import Run
-from mobilellm.report.shapes import Shape
 from mobilellm.report.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from mobilellm.report.comparison import Comparison
 
 EQUAL_COSTS = 1.001
-"""Shapes whose costs are within this factor stand in one place: there is nothing to see."""
+"""If all costs are equal within this factor, there is no plot."""
 
 
 @dataclass(frozen=True)
 class _Mark:
-    shape: Shape
+    group: RunGroup
     colour: str
     x: float
     interval: Interval
 
 
-def against_depth(comparison: "Comparison") -> "Figure | None":
-    """Final loss against layers run, where depths differ; shapes of equal budget are joined."""
+def against_depth(analysis: Analysis) -> "Figure | None":
+    """Final loss against depth, if depths differ; lines connect configurations of equal budget."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
-    marks = _marks(comparison, lambda run: run.model.num_layers)
+    marks = _marks(analysis, lambda run: run.model.num_layers)
     depths = sorted({mark.x for mark in marks})
     marks = _side_by_side(marks)
     if len(depths) < 2:
@@ -49,25 +49,25 @@ def against_depth(comparison: "Comparison") -> "Figure | None":
     axes.set_xlabel("depth (layers run per token, logarithmic axis)")
     lines = [
         _joined(kind, marks)
-        for group in budget_groups(comparison.shapes)
-        for kind in kinds([shape for shape in group if not shape.is_shared])
+        for subset in split_by_budget(analysis.groups)
+        for kind in kinds([group for group in subset if not group.is_shared])
     ]
     for line in lines:
         if line:
             axes.plot(*zip(*line, strict=True), color=MUTED, linewidth=1, zorder=1)
     segments = [segment for line in lines for segment in itertools.pairwise(line)]
-    _draw_marks(axes, comparison, marks, segments)
+    _draw_marks(axes, analysis, marks, segments)
     return figure
 
 
 def against_cost(
-    comparison: "Comparison", label: str, cost: Callable[[Run], float | None]
+    analysis: Analysis, label: str, cost: Callable[[Run], float | None]
 ) -> "Figure | None":
-    """Final loss against a cost, where shapes differ in it, with the Pareto front."""
+    """Final loss against a cost, if it differs, with the Pareto front."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    marks = _marks(comparison, cost)
+    marks = _marks(analysis, cost)
     costs = [mark.x for mark in marks]
     if len(marks) < 2 or max(costs) < EQUAL_COSTS * min(costs):
         return None
@@ -81,12 +81,12 @@ def against_cost(
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel(f"{label} (logarithmic axis)" if is_wide else label)
     front = pareto_front([(mark.x, mark.interval.mean) for mark in marks])
-    _draw_marks(axes, comparison, marks, (), front)
+    _draw_marks(axes, analysis, marks, (), front)
     return figure
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """Points than which no other is at most as large in both coordinates, in order of the first."""
+    """The points that no other point dominates, in order of the first coordinate."""
     front: list[Point] = []
     for point in sorted(set(points)):
         if not front or point[1] < front[-1][1]:
@@ -94,64 +94,64 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def _marks(comparison: "Comparison", position: Callable[[Run], float | None]) -> list[_Mark]:
-    """A mark for each shape that has both a place and a loss."""
-    colours = palette(len(comparison.shapes))
+def _marks(analysis: Analysis, position: Callable[[Run], float | None]) -> list[_Mark]:
+    """A marker for each configuration with a known position and loss."""
+    colours = palette(len(analysis.groups))
     found = []
-    for shape, colour in zip(comparison.shapes, colours, strict=True):
-        x, interval = position(shape.first), shape.interval(loss_metric(comparison))
+    for group, colour in zip(analysis.groups, colours, strict=True):
+        x, interval = position(group.first), group.interval(loss_metric(analysis))
         if x and interval:
-            found.append(_Mark(shape, colour, x, interval))
+            found.append(_Mark(group, colour, x, interval))
     return found
 
 
 def _side_by_side(marks: Sequence[_Mark]) -> list[_Mark]:
-    """Marks of one depth set a little apart, so that none hides another."""
+    """Shift markers of equal depth a little, so that they do not overlap."""
     apart = []
     for mark in marks:
-        same = [other.shape.label for other in marks if other.x == mark.x]
-        place = same.index(mark.shape.label) - (len(same) - 1) / 2
+        same = [other.group.label for other in marks if other.x == mark.x]
+        place = same.index(mark.group.label) - (len(same) - 1) / 2
         apart.append(replace(mark, x=mark.x * 1.05**place))
     return apart
 
 
-def _joined(group: Sequence[Shape], marks: Sequence[_Mark]) -> list[Point]:
-    """The line through shapes of one budget and kind; none where two are equally deep."""
-    labels = {shape.label for shape in group}
-    members = [mark for mark in marks if mark.shape.label in labels]
-    depths = {mark.shape.model.num_layers for mark in members}
+def _joined(subset: Sequence[RunGroup], marks: Sequence[_Mark]) -> list[Point]:
+    """The line through configurations of one budget and kind; empty if two are equally deep."""
+    labels = {group.label for group in subset}
+    members = [mark for mark in marks if mark.group.label in labels]
+    depths = {mark.group.model.num_layers for mark in members}
     is_line = len(depths) == len(members) > 1
     return [(mark.x, mark.interval.mean) for mark in members] if is_line else []
 
 
 def _draw_marks(
     axes: "Axes",
-    comparison: "Comparison",
+    analysis: Analysis,
     marks: Sequence[_Mark],
     segments: Sequence[tuple[Point, Point]],
     front: Sequence[Point] = (),
 ) -> None:
-    """Means with intervals, single seeds, the Pareto front, and names clear of `segments`."""
+    """Means with intervals, single seeds, the Pareto front, and labels that avoid `segments`."""
     bars = []
     for mark in marks:
-        losses = list(mark.shape.losses(loss_metric(comparison)).values())
+        losses = list(mark.group.losses(loss_metric(analysis)).values())
         mean, half_width = mark.interval.mean, mark.interval.half_width or 0.0
         axes.plot([mark.x] * len(losses), losses, "_", color=mark.colour, markersize=9, alpha=0.7)
         axes.errorbar(
             mark.x, mean, yerr=half_width or None, color=mark.colour, markersize=7, capsize=3,
-            linewidth=1.4, markeredgewidth=1.6, zorder=3, **mark_style(mark.shape, mark.colour),
+            linewidth=1.4, markeredgewidth=1.6, zorder=3, **mark_style(mark.group, mark.colour),
         )  # fmt: skip
         bars.append(((mark.x, mean - half_width), (mark.x, mean + half_width)))
     axes.margins(x=0.1, y=0.1)
-    axes.set_ylabel(f"final validation loss ({loss_unit(comparison)})")
+    axes.set_ylabel(f"final validation loss ({loss_unit(analysis)})")
     bars += [*segments, *(_draw_front(axes, front) if front else ())]
-    reference_lines(axes, comparison)
+    reference_lines(axes, analysis)
     points = [(mark.x, mark.interval.mean) for mark in marks]
-    label_points(axes, points, [mark.shape.label for mark in marks], bars)
+    label_points(axes, points, [mark.group.label for mark in marks], bars)
 
 
 def _draw_front(axes: "Axes", front: Sequence[Point]) -> Iterable[tuple[Point, Point]]:
-    """From the top of the axes down to each point and on to the right end; gives the segments."""
+    """Draw the front as steps from the top to the right end of the axes; returns its segments."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     corners = [(front[0][0], top)]
     for cost, loss in front:

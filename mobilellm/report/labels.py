@@ -1,11 +1,11 @@
-"""Short names that tell arms of a comparison apart: `24×64`, `12×80 low rank ½ + forward_kl`."""
+"""Short labels that distinguish configurations: `24×64`, `12×80 low rank ½ + forward_kl`."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from mobilellm.models.config import ModelConfig
-from mobilellm.report.arms import (
+from mobilellm.report.run_settings import (
     EXTENDED,
     START,
     compression_text,
@@ -18,23 +18,23 @@ from mobilellm.report.runs import Run
 from mobilellm.units import count_text, rate_text
 
 MOST_SETTINGS = 3
-"""A label names no more settings than this; what is still equal is numbered."""
+"""The most settings in a label; labels that are still equal are numbered."""
 MOST_CHARACTERS = 24
-"""Of one setting's value."""
+"""The most characters of a setting's value."""
 
 
 def labels_of(runs: Sequence[Run]) -> list[str]:
-    """Labels as short as tells the runs apart, one a run.
+    """Short labels that are all different, one per run.
 
-    Depth and width first, then how the model was compressed; then only what differs among runs of
-    one name so far: traits of the model and of training, and at last up to three settings.
+    They begin with depth, width and compression. Traits of the model and of training, and finally
+    up to three settings, are added only if runs with the same label differ in them.
     """
     labels = [_base_label(run) for run in runs]
     for describe in (*map(_each, _TRAITS), _differing):
-        groups: dict[str, list[int]] = defaultdict(list)
+        subsets: dict[str, list[int]] = defaultdict(list)
         for index, label in enumerate(labels):
-            groups[label].append(index)
-        for indices in groups.values():
+            subsets[label].append(index)
+        for indices in subsets.values():
             traits = describe([runs[index] for index in indices])
             if len(set(traits)) > 1:
                 for index, trait in zip(indices, traits, strict=True):
@@ -43,7 +43,7 @@ def labels_of(runs: Sequence[Run]) -> list[str]:
 
 
 def _numbered(labels: Sequence[str]) -> list[str]:
-    """Labels that are still equal, told apart by a number."""
+    """The labels, with a number added to those that are still equal."""
     seen: Counter[str] = Counter()
     numbered = []
     for label in labels:
@@ -80,14 +80,14 @@ def _setting(one: dict[str, Any], name: str, every: Sequence[dict[str, Any]]) ->
         return f"from {_cut(setting_text(one, name))}" if name in one else "from scratch"
     text = _cut(setting_text(one, name))
     if name == EXTENDED:
-        return text or "in one go"
+        return text or "single run"
     if any(f"{name}._target_" in other for other in every):
         return f"{_short(name)} {text}" if text else f"no {_short(name)}"
     return f"{_short(name)}={text}" if text else ""
 
 
 def _short(name: str) -> str:
-    """The last part of a setting's name, and the one before where the last says little."""
+    """The last part of a setting's name, with the one before if it is a single word."""
     parts = name.split(".")
     return ".".join(parts[-2:]) if "_" not in parts[-1] and len(parts) > 2 else parts[-1]
 
@@ -107,7 +107,7 @@ def _distilled(run: Run) -> str:
     return f"+ {name}" if name else ""
 
 
-# In the order in which they are tried; an empty text is the usual case and is not said.
+# In the order in which they are tried; the text of the usual value is empty.
 _TRAITS: tuple[Callable[[Run], str], ...] = (
     _model_trait(lambda m: m.layer_sharing if m.is_shared else ""),
     _model_trait(lambda m: "first kv" if m.share_kv == "first" and m.is_shared else ""),

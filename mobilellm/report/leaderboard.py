@@ -1,4 +1,4 @@
-"""The columns of the table of compressed models, and its outcome in words."""
+"""The columns of the table of compressed models, and a sentence about its best row."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ class LeaderboardColumn:
 
     name: str
     meaning: str
-    """With its unit."""
+    """What it measures, with the unit."""
     text: Callable[[CompressedModel], str]
-    """Empty where it is not known."""
+    """Empty if unknown."""
     value: Callable[[CompressedModel], float | None]
-    """What it is sorted by."""
+    """The number by which the column is sorted."""
 
 
 def _number(name: str, field: str, form: Callable[[float], str], meaning: str) -> LeaderboardColumn:
@@ -34,53 +34,59 @@ def _number(name: str, field: str, form: Callable[[float], str], meaning: str) -
     return LeaderboardColumn(name, meaning, text, value)
 
 
-def _rise(row: CompressedModel) -> float | None:
+def _increase(row: CompressedModel) -> float | None:
     return None if row.dense_loss is None or row.is_before else row.loss - row.dense_loss
 
 
-def _rise_text(row: CompressedModel) -> str:
-    rise = _rise(row)
-    return "" if rise is None else f"{rise:+.3f}".replace("-", "−")
+def _increase_text(row: CompressedModel) -> str:
+    increase = _increase(row)
+    return "" if increase is None else f"{increase:+.3f}".replace("-", "−")
 
 
 COLUMNS: tuple[LeaderboardColumn, ...] = (
     LeaderboardColumn(
         "state",
-        "dense, given (compressed before), compressed (not trained since), recovered (trained on)",
+        "dense, given (already compressed before), compressed (without training after it), or "
+        "recovered (with training after it)",
         lambda row: row.kind,
         lambda row: None,
     ),
-    _number("on disk", "bytes_on_disk", _aligned_bytes, "bytes of the weights' files"),
+    _number("on disk", "bytes_on_disk", _aligned_bytes, "bytes of the weight files"),
     _number(
         "ratio",
         "ratio",
         lambda share: f"{share:.2f}",
-        "parameters that are not masked to zero, as a share of the dense model's",
+        "unmasked parameters, relative to those of the dense model",
     ),
     _number("loss", "loss", lambda loss: f"{loss:.3f}", "validation loss, nats per token"),
     LeaderboardColumn(
-        "to dense", "loss minus the dense model's on the same text", _rise_text, _rise
+        "vs. dense",
+        "difference from the loss of the dense model on the same text",
+        _increase_text,
+        _increase,
     ),
     _number(
-        "prefill ms", "prefill_ms", lambda time: f"{time:.1f}", "milliseconds to read a prompt"
+        "prefill ms", "prefill_ms", lambda time: f"{time:.1f}", "milliseconds to process a prompt"
     ),
     _number(
         "decode ms", "decode_ms_per_token", lambda time: f"{time:.2f}",
-        "milliseconds for each generated token",
+        "milliseconds per generated token",
     ),
-    _number("memory", "peak_memory_bytes", _aligned_bytes, "peak memory of running the model"),
+    _number("memory", "peak_memory_bytes", _aligned_bytes, "peak memory of inference"),
 )  # fmt: skip
 
 
 def leaderboard_sentence(rows: Sequence[CompressedModel]) -> str | None:
-    """Which compressed model has the lowest loss; None without any."""
+    """Which compressed model has the lowest loss; None if there are none."""
     made = [row for row in rows if not row.is_before]
     if not made:
         return None
     best = next(row for row in made if row.text == made[0].text)
-    rise, ratio = _rise_text(best), best.ratio
+    increase, ratio = _increase_text(best), best.ratio
     kept = "" if ratio is None else f" at {100 * ratio:.3g} % of its parameters"
-    against = f", {rise} to the dense model{kept}" if rise else ""
+    against = f", {increase} compared with the dense model{kept}" if increase else ""
     number = sum(row.text == best.text for row in made)
-    lowest = "" if number == 1 else f"Lowest loss of the {number} compressed models on one text: "
+    lowest = (
+        "" if number == 1 else f"Lowest loss of the {number} compressed models on the same text: "
+    )
     return f"{lowest}{best.label}, {best.loss:.3f} nats per token{against}."

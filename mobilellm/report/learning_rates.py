@@ -1,6 +1,6 @@
-"""Whether each shape had a fair learning rate: tried, and not at the edge of those tried.
+"""Whether the learning rate of each configuration was tuned, and is not at the edge of its range.
 
-The best rate falls with the width, so that one rate for all widths favours some of them: the
+The best rate decreases with width, so that a single rate for all widths favours some of them: a
 confound of the published depth-against-width grid.
 """
 
@@ -8,13 +8,13 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 
+from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.runs import Run
-from mobilellm.report.shapes import Shape
 from mobilellm.units import listed, rate_text
 
 
 def rates_tried(run: Run) -> dict[float, float]:
-    """Learning rate to the probe's validation loss (NaN where it is not known), in order."""
+    """Validation loss of the probe (NaN if unknown) by learning rate, in ascending order."""
     entries = run.fact("learning_rates_tried") or []
     tried = {
         float(entry["learning_rate"]): _loss(entry.get("val_loss"))
@@ -24,54 +24,54 @@ def rates_tried(run: Run) -> dict[float, float]:
     return dict(sorted(tried.items()))
 
 
-def learning_rate_cautions(shapes: Sequence[Shape]) -> tuple[str, ...]:
-    """Sentences about shapes whose rate was not tried, or is the lowest or highest tried."""
+def learning_rate_cautions(groups: Sequence[RunGroup]) -> tuple[str, ...]:
+    """Sentences about rates that were not tuned, or are the lowest or highest of those tried."""
     by_model: dict[str, set[float]] = defaultdict(set)
-    for shape in shapes:
-        by_model[str(shape.model)] |= {
-            rate for run in shape.runs if (rate := run.number("learning_rate")) is not None
+    for group in groups:
+        by_model[str(group.model)] |= {
+            rate for run in group.runs if (rate := run.number("learning_rate")) is not None
         }
     untried, edges = [], []
-    for shape in shapes:
-        chosen = shape.first.number("learning_rate")
-        tried = sorted(set(rates_tried(shape.first)) | by_model[str(shape.model)])
+    for group in groups:
+        chosen = group.first.number("learning_rate")
+        tried = sorted(set(rates_tried(group.first)) | by_model[str(group.model)])
         if chosen is None:
             continue
         if len(tried) < 2:
-            untried.append(shape)
-        elif not rates_tried(shape.first) and not _is_best_of_its_model(shape, shapes):
+            untried.append(group)
+        elif not rates_tried(group.first) and not _is_best_of_its_model(group, groups):
             continue
         elif math.isclose(chosen, tried[0]) or math.isclose(chosen, tried[-1]):
-            edges.append(f"{shape.label} ({rate_text(chosen)} of {_range(tried)})")
+            edges.append(f"{group.label} ({rate_text(chosen)} of {_range(tried)})")
     found = []
-    if untried and len(shapes) > 1:
-        found.append(_untried_sentence(untried, shapes))
+    if untried and len(groups) > 1:
+        found.append(_untried_sentence(untried, groups))
     if edges:
         found.append(
-            f"the learning rate is at the edge of those tried: {listed(edges)}; a better one may "
-            "lie beyond, widen learning_rate_probe_factors"
+            f"the learning rate is the lowest or highest of those tried: {listed(edges)}; a better "
+            "one may lie outside, widen learning_rate_probe_factors"
         )
     return tuple(found)
 
 
-def _untried_sentence(untried: Sequence[Shape], shapes: Sequence[Shape]) -> str:
-    who = "any shape" if len(untried) == len(shapes) else listed([s.label for s in untried])
-    rates = {rate_text(shape.first.number("learning_rate")) for shape in untried}
-    widths = {shape.model.hidden_size for shape in untried}
+def _untried_sentence(untried: Sequence[RunGroup], groups: Sequence[RunGroup]) -> str:
+    who = "any configuration" if len(untried) == len(groups) else listed([s.label for s in untried])
+    rates = {rate_text(group.first.number("learning_rate")) for group in untried}
+    widths = {group.model.hidden_size for group in untried}
     text = f"no other learning rate was tried for {who}"
     if len(rates) == 1 and len(widths) > 1:
-        text += f": one rate, {rates.pop()}, for all widths favours some of them"
+        text += f": a single rate ({rates.pop()}) for all widths favours some of them"
     return f"{text}; train with learning_rate_probe=true"
 
 
-def _is_best_of_its_model(shape: Shape, shapes: Sequence[Shape]) -> bool:
-    """Whether a shape has the lowest loss of those that differ from it in the rate alone."""
+def _is_best_of_its_model(group: RunGroup, groups: Sequence[RunGroup]) -> bool:
+    """Whether a configuration has the lowest loss among those of the same model."""
     losses = {
         other.label: found.mean
-        for other in shapes
-        if other.model == shape.model and (found := other.interval("val_loss"))
+        for other in groups
+        if other.model == group.model and (found := other.interval("val_loss"))
     }
-    return min(losses, key=lambda label: losses[label]) == shape.label
+    return min(losses, key=lambda label: losses[label]) == group.label
 
 
 def _range(rates: Sequence[float]) -> str:

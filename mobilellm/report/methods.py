@@ -1,24 +1,21 @@
-"""How the numbers came about: tokens, seeds, data, rates, machine, code, statistics."""
+"""How the results were obtained: tokens, seeds, data, learning rates, machine, code, statistics."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from mobilellm.report.analysis import Analysis
 from mobilellm.report.learning_rates import rates_tried
 from mobilellm.report.runs import Run
 from mobilellm.report.statistics import FAMILY_LEVEL, MINIMUM_SEEDS
 from mobilellm.units import count_text, duration_text, listed, plural, rate_text
 
-if TYPE_CHECKING:
-    from mobilellm.report.comparison import Comparison
 
-
-def methods(comparison: "Comparison") -> list[tuple[str, list[str]]]:
-    """(heading, lines) in the order of the page; what is not known is left out."""
-    runs = [run for shape in comparison.shapes for run in shape.runs]
+def methods(analysis: Analysis) -> list[tuple[str, list[str]]]:
+    """(heading, lines) in the order of the page; unknown facts are left out."""
+    runs = [run for group in analysis.groups for run in group.runs]
     rows = [
-        ("Runs", [_runs(comparison, runs)]),
+        ("Runs", [_runs(analysis, runs)]),
         ("Training", _training(runs)),
-        ("Learning rates", _rates(comparison)),
+        ("Learning rates", _rates(analysis)),
         ("Data", _data(runs)),
         ("Machine", _machine(runs)),
         ("Code", _code(runs)),
@@ -28,21 +25,21 @@ def methods(comparison: "Comparison") -> list[tuple[str, list[str]]]:
     return [(name, lines) for name, lines in rows if lines]
 
 
-def _runs(comparison: "Comparison", runs: list[Run]) -> str:
+def _runs(analysis: Analysis, runs: list[Run]) -> str:
     seeds = sorted({run.seed for run in runs})
     spent = sum(run.number("wall_seconds") or 0 for run in runs)
     return (
-        f"{plural(len(runs), 'run')} of {plural(len(comparison.shapes), 'shape')}, "
+        f"{plural(len(runs), 'run')} of {plural(len(analysis.groups), 'configuration')}, "
         f"seeds {listed([str(seed) for seed in seeds])}, {duration_text(spent)} of training in "
-        f"all; from {listed([str(path) for path in comparison.sources])}"
+        f"total; from {listed([str(path) for path in analysis.sources])}"
     )
 
 
 def _training(runs: list[Run]) -> list[str]:
     sizes = (
-        ("tokens a run", {count_text(run.tokens) for run in runs}),
-        ("tokens an optimizer step", {count_text(run.tokens_per_step) for run in runs}),
-        ("tokens a window", {count_text(run.sequence_length) for run in runs}),
+        ("tokens per run", {count_text(run.tokens) for run in runs}),
+        ("tokens per optimizer step", {count_text(run.tokens_per_step) for run in runs}),
+        ("tokens per window", {count_text(run.sequence_length) for run in runs}),
     )
     line = "; ".join(f"{listed(sorted(values), 'or')} {name}" for name, values in sizes)
     optimizers = {run.optimizer for run in runs if run.optimizer}
@@ -54,16 +51,16 @@ def _training(runs: list[Run]) -> list[str]:
     return [line, *made]
 
 
-def _rates(comparison: "Comparison") -> list[str]:
-    """The rate of each shape, with those tried in brackets."""
+def _rates(analysis: Analysis) -> list[str]:
+    """The learning rate of each configuration, with those tried in brackets."""
     lines = []
-    for shape in comparison.shapes:
-        rate = shape.first.number("learning_rate")
+    for group in analysis.groups:
+        rate = group.first.number("learning_rate")
         if rate is None:
             continue
-        tried = [rate_text(value) for value in rates_tried(shape.first)]
-        note = f"tried {listed(tried)}" if tried else "no other tried"
-        lines.append(f"{shape.label}: {rate_text(rate)} ({note})")
+        tried = [rate_text(value) for value in rates_tried(group.first)]
+        note = f"tried {listed(tried)}" if tried else "no other was tried"
+        lines.append(f"{group.label}: {rate_text(rate)} ({note})")
     return lines
 
 
@@ -82,11 +79,13 @@ def _machine(runs: list[Run]) -> list[str]:
     devices, threads = _texts(runs, "device"), _texts(runs, "threads")
     lines = [listed(sorted(devices))] if devices else []
     if threads:
-        lines.append(f"{listed(sorted(threads), 'or')} threads a run")
+        lines.append(f"{listed(sorted(threads), 'or')} threads per run")
     rates = [rate for run in runs if (rate := run.number("matmul_flops_per_second"))]
     if rates:
         ends = dict.fromkeys((count_text(min(rates)), count_text(max(rates))))
-        lines.append(f"matrix products at {'–'.join(ends)} FLOP/s, measured as runs start")
+        lines.append(
+            f"matrix products at {'–'.join(ends)} FLOP/s, measured at the start of each run"
+        )
     used = [share for run in runs if (share := run.number("model_flops_utilization"))]
     if used:
         ends = dict.fromkeys((f"{100 * min(used):.0f}", f"{100 * max(used):.0f}"))
@@ -109,7 +108,7 @@ def _code(runs: list[Run]) -> list[str]:
 
 
 def _commands(runs: list[Run]) -> list[str]:
-    """Each command once, at most six."""
+    """The different commands, at most six."""
     commands = sorted(_texts(runs, "command"))
     more = [f"and {len(commands) - 6} more, see comparison.csv"] if len(commands) > 6 else []
     return [*commands[:6], *more]
@@ -117,15 +116,16 @@ def _commands(runs: list[Run]) -> list[str]:
 
 def _statistics() -> str:
     return (
-        "Intervals are 95 % Student t intervals over seeds. Runs of one seed see the same data in "
-        "the same order, so shapes are compared by the differences between runs of equal seed: "
+        "Intervals are 95 % Student t intervals over seeds. Runs with the same seed see the same "
+        "data "
+        "in the same order, so configurations are compared by the differences between these runs: "
         f"paired t-test, at least {MINIMUM_SEEDS} common seeds, Holm’s correction over all pairs "
         f"at a level of {100 * FAMILY_LEVEL:.0f} %, so that the chance of even one wrong verdict "
-        "stays under 5 %. The seed covers initial "
-        "weights and data order; one data set and one machine say nothing about others."
+        "is below 5 %. The seed determines the "
+        "initial weights and the data order; the results hold for this data set and machine only."
     )
 
 
 def _texts(runs: Iterable[Run], path: str) -> set[str]:
-    """The different values of a fact, without those that are not known."""
+    """The different known values of a fact."""
     return {str(value) for run in runs if (value := run.fact(path)) not in (None, "")}

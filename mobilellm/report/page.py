@@ -1,15 +1,16 @@
-"""The report as one page that needs nothing beside it."""
+"""The report as one self-contained page."""
 
 import base64
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from mobilellm.report.analysis import Analysis
 from mobilellm.report.drawing import DARK_RANGE, palette
 from mobilellm.report.findings import UNIT, question
 from mobilellm.report.methods import methods
 from mobilellm.report.page_style import SCRIPT, style_text
-from mobilellm.report.page_tables import leaderboard_html, matrix_html, reference_html, shapes_html
+from mobilellm.report.page_tables import groups_html, leaderboard_html, matrix_html, reference_html
 from mobilellm.report.pair_rows import reference_caption
 from mobilellm.report.records import csv_text, json_text
 from mobilellm.report.statistics import MINIMUM_SEEDS
@@ -17,127 +18,132 @@ from mobilellm.report.table import reference_sentence
 from mobilellm.units import plural
 
 if TYPE_CHECKING:
-    from mobilellm.report.comparison import Comparison
     from mobilellm.report.plots import Plot
 
 
-def page_text(comparison: "Comparison", drawings: "Sequence[tuple[Plot, str]]") -> str:
-    """The whole page as HTML.
+def page_text(analysis: Analysis, drawings: "Sequence[tuple[Plot, str]]") -> str:
+    """The page as HTML.
 
     Args:
-        comparison: what is reported.
-        drawings: plots with their SVG.
+        analysis: content of the report.
+        drawings: plots with their SVGs.
     """
-    number = len(comparison.shapes)
+    number = len(analysis.groups)
     style = style_text(palette(number), palette(number, DARK_RANGE))
     body = "\n".join(
         [
-            f"<h1>{escape(comparison.title)}</h1>",
-            _question(comparison),
-            _findings(comparison),
-            _warnings(comparison),
-            _shapes(comparison),
-            _compressed(comparison),
-            _pairs(comparison),
-            _left_out(comparison),
+            f"<h1>{escape(analysis.title)}</h1>",
+            _question(analysis),
+            _findings(analysis),
+            _warnings(analysis),
+            _configurations(analysis),
+            _compressed(analysis),
+            _pairs(analysis),
+            _left_out(analysis),
             *(_figure(plot, svg) for plot, svg in drawings),
-            _methods(comparison) if comparison.shapes else "",
-            _downloads(comparison, drawings),
+            _methods(analysis) if analysis.groups else "",
+            _downloads(analysis, drawings),
         ]
     )
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(comparison.title)}</title>\n<style>{style}</style>\n</head>\n"
+        f"<title>{escape(analysis.title)}</title>\n<style>{style}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 
 
-def _question(comparison: "Comparison") -> str:
-    if not comparison.shapes:
-        return '<p class="question">What do compressed models cost, and what do they lose?</p>'
-    text = question(comparison.shapes, comparison.metric)
+def _question(analysis: Analysis) -> str:
+    if not analysis.groups:
+        text = "How large and fast are the compressed models, and how much higher is their loss?"
+    else:
+        text = question(analysis.groups, analysis.metric)
     return f'<p class="question">{escape(text)}</p>'
 
 
-def _shapes(comparison: "Comparison") -> str:
-    if not comparison.shapes:
+def _configurations(analysis: Analysis) -> str:
+    if not analysis.groups:
         return ""
     return (
-        f"<h2>The shapes</h2>{shapes_html(comparison)}"
-        f'<p class="small">{escape(reference_sentence(comparison.shapes))} A shape is named '
-        "by stored blocks × width. Body: without the embedding; executed: counted each time "
-        "it runs; FLOPs: of training, attention included; loss: nats per token; ±: 95 % "
-        "interval over seeds. Click a heading to sort.</p>"
+        f"<h2>Configurations</h2>{groups_html(analysis)}"
+        f'<p class="small">{escape(reference_sentence(analysis.groups))} Labels begin '
+        "with stored blocks × width. Body: parameters without the embedding; executed: parameters, "
+        "counted once per application; FLOPs: of training, attention included; loss: nats per "
+        "token; ±: 95 % interval over seeds. Click a heading to sort.</p>"
     )
 
 
-def _compressed(comparison: "Comparison") -> str:
-    if not comparison.compressed:
+def _compressed(analysis: Analysis) -> str:
+    if not analysis.compressed:
         return ""
     return (
-        f"<h2>Compressed models</h2>{leaderboard_html(comparison)}"
-        '<p class="small">On disk: the weights’ files; ratio: parameters that are not masked to '
-        "zero, as a share of the dense model’s; loss: nats per token; to dense: the loss minus the "
-        "dense model’s on the same text; milliseconds and memory as measured where the model was "
-        "compressed. Compressed: not trained since; recovered: trained since, mean over seeds.</p>"
+        f"<h2>Compressed models</h2>{leaderboard_html(analysis)}"
+        '<p class="small">On disk: size of the weight files; ratio: unmasked parameters, relative '
+        "to "
+        "those of the dense model; loss: nats per token; vs. dense: difference from the loss of "
+        "the "
+        "dense model on the same text; milliseconds and memory were measured on the machine that "
+        "compressed the model. Compressed: without training after compression; recovered: with "
+        "training after compression, mean over seeds.</p>"
     )
 
 
-def _findings(comparison: "Comparison") -> str:
-    sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in comparison.findings)
+def _findings(analysis: Analysis) -> str:
+    sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in analysis.findings)
     return f'<section class="verdict" aria-label="Verdict">{sentences}</section>'
 
 
-def _warnings(comparison: "Comparison") -> str:
-    """Grave cautions stand out; the others are small print."""
+def _warnings(analysis: Analysis) -> str:
+    """Serious cautions are highlighted; the others are in small print."""
 
-    def items(is_grave: bool) -> str:
+    def items(is_serious: bool) -> str:
         return "".join(
             f"<li><b>{escape(caution.kind)}:</b> {escape(caution.message)}</li>"
-            for caution in comparison.cautions
-            if caution.is_grave == is_grave
+            for caution in analysis.cautions
+            if caution.is_serious == is_serious
         )
 
     grave, notes = items(True), items(False)
     parts = []
     if grave:
-        parts.append(f'<section class="warnings"><h2>Read with care</h2><ul>{grave}</ul></section>')
+        parts.append(f'<section class="warnings"><h2>Cautions</h2><ul>{grave}</ul></section>')
     if notes:
         parts.append(f'<section class="notes"><ul>{notes}</ul></section>')
     return "\n".join(parts)
 
 
-def _pairs(comparison: "Comparison") -> str:
-    if not comparison.pairs:
+def _pairs(analysis: Analysis) -> str:
+    if not analysis.pairs:
         return ""
-    if comparison.reference is not None:
-        caption = reference_caption(comparison)
+    if analysis.reference is not None:
+        caption = reference_caption(analysis)
         return (
-            f'<h2>Against {escape(comparison.reference)}</h2><p class="small">{escape(caption)}</p>'
-            f"{reference_html(comparison)}"
+            f'<h2>Against {escape(analysis.reference)}</h2><p class="small">{escape(caption)}</p>'
+            f"{reference_html(analysis)}"
         )
-    unit = UNIT[comparison.metric or "val_loss"]
-    tested = sum(pair.p_value is not None for pair in comparison.pairs)
+    unit = UNIT[analysis.metric or "val_loss"]
+    tested = sum(pair.p_value is not None for pair in analysis.pairs)
     caption = (
-        f"Each row as compared with each column: difference in {unit} with its 95 % interval, "
-        "negative where the row is lower (better). Differences are taken seed by seed; a verdict "
-        f"needs {MINIMUM_SEEDS} common seeds and survives Holm’s correction over "
-        f"{plural(tested, 'pair')}, the intervals are not corrected, so that one which leaves out "
+        f"Each row compared with each column: difference in {unit} with its 95 % interval, "
+        "negative "
+        "if the row has the lower (better) loss. Differences are between runs of the same seed; a "
+        f"verdict needs {MINIMUM_SEEDS} common seeds. The tests are corrected for "
+        f"{plural(tested, 'pair')} (Holm), the intervals are not: a pair whose interval excludes "
         "zero can still be “not distinguishable”."
     )
-    return f'<h2>Every pair</h2>{matrix_html(comparison)}<p class="small">{escape(caption)}</p>'
+    note = f'<p class="small">{escape(caption)}</p>'
+    return f"<h2>Pairwise comparison</h2>{matrix_html(analysis)}{note}"
 
 
-def _left_out(comparison: "Comparison") -> str:
+def _left_out(analysis: Analysis) -> str:
     items = [
         f"<li><code>{escape(str(run.folder))}</code> {escape(run.status)}: "
         f"{escape(run.reason)}</li>"
-        for run in comparison.left_out
+        for run in analysis.left_out
     ]
-    if comparison.num_probes:
-        probes = plural(comparison.num_probes, "learning-rate probe run")
-        items.append(f"<li>{probes}: shorter by design, never compared</li>")
+    if analysis.num_probes:
+        probes = plural(analysis.num_probes, "learning-rate probe run")
+        items.append(f"<li>{probes}: shorter than the runs, and never compared</li>")
     return f"<h2>Not compared</h2><ul>{''.join(items)}</ul>" if items else ""
 
 
@@ -150,19 +156,19 @@ def _figure(plot: "Plot", svg: str) -> str:
     )
 
 
-def _methods(comparison: "Comparison") -> str:
+def _methods(analysis: Analysis) -> str:
     rows = "".join(
         f"<dt>{escape(name)}</dt><dd>{'<br>'.join(escape(line) for line in lines)}</dd>"
-        for name, lines in methods(comparison)
+        for name, lines in methods(analysis)
     )
     return f"<h2>How it was measured</h2><dl>{rows}</dl>"
 
 
-def _downloads(comparison: "Comparison", drawings: "Sequence[tuple[Plot, str]]") -> str:
-    """Data inside the page; the plots as files beside it."""
+def _downloads(analysis: Analysis, drawings: "Sequence[tuple[Plot, str]]") -> str:
+    """Links to the data, which the page contains, and to the plots beside it."""
     links = [
-        _data_link("comparison.csv", "text/csv", csv_text(comparison), "a row a run"),
-        _data_link("comparison.json", "application/json", json_text(comparison), "everything"),
+        _data_link("comparison.csv", "text/csv", csv_text(analysis), "one row per run"),
+        _data_link("comparison.json", "application/json", json_text(analysis), "all results"),
         *(f'<a href="{plot.name}.png">{plot.name}.png</a>' for plot, _ in drawings),
     ]
     return f"<h2>Files</h2><p>{' · '.join(links)}</p>"

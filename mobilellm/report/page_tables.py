@@ -1,14 +1,14 @@
-"""The tables of the page: shapes, and the verdict of every pair."""
+"""The tables of the page: configurations, verdicts and compressed models."""
 
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
+from mobilellm.report.analysis import Analysis
 from mobilellm.report.columns import Column, shown_columns
 from mobilellm.report.interval_text import signed_text
 from mobilellm.report.leaderboard import COLUMNS as LEADERBOARD
 from mobilellm.report.pair_rows import reference_rows
-from mobilellm.report.shapes import Shape
+from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.statistics import (
     BETTER,
     NOT_COMPARABLE,
@@ -19,9 +19,6 @@ from mobilellm.report.statistics import (
 )
 from mobilellm.units import MISSING
 
-if TYPE_CHECKING:
-    from mobilellm.report.comparison import Comparison
-
 WORDS = {
     BETTER: ("better", "▲ better"),
     WORSE: ("worse", "▼ worse"),
@@ -31,56 +28,54 @@ WORDS = {
 }
 
 
-def shapes_html(comparison: "Comparison") -> str:
-    """A row a shape, sortable."""
-    columns = shown_columns(comparison.shapes)
-    heads = '<th scope="col">shape</th>' + "".join(
+def groups_html(analysis: Analysis) -> str:
+    """Sortable table with one row per configuration."""
+    columns = shown_columns(analysis.groups)
+    heads = '<th scope="col">configuration</th>' + "".join(
         f'<th scope="col" title="{escape(column.meaning)}">{escape(column.name)}</th>'
         for column in columns
     )
-    rows = "".join(
-        _shape_row(index, shape, columns) for index, shape in enumerate(comparison.shapes)
-    )
+    rows = "".join(_group_row(index, group, columns) for index, group in enumerate(analysis.groups))
     return _table("sortable", heads, rows)
 
 
-def matrix_html(comparison: "Comparison") -> str:
-    """Each row's shape as compared with each column's."""
-    labels = [shape.label for shape in comparison.shapes]
+def matrix_html(analysis: Analysis) -> str:
+    """The configuration of each row compared with that of each column."""
+    labels = [group.label for group in analysis.groups]
     heads = "".join(f'<th scope="col">{escape(label)}</th>' for label in labels)
     rows = "".join(
         f'<tr><th scope="row">{escape(row)}</th>'
-        + "".join(_pair_cell(comparison.pair(row, column)) for column in labels)
+        + "".join(_pair_cell(analysis.pair(row, column)) for column in labels)
         + "</tr>"
         for row in labels
     )
     return _table("matrix", f"<th></th>{heads}", rows)
 
 
-def reference_html(comparison: "Comparison") -> str:
-    """Each shape as compared with one, the lowest loss first."""
+def reference_html(analysis: Analysis) -> str:
+    """Each configuration compared with the reference, the lowest loss first."""
     heads = "".join(
         f'<th scope="col">{name}</th>'
-        for name in ("shape", "difference", "verdict", "p after Holm", "common seeds")
+        for name in ("configuration", "difference", "verdict", "p after Holm", "common seeds")
     )
     rows = "".join(
         f'<tr><th scope="row">{escape(row.label)}</th><td>{escape(row.difference)}</td>'
         f'<td class="{WORDS[row.pair.verdict][0] if row.pair else "self"}">{escape(row.verdict)}'
         f"</td><td>{escape(row.p_value)}</td><td>{escape(row.seeds)}</td></tr>"
-        for row in reference_rows(comparison)
+        for row in reference_rows(analysis)
     )
     return _table("reference", heads, rows)
 
 
-def leaderboard_html(comparison: "Comparison") -> str:
-    """A row a compressed model, sortable."""
-    shown = [c for c in LEADERBOARD if any(c.text(row) for row in comparison.compressed)]
+def leaderboard_html(analysis: Analysis) -> str:
+    """Sortable table with one row per compressed model."""
+    shown = [c for c in LEADERBOARD if any(c.text(row) for row in analysis.compressed)]
     heads = '<th scope="col">model</th>' + "".join(
         f'<th scope="col" title="{escape(column.meaning)}">{escape(column.name)}</th>'
         for column in shown
     )
     rows = ""
-    for index, row in enumerate(comparison.compressed):
+    for index, row in enumerate(analysis.compressed):
         title = escape(str(row.folder))
         cells = [f'<th scope="row" data-value="{index}" title="{title}">{escape(row.label)}</th>']
         for column in shown:
@@ -98,16 +93,16 @@ def _table(kind: str, heads: str, rows: str) -> str:
     )
 
 
-def _shape_row(index: int, shape: Shape, columns: Sequence[Column]) -> str:
-    fill = "transparent" if shape.is_shared else f"var(--shape-{index})"
+def _group_row(index: int, group: RunGroup, columns: Sequence[Column]) -> str:
+    fill = "transparent" if group.is_shared else f"var(--shape-{index})"
     swatch = (
         f'<span class="swatch" style="border-color:var(--shape-{index});background:{fill}"></span>'
     )
-    cells = [f'<th scope="row" data-value="{index}">{swatch}{escape(shape.label)}</th>']
+    cells = [f'<th scope="row" data-value="{index}">{swatch}{escape(group.label)}</th>']
     for column in columns:
-        value = column.value(shape)
+        value = column.value(group)
         key = "" if value is None else f"{value:.9g}"
-        cells.append(f'<td data-value="{key}">{escape(column.text(shape))}</td>')
+        cells.append(f'<td data-value="{key}">{escape(column.text(group))}</td>')
     return f"<tr>{''.join(cells)}</tr>"
 
 

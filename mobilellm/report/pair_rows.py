@@ -1,21 +1,18 @@
-"""Each shape against one reference: rows for the terminal and the page."""
+"""Comparison with a single reference: rows for the terminal and the page."""
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from mobilellm.report.analysis import Analysis
 from mobilellm.report.findings import UNIT
 from mobilellm.report.interval_text import signed_text
 from mobilellm.report.statistics import NOT_COMPARABLE, Pair
 from mobilellm.units import MISSING, plural
 
-if TYPE_CHECKING:
-    from mobilellm.report.comparison import Comparison
-
 
 @dataclass(frozen=True)
 class ReferenceRow:
-    """One shape as compared with the reference."""
+    """One configuration compared with the reference."""
 
     label: str
     pair: Pair | None
@@ -23,32 +20,30 @@ class ReferenceRow:
     difference: str
     verdict: str
     p_value: str
-    """After Holm's procedure."""
+    """After Holm's correction."""
     seeds: str
-    """Seeds that both have."""
+    """Number of common seeds."""
 
 
-def reference_rows(comparison: "Comparison") -> list[ReferenceRow]:
-    """The lowest loss first; those that cannot be compared at the end."""
-    reference = comparison.reference or ""
-    found = [
-        _row(shape.label, comparison.pair(shape.label, reference)) for shape in comparison.shapes
-    ]
+def reference_rows(analysis: Analysis) -> list[ReferenceRow]:
+    """The lowest loss first; configurations that are not comparable at the end."""
+    reference = analysis.reference or ""
+    found = [_row(group.label, analysis.pair(group.label, reference)) for group in analysis.groups]
     return sorted(found, key=_place)
 
 
-def reference_caption(comparison: "Comparison") -> str:
-    """What is compared with what, and how many tests are corrected for."""
-    unit = UNIT[comparison.metric or "val_loss"]
-    tested = sum(pair.p_value is not None for pair in comparison.pairs)
-    what = "baseline" if comparison.is_baseline else "lowest loss"
+def reference_caption(analysis: Analysis) -> str:
+    """The reference, the unit, and how many tests are corrected for."""
+    unit = UNIT[analysis.metric or "val_loss"]
+    tested = sum(pair.p_value is not None for pair in analysis.pairs)
+    what = "baseline" if analysis.is_baseline else "lowest loss"
     family = (
-        f"Holm’s correction counts {plural(tested, 'pair')}"
-        if comparison.is_baseline
-        else f"Holm’s correction counts all {plural(tested, 'pair')}, since the lowest is known "
-        "only afterwards; --baseline names one beforehand"
+        f"Holm’s correction for {plural(tested, 'pair')}"
+        if analysis.is_baseline
+        else f"Holm’s correction for all {plural(tested, 'pair')}, since the reference was chosen "
+        "by its loss; with --baseline there are fewer tests"
     )
-    return f"Against {comparison.reference} ({what}), difference in {unit}; {family}:"
+    return f"Compared with {analysis.reference} ({what}), difference in {unit}; {family}:"
 
 
 def _row(label: str, pair: Pair | None) -> ReferenceRow:

@@ -1,19 +1,17 @@
-"""The comparison as data: a row a run for spreadsheets, and everything as JSON."""
+"""The analysis as data: CSV with one row per run, and JSON with all results."""
 
 import csv
 import io
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mobilellm.report.analysis import Analysis
 from mobilellm.report.compressed import COMPRESSED, CompressedModel
 from mobilellm.report.learning_rates import rates_tried
+from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.runs import Run
-from mobilellm.report.shapes import Shape
 from mobilellm.report.statistics import Interval, Pair
 from mobilellm.strict_json import to_json
-
-if TYPE_CHECKING:
-    from mobilellm.report.comparison import Comparison
 
 FORMAT = 1
 """Version of comparison.json."""
@@ -25,19 +23,22 @@ FACTS = (
     "threads", "git.commit", "git.dirty", "versions.torch", "hashes.data", "hashes.tokenizer",
     "hashes.train", "hashes.validation", "started_at", "finished_at", "command",
 )  # fmt: skip
-"""Entries of summary.json that go out as they are."""
+"""Entries of summary.json that are copied unchanged."""
 
 
-def csv_text(comparison: "Comparison") -> str:
-    """One row a run, those left out at the end with their status and reason."""
-    rows: list[dict[str, Any]] = [
-        _run_record(shape, run) for shape in comparison.shapes for run in shape.runs
-    ]
-    rows += [_compressed_record(row) for row in comparison.compressed if row.kind == COMPRESSED]
+def run_records(analysis: Analysis) -> list[dict[str, Any]]:
+    """One record per run, and per compressed model without training."""
+    rows = [_run_record(group, run) for group in analysis.groups for run in group.runs]
+    return rows + [_compressed_record(row) for row in analysis.compressed if row.kind == COMPRESSED]
+
+
+def csv_text(analysis: Analysis) -> str:
+    """One row per run; those left out at the end, with their status and the reason."""
+    rows = run_records(analysis)
     columns = list(dict.fromkeys([*(name for row in rows for name in row), "reason"]))
     rows += [
         {"folder": str(run.folder), "status": run.status, "reason": run.reason}
-        for run in comparison.left_out
+        for run in analysis.left_out
     ]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
@@ -46,34 +47,37 @@ def csv_text(comparison: "Comparison") -> str:
     return buffer.getvalue()
 
 
-def json_text(comparison: "Comparison") -> str:
-    """Everything: findings, cautions, shapes, pairs and runs."""
+def json_text(analysis: Analysis) -> str:
+    """All results: findings, cautions, configurations (`shapes`), pairs and runs."""
     record = {
         "format": FORMAT,
-        "title": comparison.title,
-        "sources": [str(path) for path in comparison.sources],
-        "verdict": comparison.verdict,
-        "findings": list(comparison.findings),
-        "metric": comparison.metric,
-        "cautions": [asdict(caution) for caution in comparison.cautions],
-        "shapes": [_shape_record(shape) for shape in comparison.shapes],
-        "pairs": [_pair_record(comparison, pair) for pair in comparison.pairs],
-        "runs": [_run_record(shape, run) for shape in comparison.shapes for run in shape.runs],
-        "reference": comparison.reference,
-        "compressed": [asdict(row) | {"folder": str(row.folder)} for row in comparison.compressed],
+        "title": analysis.title,
+        "sources": [str(path) for path in analysis.sources],
+        "verdict": analysis.verdict,
+        "findings": list(analysis.findings),
+        "metric": analysis.metric,
+        "cautions": [
+            {"kind": caution.kind, "is_grave": caution.is_serious, "message": caution.message}
+            for caution in analysis.cautions
+        ],
+        "shapes": [_group_record(group) for group in analysis.groups],
+        "pairs": [_pair_record(analysis, pair) for pair in analysis.pairs],
+        "runs": [_run_record(group, run) for group in analysis.groups for run in group.runs],
+        "reference": analysis.reference,
+        "compressed": [asdict(row) | {"folder": str(row.folder)} for row in analysis.compressed],
         "left_out": [
             {"folder": str(run.folder), "status": run.status, "reason": run.reason}
-            for run in comparison.left_out
+            for run in analysis.left_out
         ],
-        "num_probes": comparison.num_probes,
+        "num_probes": analysis.num_probes,
     }
     return to_json(record, ensure_ascii=False) + "\n"
 
 
-def _run_record(shape: Shape, run: Run) -> dict[str, Any]:
+def _run_record(group: RunGroup, run: Run) -> dict[str, Any]:
     model = run.model
     return {
-        "shape": shape.label,
+        "shape": group.label,
         "folder": str(run.folder),
         "status": "finished",
         "seed": run.seed,
@@ -108,28 +112,28 @@ def _compressed_record(row: CompressedModel) -> dict[str, Any]:
     }
 
 
-def _shape_record(shape: Shape) -> dict[str, Any]:
+def _group_record(group: RunGroup) -> dict[str, Any]:
     return {
-        "label": shape.label,
-        "model": shape.model.to_dict(),
-        "num_layers": shape.model.num_layers,
-        "parameters": dict(shape.first.parameters),
-        "flops_per_token": dict(shape.first.flops_per_token),
-        "seeds": list(shape.seeds),
-        "val_loss": _interval_record(shape.interval("val_loss")),
-        "val_bits_per_byte": _interval_record(shape.interval("val_bits_per_byte")),
-        "learning_rate": shape.first.number("learning_rate"),
+        "label": group.label,
+        "model": group.model.to_dict(),
+        "num_layers": group.model.num_layers,
+        "parameters": dict(group.first.parameters),
+        "flops_per_token": dict(group.first.flops_per_token),
+        "seeds": list(group.seeds),
+        "val_loss": _interval_record(group.interval("val_loss")),
+        "val_bits_per_byte": _interval_record(group.interval("val_bits_per_byte")),
+        "learning_rate": group.first.number("learning_rate"),
         "learning_rates_tried": [
             {"learning_rate": rate, "val_loss": loss}
-            for rate, loss in rates_tried(shape.first).items()
+            for rate, loss in rates_tried(group.first).items()
         ],
-        "median_tokens_per_second": shape.median("tokens_per_second"),
-        "median_peak_memory_bytes": shape.median("peak_memory_bytes"),
-        "median_wall_seconds": shape.median("wall_seconds"),
+        "median_tokens_per_second": group.median("tokens_per_second"),
+        "median_peak_memory_bytes": group.median("peak_memory_bytes"),
+        "median_wall_seconds": group.median("wall_seconds"),
     }
 
 
-def _pair_record(comparison: "Comparison", pair: Pair) -> dict[str, Any]:
+def _pair_record(analysis: Analysis, pair: Pair) -> dict[str, Any]:
     return {
         "first": pair.first,
         "second": pair.second,
@@ -139,10 +143,10 @@ def _pair_record(comparison: "Comparison", pair: Pair) -> dict[str, Any]:
         "p_value": pair.p_value,
         "adjusted_p_value": pair.adjusted_p_value,
         "difference_nats_per_token": None
-        if comparison.metric == "val_bits_per_byte"
-        else _interval_record(comparison.difference(pair, "val_loss")),
+        if analysis.metric == "val_bits_per_byte"
+        else _interval_record(analysis.difference(pair, "val_loss")),
         "difference_bits_per_byte": _interval_record(
-            comparison.difference(pair, "val_bits_per_byte")
+            analysis.difference(pair, "val_bits_per_byte")
         ),
     }
 

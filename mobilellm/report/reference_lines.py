@@ -1,7 +1,8 @@
-"""The loss a plot shows, and the losses of word counts beside it."""
+"""The unit of the loss in plots, and lines for the unigram and bigram losses."""
 
 from typing import TYPE_CHECKING
 
+from mobilellm.report.analysis import Analysis
 from mobilellm.report.drawing import INK, MUTED
 from mobilellm.report.findings import UNIT
 from mobilellm.report.runs import Run
@@ -9,17 +10,15 @@ from mobilellm.report.runs import Run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from mobilellm.report.comparison import Comparison
 
-
-def reference_lines(axes: "Axes", comparison: "Comparison") -> None:
-    """Unigram and bigram loss of the validation text, where they fall inside the axes."""
+def reference_lines(axes: "Axes", analysis: Analysis) -> None:
+    """Draw the unigram and bigram loss of the validation text, if they lie inside the axes."""
     bottom, top = axes.get_ylim()
     for name in ("unigram", "bigram"):
         values = {
-            value * loss_scale(run, comparison.metric)
-            for shape in comparison.shapes
-            for run in shape.runs
+            value * loss_scale(run, analysis.metric)
+            for group in analysis.groups
+            for run in group.runs
             if (value := run.number(f"{name}_loss")) is not None
         }
         if len({round(value, 4) for value in values}) == 1 and bottom < (y := values.pop()) < top:
@@ -31,17 +30,17 @@ def reference_lines(axes: "Axes", comparison: "Comparison") -> None:
 
 
 def loss_scale(run: Run, metric: str | None) -> float:
-    """From nats per token to the unit of the comparison; a constant of text and tokenizer."""
+    """Factor from nats per token to the unit of the comparison; depends on text and tokenizer."""
     if metric == "val_bits_per_byte" and run.val_bits_per_byte is not None:
         return run.val_bits_per_byte / run.val_loss
     return 1.0
 
 
-def loss_metric(comparison: "Comparison") -> str:
-    """The metric that is drawn; nats per token where none is compared."""
-    return comparison.metric or "val_loss"
+def loss_metric(analysis: Analysis) -> str:
+    """The metric of the plots; nats per token if no metric is comparable."""
+    return analysis.metric or "val_loss"
 
 
-def loss_unit(comparison: "Comparison") -> str:
-    """Its unit."""
-    return UNIT[loss_metric(comparison)]
+def loss_unit(analysis: Analysis) -> str:
+    """The unit of the metric of the plots."""
+    return UNIT[loss_metric(analysis)]

@@ -1,4 +1,4 @@
-"""Run folders as plain data: what finished, and what is left out and why."""
+"""Reading run folders: finished runs, and runs that are left out with the reason."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from mobilellm.report.curves import Curve, read_curve
 from mobilellm.run_folder import CONFIG, METRICS, SUMMARY, read_summary
 
 PROBES = "probes"
-"""Folders of this name hold learning-rate probes: runs of another length, never compared."""
+"""Folders with this name contain learning-rate probes: shorter runs that are never compared."""
 
 NUMBERS = ("tokens", "steps", "sequence_length", "tokens_per_step", "val_loss")
 
@@ -27,7 +27,7 @@ class Run:
     val_loss: float
     """Final validation loss in nats per token."""
     val_bits_per_byte: float | None
-    """None where no tokenizer is known."""
+    """None if the tokenizer is unknown."""
     tokens: int
     """Training tokens seen."""
     steps: int
@@ -40,11 +40,11 @@ class Run:
     summary: Mapping[str, Any]
     """All of summary.json."""
     config: Mapping[str, Any]
-    """All of config.yaml; empty where there is none."""
+    """All of config.yaml; empty if there is none."""
     curve: Curve
 
     def fact(self, path: str) -> Any:
-        """A value of summary.json by dotted path, e.g. `versions.torch`; None where absent."""
+        """A value of summary.json by dotted path, e.g. `versions.torch`; None if absent."""
         value: Any = self.summary
         for key in path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def optimizer(self) -> str | None:
-        """The optimizer with all its settings but the learning rate: `adamw weight_decay=0.1`."""
+        """The optimizer with its settings except the learning rate: `adamw weight_decay=0.1`."""
         value = self.fact("optimizer")
         if not isinstance(value, Mapping):
             return None if value is None else str(value)
@@ -65,7 +65,7 @@ class Run:
         return " ".join([name, *settings]).strip()
 
     def number(self, path: str) -> float | None:
-        """Like `fact`, for finite numbers; anything else is None."""
+        """Like `fact`, but None for anything except a finite number."""
         return number_or_none(self.fact(path))
 
 
@@ -81,24 +81,24 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class RunSet:
-    """All that was found."""
+    """All runs that were found."""
 
     finished: tuple[Run, ...]
     left_out: tuple[LeftOut, ...]
     num_probes: int
-    """Learning-rate probe runs that were passed over."""
+    """Learning-rate probes that were skipped."""
 
 
 def read_runs(paths: Sequence[Path | str], *, may_be_none: bool = False) -> RunSet:
-    """Read every run at or below the given folders, each once.
+    """Read every run at or below the given folders once.
 
     Args:
         paths: run or sweep folders.
-        may_be_none: whether folders without a finished run will do.
+        may_be_none: whether folders without a finished run are allowed.
 
     Raises:
-        FileNotFoundError: a folder that does not exist.
-        ValueError: no run found, or none that is finished.
+        FileNotFoundError: a folder does not exist.
+        ValueError: no run was found, or none is finished.
     """
     finished, left_out, num_probes = [], [], 0
     for root, folder in _run_folders(paths):
@@ -151,10 +151,10 @@ def _read_run(folder: Path) -> Run | LeftOut:
         if status != "finished":
             return LeftOut(folder, str(status), _unfinished_reason(summary))
         if not _is_finite(summary.get("val_loss")):
-            return LeftOut(folder, "diverged", f"val_loss={summary.get('val_loss')} is no number")
+            return LeftOut(folder, "diverged", f"val_loss={summary.get('val_loss')} is not finite")
         return _finished_run(folder, summary)
     except (ValueError, TypeError, KeyError, OSError) as error:
-        reason = f"no {error} in {SUMMARY}" if isinstance(error, KeyError) else str(error)
+        reason = f"{error} is missing in {SUMMARY}" if isinstance(error, KeyError) else str(error)
         return LeftOut(folder, "unreadable", reason)
 
 
@@ -201,7 +201,7 @@ def _unfinished_reason(summary: Mapping[str, Any]) -> str:
     reached, wanted = summary.get("tokens"), summary.get("max_tokens")
     share = f"at {reached / wanted:.0%} of its tokens; " if reached and wanted else ""
     if summary.get("status") == "running":
-        return f"{share}it goes on, or it was killed: continue it with resume=true"
+        return f"{share}it is still running, or was killed: continue it with resume=true"
     return f"{share}continue it with resume=true"
 
 

@@ -1,8 +1,8 @@
-"""What several seeds allow to be said: intervals of means, and a verdict for each pair.
+"""Statistics over seeds: intervals of means, and a verdict for each pair.
 
-Two shapes are compared on the seeds that both have, since one seed gives both the same data
-order: the differences between them vary less than the losses do. Holm's procedure over all
-pairs keeps the chance of any wrong verdict in the whole comparison under 5 %.
+Two configurations are compared on their common seeds: runs with the same seed have the same data
+order, so their differences vary less than the losses. Holm's procedure over all pairs keeps the
+chance of any wrong verdict in the whole comparison below 5 %.
 """
 
 import itertools
@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 INTERVAL = 0.95
 """Coverage of every interval."""
 FAMILY_LEVEL = 0.04
-"""Level of Holm's procedure: the chance of any wrong verdict where noise is normal. The margin
-below 5 % is for losses that are not quite normal."""
+"""Level of Holm's procedure: the chance of any wrong verdict for normally distributed losses. The
+margin below 5 % allows for losses that are not exactly normal."""
 MINIMUM_SEEDS = 3
 
 BETTER = "better"
@@ -30,34 +30,34 @@ class Interval:
 
     mean: float
     half_width: float | None
-    """Half the width of the interval; None where one value gives none."""
+    """Half the width of the interval; None for a single value."""
     count: int
-    """Values that went in."""
+    """Number of values."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The first of two shapes as compared with the second."""
+    """The first of two configurations compared with the second."""
 
     first: str
     second: str
     seeds: tuple[int, ...]
-    """Seeds that both have."""
+    """Common seeds."""
     difference: Interval | None
-    """Loss of the first minus the second over common seeds; None without any, and where the two
-    losses are not of one kind."""
+    """Loss of the first minus that of the second over common seeds; None if there are none, or if
+    the losses are not comparable."""
     p_value: float | None
-    """Two-sided, of the paired t-test; None under `MINIMUM_SEEDS` common seeds."""
+    """Two-sided, of the paired t-test; None with fewer than `MINIMUM_SEEDS` common seeds."""
     adjusted_p_value: float | None
     """After Holm's procedure over all pairs that were tested."""
     verdict: str
     """`better`, `worse`, `not distinguishable`, `too few seeds` or `not comparable`; better = lower
     loss."""
     reason: str = ""
-    """Why two shapes are not comparable."""
+    """Why the two are not comparable."""
 
-    def turned(self) -> "Pair":
-        """The same comparison with the second shape first."""
+    def swapped(self) -> "Pair":
+        """The same comparison with the second configuration first."""
         difference = self.difference
         if difference is not None:
             difference = Interval(-difference.mean, difference.half_width, difference.count)
@@ -71,7 +71,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
     """Mean and 95 % Student t interval of independent values.
 
     Raises:
-        ValueError: no values.
+        ValueError: there are no values.
     """
     from scipy.stats import t
 
@@ -87,7 +87,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
 def paired_p_value(differences: Sequence[float]) -> float:
     """Two-sided p-value of the paired t-test that the mean difference is zero.
 
-    Differences that are all equal leave no noise: 1 where they are zero, else 0.
+    If all differences are equal there is no variance: 1 if they are zero, else 0.
 
     Raises:
         ValueError: fewer than 2 differences.
@@ -121,13 +121,13 @@ def compare_pairs(
     obstacle: Callable[[str, str], str | None] = lambda first, second: None,
     against: str | None = None,
 ) -> tuple[Pair, ...]:
-    """A verdict for every pair of shapes, or for every other shape with one of them.
+    """A verdict for every pair of configurations, or for every pair with a baseline.
 
     Args:
-        losses: shape to seed to final loss; lower is better.
-        obstacle: why two shapes cannot be compared; None where they can.
-        against: the one shape, chosen before the losses were known; Holm's procedure then counts
-            the pairs with it alone.
+        losses: final loss by label and seed; lower is better.
+        obstacle: gives the reason why two configurations are not comparable, or None.
+        against: label of the baseline, chosen before the losses were known; Holm's procedure then
+            only counts the pairs with it.
     """
     names = itertools.combinations(losses, 2)
     if against is not None:
@@ -150,7 +150,7 @@ def _judged(pair: Pair, corrected: float | None) -> Pair:
 def _tested(
     names: tuple[str, str], losses: Mapping[str, Mapping[int, float]], reason: str | None
 ) -> Pair:
-    """One pair before the correction."""
+    """One pair before Holm's correction."""
     differences = paired_differences(*(losses[name] for name in names))
     seeds, values = tuple(differences), list(differences.values())
     if reason is not None:
@@ -161,7 +161,7 @@ def _tested(
 
 
 def paired_differences(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:
-    """Seed to first minus second, for the seeds that both have, in order."""
+    """First minus second by seed, for the common seeds in order."""
     return {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
 
 

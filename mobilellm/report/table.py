@@ -1,17 +1,17 @@
-"""The comparison in the terminal."""
+"""The analysis in the terminal."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from mobilellm.report.analysis import Analysis
 from mobilellm.report.columns import Column, shown_columns
 from mobilellm.report.findings import UNIT
 from mobilellm.report.pair_rows import reference_caption, reference_rows
-from mobilellm.report.shapes import Shape
+from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.statistics import (
     BETTER,
     NOT_COMPARABLE,
@@ -22,9 +22,6 @@ from mobilellm.report.statistics import (
 )
 from mobilellm.units import listed
 
-if TYPE_CHECKING:
-    from mobilellm.report.comparison import Comparison
-
 SYMBOL = {
     BETTER: "better", WORSE: "worse", NOT_DISTINGUISHABLE: "≈", TOO_FEW_SEEDS: "?",
     NOT_COMPARABLE: "–",
@@ -34,40 +31,40 @@ COLOUR = {
     NOT_COMPARABLE: "dim",
 }  # fmt: skip
 SHORTEST = 18
-"""Characters that a shape's name has at least in a line; longer ones go on in the next."""
+"""Least width in characters of the label column; longer labels are wrapped."""
 GAP = 2
-"""Blanks between two columns."""
+"""Spaces between two columns."""
 
 
-def terminal_report(comparison: "Comparison") -> RenderableType:
-    """Table, reference losses, verdict of each pair, cautions, what was left out, the finding."""
-    parts: list[RenderableType] = [Text(comparison.title, style="bold"), Text()]
-    if comparison.shapes:
+def terminal_report(analysis: Analysis) -> RenderableType:
+    """Table, reference losses, verdicts, cautions, runs that were left out, and findings."""
+    parts: list[RenderableType] = [Text(analysis.title, style="bold"), Text()]
+    if analysis.groups:
         parts += [
-            ShapeTable(comparison.shapes),
-            Text(reference_sentence(comparison.shapes), style="dim"),
+            RunGroupTable(analysis.groups),
+            Text(reference_sentence(analysis.groups), style="dim"),
             Text(),
         ]
-    if comparison.compressed:
-        parts.append(leaderboard_table(comparison))
-    parts += _pairs(comparison)
-    parts += [_caution(caution.is_grave, caution.message) for caution in comparison.cautions]
+    if analysis.compressed:
+        parts.append(leaderboard_table(analysis))
+    parts += _pairs(analysis)
+    parts += [_caution(caution.is_serious, caution.message) for caution in analysis.cautions]
     parts += [
         Text.assemble(("left out:", "yellow"), f" {run.folder.name} ({run.status}): {run.reason}")
-        for run in comparison.left_out
+        for run in analysis.left_out
     ]
     parts.append(Text())
     parts += [
         Text(sentence, style="bold" if index == 0 else "")
-        for index, sentence in enumerate(comparison.findings)
+        for index, sentence in enumerate(analysis.findings)
     ]
-    page = f"Report: {comparison.page.resolve()}"
+    page = f"Report: {analysis.page.resolve()}"
     parts += [Text(), Text(page, no_wrap=True, overflow="ignore")]
     return Group(*parts)
 
 
 class WideTable:
-    """A table in as many parts, one below the other, as no number in it is cut."""
+    """A table that is split into parts, one below the other, so that no number is cut."""
 
     def __init__(
         self,
@@ -78,20 +75,20 @@ class WideTable:
         *,
         breaks: Iterable[int] = (),
     ) -> None:
-        """Hold the cells; the layout follows when the width is known.
+        """Store the cells; the layout is computed when the width is known.
 
         Args:
-            head: of the first column, which every part repeats.
-            labels: the first column.
-            names: heads of the other columns.
-            rows: a cell for each label and name.
-            breaks: columns before which a new part begins, where not all fit side by side.
+            head: heading of the first column, which every part repeats.
+            labels: cells of the first column.
+            names: headings of the other columns.
+            rows: one cell per label and name.
+            breaks: columns before which a new part begins, if the table does not fit as a whole.
         """
         self.head, self.labels, self.names, self.rows = head, labels, names, rows
         self.breaks = frozenset(breaks)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """As few parts as this console has room for, with names as wide as that allows."""
+        """As few parts as the console allows, with labels as wide as possible."""
         widths = [self._width(column) for column in range(len(self.names))]
         longest = max(map(len, (self.head, *self.labels)))
         if longest + sum(widths) + GAP * len(widths) <= options.max_width:
@@ -111,7 +108,7 @@ class WideTable:
         yield Text()
 
     def _parts(self, room: int, widths: Sequence[int]) -> list[list[int]]:
-        """Columns that stand side by side, left to right."""
+        """The columns of each part, left to right."""
         parts: list[list[int]] = [[]]
         for column, width in enumerate(widths):
             used = sum(widths[c] + GAP for c in parts[-1]) + width + GAP
@@ -121,7 +118,7 @@ class WideTable:
         return parts
 
     def _width(self, column: int) -> int:
-        """Of the longest cell, and of the head's longest word."""
+        """Width of the longest cell, or of the longest word of the heading."""
         head = max(map(len, self.names[column].split()), default=1)
         return max(head, *(row[column].cell_len for row in self.rows))
 
@@ -137,31 +134,31 @@ class WideTable:
         return table
 
 
-class ShapeTable(WideTable):
-    """All columns side by side, or what was configured and what came out one below the other."""
+class RunGroupTable(WideTable):
+    """All columns in one table, or configuration and results one below the other."""
 
-    def __init__(self, shapes: Sequence[Shape]) -> None:
-        """Hold the rows."""
-        columns = shown_columns(shapes)
+    def __init__(self, groups: Sequence[RunGroup]) -> None:
+        """Make the cells."""
+        columns = shown_columns(groups)
         first_result = [column.is_result for column in columns].index(True)
         super().__init__(
-            "shape",
-            [shape.label for shape in shapes],
+            "configuration",
+            [group.label for group in groups],
             [column.name for column in columns],
-            [[_text(column, shape) for column in columns] for shape in shapes],
+            [[_text(column, group) for column in columns] for group in groups],
             breaks=(first_result,),
         )
 
 
-def _text(column: Column, shape: Shape) -> Text:
-    return Text(column.text(shape))
+def _text(column: Column, group: RunGroup) -> Text:
+    return Text(column.text(group))
 
 
-def leaderboard_table(comparison: "Comparison") -> WideTable:
+def leaderboard_table(analysis: Analysis) -> WideTable:
     """Compressed models, the lowest loss first."""
     from mobilellm.report.leaderboard import COLUMNS
 
-    rows = comparison.compressed
+    rows = analysis.compressed
     shown = [column for column in COLUMNS if any(column.text(row) for row in rows)]
     return WideTable(
         "compressed model",
@@ -171,34 +168,34 @@ def leaderboard_table(comparison: "Comparison") -> WideTable:
     )
 
 
-def reference_sentence(shapes: Sequence[Shape]) -> str:
+def reference_sentence(groups: Sequence[RunGroup]) -> str:
     """Unigram and bigram loss of the validation text."""
     parts = []
     for name in ("unigram", "bigram"):
         values = {
             f"{value:.3f}"
-            for shape in shapes
-            for run in shape.runs
+            for group in groups
+            for run in group.runs
             if (value := run.number(f"{name}_loss")) is not None
         }
         if values:
             parts.append(f"{name} model {listed(sorted(values), 'or')}")
     if not parts:
-        return "Unigram and bigram loss of the validation text are not known."
+        return "Unigram and bigram loss of the validation text are unknown."
     return f"For reference, on the same validation text: {listed(parts)} nats per token."
 
 
-def _pairs(comparison: "Comparison") -> list[RenderableType]:
-    """Each pair, or each shape against the reference."""
-    if not comparison.pairs:
+def _pairs(analysis: Analysis) -> list[RenderableType]:
+    """The verdicts of all pairs, or of all configurations against the reference."""
+    if not analysis.pairs:
         return []
-    if comparison.reference is None:
-        unit = UNIT[comparison.metric or "val_loss"]
-        text = f"Row against column, difference in {unit}:"
-        return [Text(text, style="dim"), _verdicts(comparison)]
-    rows = reference_rows(comparison)
+    if analysis.reference is None:
+        unit = UNIT[analysis.metric or "val_loss"]
+        text = f"Row compared with column, difference in {unit}:"
+        return [Text(text, style="dim"), _verdicts(analysis)]
+    rows = reference_rows(analysis)
     table = WideTable(
-        "shape",
+        "configuration",
         [row.label for row in rows],
         ["difference", "verdict", "p", "seeds"],
         [
@@ -211,13 +208,13 @@ def _pairs(comparison: "Comparison") -> list[RenderableType]:
             for row in rows
         ],
     )
-    return [Text(reference_caption(comparison), style="dim"), table]
+    return [Text(reference_caption(analysis), style="dim"), table]
 
 
-def _verdicts(comparison: "Comparison") -> WideTable:
-    """Each row's shape as compared with each column's."""
-    labels = [shape.label for shape in comparison.shapes]
-    cells = [[_cell(comparison.pair(row, column)) for column in labels] for row in labels]
+def _verdicts(analysis: Analysis) -> WideTable:
+    """The configuration of each row compared with that of each column."""
+    labels = [group.label for group in analysis.groups]
+    cells = [[_cell(analysis.pair(row, column)) for column in labels] for row in labels]
     return WideTable("", labels, labels, cells)
 
 
@@ -229,7 +226,7 @@ def _cell(pair: Pair | None) -> Text:
     return Text(f"{SYMBOL[pair.verdict]} {pair.difference.mean:+.3f}", style=COLOUR[pair.verdict])
 
 
-def _caution(is_grave: bool, message: str) -> Text:
-    if is_grave:
+def _caution(is_serious: bool, message: str) -> Text:
+    if is_serious:
         return Text.assemble(("warning:", "bold yellow"), f" {message}")
     return Text(f"note: {message}")

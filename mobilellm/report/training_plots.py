@@ -1,4 +1,4 @@
-"""Loss over the course of training: against tokens, FLOPs and wall time."""
+"""Plots of the loss during training against tokens, FLOPs and wall time."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -6,44 +6,43 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mobilellm.report.analysis import Analysis
 from mobilellm.report.curves import MeanCurve, Points, mean_curve
 from mobilellm.report.drawing import fix_layout, folded, line_styles, palette
 from mobilellm.report.reference_lines import loss_scale, loss_unit, reference_lines
-from mobilellm.report.shapes import Shape
+from mobilellm.report.run_groups import RunGroup
 from mobilellm.units import axis_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from mobilellm.report.comparison import Comparison
 
-
-def against_tokens(comparison: "Comparison") -> "Figure | None":
+def against_tokens(analysis: Analysis) -> "Figure | None":
     """Validation loss against training tokens; None without curves."""
-    return _over_training(comparison, "training tokens", _tokens)
+    return _over_training(analysis, "training tokens", _tokens)
 
 
-def against_flops(comparison: "Comparison") -> "Figure | None":
+def against_flops(analysis: Analysis) -> "Figure | None":
     """Validation loss against training FLOPs; None without curves."""
-    return _over_training(comparison, "training FLOPs", _flops)
+    return _over_training(analysis, "training FLOPs", _flops)
 
 
-def against_time(comparison: "Comparison") -> "Figure | None":
+def against_time(analysis: Analysis) -> "Figure | None":
     """Validation loss against wall time; None without curves or times."""
-    return _over_training(comparison, None, _time)
+    return _over_training(analysis, None, _time)
 
 
 LEGEND_ROW = 0.17
 """Height of a line of the legend, in inches."""
 
 FEW_POINTS = 6
-"""A line of fewer validations is marked at each of them."""
+"""Lines with fewer points also get markers."""
 
 
 @dataclass(frozen=True)
 class _Line:
-    shape: Shape
+    group: RunGroup
     colour: str
     style: dict[str, Any]
     x: np.ndarray
@@ -51,21 +50,21 @@ class _Line:
 
 
 def _over_training(
-    comparison: "Comparison",
+    analysis: Analysis,
     unit: str | None,
-    position: Callable[[Shape, MeanCurve], np.ndarray],
+    position: Callable[[RunGroup, MeanCurve], np.ndarray],
 ) -> "Figure | None":
     """The whole of training on a logarithmic axis, and its end enlarged."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    lines = _lines(comparison, position)
+    lines = _lines(analysis, position)
     if not lines:
         return None
     if unit is None:
         seconds, unit = _time_unit(max(line.x[-1] for line in lines))
         lines = [replace(line, x=line.x / seconds) for line in lines]
-    rows = sum(folded(line.shape.label).count("\n") + 1 for line in lines)
+    rows = sum(folded(line.group.label).count("\n") + 1 for line in lines)
     figure = Figure(figsize=(9.6, max(3.9, 0.9 + LEGEND_ROW * rows)), layout="constrained")
     whole, end = figure.subplots(1, 2, width_ratios=[1, 1.15])
     for axes in (whole, end):
@@ -73,7 +72,7 @@ def _over_training(
             _draw_line(axes, line)
         axes.xaxis.set_major_formatter(FuncFormatter(axis_text))
         axes.set_xlabel(unit)
-    whole.set_ylabel(f"validation loss ({loss_unit(comparison)})")
+    whole.set_ylabel(f"validation loss ({loss_unit(analysis)})")
     if _has_room_for_logarithms(lines):
         whole.set_xscale("log", nonpositive="mask")
         whole.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -83,7 +82,7 @@ def _over_training(
     else:
         whole.set_title("whole training")
     end.set_title("end of training, enlarged")
-    reference_lines(whole, comparison)
+    reference_lines(whole, analysis)
     _enlarge_end(end, lines)
     end.legend(
         loc="center left", bbox_to_anchor=(1.02, 0.5), title=_legend_title(lines),
@@ -94,33 +93,33 @@ def _over_training(
 
 
 def _has_room_for_logarithms(lines: Sequence[_Line]) -> bool:
-    """Whether each line has two points after the start, which has no logarithm."""
+    """Whether each line has at least two points at positive positions."""
     return all(np.count_nonzero(line.x > 0) > 1 for line in lines)
 
 
 def _legend_title(lines: Sequence[_Line]) -> str:
-    depths = {line.shape.model.num_layers for line in lines}
-    return "from wide\nto deep" if len(depths) > 1 else "shape"
+    depths = {line.group.model.num_layers for line in lines}
+    return "from wide\nto deep" if len(depths) > 1 else "configuration"
 
 
 def _lines(
-    comparison: "Comparison", position: Callable[[Shape, MeanCurve], np.ndarray]
+    analysis: Analysis, position: Callable[[RunGroup, MeanCurve], np.ndarray]
 ) -> list[_Line]:
-    """A line for each shape whose runs logged at least two validation losses."""
+    """A line for each configuration whose runs logged at least two validation losses."""
     found = []
-    shapes = comparison.shapes
-    styles = line_styles(shapes)
-    for shape, colour, style in zip(shapes, palette(len(shapes)), styles, strict=True):
-        curve = _shape_curve(shape, comparison.metric)
+    groups = analysis.groups
+    styles = line_styles(groups)
+    for group, colour, style in zip(groups, palette(len(groups)), styles, strict=True):
+        curve = _group_curve(group, analysis.metric)
         if curve is not None and len(curve.tokens) > 1:
-            x = position(shape, curve)
+            x = position(group, curve)
             if np.isfinite(x).all():
-                found.append(_Line(shape, colour, style, x, curve))
+                found.append(_Line(group, colour, style, x, curve))
     return found
 
 
 def _draw_line(axes: "Axes", line: _Line) -> None:
-    curve, label = line.curve, folded(line.shape.label)
+    curve, label = line.curve, folded(line.group.label)
     marks = {"marker": "o", "markersize": 4} if len(line.x) < FEW_POINTS else {}
     axes.plot(
         line.x, curve.mean, color=line.colour, linewidth=1.8, label=label, **line.style, **marks
@@ -129,7 +128,7 @@ def _draw_line(axes: "Axes", line: _Line) -> None:
 
 
 def _enlarge_end(axes: "Axes", lines: Sequence[_Line]) -> None:
-    """Show what is below the loss that the last shape has at half of its tokens."""
+    """Show losses below the highest one that a configuration has at half of its tokens."""
     halves = [
         float(np.interp(0.5 * line.curve.tokens[-1], line.curve.tokens, line.curve.mean))
         for line in lines
@@ -143,29 +142,29 @@ def _enlarge_end(axes: "Axes", lines: Sequence[_Line]) -> None:
     axes.set_xlim(start, stop + 0.02 * (stop - start))
 
 
-def _shape_curve(shape: Shape, metric: str | None) -> MeanCurve | None:
-    """Validation loss over training, mean over seeds, in the unit of the comparison."""
+def _group_curve(group: RunGroup, metric: str | None) -> MeanCurve | None:
+    """Validation loss over training, mean over seeds, in the unit of the analysis."""
     scaled = [
         Points(
             points.tokens,
             points.seconds,
             tuple(loss * loss_scale(run, metric) for loss in points.loss),
         )
-        for run in shape.runs
+        for run in group.runs
         if (points := run.curve.validation)
     ]
-    return mean_curve(scaled) if len(scaled) == len(shape.runs) else None
+    return mean_curve(scaled) if len(scaled) == len(group.runs) else None
 
 
-def _tokens(_: Shape, curve: MeanCurve) -> np.ndarray:
+def _tokens(_: RunGroup, curve: MeanCurve) -> np.ndarray:
     return curve.tokens
 
 
-def _flops(shape: Shape, curve: MeanCurve) -> np.ndarray:
-    return curve.tokens * shape.first.flops_per_token["training"]
+def _flops(group: RunGroup, curve: MeanCurve) -> np.ndarray:
+    return curve.tokens * group.first.flops_per_token["training"]
 
 
-def _time(_: Shape, curve: MeanCurve) -> np.ndarray:
+def _time(_: RunGroup, curve: MeanCurve) -> np.ndarray:
     return curve.seconds
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from simulated_sweep import SHAPES, model, summary, write_run, write_sweep
 
+from mobilellm.report.analysis import analyse
 from mobilellm.report.ancestry import Start, start_from
-from mobilellm.report.comparability import comparable_groups
-from mobilellm.report.comparison import analyse
+from mobilellm.report.comparability import comparable_subsets
 from mobilellm.report.runs import read_runs
 
 MASK = {"data": {"dir": "prepared", "document_mask": True}}
@@ -39,30 +39,30 @@ def verdict_of(tmp_path, *, config=None, **changes):
 @pytest.mark.parametrize(
     ("config", "changes", "reason", "kind"),
     [
-        (MASK, {}, "other document mask", "document mask"),
-        ({"validation_tokens": 8192}, {}, "other validation_tokens", "validation_tokens"),
-        ({}, {"sequence_length": 128}, "other sequence_length", "sequence_length"),
+        (MASK, {}, "different document mask", "document mask"),
+        ({"validation_tokens": 8192}, {}, "different validation_tokens", "validation_tokens"),
+        ({}, {"sequence_length": 128}, "different sequence_length", "sequence_length"),
         (
             {},
             {"hashes": {"data": "d" * 64, "tokenizer": "e" * 64, "train": "a", "validation": "c"}},
-            "other validation text",
+            "different validation text",
             "data",
         ),
         (
             {},
             {"hashes": OTHER_TOKENIZER | {"data": "f"}},
-            "other validation text",
+            "different validation text",
             "data",
         ),
-        ({"init_from": "elsewhere/model"}, {}, "other starting weights", "starting weights"),
+        ({"init_from": "elsewhere/model"}, {}, "different initial weights", "initial weights"),
     ],
 )
 def test_no_verdict_where_the_losses_are_not_of_one_kind(tmp_path, config, changes, reason, kind):
     found, verdict, why = verdict_of(tmp_path, config=config, **changes)
     assert (verdict, why) == ("not comparable", reason)
     assert found.pairs[0].difference is None and found.pairs[0].p_value is None
-    assert found.verdict == f"No verdict: no two of the 2 shapes can be compared ({reason})."
-    grave = [caution for caution in found.cautions if caution.is_grave]
+    assert found.verdict == f"No verdict: no two of the 2 configurations are comparable ({reason})."
+    grave = [caution for caution in found.cautions if caution.is_serious]
     assert any(caution.kind == kind and "no verdict" in caution.message for caution in grave)
 
 
@@ -78,7 +78,7 @@ def test_windows_of_another_tokenizer_are_another_sample_of_the_text(tmp_path):
     arm(tmp_path / "a", 4.2, config=limit)
     arm(tmp_path / "b", 4.1, config=limit, hashes=OTHER_TOKENIZER)
     found = analysed(tmp_path)
-    assert any(c.is_grave and "validation_tokens=null" in c.message for c in found.cautions)
+    assert any(c.is_serious and "validation_tokens=null" in c.message for c in found.cautions)
 
 
 def test_a_verdict_among_those_that_compare_and_none_on_the_rest(tmp_path):
@@ -88,8 +88,10 @@ def test_a_verdict_among_those_that_compare_and_none_on_the_rest(tmp_path):
     found = analysed(tmp_path)
     assert found.findings[0].startswith("Lowest loss: 12×112 (4.1")
     assert found.findings[0].endswith("better than 8×112.")
-    assert found.findings[1] == ("Not compared with any other shape: 16×112 (other document mask).")
-    assert [len(group) for group in comparable_groups(found.shapes)] == [2, 1]
+    assert found.findings[1] == (
+        "Not comparable with any other configuration: 16×112 (different document mask)."
+    )
+    assert [len(group) for group in comparable_subsets(found.groups)] == [2, 1]
 
 
 def test_a_run_without_config_is_taken_to_be_like_the_others(tmp_path):
@@ -113,10 +115,10 @@ def test_tokens_behind_the_starting_weights_count(tmp_path):
     arm(tmp_path / "runs" / "b", 4.1, config={"init_from": given})
     found = analysed(tmp_path / "runs")
     assert found.pairs[0].verdict == "not comparable"
-    messages = [caution.message for caution in found.cautions if caution.is_grave]
+    messages = [caution.message for caution in found.cautions if caution.is_serious]
     assert (
-        "runs saw different numbers of training tokens, those behind the starting weights "
-        "included: 8×112 from scratch: 1.00M; 8×112 from base: 6.00M" in messages
+        "the numbers of training tokens differ (including those of the initial "
+        "weights): 8×112 from scratch: 1.00M; 8×112 from base: 6.00M" in messages
     )
     assert any("8×112 from base: base (5.00M tokens before)" in text for text in messages)
 

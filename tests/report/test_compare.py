@@ -112,7 +112,7 @@ def test_the_page_says_what_matters(comparison):
     page = comparison.page.read_text(encoding="utf-8")
     assert page.index(comparison.verdict.split(" by ")[0]) < page.index("<table")
     for text in (
-        "So few tokens do not settle the question",
+        "The runs are too short to settle the question",
         "unigram model 6.310 and bigram model 4.620 nats per token",
         "RuntimeError: &lt;out of [memory]&gt;",
         "AMD EPYC 9B14",
@@ -145,7 +145,9 @@ def test_wide_terminal(comparison):
 
 def test_narrow_terminal(comparison):
     text = printed(comparison, 80)
-    heads = [line for line in text.splitlines() if line.startswith((" shape", "shape"))]
+    heads = [
+        line for line in text.splitlines() if line.startswith((" configuration", "configuration"))
+    ]
     assert len(heads) == 2 and "memory" in heads[1]
     assert not any("…" in line for line in text.splitlines() if "×" in line and "±" in line)
 
@@ -153,7 +155,7 @@ def test_narrow_terminal(comparison):
 def test_an_earlier_report_is_overwritten_and_nothing_else(comparison, sweep, tmp_path):
     assert compare([sweep], comparison.folder).page == comparison.page
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(ValueError, match="holds other files and is not overwritten; give a new"):
+    with pytest.raises(ValueError, match="contains other files and is not overwritten; give a new"):
         compare([sweep], tmp_path)
     with pytest.raises(ValueError, match=r"out=.*notes.txt is a file; give a folder"):
         compare([sweep], tmp_path / "notes.txt")
@@ -176,7 +178,7 @@ def test_one_run_without_curves(tmp_path):
     folder = write_run(tmp_path / "run", summary(model(), decode_bytes_per_token=None))
     (folder / "metrics.csv").unlink()
     found = compare([folder])
-    assert found.verdict.startswith("Only one shape")
+    assert found.verdict.startswith("Only one configuration")
     assert not list(found.folder.glob("*.png"))
     printed(found, 100)
 

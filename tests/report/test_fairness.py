@@ -4,8 +4,8 @@ import pytest
 from simulated_sweep import SHAPES, model, write_sweep
 
 from mobilellm.report.fairness import cautions, metric_of
+from mobilellm.report.run_groups import group_runs
 from mobilellm.report.runs import read_runs
-from mobilellm.report.shapes import group_runs
 
 TWO = {name: SHAPES[name] for name in ("2×208", "24×64")}
 OTHER = {"data": "x" * 64, "tokenizer": "e" * 64, "train": "y" * 64, "validation": "z" * 64}
@@ -15,11 +15,11 @@ def read(folder):
     return group_runs(read_runs([folder]).finished)[0]
 
 
-def found(shapes, kind, *, is_grave=None):
+def found(shapes, kind, *, is_serious=None):
     return [
         caution.message
         for caution in cautions(shapes)
-        if caution.kind == kind and is_grave in (None, caution.is_grave)
+        if caution.kind == kind and is_serious in (None, caution.is_serious)
     ]
 
 
@@ -33,7 +33,7 @@ def pair(tmp_path, **changes):
 def test_a_fair_sweep_has_no_grave_warning(tmp_path):
     shapes = read(write_sweep(tmp_path / "s"))
     assert metric_of(shapes) == "val_loss"
-    assert [caution.kind for caution in cautions(shapes) if caution.is_grave] == []
+    assert [caution.kind for caution in cautions(shapes) if caution.is_serious] == []
     (budget,) = found(shapes, "budget")
     assert budget.startswith("equal within ±2 %: body parameters 985k–1.01M (±1.1 %, most in 2×208")
     assert "not equal: stored parameters 1.12M–1.43M" in budget
@@ -42,20 +42,20 @@ def test_a_fair_sweep_has_no_grave_warning(tmp_path):
 
 def test_no_equal_budget(tmp_path):
     shapes = {"a": (model(8, 112, 224), 4.2), "b": (model(8, 112, 264), 4.2)}
-    (text,) = found(read(write_sweep(tmp_path, shapes)), "budget", is_grave=True)
+    (text,) = found(read(write_sweep(tmp_path, shapes)), "budget", is_serious=True)
     assert text.startswith("no budget is equal within ±2 %: body parameters 1.01M–1.11M (±5.")
 
 
 def test_shapes_of_two_budgets(tmp_path):
     shapes = TWO | {"big": (model(8, 224, 600, 14, 14), 4.0)}
-    (text,) = found(read(write_sweep(tmp_path, shapes)), "budget", is_grave=True)
-    assert text == "shapes of different budgets are compared: 2×208 and 24×64; 8×224"
+    (text,) = found(read(write_sweep(tmp_path, shapes)), "budget", is_serious=True)
+    assert text == "configurations of different budgets are compared: 2×208 and 24×64; 8×224"
 
 
 def test_other_tokens_windows_and_batches(tmp_path):
     shapes = pair(tmp_path, tokens=1_500_000, sequence_length=128, tokens_per_step=4096)
-    assert found(shapes, "tokens", is_grave=True) == [
-        "runs saw different numbers of training tokens: 2×208: 1.00M; 24×64: 1.50M"
+    assert found(shapes, "tokens", is_serious=True) == [
+        "the numbers of training tokens differ: 2×208: 1.00M; 24×64: 1.50M"
     ]
     assert found(shapes, "sequence_length") == [
         "sequence_length differs (in tokens): 2×208: 256; 24×64: 128; the windows of the "
@@ -68,7 +68,7 @@ def test_other_tokens_windows_and_batches(tmp_path):
 
 def test_other_text(tmp_path):
     shapes = pair(tmp_path, hashes=OTHER)
-    texts = found(shapes, "data", is_grave=True)
+    texts = found(shapes, "data", is_serious=True)
     assert len(texts) == 3
     assert texts[0] == (
         "the validation text differs (2×208: bbbbbbbb; 24×64: zzzzzzzz): no verdict is given "
@@ -93,8 +93,8 @@ def test_another_tokenizer_without_bits_per_byte(tmp_path):
 def test_one_rate_for_all_widths(tmp_path):
     shapes = read(write_sweep(tmp_path, learning_rates_tried=None))
     assert found(shapes, "learning rate") == [
-        "no other learning rate was tried for any shape: one rate, 0.002, for all widths favours "
-        "some of them; train with learning_rate_probe=true"
+        "no other learning rate was tried for any configuration: a single rate (0.002) for all "
+        "widths favours some of them; train with learning_rate_probe=true"
     ]
 
 
@@ -107,10 +107,10 @@ def test_a_rate_not_tried_for_one_shape(tmp_path):
 
 @pytest.mark.parametrize("rate", [0.001, 0.004])
 def test_a_rate_at_the_edge(tmp_path, rate):
-    (text,) = found(pair(tmp_path, learning_rate=rate), "learning rate", is_grave=True)
+    (text,) = found(pair(tmp_path, learning_rate=rate), "learning rate", is_serious=True)
     assert text == (
-        f"the learning rate is at the edge of those tried: 24×64 ({rate} of 0.001–0.004); a better "
-        "one may lie beyond, widen learning_rate_probe_factors"
+        f"the learning rate is the lowest or highest of those tried: 24×64 ({rate} of "
+        "0.001–0.004); a better one may lie outside, widen learning_rate_probe_factors"
     )
 
 
@@ -129,24 +129,25 @@ def test_too_few_and_unpaired_seeds(tmp_path):
     write_sweep(tmp_path / "a", {"2×208": SHAPES["2×208"]})
     write_sweep(tmp_path / "b", {"24×64": SHAPES["24×64"]}, seeds=(1, 2))
     shapes = read(tmp_path)
-    assert found(shapes, "seeds", is_grave=True) == [
-        "fewer than 3 seeds: 24×64; no verdict is given on them, train more seeds"
+    assert found(shapes, "seeds", is_serious=True) == [
+        "fewer than 3 seeds: 24×64; there is no verdict on them, train more seeds"
     ]
-    assert found(shapes, "seeds", is_grave=False) == [
-        "not every shape has every seed: 2×208 seed 0 count only where both of a pair have them"
+    assert found(shapes, "seeds", is_serious=False) == [
+        "some configurations lack seeds that others have: 2×208 seed 0; a pair is compared only on "
+        "its common seeds"
     ]
 
 
 def test_runs_near_the_unigram_loss(tmp_path):
     shapes = read(write_sweep(tmp_path, TWO | {"bad": (model(4, 160, 360, 10, 5), 5.9)}, noise=0))
-    (text,) = found(shapes, "training length", is_grave=True)
-    assert text.startswith("not 1 nat below the unigram loss: 4×160 (0.")
+    (text,) = found(shapes, "training length", is_serious=True)
+    assert text.startswith("less than 1 nat below the unigram loss: 4×160 (0.")
     assert " below); training" in text
-    assert text.endswith("training was too short to conclude much, raise max_tokens")
+    assert text.endswith("training was too short for a conclusion, increase max_tokens")
 
 
 @pytest.mark.parametrize(
-    ("changes", "kind", "is_grave", "message"),
+    ("changes", "kind", "is_serious", "message"),
     [
         ({"optimizer": "muon"}, "optimizer", True, "optimizer differs: adamw and muon"),
         (
@@ -173,13 +174,13 @@ def test_runs_near_the_unigram_loss(tmp_path):
             {"git": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": True}},
             "git commit",
             False,
-            "3 runs came from a working tree with uncommitted changes: the commit alone does not "
+            "3 runs used a working tree with uncommitted changes: the commit alone does not "
             "reproduce them",
         ),
     ],
 )
-def test_runs_made_differently(tmp_path, changes, kind, is_grave, message):
-    assert found(pair(tmp_path, **changes), kind, is_grave=is_grave) == [message]
+def test_runs_made_differently(tmp_path, changes, kind, is_serious, message):
+    assert found(pair(tmp_path, **changes), kind, is_serious=is_serious) == [message]
 
 
 def test_an_optimizer_given_as_its_configuration(tmp_path):
@@ -193,6 +194,6 @@ def test_what_differs_besides_depth_and_width(tmp_path):
     shapes = {"a": (model(8, 112, 224), 4.2), "b": (model(8, 112, 336, feed_forward="relu"), 4.2)}
     (text,) = found(read(write_sweep(tmp_path, shapes)), "architecture")
     assert text == (
-        "besides depth and width the shapes differ in feed-forward type (relu and swiglu) and "
-        "feed-forward width over model width (2.0 and 3.0)"
+        "besides depth and width, the models differ in feed-forward type (relu and swiglu) and "
+        "ratio of feed-forward width to model width (2.0 and 3.0)"
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from simulated_sweep import SHAPES, model, write_sweep
 
-from mobilellm.report.comparison import analyse
+from mobilellm.report.analysis import analyse
 from mobilellm.report.findings import NO_METRIC, question
 from mobilellm.report.runs import read_runs
 
@@ -23,7 +23,7 @@ def test_deep_is_better(tmp_path):
     assert found.verdict.startswith("Deepest against widest: 24×64 is better than 2×208 by 0.")
     assert found.verdict.endswith(" nats per token.") and " ± 0.0" in found.verdict
     assert (
-        "So few tokens do not settle the question: 1.00M training tokens are"
+        "The runs are too short to settle the question: 1.00M training tokens are"
         in (found.findings[-1])
     )
 
@@ -43,7 +43,7 @@ def test_no_difference(tmp_path):
 def test_too_few_seeds(tmp_path):
     found = analysed(write_sweep(tmp_path, two(4.1, 4.3), seeds=(0, 1)))
     assert found.verdict == (
-        "Deepest against widest: 24×64 against 2×208: no verdict from 2 common seeds, at least 3 "
+        "Deepest against widest: 24×64 against 2×208: no verdict with 2 common seeds, at least 3 "
         "are needed."
     )
 
@@ -70,9 +70,7 @@ def test_each_budget_has_its_own_sentence(tmp_path):
 def test_runs_of_equal_depth_ask_another_question(tmp_path):
     shapes = {"a": (model(), 4.2), "b": (model(feed_forward="relu", ffn=336), 4.3)}
     found = analysed(write_sweep(tmp_path, shapes, noise=0.001))
-    assert question(found.shapes, found.metric) == (
-        "Which of these shapes reaches the lowest loss?"
-    )
+    assert question(found.groups, found.metric) == ("Which configuration reaches the lowest loss?")
     assert found.verdict.startswith("Lowest loss: 8×112 (4.2")
 
 
@@ -92,7 +90,7 @@ def test_depth_is_compared_among_models_of_one_kind(tmp_path):
 
 def test_only_one_shape(tmp_path):
     found = analysed(write_sweep(tmp_path, {"a": (model(), 4.2)}))
-    assert found.verdict.startswith("Only one shape, 8×112: 4.2")
+    assert found.verdict.startswith("Only one configuration, 8×112: 4.2")
     assert found.verdict.endswith(" nats per token; nothing to compare.")
 
 

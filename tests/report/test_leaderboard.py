@@ -14,8 +14,8 @@ from mobilellm.compression.masking import Pruning
 from mobilellm.compression.parts import PartTemplate
 from mobilellm.compression.structured import StructuredPruning
 from mobilellm.report import compare
-from mobilellm.report.arms import recipe_text
 from mobilellm.report.compressed import parsed_recipe
+from mobilellm.report.run_settings import recipe_text
 
 HASHES = {"data": "d", "tokenizer": "e", "train": "a", "validation": "b" * 64}
 
@@ -84,10 +84,10 @@ def test_ranked_by_loss_beside_the_dense_model(tmp_path):
     best = found.compressed[1]
     assert (best.bytes_on_disk, best.ratio, best.loss) == (1_700_000, 0.6, 4.4)
     assert found.verdict == (
-        "Lowest loss of the 2 compressed models on one text: 8×112 wanda ½ zero, 4.400 nats per "
-        "token, +0.200 to the dense model at 60 % of its parameters."
+        "Lowest loss of the 2 compressed models on the same text: 8×112 wanda ½ zero, 4.400 nats "
+        "per token, +0.200 compared with the dense model at 60 % of its parameters."
     )
-    assert not any(caution.is_grave for caution in found.cautions)
+    assert not any(caution.is_serious for caution in found.cautions)
     rows = list(csv.DictReader((tmp_path / "out" / "comparison.csv").open(encoding="utf-8")))
     assert [(line["shape"], line["status"]) for line in rows] == [
         ("8×112 wanda ½ zero", "compressed"), ("8×112 low rank ½", "compressed"),
@@ -122,7 +122,7 @@ def test_masked_weights_do_not_count_as_kept(tmp_path):
 
 def test_a_baseline_needs_runs(tmp_path):
     write_compressed(tmp_path / "one", WANDA, 4.4)
-    with pytest.raises(ValueError, match="--baseline '8×112' names a shape of runs, and there are"):
+    with pytest.raises(ValueError, match="--baseline '8×112' needs runs, and none were found"):
         compare([tmp_path], baseline="8×112")
 
 
@@ -130,8 +130,8 @@ def test_other_texts_do_not_compare(tmp_path):
     write_compressed(tmp_path / "one", LOW_RANK, 4.9)
     write_compressed(tmp_path / "two", WANDA, 4.4, validation_tokens=4096)
     found = compare([tmp_path], tmp_path / "out")
-    (text,) = [caution.message for caution in found.cautions if caution.is_grave]
-    assert "2 different texts or windows" in text
+    (text,) = [caution.message for caution in found.cautions if caution.is_serious]
+    assert "2 different texts or window lengths" in text
 
 
 def test_folders_of_earlier_versions(tmp_path):
@@ -145,7 +145,7 @@ def test_folders_of_earlier_versions(tmp_path):
     assert [one.label for one in found.compressed[1:]] == [
         "8×112 low rank ½ (two)", "8×112 low rank ½ (one)",
     ]  # fmt: skip
-    assert not any(caution.is_grave for caution in found.cautions)
+    assert not any(caution.is_serious for caution in found.cautions)
 
 
 def test_a_damaged_report_is_left_out_by_name(tmp_path):
@@ -180,5 +180,5 @@ def test_recovered_runs_stand_beside_compressed_models(tmp_path):
     ]  # fmt: skip
     recovered = next(one for one in found.compressed if one.kind == "recovered")
     assert recovered.loss == pytest.approx(4.41) and recovered.prefill_ms == 11.0
-    assert any("trained on (recovered)" in caution.message for caution in found.cautions)
+    assert any("then trained (recovered)" in caution.message for caution in found.cautions)
     printed(found, 80)

@@ -65,10 +65,10 @@ def test_hidden_folders_are_no_runs(tmp_path):
         (
             {"status": "running", "tokens": None},
             "running",
-            "it goes on, or it was killed: continue it with resume=true",
+            "it is still running, or was killed: continue it with resume=true",
         ),
-        ({"val_loss": math.nan}, "diverged", "val_loss=nan is no number"),
-        ({"val_loss": None}, "diverged", "val_loss=None is no number"),
+        ({"val_loss": math.nan}, "diverged", "val_loss=nan is not finite"),
+        ({"val_loss": None}, "diverged", "val_loss=None is not finite"),
         ({"seed": None}, "unreadable", "seed=None in summary.json must be a number; run it again"),
         (
             {"model": {"hidden": 1}},
@@ -105,7 +105,7 @@ def test_broken_files_are_listed_apart(tmp_path):
     reasons = {run.folder.name: run.reason for run in read_runs([tmp_path]).left_out}
     assert "is not JSON" in reasons["half"] and "is not YAML" in reasons["yaml"]
     assert reasons["new"] == "it has no summary.json; start it again"
-    assert reasons["short"] == "no 'tokens' in summary.json"
+    assert reasons["short"] == "'tokens' is missing in summary.json"
 
 
 def test_a_path_that_does_not_exist(tmp_path):

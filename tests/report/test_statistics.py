@@ -124,9 +124,9 @@ def test_pairing_finds_what_unpaired_losses_hide():
     assert stats.ttest_ind(list(first.values()), list(second.values())).pvalue > 0.5
     assert pair.verdict == BETTER
     assert pair.difference.mean == pytest.approx(-0.0515)
-    assert pair.turned().verdict == WORSE
-    assert pair.turned().difference.mean == pytest.approx(0.0515)
-    assert pair.turned().turned() == pair
+    assert pair.swapped().verdict == WORSE
+    assert pair.swapped().difference.mean == pytest.approx(0.0515)
+    assert pair.swapped().swapped() == pair
 
 
 def test_every_pair_once_and_too_few_seeds_do_not_count():

@@ -5,10 +5,10 @@ import re
 import pytest
 from simulated_sweep import model, summary, write_run
 
-from mobilellm.report.arms import WATCHING_CALLBACKS, share_text
 from mobilellm.report.fairness import cautions
+from mobilellm.report.run_groups import group_runs
+from mobilellm.report.run_settings import WATCHING_CALLBACKS, share_text
 from mobilellm.report.runs import read_runs
-from mobilellm.report.shapes import group_runs
 
 FACTORIZATION = "mobilellm.compression.factorization.Factorization"
 GUARD = "mobilellm.callbacks.loss_guard.LossGuardCallback"
@@ -213,7 +213,7 @@ def test_extended_runs_say_so(tmp_path):
             write_run(tmp_path / f"{name}{seed}", facts, config=config)
     shapes, left_out = group_runs(read_runs([tmp_path]).finished)
     assert sorted(shape.label for shape in shapes) == [
-        "8×112 extended", "8×112 in one go", "8×112 re-warmed",
+        "8×112 extended", "8×112 re-warmed", "8×112 single run",
     ]  # fmt: skip
     assert all(shape.seeds == (0, 1) for shape in shapes) and not left_out
     (text,) = [caution.message for caution in cautions(shapes) if caution.kind == "schedule"]

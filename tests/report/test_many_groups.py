@@ -7,8 +7,8 @@ from rich.console import Console
 from simulated_sweep import SHAPES, model, summary, write_run, write_sweep
 
 from mobilellm.report import compare
+from mobilellm.report.analysis import MOST_GROUPS, analyse, find_baseline
 from mobilellm.report.columns import shown_columns
-from mobilellm.report.comparison import MOST_SHAPES, analyse, find_baseline
 from mobilellm.report.runs import read_runs
 
 
@@ -45,18 +45,18 @@ def many(tmp_path_factory):
 
 
 def test_beyond_eight_shapes_each_is_set_against_the_best(many):
-    assert len(many.shapes) == 14 > MOST_SHAPES
-    means = {shape.label: shape.interval("val_loss").mean for shape in many.shapes}
+    assert len(many.groups) == 14 > MOST_GROUPS
+    means = {shape.label: shape.interval("val_loss").mean for shape in many.groups}
     assert many.reference == min(means, key=means.get)
     assert len(many.pairs) == 91, "all are corrected for, since the best is known only afterwards"
     text = printed(many, 80)
     assert "Row against column" not in text
-    part = text[text.index("Against ") :]
+    part = text[text.index("Compared with ") :]
     assert part.index("reference") < part.index("+0.")
     order = sorted(means, key=means.get)
     rows = [line for line in part.splitlines() if "×" in line and "±" in line][:13]
     assert [row.split("  ")[0].strip() for row in rows] == order[1:]
-    assert "Every pair" not in many.page.read_text(encoding="utf-8")
+    assert "Pairwise comparison" not in many.page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("width", [80, 100])
@@ -65,8 +65,8 @@ def test_no_number_is_cut(many, width):
     body = text[: text.index("For reference")]
     assert "…" not in body
     assert max(map(len, body.splitlines())) <= width
-    for column in shown_columns(many.shapes):
-        for shape in many.shapes:
+    for column in shown_columns(many.groups):
+        for shape in many.groups:
             assert column.text(shape) in body
 
 
@@ -74,7 +74,9 @@ def test_cautions_summarise(tmp_path):
     sweep = write_sweep(tmp_path / "s", fourteen(), seeds=(0, 1))
     found = analyse(read_runs([sweep]), sources=[sweep], folder=tmp_path / "unused")
     (text,) = [c.message for c in found.cautions if c.kind == "seeds"]
-    assert text.startswith("fewer than 3 seeds: 14 shapes (2×208, 2×208 untied, …); no verdict")
+    assert text.startswith(
+        "fewer than 3 seeds: 14 configurations (2×208, 2×208 untied, …); there is"
+    )
     assert max(len(caution.message) for caution in found.cautions) < 400
 
 
@@ -89,7 +91,7 @@ def test_long_names_go_on_in_the_next_line(tmp_path, width):
     text = printed(found, width)
     table = text[: text.index("warning" if "warning" in text else "note")]
     assert max(map(len, table.splitlines())) <= width and "…" not in table
-    for shape in found.shapes:
+    for shape in found.groups:
         assert f"{shape.interval('val_loss').mean:.3f} ± " in table
     for pair in found.pairs:
         assert f"{pair.difference.mean:+.3f}" in table
@@ -102,12 +104,14 @@ def test_a_baseline_has_its_own_family_of_tests(tmp_path):
     assert {pair.second for pair in found.pairs} == {"8×112"}
     assert found.verdict.startswith("Against the baseline 8×112 (4.2")
     assert "Holm’s correction counts 5 pairs" in printed(found, 100).replace("\n", " ")
-    assert find_baseline(found.shapes, "8×112,seed=1") == "8×112", "by a run's folder"
+    assert find_baseline(found.groups, "8×112,seed=1") == "8×112", "by a run's folder"
 
 
 def test_a_baseline_that_is_none_of_the_shapes(tmp_path):
     sweep = write_sweep(tmp_path / "s", {"a": SHAPES["2×208"], "b": SHAPES["24×64"]})
-    with pytest.raises(ValueError, match=r"--baseline '9×9' is none of the shapes; use .*'24×64'"):
+    with pytest.raises(
+        ValueError, match=r"--baseline '9×9' is not one of the configurations; use .*'24×64'"
+    ):
         compare([sweep], baseline="9×9")
     assert not (sweep / "comparison").exists()
 

@@ -3,8 +3,8 @@
 import pytest
 from simulated_sweep import SHAPES, model, summary, write_run, write_sweep
 
+from mobilellm.report.run_groups import group_runs
 from mobilellm.report.runs import read_runs
-from mobilellm.report.shapes import group_runs
 
 
 def labels(tmp_path, *configs, **changes):

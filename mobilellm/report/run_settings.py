@@ -1,6 +1,6 @@
-"""What was done to a model besides giving it a shape: settings, compression, distillation.
+"""What distinguishes the configurations of a comparison: settings, compression, distillation.
 
-Here alone it is decided which settings of config.yaml make two runs different arms of a comparison.
+This module alone decides which settings of config.yaml make two runs different configurations.
 """
 
 import json
@@ -13,17 +13,17 @@ from mobilellm.report.runs import Run
 from mobilellm.run_folder import NOT_IDENTITY, flat_config
 from mobilellm.units import bytes_text
 
-NOT_ARM = (
+NOT_COMPARED = (
     *NOT_IDENTITY,
     "seed", "model", "data", "callbacks", "micro_batch_size", "validation_interval_tokens",
     "optimizer.learning_rate", "init_from", "extend_from",
     "learning_rate_probe", "learning_rate_probe_factors", "learning_rate_probe_share",
     "learning_rate_probe_seed", "trainer", "experiment", "variant",
 )  # fmt: skip
-"""Settings that either do not change what is learnt, or stand in summary.json as they came out."""
+"""Settings that do not change the result, or whose effective values are in summary.json."""
 
 DATA_SETTINGS = ("data.document_mask", "data.tasks")
-"""Of the data, what no hash of the prepared data tells."""
+"""Data settings on which the hashes of the prepared data do not depend."""
 
 WATCHING_CALLBACKS = frozenset(
     {
@@ -33,13 +33,13 @@ WATCHING_CALLBACKS = frozenset(
         "RichModelSummary", "RichProgressBar", "TQDMProgressBar",
     }
 )  # fmt: skip
-"""Callbacks that change nothing of what is learnt; any other may."""
+"""Callbacks that do not change the result; any other may."""
 
 START = "starts from"
-"""The name under which settings have the folder of the starting weights."""
+"""Key of `settings` for the folder of the initial weights."""
 EXTENDED = "extended"
-"""The name under which settings say how a finished run was trained on: `re-warmed` (its
-learning rate had fallen and rose again) or `extended` (from the plateau)."""
+"""Key of `settings` for how a finished run was continued: `re-warmed` (the learning rate had
+decayed and was raised again) or `extended` (continued from before the decay)."""
 GUARD = "loss_guard"
 FRACTIONS = {
     Fraction(1, 2): "½", Fraction(1, 3): "⅓", Fraction(2, 3): "⅔", Fraction(1, 4): "¼",
@@ -48,34 +48,39 @@ FRACTIONS = {
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """Dotted names and values of all settings that make the run an arm of its own.
+    """Dotted names and values of all settings that distinguish configurations.
 
-    Those of the model are left out, since summary.json has the model itself; the starting weights
-    stand in it under `START`.
+    Settings of the model are left out, since summary.json has the model itself. The folder of the
+    initial weights has the key `START`.
     """
     flat = flat_config(run.config)
-    found = {name: value for name, value in flat.items() if not _is_below(name, NOT_ARM)}
+    found = {name: value for name, value in flat.items() if not _is_below(name, NOT_COMPARED)}
     found |= {name: flat[name] for name in DATA_SETTINGS if name in flat}
     found |= flat_config(_changing_callbacks(run.config), "callbacks")
-    # Null is the same as a setting that the version of the run did not have.
-    found = {name: value for name, value in found.items() if value is not None}
+    # Null equals a setting that did not exist yet in the version that made the run.
+    found = {name: _class_name(name, value) for name, value in found.items() if value is not None}
     if how := extension_text(run):
         found[EXTENDED] = how
     start = start_of(run)
     return found | {START: start.folder} if start.folder else found
 
 
+def _class_name(name: str, value: Any) -> Any:
+    """The value, or for `_target_` the name of the class: its module may have moved since."""
+    return str(value).rpartition(".")[2] if name.endswith("_target_") else value
+
+
 def extension_text(run: Run) -> str:
-    """How a finished run was trained on with a larger budget; empty where it was not."""
+    """How a finished run was continued with a larger budget; empty if it was not."""
     if run.fact("extended_from") is None:
         return ""
     return "re-warmed" if run.fact("rewarmed") else "extended"
 
 
 def configured_model(run: Run) -> dict[str, Any]:
-    """The model that makes the run an arm: as it was configured where it was compressed later.
+    """The model as configured, before any compression during the run.
 
-    What compression makes of it can depend on the calibration text, and so on the seed.
+    The compressed model can depend on the calibration text, and so on the seed.
     """
     given = run.config.get("model")
     if compression_node(run.config) is not None and isinstance(given, Mapping) and given:
@@ -97,11 +102,11 @@ def compression_text(run: Run) -> str:
 
 
 def recipe_text(recipe: Mapping[str, Any], name: str | None = None) -> str:
-    """A recipe in a few words, from its settings.
+    """A short name of a compression recipe.
 
     Args:
-        recipe: as in config.yaml.
-        name: how it was chosen, where that is known.
+        recipe: its settings, as in config.yaml.
+        name: of the choice in conf/compression, if known.
     """
     kind = str(recipe.get("_target_", "")).rpartition(".")[2]
     if "sparsity" in recipe:
@@ -120,7 +125,7 @@ def recipe_text(recipe: Mapping[str, Any], name: str | None = None) -> str:
 
 
 def budget_text(budget: Mapping[str, Any]) -> str:
-    """`½`, `½ of the model`, `20.0 MB`: what a factorisation may keep; empty where unlimited."""
+    """The budget of a factorisation: `½`, `½ of the model`, `20.0 MB`; empty if unlimited."""
     if budget.get("ratio") is not None:
         return share_text(budget["ratio"])
     if budget.get("stored_ratio") is not None:
@@ -128,19 +133,19 @@ def budget_text(budget: Mapping[str, Any]) -> str:
     if budget.get("max_bytes") is not None:
         return bytes_text(budget["max_bytes"])
     if budget.get("max_decode_bytes") is not None:
-        return f"{bytes_text(budget['max_decode_bytes'])} a token"
+        return f"{bytes_text(budget['max_decode_bytes'])} per token"
     return ""
 
 
 def stored_text(model: Any) -> str:
-    """`factorised` or `masked` for a model whose weights are stored so, else empty."""
+    """How the compressed matrices of a model are stored, e.g. `factorised`; empty if none are."""
     kinds = {type(shape).__name__ for shape in model.layer_shapes.values()}
     words = {"FactorizedShape": "factorised", "MaskedShape": "masked"}
     return " and ".join(sorted(words.get(kind, "compressed") for kind in kinds))
 
 
 def distillation_text(run: Run) -> str:
-    """`forward_kl`: the choice's name, or its losses; empty without distillation."""
+    """The name of the choice, e.g. `forward_kl`, or its losses; empty without distillation."""
     node = _node(run.config, "distillation")
     if node is None:
         return ""
@@ -150,13 +155,15 @@ def distillation_text(run: Run) -> str:
     return _chosen(run, "distillation") or named or "distillation"
 
 
-def differing_settings(shapes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of settings in which arms differ, broad ones first.
+def differing_settings(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the settings that differ between configurations, the most general first.
 
-    Where the kind of a part differs (`_target_`), the part itself is named instead of its settings.
+    If the class of a part differs (`_target_`), the part is named instead of its settings.
     """
-    names = sorted({name for flat in shapes for name in flat})
-    differing = [name for name in names if len({canonical(flat.get(name)) for flat in shapes}) > 1]
+    names = sorted({name for flat in configurations for name in flat})
+    differing = [
+        name for name in names if len({canonical(flat.get(name)) for flat in configurations}) > 1
+    ]
     parts = [name.removesuffix("._target_") for name in differing if name.endswith("._target_")]
     outer = [part for part in parts if not _is_below(part, [p for p in parts if p != part])]
     plain = [
@@ -165,11 +172,11 @@ def differing_settings(shapes: Sequence[Mapping[str, Any]]) -> list[str]:
         if not name.rpartition(".")[2].startswith("_") and not _is_below(name, parts)
     ]
     named = sorted((*outer, *plain), key=lambda name: (name.count("."), name))
-    everywhere = [name for name in named if all(_has(flat, name) for flat in shapes)]
-    told = {tuple(setting_text(flat, name) for name in everywhere) for flat in shapes}
-    every = {tuple(setting_text(flat, name) for name in named) for flat in shapes}
-    # What only some arms have is seldom worth a word where the others are told apart without it.
-    return everywhere if len(told) == len(every) else named
+    everywhere = [name for name in named if all(_has(flat, name) for flat in configurations)]
+    by_common = {tuple(setting_text(flat, name) for name in everywhere) for flat in configurations}
+    by_all = {tuple(setting_text(flat, name) for name in named) for flat in configurations}
+    # Settings that only some configurations have are named only if they are needed.
+    return everywhere if len(by_common) == len(by_all) else named
 
 
 def _has(flat: Mapping[str, Any], name: str) -> bool:
@@ -177,7 +184,7 @@ def _has(flat: Mapping[str, Any], name: str) -> bool:
 
 
 def setting_text(flat: Mapping[str, Any], name: str) -> str:
-    """A setting's value in a few characters; of a part its kind; empty where there is none."""
+    """A setting's value in short, or the class name of a part; empty if it is not set."""
     if f"{name}._target_" in flat:
         return str(flat[f"{name}._target_"]).rpartition(".")[2].removesuffix("Callback")
     if name not in flat:
@@ -193,7 +200,7 @@ def setting_text(flat: Mapping[str, Any], name: str) -> str:
 
 
 def share_text(value: Any) -> str:
-    """`½` for 0.5, `37.5 %` for what has no sign."""
+    """`½` for 0.5; `37.5 %` for fractions without a character of their own."""
     try:
         share = float(value)
     except (TypeError, ValueError):
@@ -209,9 +216,9 @@ def canonical(value: Any) -> str:
 
 
 def _changing_callbacks(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The callbacks that can change what is learnt.
+    """The callbacks that can change the result.
 
-    A guard that stops a run changes nothing of one that finished, so it counts like none.
+    A loss guard that only stops runs has no effect on a run that finished, so it is ignored.
     """
     nodes = config.get("callbacks")
     nodes = nodes if isinstance(nodes, Mapping) else {}
@@ -235,13 +242,13 @@ def _node(config: Mapping[str, Any], group: str) -> Mapping[str, Any] | None:
 
 
 def _chosen(run: Run, group: str) -> str | None:
-    """The name of the group's choice, where summary.json has it."""
+    """The name that was chosen in a configuration group, if summary.json has it."""
     name = run.fact(f"choices.{group}")
     return str(name) if name not in (None, "none") else None
 
 
 def _sum_name(recipe: Mapping[str, Any]) -> str:
-    """How conf/compression/ calls such a sum of products."""
+    """The name in conf/compression of this kind of factorisation."""
     if "parts" not in recipe:
         return ""
     if recipe["parts"] is None:

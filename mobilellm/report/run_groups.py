@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but the seed are one shape, with a short name of its own."""
+"""Groups of runs that differ only in the seed: one group per configuration."""
 
 import json
 import math
@@ -9,28 +9,28 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mobilellm.models.config import ModelConfig
-from mobilellm.report.arms import (
+from mobilellm.report.labels import labels_of
+from mobilellm.report.run_settings import (
     canonical,
     compression_text,
     configured_model,
     distillation_text,
     settings,
 )
-from mobilellm.report.labels import labels_of
 from mobilellm.report.runs import LeftOut, Run
 from mobilellm.report.statistics import Interval, mean_interval
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Runs of one configuration, one a seed, in order of the seed."""
+class RunGroup:
+    """Runs of one configuration, one per seed, in order of the seed."""
 
     label: str
     runs: tuple[Run, ...]
 
     @property
     def first(self) -> Run:
-        """The run of the lowest seed; what no seed changes is read from it."""
+        """The run with the lowest seed, for facts that do not depend on the seed."""
         return self.runs[0]
 
     @property
@@ -45,53 +45,53 @@ class Shape:
 
     @property
     def is_shared(self) -> bool:
-        """Whether blocks run more than once."""
+        """Whether blocks are applied more than once."""
         return self.model.is_shared
 
     def losses(self, metric: str) -> dict[int, float]:
-        """Seed to final loss; `metric` is `val_loss` or `val_bits_per_byte`."""
+        """Final loss by seed; `metric` is `val_loss` or `val_bits_per_byte`."""
         values = {run.seed: getattr(run, metric) for run in self.runs}
         return {seed: value for seed, value in values.items() if value is not None}
 
     def interval(self, metric: str) -> Interval | None:
-        """Mean and interval over seeds; None where no run has the metric."""
+        """Mean and interval over seeds; None if no run has the metric."""
         values = list(self.losses(metric).values())
         return mean_interval(values) if values else None
 
     def median(self, path: str) -> float | None:
-        """Median over the runs of a number of summary.json, by dotted path."""
+        """Median over the runs of a number in summary.json, by dotted path."""
         values = [value for run in self.runs if (value := run.number(path)) is not None]
         return statistics.median(values) if values else None
 
 
-def group_runs(runs: Iterable[Run]) -> tuple[tuple[Shape, ...], tuple[LeftOut, ...]]:
-    """Shapes from wide to deep, and the runs that repeat another's seed.
+def group_runs(runs: Iterable[Run]) -> tuple[tuple[RunGroup, ...], tuple[LeftOut, ...]]:
+    """Groups from wide to deep, and the runs that duplicate another.
 
-    Of several runs with equal configuration and seed the one finished last is kept.
+    Of several runs with the same configuration and seed, the one that finished last is kept.
     """
-    groups: dict[str, list[Run]] = defaultdict(list)
+    by_key: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        groups[shape_key(run)].append(run)
-    shapes, repeated = [], []
-    for members in groups.values():
+        by_key[group_key(run)].append(run)
+    groups, repeated = [], []
+    for members in by_key.values():
         by_seed: dict[int, Run] = {}
         for run in sorted(members, key=lambda run: str(run.fact("finished_at") or "")):
             if run.seed in by_seed:
                 repeated.append((by_seed[run.seed], run))
             by_seed[run.seed] = run
-        shapes.append(Shape("", tuple(by_seed[seed] for seed in sorted(by_seed))))
+        groups.append(RunGroup("", tuple(by_seed[seed] for seed in sorted(by_seed))))
     left_out = tuple(
         LeftOut(older.folder, "duplicate", f"same configuration and seed as {kept.folder}")
         for older, kept in repeated
     )
-    ordered = sorted(shapes, key=_from_wide_to_deep)
-    labels = labels_of([shape.first for shape in ordered])
+    ordered = sorted(groups, key=_from_wide_to_deep)
+    labels = labels_of([group.first for group in ordered])
     named = [replace(s, label=label) for s, label in zip(ordered, labels, strict=True)]
     return tuple(named), left_out
 
 
-def shape_key(run: Run) -> str:
-    """Canonical text of all that makes runs one shape: everything but the seed and the place."""
+def group_key(run: Run) -> str:
+    """Canonical text of the configuration: all that affects the result except the seed."""
     given = {name: canonical(value) for name, value in settings(run).items()}
     facts = {
         name: run.fact(name) for name in ("max_tokens", "learning_rate", "precision", "hashes")
@@ -104,15 +104,15 @@ def shape_key(run: Run) -> str:
     return json.dumps(parts, sort_keys=True, default=str)
 
 
-def _from_wide_to_deep(shape: Shape) -> tuple[Any, ...]:
-    """Within one shape the dense model first, then arms with their numbers in order."""
-    run, model = shape.first, shape.model
-    arm = (compression_text(run), distillation_text(run))
+def _from_wide_to_deep(group: RunGroup) -> tuple[Any, ...]:
+    """Sort key: depth and width, the dense model first, then the numbers of the settings."""
+    run, model = group.first, group.model
+    treatment = (compression_text(run), distillation_text(run))
     rate = run.number("learning_rate") or 0.0
     numbers = [
         (name, float(value), "") if isinstance(value, int | float) else (name, math.inf, str(value))
         for name, value in sorted(settings(run).items())
     ]
     place = (model.num_layers, model.block_repeats, -model.hidden_size)
-    kept = -run.parameters["stored"] if arm[0] else 0
-    return (*place, arm[0] != "", kept, arm, rate, run.tokens, numbers, run.folder.name)
+    kept = -run.parameters["stored"] if treatment[0] else 0
+    return (*place, treatment[0] != "", kept, treatment, rate, run.tokens, numbers, run.folder.name)

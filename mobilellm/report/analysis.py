@@ -1,0 +1,165 @@
+"""The analysis of a set of runs: configurations, verdicts, cautions and findings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mobilellm.report.caution import Caution
+from mobilellm.report.comparability import comparable_subsets, obstacle
+from mobilellm.report.compressed import CompressedModel, compressed_cautions, ranked
+from mobilellm.report.fairness import cautions, metric_of
+from mobilellm.report.findings import findings, lowest_label
+from mobilellm.report.leaderboard import leaderboard_sentence
+from mobilellm.report.run_groups import RunGroup, group_runs
+from mobilellm.report.runs import LeftOut, RunSet
+from mobilellm.report.statistics import (
+    Interval,
+    Pair,
+    compare_pairs,
+    mean_interval,
+    paired_differences,
+)
+from mobilellm.units import listed
+
+MOST_GROUPS = 8
+"""With more configurations, they are compared with the best one instead of in pairs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """The results of a comparison; the files of the report are in `folder`."""
+
+    title: str
+    sources: tuple[Path, ...]
+    """The folders that were read."""
+    folder: Path
+    groups: tuple[RunGroup, ...]
+    """Runs of one configuration each, from wide to deep."""
+    metric: str | None
+    """`val_loss`, `val_bits_per_byte`, or None if no loss can be compared."""
+    pairs: tuple[Pair, ...]
+    """Every pair of configurations, or every pair with the baseline; empty without a metric."""
+    reference: str | None
+    """Label of the configuration that all others are compared with; None: every pair is shown."""
+    is_baseline: bool
+    """Whether the reference was given as baseline; otherwise it has the lowest loss."""
+    compressed: tuple[CompressedModel, ...]
+    """The leaderboard of compressed models; empty if there are none."""
+    cautions: tuple[Caution, ...]
+    """What makes the comparison unfair or weak, serious cautions first."""
+    left_out: tuple[LeftOut, ...]
+    num_probes: int
+    findings: tuple[str, ...]
+    """Sentences, the main result first."""
+
+    @property
+    def verdict(self) -> str:
+        """The main result in one sentence."""
+        return self.findings[0]
+
+    @property
+    def page(self) -> Path:
+        """Path of the self-contained page."""
+        return self.folder / "index.html"
+
+    def pair(self, first: str, second: str) -> Pair | None:
+        """The first configuration compared with the second, by label; None if not compared."""
+        for pair in self.pairs:
+            if (pair.first, pair.second) == (first, second):
+                return pair
+            if (pair.second, pair.first) == (first, second):
+                return pair.swapped()
+        return None
+
+    def difference(self, pair: Pair, metric: str) -> Interval | None:
+        """The paired difference of a pair in either metric; None if unknown."""
+        by_label = {group.label: group for group in self.groups}
+        first, second = (by_label[label].losses(metric) for label in (pair.first, pair.second))
+        differences = paired_differences(first, second)
+        return mean_interval(list(differences.values())) if differences else None
+
+
+def analyse(
+    runs: RunSet,
+    *,
+    sources: Sequence[Path],
+    folder: Path,
+    title: str | None = None,
+    baseline: str | None = None,
+    models: Sequence[CompressedModel] = (),
+) -> Analysis:
+    """Compare the runs that were read; writes no files.
+
+    Raises:
+        ValueError: the baseline names no configuration, or several.
+    """
+    groups, repeated = group_runs(runs.finished)
+    metric = metric_of(groups) if groups else None
+    given = None if baseline is None else find_baseline(groups, baseline)
+    pairs = _pairs(groups, metric, given)
+    reference = given
+    if reference is None and metric is not None and len(groups) > MOST_GROUPS:
+        reference = lowest_label(comparable_subsets(groups)[0], metric)
+    rows = ranked(models, groups)
+    found = findings(groups, pairs, metric, given) if groups else ()
+    ranking = leaderboard_sentence(rows) if models else None
+    return Analysis(
+        title=title or _title(groups, sources),
+        sources=tuple(sources),
+        folder=folder,
+        groups=groups,
+        metric=metric,
+        pairs=pairs,
+        reference=reference,
+        is_baseline=given is not None,
+        compressed=rows,
+        cautions=(
+            *(cautions(groups) if groups else ()), *(compressed_cautions(rows) if models else ()),
+        ),
+        left_out=(*runs.left_out, *repeated),
+        num_probes=runs.num_probes,
+        findings=(*found, *((ranking,) if ranking else ())),
+    )  # fmt: skip
+
+
+def find_baseline(groups: Sequence[RunGroup], name: str) -> str:
+    """The label of the configuration with this label, or with a run in a folder of this name.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    found = [group.label for group in groups if group.label == name] or [
+        group.label
+        for group in groups
+        if any(name.rstrip("/") in (run.folder.name, str(run.folder)) for run in group.runs)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not groups:
+        raise ValueError(f"--baseline {name!r} needs runs, and none were found; leave it out")
+    labels = ", ".join(repr(group.label) for group in groups)
+    raise ValueError(
+        f"--baseline {name!r} is not one of the configurations; use one of {labels}, or the name "
+        "of a run's folder"
+    )
+
+
+def _pairs(
+    groups: Sequence[RunGroup], metric: str | None, baseline: str | None
+) -> tuple[Pair, ...]:
+    if metric is None:
+        return ()
+    by_label = {group.label: group for group in groups}
+    return compare_pairs(
+        {group.label: group.losses(metric) for group in groups},
+        lambda first, second: obstacle(by_label[first], by_label[second]),
+        baseline,
+    )
+
+
+def _title(groups: Sequence[RunGroup], sources: Sequence[Path]) -> str:
+    if not groups:
+        return f"Compressed models in {listed([str(path) for path in sources])}"
+    names = {str(run.fact("experiment") or "") for group in groups for run in group.runs}
+    named = " and ".join(sorted(name.replace("_", " ") for name in names if name))
+    return (named[:1].upper() + named[1:]) or f"Comparison of {len(groups)} configurations"

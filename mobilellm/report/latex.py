@@ -1,0 +1,53 @@
+"""The main table in LaTeX."""
+
+from collections.abc import Sequence
+
+from mobilellm.report.columns import shown_columns
+from mobilellm.report.run_groups import RunGroup
+
+_ESCAPES = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%",
+    "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "×": r"$\times$", "±": r"$\pm$", "−": "$-$", "≈": r"$\approx$", "⊗": r"$\otimes$",
+    "–": "--", "…": r"\dots{}", "½": r"$\frac{1}{2}$", "⅓": r"$\frac{1}{3}$",
+    "⅔": r"$\frac{2}{3}$", "¼": r"$\frac{1}{4}$", "¾": r"$\frac{3}{4}$", "⅛": r"$\frac{1}{8}$",
+}  # fmt: skip
+"""LaTeX for the characters of labels and numbers that it treats specially or may not know."""
+
+
+def latex_table(groups: Sequence[RunGroup]) -> str:
+    """A `tabular` with rules of the package booktabs and one row per configuration.
+
+    Columns without any value are left out.
+
+    Raises:
+        ValueError: there is no configuration.
+    """
+    if not groups:
+        raise ValueError(
+            "there are no finished runs to tabulate; compressed models are in comparison.compressed"
+        )
+    columns = shown_columns(groups)
+    heads = ["configuration", *(column.name for column in columns)]
+    rows = [[group.label, *(column.text(group) for column in columns)] for group in groups]
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
+            r"\toprule",
+            _row(heads),
+            r"\midrule",
+            *map(_row, rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def latex_text(text: str) -> str:
+    """The text with all characters escaped that are special in LaTeX."""
+    return "".join(_ESCAPES.get(character, character) for character in text)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " & ".join(map(latex_text, cells)) + r" \\"
