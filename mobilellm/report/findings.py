@@ -7,6 +7,7 @@ from dataclasses import replace
 from mobilellm.report.budgets import split_by_budget
 from mobilellm.report.caution import some
 from mobilellm.report.comparability import comparable_subsets, total_tokens
+from mobilellm.report.interval_text import interval_text, signed_text, size_text
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.run_settings import compression_text, distillation_text
 from mobilellm.report.statistics import (
