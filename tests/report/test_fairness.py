@@ -58,8 +58,8 @@ def test_other_tokens_windows_and_batches(tmp_path):
         "the numbers of training tokens differ: 2×208: 1.00M; 24×64: 1.50M"
     ]
     assert found(shapes, "sequence_length") == [
-        "sequence_length differs (in tokens): 2×208: 256; 24×64: 128; the windows of the "
-        "validation text are others, so no verdict is given between them"
+        "sequence_length differs (in tokens): 2×208: 256; 24×64: 128; the validation windows "
+        "differ, so no verdict is given between them"
     ]
     assert found(shapes, "tokens_per_step") == [
         "tokens_per_step differs (in tokens): 2×208: 2.05k; 24×64: 4.10k"
