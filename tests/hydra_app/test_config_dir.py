@@ -1,4 +1,4 @@
-"""A folder of the user's own beside conf/, sweeps without trials, streams that are closed."""
+"""A configuration folder of the user, sweeps without trials, and closed streams."""
 
 import os
 import subprocess

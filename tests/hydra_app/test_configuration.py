@@ -1,4 +1,4 @@
-"""What does not compose or instantiate says which key, and what would."""
+"""Errors of composing and instantiating name the key and the remedy."""
 
 from pathlib import Path
 
@@ -103,7 +103,7 @@ def test_the_conf_folder_is_beside_the_package_in_a_clone_and_in_it_when_install
     assert config_folder() == Path(__file__).parents[2] / "conf"
     package = tmp_path / "site-packages" / "mobilellm"
     monkeypatch.setattr("mobilellm.__file__", str(package / "__init__.py"))
-    # A folder of this name of another distribution.
+    # A folder of the same name that belongs to another distribution.
     (tmp_path / "site-packages" / "conf").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=r"no conf/ folder .*; install the package again"):
         config_folder()

@@ -1,4 +1,4 @@
-"""The whole command line of a Hydra application, in processes of its own."""
+"""The command line of a Hydra application, run in separate processes."""
 
 import signal
 import time
@@ -7,7 +7,7 @@ import pytest
 
 
 def files_of(app):
-    """What there is beside the application itself."""
+    """The files in the folder, without the application's own."""
     return sorted(
         str(path.relative_to(app.folder))
         for path in app.folder.rglob("*")

@@ -6,6 +6,7 @@ import pytest
 
 from mobilellm.hydra_app.configuration import config_loader
 from mobilellm.hydra_app.sweep_check import check_sweep
+from mobilellm.hydra_app.sweep_launcher import SweepLauncher
 from mobilellm.hydra_app.trial import as_typed, common_keys, without_hydra
 from mobilellm.launchers.local.gpus import visible_gpus
 
@@ -110,3 +111,40 @@ def test_a_trial_knows_which_of_its_overrides_all_have(app):
     assert common_keys(trial.config.hydra) == {"seconds", "model"}
     assert as_typed(trial.config.hydra.overrides.task) == ["seconds=1e3", "seed=1", "model=large"]
     assert trial.overrides == ("seconds=1000.0", "seed=1", "model=large")
+
+
+def test_a_launcher_that_cannot_be_imported_is_named(app):
+    target = "hydra.launcher._target_=nowhere.Launcher"
+    with pytest.raises(ValueError, match=rf"^{target} cannot be imported"):
+        check(app, "seed=1,2", "hydra/launcher=local", target)
+
+
+def test_a_launcher_of_the_users_own_is_asked_before_the_sweep(app, monkeypatch):
+    calls = []
+
+    class OwnLauncher(SweepLauncher):
+        choice = "own"
+
+        @classmethod
+        def prepare(cls, settings):
+            calls.append(f"prepare {settings.n_jobs}")
+
+        @classmethod
+        def check_trial(cls, config):
+            if config.seed == 2:
+                raise ValueError("seed=2 is refused by the launcher; use another")
+
+        @classmethod
+        def abandon(cls):
+            calls.append("abandon")
+
+        def launch(self, job_overrides, initial_job_idx):
+            raise NotImplementedError
+
+    monkeypatch.setattr("app.OwnLauncher", OwnLauncher, raising=False)
+    own = ("hydra/launcher=local", "hydra.launcher._target_=app.OwnLauncher")
+    assert len(check(app, "seed=0,1", *own)) == 2
+    assert calls == ["prepare 2"]
+    with pytest.raises(ValueError, match=r"trial seed=2: seed=2 is refused by the launcher"):
+        check(app, "seed=1,2", *own)
+    assert calls == ["prepare 2", "prepare 2", "abandon"]

@@ -32,7 +32,7 @@ APP_LAUNCHER = """
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[None]:
-    """SLURM's tools work while this is in use; skipped where there can be none."""
+    """SLURM's tools work while this is in use; skipped if it cannot run here."""
     if reason := what_is_missing():
         pytest.skip(reason)
     # A short path: munge's socket may have 107 characters.
@@ -50,7 +50,7 @@ def slurm() -> Iterator[None]:
 
 @pytest.fixture
 def slurm_app(slurm, small_app):
-    """The application, whose `hydra/launcher=slurm` is the project's with smaller demands."""
+    """The application, whose `hydra/launcher=slurm` is the project's with fewer resources."""
     launchers = small_app.conf / "hydra/launcher"
     shutil.copyfile(ROOT / "conf/hydra/launcher/slurm.yaml", launchers / "slurm_defaults.yaml")
     (launchers / "slurm.yaml").write_text(textwrap.dedent(APP_LAUNCHER), encoding="utf-8")

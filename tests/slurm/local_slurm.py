@@ -1,4 +1,4 @@
-"""A real SLURM on this machine, for as long as it is wanted: controller, nodes, munge.
+"""A real SLURM on this machine, while it is needed: controller, nodes, munge.
 
   python tests/slurm/local_slurm.py         # prints what to export, and runs until Ctrl-C
 
@@ -50,7 +50,7 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 MailProg=/bin/true
-# The tests' machine has fewer cores than the node pretends to.
+# The machine of the tests has fewer cores than the node claims.
 SlurmdParameters=config_overrides
 SchedulerType=sched/builtin
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
@@ -73,7 +73,7 @@ NODE = (
 
 
 def what_is_missing() -> str | None:
-    """Why there can be no SLURM here; None where there can."""
+    """Why SLURM cannot run on this machine; None if it can."""
     missing = [name for name in (*DAEMONS, *TOOLS) if _program(name) is None]
     if not missing:
         return None
@@ -125,7 +125,7 @@ def _write_configuration(folder: Path, cpus: int, names: list[str]) -> None:
     controller_port, *ports = _free_ports(1 + len(names))
     host = socket.gethostname().partition(".")[0]
     nodes = [
-        # Debian's SLURM wants a host for each node, though a slurmd serves the one it is told to.
+        # Debian's SLURM requires a host for each node, though each slurmd serves a given node.
         NODE.format(name=name, number=number, port=port, cpus=cpus)
         for number, (name, port) in enumerate(zip(names, ports, strict=True), start=1)
     ]
@@ -141,7 +141,7 @@ def _write_configuration(folder: Path, cpus: int, names: list[str]) -> None:
 
 
 def _munge_arguments(folder: Path) -> list[str]:
-    # --force: a folder below /tmp is not as private as munge would like it to be.
+    # --force: a folder below /tmp is not as private as munge requires.
     return [
         "--foreground", "--force", f"--socket={folder}/munge.socket",
         f"--key-file={folder}/munge.key", f"--pid-file={folder}/munged.pid",

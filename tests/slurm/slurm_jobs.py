@@ -1,4 +1,4 @@
-"""What runs on the tests' SLURM: jobs, and the processes of their ranks."""
+"""The jobs on the tests' SLURM, and the processes of their ranks."""
 
 import subprocess
 import time

@@ -1,4 +1,4 @@
-"""The command as tasks of a step: the ranks of one run, or runs of their own side by side."""
+"""The command as tasks of a step: the ranks of one run, or separate runs side by side."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Sweeps with a process per trial, under real signals."""
+"""Sweeps with one process per trial, with real signals."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def status(app, run: str) -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """Running, not a zombie that nobody collects."""
+    """Whether the process runs and is not a zombie."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
@@ -122,7 +122,7 @@ def test_no_trial_outlives_a_sweep_that_gets_sigkill(app):
     process.kill()
     process.wait()
     wait_until(lambda: not any(is_alive(pid) for pid in pids), seconds=5)
-    # Nobody else writes into the folders while the next sweep goes on from what was saved.
+    # No old process writes into the folders while the next sweep continues from the saved state.
     assert app.run("-m", "hydra/launcher=local", "seed=1,2").returncode == 0
     assert len(starts(app, "run-8-1")) == 2
 

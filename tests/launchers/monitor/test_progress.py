@@ -1,4 +1,4 @@
-"""The state of runs as read from their files, whole, missing or half written."""
+"""The state of runs as read from their files, which may be missing or incomplete."""
 
 import io
 import json
@@ -158,7 +158,7 @@ def test_runs_that_are_no_sweep_have_their_names(tmp_path: Path):
 
 
 def test_status_where_slurm_does_not_answer(tmp_path: Path, monkeypatch):
-    """What the files say is shown all the same: job, rate, log."""
+    """Values from the files are still shown: job, rate, log."""
     run = make_run(tmp_path / "a", [], {"status": "running", "max_tokens": 8000})
     (run / "metrics.csv").write_text(
         "step,tokens,tokens_per_second\n20,2000,1234.5\n", encoding="utf-8"

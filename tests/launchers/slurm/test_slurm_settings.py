@@ -10,7 +10,7 @@ from mobilellm.launchers.slurm.settings import SlurmSettings, common_settings
 
 
 def settings(*overrides: str) -> SlurmSettings:
-    """As conf/hydra/launcher/slurm.yaml gives them under these overrides."""
+    """The settings of conf/hydra/launcher/slurm.yaml with these overrides."""
     from hydra.types import RunMode
 
     with config_loader() as loader:

@@ -72,7 +72,7 @@ def test_the_copy_is_the_commit_with_its_changes(clone: Path, tmp_path: Path):
     ).strip()
     assert state == {"commit": head, "dirty": True}
     assert Path(run(clone, str(tmp_path / "copies"))) == copy, "the same code was copied twice"
-    # What runs from the copy says what it was copied from, wherever the copy lies.
+    # Code that runs from the copy reports the commit of the clone.
     assert run(copy) == str(state)
     (clone / "conf/train.yaml").write_text("seed: 2\n", encoding="utf-8")
     assert Path(run(clone, str(tmp_path / "copies"))) != copy
@@ -101,5 +101,5 @@ def test_an_installed_package_is_copied_without_its_neighbours(clone: Path, tmp_
     assert {"mobilellm/conf/train.yaml", "mobilellm/data.json", "snapshot.json"} <= copied
     assert all(name.startswith("mobilellm/") for name in copied - {"snapshot.json"})
     assert not any("__pycache__" in name for name in copied)
-    # A repository around the environment, such as the user's own, is not where the code is from.
+    # A repository around the environment is not the repository of the code.
     assert run(copy) == str({"commit": None, "dirty": None})

@@ -1,4 +1,4 @@
-"""What is missing for a submission is named before any work is done."""
+"""Missing requirements of a submission are reported before any work is done."""
 
 import importlib.util
 import os
