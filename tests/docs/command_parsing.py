@@ -1,6 +1,7 @@
 """Parse and compose a documented command in this process, without running it."""
 
 import argparse
+import importlib
 import runpy
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from doc_commands import ROOT, Command
+from doc_commands import ROOT, Command, entry_point
 
 
 class ParsedError(BaseException):
@@ -71,6 +72,11 @@ def parse(command: Command) -> None:
     """
     script = ROOT / "scripts" / f"{command.name.replace('-', '_')}.py"
     with pytest.MonkeyPatch.context() as patch, stopped_after_parsing():
-        patch.setattr(sys, "argv", [str(script), *command.arguments])
-        patch.setattr(sys, "path", [str(script.parent), *sys.path])
-        runpy.run_path(str(script), run_name="__main__")
+        if command.program == "mobilellm":
+            module, _, function = entry_point().partition(":")
+            patch.setattr(sys, "argv", list(command.words))
+            getattr(importlib.import_module(module), function)()
+        else:
+            patch.setattr(sys, "argv", [str(script), *command.arguments])
+            patch.setattr(sys, "path", [str(script.parent), *sys.path])
+            runpy.run_path(str(script), run_name="__main__")

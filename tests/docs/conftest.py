@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from doc_commands import ROOT
 
 MINE = """
 defaults: [tiny_deep]
@@ -22,17 +21,17 @@ SHORT = ["max_tokens=1024", "tokens_per_step=512", "sequence_length=64", "valida
 
 @pytest.fixture(scope="session")
 def run_in() -> Callable[..., str]:
-    """Run a script of this project in a folder; its output."""
+    """Run Python in a folder, as `mobilellm …` unless told otherwise; its output."""
 
     def run(
-        folder: Path, script: str, arguments: Sequence[str], starter: Sequence[str] = ()
+        folder: Path, arguments: Sequence[str], starter: Sequence[str] = ("-m", "mobilellm")
     ) -> str:
         done = subprocess.run(
-            [sys.executable, *starter, str(ROOT / "scripts" / f"{script}.py"), *arguments],
+            [sys.executable, *starter, *arguments],
             cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False,
             env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
         )  # fmt: skip
-        assert done.returncode == 0, f"{script} {arguments}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
     return run
@@ -86,10 +85,10 @@ def example_runs(
     for path in texts.iterdir():
         (folder / path.name).symlink_to(path)
     base = ["model=tiny_deep", "model.num_blocks=4", "data=text", "data.train=corpus/", *SHORT]
-    run_in(folder, "train", [*base, "experiment_name=examples"])
+    run_in(folder, ["train", *base, "experiment_name=examples"])
     [run] = (folder / "outputs/examples").iterdir()
     for name in ("RUN", "MODEL_DIR", "TEACHER", "DENSE", "STUDENT"):
         (folder / name).symlink_to(run)
     (folder / "tokenizer.model").symlink_to(run / "model/tokenizer.model")
-    run_in(folder, "export", ["RUN", "--format", "huggingface", "--out", "CHECKPOINT"])
+    run_in(folder, ["export", "RUN", "--format", "huggingface", "--out", "CHECKPOINT"])
     return folder

@@ -1,5 +1,6 @@
 """Every command in README.md and docs/ parses; those of Hydra compose, each trial of a sweep."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from command_parsing import ParsedError, parse
-from doc_commands import ROOT, Command, all_commands
+from doc_commands import ROOT, Command, all_commands, entry_point
+
+from mobilellm.commands import modules
 
 COMMANDS = all_commands()
 OURS = [c for c in COMMANDS if c.program == "mobilellm" or "scripts/" in c.line]
@@ -45,7 +48,12 @@ def test_other_commands_name_things_that_exist(command: Command):
 
 def test_the_documentation_shows_every_command():
     scripts = {path.stem.replace("_", "-") for path in (ROOT / "scripts").glob("*.py")}
-    assert scripts <= {command.name for command in OURS}
+    assert scripts | set(modules()) <= {command.name for command in OURS}
+
+
+def test_the_console_script_exists():
+    module, _, function = entry_point().partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
 
 
 @pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "scripts").glob("*.py")))

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from doc_commands import Command, all_commands
+from doc_commands import ROOT, Command, all_commands
 
 # A command that contains one of these patterns is composed by test_doc_commands.py, and not run.
 COMPOSED_ONLY = {
-    r"scripts/benchmark\.py": "measures for minutes",
+    r"scripts/benchmark\.py|compression_methods": "measures for minutes",
     r"^make |^source |apt-get|pytest|local_slurm": "installs, tests or starts services",
     r"hydra/launcher=slurm": "needs a SLURM; tests/slurm runs such sweeps",
     r"data=hub": "reads from the Hugging Face hub",
@@ -63,10 +63,10 @@ def sweep(example_runs: Path, run_in: Callable[..., str]) -> Path:
     """A finished sweep of two shapes, as the commands that read one expect it."""
     run_in(
         example_runs,
-        "train",
-        ["-m", "model=by_budget", "model.budget=1e6", "model.match=body", "model.group_size=1",
-         "model.vocab_size=2048", "model.num_blocks=4,8", "seed=0,1,2", "data=text",
-         "data.train=corpus/", "experiment_name=sweep", *(f"{k}={v}" for k, v in CUT.items())],
+        ["train", "-m", "model=by_budget", "model.budget=1e6", "model.match=body",
+         "model.group_size=1", "model.vocab_size=2048", "model.num_blocks=4,8", "seed=0,1,2",
+         "data=text", "data.train=corpus/", "experiment_name=sweep",
+         *(f"{key}={value}" for key, value in CUT.items())],
     )  # fmt: skip
     return example_runs / "outputs/sweep"
 
@@ -94,12 +94,12 @@ def folder_of(
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUN_COMMANDS, ids=str)
 def test_a_documented_command_runs(command: Command, folder_of, run_in):
-    starter = []
+    arguments, starter = [command.name, *shortened(command)], ("-m", "mobilellm")
     if command.program == "torchrun":
         options = command.words[1 : -len(command.arguments) - 1]
-        starter = ["-m", "torch.distributed.run", *options]
-    script = command.name.replace("-", "_")
-    output = run_in(folder_of(command.page), script, shortened(command), starter)
+        arguments = [str(ROOT / "scripts/train.py"), *arguments[1:]]
+        starter = ("-m", "torch.distributed.run", *options)
+    output = run_in(folder_of(command.page), arguments, starter)
     assert output.strip() or command.name in ("train", "prepare-data")
 
 
