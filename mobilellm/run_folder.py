@@ -80,7 +80,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
-def sound_checkpoint(folder: Path) -> Path | None:
+def latest_valid_checkpoint(folder: Path) -> Path | None:
     """The last checkpoint, read as a whole; where it is damaged, the one before, and a warning.
 
     A damaged `last.ckpt` is renamed to `damaged.ckpt`, so that it never takes the place of the one

@@ -38,6 +38,8 @@ class ThroughputCallback(Callback):
         device = trainer.strategy.root_device
         self.matmul_flops_per_second = measure_matmul_rate(device, dtype)
         pl_module.latest_metrics["matmul_flops_per_second"] = self.matmul_flops_per_second
+        # The callback may serve several fits, one per stage of compression.
+        self.tokens_per_second = self.model_flops_utilization = None
         self._first = self._last = None
         length = trainer.datamodule.sequence_length
         self._flops_per_token = flops_per_token(pl_module.model.config, length).training

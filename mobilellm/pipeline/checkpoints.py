@@ -13,7 +13,7 @@ from mobilellm.run_folder import (
     LAST_CHECKPOINT,
     METRICS,
     find_damage,
-    sound_checkpoint,
+    latest_valid_checkpoint,
 )
 from mobilellm.training.atomic_save import save_atomically
 from mobilellm.training.divergence import RollBack, roll_back
@@ -29,7 +29,7 @@ def first_checkpoint(run: Run) -> Path | None:
     Raises:
         ValueError: the checkpoints are damaged.
     """
-    path = sound_checkpoint(run.folder)
+    path = latest_valid_checkpoint(run.folder)
     if path is not None or run.extension is None:
         return path
     if (damage := find_damage(run.extension.checkpoint)) is not None:
@@ -52,7 +52,7 @@ def rewind_checkpoint(run: Run, request: RollBack) -> Path:
     Raises:
         FileNotFoundError: there is no checkpoint.
     """
-    path = sound_checkpoint(run.folder)
+    path = latest_valid_checkpoint(run.folder)
     if path is None:
         raise FileNotFoundError(f"{run.folder} has no checkpoint to roll back to") from request
     state = torch.load(path, map_location="cpu", weights_only=True)

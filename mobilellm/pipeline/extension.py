@@ -1,4 +1,4 @@
-"""A finished run trained on with a larger budget, in a folder of its own: `extend_from=RUN`."""
+"""A finished run is continued with a larger budget, in a new folder: `extend_from=RUN`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ from mobilellm.pipeline.recorded import MISSING, differing, gives, replaced
 from mobilellm.run_folder import CHECKPOINTS, PLATEAU_CHECKPOINT, last_checkpoint, read_summary
 from mobilellm.training.training_budget import TrainingBudget
 
-# What may differ from the run that is extended, beside what cannot change the result.
+# Settings that may differ from the extended run, beside those that cannot change the result.
 FREE = ("extend_from", "max_tokens", "max_steps", "max_seconds", "validation_tokens",
         "validation_interval_tokens", PROBE)  # fmt: skip
-# Chosen by a file: no setting of the configuration says which.
+# Groups whose choice the configuration does not record.
 CHOSEN = ("experiment", "variant")
 SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extension:
-    """Where the run goes on from."""
+    """The state of the finished run that a new one continues."""
 
     parent: Path
     """Folder of the run that is extended."""
     checkpoint: Path
-    """The state that this one begins with."""
+    """The state that the new run begins with."""
     steps: int
-    """Optimizer steps done in it."""
+    """Optimizer steps completed in that state."""
     tokens: int
     """Tokens trained on until then."""
     seconds: float
@@ -65,15 +65,15 @@ class Extension:
 
 
 def extended_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictConfig:
-    """The configuration of the run in `extend_from`, with what was given now.
+    """The configuration of the run in `extend_from`, with the settings that are given now.
 
     Args:
         cfg: as composed.
         overrides: of the command line; None: not known, all of `cfg` counts as given.
 
     Raises:
-        FileNotFoundError: no run there.
-        ValueError: settings that make it another run.
+        FileNotFoundError: there is no run in that folder.
+        ValueError: settings that would change the run.
     """
     folder = _parent(cfg)
     parent = read_config(folder)
@@ -104,7 +104,7 @@ def extended_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictCon
             f"{', '.join(refused[:SHOWN])}{more}; leave them out, or begin a run of its own from "
             f"its weights with init_from={folder}/model"
         )
-    # The rate that a probe chose is in its configuration.
+    # Its configuration has the learning rate that a probe chose.
     own = {"extend_from": str(cfg.extend_from), "resume": now["resume"], PROBE: False}
     return OmegaConf.create(result | own)
 
@@ -147,10 +147,10 @@ def find_extension(cfg: DictConfig, budget: TrainingBudget, schedule: Schedule) 
 
 
 def check_same_data(extension: Extension, prepared: PreparedData) -> None:
-    """Refuse to go on with other text or another tokenizer.
+    """Check that the data and the tokenizer are those of the extended run.
 
     Raises:
-        ValueError: they have changed since.
+        ValueError: they have changed.
     """
     then = (read_summary(extension.parent) or {}).get("hashes") or {}
     changed = [name for name, value in then.items() if prepared.hashes.get(name) != value]

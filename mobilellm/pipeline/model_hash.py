@@ -1,4 +1,4 @@
-"""Tells one model from another by what it is, not by its file."""
+"""A hash that is equal for equal models, whatever file they were read from."""
 
 import hashlib
 import json
@@ -9,14 +9,14 @@ if TYPE_CHECKING:
 
 
 def model_hash(model: "nn.Module") -> str:
-    """Hash of a model's configuration and weights, whatever file they came from."""
+    """Hash of a model's configuration and weights; 32 hex digits."""
     import torch
 
     config: Any = getattr(model, "config", None) or model.model.config  # pyright: ignore
     fields = {
         key: value
         for key, value in config.to_dict().items()
-        # Where it lay and what opened it is not the model.
+        # Its path and the version that read it are not part of the model.
         if not key.startswith("_") and key != "transformers_version"
     }
     digest = hashlib.blake2b(json.dumps(fields, sort_keys=True, default=str).encode())

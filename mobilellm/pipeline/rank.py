@@ -1,4 +1,4 @@
-"""What happens inside the process of one rank; `rank_processes` starts it as a program."""
+"""The program of one rank, which `rank_processes` starts."""
 
 import os
 import pickle
@@ -24,7 +24,7 @@ from mobilellm.pipeline.train import train
 
 
 def main() -> int:
-    """Train as one rank; the exit code. What goes wrong is reported and not printed."""
+    """Train as one rank; returns the exit code. Errors go into the report and are not printed."""
     cfg, hydra_cfg, rank, report = pickle.load(sys.stdin.buffer)
     with _dying_with_the_parent():
         try:
@@ -69,7 +69,7 @@ def _dying_with_the_parent() -> Iterator[None]:
 
 
 def _write_report(error: BaseException, rank: int, path: Path) -> None:
-    """Write it as a whole; an error that cannot be passed on goes as its text."""
+    """Write the report atomically; an error that cannot be pickled is replaced by its text."""
     now, text = time.time(), "".join(traceback.format_exception(error))
     error.__traceback__ = error.__cause__ = error.__context__ = None
     try:

@@ -1,8 +1,8 @@
-"""One process group per run, started from outside of Lightning.
+"""Starts the processes (ranks) of a run, instead of Lightning.
 
-Lightning would start further ranks by repeating the command line, under `-m` the whole sweep.
-Here the process that was asked to train starts all ranks, as `torchrun` does, gives each the
-composed configuration, and waits for them.
+Lightning would start further ranks by repeating the command line, with `-m` the whole sweep. Here
+the process that was started to train starts all ranks, as `torchrun` does, sends each the composed
+configuration, and waits for them.
 """
 
 import math
@@ -31,11 +31,11 @@ from mobilellm.run_folder import read_summary, write_summary
 from mobilellm.training.signals import ends_at_once, handled_signals, leave_closed_terminal
 
 POLL_SECONDS = 0.05
-# How long the other ranks may take to end by themselves: after one failed or was done, and after
-# one that a signal stopped, since the first may still have files to write.
+# How long the other ranks may take to end by themselves: after one has failed or finished, and
+# after a signal has stopped one, since rank 0 may still have to write files.
 FAILED_GRACE_SECONDS, STOPPED_GRACE_SECONDS = 10.0, 120.0
-# From the first signal on: the step of a large model takes its time, and ranks that wait for each
-# other in vain never end.
+# Since the first signal: a step of a large model may take minutes, and ranks that wait for one that
+# has ended never end.
 SIGNAL_GRACE_SECONDS = 600.0
 PROGRAM = "import sys; from mobilellm.pipeline.rank import main; sys.exit(main())"
 
@@ -57,7 +57,7 @@ class RankDied(RuntimeError):
 
 
 class RankTraceback(Exception):
-    """The traceback of a rank, printed in front of its error."""
+    """The traceback of a rank, printed before its error."""
 
     def __str__(self) -> str:
         """As it would have been printed there."""
@@ -65,19 +65,19 @@ class RankTraceback(Exception):
 
 
 def starts_ranks(run: Run) -> bool:
-    """Whether this process is to start the run's ranks: there are several and nobody else has."""
+    """Whether this process must start the ranks: there are several, and no launcher has."""
     place = run.trainer.place
     return place.world_size > 1 and place.launcher is None
 
 
 def train_on_ranks(cfg: DictConfig, run: Run) -> Facts:
-    """Train `cfg` on ranks of their own; the first signal is passed on to them, the second kills.
+    """Train `cfg` in one process per rank; the first signal is passed on to them, the second kills.
 
     Returns:
         The run's summary.
 
     Raises:
-        ValueError: several nodes, which something else has to start.
+        ValueError: several nodes, on which only a launcher can start processes.
         Stopped: a signal ended the ranks.
         Exception: what the first rank to fail raised, its traceback as the cause.
     """
@@ -98,7 +98,7 @@ def train_on_ranks(cfg: DictConfig, run: Run) -> Facts:
 
 
 class _Ranks:
-    """The processes, and what ended them."""
+    """The processes of the ranks, and what ended them."""
 
     def __init__(self, size: int, folder: Path) -> None:
         self.reports = [folder / f"rank{rank}" for rank in range(size)]
@@ -107,14 +107,14 @@ class _Ranks:
         self.signalled_at = math.inf
         """When the first of them came, on the monotonic clock."""
         self.is_killed = False
-        """Whether the ranks were killed, as a second signal or the end of patience asked for."""
+        """Whether this process killed them, after a second signal or too long after the first."""
         self.first_killed: int | None = None
-        """The rank that a signal not from here ended first."""
+        """The first rank that was ended by a signal that this process did not send."""
 
     @contextmanager
     def started(self, cfg: DictConfig) -> Iterator[None]:
-        """Start them; at the end none is left."""
-        # Held here: a port that is taken from now on, and not only once rank 0 listens.
+        """Start the processes; when the block ends, all of them have ended."""
+        # Opened here, so that the port is in use before rank 0 listens.
         store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # pyright: ignore
         plain = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
         with self._passing_signals_on():
@@ -144,7 +144,7 @@ class _Ranks:
             process.stdin.flush()  # pyright: ignore[reportOptionalMemberAccess]
 
     def wait(self) -> None:
-        """Until all have ended; once one of them has, the others get a moment."""
+        """Wait until all have ended; once one has, the others have a limited time."""
         deadline: float | None = None
         while None in (codes := [process.poll() for process in self.processes]):
             self._note_killed(codes)
@@ -166,11 +166,11 @@ class _Ranks:
             self.first_killed = next((r for r in killed if not self.reports[r].exists()), None)
 
     def error(self) -> BaseException | None:
-        """What ended the run: of the rank that failed first, the others' follow from it."""
+        """What ended the run: the error of the rank that failed first, which caused the others."""
         codes = [process.returncode for process in self.processes]
         reports = self._read_reports()
         if any(report.error is None for report in reports) or not any(codes):
-            # The ranks met when the work of all was done; how they end after that is no failure.
+            # All ranks had finished their work by then; how the processes end does not matter.
             return None
         if self.is_killed:
             return Stopped(
@@ -198,7 +198,7 @@ class _Ranks:
         return [pickle.loads(p.read_bytes()) for p in self.reports if p.exists()]
 
     def _kill(self) -> None:
-        # Ranks that hang in an exchange hear no other signal.
+        # Ranks that wait in a collective operation react to no other signal.
         self.is_killed = True
         for process in self.processes:
             process.kill()
@@ -228,7 +228,7 @@ class _Ranks:
 
 
 def _environment(rank: int, size: int, port: int) -> dict[str, str]:
-    """What torchrun would set."""
+    """The environment variables that torchrun would set."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // size))
     return {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0",
@@ -240,7 +240,7 @@ def _environment(rank: int, size: int, port: int) -> dict[str, str]:
 
 
 def _record_end(run: Run, error: BaseException) -> None:
-    """Let summary.json name the culprit: rank 0 may not know it, or may be gone."""
+    """Write the cause into summary.json: rank 0 may not know it, or may have ended."""
     summary = read_summary(run.folder)
     if summary is None or summary.get("status") not in ("running", "failed"):
         return

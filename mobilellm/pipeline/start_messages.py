@@ -81,7 +81,7 @@ def _value(value: Any) -> str:
 
 
 def _shorter(run: Run) -> tuple[Path, int] | None:
-    """A finished run that differs in a smaller budget alone, and its tokens; the longest."""
+    """The longest finished run that differs only in its smaller budget, and its tokens."""
     total = run.budget.total_steps
     facts = {
         "status": "finished",
@@ -102,7 +102,7 @@ def _shorter(run: Run) -> tuple[Path, int] | None:
 
 
 def _plain(value: object) -> object:
-    """As JSON gives it back."""
+    """The value after it has been written to JSON and read."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from mobilellm.files import remove_temporary_files
-from mobilellm.run_folder import find_damage, last_checkpoint, sound_checkpoint
+from mobilellm.run_folder import find_damage, last_checkpoint, latest_valid_checkpoint
 from mobilellm.training.atomic_save import save_atomically
 
 
@@ -41,7 +41,7 @@ def kill_one(folder, step, longest):
     os.waitpid(child, 0)
     leftovers = [p.name for p in path.parent.glob("*.tmp*")]
     damage = {p.name: find_damage(p) for p in path.parent.glob("*.ckpt")}
-    sound = sound_checkpoint(folder)
+    sound = latest_valid_checkpoint(folder)
     assert sound is not None
     state = torch.load(sound, weights_only=True)
     remove_temporary_files(path.parent)

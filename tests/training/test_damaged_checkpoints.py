@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mobilellm.run_folder import find_damage, last_checkpoint, sound_checkpoint
+from mobilellm.run_folder import find_damage, last_checkpoint, latest_valid_checkpoint
 from mobilellm.training.atomic_save import save_atomically
 
 KILLS = 100
@@ -39,7 +39,7 @@ def empty(path):
 
 
 def test_a_sound_one_is_taken(checkpoints, caplog):
-    assert sound_checkpoint(checkpoints.parent) == checkpoints / "last.ckpt"
+    assert latest_valid_checkpoint(checkpoints.parent) == checkpoints / "last.ckpt"
     assert find_damage(checkpoints / "previous.ckpt") is None
     assert not caplog.records
 
@@ -48,7 +48,7 @@ def test_a_sound_one_is_taken(checkpoints, caplog):
 def test_the_one_before_is_taken_and_kept(checkpoints, caplog, damage):
     damage(checkpoints / "last.ckpt")
     with caplog.at_level(logging.WARNING):
-        assert sound_checkpoint(checkpoints.parent) == checkpoints / "previous.ckpt"
+        assert latest_valid_checkpoint(checkpoints.parent) == checkpoints / "previous.ckpt"
     assert "last.ckpt is damaged (" in caplog.text
     assert "now called damaged.ckpt; the run goes on from the one before, prev" in caplog.text
     assert last_checkpoint(checkpoints.parent) == checkpoints / "previous.ckpt"
@@ -62,10 +62,10 @@ def test_two_damaged_ones_are_an_error(checkpoints):
     flip(checkpoints / "last.ckpt")
     truncate(checkpoints / "previous.ckpt")
     with pytest.raises(ValueError, match=r"last\.ckpt is damaged .* there is no sound one before"):
-        sound_checkpoint(checkpoints.parent)
+        latest_valid_checkpoint(checkpoints.parent)
     (checkpoints / "last.ckpt").unlink()
     with pytest.raises(ValueError, match=r"previous\.ckpt is damaged .*; put back a copy, or rem"):
-        sound_checkpoint(checkpoints.parent)
+        latest_valid_checkpoint(checkpoints.parent)
 
 
 @pytest.mark.slow
