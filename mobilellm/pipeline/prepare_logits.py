@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobilellm.data.resolved import data_name
 from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.paths import check_writable, user_path
@@ -76,7 +77,7 @@ def prepare_logits(cfg: "DictConfig", folder: str | Path) -> "LogitStore":
     inputs = LogitInputs(**options)
     if cfg.windows_per_shard is None:
         inputs = LogitInputs(**{**options, "windows_per_shard": _windows_per_shard(inputs)})
-    out = Path(cfg.out) if cfg.out else DEFAULT_DIR / _name(data.name, inputs)
+    out = Path(cfg.out) if cfg.out else DEFAULT_DIR / _name(data_name(data), inputs)
     teacher = ModelTeacher(
         teacher.model, teacher.structure, precision=cfg.teacher_precision, top_k=cfg.k
     )

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mobilellm.data import DataConfig, open_prepared
-from mobilellm.data.manifest import describe_inputs, differences, read_inputs
+from mobilellm.data import open_prepared
+from mobilellm.data.manifest import read_inputs
+from mobilellm.data.preparation.inputs import describe_inputs, differences
+from mobilellm.data.resolved import ResolvedData, resolve_data
 from mobilellm.data.source import SPLITS
 from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.hydra_app.trial import Trial
@@ -40,24 +42,24 @@ def check_data_folders(trials: Sequence[Trial]) -> None:
             prepared from other input; a path with nothing in it.
         FileNotFoundError: a path of the data that does not exist.
     """
-    first: dict[Path, tuple[Trial, DataConfig]] = {}
+    first: dict[Path, tuple[Trial, ResolvedData]] = {}
     for trial in trials:
         if trial.folder and (read_summary(trial.folder) or {}).get("status") == "finished":
             continue
-        data: DataConfig = instantiate(trial.config.data)
-        folder = data.folder.absolute()
+        resolved = resolve_data(instantiate(trial.config.data))
+        folder = resolved.folder.absolute()
         if folder not in first:
-            first[folder] = (trial, data)
+            first[folder] = (trial, resolved)
             if trial.config.get("init_from") is None:
                 # With init_from the tokenizer, and so the folder, is that of the given model.
-                open_prepared(data)
+                open_prepared(resolved.config)
         other_trial, other = first[folder]
-        changes = _differences(other, data)
+        changes = _differences(other, resolved)
         if changes:
             raise ValueError(
                 f"trials '{other_trial.name}' and '{trial.name}' would prepare different data in "
-                f"the same folder, {data.folder} ({changes[0]}); start a command for each, with a "
-                "data.name of its own"
+                f"the same folder, {resolved.folder} ({changes[0]}); start a command for "
+                "each, with a data.name of its own"
             )
 
 
