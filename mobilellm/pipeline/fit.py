@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from mobilellm.callbacks.graceful_stop import GracefulStopCallback
 from mobilellm.checkpoint import model_from_state
+from mobilellm.checkpoint_files import last_checkpoint
 from mobilellm.cli.command import Stopped
 from mobilellm.data import PreparedData
 from mobilellm.models import MobileLLM
@@ -25,7 +26,6 @@ from mobilellm.pipeline.parts import make_data, make_module
 from mobilellm.pipeline.results import Results, callback_of, end_early, measure_results
 from mobilellm.pipeline.run import Run
 from mobilellm.pipeline.stages import Stage, enter_stage, report_stages
-from mobilellm.run_folder import last_checkpoint
 from mobilellm.training.datamodule import TokenDataModule
 from mobilellm.training.divergence import RollBack
 from mobilellm.training.module import LanguageModelModule

@@ -63,7 +63,7 @@ def check_data_folders(trials: Sequence[Trial]) -> None:
             )
 
 
-def _differences(one: DataConfig, other: DataConfig) -> list[str]:
+def _differences(one: ResolvedData, other: ResolvedData) -> list[str]:
     """Differences in what two configurations prepare; files are read only if they decide it."""
     if _sources(one) == _sources(other):
         return []
@@ -71,6 +71,7 @@ def _differences(one: DataConfig, other: DataConfig) -> list[str]:
     return differences(known, describe_inputs(other, known))
 
 
-def _sources(data: DataConfig) -> tuple[object, ...]:
-    files = [data.files(split) for split in SPLITS]
-    return data.preparation(), files, data.tokenizer, data.tokenizer_sample_megabytes
+def _sources(data: ResolvedData) -> tuple[object, ...]:
+    config = data.config
+    files = [config.files(split) for split in SPLITS]
+    return data.options(), files, config.tokenizer, config.tokenizer_sample_megabytes
