@@ -121,7 +121,7 @@ def survey(data: ResolvedData, *, sample_bytes: int | None, bar: ProgressBar) ->
         check_splits(data, found.documents)
         held_out, total = found.num_bytes["validation"], found.num_bytes.total()
         logger.info(
-            "%s: a share of %g of %d document%s is less than a whole one, so the last %.3g %% of "
+            "%s: a share of %g of %d document%s is less than one document, so the last %.3g %% of "
             "the text (%d of %d bytes) are held out for validation",
             data.name, share, num_documents, "" if num_documents == 1 else "s",
             100 * held_out / total, held_out, total,
