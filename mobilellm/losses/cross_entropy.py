@@ -15,7 +15,7 @@ def chunked_cross_entropy(
     """Sum of the cross entropy over all tokens with a label, in nats.
 
     It takes about six sevenths of the time of torch's `linear_cross_entropy` with chunks (4,096
-    tokens, width 256, 32,000 words, one CPU thread), and is not bound to a single matrix.
+    tokens, width 256, vocab_size 32,000, one CPU thread), and is not bound to a single matrix.
 
     Args:
         hidden: (..., hidden), as `unembed` takes it.

@@ -43,7 +43,7 @@ def test_logit_mse_needs_all_logits():
     ):
         LogitMSE()(student, top_k_of(teacher, 4), mask)
     structure = Structure(num_layers=1, hidden_size=8, num_heads=(2,), vocab_size=10)
-    with pytest.raises(ValueError, match="a logit store has the most likely words only"):
+    with pytest.raises(ValueError, match="a logit store has the most likely tokens only"):
         LogitMSE().check(structure, replace(structure, num_layers=0, captures=()))
     with pytest.raises(ValueError, match=r"temperature=2.0 would have no effect on LogitMSE"):
         LogitMSE(temperature=2.0)

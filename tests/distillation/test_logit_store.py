@@ -118,7 +118,7 @@ def test_it_belongs_to_its_own_data(store):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vocab_size": 301}, "a teacher of 300 words, not of 301; use a student of vocab_size"),
+        ({"vocab_size": 301}, "a teacher of 300 tokens, not of 301; use a student of vocab_size"),
         ({"tokenizer_hash": "b"}, "another tokenizer; prepare the data with the teacher's"),
         ({"data_hash": "b"}, "other training data; train on the data it was made from"),
         ({"sequence_length": 7}, "windows of 6 tokens, not of 7; use sequence_length=6"),
@@ -287,7 +287,7 @@ def test_logits_that_are_not_numbers(tmp_path):
     [
         ({"temperature": 0.0}, "temperature=0.0 must be positive"),
         ({"num_windows": 0}, "num_windows=0 must be at least 1"),
-        ({"k": 301}, "k=301 is above the vocabulary of 300 words"),
+        ({"k": 301}, "k=301 is above the vocabulary of 300 tokens"),
     ],
 )
 def test_inputs_out_of_range(change, message):

@@ -136,7 +136,7 @@ def test_bits_are_packed_tight():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 11}, "k=11 is above the vocabulary of 10 words; use at most that"),
+        ({"k": 11}, "k=11 is above the vocabulary of 10 tokens; use at most that"),
         ({"k": 0}, "k=0 must be a whole number of at least 1"),
         ({"k": True}, "k=True must be a whole number"),
         ({"precision": "fixed4"}, "precision='fixed4' is not known; use one of fixed16, fixed8"),

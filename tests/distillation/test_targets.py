@@ -198,7 +198,7 @@ def test_shapes_that_do_not_fit():
         log_probability_pair(student, teacher[..., 1:])
     for k in (0, VOCAB + 1):
         with pytest.raises(
-            ValueError, match=f"k={k} must lie between 1 and the vocabulary, 9 words"
+            ValueError, match=f"k={k} must be between 1 and the vocabulary size of 9 tokens"
         ):
             top_k_of(teacher, k)
 

@@ -209,7 +209,7 @@ def test_soft_capped_logits_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top_k": 51}, "top_k=51 is above the vocabulary of 50 words"),
+        ({"top_k": 51}, "top_k=51 is above the vocabulary of 50 tokens"),
         ({"top_k": 0}, "top_k=0 must be a whole number"),
         ({"rounding": "fixed16"}, "give top_k too"),
         ({"precision": "int8"}, "teacher_precision='int8' is not known; use one of auto"),
@@ -234,7 +234,7 @@ def test_what_is_no_teacher(tmp_path):
 def test_a_student_that_does_not_fit(folder):
     facts = describe_teacher(folder)
     student = structure_of(ModelConfig(**(SIZES | {"vocab_size": 60})))
-    with pytest.raises(ValueError, match="the teacher has 50 words, the student vocab_size=60"):
+    with pytest.raises(ValueError, match="the teacher has 50 tokens, the student vocab_size=60"):
         check_fits(facts, student, 16)
     with pytest.raises(ValueError, match="sequence_length=64 is longer than the teacher can read"):
         check_fits(facts, facts.structure, 64)

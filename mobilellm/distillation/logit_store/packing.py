@@ -37,7 +37,7 @@ class Packing:
     of -log p (2.8e-5 at p = 0.9, 4.9e-4 at the smallest p, 1.3e-14); `fixed8` 0.016 times that
     (0.0052 at p = 0.9, 0.063 at the smallest, 1.1e-7)."""
     packing: str = "plain"
-    """`plain`: indices in 2 bytes each, in 4 above 65,536 words; `bits`: in as many bits as the
+    """`plain`: indices in 2 bytes each, in 4 above 65,536 tokens; `bits`: in as many bits as the
     vocabulary needs."""
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class Packing:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
         if self.k > self.vocab_size:
             raise ValueError(
-                f"k={self.k} is above the vocabulary of {self.vocab_size} words; use at most that"
+                f"k={self.k} is above the vocabulary of {self.vocab_size} tokens; use at most that"
             )
 
     @property

@@ -70,7 +70,7 @@ class LogitStore:
 
     @property
     def vocab_size(self) -> int:
-        """Words of the teacher."""
+        """Vocabulary size of the teacher, in tokens."""
         return self.inputs.vocab_size
 
     @property
@@ -134,7 +134,7 @@ class LogitStore:
         mine = self.inputs
         if vocab_size != mine.vocab_size:
             raise self._foreign(
-                f"a teacher of {mine.vocab_size} words, not of {vocab_size}",
+                f"a teacher of {mine.vocab_size} tokens, not of {vocab_size}",
                 f"use a student of vocab_size={mine.vocab_size}",
             )
         if None not in (tokenizer_hash, mine.tokenizer_hash) and (

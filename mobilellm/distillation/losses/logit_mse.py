@@ -76,7 +76,7 @@ class LogitMSE(LogitLoss):
         if teacher.num_layers == 0:
             raise ValueError(
                 "LogitMSE needs all logits of the teacher, and a logit store has the most likely "
-                "words only; use a teacher in memory without top_k, or another loss"
+                "tokens only; use a teacher in memory without top_k, or another loss"
             )
         super().check(student, teacher)
 

@@ -87,7 +87,7 @@ class LogitLoss:
         """
         if student.vocab_size != teacher.vocab_size:
             raise ValueError(
-                f"{type(self).__name__}: the student has {student.vocab_size} words, the teacher "
+                f"{type(self).__name__}: the student has {student.vocab_size} tokens, the teacher "
                 f"{teacher.vocab_size}; both need the same tokenizer"
             )
         known = teacher.temperature
@@ -97,7 +97,7 @@ class LogitLoss:
         if others:
             raise ValueError(
                 f"{type(self).__name__}: the logit store was made at temperature {known:g}, which "
-                f"does not tell the mass of the other words at temperature {others[0]:g}; use "
+                f"does not tell the mass of the other tokens at temperature {others[0]:g}; use "
                 f"temperature={known:g} throughout, rest=renormalize, or a store made at that "
                 "temperature"
             )

@@ -55,7 +55,9 @@ def top_k_of(logits: Tensor, k: int, *, temperature: float = 1.0) -> TopK:
         ValueError: k out of range.
     """
     if not 1 <= k <= logits.shape[-1]:
-        raise ValueError(f"k={k} must lie between 1 and the vocabulary, {logits.shape[-1]} words")
+        raise ValueError(
+            f"k={k} must be between 1 and the vocabulary size of {logits.shape[-1]} tokens"
+        )
     indices = logits.topk(k, dim=-1).indices
     return TopK(indices, log_softmax(logits, temperature).gather(-1, indices), temperature)
 

@@ -155,7 +155,7 @@ def check_fits(facts: TeacherFacts, student: Structure, sequence_length: int) ->
     """
     if facts.structure.vocab_size != student.vocab_size:
         raise ValueError(
-            f"the teacher has {facts.structure.vocab_size} words, the student vocab_size="
+            f"the teacher has {facts.structure.vocab_size} tokens, the student vocab_size="
             f"{student.vocab_size}; both need the same tokenizer: prepare the data with the "
             f"teacher's (data.tokenizer=…) and set model.vocab_size={facts.structure.vocab_size}"
         )

@@ -203,7 +203,7 @@ def check_teacher_options(
     if vocab_size is not None:
         if top_k > vocab_size:
             raise ValueError(
-                f"top_k={top_k} is above the vocabulary of {vocab_size} words; use at most that"
+                f"top_k={top_k} is above the vocabulary of {vocab_size} tokens; use at most that"
             )
         if rounding is not None:
             Packing(vocab_size=vocab_size, k=top_k, precision=rounding)

@@ -28,7 +28,7 @@ def describe_transformers(
     config = _transformers().AutoConfig.from_pretrained(folder)
     try:
         layers, heads = config.num_hidden_layers, config.num_attention_heads
-        width, words = config.hidden_size, config.vocab_size
+        width, vocab_size = config.hidden_size, config.vocab_size
     except AttributeError as error:
         raise ValueError(
             f"the teacher in {folder} (model_type={config.model_type}) is no plain language model: "
@@ -38,13 +38,13 @@ def describe_transformers(
         num_layers=layers,
         hidden_size=width,
         num_heads=(heads,) * layers,
-        vocab_size=words,
+        vocab_size=vocab_size,
         captures=CAPTURES,
     )
     ends = getattr(config, "eos_token_id", None)
     ends = tuple(ends) if isinstance(ends, list | tuple) else (ends,)
     # A default that no vocabulary of this size has says nothing.
-    known = tuple(end for end in ends if isinstance(end, int) and end < words)
+    known = tuple(end for end in ends if isinstance(end, int) and end < vocab_size)
     return structure, getattr(config, "max_position_embeddings", None), known
 
 
