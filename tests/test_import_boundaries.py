@@ -146,6 +146,12 @@ def test_circles_are_found():
     assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
+def test_no_circle_of_imports():
+    """Imports inside functions and under TYPE_CHECKING count as well."""
+    found = [" -> ".join(group) for group in circles(module_edges())]
+    assert not found, f"these modules import each other: {found}"
+
+
 def test_every_part_has_a_layer():
     unknown = {part_of(path) for path in modules()} - set(LAYER) - {"__init__", "__main__"}
     assert not unknown, f"give these a layer in LAYERS: {sorted(unknown)}"
