@@ -11,7 +11,13 @@ from jaxtyping import install_import_hook
 
 # The shapes in the types of these packages are checked whenever a test calls a function of theirs.
 install_import_hook(
-    ["mobilellm.layers", "mobilellm.compression.algorithms"], "tensor_types.check_tensors"
+    [
+        "mobilellm.layers",
+        "mobilellm.compression.algorithms",
+        "mobilellm.losses",
+        "mobilellm.distillation.losses",
+    ],
+    "tensor_types.check_tensors",
 )
 
 MODULES = ("argparse", "ast", "calendar", "csv", "datetime", "decimal", "difflib", "doctest",

@@ -125,7 +125,7 @@ def shape_line(model: Mapping[str, Any]) -> str:
     tie = "tied" if model["tie_word_embeddings"] else "untied"
     return (
         f"{kept}, width {model['hidden_size']}, {model['feed_forward']} "
-        f"{model['intermediate_size']}, {heads}, vocabulary {model['vocab_size']:,}, {tie}"
+        f"{model['intermediate_size']}, {heads}, {model['vocab_size']:,} words, {tie}"
     )
 
 

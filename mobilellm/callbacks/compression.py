@@ -1,16 +1,27 @@
-"""Compression of the model while it trains: by which recipe, in which stages."""
+"""Compression of a model while it is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback
 
-from mobilellm.compression.plan import Plan
+from mobilellm.callbacks.compression_stages import (
+    Stage,
+    StageDriver,
+    StageRecord,
+    dense_folder,
+)
+from mobilellm.callbacks.staged_recipe import StagedRecipe
 from mobilellm.compression.recipe import Recipe
 from mobilellm.compression.stage_settings import StageSettings
-from mobilellm.compression.stages import Stages, group_layers, stage_starts
-from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.models import ModelConfig
+from mobilellm.run_folder import CHECKPOINTS, last_checkpoint, latest_valid_checkpoint
+from mobilellm.training.datamodule import TokenDataModule
+from mobilellm.training.module import LanguageModelModule
+from mobilellm.training.ranks import first_does
 from mobilellm.training.training_budget import TrainingBudget
 
 METRICS = {
@@ -22,115 +33,188 @@ METRICS = {
 
 
 class CompressionCallback(Callback):
-    """Says when the model is compressed and on what, and writes to the log what it led to.
+    """Compresses the model in stages, each of which is followed by steps of recovery training.
 
-    The run is a sequence of stages, one `fit` each; before a stage begins the pipeline applies
-    `recipe` to the stage's layers. What a stage did is a record of plain data, kept in every
-    checkpoint.
+    Compression changes the structure of the model, and so each stage needs a `Trainer.fit` of its
+    own; `stages` compresses the model between them:
+
+        compression = CompressionCallback(recipe, num_stages=3)
+        for stage in compression.stages(module, data, folder):
+            trainer = Trainer(max_steps=stage.max_steps, callbacks=[compression, checkpoints])
+            trainer.fit(stage.module, data, ckpt_path=stage.checkpoint)
+
+    During a fit, the callback logs what the stage did (`compression/loss_before`, …) and keeps the
+    records of all stages in every checkpoint.
 
     Args:
-        recipe: the method; `check`, `plan` and `apply` as `mobilellm.compression.recipe.Recipe`.
-        stage_settings: fields of `StageSettings`, such as `num_stages`.
+        recipe: the compression method.
+        num_stages: in how many stages the matrices are compressed; None: one, or one per group.
+        order: `forward` (by depth), `backward`, `least_sensitive` (smallest expected error first)
+            or `given`; None: `forward`, or `given` if there are groups.
+        groups: patterns of the matrices of each stage, for the order `given`.
+        first_start: share of the run's steps before the first stage; 0: the model is compressed
+            before the first step.
+        recovery_share: share of the run's steps between one stage and the next, the last stage has
+            the rest; None: the same number after each stage.
+        calibration_tokens: training text that the recipe sees, in tokens.
 
     Raises:
-        ValueError: an unknown order, numbers out of range, groups that contradict the others.
+        ValueError: an unknown order, numbers out of range, groups that contradict other settings.
     """
 
-    def __init__(self, recipe: Recipe, **stage_settings: Any) -> None:
-        """Nothing is compressed yet."""
-        settings = StageSettings(**stage_settings)
-        self.recipe = recipe
-        self.num_stages = settings.resolved_num_stages
-        self.order = settings.resolved_order
-        self.groups = settings.groups
-        self.first_start = settings.first_start
-        self.recovery_share = settings.recovery_share
-        self.calibration_tokens = settings.calibration_tokens
-        self.records: list[dict[str, Any]] = []
-        """What each stage so far did: losses in nats per token, counts in parameters."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        num_stages: int | None = None,
+        order: str | None = None,
+        groups: Sequence[Sequence[str]] | None = None,
+        first_start: float = 0.0,
+        recovery_share: float | None = None,
+        calibration_tokens: int = 65_536,
+    ) -> None:
+        """Check the settings; nothing is compressed yet."""
+        settings = StageSettings(
+            num_stages=num_stages,
+            order=order,
+            groups=groups,
+            first_start=first_start,
+            recovery_share=recovery_share,
+            calibration_tokens=calibration_tokens,
+        )
+        self.staged = StagedRecipe(recipe, settings)
+        self._records: tuple[StageRecord, ...] = ()
+        self._folder: Path | None = None
+
+    @property
+    def records(self) -> tuple[StageRecord, ...]:
+        """What each stage so far did."""
+        return self._records
+
+    @property
+    def dense_folder(self) -> Path | None:
+        """Where the model before compression is kept; None before `stages` was called."""
+        return None if self._folder is None else dense_folder(self._folder)
+
+    def stages(
+        self,
+        module: LanguageModelModule,
+        data: TokenDataModule,
+        folder: str | Path,
+        *,
+        checkpoint: Path | None = None,
+        keep_dense: bool = False,
+        device: str = "cpu",
+        mixed_precision: bool = False,
+        weights_from: str | None = None,
+    ) -> Iterator[Stage]:
+        """The stages that are left of a run, each yielded once its model has been compressed.
+
+        Every stage must end with a checkpoint in `folder/checkpoints`, which a `CheckpointCallback`
+        writes: the next stage starts from it, and so does a run that was interrupted. Call it on
+        all ranks. The iteration ends after the last stage, or after a stage that was stopped early.
+
+        Args:
+            module: with the initial model, and the settings that all stages are trained with.
+            data: calibrates the recipe and measures the validation loss; its seed is the recipe's.
+            folder: of the run; `folder/compression` keeps the plan.
+            checkpoint: where to resume; None: the last valid checkpoint in the folder, if any.
+            keep_dense: save the model before compression, which `teacher="dense"` needs.
+            device: on which the model is compressed and measured, `cpu` or `cuda`.
+            mixed_precision: measure in bfloat16, for a trainer with `precision="bf16-mixed"`.
+            weights_from: where the initial weights were read from, for a warning if they do no
+                better than chance; None: they were drawn at random.
+
+        Raises:
+            ValueError: see `check`; a stage ended without a checkpoint.
+        """
+        self.check(module.model.config, module.budget)
+        self._folder = Path(folder)
+        driver = StageDriver(
+            staged=self.staged,
+            state_key=self.state_key,
+            module=module,
+            data=data,
+            folder=self._folder,
+            keeps_dense=keep_dense,
+            device=device,
+            mixed_precision=mixed_precision,
+            weights_from=weights_from,
+        )
+        if checkpoint is None:
+            checkpoint = first_does(partial(latest_valid_checkpoint, self._folder))
+        previous: Stage | None = None
+        while True:
+            stage = driver.enter(checkpoint)
+            if previous is not None and stage.max_steps == previous.max_steps:
+                raise ValueError(
+                    f"stage ended at step {stage.max_steps}, and {self._folder / CHECKPOINTS} has "
+                    "no checkpoint of that step to start the next stage from; give the trainer a "
+                    "CheckpointCallback for that folder"
+                )
+            self._records = stage.records
+            yield stage
+            if stage.is_last or stage.module.global_step < stage.max_steps:
+                return
+            previous, checkpoint = stage, last_checkpoint(self._folder)
 
     def check(self, config: ModelConfig, budget: TrainingBudget) -> None:
-        """Refuse what cannot be done, before any data is read.
+        """Check the recipe and the stages before any data is read.
 
         Raises:
-            ValueError: what the recipe refuses for this model, stages that do not fit into the
-                budget, groups that are not the recipe's layers.
+            ValueError: the recipe cannot compress this model, the stages do not fit into the
+                budget, or the groups are not the matrices that the recipe names.
         """
-        with torch.device("meta"):
-            model = MobileLLM(config)
-        self.recipe.check(model)
-        self.starts(budget)
-        names = self.recipe.layer_names(config)
-        if not names:
-            self._check_single()
-        elif self.order != "least_sensitive":
-            self._group(config, names)
+        self.staged.check(config, budget)
 
     def configs_after(self, config: ModelConfig) -> list[ModelConfig]:
-        """As `Recipe.configs_after`: the architectures that may result, known without data."""
-        return self.recipe.configs_after(config)
+        """The architectures that may result, as far as heads, widths and blocks are concerned."""
+        return self.staged.recipe.configs_after(config)
 
     def starts(self, budget: TrainingBudget) -> tuple[int, ...]:
-        """Optimizer steps done when each stage begins.
+        """The number of completed optimizer steps at which each stage begins.
 
         Raises:
-            ValueError: stages that do not fit into the budget, or that time could cut off.
+            ValueError: the stages do not fit into the budget.
         """
-        starts = stage_starts(
-            budget.total_steps,
-            self.num_stages,
-            first_start=self.first_start,
-            recovery_share=self.recovery_share,
-        )
-        if starts[-1] > 0 and budget.max_seconds is not None:
+        return self.staged.starts(budget)
+
+    def report(self, final_loss: float | None) -> list[dict[str, Any]]:
+        """What each stage did and how far training recovered from it, as plain data.
+
+        Args:
+            final_loss: validation loss of the model as it is now, nats per token.
+        """
+        recovered = [record.loss_before for record in self._records[1:]] + [final_loss]
+        return [
+            asdict(record) | {"loss_recovered": loss}
+            for record, loss in zip(self._records, recovered, strict=False)
+        ]
+
+    # Lightning's hooks
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse a fit that `stages` did not prepare.
+
+        Raises:
+            ValueError: `stages` was not called.
+        """
+        if stage == "fit" and self._folder is None:
             raise ValueError(
-                f"max_seconds={budget.max_seconds} could end the run before its last stage of "
-                "compression; give max_tokens or max_steps alone, or one stage with first_start=0"
+                "CompressionCallback compresses the model between fits; fit the module of each "
+                "stage: for stage in compression.stages(module, data, folder)"
             )
-        return starts
-
-    def stages(self, plan: Plan, config: ModelConfig, budget: TrainingBudget) -> Stages | None:
-        """The matrices of the plan by stages; None if it changes the model as a whole.
-
-        Raises:
-            ValueError: layers that cannot be divided as asked for.
-        """
-        if not plan.names:
-            self._check_single()
-            return None
-        groups = self._group(config, plan.names, plan.expected_errors)
-        return Stages(groups, self.starts(budget))
 
     def state_dict(self) -> dict[str, Any]:
-        """What the stages so far did."""
-        return {"records": self.records}
+        """The records of all stages so far, as plain data."""
+        return {"records": [asdict(record) for record in self._records]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
-        self.records = list(state_dict["records"])
+        """Restore the records."""
+        self._records = tuple(StageRecord(**record) for record in state_dict["records"])
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Write what the stage began with, before its first step: after a resume the same row."""
-        if self.records and self.records[-1]["step"] == trainer.global_step:
-            record = self.records[-1]
+        """Log the stage before its first step; a run that resumes there logs the same row again."""
+        if self._records and self._records[-1].step == trainer.global_step:
+            record = asdict(self._records[-1])
             pl_module.write_metrics({name: record[key] for name, key in METRICS.items()})
-
-    def _group(
-        self, config: ModelConfig, names: Sequence[str], errors: dict[str, Any] | None = None
-    ) -> tuple[tuple[str, ...], ...]:
-        return group_layers(
-            config,
-            names,
-            num_stages=self.num_stages,
-            order=self.order,
-            patterns=self.groups or (),
-            errors=errors,
-        )
-
-    def _check_single(self) -> None:
-        if self.num_stages > 1 or self.order not in ("forward", "backward"):
-            raise ValueError(
-                f"{type(self.recipe).__name__} compresses the model as a whole, not layer by "
-                f"layer; use num_stages=1 and no groups (num_stages={self.num_stages}, "
-                f"order={self.order})"
-            )

@@ -1,12 +1,13 @@
 """Training a student beside a teacher: when, with what, and what it is called."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
 from torch import Tensor
 
+from mobilellm.callbacks.compression import CompressionCallback
 from mobilellm.distillation import LogitMSE
 from mobilellm.distillation.losses.loss import DistillationLoss, LogitLoss, StateLoss
 from mobilellm.distillation.losses.schedule import Scheduled, check_scheduled, value_at
@@ -20,7 +21,7 @@ from mobilellm.distillation.teachers.opening import (
     facts_of,
     open_teacher,
 )
-from mobilellm.distillation.teachers.teacher import check_teacher_options, structure_of
+from mobilellm.distillation.teachers.teacher import Teacher, check_teacher_options, structure_of
 from mobilellm.distillation.terms import captures_of, distillation_terms, make_projections
 from mobilellm.losses.loss_terms import Terms
 from mobilellm.models.config import ModelConfig
@@ -28,6 +29,14 @@ from mobilellm.models.saved_config import CONFIG_FILE
 from mobilellm.ranges import Range, checked
 
 DENSE = "dense"
+NO_TEACHER = (
+    "distillation.teacher is not given; give the folder of a model, a run or a logit "
+    "store, or `dense` with compression"
+)
+NO_COMPRESSION = (
+    "teacher=dense is the model before compression, and this run has no compression; give a "
+    "teacher's folder, or compression=…"
+)
 
 
 class DistillationCallback(Callback):
@@ -53,9 +62,9 @@ class DistillationCallback(Callback):
     @checked(top_k=Range(at_least=1))
     def __init__(
         self,
+        teacher: str | Path | None,
         losses: Mapping[str, DistillationLoss],
         *,
-        teacher: str | None = None,
         cross_entropy_weight: Scheduled = 1.0,
         teacher_precision: str = "auto",
         top_k: int | None = None,
@@ -73,28 +82,20 @@ class DistillationCallback(Callback):
         check_scheduled("cross_entropy_weight", cross_entropy_weight)
         check_teacher_options(teacher_precision, top_k, rounding)
         self.losses = dict(losses)
-        self.teacher_folder = teacher
+        self.teacher_folder = None if teacher is None else str(teacher)
         self.cross_entropy_weight = cross_entropy_weight
         self.options = {"precision": teacher_precision, "top_k": top_k, "rounding": rounding}
         self.capture = captures_of(self.losses.values())
-        self.dense_folder: Path | None = None
-        """Where the pipeline keeps the model as it was before compression."""
-        self.teacher: Any = None
+        self.folder: Path | None = None
+        """Of the teacher in this fit; None: there is none before the first stage of compression."""
+        self.teacher: Teacher | None = None
         self.facts: TeacherFacts | None = None
-        """Of the open teacher, whose folder may be gone when the run ends."""
+        """Of the teacher, kept because its folder may be gone when the run ends."""
 
     @property
     def is_dense(self) -> bool:
         """Whether the teacher is the student before compression."""
         return self.teacher_folder == DENSE
-
-    @property
-    def folder(self) -> Path | None:
-        """Of the teacher; None while there is none, before the first stage of compression."""
-        if not self.is_dense:
-            return Path(self.teacher_folder or "")
-        folder = self.dense_folder
-        return folder if folder is not None and (folder / CONFIG_FILE).is_file() else None
 
     @property
     def has_projections(self) -> bool:
@@ -130,15 +131,9 @@ class DistillationCallback(Callback):
             ValueError, FileNotFoundError: no teacher, one that does not fit, layers out of range.
         """
         if self.teacher_folder is None:
-            raise ValueError(
-                "distillation.teacher is not given; give the folder of a model, a "
-                "run or a logit store, or `dense` with compression"
-            )
+            raise ValueError(NO_TEACHER)
         if self.is_dense and compressed is None:
-            raise ValueError(
-                "teacher=dense is the model before compression, and this run has no compression; "
-                "give a teacher's folder, or compression=…"
-            )
+            raise ValueError(NO_COMPRESSION)
         if compressed is not None and self.has_projections:
             raise ValueError(
                 "projection=true cannot be combined with compression, whose stages change what is "
@@ -190,15 +185,47 @@ class DistillationCallback(Callback):
             )
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Open the teacher; give the module what is trained beside the student."""
+        """Open the teacher; add the projections that are trained beside the student to the module.
+
+        Raises:
+            ValueError, FileNotFoundError: there is no teacher, or it does not fit the student.
+        """
+        student = pl_module.model.config
+        self.folder = self._find_teacher(trainer.callbacks)
+        self.teacher = self.facts = None
         if self.folder is None:
             return
         self.facts = describe_teacher(self.folder)
+        self.student = structure_of(student)
+        check_fits(self.facts, self.student, trainer.datamodule.sequence_length)
+        self._check_losses([student], student, self.facts)
         self.teacher = open_teacher(self.folder, **self.options)
-        self.student = structure_of(pl_module.model.config)
         pl_module.auxiliary.update(
             make_projections(self.losses, self.student, self.teacher.structure)
         )
+
+    def _find_teacher(self, callbacks: Iterable[Callback]) -> Path | None:
+        """The folder of the teacher; None if it is the student before compression, and still is.
+
+        Raises:
+            ValueError: no teacher is given, or the model before compression was not kept.
+        """
+        if self.teacher_folder is None:
+            raise ValueError(NO_TEACHER)
+        if not self.is_dense:
+            return Path(self.teacher_folder)
+        compression = next((c for c in callbacks if isinstance(c, CompressionCallback)), None)
+        if compression is None:
+            raise ValueError(NO_COMPRESSION)
+        if not compression.records:
+            return None
+        folder = compression.dense_folder
+        if folder is None or not (folder / CONFIG_FILE).is_file():
+            raise ValueError(
+                f"teacher=dense is the model before compression, which {folder} does not hold; "
+                "call CompressionCallback.stages with keep_dense=True from the start of the run"
+            )
+        return folder
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Move the teacher to where the student is."""
@@ -209,7 +236,7 @@ class DistillationCallback(Callback):
         """For the table that is printed before the first step."""
         if self.folder is None:
             return "teacher", "the dense model, from the first stage of compression on"
-        seen = "" if self.options["top_k"] is None else f", its top {self.options['top_k']} tokens"
+        seen = "" if self.options["top_k"] is None else f", its top {self.options['top_k']} words"
         return "teacher", f"{self.folder}{seen}: {', '.join(self.losses)}"
 
     def summary(self) -> dict[str, Any]:
@@ -223,11 +250,16 @@ class DistillationCallback(Callback):
             }
         }
 
+    def label_weight(self, module: Any) -> float:
+        """Factor of the labels' cross entropy at this step; 1 while there is no teacher."""
+        if self.teacher is None:
+            return 1.0
+        return value_at(self.cross_entropy_weight, module.progress)
+
     def loss_terms(self, module: Any, batch: dict[str, Tensor], output: Any) -> Terms:
         """The losses of one micro-batch; none while there is no teacher."""
         if self.teacher is None:
             return {}
-        module.cross_entropy_weight = value_at(self.cross_entropy_weight, module.progress)
         return distillation_terms(
             self.losses,
             self.teacher.run(batch, self.capture),

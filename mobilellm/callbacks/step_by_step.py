@@ -30,11 +30,11 @@ class StepByStepCallback(Callback):
         )
     )
     def __init__(self, *, rationale_weight: float = 1.0) -> None:
-        """Nothing is changed before `setup`."""
-        self.rationale_weight = rationale_weight
+        """Remember the weights."""
+        self.task_weights = {"label": 1.0, "rationale": rationale_weight}
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Set the weights of the tasks.
+        """Check that the data has rationales.
 
         Raises:
             ValueError: the data has no rationales to learn from.
@@ -46,4 +46,3 @@ class StepByStepCallback(Callback):
                 f"[{','.join(tasks)}]; use data=rationales data.tasks=[label,rationale], or "
                 "distillation=none"
             )
-        pl_module.task_weights = {"label": 1.0, "rationale": self.rationale_weight}

@@ -1,1 +1,1 @@
-"""Evaluation of models: validation loss, accuracy of answers, and latency."""
+"""How good a model is: cross entropy and validation loss."""

@@ -1,16 +1,16 @@
-"""Warning about weights that predict no better than chance."""
+"""Weights that predict no better than chance on the data they are given."""
 
 import logging
 import math
 
 logger = logging.getLogger(__name__)
 
-# Warn if the loss is at least this fraction of ln(vocabulary), the loss of a uniform prediction.
+# Share of ln(vocabulary), the loss of a model that knows nothing, from which on to warn.
 UNTRAINED_SHARE = 0.9
 
 
 def warn_if_untrained(loss: float, vocab_size: int, origin: str) -> None:
-    """Warn if given weights predict no better than random ones.
+    """Warn where given weights do no better than weights drawn at random.
 
     Args:
         loss: nats per token on validation text.

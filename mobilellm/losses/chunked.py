@@ -1,8 +1,8 @@
-"""Losses on logits over a large vocabulary without ever holding all logits.
+"""Losses on logits over a large vocabulary, in the memory of the logits of one chunk of tokens.
 
-Logits are made for one chunk of tokens at a time, once for the cross entropy and all further
-losses, and their gradients with respect to the hidden states and to whatever parameters `unembed`
-uses (a tied table, a head, factors) at once in the forward pass.
+The logits of each chunk are computed once for the cross entropy and all further losses. The forward
+pass also computes the gradients, with respect to the hidden states and to all parameters that
+`unembed` uses (a tied table, a head, or factors), so that no logits are kept for the backward pass.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -24,12 +25,12 @@ class ChunkTerm:
     """A further loss on logits."""
 
     function: Callable[[Tensor, slice], Tensor]
-    """(logits (rows, vocab), their place among all tokens) -> sum over the chunk's tokens."""
+    """(logits (rows, vocab), range of the rows among all tokens) -> sum over these tokens."""
     weight: float = 1.0
-    """Factor in the total."""
+    """Factor in the total loss."""
     chunk_share: float = 0.5
-    """Chunks are so much smaller than for the cross entropy alone: a loss that keeps buffers of the
-    logits' size for its gradient needs room for them."""
+    """Size of the chunks relative to those of the cross entropy alone: a loss that keeps buffers of
+    the logits' size for its gradient needs memory for them."""
 
 
 Term = ChunkTerm | SoftLabels
@@ -40,38 +41,38 @@ class LossSums:
     """Sums over all tokens, in float32."""
 
     total: Tensor
-    """Weighted sum of all losses; it can be back-propagated once."""
+    """Weighted sum of all losses; it can be backpropagated once."""
     token_losses: Tensor
-    """Cross entropy of each token in nats (...), 0 where there is no label; no gradient."""
+    """Cross entropy of each token in nats (...), 0 for tokens without a label; no gradient."""
     terms: Tensor
-    """Sum of each term, without its weight (terms,); no gradient."""
+    """Sum of each term without its weight (terms,); no gradient."""
 
 
 def chunked_losses(
-    hidden: Tensor,
+    hidden: Float[Tensor, "*tokens hidden"],
     unembed: Unembed,
-    labels: Tensor,
+    labels: Int[Tensor, "*labels"],
     *,
-    label_weights: Tensor | None = None,
+    label_weights: Float[Tensor, "*labels"] | None = None,
     cross_entropy_weight: float = 1.0,
     terms: Sequence[Term] = (),
     chunk_tokens: int | None = None,
 ) -> LossSums:
     """Cross entropy and further losses on the logits of all tokens.
 
-    Memory for logits is that of one chunk. Softmax and sums run in float32 whatever the input type.
+    Only the logits of one chunk are in memory. Softmax and sums are computed in float32.
 
     Args:
         hidden: (..., hidden), as `unembed` takes it.
-        unembed: hidden states to logits (tokens, vocab); row by row.
-        labels: (...), token ids; -100 counts for nothing in the cross entropy.
+        unembed: maps hidden states (tokens, hidden) to logits (tokens, vocab), each row by itself.
+        labels: (...), token ids; -100 is ignored by the cross entropy.
         label_weights: (...), factor of each token's cross entropy; default: 1.
         cross_entropy_weight: factor of the cross entropy as a whole.
         terms: further losses.
         chunk_tokens: tokens per chunk; default: as many as `LOSS_CHUNK_LOGITS` allows.
 
     Raises:
-        ValueError: shapes that do not fit, a chunk of no tokens.
+        ValueError: shapes do not fit, or a chunk has no tokens.
     """
     if hidden.shape[:-1] != labels.shape:
         raise ValueError(
@@ -83,7 +84,7 @@ def chunked_losses(
     shape = labels.shape
     hidden, labels = hidden.flatten(0, -2), labels.flatten()
     weights = None if label_weights is None else label_weights.flatten() * cross_entropy_weight
-    # No rows, no cost: this only shows what unembed is made of.
+    # An empty input costs nothing and shows which parameters unembed uses.
     probe = unembed(hidden[:0].detach())
     share = min((t.chunk_share for t in terms if isinstance(t, ChunkTerm)), default=1.0)
     plan = _Plan(
@@ -91,7 +92,7 @@ def chunked_losses(
         labels=labels,
         weights=cross_entropy_weight if weights is None else weights,
         terms=tuple(terms),
-        chunks=num_chunks(hidden.shape[0], probe, chunk_tokens, share),
+        num_chunks=num_chunks(hidden.shape[0], probe, chunk_tokens, share),
     )
     if not (torch.is_grad_enabled() and (hidden.requires_grad or probe.requires_grad)):
         total, losses, sums = _sums(hidden, plan)
@@ -103,58 +104,58 @@ def chunked_losses(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the passes over the chunks need beside the hidden states."""
+    """What the passes over the chunks need besides the hidden states."""
 
     unembed: Unembed
     labels: Tensor
     weights: Tensor | float
     terms: tuple[Term, ...]
-    chunks: int
+    num_chunks: int
 
-    def pieces(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Chunks of nearly equal size: their place, hidden states and labels."""
+    def chunks_of(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Chunks of nearly equal size: their ranges, hidden states and labels."""
         start = 0
-        for rows, targets in pairs(hidden, self.labels, self.chunks):
+        for rows, targets in pairs(hidden, self.labels, self.num_chunks):
             yield slice(start, start + rows.shape[0]), rows, targets
             start += rows.shape[0]
 
     @property
     def soft(self) -> list[int]:
-        """Which of the terms are soft labels."""
+        """Indices of the terms that are soft labels."""
         return [i for i, term in enumerate(self.terms) if isinstance(term, SoftLabels)]
 
     def soft_labels(self, place: slice) -> list[tuple[Tensor, float]]:
-        """The teachers' logits of a chunk, and their weights."""
+        """The logits of each teacher for a chunk, and its weight."""
         return [(t.logits(place), t.weight) for t in self.terms if isinstance(t, SoftLabels)]
 
     def weighted(self, sums: Tensor) -> Tensor:
-        """Sum of the terms (terms,) with their weights."""
+        """Weighted sum of the terms (terms,)."""
         return sum((s * term.weight for s, term in zip(sums, self.terms, strict=True)),
                    sums.new_zeros(()))  # fmt: skip
 
     def weight_of(self, place: slice) -> Tensor | float:
-        """Factor of each token's cross entropy."""
+        """Factor of the cross entropy of each token in a chunk."""
         return self.weights[place] if isinstance(self.weights, Tensor) else self.weights
 
 
 class _ChunkedLosses(torch.autograd.Function):
-    """The gradients are made in the forward pass; backward scales them."""
+    """The forward pass computes the gradients; the backward pass scales them."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, plan: _Plan, *parameters: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # One allocation: pieces put together at the end leave holes that the heap keeps.
+        # One allocation: concatenating the chunks at the end would fragment the heap.
         hidden_gradient = torch.empty_like(hidden)
         gradients: list[Tensor | None] = [None] * len(parameters)
         total, token_losses, sums = _empty_sums(hidden, plan)
-        for place, rows, targets in plan.pieces(hidden.detach()):
+        for place, rows, targets in plan.chunks_of(hidden.detach()):
             with torch.enable_grad():
                 inputs = [rows.requires_grad_(), *parameters]
                 logits = plan.unembed(inputs[0])
             weight = plan.weight_of(place)
             found = label_losses(logits.detach(), targets, weight, plan.soft_labels(place))
-            token_losses[place], soft, slope = found
+            token_losses[place], soft, logit_gradient = found
             total += (token_losses[place] * weight).sum()
             sums[plan.soft] += soft
             for index, term in enumerate(plan.terms):
@@ -164,8 +165,8 @@ class _ChunkedLosses(torch.autograd.Function):
                         value = term.function(leaf, place)
                     sums[index] += value.detach()
                     if term.weight:
-                        slope.add_(torch.autograd.grad(value, leaf)[0], alpha=term.weight)
-            made = torch.autograd.grad(logits, inputs, slope.to(logits.dtype))
+                        logit_gradient.add_(torch.autograd.grad(value, leaf)[0], alpha=term.weight)
+            made = torch.autograd.grad(logits, inputs, logit_gradient.to(logits.dtype))
             hidden_gradient[place] = made[0]
             gradients = [
                 new if old is None else old.add_(new)
@@ -180,14 +181,16 @@ class _ChunkedLosses(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor, *_: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         if ctx.gradients is None:
-            raise RuntimeError("the chunked losses can be back-propagated only once")
+            raise RuntimeError("the chunked losses can be backpropagated only once")
         hidden, *gradients = (gradient.mul_(scale) for gradient in ctx.gradients)
         ctx.gradients = None
         return hidden, None, *gradients
 
 
-def _empty_sums(hidden: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
-    """Total, token losses and sums of terms, all 0."""
+def _empty_sums(
+    hidden: Float[Tensor, "tokens hidden"], plan: _Plan
+) -> tuple[Float[Tensor, ""], Float[Tensor, " tokens"], Float[Tensor, " terms"]]:
+    """Zeros for the total, the losses of the tokens and the sums of the terms."""
     options: dict[str, Any] = {"dtype": torch.float32, "device": hidden.device}
     return (
         torch.zeros((), **options),
@@ -196,13 +199,15 @@ def _empty_sums(hidden: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def _sums(hidden: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
-    """The same without gradients."""
+def _sums(
+    hidden: Float[Tensor, "tokens hidden"], plan: _Plan
+) -> tuple[Float[Tensor, ""], Float[Tensor, " tokens"], Float[Tensor, " terms"]]:
+    """As `_ChunkedLosses`, without gradients."""
     total, token_losses, sums = _empty_sums(hidden, plan)
-    for place, rows, targets in plan.pieces(hidden):
+    for place, rows, targets in plan.chunks_of(hidden):
         logits = plan.unembed(rows)
         weight = plan.weight_of(place)
-        found = label_losses(logits, targets, weight, plan.soft_labels(place), slope=False)
+        found = label_losses(logits, targets, weight, plan.soft_labels(place), with_gradient=False)
         token_losses[place], soft, _ = found
         total += (token_losses[place] * weight).sum()
         sums[plan.soft] += soft
@@ -213,14 +218,21 @@ def _sums(hidden: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def pairs(hidden: Tensor, labels: Tensor, chunks: int) -> Any:
-    """Chunks of rows and their labels, of nearly equal size."""
+    """The chunks of the rows, of nearly equal size, each with its labels."""
     return zip(hidden.tensor_split(chunks), labels.tensor_split(chunks), strict=True)
 
 
 def num_chunks(
     tokens: int, probe: Tensor, chunk_tokens: int | None = None, share: float = 1.0
 ) -> int:
-    """Chunks of at most `chunk_tokens` tokens, or of `share` of the logits allowed at a time."""
+    """How many chunks are needed for at most `chunk_tokens` tokens each.
+
+    Args:
+        tokens: in all.
+        probe: logits (0, vocab), for their device and vocabulary.
+        chunk_tokens: default: what `share` of `LOSS_CHUNK_LOGITS` allows.
+        share: of the logits that may be in memory at a time.
+    """
     if chunk_tokens is None:
         allowed = LOSS_CHUNK_LOGITS.get(probe.device.type, LOSS_CHUNK_LOGITS["cpu"])
         chunk_tokens = max(1, int(allowed * share) // probe.shape[-1])
@@ -228,7 +240,7 @@ def num_chunks(
 
 
 def _leaf_parameters(output: Tensor) -> list[nn.Parameter]:
-    """The parameters that `output` was made from, each once."""
+    """The parameters that `output` was computed from, each once."""
     found: dict[int, nn.Parameter] = {}
     seen, waiting = set(), [output.grad_fn]
     while waiting:

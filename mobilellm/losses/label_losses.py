@@ -1,59 +1,65 @@
-"""Losses whose gradient is softmax minus labels, hard or soft, so that they share one softmax."""
+"""Cross entropy with labels and KL divergence from teachers, which share one softmax.
+
+The gradient of both with respect to the logits is softmax(student) minus the (hard or soft) labels.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 IGNORE_INDEX = -100
 
-# Logits that one pass of softmax and gradient goes over on CPUs, so that they stay in a cache.
+# Logits per pass of softmax and gradient on CPUs: so many fit in the CPU cache.
 CPU_BLOCK_LOGITS = 2**19
 
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """KL(teacher ‖ student) at temperature 1, over the tokens that have a label.
+    """KL(teacher ‖ student) at temperature 1, summed over the tokens that have a label.
 
-    As a `ChunkTerm` it would be the same, but its gradient is softmax(student) − softmax(teacher),
-    and softmax(student) is made for the cross entropy anyway: sharing it saves half of the time.
+    A `ChunkTerm` could compute the same. But the gradient is softmax(student) − softmax(teacher),
+    and the cross entropy needs softmax(student) anyway: sharing it saves half of the time.
     """
 
     logits: Callable[[slice], Tensor]
-    """A chunk's place among all tokens -> the teacher's logits (rows, vocab), without gradient."""
+    """(range of a chunk among all tokens) -> the teacher's logits (rows, vocab), detached."""
     weight: float = 1.0
-    """Factor in the total."""
+    """Factor in the total loss."""
 
 
 def label_losses(
-    logits: Tensor,
-    targets: Tensor,
-    weight: Tensor | float,
-    soft: Sequence[tuple[Tensor, float]] = (),
+    logits: Float[Tensor, "rows vocab"],
+    targets: Int[Tensor, " rows"],
+    weight: Float[Tensor, " rows"] | float,
+    soft: Sequence[tuple[Float[Tensor, "rows vocab"], float]] = (),
     *,
-    slope: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross entropy with the targets and divergence from teachers, a few rows at a time.
+    with_gradient: bool = True,
+) -> tuple[
+    Float[Tensor, " rows"], Float[Tensor, " teachers"], Float[Tensor, "gradient_rows vocab"]
+]:
+    """Cross entropy with the targets and KL divergence from teachers, a few rows at a time.
 
     Args:
         logits: (rows, vocab), without gradient.
-        targets: (rows,), token ids; -100 counts for nothing.
-        weight: factor of the cross entropy, one or (rows,).
-        soft: each teacher's logits (rows, vocab), and the factor of the divergence from it.
-        slope: whether the gradient is wanted.
+        targets: (rows,), token ids; -100 is ignored.
+        weight: factor of the cross entropy, one for all rows or (rows,).
+        soft: the logits (rows, vocab) of each teacher, and the factor of the divergence from it.
+        with_gradient: whether to compute the gradient.
 
     Returns:
-        Cross entropy of each row in nats (rows,); each divergence summed over the rows with a
-        label (teachers,); the gradient of their weighted sum with respect to the logits (rows,
-        vocab), or nothing in it. All float32.
+        The cross entropy of each row in nats (rows,); each divergence in nats, summed over the
+        rows with a label (teachers,); the gradient of their weighted sum with respect to the
+        logits (rows, vocab), or an empty tensor (0, vocab). All are float32.
     """
     rows, vocab = logits.shape
     losses = logits.new_empty(rows, dtype=torch.float32)
     sums = losses.new_zeros(len(soft))
     size = max(1, CPU_BLOCK_LOGITS // vocab) if logits.is_cpu else max(1, rows)
-    # Of one block alone the gradient is returned where it was made, not copied.
-    slopes = losses.new_empty((rows, vocab) if slope and size < rows else (0, vocab))
+    # If one block holds all rows, its gradient is returned without a copy.
+    gradient = losses.new_empty((rows, vocab) if with_gradient and size < rows else (0, vocab))
     for first in range(0, rows, size):
         block = slice(first, first + size)
         labels = targets[block]
@@ -63,27 +69,31 @@ def label_losses(
             value, probabilities = _divergence(theirs[block], log_probabilities, labels)
             sums[index] += value
             teachers.append((probabilities, factor))
-        if slope:
+        if with_gradient:
             own = weight[block] if isinstance(weight, Tensor) else weight
-            made = _logit_gradient_(log_probabilities, labels, own, teachers)
+            block_gradient = _logit_gradient_(log_probabilities, labels, own, teachers)
             if size < rows:
-                slopes[block] = made
+                gradient[block] = block_gradient
             else:
-                slopes = made
-    return losses, sums, slopes
+                gradient = block_gradient
+    return losses, sums, gradient
 
 
-def losses_and_log_probabilities(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss of each row (rows,) and log-probabilities (rows, vocab), both float32."""
+def losses_and_log_probabilities(
+    logits: Float[Tensor, "rows vocab"], targets: Int[Tensor, " rows"]
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows vocab"]]:
+    """Cross entropy of each row (rows,) in nats and log-probabilities (rows, vocab), float32."""
     log_probabilities = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
     chosen = log_probabilities.gather(1, targets.clamp(min=0).unsqueeze(1)).squeeze(1)
     return -chosen.masked_fill(targets == IGNORE_INDEX, 0.0), log_probabilities
 
 
 def _divergence(
-    teacher_logits: Tensor, log_probabilities: Tensor, targets: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Sum over the rows with a label, and the teacher's probabilities (rows, vocab)."""
+    teacher_logits: Float[Tensor, "rows vocab"],
+    log_probabilities: Float[Tensor, "rows vocab"],
+    targets: Int[Tensor, " rows"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, "rows vocab"]]:
+    """KL in nats, summed over the rows with a label; the teacher's probabilities (rows, vocab)."""
     teacher_log_probs = torch.log_softmax(teacher_logits, dim=-1, dtype=torch.float32)
     probabilities = teacher_log_probs.exp()
     values = teacher_log_probs.sub_(log_probabilities).mul_(probabilities).sum(-1)
@@ -91,14 +101,14 @@ def _divergence(
 
 
 def _logit_gradient_(
-    log_probabilities: Tensor,
-    targets: Tensor,
-    weight: Tensor | float,
-    soft: Sequence[tuple[Tensor, float]],
-) -> Tensor:
-    """Σ over hard and soft labels of weight × (softmax − label); in the memory of the softmax.
+    log_probabilities: Float[Tensor, "rows vocab"],
+    targets: Int[Tensor, " rows"],
+    weight: Float[Tensor, " rows"] | float,
+    soft: Sequence[tuple[Float[Tensor, "rows vocab"], float]],
+) -> Float[Tensor, "rows vocab"]:
+    """Σ over hard and soft labels of weight × (softmax − label); 0 in rows without a label.
 
-    Rows without a label are 0.
+    Overwrites `log_probabilities` with the result.
     """
     gradient = log_probabilities.exp_()
     whole = weight + sum(factor for _, factor in soft)

@@ -1,38 +1,46 @@
-"""The loss of a micro-batch: cross entropy, by task where the data tells tasks apart, and terms."""
+"""The loss of a micro-batch: cross entropy, weighted by task if there are tasks, and terms."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mobilellm.losses.chunked import chunked_losses
 from mobilellm.losses.label_losses import IGNORE_INDEX
-from mobilellm.losses.loss_terms import HasLossTerms, LogitTerm, LossTerm, captures_asked
+from mobilellm.losses.loss_terms import (
+    HasLossTerms,
+    LogitTerm,
+    LossTerm,
+    label_weight_of,
+    requested_captures,
+)
 from mobilellm.models.attention_mask import attention_mask_of
 
 Batch = dict[str, Tensor]
 
 
 def micro_batch_losses(
-    module: Any, batch: Batch, sources: Sequence[HasLossTerms], counts: Tensor
+    module: Any, batch: Batch, sources: Sequence[HasLossTerms], counts: Int[Tensor, " tasks"]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Forward pass and losses, as sums over the unmasked tokens.
+    """Forward pass and losses, as sums over the unmasked tokens in nats.
 
     Args:
         module: the LanguageModelModule.
         batch: a micro-batch.
-        sources: callbacks that add to the loss.
-        counts: labels of each task in the whole step, from `count_tasks` over all of it.
+        sources: callbacks that add terms to the loss.
+        counts: labels of each task in the whole optimizer step, from `count_tasks`.
 
     Returns:
-        The loss, and each part of it by the end of its name in the log, without weights.
+        The loss, and each part of it without its weight, by what follows `train/loss` in its
+        logged name (`""` is the cross entropy).
     """
     output = module.model(
         batch["input_ids"],
         attention_mask=attention_mask_of(batch),
         logits=False,
-        capture=captures_asked(sources),
+        capture=requested_captures(sources),
     )
     labels = batch["labels"]
     terms = {
@@ -48,7 +56,7 @@ def micro_batch_losses(
         module.model.unembed,
         labels,
         label_weights=weights,
-        cross_entropy_weight=module.cross_entropy_weight,
+        cross_entropy_weight=label_weight_of(sources, module),
         terms=list(on_logits.values()),
     )
     loss = sums.total
@@ -64,8 +72,8 @@ def micro_batch_losses(
     return loss, values
 
 
-def count_tasks(batch: Batch, num_tasks: int) -> Tensor:
-    """Labels of each task in a micro-batch (num_tasks + 1,); at 0 those of none."""
+def count_tasks(batch: Batch, num_tasks: int) -> Int[Tensor, " tasks"]:
+    """Labels of each task in a micro-batch (num_tasks + 1,); index 0 counts those of no task."""
     has_label = batch["labels"] != IGNORE_INDEX
     if num_tasks == 0 or "tasks" not in batch:
         count = has_label.sum().unsqueeze(0)
@@ -73,8 +81,10 @@ def count_tasks(batch: Batch, num_tasks: int) -> Tensor:
     return batch["tasks"][has_label].bincount(minlength=num_tasks + 1)
 
 
-def label_weights(batch: Batch, counts: Tensor, weights: Mapping[str, float]) -> Tensor | None:
-    """Factors that make a step's cross entropy Σ over tasks of weight × mean over its tokens.
+def label_weights(
+    batch: Batch, counts: Int[Tensor, " tasks"], weights: Mapping[str, float]
+) -> Float[Tensor, "batch seq"] | None:
+    """Factors with which a step's cross entropy is Σ over tasks of weight × mean of the task.
 
     Args:
         batch: a micro-batch; `tasks` (batch, seq) says which task each label belongs to, from 1.
@@ -82,7 +92,8 @@ def label_weights(batch: Batch, counts: Tensor, weights: Mapping[str, float]) ->
         weights: weight of each task, in the order of their numbers.
 
     Returns:
-        (batch, seq), to be divided by the number of all labels; None where there are no tasks.
+        (batch, seq), for a sum that is divided by the number of all labels; None if there are no
+        tasks.
     """
     if not weights or "tasks" not in batch:
         return None
@@ -93,7 +104,10 @@ def label_weights(batch: Batch, counts: Tensor, weights: Mapping[str, float]) ->
 def _task_losses(
     batch: Batch, nats: Tensor, counts: Tensor, weights: Mapping[str, float]
 ) -> dict[str, Tensor]:
-    """Cross entropy of each task, such that its sum over the step by all labels is its mean."""
+    """Cross entropy of each task, scaled to its mean over the task's labels in the step.
+
+    The sum over all micro-batches, divided by the number of all labels, is that mean.
+    """
     if not weights or "tasks" not in batch:
         return {}
     shares = counts.sum() / counts.clamp(min=1)

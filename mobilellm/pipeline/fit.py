@@ -13,19 +13,19 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from mobilellm.callbacks.compression_stages import Stage
 from mobilellm.callbacks.graceful_stop import GracefulStopCallback
 from mobilellm.checkpoint import model_from_state
-from mobilellm.checkpoint_files import last_checkpoint
 from mobilellm.cli.command import Stopped
 from mobilellm.data import PreparedData
 from mobilellm.models import MobileLLM
 from mobilellm.pipeline.checkpoints import first_checkpoint, rewind_checkpoint
 from mobilellm.pipeline.memory import reset_peak_memory
 from mobilellm.pipeline.micro_batch import micro_batch_size
-from mobilellm.pipeline.parts import make_data, make_module
-from mobilellm.pipeline.results import Results, callback_of, end_early, measure_results
+from mobilellm.pipeline.parts import make_data, make_model, make_module
+from mobilellm.pipeline.results import EarlyEnd, Results, callback_of, end_early, measure_results
 from mobilellm.pipeline.run import Run
-from mobilellm.pipeline.stages import Stage, enter_stage, report_stages
+from mobilellm.pipeline.stages import report_stages, stages_of
 from mobilellm.training.datamodule import TokenDataModule
 from mobilellm.training.divergence import RollBack
 from mobilellm.training.module import LanguageModelModule
@@ -54,35 +54,46 @@ def fit(run: Run, prepared: PreparedData) -> Fitted:
     checkpoint = first_does(partial(first_checkpoint, run))
     size = micro_batch_size(run)
     data = make_data(run, prepared, size)
-    # Compression measures on all windows; a trainer divides those of `data` among the ranks.
-    whole_data = None if run.parts.compression is None else make_data(run, prepared, size)
     reset_peak_memory(run.trainer.device_type)
     with _closing(run.parts.loggers):
         while True:
-            stage = enter_stage(run, whole_data, checkpoint)
+            # Built again only after a rollback: the strategy may have sharded the first one.
+            initial = make_module(run, make_model(run))
             try:
-                trainer, module = _fit_stage(run, stage, data, checkpoint)
+                module, early = _fit_stages(run, initial, data, checkpoint)
+                break
             except RollBack as request:
                 checkpoint = first_does(partial(rewind_checkpoint, run, request))
-                continue
-            _raise_if_stopped(run)
-            early = end_early(run, trainer, module, is_last=stage.is_last)
-            if early or stage.is_last or trainer.global_step < (stage.end or 0):
-                break
-            checkpoint = last_checkpoint(run.folder)
-    results = measure_results(run, trainer, module, micro_batch_size=size, ended_early=early)
+    results = measure_results(run, module.trainer, module, micro_batch_size=size, ended_early=early)
     further = report_stages(run, results)
     return Fitted(replace(results, further=results.further | further), _whole_model(run, module))
 
 
-def _fit_stage(
-    run: Run, stage: Stage, data: TokenDataModule, checkpoint: Path | None
-) -> tuple[Trainer, LanguageModelModule]:
+def _fit_stages(
+    run: Run, initial: LanguageModelModule, data: TokenDataModule, checkpoint: Path | None
+) -> tuple[LanguageModelModule, EarlyEnd | None]:
+    """Train until the last stage ends, or the run is stopped; the module of the last fit.
+
+    Raises:
+        RollBack: the run has to continue from its last checkpoint.
+        Stopped: a signal ended the run after it saved.
+    """
+    module, early = initial, None
+    for stage in stages_of(run, initial, data, checkpoint):
+        trainer, module = _fit_stage(run, stage, data), stage.module
+        _raise_if_stopped(run)
+        early = end_early(run, trainer, module, is_last=stage.is_last)
+        if early is not None:
+            break
+    return module, early
+
+
+def _fit_stage(run: Run, stage: Stage, data: TokenDataModule) -> Trainer:
     """Train to the end of the stage."""
-    module = make_module(run, stage.model)
+    module, checkpoint = stage.module, stage.checkpoint
     trainer = make_trainer(
         run.trainer,
-        max_steps=stage.end,
+        max_steps=stage.max_steps,
         callbacks=run.parts.callbacks,
         loggers=run.parts.loggers,
         log_steps=run.config["log_interval_steps"],
@@ -95,7 +106,7 @@ def _fit_stage(
         # Killed between the last step and the summary: only the validation is missing.
         module.finished = True
         _validate_again(trainer, module)
-    return trainer, module
+    return trainer
 
 
 def _validate_again(trainer: Trainer, module: LanguageModelModule) -> None:

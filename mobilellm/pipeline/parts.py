@@ -15,7 +15,6 @@ from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.callbacks.compression import CompressionCallback
 from mobilellm.callbacks.distillation import DistillationCallback
 from mobilellm.callbacks.initial_loss import InitialLossCallback
-from mobilellm.checkpoint_files import CHECKPOINTS
 from mobilellm.data import PreparedData
 from mobilellm.formats.model_folder import open_model
 from mobilellm.hydra_app.configuration import instantiate
@@ -26,6 +25,7 @@ from mobilellm.models.layer_subset import layer_subset
 from mobilellm.optim.schedules import Schedule
 from mobilellm.pipeline.recipe import make_recipe
 from mobilellm.pipeline.run import Parts, Run
+from mobilellm.run_folder import CHECKPOINTS
 from mobilellm.training.csv_logger import CSVLogger
 from mobilellm.training.datamodule import TokenDataModule
 from mobilellm.training.intervals import Intervals
@@ -34,8 +34,6 @@ from mobilellm.training.training_budget import TrainingBudget
 
 # How often a run is validated if no interval is given.
 VALIDATIONS_PER_RUN = 10
-# Below the run's folder: its model before compression, if that model is the teacher.
-DENSE_MODEL = Path("compression", "dense")
 
 Config = Mapping[str, Any]
 
@@ -55,8 +53,6 @@ def build_parts(config: Config, folder: Path, budget: TrainingBudget, schedule: 
     optimizer = build_optimizer(config["optimizer"])
     compression = _build_compression(config["compression"])
     distillation: Callback | None = _build_group(config, "distillation")
-    if isinstance(distillation, DistillationCallback):
-        distillation.dense_folder = folder / DENSE_MODEL
     with named_errors("compression"):
         starts = None if compression is None else compression.starts(budget)
     callbacks: list[Callback] = [part for part in (compression, distillation) if part is not None]

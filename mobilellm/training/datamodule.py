@@ -126,8 +126,14 @@ class TokenDataModule(LightningDataModule):
         return StepLoader(self.train_windows, sampler, accumulation, pin_memory=pin)
 
     def validation_batches(self) -> Iterator[Batch]:
-        """This rank's share of the validation windows, as many batches as any other rank."""
-        rank, world_size = self._place()
+        """This rank's share of the validation windows; every rank gets equally many batches."""
+        return self._validation_batches(*self._place())
+
+    def all_validation_batches(self) -> Iterator[Batch]:
+        """All validation windows, on whichever rank this is."""
+        return self._validation_batches(0, 1)
+
+    def _validation_batches(self, rank: int, world_size: int) -> Iterator[Batch]:
         total, size = self.num_validation_windows, self.micro_batch_size
         spread = [index * len(self.validation_windows) // total for index in range(total)]
         for first in range(rank * size, total + rank * size, world_size * size):
@@ -135,7 +141,7 @@ class TokenDataModule(LightningDataModule):
             if windows:
                 yield gather(self.validation_windows, windows)
             else:
-                # Sharded models need every rank in every forward pass.
+                # If the model is sharded, every rank must take part in every forward pass.
                 idle = gather(self.validation_windows, [0])
                 yield idle | {"labels": torch.full_like(idle["labels"], IGNORE_INDEX)}
 

@@ -10,8 +10,9 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 from mobilellm.evaluation.validation import ValidationResult, sum_losses
-from mobilellm.losses.loss_terms import HasLossTerms, term_sources
+from mobilellm.losses.loss_terms import HasLossTerms, task_weights_of, term_sources
 from mobilellm.losses.micro_batch import count_tasks, micro_batch_losses
+from mobilellm.models import MobileLLM
 from mobilellm.optim.parameter_groups import set_learning_rates
 from mobilellm.optim.schedules import Schedule
 from mobilellm.training.atomic_save import check_same_model
@@ -48,7 +49,7 @@ class LanguageModelModule(LightningModule):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: MobileLLM,
         *,
         optimizer: Callable[[nn.Module], torch.optim.Optimizer],
         schedule: Schedule,
@@ -69,10 +70,8 @@ class LanguageModelModule(LightningModule):
         self.intervals = intervals or Intervals()
         self.compile_blocks = compile
         self.activation_checkpointing = activation_checkpointing
-        self.cross_entropy_weight = 1.0
-        """Factor of the cross entropy beside further loss terms; their callback may set it."""
         self.task_weights: dict[str, float] = {}
-        """Weight of each task, where the data tells several apart; a callback may set it."""
+        """Weight of each task, if the data distinguishes several; a callback gives them."""
         self.auxiliary = nn.ModuleDict()
         """What is trained beside the model and is no part of it, such as a loss's projections."""
         self.progress = 0.0
@@ -96,11 +95,25 @@ class LanguageModelModule(LightningModule):
 
     # Set-up
 
+    def with_model(self, model: MobileLLM) -> "LanguageModelModule":
+        """A new module that trains another model with the same settings; nothing else is shared."""
+        return LanguageModelModule(
+            model,
+            optimizer=self.make_optimizer,
+            schedule=self.schedule,
+            budget=self.budget,
+            gradient_clip_norm=self.gradient_clip_norm,
+            intervals=self.intervals,
+            compile=self.compile_blocks,
+            activation_checkpointing=self.activation_checkpointing,
+        )
+
     def setup(self, stage: str) -> None:
         """Apply the switches; runs after the callbacks' `setup`, so on their structure."""
         callbacks: Any = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         self._term_sources, self._step_filters = term_sources(callbacks), step_filters(callbacks)
-        self.model.set_activation_checkpointing(self.activation_checkpointing)  # pyright: ignore[reportCallIssue]
+        self.task_weights = task_weights_of(callbacks)
+        self.model.set_activation_checkpointing(self.activation_checkpointing)
         if self.compile_blocks and stage == "fit":
             compile_blocks_(self.model)
 
@@ -264,7 +277,7 @@ class LanguageModelModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the next run needs: plain numbers, strings and tensors only."""
-        checkpoint["model_config"] = self.model.config.to_dict()  # pyright: ignore
+        checkpoint["model_config"] = self.model.config.to_dict()
         checkpoint["progress"] = {
             "step": self.global_step,
             "tokens": self.tokens,
@@ -278,7 +291,7 @@ class LanguageModelModule(LightningModule):
         Raises:
             ValueError: a checkpoint of another architecture.
         """
-        check_same_model(checkpoint["model_config"], self.model.config.to_dict())  # pyright: ignore
+        check_same_model(checkpoint["model_config"], self.model.config.to_dict())
         self.tokens = checkpoint["progress"]["tokens"]
         self._seconds_before = checkpoint["progress"]["seconds"]
         torch.set_rng_state(checkpoint["random_state"].cpu())

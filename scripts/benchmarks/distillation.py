@@ -1,8 +1,8 @@
 """A distilled training step beside one on labels alone; also a process for the memory of the loss.
 
 Contestants make the same forward and backward pass and the same update of the same student:
-`labels` alone, with a top-k `store` read from disk, and with the teacher `online`, all tokens or
-the top k of them. `teacher` is the teacher's forward pass without logits.
+`labels` alone, with a top-k `store` read from disk, and with the teacher `online`, all words or the
+top k of them. `teacher` is the teacher's forward pass without logits.
 """
 
 import json
@@ -48,12 +48,10 @@ class DistilledStep:
         }
         self.sources: list[Any] = []
         if teacher is not None:
-            callback = DistillationCallback({"forward_kl": ForwardKL()}, teacher="open")
+            callback = DistillationCallback("open", {"forward_kl": ForwardKL()})
             callback.teacher, callback.student = teacher, structure_of(workload.config)
             self.sources = [callback]
-        self.module = SimpleNamespace(
-            model=self.model, cross_entropy_weight=1.0, task_weights={}, auxiliary={}, progress=0.5
-        )
+        self.module = SimpleNamespace(model=self.model, task_weights={}, auxiliary={}, progress=0.5)
 
     def __call__(self) -> None:
         """Make the step."""

@@ -249,7 +249,7 @@ def test_weight_and_temperature_follow_a_schedule(name):
 def test_other_vocabularies_and_shapes_are_refused(name):
     loss = LOSSES[name].loss
     small = Structure(num_layers=1, hidden_size=8, num_heads=(2,), vocab_size=10)
-    with pytest.raises(ValueError, match="student has 10 tokens, the teacher 11"):
+    with pytest.raises(ValueError, match="student has vocab_size=10, the teacher 11"):
         loss.check(small, replace(small, vocab_size=11))
     loss.check(small, replace(small, hidden_size=9, num_layers=7))
     student, teacher, mask = make("logits", 0)

@@ -81,20 +81,26 @@ def test_the_embedding_is_one_layer():
     [
         (lambda: Last(k=0), "k=0 must be a whole number of at least 1"),
         (lambda: Last(k=True), "k=True must be a whole number"),
-        (lambda: Last(k=4).pairs(6, 3), r"k=4 last layers .* 6 layers .* 3; use k=3 or less"),
+        (
+            lambda: Last(k=4).pairs(6, 3),
+            r"k=4, but the student has 6 layers and the teacher 3; use k=3 or less",
+        ),
         (lambda: Explicit(layers=[]), "layers is empty; give at least one pair"),
-        (lambda: Explicit(layers=[[1, 2, 3]]), r"\[1, 2, 3\] is no pair"),
-        (lambda: Explicit(layers=[[1, 2.5]]), r"\[1, 2.5\] is no pair"),
-        (lambda: Explicit(layers=[3]), "3 is no pair"),
+        (lambda: Explicit(layers=[[1, 2, 3]]), r"\[1, 2, 3\] must be a pair"),
+        (lambda: Explicit(layers=[[1, 2.5]]), r"\[1, 2.5\] must be a pair"),
+        (lambda: Explicit(layers=[3]), "3 must be a pair"),
         (
             lambda: Explicit(layers=[[2, 0]]).pairs(2, 3),
-            "names the student's layer 2, which has 2 layers counted by application, from 0 to 1",
+            "layer 2 of the student, which has 2 layers counted by application; use 0 to 1",
         ),
-        (lambda: Explicit(layers=[[0, 3]]).pairs(2, 3), "teacher's layer 3, which has 3 layers"),
-        (lambda: Explicit(layers=[[0, -1]]).pairs(2, 3), "teacher's layer -1"),
+        (
+            lambda: Explicit(layers=[[0, 3]]).pairs(2, 3),
+            "layer 3 of the teacher, which has 3 layers",
+        ),
+        (lambda: Explicit(layers=[[0, -1]]).pairs(2, 3), "layer -1 of the teacher"),
         (
             lambda: HiddenStateMSE(capture="embedding", layers=Last()),
-            "has no effect with capture=embedding, of which a model has one; leave layers out",
+            "has no effect with capture=embedding, which is one tensor per model; leave layers out",
         ),
         (
             lambda: HiddenStateMSE(layers=Last(k=4)).check(structure(6), structure(3)),

@@ -118,7 +118,7 @@ def test_it_belongs_to_its_own_data(store):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vocab_size": 301}, "a teacher of 300 tokens, not of 301; use a student of vocab_size"),
+        ({"vocab_size": 301}, "a teacher of vocab_size=300, not 301; use a student of vocab_size"),
         ({"tokenizer_hash": "b"}, "another tokenizer; prepare the data with the teacher's"),
         ({"data_hash": "b"}, "other training data; train on the data it was made from"),
         ({"sequence_length": 7}, "windows of 6 tokens, not of 7; use sequence_length=6"),
@@ -152,7 +152,10 @@ def test_no_store(tmp_path, store):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"format": "mobilellm-logits", "version": 0}', "is of version 0, this is version 1"),
+        (
+            '{"format": "mobilellm-logits", "version": 0}',
+            "has version 0, and this program reads 1",
+        ),
         ("{", "manifest.json is damaged"),
         ("[" * 100_000, "manifest.json is damaged"),
         ('{"format": "mobilellm-logits", "version": 1}', "is damaged .inputs is missing.; remove"),
@@ -239,7 +242,7 @@ def test_a_changed_byte_is_found(store):
 def test_a_shard_that_is_gone_or_cut(store):
     path = store.folder / "00003.logits"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"00003.logits has 479 bytes, which must be 480; remove"):
+    with pytest.raises(ValueError, match=r"00003.logits has 479 bytes and must have 480; remove"):
         LogitStore(store.folder)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"00003.logits is missing; remove manifest.json"):
@@ -278,7 +281,7 @@ def test_a_shard_of_the_wrong_length_never_takes_its_place(tmp_path):
 def test_logits_that_are_not_numbers(tmp_path):
     writer = LogitWriter(tmp_path / "store", _inputs())
     broken = TopK(torch.zeros(1, K, dtype=torch.int64), torch.full((1, K), torch.nan))
-    with pytest.raises(ValueError, match="not numbers"), writer.shard(0) as file:
+    with pytest.raises(ValueError, match="logits contain NaN"), writer.shard(0) as file:
         file.append(broken)
 
 
@@ -287,7 +290,7 @@ def test_logits_that_are_not_numbers(tmp_path):
     [
         ({"temperature": 0.0}, "temperature=0.0 must be positive"),
         ({"num_windows": 0}, "num_windows=0 must be at least 1"),
-        ({"k": 301}, "k=301 is above the vocabulary of 300 tokens"),
+        ({"k": 301}, "k=301 is above vocab_size=300"),
     ],
 )
 def test_inputs_out_of_range(change, message):

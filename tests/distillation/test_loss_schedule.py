@@ -27,7 +27,7 @@ def test_a_ramp_is_straight_between_its_shares_and_constant_outside():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"begin": 0.5, "until": 0.5}, r"begin=0.5 and until=0.5 are shares of the budget"),
+        ({"begin": 0.5, "until": 0.5}, r"begin=0.5 and until=0.5 must be shares of the budget"),
         ({"begin": -0.1}, "0 <= begin < until <= 1"),
         ({"until": 1.1}, "0 <= begin < until <= 1"),
         ({"start": math.inf}, "start=inf must be a finite number"),

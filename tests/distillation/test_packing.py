@@ -136,7 +136,7 @@ def test_bits_are_packed_tight():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 11}, "k=11 is above the vocabulary of 10 tokens; use at most that"),
+        ({"k": 11}, "k=11 is above vocab_size=10; use at most that"),
         ({"k": 0}, "k=0 must be a whole number of at least 1"),
         ({"k": True}, "k=True must be a whole number"),
         ({"precision": "fixed4"}, "precision='fixed4' is not known; use one of fixed16, fixed8"),
@@ -149,5 +149,5 @@ def test_refusals(options, message):
 
 
 def test_another_k_is_refused():
-    with pytest.raises(ValueError, match="3 tokens were given where k=4"):
+    with pytest.raises(ValueError, match="top has 3 tokens, and k=4"):
         Packing(vocab_size=10, k=4).encode(_top(10, 3, 0))

@@ -142,7 +142,11 @@ def test_what_a_model_captures_can_be_learned_from(loss):
             ValueError,
             "heads='all' is not known; use one of match",
         ),
-        (lambda: AttentionKL(projection=True), ValueError, "attention maps have none"),
+        (
+            lambda: AttentionKL(projection=True),
+            ValueError,
+            "projection=true maps hidden states, not attention",
+        ),
         (
             lambda: AttentionKL(capture="hidden_states"),
             ValueError,

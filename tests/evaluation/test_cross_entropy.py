@@ -151,7 +151,7 @@ def test_a_second_backward_is_refused():
     states, weight, labels = make_case()
     loss = chunked_cross_entropy(states, lambda h: h @ weight.T, labels)
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="back-propagated only once"):
+    with pytest.raises(RuntimeError, match="backpropagated only once"):
         loss.backward()
 
 

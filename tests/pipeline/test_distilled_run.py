@@ -172,8 +172,8 @@ LOSSES = "distillation.losses"
         (["compression.keep_blocks=0.5", f"{LOSSES}.feed_forward.layers._target_="
           "mobilellm.distillation.losses.layer_map.Explicit",
           f"+{LOSSES}.feed_forward.layers.layers=[[1,1]]"],
-         "losses.feed_forward, with the student as compression leaves it: the layer map names the "
-         "student's layer 1, which has 1 layers"),
+         "losses.feed_forward, with the student as compression leaves it: layers names layer "
+         "1 of the student, which has 1 layers"),
     ],
 )  # fmt: skip
 def test_the_student_is_checked_as_compression_will_leave_it(overrides, message, tiny_overrides):
@@ -215,17 +215,17 @@ def test_the_student_is_checked_before_its_compression_too(
         ([f"++{TEACHER}=dense"], "distillation has settings .teacher. but no"),
         (["distillation=forward_kl", f"{TEACHER}=nowhere"], "teacher=nowhere does not exist"),
         (["distillation=forward_kl", f"{TEACHER}=TEACHER", "model.vocab_size=600"],
-         "the teacher has 512 tokens, the student vocab_size=600"),
+         "the teacher has 512 words, the student vocab_size=600"),
         (["distillation=distilbert", f"{TEACHER}=TEACHER"], "hidden_size=8, the teacher 16"),
         (["distillation=forward_kl", f"{TEACHER}=TEACHER", "sequence_length=128"],
-         "longer than the teacher can read, 64 tokens"),
+         "longer than the teacher's context of 64 tokens"),
         (["distillation=forward_kl", f"{TEACHER}=TEACHER", "distillation.top_k=513"],
-         "top_k=513 is above the vocabulary"),
+         "top_k=513 is above vocab_size"),
         (["distillation=hidden_states", f"{TEACHER}=TEACHER",
           "distillation.losses.hidden_states.layers._target_="
           "mobilellm.distillation.losses.layer_map.Explicit",
           "+distillation.losses.hidden_states.layers.layers=[[0,3]]"],
-         "the layer map names the teacher's layer 3, which has 3 layers"),
+         "layers names layer 3 of the teacher, which has 3 layers"),
         (["init_layers=[0]"], "init_layers chooses layers of the model in init_from"),
         (["init_from=TEACHER", "init_layers=[0,7]"], "init_layers names layer 7"),
     ],

@@ -17,8 +17,7 @@ from mobilellm.pipeline.identity import (
     identity,
     run_name,
 )
-from mobilellm.run_folder import CONFIG, write_summary
-from mobilellm.run_settings import NOT_IDENTITY, flat_config
+from mobilellm.run_folder import CONFIG, NOT_IDENTITY, flat_config, write_summary
 
 SMALL = {
     "model": {"num_blocks": 4},

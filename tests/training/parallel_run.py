@@ -78,7 +78,7 @@ def run_case(folder, teacher, devices, strategy, phase, case):
     counter = CountCollectives()
     callbacks = [counter]
     if case.get("teacher"):
-        callbacks.append(DistillationCallback({"kl": ForwardKL()}, teacher=str(teacher)))
+        callbacks.append(DistillationCallback(str(teacher), {"kl": ForwardKL()}))
     if case.get("is_poisoned"):
         rank = None if devices == 1 else devices - 1
         callbacks += [Poison([3 * SAMPLES], rank=rank), LossGuardCallback(action="skip")]

@@ -1,4 +1,4 @@
-"""Baselines that a model must beat: unigram and bigram language models."""
+"""What a model must beat: the loss of counting words, and of counting pairs of words."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,1 +1,1 @@
-"""A teacher's most likely tokens on disk."""
+"""Logit stores: the k most likely next tokens of a teacher, with their probabilities, on disk."""

@@ -1,7 +1,7 @@
-"""What a logit store was made from, and where its parts lie.
+"""The files of a logit store and what they record about its inputs.
 
-A store is a folder with `inputs.json`, there from the start; shards `00000.logits`, … of whole
-windows, each there whole or not at all; and `manifest.json`, written last.
+A store is a folder with `inputs.json`, written first; shards `00000.logits`, … of whole windows,
+each written atomically; and `manifest.json`, written last.
 """
 
 import json
@@ -22,7 +22,7 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class LogitInputs:
-    """All that a store's bytes rest on, but for the number type in which the teacher ran.
+    """Everything that determines the bytes of a store, except the number type that `auto` means.
 
     Raises:
         ValueError: see `Packing`; numbers below 1.
@@ -31,25 +31,25 @@ class LogitInputs:
     data_hash: str
     """Of the tokens of the training split."""
     tokenizer_hash: str | None
-    """None where the data came as token ids without one."""
+    """None if the data was given as token ids without a tokenizer."""
     teacher_hash: str
     """Of its configuration and weights."""
     vocab_size: int
     sequence_length: int
     """Tokens per window."""
     document_mask: bool
-    """Whether documents that share a window could see each other: False, they could."""
+    """Whether documents that share a window cannot attend to each other."""
     k: int
     precision: str
     packing: str
     temperature: float
-    """The teacher's logits were divided by it."""
+    """The logits of the teacher were divided by it."""
     num_windows: int
-    """All windows of the training split."""
+    """Windows of the training split."""
     windows_per_shard: int
-    """In every shard but the last."""
+    """In every shard but the last, which may have fewer."""
     teacher_precision: str = "auto"
-    """In which the teacher was asked to run."""
+    """The number type that was requested for the teacher."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -62,19 +62,19 @@ class LogitInputs:
 
     @property
     def codec(self) -> Packing:
-        """How tokens are written."""
+        """The encoding of a token."""
         return Packing(
             vocab_size=self.vocab_size, k=self.k, precision=self.precision, packing=self.packing
         )
 
     @property
     def window_bytes(self) -> int:
-        """Bytes of one window."""
+        """Bytes per window."""
         return self.sequence_length * self.codec.bytes_per_token
 
     @property
     def num_shards(self) -> int:
-        """Files."""
+        """Number of shards."""
         return -(-self.num_windows // self.windows_per_shard)
 
     def windows_of(self, shard: int) -> range:
@@ -87,10 +87,10 @@ class LogitInputs:
         return asdict(self)
 
     def differences(self, known: Mapping[str, Any]) -> list[str]:
-        """What differs from the inputs that a folder records, for a reader."""
+        """What differs from the recorded inputs of a folder, as text for users."""
         changed = [name for name, value in self.to_dict().items() if known.get(name) != value]
         if changed != ["windows_per_shard"]:
-            # It follows from the others, unless it was given.
+            # It follows from the other inputs, unless it was given.
             changed = [name for name in changed if name != "windows_per_shard"]
         return [f"{name} was {known.get(name)}, now {getattr(self, name)}" for name in changed]
 
@@ -101,17 +101,17 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 
 def has_shard(folder: Path, inputs: LogitInputs, shard: int) -> bool:
-    """Whether that shard is there with the size that it should have."""
+    """Whether the shard exists and has the right size."""
     path = shard_path(folder, shard)
     size = len(inputs.windows_of(shard)) * inputs.window_bytes
     return path.is_file() and path.stat().st_size == size
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """A JSON file of a logit store; None where there is none, or it belongs to something else.
+    """Read a JSON file of a logit store; None if there is none, or it is not of a logit store.
 
     Raises:
-        ValueError: damaged, or of another version.
+        ValueError: it is damaged or has another version.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -123,8 +123,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return None
     if record.get("version") != VERSION:
         raise ValueError(
-            f"{path} is of version {record.get('version')}, this is version {VERSION}; make the "
-            "store again with scripts/prepare_logits.py"
+            f"{path} has version {record.get('version')}, and this program reads {VERSION}; "
+            "make the store again with scripts/prepare_logits.py"
         )
     fault = find_fault(record, {"inputs": {}})
     if fault:
@@ -133,14 +133,14 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def read_inputs(record: Mapping[str, Any], path: Path) -> LogitInputs:
-    """The inputs that a record of a store names.
+    """The inputs in a record of a store.
 
     Args:
-        record: what `read_record` gave.
-        path: its file, for messages.
+        record: from `read_record`.
+        path: of its file, for messages.
 
     Raises:
-        ValueError: a field is missing, or not of its kind.
+        ValueError: a field is missing, unknown or of another type.
     """
     inputs = record["inputs"]
     known = {field.name: field for field in fields(LogitInputs)}
@@ -160,7 +160,7 @@ def read_inputs(record: Mapping[str, Any], path: Path) -> LogitInputs:
 
 
 def damaged(path: Path, fault: str) -> ValueError:
-    """The error for a record of a store that is not as it was written."""
+    """The error for a damaged record of a store."""
     return ValueError(
         f"{path} is damaged ({fault}); remove it and make the store again with "
         "scripts/prepare_logits.py"

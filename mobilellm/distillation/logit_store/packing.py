@@ -1,9 +1,9 @@
-"""A teacher's k most likely tokens as a few bytes per token of text.
+"""Encodes the k most likely next tokens of a teacher in a few bytes per token of text.
 
-Of each token, the k indices lie first and the k probabilities after them. A probability p is
-stored as the square root of -log p, in equal steps up to a largest value: steps are finest where
-p is large, so that the small rest 1 - p of a sure teacher survives. Rounding can leave the k
-probabilities with a sum above 1; then reading divides them by it.
+For each token of text, the k token ids come first and the k probabilities after them. A probability
+p is stored as the square root of -log p, rounded to equal steps up to a largest value. The steps
+are finest for large p, so that the small remainder 1 - p of a confident teacher is kept. If
+rounding makes the sum of the k probabilities exceed 1, decoding divides them by the sum.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mobilellm.distillation.losses.targets import TopK
 
-# Bits, and the largest -log p in nats: smaller probabilities are stored as this one.
+# Bits, and the largest -log p in nats; smaller probabilities are stored as this one.
 _FORMS = {"fixed16": (16, 32.0), "fixed8": (8, 16.0)}
 PRECISIONS = tuple(_FORMS)
 PACKINGS = ("plain", "bits")
@@ -22,23 +22,23 @@ _LARGEST_UINT16 = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """How the top k of a vocabulary are written.
+    """The encoding of the top k of a vocabulary.
 
     Raises:
-        ValueError: k out of range, an unknown precision or packing.
+        ValueError: k is out of range, or the precision or packing is unknown.
     """
 
     vocab_size: int
-    """Indices are below this."""
+    """Token ids are below this."""
     k: int
-    """Tokens kept."""
+    """Number of tokens that are kept."""
     precision: str = "fixed16"
-    """Of each probability. Largest error of log p, in nats: `fixed16` 8.7e-5 times the square root
-    of -log p (2.8e-5 at p = 0.9, 4.9e-4 at the smallest p, 1.3e-14); `fixed8` 0.016 times that
-    (0.0052 at p = 0.9, 0.063 at the smallest, 1.1e-7)."""
+    """Of each probability. The largest error of log p in nats is 8.7e-5 sqrt(-log p) for `fixed16`
+    (2.8e-5 at p = 0.9, 4.9e-4 at the smallest p, 1.3e-14), and 0.016 sqrt(-log p) for `fixed8`
+    (0.0052 at p = 0.9, 0.063 at the smallest p, 1.1e-7)."""
     packing: str = "plain"
-    """`plain`: indices in 2 bytes each, in 4 above 65,536 tokens; `bits`: in as many bits as the
-    vocabulary needs."""
+    """`plain`: a token id takes 2 bytes, or 4 if vocab_size is above 65,536; `bits`: the number of
+    bits that the vocabulary needs."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -52,13 +52,11 @@ class Packing:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
         if self.k > self.vocab_size:
-            raise ValueError(
-                f"k={self.k} is above the vocabulary of {self.vocab_size} tokens; use at most that"
-            )
+            raise ValueError(f"k={self.k} is above vocab_size={self.vocab_size}; use at most that")
 
     @property
     def index_bits(self) -> int:
-        """Bits of one index."""
+        """Bits per token id."""
         if self.packing == "bits":
             return max(1, (self.vocab_size - 1).bit_length())
         return 16 if self.vocab_size <= _LARGEST_UINT16 else 32
@@ -69,7 +67,7 @@ class Packing:
         return self._index_bytes + self.k * _FORMS[self.precision][0] // 8
 
     def encode(self, top: TopK) -> Tensor:
-        """Pack.
+        """Encode.
 
         Args:
             top: (..., k), on any device.
@@ -78,10 +76,12 @@ class Packing:
             uint8 (..., bytes_per_token).
 
         Raises:
-            ValueError: another number of tokens than k.
+            ValueError: `top` does not have k tokens.
         """
         if top.indices.shape[-1] != self.k:
-            raise ValueError(f"{top.indices.shape[-1]} tokens were given where k={self.k}")
+            raise ValueError(
+                f"top has {top.indices.shape[-1]} tokens, and k={self.k}; give k tokens"
+            )
         if self.packing == "bits":
             indices = _pack_bits(top.indices, self.index_bits)
         else:
@@ -90,7 +90,7 @@ class Packing:
         return torch.cat([indices, _to_bytes(levels, _FORMS[self.precision][0])], -1)
 
     def decode(self, packed: Tensor, *, temperature: float = 1.0) -> TopK:
-        """Unpack.
+        """Decode; the inverse of `encode`, up to rounding.
 
         Args:
             packed: uint8 (..., bytes_per_token).
@@ -107,7 +107,7 @@ class Packing:
         return TopK(indices, values, temperature)
 
     def rounded(self, top: TopK) -> TopK:
-        """What `decode` gives of what `encode` makes, without packing."""
+        """The result of `decode(encode(top))`, without bytes in between."""
         values = self._values(self._levels(top.log_probabilities))
         return TopK(top.indices, values, top.temperature)
 
@@ -121,32 +121,32 @@ class Packing:
         return largest**0.5 / ((1 << bits) - 1)
 
     def _levels(self, log_probabilities: Tensor) -> Tensor:
-        """The numbers that are stored, int32."""
+        """The stored integers (..., k), int32."""
         largest = _FORMS[self.precision][1]
         positive = log_probabilities.float().neg().clamp(0, largest)
         return (positive.sqrt() / self._step).round().to(torch.int32)
 
     def _values(self, levels: Tensor) -> Tensor:
-        """Log-probabilities whose sum of probabilities is at most 1, float32."""
+        """Log-probabilities (..., k), float32; the sum of the probabilities is at most 1."""
         values = levels.float().mul_(self._step).square_().neg_()
         return values.sub_(values.logsumexp(-1, keepdim=True).clamp_(min=0))
 
 
 def _to_bytes(numbers: Tensor, bits: int) -> Tensor:
-    """(..., k) below 2**bits -> uint8 (..., k * bits / 8), little-endian."""
+    """Integers (..., k) below 2**bits to uint8 (..., k * bits / 8), little-endian."""
     kind = {8: torch.uint8, 16: torch.int16, 32: torch.int32}[bits]
     return numbers.to(kind).contiguous().view(torch.uint8)
 
 
 def _from_bytes(packed: Tensor, bits: int) -> Tensor:
-    """The way back, int32."""
+    """The inverse of `_to_bytes`, int32 (..., k)."""
     kind = {8: torch.uint8, 16: torch.int16, 32: torch.int32}[bits]
     numbers = packed.contiguous().view(kind).to(torch.int32)
     return numbers.bitwise_and_(0xFFFF) if bits == 16 else numbers
 
 
 def _pack_bits(numbers: Tensor, bits: int) -> Tensor:
-    """(..., k) below 2**bits -> uint8 (..., bytes), lowest bit first, the last byte padded."""
+    """Integers (..., k) below 2**bits to uint8 (..., bytes), lowest bit first, zero-padded."""
     places = torch.arange(bits, device=numbers.device, dtype=torch.int32)
     single = (numbers.to(torch.int32).unsqueeze(-1) >> places).to(torch.uint8) & 1
     single = single.flatten(-2)
@@ -158,7 +158,7 @@ def _pack_bits(numbers: Tensor, bits: int) -> Tensor:
 
 
 def _unpack_bits(packed: Tensor, bits: int, k: int) -> Tensor:
-    """The way back, int64 (..., k): each number lies in a few bytes, shifted by less than one."""
+    """The inverse of `_pack_bits`, int64 (..., k)."""
     begin = torch.arange(k, device=packed.device) * bits
     count = (bits + 14) // 8
     padded = torch.nn.functional.pad(packed, (0, count - 1)).long()

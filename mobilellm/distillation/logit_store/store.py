@@ -1,4 +1,4 @@
-"""A teacher's top-k probabilities on disk, read by window."""
+"""Reads the top-k probabilities of a teacher from disk, by window."""
 
 import hashlib
 from collections.abc import Sequence
@@ -33,32 +33,32 @@ _FIELDS = {
 
 
 def is_logit_store(folder: str | Path) -> bool:
-    """Whether a folder holds a logit store, complete or not."""
+    """Whether a folder holds a logit store, even if it is not complete."""
     folder = Path(folder)
     return any(read_record(folder / name) is not None for name in (MANIFEST, INPUTS))
 
 
 class LogitStore:
-    """What `scripts/prepare_logits.py` made; any process reads any window, in any order.
+    """A logit store made by `scripts/prepare_logits.py`; windows can be read in any order.
 
-    It can be pickled: another process opens the files itself.
+    It can be pickled; the other process opens the files itself.
 
     Args:
         folder: of the store.
 
     Raises:
-        FileNotFoundError: there is no store, or one of its files is gone.
-        ValueError: it is not finished, or a file has another size than it should.
+        FileNotFoundError: there is no store, or one of its files is missing.
+        ValueError: it is not finished, or a file has the wrong size.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Check that all is there; no probabilities are read yet."""
+        """Check that all files exist; no probabilities are read yet."""
         self.folder = Path(folder)
         record = read_record(self.folder / MANIFEST)
         if record is None:
             raise self._why_unfinished()
         self.manifest: dict[str, Any] = record
-        """What the store was made from and what is in it, as plain data."""
+        """The inputs and the contents of the store, as plain data."""
         self.inputs = read_inputs(record, self.folder / MANIFEST)
         fault = find_fault(record, _FIELDS)
         if fault or len(record["shards"]) != self.inputs.num_shards:
@@ -70,7 +70,7 @@ class LogitStore:
 
     @property
     def vocab_size(self) -> int:
-        """Vocabulary size of the teacher, in tokens."""
+        """Of the teacher."""
         return self.inputs.vocab_size
 
     @property
@@ -80,7 +80,7 @@ class LogitStore:
 
     @property
     def temperature(self) -> float:
-        """At which the probabilities were taken."""
+        """The logits of the teacher were divided by it."""
         return self.inputs.temperature
 
     def __len__(self) -> int:
@@ -91,13 +91,13 @@ class LogitStore:
         """The probabilities of some windows.
 
         Args:
-            windows: numbers (batch,), as the training data count them.
+            windows: numbers (batch,) of windows of the training data.
 
         Returns:
             (batch, seq, k), on the CPU.
 
         Raises:
-            IndexError: there is no such window.
+            IndexError: a window does not exist.
         """
         numbers = windows.tolist() if isinstance(windows, Tensor) else list(windows)
         packed = np.empty((len(numbers), self.inputs.window_bytes), np.uint8)
@@ -117,16 +117,16 @@ class LogitStore:
         teacher_hash: str | None = None,
         temperature: float | None = None,
     ) -> None:
-        """Check that the store belongs to what is to be trained.
+        """Check that the store was made for this student and this data.
 
         Args:
             vocab_size: of the student.
             sequence_length: tokens per window.
-            document_mask: whether documents are kept apart.
+            document_mask: whether documents cannot attend to each other.
             data_hash: of the tokens of the training split.
-            tokenizer_hash: None where the data came as token ids.
-            teacher_hash: of the teacher that is meant; None: any.
-            temperature: that is needed; None: any.
+            tokenizer_hash: None if the data was given as token ids.
+            teacher_hash: of the expected teacher; None: any.
+            temperature: the expected one; None: any.
 
         Raises:
             ValueError: names what differs.
@@ -134,7 +134,7 @@ class LogitStore:
         mine = self.inputs
         if vocab_size != mine.vocab_size:
             raise self._foreign(
-                f"a teacher of {mine.vocab_size} tokens, not of {vocab_size}",
+                f"a teacher of vocab_size={mine.vocab_size}, not {vocab_size}",
                 f"use a student of vocab_size={mine.vocab_size}",
             )
         if None not in (tokenizer_hash, mine.tokenizer_hash) and (
@@ -152,11 +152,11 @@ class LogitStore:
             )
 
     def check_windows(self, *, sequence_length: int, document_mask: bool) -> None:
-        """Check what is known of the training windows before there are any data.
+        """Check the windows, before any data is read.
 
         Args:
             sequence_length: tokens per window.
-            document_mask: whether documents are kept apart.
+            document_mask: whether documents cannot attend to each other.
 
         Raises:
             ValueError: names what differs.
@@ -173,10 +173,10 @@ class LogitStore:
             )
 
     def verify(self) -> None:
-        """Compare every byte with what was written, by the shards' hashes.
+        """Check every byte by the hashes of the shards.
 
         Raises:
-            ValueError: names the file that has changed.
+            ValueError: a file has changed; the message names it.
         """
         for shard, facts in enumerate(self.manifest["shards"]):
             path = shard_path(self.folder, shard)
@@ -215,7 +215,7 @@ class LogitStore:
             raise FileNotFoundError(f"{path} is missing; {remedy}")
         if path.stat().st_size != size:
             raise ValueError(
-                f"{path} has {path.stat().st_size} bytes, which must be {size}; {remedy}"
+                f"{path} has {path.stat().st_size} bytes and must have {size}; {remedy}"
             )
 
     def _why_unfinished(self) -> FileNotFoundError | ValueError:

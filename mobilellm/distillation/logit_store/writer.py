@@ -1,4 +1,4 @@
-"""Writes a logit store, shard by shard, and goes on with one that was cut short."""
+"""Writes a logit store shard by shard; an interrupted store is continued."""
 
 import hashlib
 from collections.abc import Iterator
@@ -22,26 +22,26 @@ from mobilellm.distillation.logit_store.packing import Packing
 from mobilellm.distillation.losses.targets import TopK
 from mobilellm.files import atomic_write, is_temporary, remove_temporary_files
 
-# Held by the process that writes a store.
+# The lock file of the process that writes a store.
 LOCK = ".lock"
-# Captured mass is added up in whole parts of this size, so that the order does not matter.
+# Captured probability is summed in integer units of 1 / _PARTS, so that the order does not matter.
 _PARTS = 1_000_000
 _BINS = 1_000
-# Tokens of a finished shard read at a time.
+# Tokens per read of a finished shard.
 _BLOCK_TOKENS = 1 << 14
 
 
 class LogitWriter:
-    """Writes the shards that a folder does not have yet, then the manifest.
+    """Writes the missing shards of a store, then its manifest.
 
-    The bytes depend on the inputs and on what is appended alone, never on interruptions.
+    The bytes depend only on the inputs and on what is appended, not on interruptions.
 
     Args:
-        folder: made where missing; one begun with the same inputs is gone on with.
-        inputs: what the store is made from.
+        folder: created if it does not exist; an unfinished store with the same inputs is continued.
+        inputs: of the store.
 
     Raises:
-        ValueError: the folder was begun with other inputs, or holds other files.
+        ValueError: the folder has a store with other inputs, or other files.
     """
 
     def __init__(self, folder: str | Path, inputs: LogitInputs) -> None:
@@ -56,15 +56,17 @@ class LogitWriter:
 
     @property
     def missing(self) -> list[int]:
-        """Shards that are still to be written."""
+        """The shards that are not written yet."""
         return [n for n in range(self.inputs.num_shards) if not self._has(n)]
 
     @contextmanager
     def shard(self, number: int) -> "Iterator[ShardWriter]":
-        """A shard to append its windows' tokens to, in order; it takes its place at the end.
+        """Write a shard: append the tokens of its windows in order.
+
+        The file appears when the context ends.
 
         Raises:
-            ValueError: other than all of its windows were appended.
+            ValueError: not exactly all of its windows were appended.
         """
         path = shard_path(self.folder, number)
         size = len(self.inputs.windows_of(number)) * self.inputs.window_bytes
@@ -79,7 +81,7 @@ class LogitWriter:
         self._shards[number] = writer.facts
 
     def finish(self) -> dict[str, Any]:
-        """Write the manifest, which makes the store a finished one; the manifest.
+        """Finish the store: write its manifest and return it.
 
         Raises:
             ValueError: shards are missing.
@@ -108,7 +110,7 @@ class LogitWriter:
         return number in self._shards or has_shard(self.folder, self.inputs, number)
 
     def _facts(self, number: int) -> "ShardFacts":
-        """Those of a shard that was there before."""
+        """The facts of a shard that an earlier process wrote."""
         facts = ShardFacts(self.inputs.codec)
         block = _BLOCK_TOKENS * self.inputs.codec.bytes_per_token
         with shard_path(self.folder, number).open("rb") as file:
@@ -118,24 +120,24 @@ class LogitWriter:
 
 
 class ShardFacts:
-    """Size, hash and captured probability mass of a shard, from its bytes alone.
+    """Size, hash and captured probability of a shard, computed from its bytes.
 
     Args:
-        codec: how they are written.
+        codec: the encoding of its tokens.
     """
 
     def __init__(self, codec: Packing) -> None:
-        """Nothing was seen yet."""
+        """Of an empty shard."""
         self.codec = codec
         self.size = 0
         self.digest = hashlib.blake2b(digest_size=16)
         self.mass = 0
-        """Sum over tokens, in parts of a millionth."""
+        """Captured probability, summed over tokens, in millionths."""
         self.counts = np.zeros(_BINS + 1, np.int64)
-        """Tokens by thousandths of captured mass."""
+        """Number of tokens by captured probability, in thousandths."""
 
     def add(self, data: bytes) -> None:
-        """Go on with some tokens."""
+        """Add the bytes of further tokens."""
         self.size += len(data)
         self.digest.update(data)
         packed = torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -147,27 +149,30 @@ class ShardFacts:
 
 
 class ShardWriter:
-    """Appends tokens to an open shard.
+    """Appends tokens to a shard.
 
     Args:
         file: open for writing.
-        codec: how tokens are written.
+        codec: the encoding of its tokens.
     """
 
     def __init__(self, file: BinaryIO, codec: Packing) -> None:
-        """Begin an empty shard."""
+        """Start an empty shard."""
         self.file = file
         self.facts = ShardFacts(codec)
 
     def append(self, top: TopK) -> None:
-        """Write the next tokens, (tokens, k), from any device.
+        """Write the next tokens.
+
+        Args:
+            top: (tokens, k), on any device.
 
         Raises:
-            ValueError: probabilities that are not numbers.
+            ValueError: a probability is NaN.
         """
         if bool(top.log_probabilities.isnan().any()):
             raise ValueError(
-                "the teacher's logits are not numbers (NaN); check its weights, or run it with "
+                "the teacher's logits contain NaN; check its weights, or run it with "
                 "teacher_precision=float32"
             )
         data = self.facts.codec.encode(top).cpu().numpy().tobytes()
@@ -176,10 +181,10 @@ class ShardWriter:
 
 
 def check_folder(folder: Path, inputs: LogitInputs) -> None:
-    """Refuse a folder that is in use by something else, and change nothing.
+    """Check that a store can be written to a folder; nothing is changed.
 
     Raises:
-        ValueError: other inputs, or other files.
+        ValueError: the folder has a store with other inputs, or other files.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out={folder} is a file; choose a folder")

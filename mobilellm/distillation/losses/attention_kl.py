@@ -6,6 +6,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from mobilellm.distillation.losses.loss import (
@@ -20,24 +21,30 @@ from mobilellm.distillation.losses.targets import check_mask
 HEADS = ("match", "mean")
 
 
-def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor, *, heads: str = "match") -> Tensor:
+def attention_kl(
+    student: Float[Tensor, "batch heads queries keys"],
+    teacher: Float[Tensor, "batch teacher_heads teacher_queries teacher_keys"],
+    mask: Shaped[Tensor, "*mask"],
+    *,
+    heads: str = "match",
+) -> Float[Tensor, ""]:
     """Σ_keys p_T (log p_T − log p_S), mean over heads and unmasked queries, in nats.
 
-    Keys that nobody attends to, as those of later tokens, add 0 to the value and the gradient. A
-    student's weight that has rounded to 0 counts as the smallest normal number of its type.
+    Keys with zero attention weight, such as later tokens, add 0 to the value and the gradient. A
+    weight of the student that was rounded to 0 counts as the smallest normal number of its type.
 
     Args:
         student: (batch, heads, queries, keys); each row is a distribution.
-        teacher: likewise; no gradient goes there.
-        mask: bool (batch, queries), True = counts.
-        heads: `match`, head by head, of which both need as many; `mean`, each model's mean over
-            its heads.
+        teacher: likewise; it receives no gradient.
+        mask: bool (batch, queries); True: the query counts.
+        heads: `match`: head by head, which needs equally many heads; `mean`: the mean of each
+            model over its heads.
 
     Returns:
-        A scalar; 0 where student and teacher are equal.
+        A scalar; 0 if student and teacher are equal.
 
     Raises:
-        ValueError, TypeError: shapes that do not fit, an unknown `heads`, a mask that is not bool.
+        ValueError, TypeError: shapes do not fit, `heads` is unknown, or the mask is not bool.
 
     Source: Edalati et al. 2022, KnGPT-2, arXiv:2110.08152.
     """
@@ -51,13 +58,13 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor, *, heads: str =
             f"{tuple(student.shape)} (batch, heads, queries, keys); both need the same tokens, "
             "and as many heads unless heads=mean"
         )
-    # Clamped, 0 · log 0 is 0 for both.
+    # With clamped logarithms, 0 · log 0 is 0 for both models.
     values = theirs * (theirs.clamp(min=least).log() - mine.clamp(min=least).log())
     return masked_mean(values.sum(-1).mean(1), mask)
 
 
 def _rows(weights: Tensor, mask: Tensor, heads: str) -> Tensor:
-    """At least in float32, 0 in masked queries, which may hold anything."""
+    """In float32 or more, with 0 for masked queries, whose weights may be anything."""
     weights = weights.masked_fill(~mask[:, None, :, None], 0.0)
     weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
     return weights.mean(1, keepdim=True) if heads == "mean" else weights
@@ -70,10 +77,10 @@ def _check_heads(heads: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionKL(StateLoss):
-    """The student's tokens attend to what the teacher's attend to.
+    """The student's tokens attend to the tokens that the teacher's attend to.
 
     Raises:
-        ValueError: an unknown `heads`, a projection, which attention maps have no use for.
+        ValueError: `heads` is unknown, or a projection, which attention maps cannot use.
     """
 
     CAPTURES: ClassVar[tuple[str, ...]] = ("attention",)
@@ -81,7 +88,7 @@ class AttentionKL(StateLoss):
     capture: str = "attention"
     """What is compared."""
     heads: str = "match"
-    """`match`: head by head; `mean`: each model's mean over its heads."""
+    """`match`: head by head; `mean`: the mean of each model over its heads."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -89,12 +96,12 @@ class AttentionKL(StateLoss):
         _check_heads(self.heads)
         if self.projection:
             raise ValueError(
-                "projection=true maps widths, and attention maps have none; use projection=false, "
-                "and heads=mean where the heads differ in number"
+                "projection=true maps hidden states, not attention; use projection=false, and "
+                "heads=mean if the models have different numbers of heads"
             )
 
     def check_widths(self, student: Structure, teacher: Structure) -> None:
-        """Refuse heads that differ in number where they are compared one by one."""
+        """Refuse different numbers of heads if heads are compared one by one."""
         for mine, theirs in self.pairs(student, teacher):
             there, here = teacher.num_heads[theirs], student.num_heads[mine]
             if self.heads == "match" and here != there:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -21,24 +22,24 @@ from mobilellm.distillation.losses.targets import (
 
 
 def forward_kl(
-    student_logits: Tensor,
+    student_logits: Float[Tensor, "*tokens vocab"],
     teacher_logits: Target,
-    mask: Tensor,
+    mask: Shaped[Tensor, "*mask"],
     *,
     temperature: float = 1.0,
     rest: str = "bucket",
-) -> Tensor:
+) -> Float[Tensor, ""]:
     """Σ p_T (log p_T − log p_S), mean over unmasked tokens, in nats × temperature².
 
     Args:
         student_logits: (..., vocab).
-        teacher_logits: the same shape, or the teacher's `TopK`; no gradient goes there.
-        mask: bool (...), True = counts.
-        temperature: both models' logits are divided by it.
-        rest: of a `TopK`: see `mobilellm.distillation.losses.targets`.
+        teacher_logits: the same shape, or the teacher's `TopK`; they receive no gradient.
+        mask: bool (...); True: the token counts.
+        temperature: the logits of both models are divided by it.
+        rest: how a `TopK` is compared; see `mobilellm.distillation.losses.targets`.
 
     Returns:
-        A scalar; 0 where student and teacher are equal.
+        A scalar; 0 if student and teacher are equal.
 
     Raises:
         ValueError, TypeError: as `log_probability_pair`.
@@ -58,9 +59,9 @@ def forward_kl(
 
 
 class _OnAllLogits(torch.autograd.Function):
-    """The divergence of each token, and at once its gradient, softmax(student) − softmax(teacher).
+    """The divergence of each token together with its gradient, softmax(student) − softmax(teacher).
 
-    It takes less than half the time and memory of what autograd would make of the formula.
+    It takes less than half of the time and memory that autograd needs for the formula.
     """
 
     @staticmethod
@@ -87,10 +88,10 @@ class _OnAllLogits(torch.autograd.Function):
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardKL(LogitLoss):
-    """KL(teacher ‖ student): the student covers all that the teacher finds likely."""
+    """KL(teacher ‖ student): the student must cover all tokens that the teacher finds likely."""
 
     def is_plain(self, progress: float) -> bool:
-        """Whether the temperature is 1, so that the cross entropy's softmax serves it too."""
+        """Whether the temperature is 1, so that the softmax of the cross entropy can be shared."""
         return value_at(self.temperature, progress) == 1
 
     def divergence(

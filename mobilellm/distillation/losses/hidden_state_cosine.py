@@ -1,8 +1,9 @@
-"""Angle between hidden states."""
+"""Cosine distance of hidden states."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -16,22 +17,26 @@ from mobilellm.distillation.losses.loss import (
 )
 
 
-def hidden_state_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+def hidden_state_cosine(
+    student: Float[Tensor, "*tokens width"],
+    teacher: Float[Tensor, "*teacher"],
+    mask: Shaped[Tensor, "*mask"],
+) -> Float[Tensor, ""]:
     """1 − cos(h_S, h_T), mean over the unmasked tokens.
 
     Args:
         student: (..., width).
-        teacher: the same shape; no gradient goes there.
-        mask: bool (...), True = counts.
+        teacher: the same shape; it receives no gradient.
+        mask: bool (...); True: the token counts.
 
     Returns:
-        A scalar; 0 where the states have one direction, 2 where they are opposed. A state that is
-        zero has no direction and counts as 1, with no gradient.
+        A scalar; 0 if the states have the same direction, 2 if they are opposite. A token with a
+        zero state counts as 1 and has no gradient.
 
     Raises:
-        ValueError, TypeError: shapes that do not fit, a mask that is not bool.
+        ValueError, TypeError: shapes do not fit, or the mask is not bool.
 
-    Source: Sanh et al. 2019, DistilBERT, arXiv:1910.01108, section 2: of the last layer.
+    Source: Sanh et al. 2019, DistilBERT, arXiv:1910.01108, section 2, for the last layer.
     """
     check_states(student, teacher, mask)
     student, teacher = compared_states(student, mask), compared_states(teacher.detach(), mask)
@@ -40,7 +45,7 @@ def hidden_state_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tenso
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenStateCosine(StateLoss):
-    """The student's states get the teacher's direction; their length stays free."""
+    """The student's states approach the teacher's in direction; their norm is free."""
 
     def __call__(
         self,

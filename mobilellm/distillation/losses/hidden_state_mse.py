@@ -1,8 +1,9 @@
-"""Squared distance of hidden states."""
+"""Squared difference of hidden states."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
@@ -16,19 +17,23 @@ from mobilellm.distillation.losses.loss import (
 )
 
 
-def hidden_state_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+def hidden_state_mse(
+    student: Float[Tensor, "*tokens width"],
+    teacher: Float[Tensor, "*teacher"],
+    mask: Shaped[Tensor, "*mask"],
+) -> Float[Tensor, ""]:
     """(h_S − h_T)², mean over the width and the unmasked tokens.
 
     Args:
         student: (..., width).
-        teacher: the same shape; no gradient goes there.
-        mask: bool (...), True = counts.
+        teacher: the same shape; it receives no gradient.
+        mask: bool (...); True: the token counts.
 
     Returns:
-        A scalar; 0 where student and teacher are equal.
+        A scalar; 0 if student and teacher are equal.
 
     Raises:
-        ValueError, TypeError: shapes that do not fit, a mask that is not bool.
+        ValueError, TypeError: shapes do not fit, or the mask is not bool.
 
     Source: Edalati et al. 2022, KnGPT-2, arXiv:2110.08152: embedding and feed-forward outputs.
     """
@@ -39,7 +44,7 @@ def hidden_state_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenStateMSE(StateLoss):
-    """The student's states become the teacher's, in direction and in length."""
+    """The student's states approach the teacher's in direction and in norm."""
 
     def __call__(
         self,

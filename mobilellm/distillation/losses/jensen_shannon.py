@@ -1,9 +1,10 @@
-"""Generalised Jensen-Shannon divergence: how far both models are from a mixture of the two."""
+"""Generalised Jensen-Shannon divergence: the divergence of both models from their mixture."""
 
 import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from mobilellm.distillation.losses.loss import LogitLoss, masked_mean
@@ -11,33 +12,33 @@ from mobilellm.distillation.losses.targets import Target, log_probability_pair
 
 
 def jensen_shannon(
-    student_logits: Tensor,
+    student_logits: Float[Tensor, "*tokens vocab"],
     teacher_logits: Target,
-    mask: Tensor,
+    mask: Shaped[Tensor, "*mask"],
     *,
     beta: float = 0.5,
     temperature: float = 1.0,
     rest: str = "bucket",
-) -> Tensor:
+) -> Float[Tensor, ""]:
     """β KL(p_T ‖ m) + (1 − β) KL(p_S ‖ m) with the mixture m = β p_T + (1 − β) p_S.
 
-    With β = 0.5 student and teacher may be exchanged, and the value is at most log 2. Divided by β,
+    With β = 0.5 it is symmetric in student and teacher, and at most log 2. Divided by β,
     it tends to KL(p_T ‖ p_S) as β → 0; divided by 1 − β, to KL(p_S ‖ p_T) as β → 1.
 
     Args:
         student_logits: (..., vocab).
-        teacher_logits: the same shape, or the teacher's `TopK`; no gradient goes there.
-        mask: bool (...), True = counts.
+        teacher_logits: the same shape, or the teacher's `TopK`; they receive no gradient.
+        mask: bool (...); True: the token counts.
         beta: share of the teacher in the mixture, between 0 and 1.
-        temperature: both models' logits are divided by it.
-        rest: of a `TopK`: see `mobilellm.distillation.losses.targets`.
+        temperature: the logits of both models are divided by it.
+        rest: how a `TopK` is compared; see `mobilellm.distillation.losses.targets`.
 
     Returns:
-        A scalar, mean over unmasked tokens, in nats × temperature²; 0 where student and teacher
+        A scalar, the mean over unmasked tokens, in nats × temperature²; 0 if student and teacher
         are equal.
 
     Raises:
-        ValueError, TypeError: `beta` out of range; as `log_probability_pair`.
+        ValueError, TypeError: `beta` is out of range; see also `log_probability_pair`.
 
     Source: Agarwal et al. 2023, arXiv:2306.13649, section 2.
     """
@@ -46,8 +47,8 @@ def jensen_shannon(
         student_logits, teacher_logits, temperature=temperature, rest=rest, mask=mask
     )
     with torch.no_grad():
-        # log m − log p_T. Made of the difference alone, it is exact near 0, where models are equal.
-        # Logarithms can do without gradients: theirs would be that of Σ m = Σ p_S = 1, which is 0.
+        # log m − log p_T, computed from the difference so that it is accurate if models are equal.
+        # No gradient: the one through the logarithms is that of Σ m = Σ p_S = 1, which is 0.
         log_ratio = student - teacher
         mixture = torch.logaddexp(
             log_ratio + math.log1p(-beta), log_ratio.new_full((), math.log(beta))
@@ -62,8 +63,7 @@ def jensen_shannon(
 def _check_beta(beta: float) -> None:
     if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 < beta < 1:
         raise ValueError(
-            f"beta={beta} must lie between 0 and 1, both excluded; at the ends use forward_kl or "
-            "reverse_kl"
+            f"beta={beta} must be above 0 and below 1; for the limits use forward_kl or reverse_kl"
         )
 
 

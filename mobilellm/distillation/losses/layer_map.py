@@ -1,6 +1,6 @@
-"""Which application of a student's blocks learns from which of the teacher's.
+"""Layer maps: which layer of the student learns from which layer of the teacher.
 
-Layers are counted by application: a block that runs twice is two layers, with two states to learn.
+Layers are counted by application: a block that is applied twice counts as two layers.
 """
 
 from collections.abc import Sequence
@@ -10,29 +10,31 @@ from typing import Protocol
 from mobilellm.ranges import Range, check_fields
 
 Pairs = tuple[tuple[int, int], ...]
-"""(student's application, teacher's application), counted from 0."""
+"""(layer of the student, layer of the teacher), counted from 0."""
 
 
 class LayerMap(Protocol):
-    """A rule that gives the pairs for any two depths."""
+    """A rule that gives the pairs of layers for any two depths."""
 
     def pairs(self, num_student: int, num_teacher: int) -> Pairs:
         """The pairs, in the student's order.
 
         Raises:
-            ValueError: depths that the rule does not fit.
+            ValueError: the rule does not fit these depths.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Student layer i of n learns from teacher layer round((i + 1) m / n) − 1 of m, the last from
-    the last. Students deeper than their teacher learn from some of its layers several times.
+    """Student layer i of n learns from teacher layer round((i + 1) m / n) − 1 of m.
+
+    The last layer learns from the last. A student that is deeper than its teacher learns from some
+    of the teacher's layers several times.
     """
 
     def pairs(self, num_student: int, num_teacher: int) -> Pairs:
-        """All student layers."""
+        """One pair per layer of the student."""
         return tuple(
             (i, max(((i + 1) * num_teacher * 2 + num_student) // (2 * num_student) - 1, 0))
             for i in range(num_student)
@@ -45,7 +47,7 @@ UNIFORM = Uniform()
 
 @dataclass(frozen=True, kw_only=True)
 class Last:
-    """The last `k` layers of one learn from the last `k` of the other, in order."""
+    """The last `k` layers of the student learn from the last `k` of the teacher, in order."""
 
     k: int = 1
 
@@ -54,31 +56,33 @@ class Last:
         check_fields(self, k=Range(at_least=1))
 
     def pairs(self, num_student: int, num_teacher: int) -> Pairs:
-        """As many pairs.
+        """`k` pairs.
 
         Raises:
-            ValueError: fewer layers than that.
+            ValueError: a model has fewer than `k` layers.
         """
         least = min(num_student, num_teacher)
         if self.k > least:
             raise ValueError(
-                f"k={self.k} last layers are mapped, but the student has {num_student} layers and "
-                f"the teacher {num_teacher}; use k={least} or less"
+                f"layers.k={self.k}, but the student has {num_student} layers and the teacher "
+                f"{num_teacher}; use k={least} or less"
             )
         return tuple((num_student - i, num_teacher - i) for i in range(self.k, 0, -1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explicit:
-    """Pairs one by one: [[student's, teacher's], …], counted from 0."""
+    """The given pairs [[layer of the student, layer of the teacher], …], counted from 0."""
 
     layers: Sequence[Sequence[int]]
 
     def __post_init__(self) -> None:
-        """Check that these are pairs of whole numbers."""
+        """Check the pairs."""
         for pair in self.layers:
             if not isinstance(pair, Sequence) or [type(layer) for layer in pair] != [int, int]:
-                raise ValueError(f"{pair} is no pair [student's layer, teacher's layer]")
+                raise ValueError(
+                    f"layers: {pair} must be a pair [layer of the student, layer of the teacher]"
+                )
         if not self.layers:
             raise ValueError("layers is empty; give at least one pair")
 
@@ -94,7 +98,7 @@ class Explicit:
             ):  # fmt: skip
                 if not 0 <= layer < there:
                     raise ValueError(
-                        f"the layer map names the {name}'s layer {layer}, which has {there} layers "
-                        f"counted by application, from 0 to {there - 1}"
+                        f"layers names layer {layer} of the {name}, which has {there} layers "
+                        f"counted by application; use 0 to {there - 1}"
                     )
         return tuple((student, teacher) for student, teacher in self.layers)

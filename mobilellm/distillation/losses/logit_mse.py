@@ -1,8 +1,9 @@
-"""Squared distance of the logits."""
+"""Squared difference of the logits."""
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
@@ -16,30 +17,34 @@ from mobilellm.distillation.losses.targets import (
 )
 
 
-def logit_mse(student_logits: Tensor, teacher_logits: Target, mask: Tensor) -> Tensor:
+def logit_mse(
+    student_logits: Float[Tensor, "*tokens vocab"],
+    teacher_logits: Target,
+    mask: Shaped[Tensor, "*mask"],
+) -> Float[Tensor, ""]:
     """(z_S − z_T)², mean over the vocabulary and the unmasked tokens.
 
-    It has no temperature: dividing the logits by one and multiplying by its square cancel.
+    It has no temperature: dividing the logits by it and multiplying by its square would cancel.
 
     Args:
         student_logits: (..., vocab).
-        teacher_logits: the same shape; no gradient goes there.
-        mask: bool (...), True = counts.
+        teacher_logits: the same shape; they receive no gradient.
+        mask: bool (...); True: the token counts.
 
     Returns:
-        A scalar, in nats²; 0 where student and teacher are equal.
+        A scalar, in nats²; 0 if student and teacher are equal.
 
     Raises:
-        ValueError: shapes that do not fit, a `TopK`.
-        TypeError: a mask that is not bool.
+        ValueError: shapes do not fit, or the teacher gives a `TopK`.
+        TypeError: the mask is not bool.
 
     Source: `alpha_mse` of DistilBERT's training, Sanh et al. 2019, arXiv:1910.01108.
     """
     if isinstance(teacher_logits, TopK):
         raise ValueError(
-            f"logit_mse needs all logits of the teacher, and was given its top "
-            f"{teacher_logits.indices.shape[-1]} probabilities; use a teacher in memory without "
-            "top_k, or another loss"
+            "logit_mse needs all logits of the teacher and got its "
+            f"{teacher_logits.indices.shape[-1]} highest probabilities; use a teacher in memory "
+            "without top_k, or another loss"
         )
     check_same_shape(student_logits, teacher_logits)
     check_mask(mask, student_logits.shape[:-1])
@@ -52,10 +57,10 @@ def logit_mse(student_logits: Tensor, teacher_logits: Target, mask: Tensor) -> T
 
 @dataclass(frozen=True, kw_only=True)
 class LogitMSE(LogitLoss):
-    """Mean squared distance of the logits, all of which the teacher has to give.
+    """Mean squared difference of the logits; the teacher must give all of them.
 
     Raises:
-        ValueError: a temperature, which would cancel.
+        ValueError: a temperature other than 1, which would have no effect.
     """
 
     def __post_init__(self) -> None:
@@ -63,15 +68,15 @@ class LogitMSE(LogitLoss):
         super().__post_init__()
         if self.temperature != 1:
             raise ValueError(
-                f"temperature={self.temperature} would have no effect on LogitMSE, where it "
-                "cancels; use temperature=1.0"
+                f"temperature={self.temperature} would have no effect on LogitMSE, in which "
+                "it cancels; use temperature=1.0"
             )
 
     def check(self, student: Structure, teacher: Structure) -> None:
-        """Refuse another vocabulary, and a store, which has the most likely tokens only.
+        """Refuse another vocabulary, and a logit store, which has the most likely tokens only.
 
         Raises:
-            ValueError: as said.
+            ValueError: one of these.
         """
         if teacher.num_layers == 0:
             raise ValueError(

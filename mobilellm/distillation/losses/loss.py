@@ -1,9 +1,9 @@
-"""What every distillation loss is: a weight, and a pure function of student, teacher and mask.
+"""The two kinds of distillation losses: on logits, and on hidden states or attention weights.
 
 A `LogitLoss` compares next-token distributions; it is called for one chunk of tokens at a time. A
-`StateLoss` compares what the models capture inside: one tensor per application of a block, so that
-a shared block counts as often as it runs. All values are means over unmasked tokens, so that they
-depend neither on the batch's size nor on its chunks, and no gradient goes to the teacher.
+`StateLoss` compares captured tensors, one per application of a block, so that a shared block counts
+as often as it is applied. All values are means over unmasked tokens: they depend neither on the
+size of the batch nor on its chunks. The teacher receives no gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mobilellm.distillation.losses.layer_map import UNIFORM, LayerMap
@@ -19,40 +20,41 @@ from mobilellm.distillation.losses.targets import RESTS, Target, check_mask
 from mobilellm.ranges import check_fields
 
 Projection = Callable[[int, Tensor], Tensor]
-"""(index of the pair, student states) -> states of the teacher's width."""
+"""(index of the pair, states (batch, seq, student width)) -> (batch, seq, teacher width)."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What a loss has to know of a model before it is built."""
+    """What a loss needs to know about a model before its weights are read."""
 
     num_layers: int
-    """Applications of blocks."""
+    """Applications of blocks; 0: a logit store."""
     hidden_size: int
     """Width of the residual stream."""
     num_heads: tuple[int, ...]
     """Query heads of each application."""
     vocab_size: int
     captures: tuple[str, ...] = ("embedding", "hidden_states", "attention", "feed_forward")
-    """What the model can capture."""
+    """The names of the tensors that the model can capture."""
     temperature: float | None = None
-    """The only one at which all its probabilities are known; None: any."""
+    """The only temperature at which all its probabilities are known; None: any."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogitLoss:
-    """A divergence of next-token distributions.
+    """A loss on next-token distributions.
 
     Raises:
-        ValueError: a weight below 0, a temperature not above 0, an unknown `rest`.
+        ValueError: a weight below 0, a temperature out of range, or an unknown `rest`.
     """
 
     weight: Scheduled = 1.0
-    """Factor in the loss of the step."""
+    """Factor in the training loss."""
     temperature: Scheduled = 1.0
-    """Both models' logits are divided by it; the loss is multiplied by its square."""
+    """The logits of both models are divided by it; the loss is multiplied by its square."""
     rest: str = "bucket"
-    """With a top-k teacher: `bucket` (all other tokens are one class) or `renormalize`."""
+    """If the teacher gives a `TopK`: `bucket` (all other tokens are one class) or `renormalize`
+    (probabilities among the k tokens)."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -65,13 +67,13 @@ class LogitLoss:
     def __call__(
         self, student_logits: Tensor, teacher: Target, mask: Tensor, progress: float = 1.0
     ) -> Tensor:
-        """Mean over the unmasked tokens, in nats × temperature².
+        """The mean over unmasked tokens, in nats × temperature².
 
         Args:
             student_logits: (tokens, vocab).
             teacher: logits of the same shape, or their `TopK`.
-            mask: bool (tokens,), True = counts.
-            progress: share of the budget used up, for what is scheduled.
+            mask: bool (tokens,); True: the token counts.
+            progress: used share of the training budget, for a scheduled temperature.
         """
         return self.divergence(
             student_logits, teacher, mask, temperature=value_at(self.temperature, progress),
@@ -79,16 +81,16 @@ class LogitLoss:
         )  # fmt: skip
 
     def check(self, student: Structure, teacher: Structure) -> None:
-        """Refuse models that cannot be compared, now or at any time of the run.
+        """Check that the two models can be compared throughout the run.
 
         Raises:
-            ValueError: another vocabulary, a store of another temperature than the loss has or
-                comes to have.
+            ValueError: the vocabularies differ, or the logit store has another temperature than
+                the loss at some step.
         """
         if student.vocab_size != teacher.vocab_size:
             raise ValueError(
-                f"{type(self).__name__}: the student has {student.vocab_size} tokens, the teacher "
-                f"{teacher.vocab_size}; both need the same tokenizer"
+                f"{type(self).__name__}: the student has vocab_size={student.vocab_size}, the "
+                f"teacher {teacher.vocab_size}; both need the same tokenizer"
             )
         known = teacher.temperature
         if known is None or self.rest == "renormalize":
@@ -96,8 +98,8 @@ class LogitLoss:
         others = [value for value in extremes(self.temperature) if value != known]
         if others:
             raise ValueError(
-                f"{type(self).__name__}: the logit store was made at temperature {known:g}, which "
-                f"does not tell the mass of the other tokens at temperature {others[0]:g}; use "
+                f"{type(self).__name__}: the logit store was made at temperature {known:g}, and "
+                f"the probability of all other tokens at {others[0]:g} is not known; use "
                 f"temperature={known:g} throughout, rest=renormalize, or a store made at that "
                 "temperature"
             )
@@ -106,30 +108,30 @@ class LogitLoss:
         self, student_logits: Tensor, teacher: Target, mask: Tensor, *, temperature: float,
         rest: str,
     ) -> Tensor:  # fmt: skip
-        """The pure function, at one temperature."""
+        """The loss at one temperature."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class StateLoss:
-    """A distance between what student and teacher capture in mapped layers.
+    """A loss on tensors that are captured in mapped layers of student and teacher.
 
     Raises:
-        ValueError: a weight below 0, another capture than the loss can compare, a layer map for
+        ValueError: a weight below 0, a capture that the loss cannot compare, or a layer map for
             the embedding.
     """
 
     CAPTURES: ClassVar[tuple[str, ...]] = ("hidden_states", "feed_forward", "embedding")
-    """What the loss can compare."""
+    """The captures that the loss can compare."""
 
     weight: Scheduled = 1.0
-    """Factor in the loss of the step."""
+    """Factor in the training loss."""
     capture: str = "hidden_states"
     """What is compared: `hidden_states`, `feed_forward`, `embedding` or `attention`."""
     layers: LayerMap = UNIFORM
-    """Which application of the student learns from which of the teacher."""
+    """Which layer of the student learns from which layer of the teacher."""
     projection: bool = False
-    """Learn a linear map from the student's width to the teacher's, one per pair of layers."""
+    """Train a linear map from the student's width to the teacher's for each pair of layers."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -142,22 +144,22 @@ class StateLoss:
             )
         if self.capture == "embedding" and self.layers != UNIFORM:
             raise ValueError(
-                f"layers={self.layers} has no effect with capture=embedding, of which a model has "
-                "one; leave layers out"
+                f"layers={self.layers} has no effect with capture=embedding, which is one tensor "
+                "per model; leave layers out"
             )
 
     def pairs(self, student: Structure, teacher: Structure) -> tuple[tuple[int, int], ...]:
-        """Indices of the captured tensors that are compared: (student's, teacher's)."""
+        """Indices of the captured tensors that are compared: (of the student, of the teacher)."""
         if self.capture == "embedding":
             return ((0, 0),)
         return self.layers.pairs(student.num_layers, teacher.num_layers)
 
     def check(self, student: Structure, teacher: Structure) -> None:
-        """Refuse models that cannot be compared.
+        """Check that the two models can be compared.
 
         Raises:
-            ValueError: a teacher without the captured states, layers out of range, widths that
-                differ without `projection`.
+            ValueError: the teacher cannot capture these tensors, layers are out of range, or the
+                widths differ without `projection`.
         """
         if self.capture not in teacher.captures:
             raise ValueError(
@@ -169,7 +171,7 @@ class StateLoss:
         self.check_widths(student, teacher)
 
     def check_widths(self, student: Structure, teacher: Structure) -> None:
-        """Refuse widths that differ where nothing bridges them."""
+        """Check the widths: they must be equal unless there is a projection."""
         if student.hidden_size != teacher.hidden_size and not self.projection:
             raise ValueError(
                 f"{type(self).__name__}: the student has hidden_size={student.hidden_size}, the "
@@ -183,13 +185,13 @@ class StateLoss:
         mask: Tensor,
         project: Projection | None = None,
     ) -> Tensor:
-        """Sum over the pairs of layers of the mean over the unmasked tokens.
+        """Sum over the pairs of layers; each term is a mean over unmasked tokens.
 
         Args:
-            student: captured tensors of the pairs, in order.
-            teacher: theirs.
-            mask: bool (batch, seq), True = counts.
-            project: with `projection`, the learned maps.
+            student: one captured tensor per pair of layers.
+            teacher: likewise.
+            mask: bool (batch, seq); True: the token counts.
+            project: the trained maps, with `projection`.
         """
         raise NotImplementedError
 
@@ -197,31 +199,39 @@ class StateLoss:
 DistillationLoss = LogitLoss | StateLoss
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` where `mask` (of the same shape) is True; 0 where that is nowhere.
+def masked_mean(
+    values: Float[Tensor, "*tokens"], mask: Bool[Tensor, "*tokens"]
+) -> Float[Tensor, ""]:
+    """The mean of `values` over the entries whose `mask` is True; 0 if there are none.
 
-    What stands in masked places does not matter, even if it is not finite.
+    Masked values are ignored even if they are not finite.
+
+    Args:
+        values: (...).
+        mask: bool, the same shape.
     """
     return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
 
 
-def compared_states(states: Tensor, mask: Tensor) -> Tensor:
-    """Captured (..., width) at least in float32, 0 in masked tokens, which may hold anything."""
+def compared_states(
+    states: Float[Tensor, "*tokens width"], mask: Bool[Tensor, "*tokens"]
+) -> Float[Tensor, "*tokens width"]:
+    """States (..., width) in float32 or more; 0 for masked tokens, whose states may be anything."""
     dtype = torch.promote_types(states.dtype, torch.float32)
     return states.masked_fill(~mask.unsqueeze(-1), 0.0).to(dtype)
 
 
 def check_states(student: Tensor, teacher: Tensor, mask: Tensor) -> None:
-    """Refuse captured tensors (..., width) that cannot be compared.
+    """Check captured tensors (..., width) before they are compared.
 
     Raises:
-        ValueError, TypeError: shapes that do not fit, a mask that is not bool.
+        ValueError, TypeError: shapes do not fit, or the mask is not bool.
     """
     if student.shape != teacher.shape:
         raise ValueError(
             f"the teacher's states have shape {tuple(teacher.shape)}, the student's "
-            f"{tuple(student.shape)}; both need the same tokens and width: set projection=true "
-            "where widths differ"
+            f"{tuple(student.shape)}; both need the same tokens and width; set projection=true "
+            "if the widths differ"
         )
     check_mask(mask, student.shape[:-1])
 
@@ -236,7 +246,7 @@ def sum_over_pairs(
     """Sum of `distance(student, teacher, mask)` over the pairs of captured tensors."""
     total = mask.new_zeros((), dtype=torch.float32)
     for index, (mine, theirs) in enumerate(zip(student, teacher, strict=True)):
-        # Masked before the map too: its own gradient sees all tokens.
+        # Masked before the projection, whose gradient would otherwise include masked tokens.
         states = mine if project is None else project(index, mine.masked_fill(~mask[..., None], 0))
         total = total + distance(states, theirs, mask)
     return total

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from mobilellm.distillation.losses.loss import LogitLoss, masked_mean
@@ -9,42 +10,42 @@ from mobilellm.distillation.losses.targets import Target, log_probability_pair
 
 
 def reverse_kl(
-    student_logits: Tensor,
+    student_logits: Float[Tensor, "*tokens vocab"],
     teacher_logits: Target,
-    mask: Tensor,
+    mask: Shaped[Tensor, "*mask"],
     *,
     temperature: float = 1.0,
     rest: str = "bucket",
-) -> Tensor:
+) -> Float[Tensor, ""]:
     """Σ p_S (log p_S − log p_T), mean over unmasked tokens, in nats × temperature².
 
     Args:
         student_logits: (..., vocab).
-        teacher_logits: the same shape, or the teacher's `TopK`; no gradient goes there.
-        mask: bool (...), True = counts.
-        temperature: both models' logits are divided by it.
-        rest: of a `TopK`: see `mobilellm.distillation.losses.targets`.
+        teacher_logits: the same shape, or the teacher's `TopK`; they receive no gradient.
+        mask: bool (...); True: the token counts.
+        temperature: the logits of both models are divided by it.
+        rest: how a `TopK` is compared; see `mobilellm.distillation.losses.targets`.
 
     Returns:
-        A scalar; 0 where student and teacher are equal.
+        A scalar; 0 if student and teacher are equal.
 
     Raises:
         ValueError, TypeError: as `log_probability_pair`.
 
-    Source: Gu et al. 2023, MiniLLM, arXiv:2306.08543, on the teacher-forced distribution of each
-    token rather than on sampled text.
+    Source: Gu et al. 2023, MiniLLM, arXiv:2306.08543; here on the given text (teacher forcing), not
+    on sampled text.
     """
     student, teacher = log_probability_pair(
         student_logits, teacher_logits, temperature=temperature, rest=rest, mask=mask
     )
-    # The difference's own gradient would be that of Σ p_S = 1, which is 0.
+    # Detached: the gradient through the logarithms is that of Σ p_S = 1, which is 0.
     log_ratio = (student - teacher).detach()
     return masked_mean((student.exp() * log_ratio).sum(-1), mask) * temperature**2
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReverseKL(LogitLoss):
-    """KL(student ‖ teacher): the student keeps to what the teacher finds likely."""
+    """KL(student ‖ teacher): the student may prefer only tokens that the teacher finds likely."""
 
     def divergence(
         self, student_logits: Tensor, teacher: Target, mask: Tensor, *, temperature: float,

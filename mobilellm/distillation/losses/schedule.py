@@ -1,4 +1,4 @@
-"""Weights and temperatures that change while a run goes on."""
+"""Weights and temperatures that change during a run."""
 
 from dataclasses import dataclass
 
@@ -9,32 +9,32 @@ WEIGHT = Range(at_least=0, cap=1e6)
 
 @dataclass(frozen=True, kw_only=True)
 class Ramp:
-    """From `start` to `end` in a straight line, between two shares of the budget; constant outside.
+    """Changes linearly from `start` to `end` between two shares of the budget; constant outside.
 
     Raises:
-        ValueError: values that are not finite, shares that are not 0 <= begin < until <= 1.
+        ValueError: values are not finite, or the shares are not 0 <= begin < until <= 1.
     """
 
     start: float
-    """Value before and at `begin`."""
+    """Value up to `begin`."""
     end: float
-    """Value at and after `until`."""
+    """Value from `until` on."""
     begin: float = 0.0
-    """Share of the budget used up when the change begins."""
+    """Used share of the training budget at which the change begins."""
     until: float = 1.0
-    """Share of the budget used up when it is over."""
+    """Used share of the training budget at which the change ends."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         check_fields(self)
         if not 0 <= self.begin < self.until <= 1:
             raise ValueError(
-                f"begin={self.begin} and until={self.until} are shares of the budget: "
+                f"begin={self.begin} and until={self.until} must be shares of the budget with "
                 "0 <= begin < until <= 1"
             )
 
     def at(self, progress: float) -> float:
-        """Value once the share `progress` of the budget is used up."""
+        """The value when the share `progress` of the budget is used."""
         share = (progress - self.begin) / (self.until - self.begin)
         return self.start + (self.end - self.start) * min(max(share, 0.0), 1.0)
 
@@ -43,20 +43,20 @@ Scheduled = float | Ramp
 
 
 def value_at(value: Scheduled, progress: float) -> float:
-    """A number as it is, a `Ramp` at `progress`."""
+    """The value of a number or of a `Ramp` when the share `progress` of the budget is used."""
     return value.at(progress) if isinstance(value, Ramp) else float(value)
 
 
 def extremes(value: Scheduled) -> tuple[float, ...]:
-    """The least and the greatest value that it ever has."""
+    """The values at both ends of the run."""
     return (value.start, value.end) if isinstance(value, Ramp) else (value,)
 
 
 def check_scheduled(name: str, value: Scheduled, *, positive: bool = False) -> None:
-    """Check a weight or, with `positive`, a temperature.
+    """Check a weight, or with `positive` a temperature.
 
     Raises:
-        ValueError: a value below 0, or with `positive` one that is not above it.
+        ValueError: a weight below 0, or a temperature out of range.
     """
     for end in extremes(value):
         check_value(name, end, float, TEMPERATURE if positive else WEIGHT)

@@ -1,41 +1,41 @@
-"""What is known of the teacher's distribution, and the classes on which both models are compared.
+"""The distribution of the teacher as far as it is known, and the classes that are compared.
 
-A teacher in memory gives all logits; a store, or an online teacher with `top_k`, gives the k most
-likely tokens. Then the two models are compared either on k + 1 classes, the tokens and "any other"
-(`bucket`), or on the k tokens alone, given that it is one of them (`renormalize`). On equal models
-both sides are equal either way, so that every divergence is zero there.
+A teacher in memory gives all logits. A logit store, or a teacher in memory with `top_k`, gives the
+probabilities of the k most likely tokens. The two models are then compared either on k + 1 classes,
+the k tokens and all others together (`bucket`), or by their probabilities among the k tokens
+(`renormalize`). In both cases every divergence of equal models is zero.
 
-A student's gradient is exactly 0 in masked rows, even where its logits or the teacher's are not
-finite. For a `TopK` the student's logits are passed over once in each direction, and nothing of
-their size is kept in between.
+The gradient of the student is exactly 0 for masked tokens, even if its logits or the teacher's are
+not finite there. With a `TopK`, nothing of the size of the logits is kept for the backward pass.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 RESTS = ("bucket", "renormalize")
-# Least probability of the rest, so that its logarithm exists. Where the teacher's is smaller, the
-# class weighs next to nothing.
+# Smallest probability of all other tokens together, so that its logarithm is finite. If the
+# teacher's is smaller, the class hardly contributes.
 _LEAST_REST = 1e-9
 
 
 @dataclass(frozen=True)
 class TopK:
-    """The k most likely tokens of each position."""
+    """The k most likely next tokens of each position and their log-probabilities."""
 
     indices: Tensor
     """Token ids (..., k), int64."""
     log_probabilities: Tensor
-    """(..., k), among all tokens of the vocabulary."""
+    """(..., k), in nats, of a softmax over the whole vocabulary."""
     temperature: float = 1.0
-    """Logits were divided by it before the softmax."""
+    """The logits were divided by it before the softmax."""
 
     def rows(self, rows: slice) -> "TopK":
-        """Those positions, of flat (tokens, k) tensors."""
+        """The part for some positions, if the tensors are (tokens, k)."""
         return TopK(self.indices[rows], self.log_probabilities[rows], self.temperature)
 
 
@@ -43,7 +43,7 @@ Target = Tensor | TopK
 """The teacher's logits (..., vocab), or its `TopK`."""
 
 
-def top_k_of(logits: Tensor, k: int, *, temperature: float = 1.0) -> TopK:
+def top_k_of(logits: Float[Tensor, "*tokens vocab"], k: int, *, temperature: float = 1.0) -> TopK:
     """The k most likely tokens, most likely first.
 
     Args:
@@ -52,41 +52,39 @@ def top_k_of(logits: Tensor, k: int, *, temperature: float = 1.0) -> TopK:
         temperature: of the softmax.
 
     Raises:
-        ValueError: k out of range.
+        ValueError: k is out of range.
     """
     if not 1 <= k <= logits.shape[-1]:
-        raise ValueError(
-            f"k={k} must be between 1 and the vocabulary size of {logits.shape[-1]} tokens"
-        )
+        raise ValueError(f"k={k} must be between 1 and vocab_size={logits.shape[-1]}")
     indices = logits.topk(k, dim=-1).indices
     return TopK(indices, log_softmax(logits, temperature).gather(-1, indices), temperature)
 
 
 def log_probability_pair(
-    student_logits: Tensor,
+    student_logits: Float[Tensor, "*tokens vocab"],
     teacher: Target,
     *,
     temperature: float = 1.0,
     rest: str = "bucket",
-    mask: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of student and teacher on the classes that both are known on.
+    mask: Shaped[Tensor, "*mask"] | None = None,
+) -> tuple[Float[Tensor, "*tokens classes"], Float[Tensor, "*tokens classes"]]:
+    """Log-probabilities of student and teacher on the classes that are compared.
 
     Args:
         student_logits: (..., vocab).
-        teacher: logits (..., vocab), or the teacher's `TopK`; no gradient goes there.
-        temperature: both models' logits are divided by it.
-        rest: what becomes of tokens outside a `TopK`: `bucket` or `renormalize`.
-        mask: bool (...); no gradient passes where it is False. What is returned there may be
-            anything.
+        teacher: logits (..., vocab), or the teacher's `TopK`; it receives no gradient.
+        temperature: the logits of both models are divided by it.
+        rest: how tokens outside a `TopK` are treated: `bucket` or `renormalize`.
+        mask: bool (...); tokens with False receive no gradient, and what is returned for them is
+            undefined.
 
     Returns:
-        Student and teacher (..., classes), at least in float32: vocab, k + 1 or k classes.
+        Student and teacher (..., classes), in float32 or more, with vocab, k + 1 or k classes.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown `rest`, a `bucket` of a `TopK` that was made
-            at another temperature.
-        TypeError: a mask that is not bool.
+        ValueError: shapes do not fit, `rest` is unknown, or with `bucket` the `TopK` was made at
+            another temperature.
+        TypeError: the mask is not bool.
     """
     if mask is not None:
         check_mask(mask, student_logits.shape[:-1])
@@ -98,23 +96,23 @@ def log_probability_pair(
 
 
 def check_mask(mask: Tensor, shape: torch.Size) -> None:
-    """Refuse a mask that does not say for each token whether it counts.
+    """Check that a mask is bool and has one entry per token.
 
     Raises:
-        TypeError: not bool.
-        ValueError: another shape.
+        TypeError: it is not bool.
+        ValueError: it has another shape.
     """
     if mask.dtype != torch.bool:
-        raise TypeError(f"mask has dtype {mask.dtype}; give torch.bool, True = counts")
+        raise TypeError(f"mask has dtype {mask.dtype}; give torch.bool: True for tokens that count")
     if mask.shape != shape:
         raise ValueError(f"mask has shape {tuple(mask.shape)}; the tokens have {tuple(shape)}")
 
 
 def check_same_shape(student_logits: Tensor, teacher: Tensor) -> None:
-    """Refuse logits of other tokens or another vocabulary.
+    """Check that both models have logits for the same tokens and vocabulary.
 
     Raises:
-        ValueError: shapes that differ.
+        ValueError: the shapes differ.
     """
     if teacher.shape != student_logits.shape:
         raise ValueError(
@@ -123,10 +121,12 @@ def check_same_shape(student_logits: Tensor, teacher: Tensor) -> None:
         )
 
 
-def mask_gradient(rows: Tensor, mask: Tensor | None) -> Tensor:
-    """The same (..., width), whose gradient is 0 in masked rows, even where it would be NaN.
+def mask_gradient(
+    rows: Float[Tensor, "*tokens width"], mask: Bool[Tensor, "*tokens"] | None
+) -> Float[Tensor, "*tokens width"]:
+    """The same rows (..., width), whose gradient is 0 for masked rows even if it would be NaN.
 
-    Masking the values in a forward pass would cost a copy that is kept for the backward pass.
+    Masking the values themselves would keep a copy of them for the backward pass.
     """
     if mask is None or all_count(mask):
         return rows
@@ -146,7 +146,7 @@ class _MaskedGradient(torch.autograd.Function):
 
 
 def all_count(mask: Tensor) -> bool:
-    """Whether nothing is masked, where that is cheap to know: elsewhere it would be waited for."""
+    """Whether nothing is masked; False if it is not known without waiting for the device."""
     return mask.device.type == "cpu" and bool(mask.all())
 
 
@@ -163,14 +163,14 @@ def _top_k_pair(
     dtype = _dtype_of(student_logits)
     known = teacher.log_probabilities.detach().to(dtype)
     if rest == "renormalize":
-        # Ratios among the k tokens are known at any temperature.
+        # The ratios of the k probabilities are known at any temperature.
         chosen = mask_gradient(student_logits.gather(-1, teacher.indices), mask)
         known = known * (teacher.temperature / temperature)
         return log_softmax(chosen, temperature), known.log_softmax(-1)
     if teacher.temperature != temperature:
         raise ValueError(
-            f"the teacher's top k were taken at temperature {teacher.temperature:g}, which does "
-            f"not tell the mass of the other tokens at temperature {temperature:g}; use "
+            f"the teacher's top k are known at temperature {teacher.temperature:g}, and the "
+            f"probability of all other tokens at temperature {temperature:g} is not; use "
             f"temperature={teacher.temperature:g}, or rest=renormalize"
         )
     student = _ChosenLogProbabilities.apply(student_logits, teacher.indices, temperature, mask)
@@ -178,7 +178,7 @@ def _top_k_pair(
 
 
 class _ChosenLogProbabilities(torch.autograd.Function):
-    """Some log-probabilities of each row, without keeping all of them for the backward pass."""
+    """Selected log-probabilities of each row, without keeping the others for the backward pass."""
 
     @staticmethod
     def forward(
@@ -200,8 +200,10 @@ class _ChosenLogProbabilities(torch.autograd.Function):
         return gradient.to(logits.dtype), None, None, None
 
 
-def _with_rest(log_probabilities: Tensor) -> Tensor:
-    """Append the class of all other tokens; where rounding leaves too little for it, make room."""
+def _with_rest(
+    log_probabilities: Float[Tensor, "*tokens k"],
+) -> Float[Tensor, "*tokens classes"]:
+    """Append the class of all other tokens, whose probability is at least `_LEAST_REST`."""
     rest = (1 - log_probabilities.exp().sum(-1, keepdim=True)).clamp(min=_LEAST_REST)
     return torch.cat([log_probabilities, rest.log()], -1)
 
@@ -214,6 +216,8 @@ def _scaled(logits: Tensor, temperature: float) -> Tensor:
     return logits if temperature == 1 else logits.to(_dtype_of(logits)) / temperature
 
 
-def log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities (..., vocab) at a temperature, at least in float32."""
+def log_softmax(
+    logits: Float[Tensor, "*tokens vocab"], temperature: float
+) -> Float[Tensor, "*tokens vocab"]:
+    """Log-probabilities (..., vocab) at a temperature, in float32 or more."""
     return _scaled(logits, temperature).log_softmax(-1, dtype=_dtype_of(logits))

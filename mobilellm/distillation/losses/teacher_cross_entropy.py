@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from mobilellm.distillation.losses.loss import LogitLoss, masked_mean
@@ -9,28 +10,28 @@ from mobilellm.distillation.losses.targets import Target, log_probability_pair
 
 
 def teacher_cross_entropy(
-    student_logits: Tensor,
+    student_logits: Float[Tensor, "*tokens vocab"],
     teacher_logits: Target,
-    mask: Tensor,
+    mask: Shaped[Tensor, "*mask"],
     *,
     temperature: float = 1.0,
     rest: str = "bucket",
-) -> Tensor:
+) -> Float[Tensor, ""]:
     """−Σ p_T log p_S, mean over unmasked tokens, in nats × temperature².
 
-    Its gradient is that of `forward_kl`, which is why the factor temperature² is the same; its
-    value is higher by the teacher's entropy × temperature². Of a `TopK`, all of this is meant on
-    the classes that are compared: k + 1 with `bucket`, k with `renormalize`.
+    The gradient is that of `forward_kl`, so the factor temperature² is the same; the value is
+    higher by the teacher's entropy × temperature². With a `TopK` this holds for the classes that
+    are compared: k + 1 with `bucket`, k with `renormalize`.
 
     Args:
         student_logits: (..., vocab).
-        teacher_logits: the same shape, or the teacher's `TopK`; no gradient goes there.
-        mask: bool (...), True = counts.
-        temperature: both models' logits are divided by it.
-        rest: of a `TopK`: see `mobilellm.distillation.losses.targets`.
+        teacher_logits: the same shape, or the teacher's `TopK`; they receive no gradient.
+        mask: bool (...); True: the token counts.
+        temperature: the logits of both models are divided by it.
+        rest: how a `TopK` is compared; see `mobilellm.distillation.losses.targets`.
 
     Returns:
-        A scalar; the teacher's entropy × temperature² where student and teacher are equal.
+        A scalar; the teacher's entropy × temperature² if student and teacher are equal.
 
     Raises:
         ValueError, TypeError: as `log_probability_pair`.
@@ -45,7 +46,7 @@ def teacher_cross_entropy(
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherCrossEntropy(LogitLoss):
-    """Forward KL plus the teacher's entropy, which no student can change."""
+    """Forward KL plus the entropy of the teacher, which does not depend on the student."""
 
     def divergence(
         self, student_logits: Tensor, teacher: Target, mask: Tensor, *, temperature: float,

@@ -1,1 +1,1 @@
-"""Teachers: frozen models, or what was stored of one, that say what a student should learn."""
+"""Teachers: frozen models, or logit stores with the stored probabilities of one."""

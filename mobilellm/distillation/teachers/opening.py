@@ -1,7 +1,7 @@
-"""Open a teacher by its folder, whoever wrote it, and check that it fits the student and the data.
+"""Open the teacher in a folder, and check that it fits the student and the data.
 
-A folder is, in this order: a logit store; a model of ours or a run with one; a Llama-type Hugging
-Face folder; any other causal language model that `transformers` can open.
+The folder is the first of these that applies: a logit store; a model of this project, or a run with
+one; a Hugging Face folder of a Llama model; any causal language model that `transformers` can open.
 """
 
 from dataclasses import dataclass
@@ -32,25 +32,25 @@ BYTES_PER_STORED_WEIGHT = 2
 
 @dataclass(frozen=True)
 class TeacherFacts:
-    """What is known of a teacher before its weights are read."""
+    """What is known about a teacher before its weights are read."""
 
     kind: str
     """`store`, `model` or `transformers`."""
     structure: Structure
     max_tokens: int | None
-    """Longest window it can read; None: not limited, or not known."""
+    """Longest window in tokens; None: no limit, or not known."""
     eos_token_ids: tuple[int, ...] = ()
-    """Tokens that end a text; empty: not known."""
+    """End-of-text tokens; empty: not known."""
     parameters: int = 0
-    """Weights that lie in memory; of a model for transformers a guess from its files."""
+    """Weights in memory; for a model of transformers, estimated from the size of its files."""
 
 
 def describe_teacher(folder: str | Path) -> TeacherFacts:
     """Kind and structure of the teacher in a folder.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: it cannot be represented, or a store that is not complete.
+        FileNotFoundError: the folder does not exist or holds no teacher.
+        ValueError: the model cannot be represented, or the logit store is not complete.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -59,7 +59,7 @@ def describe_teacher(folder: str | Path) -> TeacherFacts:
         )
     if is_logit_store(folder):
         store = LogitStore(folder)
-        # A store's own check names what its windows are.
+        # The window of a store is checked by `check_windows`, which names it.
         return TeacherFacts("store", StoredTeacher(store).structure, None)
     if _is_llama(folder):
         config = open_config(folder)
@@ -74,7 +74,7 @@ def describe_teacher(folder: str | Path) -> TeacherFacts:
 
 
 def facts_of(config: ModelConfig) -> TeacherFacts:
-    """What is known of one of our models."""
+    """What is known about a model of this project."""
     parameters = count_parameters(config).stored
     return TeacherFacts(
         "model",
@@ -96,12 +96,12 @@ def open_teacher(
 
     Args:
         folder: a logit store or a model.
-        precision: of a model, see `ModelTeacher`.
+        precision: for a model, see `ModelTeacher`.
         top_k: likewise.
         rounding: likewise.
 
     Raises:
-        FileNotFoundError, ValueError: as `describe_teacher`; options that the teacher has not.
+        FileNotFoundError, ValueError: see `describe_teacher` and `check_options`.
     """
     facts = describe_teacher(folder)
     check_options(facts, precision, top_k, rounding)
@@ -121,25 +121,25 @@ def open_teacher(
 def check_options(
     facts: TeacherFacts, precision: str, top_k: int | None, rounding: str | None
 ) -> None:
-    """Check how the teacher is to be run.
+    """Check the options of a teacher.
 
     Raises:
-        ValueError: options out of range, or given for a store, which has its own.
+        ValueError: options are out of range, or given for a logit store, which has its own.
     """
     if facts.kind != "store":
         check_teacher_options(precision, top_k, rounding, facts.structure.vocab_size)
     elif top_k is not None or rounding is not None or precision != "auto":
         raise ValueError(
-            "top_k, rounding and teacher_precision belong to a teacher in memory; a logit store "
-            "has those that scripts/prepare_logits.py was given: leave them out"
+            "top_k, rounding and teacher_precision are for a teacher in memory; a logit store has "
+            "those that scripts/prepare_logits.py was given: leave them out"
         )
 
 
 def check_windows(folder: str | Path, *, sequence_length: int, document_mask: bool) -> None:
-    """Check a store's windows against those of the run; a model reads any.
+    """Check that a logit store has the windows of the run; other teachers accept any.
 
     Raises:
-        ValueError: they differ.
+        ValueError: the windows differ.
     """
     if is_logit_store(folder):
         LogitStore(folder).check_windows(
@@ -148,20 +148,20 @@ def check_windows(folder: str | Path, *, sequence_length: int, document_mask: bo
 
 
 def check_fits(facts: TeacherFacts, student: Structure, sequence_length: int) -> None:
-    """Check vocabulary and window.
+    """Check that the teacher has the student's vocabulary and can read its windows.
 
     Raises:
-        ValueError: another vocabulary, a window that the teacher cannot read.
+        ValueError: the vocabularies differ, or the windows are too long for the teacher.
     """
     if facts.structure.vocab_size != student.vocab_size:
         raise ValueError(
-            f"the teacher has {facts.structure.vocab_size} tokens, the student vocab_size="
+            f"the teacher has vocab_size={facts.structure.vocab_size}, the student vocab_size="
             f"{student.vocab_size}; both need the same tokenizer: prepare the data with the "
             f"teacher's (data.tokenizer=…) and set model.vocab_size={facts.structure.vocab_size}"
         )
     if facts.max_tokens is not None and sequence_length > facts.max_tokens:
         raise ValueError(
-            f"sequence_length={sequence_length} is longer than the teacher can read, "
+            f"sequence_length={sequence_length} is longer than the teacher's context of "
             f"{facts.max_tokens} tokens; use at most that"
         )
 
@@ -174,20 +174,19 @@ def check_data(
     sequence_length: int,
     document_mask: bool,
 ) -> None:
-    """Check that the teacher speaks of the student's data, by its tokenizer.
+    """Check that the teacher has the tokenizer of the student's data.
 
-    A model without a tokenizer.model is taken at its word: only the size of its vocabulary is
-    known.
+    A model without a tokenizer.model is accepted: only the size of its vocabulary is known.
 
     Args:
         folder: of the teacher.
         prepared: the data.
         vocab_size: of the student.
         sequence_length: tokens per window.
-        document_mask: whether documents are kept apart.
+        document_mask: whether documents cannot attend to each other.
 
     Raises:
-        ValueError: another tokenizer, or a store of other data or another window.
+        ValueError: the tokenizer is another one, or a logit store has other data or windows.
     """
     folder = Path(folder)
     if is_logit_store(folder):
@@ -206,13 +205,13 @@ def check_data(
         return
     if tokenizer_hash(open_tokenizer(own, name="the teacher's tokenizer ")) != wanted:
         raise ValueError(
-            f"the tokenizer of the teacher {folder} is another than that of the data in "
+            f"the tokenizer of the teacher {folder} differs from that of the data in "
             f"{prepared.dir}; prepare the data with the teacher's: data.tokenizer={own}"
         )
 
 
 def _is_llama(folder: Path) -> bool:
-    """Whether the project's own classes represent the model; False leaves it to transformers."""
+    """Whether the project's own model can represent it; otherwise transformers must open it."""
     try:
         open_config(folder)
     except FileNotFoundError as error:
@@ -220,7 +219,7 @@ def _is_llama(folder: Path) -> bool:
             f"teacher={folder} holds neither a model nor a logit store ({error})"
         ) from error
     except NotRepresentable:
-        # A fault in the config.json of a Llama is raised: transformers would not name it.
+        # An error in the config.json of a Llama model is raised: transformers would not name it.
         if "model_type" in read_json(folder / CONFIG_FILE):
             return False
         raise

@@ -1,4 +1,4 @@
-"""What a student asks of a teacher, and the teacher that is a model in memory."""
+"""The two kinds of teachers: a model in memory, and a logit store."""
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -20,32 +20,37 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """What a teacher says about one micro-batch."""
+    """The output of a teacher for one micro-batch."""
 
     target: Callable[[slice, float], Target]
-    """(place among the micro-batch's tokens, temperature) -> distributions of those tokens."""
+    """(range among the micro-batch's tokens, temperature) -> logits or `TopK` of these tokens."""
     logits: Callable[[slice], Tensor] | None = None
-    """(place) -> all logits of those tokens; None where only the top k are told."""
+    """(range) -> all logits of these tokens; None if only the top k are known."""
     captured: Mapping[str, list[Tensor]] = field(default_factory=dict)
-    """As `ModelOutput.captured`."""
+    """See `ModelOutput.captured`."""
 
 
 class Teacher(Protocol):
-    """Frozen, in evaluation mode, and in no checkpoint."""
+    """A frozen model in evaluation mode, which is not part of any checkpoint."""
 
     structure: Structure
 
     def run(self, batch: Batch, capture: Collection[str] = ()) -> TeacherOutput:
-        """Run once over a micro-batch."""
+        """Run one micro-batch.
+
+        Args:
+            batch: `input_ids` (batch, seq), and for a logit store `window` (batch,).
+            capture: names of tensors to capture, as for `MobileLLM`.
+        """
         ...
 
     def to(self, device: torch.device) -> None:
-        """Move to where the student is."""
+        """Move to the device of the student."""
         ...
 
 
 def structure_of(config: ModelConfig) -> Structure:
-    """What losses have to know of one of our models."""
+    """What losses need to know about a model of this project."""
     heads = [shape.num_attention_heads for shape in config.block_shapes]
     return Structure(
         num_layers=config.num_layers,
@@ -61,13 +66,14 @@ class ModelTeacher:
     Args:
         model: called as a `MobileLLM`; its parameters are frozen.
         structure: of the model.
-        precision: `auto` (weights as given, products as in training), or the number type of
-            weights and products, whatever training uses.
-        top_k: let the student see the k most likely tokens only; None: all.
-        rounding: with `top_k`, round probabilities as a store of this precision does.
+        precision: `auto` (weights as given, matrix products as in training), or the number type of
+            weights and matrix products: `float32`, `bfloat16` or `float16`.
+        top_k: give only the k most likely tokens; None: all logits.
+        rounding: with `top_k`, round probabilities as a logit store of this precision does.
 
     Raises:
-        ValueError: an unknown precision, `rounding` without `top_k`, k above the vocabulary.
+        ValueError: the precision is unknown, `rounding` is given without `top_k`, or k is larger
+            than the vocabulary.
     """
 
     def __init__(
@@ -99,7 +105,7 @@ class ModelTeacher:
 
     @torch.no_grad()
     def run(self, batch: Batch, capture: Collection[str] = ()) -> TeacherOutput:
-        """One forward pass; logits are made chunk by chunk when they are asked for."""
+        """One forward pass; the logits of each chunk are computed when they are requested."""
         with self._own_precision(batch["input_ids"].device.type):
             output = self.model(
                 batch["input_ids"],
@@ -114,7 +120,7 @@ class ModelTeacher:
         def logits(place: slice) -> Tensor:
             key = (place.start, place.stop)
             if key not in made:
-                # Several losses on one chunk share its logits, which live no longer than that.
+                # The losses of one chunk share its logits; those of other chunks are dropped.
                 made.clear()
                 with self._own_precision(hidden.device.type):
                     made[key] = self.model.unembed(hidden[place])  # pyright: ignore
@@ -127,7 +133,7 @@ class ModelTeacher:
 
     @torch.no_grad()
     def _visible_target(self, logits: Tensor, temperature: float) -> Target:
-        """What the student gets to see of the logits."""
+        """The part of the logits that the student may use."""
         if self.top_k is None:
             return logits
         top = top_k_of(logits, self.top_k, temperature=temperature)
@@ -140,7 +146,7 @@ class ModelTeacher:
 
 
 class StoredTeacher:
-    """What a store holds of a teacher: its top-k probabilities, no model.
+    """A logit store as a teacher: top-k probabilities without a model.
 
     Args:
         store: a `LogitStore`.
@@ -159,13 +165,13 @@ class StoredTeacher:
         )
 
     def to(self, device: torch.device) -> None:
-        """Nothing is held in memory."""
+        """Nothing to do: the store stays on disk."""
 
     def run(self, batch: Batch, capture: Collection[str] = ()) -> TeacherOutput:
-        """Read the batch's windows.
+        """Read the windows of the batch.
 
         Raises:
-            ValueError: states are asked for, which no store has.
+            ValueError: captures are requested, which a logit store does not have.
         """
         if capture:
             raise ValueError(
@@ -185,10 +191,11 @@ class StoredTeacher:
 def check_teacher_options(
     precision: str, top_k: int | None, rounding: str | None, vocab_size: int | None = None
 ) -> None:
-    """Check how a teacher is to be run.
+    """Check the options of a teacher in memory.
 
     Raises:
-        ValueError: an unknown precision, `rounding` without `top_k`, k out of range.
+        ValueError: the precision is unknown, `rounding` is given without `top_k`, or k is out of
+            range.
     """
     if precision not in PRECISIONS:
         raise ValueError(
@@ -196,14 +203,14 @@ def check_teacher_options(
         )
     if top_k is None:
         if rounding is not None:
-            raise ValueError(f"rounding={rounding} rounds the top k; give top_k too")
+            raise ValueError(
+                f"rounding={rounding} needs top_k, whose probabilities it rounds; give top_k too"
+            )
         return
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
         raise ValueError(f"top_k={top_k!r} must be a whole number of at least 1")
     if vocab_size is not None:
         if top_k > vocab_size:
-            raise ValueError(
-                f"top_k={top_k} is above the vocabulary of {vocab_size} tokens; use at most that"
-            )
+            raise ValueError(f"top_k={top_k} is above vocab_size={vocab_size}; use at most that")
         if rounding is not None:
             Packing(vocab_size=vocab_size, k=top_k, precision=rounding)

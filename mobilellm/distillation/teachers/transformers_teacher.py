@@ -1,7 +1,7 @@
-"""Any causal language model that `transformers` opens, called as one of ours.
+"""Any causal language model that `transformers` opens, with the interface of a MobileLLM.
 
-An optional extra: `pip install mobilellm[huggingface]`. Captured hidden states are those that
-transformers gives, of which the last one is after the final norm.
+An optional extra: `pip install mobilellm[huggingface]`. Captured hidden states are those of
+transformers, of which the last one comes after the final norm.
 """
 
 from collections.abc import Collection
@@ -20,10 +20,10 @@ CAPTURES = ("embedding", "hidden_states", "attention")
 def describe_transformers(
     folder: str | Path,
 ) -> tuple[Structure, int | None, tuple[int, ...]]:
-    """Structure, longest window and tokens that end a text, from the configuration alone.
+    """Structure, longest window in tokens and end-of-text tokens, from the configuration alone.
 
     Raises:
-        ValueError: transformers is missing, or has no such model.
+        ValueError: transformers is not installed, or the model is no plain language model.
     """
     config = _transformers().AutoConfig.from_pretrained(folder)
     try:
@@ -43,7 +43,7 @@ def describe_transformers(
     )
     ends = getattr(config, "eos_token_id", None)
     ends = tuple(ends) if isinstance(ends, list | tuple) else (ends,)
-    # A default that no vocabulary of this size has says nothing.
+    # A default outside of the vocabulary is no end-of-text token of this model.
     known = tuple(end for end in ends if isinstance(end, int) and end < vocab_size)
     return structure, getattr(config, "max_position_embeddings", None), known
 
@@ -52,8 +52,8 @@ def open_transformers(folder: str | Path) -> "TransformersModel":
     """The model in a folder, on the CPU.
 
     Raises:
-        ValueError: transformers is missing or cannot open it, weights are missing or left over, or
-            its logits are not a function of its last hidden states by its output embeddings alone.
+        ValueError: transformers is not installed or cannot open it, weights are missing or
+            unexpected, or its logits are not its output embedding applied to the hidden states.
     """
     model = _load(folder).float()
     teacher = TransformersModel(model)
@@ -70,7 +70,7 @@ def open_transformers(folder: str | Path) -> "TransformersModel":
 
 
 class TransformersModel(nn.Module):
-    """Gives `ModelOutput` as a `MobileLLM` does, without a cache."""
+    """Returns a `ModelOutput` like a `MobileLLM`, without a cache."""
 
     def __init__(self, model: Any) -> None:
         """Keep the model."""
@@ -78,7 +78,7 @@ class TransformersModel(nn.Module):
         self.model = model
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        """(..., hidden) -> (..., vocab)."""
+        """Hidden states (..., hidden) to logits (..., vocab)."""
         return self.model.get_output_embeddings()(hidden)
 
     def forward(
@@ -89,7 +89,7 @@ class TransformersModel(nn.Module):
         logits: bool = False,
         capture: Collection[str] = (),
     ) -> ModelOutput:
-        """As `MobileLLM.forward`; `attention_mask` (batch, queries, keys) or None."""
+        """See `MobileLLM.forward`; `attention_mask` is (batch, queries, keys) or None."""
         output = self.model.base_model(
             input_ids=input_ids,
             attention_mask=self._additive(input_ids, attention_mask),
@@ -108,7 +108,7 @@ class TransformersModel(nn.Module):
         return ModelOutput(hidden, self.unembed(hidden) if logits else None, captured)
 
     def _additive(self, input_ids: Tensor, mask: Tensor | None) -> Tensor | None:
-        """The mask as transformers adds it to scores: (batch, 1, queries, keys), or None."""
+        """The mask that transformers adds to the scores: (batch, 1, queries, keys), or None."""
         if mask is None:
             return None
         length = input_ids.shape[1]
@@ -119,19 +119,19 @@ class TransformersModel(nn.Module):
 
 
 def _load(folder: str | Path) -> Any:
-    """The model with all its weights from the folder: transformers draws missing ones at random.
+    """The model with all weights from the folder; transformers would draw missing ones at random.
 
     Raises:
-        ValueError: files that cannot be read, weights missing, left over or of another shape.
+        ValueError: files cannot be read, or weights are missing, unexpected or of another shape.
     """
     logging = _transformers().logging
     before = logging.get_verbosity()
-    # Its report is a table of many lines; what it says is in the error below.
+    # Its report is a long table; the error below contains what matters.
     logging.set_verbosity_error()
     try:
         model, report = _transformers().AutoModelForCausalLM.from_pretrained(
             folder,
-            attn_implementation="eager",  # only this form gives attention weights
+            attn_implementation="eager",  # the only one that returns attention weights
             output_loading_info=True,
         )
     except MemoryError:
@@ -139,18 +139,18 @@ def _load(folder: str | Path) -> Any:
     except Exception as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ValueError(
-            f"transformers cannot open the teacher in {folder} ({said}); fetch its files again, or "
-            "use the configuration that they were saved with"
+            f"transformers cannot open the teacher in {folder} ({said}); download its files again, "
+            "or use the configuration that they were saved with"
         ) from error
     finally:
         logging.set_verbosity(before)
-    kinds = {"missing_keys": "missing", "unexpected_keys": "left over"}
+    kinds = {"missing_keys": "missing", "unexpected_keys": "unexpected"}
     for key, kind in kinds.items():
         names = sorted(map(str, report[key]))
         if names:
             raise ValueError(
                 f"{len(names)} weights of the teacher in {folder} are {kind}, e.g. {names[0]}; its "
-                "config.json and weights belong to different models: fetch a whole folder"
+                "config.json and weights belong to different models: download the whole folder"
             )
     return model
 
@@ -160,6 +160,6 @@ def _transformers() -> Any:
         import transformers
     except ImportError as error:
         raise ValueError(
-            "a teacher that is no Llama needs transformers; install mobilellm[huggingface]"
+            "a teacher that is not a Llama model needs transformers; install mobilellm[huggingface]"
         ) from error
     return transformers

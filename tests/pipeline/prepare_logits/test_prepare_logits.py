@@ -203,7 +203,7 @@ def test_the_command_line(teacher, options, tmp_path):
         assert part in shown.stdout
     refused = run(str(teacher), *options, "k=9999")
     assert refused.returncode == 2
-    assert "error: k=9999 is above the vocabulary of 512 tokens" in refused.stderr
+    assert "error: k=9999 is above vocab_size=512" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert run("data=text").returncode == 2
     done = run(str(teacher), *options)

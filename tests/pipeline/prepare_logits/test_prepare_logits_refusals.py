@@ -15,12 +15,12 @@ from mobilellm.hydra_app.configuration import compose, instantiate
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("k=513", "k=513 is above the vocabulary of 512 tokens"),
+        ("k=513", "k=513 is above vocab_size=512"),
         ("k=0", "k=0 must be a whole number of at least 1"),
         ("precision=float", "precision='float' is not known; use one of fixed16, fixed8"),
         ("packing=zip", "packing='zip' is not known; use one of plain, bits"),
         ("temperature=0", "temperature=0 must be above 0"),
-        ("sequence_length=4096", "longer than the teacher can read, 2048 tokens"),
+        ("sequence_length=4096", "longer than the teacher's context of 2048 tokens"),
         ("sequence_length=0", "sequence_length=0 must be a whole number"),
         ("micro_batch_size=1.5", "micro_batch_size=1.5 must be a whole number"),
         ("windows_per_shard=0", "windows_per_shard=0 must be a whole number"),
@@ -92,9 +92,7 @@ def test_another_tokenizer_is_refused(teacher, options, corpus, tmp_path):
     tokenizer = prepare_data(other, progress=False).tokenizer_path
     assert tokenizer is not None
     shutil.copy(tokenizer, teacher / "tokenizer.model")
-    with pytest.raises(
-        ValueError, match=r"the tokenizer of the teacher .* is another than that of"
-    ):
+    with pytest.raises(ValueError, match=r"the tokenizer of the teacher .* differs from that of"):
         make_store(teacher, options)
 
 
