@@ -132,7 +132,8 @@ def group_cases(folder: Path) -> Iterator[Case]:
         known: set[str] = set()
         for choice in choices(group):
             written = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text("utf-8")) or {}
-            signature = repr((written.get("_target_"), sorted(written)))
+            keys = sorted(written_keys(CONF / group / f"{choice}.yaml"))
+            signature = repr((written.get("_target_"), keys))
             if "_target_" in written and signature in known:
                 continue
             known.add(signature)
