@@ -1,4 +1,4 @@
-"""What the scaling model assumes of GPUs and of the network between them."""
+"""The hardware that the scaling forecast assumes: GPUs and the network between them."""
 
 from dataclasses import dataclass, fields
 
@@ -10,12 +10,12 @@ LATENCY = Range(at_least=0, cap=1000)
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Like GPUs in like nodes, a network adapter each; by default H100 SXM, NVLink 4, InfiniBand.
+    """Identical nodes of identical GPUs, one network adapter each; default: H100 SXM, InfiniBand.
 
-    Bandwidths are what large messages reach, per GPU and direction.
+    Bandwidths are those of large messages, per GPU and direction.
 
     Raises:
-        ValueError: a number that is not positive, an overlap outside 0 to 1.
+        ValueError: a number is not positive, or the overlap is not between 0 and 1.
     """
 
     flops_per_second: float = 0.4 * 989e12
@@ -33,8 +33,8 @@ class Cluster:
     network_latency_seconds: float = 8.5e-6
     """Of one hop between nodes. Source: the same, tree; for a ring it has 4.0e-6."""
     overlap: float = 0.8
-    """Share of communication that can run while the GPU computes: not that of the token table's
-    gradient, up to 15 % of all, which is ready last."""
+    """Fraction of the communication that can run during computation. The rest is
+    the gradient of the embedding, up to 15 % of all, which is computed last."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -49,10 +49,10 @@ class Cluster:
         )
 
     def num_nodes(self, num_gpus: int) -> int:
-        """Nodes that so many GPUs fill.
+        """Number of nodes for `num_gpus` GPUs.
 
         Raises:
-            ValueError: a node would be filled in part beside a full one.
+            ValueError: several nodes are needed, and one would be only partly used.
         """
         check_count("num_gpus", num_gpus)
         nodes = -(-num_gpus // self.gpus_per_node)

@@ -1,7 +1,7 @@
 """How many floating-point operations a token costs, counted from the configuration alone.
 
 A multiplication and its addition are two operations. Counted are the matrix products (every
-projection at every layer that runs, and the output head) and the attention scores and sums; a
+projection of every layer that runs, and the output head) and the attention scores and sums; a
 masked matrix counts as a dense one, since its zeros are multiplied too. Not counted are norms,
 rotary embedding, activations, softmax and the embedding's look-up, which together are below one
 percent at any width worth training.

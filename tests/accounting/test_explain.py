@@ -142,7 +142,7 @@ def test_the_table_of_one_model_shows_its_numbers():
     assert "6 heads of 8 on 2 for keys and values" in text
     for bits in (4, 8, 16, 32):
         assert f"weights at {bits} bits" in text
-    assert "if a repeated block stays in the cache" in text
+    assert "if repeated blocks stay in the CPU cache" in text
     assert "assumed, two CPU cores" in text
 
 
