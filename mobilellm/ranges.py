@@ -68,7 +68,7 @@ def check_value(name: str, value: Any, hint: Any, allowed: Range = ANYWHERE) -> 
     Args:
         name: as the user writes it.
         value: what was given.
-        hint: its annotation: bool, int, float, str, words as a `Literal`, None, lists and mappings
+        hint: its annotation: bool, int, float, str, a `Literal`, None, lists and mappings
             of these, and unions. Other classes are not checked here.
         allowed: where the numbers in it may lie.
 

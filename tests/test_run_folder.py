@@ -2,14 +2,9 @@
 
 import pytest
 
-from mobilellm.run_folder import (
-    CHECKPOINTS,
-    LAST_CHECKPOINT,
-    check_may_start,
-    locked,
-    read_summary,
-    write_summary,
-)
+from mobilellm.checkpoint_files import CHECKPOINTS, LAST_CHECKPOINT
+from mobilellm.run_folder import check_may_start, read_summary, write_summary
+from mobilellm.run_lock import locked
 
 
 def test_nothing_is_overwritten(tmp_path):

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from mobilellm.checkpoint_files import LAST_CHECKPOINT, PLATEAU_CHECKPOINT
 from mobilellm.files import remove_temporary_files
 from mobilellm.ranges import Range, checked
-from mobilellm.run_folder import LAST_CHECKPOINT, PLATEAU_CHECKPOINT
 from mobilellm.training.atomic_save import link_or_copy
 from mobilellm.training.plateau import leaves_plateau
 

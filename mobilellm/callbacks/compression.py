@@ -15,10 +15,10 @@ from mobilellm.callbacks.compression_stages import (
     dense_folder,
 )
 from mobilellm.callbacks.staged_recipe import StagedRecipe
+from mobilellm.checkpoint_files import CHECKPOINTS, last_checkpoint, latest_valid_checkpoint
 from mobilellm.compression.recipe import Recipe
 from mobilellm.compression.stage_settings import StageSettings
 from mobilellm.models import ModelConfig
-from mobilellm.run_folder import CHECKPOINTS, last_checkpoint, latest_valid_checkpoint
 from mobilellm.training.datamodule import TokenDataModule
 from mobilellm.training.module import LanguageModelModule
 from mobilellm.training.ranks import first_does

@@ -236,7 +236,7 @@ class DistillationCallback(Callback):
         """For the table that is printed before the first step."""
         if self.folder is None:
             return "teacher", "the dense model, from the first stage of compression on"
-        seen = "" if self.options["top_k"] is None else f", its top {self.options['top_k']} words"
+        seen = "" if self.options["top_k"] is None else f", its top {self.options['top_k']} tokens"
         return "teacher", f"{self.folder}{seen}: {', '.join(self.losses)}"
 
     def summary(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How many questions the student answers right, without a word of explanation."""
+"""How many questions the student answers correctly when only the label is asked for."""
 
 import time
 from collections.abc import Sequence

@@ -8,12 +8,12 @@ from typing import Any
 from mobilellm.data.config import DataConfig
 from mobilellm.data.preparation.prepare import open_prepared, prepare_data
 from mobilellm.data.prepared import PreparedData
-from mobilellm.data.rationale_data import HubRationaleData, RationaleData
 from mobilellm.data.source import Source
 from mobilellm.data.sources.hub import HubData, HubDataset
 from mobilellm.data.sources.jsonl import JsonlData, JsonlFiles
 from mobilellm.data.sources.mixture import Mixture, MixtureData
 from mobilellm.data.sources.parquet import ParquetData, ParquetFiles
+from mobilellm.data.sources.rationale_data import HubRationaleData, RationaleData
 from mobilellm.data.sources.stdlib import StandardLibrary, StandardLibraryData
 from mobilellm.data.sources.text import TextData, TextFiles
 from mobilellm.data.sources.tokenized import TokenizedData, TokenizedJsonlFiles

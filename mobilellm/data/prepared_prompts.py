@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from mobilellm.data.manifest import damaged
 from mobilellm.data.prepared import PreparedData
-from mobilellm.data.rationales import TASKS, Task
 from mobilellm.data.source import Split
+from mobilellm.data.sources.rationales import TASKS, Task
 from mobilellm.strict_json import find_fault
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 UNKNOWN_ID, BOS_ID, EOS_ID = 0, 1, 2
 SPACE_MARK = "\u2581"
 
-# SentencePiece passes over longer training texts without a word,
+# SentencePiece passes over longer training texts without a warning,
 _MAX_SENTENCE_BYTES = 4192
 # and over those with NUL or with the character that it prints for unknown ones.
 _RESERVED = [0x0000, 0x2585]
@@ -79,7 +79,7 @@ def train_tokenizer(parts: Sequence[bytes], vocab_size: int) -> bytes:
         The model, as its file holds it. The same text gives the same bytes.
 
     Raises:
-        ValueError: the text has too few different words for so large a vocabulary, or none.
+        ValueError: the text has too little variety for so large a vocabulary, or none.
     """
     from sentencepiece import SentencePieceTrainer
 
@@ -216,7 +216,7 @@ def _sentences(parts: Sequence[bytes], vocab_size: int) -> Iterator[bytes]:
     """The text in parts that training does not pass over, without its rarest characters.
 
     Those are spelled in bytes. At most half of the vocabulary goes to single characters, or a
-    small one on a text with many (Chinese, say) would have no room for words.
+    small one on a text with many (Chinese, say) would have no room for other tokens.
     """
     is_kept = _frequent_characters(parts, (vocab_size - _NUM_SPECIAL) // 2)
     for part in parts:

@@ -1,1 +1,1 @@
-"""How good a model is: cross entropy and validation loss."""
+"""Evaluation of models: validation loss, accuracy of answers, and latency."""

@@ -1,4 +1,4 @@
-"""Share of questions that a model answers right, and how sure that share is."""
+"""Accuracy of a model on questions, with its confidence interval."""
 
 import math
 from collections.abc import Sequence
@@ -18,22 +18,22 @@ _QUANTILE = 1.959963984540054
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many questions were answered right."""
+    """How many questions were answered correctly."""
 
     correct: int
     count: int
     """Questions asked."""
     chance: float
-    """Share that would be right by drawing among the choices; 0 for questions without."""
+    """Expected accuracy of choosing at random; 0 for questions without choices."""
 
     @property
     def share(self) -> float:
-        """Of the questions, answered right."""
+        """Fraction of the questions that were answered correctly."""
         return self.correct / self.count
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the share for other questions of the kind."""
+        """95 % confidence interval of the accuracy."""
         return wilson_interval(self.correct, self.count)
 
 
@@ -47,10 +47,10 @@ def answer_accuracy(
 ) -> Accuracy:
     """Answer each question after its prompt alone.
 
-    Where there are choices, the likeliest of them, end of text included, is the answer; of equally
-    likely ones the first. Where there are none, the answer is what greedy decoding gives, and right
-    if it is the label token by token: then each token of the label is the likeliest after those
-    before it, which one forward pass tells.
+    If there are choices, the answer is the most likely one, end of text included; of equally likely
+    ones the first. Otherwise the answer is the result of greedy decoding, and correct if it equals
+    the label: then each token of the label is the most likely one after those before it, which a
+    single forward pass determines.
 
     Args:
         model: a MobileLLM.

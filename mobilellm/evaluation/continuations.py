@@ -1,4 +1,4 @@
-"""How likely a model takes given continuations of given prompts to be."""
+"""Log likelihoods of continuations of prompts."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -9,19 +9,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-# Rows of logits that are held at once.
+# Rows of logits in memory at the same time.
 _LOGIT_ROWS = 1024
 
 Tokens = NDArray[Any]
 
 
 class ContinuationScore(NamedTuple):
-    """What a model says of one continuation."""
+    """The likelihood of one continuation."""
 
     log_likelihood: float
     """Of all its tokens together, in nats, at most 0."""
     is_greedy: bool
-    """Whether it is what greedy decoding gives: each token the likeliest after those before."""
+    """Whether greedy decoding gives it: each token is the most likely one after those before."""
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def score_continuations(
 ) -> list[ContinuationScore]:
     """Log likelihood of each continuation after its prompt.
 
-    Rows of similar length go together, padded at the end, which causal attention never sees.
+    Rows of similar length are batched, padded at the end, where causal attention ignores it.
 
     Args:
         model: a MobileLLM; it is left in the mode it was in.
@@ -99,6 +99,6 @@ def _score(
 
 
 def _compare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats of each target, float64, and whether it is the likeliest token; both on the CPU."""
+    """Nats of each target, float64, and whether it is the most likely token; both on the CPU."""
     nats = F.cross_entropy(logits.float(), targets, reduction="none")
     return nats.cpu().double(), (logits.argmax(dim=-1) == targets).cpu()

@@ -1,4 +1,4 @@
-"""How long a model takes to read a prompt and to write a token, and the memory of reading it."""
+"""Latency of prefill and decoding, and peak memory of prefill."""
 
 import itertools
 import json
@@ -21,15 +21,14 @@ from mobilellm.models.cache import KVCache
 
 @dataclass(frozen=True)
 class Latency:
-    """What was measured of one model: medians over rounds."""
+    """Measurements of one model: medians over rounds."""
 
     prefill_ms: float
     """Milliseconds from the prompt to the logits of its next token."""
     decode_ms_per_token: float
-    """Milliseconds per further token, with the keys and values of all before it."""
+    """Milliseconds per generated token, with cached keys and values."""
     peak_memory_bytes: int | None
-    """The most that reading the prompt takes, the weights included; None where the device does not
-    tell."""
+    """Peak memory of prefill, weights included; None if the device does not report it."""
 
 
 def measure_latency(
@@ -76,7 +75,7 @@ def compare_latency(
         batch_size: rows.
 
     Returns:
-        A row a model: `model`, the fields of `Latency`, and `prefill_ratio` and `decode_ratio`,
+        One row per model: `model`, the fields of `Latency`, and `prefill_ratio` and `decode_ratio`,
         times over the first model's: medians of the quotients within the rounds.
 
     Raises:
@@ -105,10 +104,10 @@ def weights_in_memory(model: MobileLLM) -> int:
 
 @torch.no_grad()
 def peak_memory_bytes(model: MobileLLM, input_ids: Tensor) -> int | None:
-    """The most memory a forward pass takes above what is there before it.
+    """Peak memory of a forward pass, without what was allocated before it.
 
-    On a GPU what its allocator counts; on a CPU the sum over all tensors as they come and go.
-    None on other devices.
+    On a GPU as its allocator reports it; on a CPU summed over all allocations and frees. None on
+    other devices.
 
     Args:
         model: left as it is.
@@ -122,7 +121,7 @@ def peak_memory_bytes(model: MobileLLM, input_ids: Tensor) -> int | None:
     if not input_ids.is_cpu:
         return None
     cpu = [torch.profiler.ProfilerActivity.CPU]
-    # Or else the profiler announces on stderr that it begins and ends.
+    # Otherwise the profiler prints to stderr when it starts and stops.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
         _next_logits(model, input_ids)
@@ -149,9 +148,11 @@ def _measure(
     ):  # fmt: skip
         check_count(name, value)
     _check_length(models, prefill_tokens + decode_tokens)
-    words = min(model.config.vocab_size for model in models.values())
+    vocab_size = min(model.config.vocab_size for model in models.values())
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(words, (batch_size, prefill_tokens + decode_tokens), generator=generator)
+    drawn = torch.randint(
+        vocab_size, (batch_size, prefill_tokens + decode_tokens), generator=generator
+    )
     tokens = {name: drawn.to(next(m.parameters()).device) for name, m in models.items()}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
     for number in range(-1, rounds):
@@ -203,5 +204,5 @@ def _check_length(models: Mapping[str, MobileLLM], length: int) -> None:
     if length > context:
         raise ValueError(
             f"prefill_tokens and decode_tokens together are {length}, more than "
-            f"max_position_embeddings={context}; ask for fewer"
+            f"max_position_embeddings={context}; use fewer"
         )

@@ -1,16 +1,16 @@
-"""Weights that predict no better than chance on the data they are given."""
+"""Warning about weights that predict no better than chance."""
 
 import logging
 import math
 
 logger = logging.getLogger(__name__)
 
-# Share of ln(vocabulary), the loss of a model that knows nothing, from which on to warn.
+# Warn if the loss is at least this fraction of ln(vocabulary), the loss of a uniform prediction.
 UNTRAINED_SHARE = 0.9
 
 
 def warn_if_untrained(loss: float, vocab_size: int, origin: str) -> None:
-    """Warn where given weights do no better than weights drawn at random.
+    """Warn if given weights predict no better than random ones.
 
     Args:
         loss: nats per token on validation text.

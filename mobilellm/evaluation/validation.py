@@ -17,14 +17,14 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """The sums that the means are made from: they add up over ranks and batches."""
+    """Sums over tokens, from which the means follow."""
 
     nats: float
     """Cross entropy of all tokens with a label."""
     tokens: int
     """Tokens with a label."""
     text_bytes: int
-    """Bytes of text that they stand for; 0 where the tokenizer is not known."""
+    """Bytes of text of these tokens; 0 if the tokenizer is unknown."""
 
     @property
     def loss(self) -> float:
@@ -33,7 +33,7 @@ class ValidationResult:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Bits per byte of text, comparable between tokenizers; None where bytes are not known."""
+        """Bits per byte of text, comparable between tokenizers; None if the bytes are unknown."""
         return self.nats / math.log(2) / self.text_bytes if self.text_bytes else None
 
 
@@ -80,7 +80,7 @@ def sum_losses(
 
 
 class _evaluation_mode:
-    """`eval()` for a while."""
+    """Switches to `eval()` inside a `with` block."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model, self.training = model, model.training

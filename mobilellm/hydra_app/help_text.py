@@ -60,8 +60,11 @@ def _groups(folder: Path, text: str) -> dict[str, list[str]]:
 
 
 def _choices(group: Path) -> list[str]:
+    """Files of a group; those in a folder `shared` are parts of the others."""
     return sorted(
-        file.relative_to(group).with_suffix("").as_posix() for file in group.rglob("*.yaml")
+        file.relative_to(group).with_suffix("").as_posix()
+        for file in group.rglob("*.yaml")
+        if file.parent.name != "shared"
     )
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from mobilellm.run_folder import is_identity
+from mobilellm.run_settings import is_identity
 
 # Longest value, in characters, that is shown in full; longer ones are cut in the middle.
 LONGEST_VALUE = 40

@@ -19,7 +19,7 @@ EPS = Range(above=0, at_most=1)
 def parameters_by_role(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """Every trainable parameter once, under one of `ROLES`, in the model's own order.
 
-    `embedding`: a table with one row per word (the input embedding, and the head where it is not
+    `embedding`: a table with one row per token (the input embedding, and the head where it is not
     tied). `vector`: fewer than two dimensions (norm weights, biases). `matrix`: all else.
     """
     roles: dict[str, list[nn.Parameter]] = {role: [] for role in ROLES}

@@ -6,15 +6,15 @@ import torch
 
 from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.callbacks.loss_guard import LossGuardCallback
-from mobilellm.files import write_text_atomically
-from mobilellm.pipeline.run import Run
-from mobilellm.run_folder import (
+from mobilellm.checkpoint_files import (
     CHECKPOINTS,
     LAST_CHECKPOINT,
-    METRICS,
     find_damage,
     latest_valid_checkpoint,
 )
+from mobilellm.files import write_text_atomically
+from mobilellm.pipeline.run import Run
+from mobilellm.run_folder import METRICS
 from mobilellm.training.atomic_save import save_atomically
 from mobilellm.training.divergence import RollBack, roll_back
 

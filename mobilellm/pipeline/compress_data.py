@@ -43,7 +43,7 @@ def data_to_compress_on(cfg: "DictConfig", folder: Path, model: "MobileLLM") -> 
     )
     if prepared.vocab_size > model.config.vocab_size:
         raise ValueError(
-            f"the tokenizer of the data has {prepared.vocab_size} pieces, more than the model's "
+            f"the tokenizer of the data has {prepared.vocab_size} tokens, more than the model's "
             f"vocab_size={model.config.vocab_size}; give the model's own: data.tokenizer=…"
         )
     return TokenDataModule(

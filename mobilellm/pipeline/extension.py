@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from mobilellm.checkpoint_files import CHECKPOINTS, PLATEAU_CHECKPOINT, last_checkpoint
 from mobilellm.data import PreparedData
 from mobilellm.hydra_app.override_text import override_key
 from mobilellm.optim.schedules import Schedule, from_plateau, is_falling, rewarmed
 from mobilellm.paths import user_path
 from mobilellm.pipeline.identity import PROBE, RATE, identity, read_config
 from mobilellm.pipeline.recorded import MISSING, differing, gives, replaced
-from mobilellm.run_folder import CHECKPOINTS, PLATEAU_CHECKPOINT, last_checkpoint, read_summary
+from mobilellm.run_folder import read_summary
 from mobilellm.training.training_budget import TrainingBudget
 
 # Settings that may differ from the extended run, beside those that cannot change the result.

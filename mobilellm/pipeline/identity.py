@@ -23,7 +23,8 @@ from mobilellm.hydra_app.override_text import (
 )
 from mobilellm.paths import user_path
 from mobilellm.recorded_config import TARGET, class_name, in_todays_form
-from mobilellm.run_folder import CONFIG, flat_config, is_identity, read_summary
+from mobilellm.run_folder import CONFIG, read_summary
+from mobilellm.run_settings import flat_config, is_identity
 
 # Settings that name files, below the groups of data and of distillation.
 PATHS = re.compile(

@@ -15,6 +15,7 @@ from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.callbacks.compression import CompressionCallback
 from mobilellm.callbacks.distillation import DistillationCallback
 from mobilellm.callbacks.initial_loss import InitialLossCallback
+from mobilellm.checkpoint_files import CHECKPOINTS
 from mobilellm.data import PreparedData
 from mobilellm.formats.model_folder import open_model
 from mobilellm.hydra_app.configuration import instantiate
@@ -25,7 +26,6 @@ from mobilellm.models.layer_subset import layer_subset
 from mobilellm.optim.schedules import Schedule
 from mobilellm.pipeline.recipe import make_recipe
 from mobilellm.pipeline.run import Parts, Run
-from mobilellm.run_folder import CHECKPOINTS
 from mobilellm.training.csv_logger import CSVLogger
 from mobilellm.training.datamodule import TokenDataModule
 from mobilellm.training.intervals import Intervals

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobilellm.data.resolved import data_name
 from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.paths import check_writable, user_path
@@ -56,9 +57,13 @@ def prepare_logits(cfg: "DictConfig", folder: str | Path) -> "LogitStore":
     cfg, device = check_options(cfg, folder)
     data, prepared = _data(cfg, folder)
     mask = data.document_mask
-    words = describe_teacher(folder).structure.vocab_size
+    vocab_size = describe_teacher(folder).structure.vocab_size
     check_data(
-        folder, prepared, vocab_size=words, sequence_length=cfg.sequence_length, document_mask=mask
+        folder,
+        prepared,
+        vocab_size=vocab_size,
+        sequence_length=cfg.sequence_length,
+        document_mask=mask,
     )
     windows = prepared.windows("train", cfg.sequence_length, document_mask=mask)
     teacher: Any = open_teacher(folder)
@@ -66,7 +71,7 @@ def prepare_logits(cfg: "DictConfig", folder: str | Path) -> "LogitStore":
         "data_hash": prepared.hashes["train"],
         "tokenizer_hash": prepared.hashes["tokenizer"],
         "teacher_hash": model_hash(teacher.model),
-        "vocab_size": words,
+        "vocab_size": vocab_size,
         "document_mask": mask,
         "num_windows": len(windows),
         "windows_per_shard": cfg.windows_per_shard or 1,
@@ -76,7 +81,7 @@ def prepare_logits(cfg: "DictConfig", folder: str | Path) -> "LogitStore":
     inputs = LogitInputs(**options)
     if cfg.windows_per_shard is None:
         inputs = LogitInputs(**{**options, "windows_per_shard": _windows_per_shard(inputs)})
-    out = Path(cfg.out) if cfg.out else DEFAULT_DIR / _name(data.name, inputs)
+    out = Path(cfg.out) if cfg.out else DEFAULT_DIR / _name(data_name(data), inputs)
     teacher = ModelTeacher(
         teacher.model, teacher.structure, precision=cfg.teacher_precision, top_k=cfg.k
     )
@@ -105,9 +110,9 @@ def check_options(cfg: "DictConfig", folder: Path) -> "tuple[DictConfig, str]":
     facts = describe_teacher(folder)
     if facts.kind == "store":
         raise ValueError(f"{folder} is a logit store already; give the folder of a model")
-    words = facts.structure.vocab_size
-    Packing(vocab_size=words, k=cfg.k, precision=cfg.precision, packing=cfg.packing)
-    check_teacher_options(cfg.teacher_precision, cfg.k, None, words)
+    vocab_size = facts.structure.vocab_size
+    Packing(vocab_size=vocab_size, k=cfg.k, precision=cfg.precision, packing=cfg.packing)
+    check_teacher_options(cfg.teacher_precision, cfg.k, None, vocab_size)
     check_fits(facts, facts.structure, cfg.sequence_length)
     if cfg.out is not None:
         check_writable("out", Path(cfg.out))
@@ -221,15 +226,15 @@ def _check_space(writer: "LogitWriter") -> None:
 def _report(store: "LogitStore", tokenizer: str | None) -> None:
     """Say what there is, and what a student's run needs to use it."""
     manifest, mass = store.manifest, store.manifest["captured_mass"]
-    words = [f"distillation.teacher={store.folder}"]
-    words.append(f"sequence_length={store.sequence_length}")
-    words += [f"data.tokenizer={tokenizer}"] if tokenizer else []
+    overrides = [f"distillation.teacher={store.folder}"]
+    overrides.append(f"sequence_length={store.sequence_length}")
+    overrides += [f"data.tokenizer={tokenizer}"] if tokenizer else []
     lines = (
         f"{store.folder}: {manifest['num_tokens']:,} tokens, {manifest['bytes_per_token']} bytes a "
         f"token, {bytes_text(manifest['bytes'])}",
         f"captured probability mass: {mass['mean']:.4f} on average, at most "
         f"{mass['percentile_5']:.3f} on 5 % of the tokens",
-        f"train on the same data with {' '.join(words)}",
+        f"train on the same data with {' '.join(overrides)}",
     )
     sys.stdout.write("\n".join(lines) + "\n")
 

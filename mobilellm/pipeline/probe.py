@@ -19,7 +19,8 @@ from mobilellm.pipeline.parts import build_optimizer, build_parts
 from mobilellm.pipeline.results import Facts
 from mobilellm.pipeline.run import Run
 from mobilellm.pipeline.summary import recording
-from mobilellm.run_folder import RunIsBusy, locked, read_summary
+from mobilellm.run_folder import read_summary
+from mobilellm.run_lock import RunIsBusy, locked
 from mobilellm.training.divergence import TrainingDiverged
 from mobilellm.training.ranks import agreed, is_first_process
 from mobilellm.training.training_budget import TrainingBudget

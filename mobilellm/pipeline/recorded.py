@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mobilellm.checkpoint_files import last_checkpoint
 from mobilellm.hydra_app.override_text import override_key
 from mobilellm.pipeline.identity import identity, read_config
-from mobilellm.run_folder import flat_config, is_identity, last_checkpoint, read_summary
+from mobilellm.run_folder import read_summary
+from mobilellm.run_settings import flat_config, is_identity
 
 # Settings by which the folder was found, or that are about this start only.
 OF_THIS_START = ("output_dir", "experiment_name", "resume")

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mobilellm.checkpoint_files import last_checkpoint
 from mobilellm.pipeline.identity import differences, run_folders
 from mobilellm.pipeline.run import Run
-from mobilellm.run_folder import last_checkpoint, read_summary
+from mobilellm.run_folder import read_summary
 
 BUDGET = ("max_tokens", "max_steps", "max_seconds")
 # At most so many differences are named.

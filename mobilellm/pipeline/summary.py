@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from mobilellm.checkpoint import save_model
 from mobilellm.data import PreparedData
+from mobilellm.data.resolved import data_name
 from mobilellm.files import write_text_atomically
 from mobilellm.pipeline.fit import Fitted
 from mobilellm.pipeline.hydra_job import hydra_job
@@ -57,7 +58,7 @@ def describe_run(run: Run, prepared: PreparedData) -> Facts:
         "tokens_per_step": run.config["tokens_per_step"],
         "optimizer": run.config["optimizer"],
         "started_at": timestamp(),
-        "data": {"name": run.data.name, "dir": str(prepared.dir)},
+        "data": {"name": data_name(run.data), "dir": str(prepared.dir)},
         "hashes": dict(prepared.hashes),
         "unigram_loss": prepared.baselines["unigram_nats_per_token"],
         "bigram_loss": prepared.baselines["bigram_nats_per_token"],

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mobilellm.data import DataConfig, open_prepared
-from mobilellm.data.manifest import describe_inputs, differences, read_inputs
+from mobilellm.data import open_prepared
+from mobilellm.data.manifest import read_inputs
+from mobilellm.data.preparation.inputs import describe_inputs, differences
+from mobilellm.data.resolved import ResolvedData, resolve_data
 from mobilellm.data.source import SPLITS
 from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.hydra_app.trial import Trial
@@ -40,28 +42,28 @@ def check_data_folders(trials: Sequence[Trial]) -> None:
             prepared from other input; a path with nothing in it.
         FileNotFoundError: a path of the data that does not exist.
     """
-    first: dict[Path, tuple[Trial, DataConfig]] = {}
+    first: dict[Path, tuple[Trial, ResolvedData]] = {}
     for trial in trials:
         if trial.folder and (read_summary(trial.folder) or {}).get("status") == "finished":
             continue
-        data: DataConfig = instantiate(trial.config.data)
-        folder = data.folder.absolute()
+        resolved = resolve_data(instantiate(trial.config.data))
+        folder = resolved.folder.absolute()
         if folder not in first:
-            first[folder] = (trial, data)
+            first[folder] = (trial, resolved)
             if trial.config.get("init_from") is None:
                 # With init_from the tokenizer, and so the folder, is that of the given model.
-                open_prepared(data)
+                open_prepared(resolved.config)
         other_trial, other = first[folder]
-        changes = _differences(other, data)
+        changes = _differences(other, resolved)
         if changes:
             raise ValueError(
                 f"trials '{other_trial.name}' and '{trial.name}' would prepare different data in "
-                f"the same folder, {data.folder} ({changes[0]}); start a command for each, with a "
-                "data.name of its own"
+                f"the same folder, {resolved.folder} ({changes[0]}); start a command for "
+                "each, with a data.name of its own"
             )
 
 
-def _differences(one: DataConfig, other: DataConfig) -> list[str]:
+def _differences(one: ResolvedData, other: ResolvedData) -> list[str]:
     """Differences in what two configurations prepare; files are read only if they decide it."""
     if _sources(one) == _sources(other):
         return []
@@ -69,6 +71,7 @@ def _differences(one: DataConfig, other: DataConfig) -> list[str]:
     return differences(known, describe_inputs(other, known))
 
 
-def _sources(data: DataConfig) -> tuple[object, ...]:
-    files = [data.files(split) for split in SPLITS]
-    return data.preparation(), files, data.tokenizer, data.tokenizer_sample_megabytes
+def _sources(data: ResolvedData) -> tuple[object, ...]:
+    config = data.config
+    files = [config.files(split) for split in SPLITS]
+    return data.options(), files, config.tokenizer, config.tokenizer_sample_megabytes

@@ -19,7 +19,8 @@ from mobilellm.pipeline.results import Facts
 from mobilellm.pipeline.run import Run
 from mobilellm.pipeline.start_messages import start_messages
 from mobilellm.pipeline.summary import recording
-from mobilellm.run_folder import check_may_start, locked, read_summary
+from mobilellm.run_folder import check_may_start, read_summary
+from mobilellm.run_lock import locked
 from mobilellm.training.ranks import (
     agreed,
     check_same_configuration,

@@ -10,7 +10,7 @@ from mobilellm.report.caution import Caution, by_value
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.run_settings import START, setting_text
 from mobilellm.report.runs import Run
-from mobilellm.run_folder import flat_config
+from mobilellm.run_settings import flat_config
 from mobilellm.units import count_text
 
 EQUAL_TOKENS = 1.001

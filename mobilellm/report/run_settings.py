@@ -10,7 +10,7 @@ from typing import Any
 
 from mobilellm.report.ancestry import start_of
 from mobilellm.report.runs import Run
-from mobilellm.run_folder import NOT_IDENTITY, flat_config
+from mobilellm.run_settings import NOT_IDENTITY, flat_config
 from mobilellm.units import bytes_text
 
 NOT_COMPARED = (

@@ -1,8 +1,8 @@
-"""The shape that meets a budget: give a depth or a width, and the rest follows.
+"""Finding the shape that meets a budget, given the depth or the width.
 
-Comparing depth with width is fair only where the models are equally large. `config_for_budget`
-takes a budget of parameters or operations and one of `num_blocks` or `hidden_size`, and gives the
-configuration that meets it, so that a sweep over the depth is a sweep at one budget.
+A comparison of depth with width is only fair if the models are equally large. `config_for_budget`
+takes a budget of parameters or operations and either `num_blocks` or `hidden_size`, and returns the
+configuration that meets it, so that a sweep over depths has a constant budget.
 """
 
 import logging
@@ -15,15 +15,15 @@ from mobilellm.accounting import count_parameters, flops_per_token
 from mobilellm.models import ModelConfig
 from mobilellm.models.config import RANGES, check_choice
 from mobilellm.ranges import Range, check_fields, check_value
-from mobilellm.search.shapes import Measure, Shape, ShapeGrid
+from mobilellm.search.shape_grid import Candidate, Measure, ShapeGrid
 
 MATCHES = ("stored", "body", "flops")
 DEFAULT_VOCAB_SIZE = 32_000
 
 SMALL_BUDGET = 60_000_000
-"""Below so many parameters (or twice as many operations) heads and widths step more finely."""
+"""Below this number of parameters (or twice as many operations) heads and widths are finer."""
 PREFERRED_DEVIATION = 0.01
-"""Among the shapes this near to the budget, the one with the best proportions is taken."""
+"""Among the shapes this close to the budget, the one with the best proportions is chosen."""
 
 LARGEST_BUDGET = 1e13
 COUNT = Range(at_least=1, cap=2**24)
@@ -42,15 +42,15 @@ class BudgetSolution:
     match: str
     """What was matched: `stored`, `body` or `flops`."""
     reached: int
-    """What the configuration has of it."""
+    """The configuration's amount of it."""
 
     @property
     def deviation(self) -> float:
-        """Share by which the configuration is over (positive) or under the budget."""
+        """Relative amount by which the configuration exceeds (positive) or undercuts the budget."""
         return self.reached / self.budget - 1
 
     def __str__(self) -> str:
-        """One line: the shape, what it has, and how far that is from the budget."""
+        """One line: the shape, its amount, and the deviation from the budget."""
         config = self.config
         unit = {"flops": "forward FLOPs per token"}.get(self.match, f"{self.match} parameters")
         return (
@@ -92,7 +92,7 @@ class BudgetRules:
         check_choice("match", self.match, MATCHES)
 
     def measure(self, config: ModelConfig) -> int:
-        """What a configuration has of the matched quantity."""
+        """The amount of the matched quantity in a configuration."""
         return measure_budget(config, self.match, self.sequence_length)
 
     def grid(self, amount: int, fields: Mapping[str, Any]) -> ShapeGrid:
@@ -161,7 +161,7 @@ def solve_budget(
     grid = rules.grid(amount, {k: v for k, v in options.items() if k not in names})
     _check_given(num_blocks, hidden_size, grid)
 
-    def rank(shape: Shape) -> tuple[float, ...]:
+    def rank(shape: Candidate) -> tuple[float, ...]:
         deviation = abs(shape.reached / amount - 1)
         disproportion = abs(shape.intermediate_size / shape.hidden_size - grid.ratios[1])
         if grid.ffn_rule == "paper" or deviation > min(PREFERRED_DEVIATION, rules.tolerance):
@@ -177,7 +177,7 @@ def solve_budget(
 
 
 def measure_budget(config: ModelConfig, match: str, sequence_length: int | None = None) -> int:
-    """What a configuration has of the matched quantity.
+    """The amount of the matched quantity in a configuration.
 
     Args:
         config: the configuration.
@@ -200,8 +200,8 @@ def _candidates(
     num_blocks: int | None,
     hidden_size: int | None,
     measure: Measure,
-) -> Iterator[Shape]:
-    """At least one shape, and all that may be nearest the budget."""
+) -> Iterator[Candidate]:
+    """At least one candidate, and all that may be nearest to the budget."""
     if hidden_size is not None:
         yield from grid.at_width(hidden_size, amount, num_blocks, measure)
         return

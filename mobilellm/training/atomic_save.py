@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from mobilellm.checkpoint_files import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, find_damage
 from mobilellm.files import atomic_write
 from mobilellm.layers.shapes import parse_layer_shape
-from mobilellm.run_folder import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, find_damage
 
 # What a text begins and ends with changes no weight and no step.
 _NO_WEIGHTS = ("eos_token_id", "bos_token_id")

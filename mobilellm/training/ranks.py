@@ -16,7 +16,7 @@ from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from mobilellm.run_folder import flat_config
+from mobilellm.run_settings import flat_config
 from mobilellm.training.places import misleading_variables
 from mobilellm.training.trainer import TrainerConfig, make_trainer
 

@@ -42,7 +42,7 @@ def check_stored_parameters(model: Any, when: str) -> None:
     """Compare a model's parameters, each counted once, with what its configuration stores.
 
     Sharing and ties can come undone when a model is wrapped, loaded or gathered, and training
-    would go on without a word.
+    would continue without an error.
 
     Args:
         model: replicated or sharded, on any device.

@@ -1,8 +1,8 @@
 """A distilled training step beside one on labels alone; also a process for the memory of the loss.
 
 Contestants make the same forward and backward pass and the same update of the same student:
-`labels` alone, with a top-k `store` read from disk, and with the teacher `online`, all words or the
-top k of them. `teacher` is the teacher's forward pass without logits.
+`labels` alone, with a top-k `store` read from disk, and with the teacher `online`, all tokens or
+the top k of them. `teacher` is the teacher's forward pass without logits.
 """
 
 import json

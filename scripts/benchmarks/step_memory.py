@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def measure_memory(*, rounds: int) -> list[dict[str, Any]]:
-    """12 x 256, 32,000 words, 4,096 tokens: bytes above what the process has after its imports."""
+    """12 x 256, vocab_size 32,000, 4,096 tokens: bytes on top of the process after its imports."""
     peaks: dict[str, list[int]] = {"ours": [], "huggingface": []}
     for _ in range(rounds):
         for name, found in peaks.items():

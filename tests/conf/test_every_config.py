@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mobilellm.hydra_app.configuration import compose, config_folder, instantiate
+from mobilellm.hydra_app.help_text import help_text
 from mobilellm.models import ModelConfig
 from mobilellm.pipeline.parts import make_recipe
 
@@ -50,6 +51,14 @@ def test_every_file_is_reached_by_these_tests():
     groups = [*GROUPS, "experiment", "variant", "hydra"]
     for file in _files():
         assert file in ROOTS or file.partition("/")[0] in groups, file
+
+
+def test_shared_parts_are_no_choices():
+    """Neither in `--help` nor where a choice is not known."""
+    assert "shared/" not in help_text(CONF, "train", "")
+    with pytest.raises(ValueError, match="data=txt is not known") as refused:
+        compose("train", ["data=txt"])
+    assert "shared/" not in str(refused.value)
 
 
 def test_the_folder_is_found():

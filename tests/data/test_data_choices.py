@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mobilellm.data import DataConfig, HubData, TextData
+from mobilellm.data.resolved import data_name, resolve_data
 from mobilellm.hydra_app.configuration import compose, instantiate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,7 @@ def test_every_choice_can_be_built(choice):
     data = data_of(choice, "model.vocab_size=512", "prepared_dir=elsewhere")
     assert isinstance(data, DataConfig)
     assert data.vocab_size == 512
-    assert data.folder == Path("elsewhere") / f"{data.name}-512"
+    assert resolve_data(data).folder == Path("elsewhere") / f"{data_name(data)}-512"
     assert data.identity()["format"]
 
 
@@ -46,7 +47,7 @@ def test_presets_name_their_datasets():
     for choice in ("fineweb_edu", "tinystories", "wikitext2", "wikitext103"):
         data = data_of(choice)
         assert isinstance(data, HubData)
-        assert data.name == choice
+        assert data_name(data) == choice
         assert "/" in data.dataset_name
 
 

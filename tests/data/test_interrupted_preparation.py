@@ -24,6 +24,7 @@ from mobilellm.data import (
     JsonlData,
     open_prepared,
 )
+from mobilellm.data.resolved import resolve_data
 
 
 @contextmanager
@@ -44,23 +45,23 @@ def test_a_full_disk_keeps_finished_shards_and_the_next_call_goes_on(corpus):
         prepare(config)
     (corpus / "train" / "zzz.txt").unlink()
     full = pytest.raises(OSError, match=r"00002.tokens takes 10 kB, about .* kB are needed")
-    with full_disk_at(config.folder, 2), full as caught:
+    with full_disk_at(resolve_data(config).folder, 2), full as caught:
         prepare(config, shard_tokens=5000)
     assert caught.value.errno == errno.ENOSPC
-    kept = finished_shards(config.folder / "train")
+    kept = finished_shards(resolve_data(config).folder / "train")
     assert [path.name for path in sorted(kept)] == ["00000.tokens", "00001.tokens"]
     assert open_prepared(config) is None
     resumed = prepare(config, shard_tokens=5000)
     assert resumed.hashes == whole.hashes
     assert resumed.manifest["splits"] == whole.manifest["splits"]
-    assert kept.items() <= finished_shards(config.folder / "train").items()
+    assert kept.items() <= finished_shards(resolve_data(config).folder / "train").items()
 
 
 def test_unfinished_work_for_other_input_is_started_afresh(corpus):
     config = config_for(corpus)
-    config.folder.mkdir(parents=True)
-    (config.folder / "inputs.json").write_text("{}", encoding="utf-8")
-    with full_disk_at(config.folder, 1), pytest.raises(OSError, match="takes"):
+    resolve_data(config).folder.mkdir(parents=True)
+    (resolve_data(config).folder / "inputs.json").write_text("{}", encoding="utf-8")
+    with full_disk_at(resolve_data(config).folder, 1), pytest.raises(OSError, match="takes"):
         prepare(config, shard_tokens=5000)
     (corpus / "train" / "abc.txt").unlink()
     resumed = prepare(config, shard_tokens=5000)

@@ -14,7 +14,7 @@ from question_rows import config_for, prepare, rows, write
 
 from mobilellm.data import HubRationaleData, open_prepared, prepare_data
 from mobilellm.data.overview import overview
-from mobilellm.data.rationales import TASKS
+from mobilellm.data.sources.rationales import TASKS
 
 LENGTH = 256
 

@@ -19,6 +19,7 @@ from mobilellm.data import (
     TokenizedData,
     TokenizedJsonlFiles,
 )
+from mobilellm.data.resolved import data_name, resolve_data
 
 TEXTS = ["one two", "three\nfour\r\n", "五 six", "  seven  "]
 
@@ -108,7 +109,7 @@ def test_hub_layout(tmp_path, streaming, monkeypatch):
         streaming=streaming,
         vocab_size=300,
     )
-    assert data.name == "dataset"
+    assert data_name(data) == "dataset"
     assert documents(data) == TEXTS
     assert documents(data, "validation") == ["held out"]
     with pytest.raises(ValueError, match=r"has no column 'content'; set .* one of text"):
@@ -155,7 +156,7 @@ def test_standard_library():
     assert not any("site-packages" in name or "/test" in f"/{name}" for name in names)
     assert sum(file.stat().st_size for file in files) > 5e6
     assert len(documents(data)) == sum(file.stat().st_size > 0 for file in files)
-    assert data.folder == Path("prepared/stdlib-2048")
+    assert resolve_data(data).folder == Path("prepared/stdlib-2048")
 
 
 def test_mixture_shares_hold_at_any_point(tmp_path):
@@ -255,11 +256,11 @@ def test_default_names_and_folders(tmp_path):
     def data(path, **kwargs):
         return TextData(train=str(path), vocab_size=300, **kwargs)
 
-    assert data(tmp_path / "books").name == "books"
-    assert data(tmp_path / "books" / "a.txt").name == "books-a"
+    assert data_name(data(tmp_path / "books")) == "books"
+    assert data_name(data(tmp_path / "books" / "a.txt")) == "books-a"
     pair = {"validation": str(tmp_path / "books" / "a.txt")}
-    assert data(tmp_path / "books" / "a.txt", **pair).name == "books"
-    assert data(f"{tmp_path}/books/*.txt").name == "books"
-    assert data(tmp_path / "books", name="mine").dir == "prepared/mine-300"
-    assert data(tmp_path / "books", dir="elsewhere").folder == Path("elsewhere")
-    assert data(tmp_path / "books", prepared_dir="p").folder == Path("p/books-300")
+    assert data_name(data(tmp_path / "books" / "a.txt", **pair)) == "books"
+    assert data_name(data(f"{tmp_path}/books/*.txt")) == "books"
+    assert resolve_data(data(tmp_path / "books", name="mine")).folder == Path("prepared/mine-300")
+    assert resolve_data(data(tmp_path / "books", dir="elsewhere")).folder == Path("elsewhere")
+    assert resolve_data(data(tmp_path / "books", prepared_dir="p")).folder == Path("p/books-300")

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from doc_commands import BLOCK, PAGES, ROOT, blocks
 
+from mobilellm.version import __version__
+
 README_BYTES = 12 * 1024
 LINKED = (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
 # A block that includes a file of docs/examples is run by that example's own test.
@@ -62,3 +64,7 @@ def test_an_example_stands_in_a_page_and_has_a_test(example: Path):
     assert any(f'--8<-- "{name}"' in page.read_text(encoding="utf-8") for page in PAGES)
     tests = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
     assert any(example.name in path.read_text(encoding="utf-8") for path in tests)
+
+
+def test_the_citation_names_the_version():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")

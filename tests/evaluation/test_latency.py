@@ -83,7 +83,7 @@ def test_peak_memory_is_that_of_the_tensors_alive_at_one_time():
     ("wrong", "message"),
     [
         ({"rounds": 0}, "rounds=0 must be a whole number of at least 1"),
-        ({"decode_tokens": 41}, "together are 65, more than max_position_embeddings=64; ask for f"),
+        ({"decode_tokens": 41}, "together are 65, more than max_position_embeddings=64; use f"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(wrong, message):

@@ -43,7 +43,7 @@ def test_two_damaged_ones_are_an_error_and_stay(interrupted, tiny_run):
     folder, _ = interrupted
     for name in ("last.ckpt", "previous.ckpt"):
         damage(folder / "checkpoints" / name)
-    with pytest.raises(ValueError, match=r"is damaged .* and there is no sound one before it; put"):
+    with pytest.raises(ValueError, match=r"is damaged .* and there is no valid one before it"):
         tiny_run("log_interval_steps=1", "resume=true")
     assert (folder / "checkpoints/last.ckpt").exists()
     assert (folder / "checkpoints/previous.ckpt").exists()

@@ -215,7 +215,7 @@ def test_the_student_is_checked_before_its_compression_too(
         ([f"++{TEACHER}=dense"], "distillation has settings .teacher. but no"),
         (["distillation=forward_kl", f"{TEACHER}=nowhere"], "teacher=nowhere does not exist"),
         (["distillation=forward_kl", f"{TEACHER}=TEACHER", "model.vocab_size=600"],
-         "the teacher has 512 words, the student vocab_size=600"),
+         "the teacher has 512 tokens, the student vocab_size=600"),
         (["distillation=distilbert", f"{TEACHER}=TEACHER"], "hidden_size=8, the teacher 16"),
         (["distillation=forward_kl", f"{TEACHER}=TEACHER", "sequence_length=128"],
          "longer than the teacher's context of 64 tokens"),

@@ -17,7 +17,8 @@ from mobilellm.pipeline.identity import (
     identity,
     run_name,
 )
-from mobilellm.run_folder import CONFIG, NOT_IDENTITY, flat_config, write_summary
+from mobilellm.run_folder import CONFIG, write_summary
+from mobilellm.run_settings import NOT_IDENTITY, flat_config
 
 SMALL = {
     "model": {"num_blocks": 4},

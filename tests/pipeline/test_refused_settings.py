@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mobilellm.data.resolved import resolve_data
 from mobilellm.hydra_app.configuration import compose
 from mobilellm.hydra_app.errors import describe_configuration_error
 from mobilellm.pipeline.hydra_job import HydraJob
@@ -77,7 +78,7 @@ def test_home_folders_are_found_in_every_path(tmp_path, monkeypatch, tiny_overri
     given = ["output_dir=~/runs", "prepared_dir=~/shards", "+callbacks.own.dirpath=~/own"]
     run = plan_run(compose("train", [*kept, f"+callbacks.own._target_={own}", *given]))
     assert run.folder.is_relative_to(tmp_path / "runs")
-    assert run.data.folder.is_relative_to(tmp_path / "shards")
+    assert resolve_data(run.data).folder.is_relative_to(tmp_path / "shards")
     assert run.config["callbacks"]["own"]["dirpath"] == f"{tmp_path}/own"
     assert not Path("~").exists()
 

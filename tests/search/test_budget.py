@@ -6,7 +6,7 @@ import pytest
 from mobilellm.accounting import count_parameters, flops_per_token
 from mobilellm.models import ModelConfig
 from mobilellm.search.budget import config_for_budget, measure_budget, solve_budget
-from mobilellm.search.shapes import paper_intermediate_size
+from mobilellm.search.shape_grid import paper_intermediate_size
 
 DEPTHS = [1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 30, 42, 62]
 

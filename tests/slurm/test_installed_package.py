@@ -15,14 +15,11 @@ from mobilellm.run_folder import read_summary
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+# As the installer writes it.
 PROGRAM = """
-    import sys
-    from mobilellm.hydra_app.command import hydra_command
-    from mobilellm.pipeline import train_run
+    from mobilellm.__main__ import main
     if __name__ == "__main__":
-        hydra_command(train_run, "train", arguments=sys.argv[2:],
-                      check="mobilellm.pipeline.check_run",
-                      sweep_dir="${output_dir}/${experiment_name}")
+        main()
     """
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
+from mobilellm.checkpoint_files import find_damage, last_checkpoint, latest_valid_checkpoint
 from mobilellm.files import remove_temporary_files
-from mobilellm.run_folder import find_damage, last_checkpoint, latest_valid_checkpoint
 from mobilellm.training.atomic_save import save_atomically
 
 
@@ -41,14 +41,14 @@ def kill_one(folder, step, longest):
     os.waitpid(child, 0)
     leftovers = [p.name for p in path.parent.glob("*.tmp*")]
     damage = {p.name: find_damage(p) for p in path.parent.glob("*.ckpt")}
-    sound = latest_valid_checkpoint(folder)
-    assert sound is not None
-    state = torch.load(sound, weights_only=True)
+    valid = latest_valid_checkpoint(folder)
+    assert valid is not None
+    state = torch.load(valid, weights_only=True)
     remove_temporary_files(path.parent)
     return {
         "step": state["step"],
         "is_whole": torch.equal(state["weight"], content(state["step"])["weight"]),
-        "is_last": sound == last_checkpoint(folder) == path,
+        "is_last": valid == last_checkpoint(folder) == path,
         "damage": [text for text in damage.values() if text],
         "leftovers": leftovers,
     }

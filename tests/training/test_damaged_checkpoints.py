@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mobilellm.run_folder import find_damage, last_checkpoint, latest_valid_checkpoint
+from mobilellm.checkpoint_files import find_damage, last_checkpoint, latest_valid_checkpoint
 from mobilellm.training.atomic_save import save_atomically
 
 KILLS = 100
@@ -38,19 +38,19 @@ def empty(path):
     path.write_bytes(b"")
 
 
-def test_a_sound_one_is_taken(checkpoints, caplog):
+def test_an_intact_checkpoint_is_taken(checkpoints, caplog):
     assert latest_valid_checkpoint(checkpoints.parent) == checkpoints / "last.ckpt"
     assert find_damage(checkpoints / "previous.ckpt") is None
     assert not caplog.records
 
 
 @pytest.mark.parametrize("damage", [truncate, flip, empty])
-def test_the_one_before_is_taken_and_kept(checkpoints, caplog, damage):
+def test_the_previous_checkpoint_is_used_and_kept(checkpoints, caplog, damage):
     damage(checkpoints / "last.ckpt")
     with caplog.at_level(logging.WARNING):
         assert latest_valid_checkpoint(checkpoints.parent) == checkpoints / "previous.ckpt"
     assert "last.ckpt is damaged (" in caplog.text
-    assert "now called damaged.ckpt; the run goes on from the one before, prev" in caplog.text
+    assert "was renamed to damaged.ckpt; the run resumes from prev" in caplog.text
     assert last_checkpoint(checkpoints.parent) == checkpoints / "previous.ckpt"
     save_atomically({"step": 3}, checkpoints / "last.ckpt")
     steps = {p.name: torch.load(p)["step"] for p in checkpoints.glob("[lp]*.ckpt")}
@@ -58,13 +58,13 @@ def test_the_one_before_is_taken_and_kept(checkpoints, caplog, damage):
     assert find_damage(checkpoints / "damaged.ckpt") is not None
 
 
-def test_two_damaged_ones_are_an_error(checkpoints):
+def test_two_damaged_checkpoints_are_an_error(checkpoints):
     flip(checkpoints / "last.ckpt")
     truncate(checkpoints / "previous.ckpt")
-    with pytest.raises(ValueError, match=r"last\.ckpt is damaged .* there is no sound one before"):
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged .* there is no valid one before"):
         latest_valid_checkpoint(checkpoints.parent)
     (checkpoints / "last.ckpt").unlink()
-    with pytest.raises(ValueError, match=r"previous\.ckpt is damaged .*; put back a copy, or rem"):
+    with pytest.raises(ValueError, match=r"previous\.ckpt is damaged .*; restore a copy, or rem"):
         latest_valid_checkpoint(checkpoints.parent)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_run import read_rows
 
-from mobilellm.run_folder import find_damage
+from mobilellm.checkpoint_files import find_damage
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 pytestmark = pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What a model must beat: the loss of counting words, and of counting pairs of words."""
+"""Baselines that a model must beat: unigram and bigram language models."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilellm.data.config import DataConfig
-from mobilellm.data.end_of_text import find_eos_token_id
 from mobilellm.data.manifest import Record
 from mobilellm.data.preparation.baselines import measure_baselines
 from mobilellm.data.preparation.encoder import Batch, Encoded
@@ -22,6 +21,7 @@ from mobilellm.data.preparation.progress_bar import ProgressBar
 from mobilellm.data.preparation.splitting import Survey, check_splits, routed_pieces, survey
 from mobilellm.data.preparation.workers import available_cores, encode_batches
 from mobilellm.data.prepared import TOKEN_BYTES, TOKENIZER
+from mobilellm.data.resolved import ResolvedData
 from mobilellm.data.shards import ShardWriter, TokenStream, token_dtype
 from mobilellm.data.source import SPLITS, Split
 from mobilellm.data.tokenizer import (
@@ -42,30 +42,31 @@ _BATCH_BYTES = 1 << 18
 _BYTES_PER_WORKER = 1 << 22
 
 
-def build_contents(config: DataConfig, bar: ProgressBar, *, shard_tokens: int) -> Record:
+def build_contents(data: ResolvedData, bar: ProgressBar, *, shard_tokens: int) -> Record:
     """Write tokenizer and shards into the data folder, going on from what is there.
 
     Args:
-        config: what to prepare; its folder exists.
+        data: what to prepare; its folder exists.
         bar: shows the phases.
         shard_tokens: tokens in every shard but the last of a split.
 
     Returns:
         What the manifest says of them, as plain data.
     """
+    config = data.config
     trains = config.tokenizer is None and not config.is_tokenized
     sample_bytes = int(config.tokenizer_sample_megabytes * 1e6) if trains else None
     with bar.phase("reading", _known_size(config)):
-        found = survey(config, sample_bytes=sample_bytes, bar=bar)
-    processor = make_tokenizer(config, found.sample, bar)
-    build = _Build(config, processor, found, bar, shard_tokens)
+        found = survey(data, sample_bytes=sample_bytes, bar=bar)
+    processor = make_tokenizer(data, found.sample, bar)
+    build = _Build(data, processor, found, bar, shard_tokens)
     with bar.phase("tokenizing", found.num_bytes.total() if found.is_complete else None):
         started = time.perf_counter()
         hashes = build.write()
         seconds = time.perf_counter() - started
     streams: dict[Split, TokenStream] = {
         split: TokenStream(
-            config.folder / split,
+            data.folder / split,
             build.writers[split].num_tokens,
             build.writers[split].dtype,
             shard_tokens=shard_tokens,
@@ -75,16 +76,16 @@ def build_contents(config: DataConfig, bar: ProgressBar, *, shard_tokens: int) -
     for split, stream in streams.items():
         if len(stream) < 2:
             raise ValueError(
-                f"the {split} split of {config.name} has {len(stream)} tokens, which must be at "
+                f"the {split} split of {data.name} has {len(stream)} tokens, which must be at "
                 "least 2; give more text"
             )
     with bar.phase("baselines", counts_bytes=False):
-        baselines = measure_baselines(streams["train"], streams["validation"], config.num_ids)
+        baselines = measure_baselines(streams["train"], streams["validation"], data.vocab_size)
     counts: dict[Split, NDArray[np.int64]] = {
-        split: count_tokens(stream, config.num_ids) for split, stream in streams.items()
+        split: count_tokens(stream, data.vocab_size) for split, stream in streams.items()
     }
     return {
-        "vocab_size": config.num_ids,
+        "vocab_size": data.vocab_size,
         "eos_token_id": build.eos_token_id,
         "shard_tokens": shard_tokens,
         "held_out": found.held_out_rule(config),
@@ -118,24 +119,24 @@ def _known_size(config: DataConfig) -> int | None:
 
 
 def make_tokenizer(
-    config: DataConfig, sample: EvenSample | None, bar: ProgressBar
+    data: ResolvedData, sample: EvenSample | None, bar: ProgressBar
 ) -> "SentencePieceProcessor | None":
     """The given tokenizer, the one trained before, or one trained now; copied into the folder."""
-    path = config.folder / TOKENIZER
-    if config.tokenizer is not None:
-        given = Path(config.tokenizer)
-        processor = load_tokenizer(given, config.num_ids)
+    path = data.folder / TOKENIZER
+    if data.config.tokenizer is not None:
+        given = Path(data.config.tokenizer)
+        processor = load_tokenizer(given, data.vocab_size)
         write_bytes_atomically(path, [given.read_bytes()])
     elif sample is None:
         return None
     else:
         if not path.exists():
             with bar.phase("training tokenizer", counts_bytes=False):
-                write_bytes_atomically(path, [train_tokenizer(sample.parts, config.num_ids)])
-        processor = load_tokenizer(path, config.num_ids)
+                write_bytes_atomically(path, [train_tokenizer(sample.parts, data.vocab_size)])
+        processor = load_tokenizer(path, data.vocab_size)
     table = io.BytesIO()
-    np.save(table, token_byte_counts(processor, config.num_ids))
-    write_bytes_atomically(config.folder / TOKEN_BYTES, [table.getvalue()])
+    np.save(table, token_byte_counts(processor, data.vocab_size))
+    write_bytes_atomically(data.folder / TOKEN_BYTES, [table.getvalue()])
     return processor
 
 
@@ -144,21 +145,21 @@ class _Build:
 
     def __init__(
         self,
-        config: DataConfig,
+        data: ResolvedData,
         processor: "SentencePieceProcessor | None",
         found: Survey,
         bar: ProgressBar,
         shard_tokens: int,
     ) -> None:
-        self._config = config
+        self._data, self._config = data, data.config
         self._found = found
         self._bar = bar
-        dtype = token_dtype(config.num_ids)
+        dtype = token_dtype(data.vocab_size)
         self.writers: dict[Split, ShardWriter] = {
-            split: ShardWriter(config.folder / split, dtype, shard_tokens=shard_tokens)
+            split: ShardWriter(data.folder / split, dtype, shard_tokens=shard_tokens)
             for split in SPLITS
         }
-        self.eos_token_id = find_eos_token_id(config)
+        self.eos_token_id = data.eos_token_id
         self._digest = hashlib.blake2b(digest_size=16)
         self._documents: Counter[Split] = Counter()
         self._text_bytes: Counter[Split] = Counter()
@@ -170,7 +171,7 @@ class _Build:
         for split, batch in encoded:
             self._expect_more()
             self.writers[split].append(batch.tokens, batch.document_ends)
-        check_splits(self._config, self._documents)
+        check_splits(self._data, self._documents)
         hashes = {split: self.writers[split].finish() for split in SPLITS}
         return {"data": self._digest.hexdigest(), **hashes}
 
@@ -199,8 +200,8 @@ class _Build:
     def _encode(self) -> Iterator[tuple[Split, Encoded]]:
         return encode_batches(
             self._batches(),
-            tokenizer_path=self._config.folder / TOKENIZER,
-            vocab_size=self._config.num_ids,
+            tokenizer_path=self._data.folder / TOKENIZER,
+            vocab_size=self._data.vocab_size,
             dtype=self.writers["train"].dtype,
             eos_token_id=self.eos_token_id if self._config.add_eos else None,
             workers=self._num_workers(),
@@ -223,7 +224,7 @@ class _Build:
                 yield split, batch
 
     def _tokenized(self) -> Iterator[tuple[Split, Encoded]]:
-        vocab_size, eos = self._config.num_ids, self.eos_token_id
+        vocab_size, eos = self._data.vocab_size, self.eos_token_id
         for split, piece, _ in self._routed():
             tokens = np.asarray(piece.content)
             if tokens.max() >= vocab_size:

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 _MAX_CACHED_WORDS = 1 << 18
 _MAX_CACHED_BYTES = 64
-# Spaces belong to the word after them, as in SentencePiece's own pieces.
+# Spaces belong to the word after them, as in SentencePiece's own tokens.
 _WORDS = re.compile(rb" *[^ ]+| +")
 _PROBE = "A  b c\n\n  d\te \u00bd\ufb01 \u3000x "
 
 
 class Batch(NamedTuple):
-    """Pieces of text to be encoded together."""
+    """Chunks of text to be encoded together."""
 
     texts: list[bytes]
     begins: list[bool]
@@ -109,7 +109,7 @@ class Encoder:
 
 
 class _WordCache(dict[bytes, bytes]):
-    """The tokens of words met before; emptied when full, so that it stays small."""
+    """The tokens of words seen before; emptied when it is full."""
 
     def __init__(self, encode: Callable[[bytes], bytes]) -> None:
         super().__init__()

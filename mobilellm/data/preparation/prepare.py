@@ -14,22 +14,25 @@ import time
 from pathlib import Path
 
 from mobilellm.data.config import DataConfig
-from mobilellm.data.end_of_text import find_eos_token_id
 from mobilellm.data.manifest import (
     INPUTS,
     MANIFEST,
     Record,
-    describe_inputs,
-    differences,
     read_inputs,
     read_manifest,
     write_json,
 )
+from mobilellm.data.preparation.building import build_contents
+from mobilellm.data.preparation.inputs import describe_inputs, differences
 from mobilellm.data.preparation.progress_bar import ProgressBar
+from mobilellm.data.preparation.prompted_building import build_prompted
 from mobilellm.data.prepared import TOKEN_BYTES, TOKENIZER, PreparedData
+from mobilellm.data.prepared_prompts import PreparedPrompts
+from mobilellm.data.resolved import ResolvedData, resolve_data
 from mobilellm.data.shards import SHARD_TOKENS
 from mobilellm.data.source import SPLITS
 from mobilellm.data.sources.hub_access import ensure_cache
+from mobilellm.data.sources.rationale_data import RationaleConfig
 from mobilellm.files import is_temporary, remove_temporary_files
 
 LOCK = ".lock"
@@ -42,16 +45,33 @@ def open_prepared(config: DataConfig) -> PreparedData | None:
         ValueError: the folder was prepared from other input.
         FileNotFoundError: a path of the configuration does not exist.
     """
-    manifest = read_manifest(config.folder)
+    return _open_prepared(resolve_data(config))
+
+
+def _open_prepared(data: ResolvedData) -> PreparedData | None:
+    manifest = read_manifest(data.folder)
     if manifest is None:
         return None
-    changes = differences(manifest["inputs"], describe_inputs(config, manifest["inputs"]))
+    changes = differences(manifest["inputs"], describe_inputs(data, manifest["inputs"]))
     if changes:
         raise ValueError(
-            f"{config.folder} was prepared from other input: {'; '.join(changes[:3])}; choose "
+            f"{data.folder} was prepared from other input: {'; '.join(changes[:3])}; choose "
             "another data.dir (or data.name), or remove that folder"
         )
-    return config.open()
+    return _open(data)
+
+
+def _open(data: ResolvedData) -> PreparedData:
+    if isinstance(data.config, RationaleConfig):
+        return PreparedPrompts(data.folder, data.config.tasks)
+    return PreparedData(data.folder)
+
+
+def _build(data: ResolvedData, bar: ProgressBar, shard_tokens: int) -> Record:
+    """Write tokenizer and shards; what the manifest says of them."""
+    if isinstance(data.config, RationaleConfig):
+        return build_prompted(data, data.config, bar, shard_tokens=shard_tokens)
+    return build_contents(data, bar, shard_tokens=shard_tokens)
 
 
 def prepare_data(
@@ -72,61 +92,61 @@ def prepare_data(
         FileNotFoundError: a path that does not exist.
         OSError: the disk is full; finished shards stay, and the next call goes on from them.
     """
-    # A tokenizer that does not fit is found before hours of reading.
-    find_eos_token_id(config)
-    prepared = open_prepared(config)
+    # A tokenizer that does not fit is refused before hours of reading.
+    data = resolve_data(config)
+    prepared = _open_prepared(data)
     if prepared is not None:
         return prepared
     from filelock import FileLock, Timeout
 
     # A path that does not exist is found before a folder is made.
-    describe_inputs(config, read_inputs(config.folder))
+    describe_inputs(data, read_inputs(data.folder))
     bar = ProgressBar(progress)
-    _check_folder(config.folder)
-    config.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(config.folder / LOCK)
+    _check_folder(data.folder)
+    data.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(data.folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        bar.say(f"waiting for another process that prepares {config.folder}")
+        bar.say(f"waiting for another process that prepares {data.folder}")
         lock.acquire()
     try:
-        return open_prepared(config) or _prepare(config, bar, shard_tokens)
+        return _open_prepared(data) or _prepare(data, bar, shard_tokens)
     except KeyboardInterrupt:
-        bar.say(f"stopped; {config.folder} keeps what is finished, and the next call goes on")
+        bar.say(f"stopped; {data.folder} keeps what is finished, and the next call goes on")
         raise
     finally:
         lock.release()
 
 
-def _prepare(config: DataConfig, bar: ProgressBar, shard_tokens: int) -> PreparedData:
+def _prepare(data: ResolvedData, bar: ProgressBar, shard_tokens: int) -> PreparedData:
     started = time.perf_counter()
-    if not config.is_local:
-        ensure_cache(Path(config.prepared_dir))
-    inputs = _begin(config)
-    contents = config.build(bar, shard_tokens=shard_tokens)
+    if not data.config.is_local:
+        ensure_cache(Path(data.config.prepared_dir))
+    inputs = _begin(data)
+    contents = _build(data, bar, shard_tokens)
     write_json(
-        config.folder / MANIFEST,
+        data.folder / MANIFEST,
         {
             "inputs": inputs,
-            "name": config.name,
+            "name": data.name,
             **contents,
             "seconds": round(time.perf_counter() - started, 3),
         },
     )
-    return config.open()
+    return _open(data)
 
 
-def _begin(config: DataConfig) -> Record:
+def _begin(data: ResolvedData) -> Record:
     """Record what the folder is made from; drop what was begun with other inputs."""
-    known = read_inputs(config.folder)
-    inputs = describe_inputs(config, known)
-    for folder in (config.folder, *(config.folder / split for split in SPLITS)):
+    known = read_inputs(data.folder)
+    inputs = describe_inputs(data, known)
+    for folder in (data.folder, *(data.folder / split for split in SPLITS)):
         remove_temporary_files(folder)
     if known is None or differences(known, inputs):
-        for path in _own_files(config.folder):
+        for path in _own_files(data.folder):
             path.unlink(missing_ok=True)
-    write_json(config.folder / INPUTS, inputs)
+    write_json(data.folder / INPUTS, inputs)
     return inputs
 
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilellm.data.end_of_text import find_eos_token_id
 from mobilellm.data.manifest import Record
 from mobilellm.data.preparation.baselines import measure_baselines
 from mobilellm.data.preparation.building import (
@@ -30,27 +29,30 @@ from mobilellm.data.preparation.held_out import is_held_out, last_of
 from mobilellm.data.preparation.progress_bar import ProgressBar
 from mobilellm.data.preparation.splitting import check_splits, held_out_rule
 from mobilellm.data.prepared_prompts import CHOICES
-from mobilellm.data.rationales import Example
+from mobilellm.data.resolved import ResolvedData
 from mobilellm.data.shards import ShardWriter, TokenStream, token_dtype
 from mobilellm.data.source import SPLITS, Split
+from mobilellm.data.sources.rationale_data import RationaleConfig
+from mobilellm.data.sources.rationales import Example
 from mobilellm.data.tokenizer import SPACE_MARK, EvenSample, tokenizer_hash
 from mobilellm.files import write_bytes_atomically
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-    from mobilellm.data.rationale_data import RationaleConfig
-
 logger = logging.getLogger(__name__)
 
 _TEXTS_PER_CALL = 4096
 
 
-def build_prompted(config: "RationaleConfig", bar: ProgressBar, *, shard_tokens: int) -> Record:
+def build_prompted(
+    data: ResolvedData, config: RationaleConfig, bar: ProgressBar, *, shard_tokens: int
+) -> Record:
     """Write tokenizer, shards and answer choices into the data folder.
 
     Args:
-        config: what to prepare; its folder exists.
+        data: what to prepare; its folder exists.
+        config: the same as `data.config`.
         bar: shows the phases.
         shard_tokens: tokens in every shard but the last of a split.
 
@@ -61,30 +63,30 @@ def build_prompted(config: "RationaleConfig", bar: ProgressBar, *, shard_tokens:
         ValueError: a faulty row, a split without rows, a tokenizer that does not fit.
     """
     with bar.phase("reading", counts_bytes=False):
-        examples, rule = read_splits(config)
+        examples, rule = read_splits(data, config)
         texts: dict[Split, list[str]] = {
             split: [text for example in examples[split] for text in config.texts(example)]
             for split in SPLITS
         }
     sample = _sample(config, texts["train"]) if config.tokenizer is None else None
-    processor = cast("SentencePieceProcessor", make_tokenizer(config, sample, bar))
-    eos = find_eos_token_id(config)
+    processor = cast("SentencePieceProcessor", make_tokenizer(data, sample, bar))
+    eos = data.eos_token_id
     started = time.perf_counter()
     with bar.phase("tokenizing", counts_bytes=False):
         writers: dict[Split, ShardWriter] = {
-            split: _write(config, processor, split, texts[split], shard_tokens) for split in SPLITS
+            split: _write(data, processor, split, texts[split], shard_tokens) for split in SPLITS
         }
         hashes = {split: writer.finish() for split, writer in writers.items()}
-        _write_choices(config, processor, examples["validation"], eos)
+        _write_choices(data, processor, examples["validation"])
     seconds = time.perf_counter() - started
     streams: dict[Split, TokenStream] = {
         split: TokenStream(
-            config.folder / split, writer.num_tokens, writer.dtype, shard_tokens=shard_tokens
+            data.folder / split, writer.num_tokens, writer.dtype, shard_tokens=shard_tokens
         )
         for split, writer in writers.items()
     }
     return {
-        "vocab_size": config.num_ids,
+        "vocab_size": data.vocab_size,
         "eos_token_id": eos,
         "shard_tokens": shard_tokens,
         "held_out": rule,
@@ -93,19 +95,20 @@ def build_prompted(config: "RationaleConfig", bar: ProgressBar, *, shard_tokens:
         "tokenizer_sample_bytes": sample.num_bytes if sample else None,
         "tokenizer_sampled_from_bytes": _num_bytes(texts["train"]) if sample else None,
         "tokenizing_seconds": round(seconds, 3),
-        **_counts(config, processor, texts, streams),
+        **_counts(data, config, processor, texts, streams),
     }
 
 
 def _counts(
-    config: "RationaleConfig",
+    data: ResolvedData,
+    config: RationaleConfig,
     processor: "SentencePieceProcessor",
     texts: Mapping[Split, Sequence[str]],
     streams: Mapping[Split, TokenStream],
 ) -> Record:
     """Sizes and baselines, which are of the labels alone, as validation is."""
     counts: dict[Split, NDArray[np.int64]] = {
-        split: count_tokens(stream, config.num_ids) for split, stream in streams.items()
+        split: count_tokens(stream, data.vocab_size) for split, stream in streams.items()
     }
     num_tasks = len(config.prompts)
     train, validation = (_label_tokens(streams[split], num_tasks) for split in SPLITS)
@@ -121,11 +124,13 @@ def _counts(
         },
         "space_marks": sum(text.count(SPACE_MARK) for split in SPLITS for text in texts[split]),
         "unknown_tokens": num_unknown(processor, counts),
-        "baselines": asdict(measure_baselines(train, validation, config.num_ids)),
+        "baselines": asdict(measure_baselines(train, validation, data.vocab_size)),
     }
 
 
-def read_splits(config: "RationaleConfig") -> tuple[dict[Split, list[Example]], str | None]:
+def read_splits(
+    data: ResolvedData, config: RationaleConfig
+) -> tuple[dict[Split, list[Example]], str | None]:
     """The rows of both splits, and how validation was held out (see `held_out_rule`).
 
     All rows of an input go one way: by its hash, or, where that leaves one of the splits without
@@ -146,17 +151,17 @@ def read_splits(config: "RationaleConfig") -> tuple[dict[Split, list[Example]], 
     }
     if config.has_validation:
         examples["validation"] = list(config.examples("validation"))
-    check_splits(config, Counter({split: len(rows) for split, rows in examples.items()}))
+    check_splits(data, Counter({split: len(rows) for split, rows in examples.items()}))
     if is_last_share:
         logger.info(
             "%s: a share of %g of %d inputs is less than one, so the last of them (%d) are held "
             "out for validation",
-            config.name, config.held_out_share, len(set(inputs)), len(held_out),
+            data.name, config.held_out_share, len(set(inputs)), len(held_out),
         )  # fmt: skip
     return examples, held_out_rule(config, is_last_share=is_last_share)
 
 
-def _sample(config: "RationaleConfig", texts: Sequence[str]) -> EvenSample:
+def _sample(config: RationaleConfig, texts: Sequence[str]) -> EvenSample:
     sample = EvenSample(int(config.tokenizer_sample_megabytes * 1e6))
     for text in texts:
         sample.add(text.encode())
@@ -164,16 +169,16 @@ def _sample(config: "RationaleConfig", texts: Sequence[str]) -> EvenSample:
 
 
 def _write(
-    config: "RationaleConfig",
+    data: ResolvedData,
     processor: "SentencePieceProcessor",
     split: Split,
     texts: Sequence[str],
     shard_tokens: int,
 ) -> ShardWriter:
     """A document for each prompt and each target, in turn; those in shards already are passed."""
-    eos = find_eos_token_id(config)
+    eos = data.eos_token_id
     writer = ShardWriter(
-        config.folder / split, token_dtype(config.num_ids), shard_tokens=shard_tokens
+        data.folder / split, token_dtype(data.vocab_size), shard_tokens=shard_tokens
     )
     for first in range(writer.documents_done, len(texts), _TEXTS_PER_CALL):
         block = list(texts[first : first + _TEXTS_PER_CALL])
@@ -185,16 +190,16 @@ def _write(
 
 
 def _write_choices(
-    config: "RationaleConfig",
+    data: ResolvedData,
     processor: "SentencePieceProcessor",
     examples: Sequence[Example],
-    eos: int,
 ) -> None:
     """The tokens of each row's choices, as the label's are."""
+    eos = data.eos_token_id
     choices = [
         [[*ids, eos] for ids in processor.encode(list(example.choices))] for example in examples
     ]
-    write_bytes_atomically(config.folder / CHOICES, [json.dumps(choices, allow_nan=False).encode()])
+    write_bytes_atomically(data.folder / CHOICES, [json.dumps(choices, allow_nan=False).encode()])
 
 
 def _num_bytes(texts: Sequence[str]) -> int:

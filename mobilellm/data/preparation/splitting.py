@@ -14,6 +14,7 @@ from mobilellm.data.preparation.held_out import (
     piece_bytes,
 )
 from mobilellm.data.preparation.progress_bar import ProgressBar
+from mobilellm.data.resolved import ResolvedData
 from mobilellm.data.source import SPLITS, Piece, Split
 from mobilellm.data.tokenizer import EvenSample
 
@@ -93,7 +94,7 @@ class Survey:
         return held_out_rule(config, is_last_share=self.last_share is not None)
 
 
-def survey(config: DataConfig, *, sample_bytes: int | None, bar: ProgressBar) -> Survey:
+def survey(data: ResolvedData, *, sample_bytes: int | None, bar: ProgressBar) -> Survey:
     """Read the corpus once: find every fault in it, its size, and text for the tokenizer.
 
     A corpus that is not on this machine is read only as far as the sample needs, 16 times its
@@ -101,13 +102,14 @@ def survey(config: DataConfig, *, sample_bytes: int | None, bar: ProgressBar) ->
     read twice: its size says where the last share of the text begins.
 
     Args:
-        config: the data.
+        data: what to prepare.
         sample_bytes: most bytes of training text to be kept; None: none.
         bar: advanced by the bytes read.
 
     Raises:
         ValueError: faulty text, or a split without any.
     """
+    config = data.config
     if not config.is_local and not sample_bytes and config.has_validation:
         return Survey(is_complete=False)
     outline = None if config.has_validation else Outline()
@@ -116,16 +118,16 @@ def survey(config: DataConfig, *, sample_bytes: int | None, bar: ProgressBar) ->
         share = config.held_out_share
         num_documents = found.documents.total()
         found = _read(config, sample_bytes, bar, last_share=outline.last_share(share))
-        check_splits(config, found.documents)
+        check_splits(data, found.documents)
         held_out, total = found.num_bytes["validation"], found.num_bytes.total()
         logger.info(
-            "%s: a share of %g of %d document%s is less than a whole one, so the last %.3g %% of "
+            "%s: a share of %g of %d document%s is less than one document, so the last %.3g %% of "
             "the text (%d of %d bytes) are held out for validation",
-            config.name, share, num_documents, "" if num_documents == 1 else "s",
+            data.name, share, num_documents, "" if num_documents == 1 else "s",
             100 * held_out / total, held_out, total,
         )  # fmt: skip
     elif found.is_complete:
-        check_splits(config, found.documents)
+        check_splits(data, found.documents)
     return found
 
 
@@ -161,14 +163,15 @@ def held_out_rule(config: DataConfig, *, is_last_share: bool) -> str | None:
     return "last_share" if is_last_share else "documents"
 
 
-def check_splits(config: DataConfig, documents: Counter[Split]) -> None:
+def check_splits(data: ResolvedData, documents: Counter[Split]) -> None:
     """Check that both splits have documents.
 
     Raises:
         ValueError: one has none.
     """
+    config = data.config
     if not documents.total():
-        raise ValueError(f"{config.name}: there is no text in data.train; give files with text")
+        raise ValueError(f"{data.name}: there is no text in data.train; give files with text")
     if config.has_validation:
         for split in SPLITS:
             if not documents[split]:

@@ -121,7 +121,7 @@ def _visible_files(folder: Path) -> Iterator[Path]:
     def fail(error: OSError) -> None:
         raise error
 
-    # `os.walk` passes over what it may not read, without a word, unless told otherwise.
+    # `os.walk` passes over what it may not read without an error, unless `onerror` is given.
     for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
         above = {os.path.realpath(place), *map(str, Path(os.path.realpath(place)).parents)}
         folders[:] = [

@@ -3,18 +3,13 @@
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mobilellm.data.config import DataConfig
-from mobilellm.data.manifest import Record
-from mobilellm.data.rationales import TASKS, Rationales, Task
 from mobilellm.data.source import Split
 from mobilellm.data.sources.hub import HubRows
 from mobilellm.data.sources.jsonl import JsonlRows, read_rows
-
-if TYPE_CHECKING:
-    from mobilellm.data.preparation.progress_bar import ProgressBar
-    from mobilellm.data.prepared_prompts import PreparedPrompts
+from mobilellm.data.sources.rationales import TASKS, Rationales, Task
 
 # Options of running text; short rows that are kept whole and apart have no use for them.
 _WITHOUT_EFFECT = {"add_eos": True, "document_mask": False, "max_megabytes": None, "workers": None}
@@ -58,18 +53,6 @@ class RationaleConfig(Rationales, DataConfig):
                     "are whole, isolated and end with the end-of-text token; leave it out"
                 )
         super().__post_init__()
-
-    def build(self, bar: "ProgressBar", *, shard_tokens: int) -> Record:
-        """Write what training reads into `folder`; the manifest says of it what is returned."""
-        from mobilellm.data.preparation.prompted_building import build_prompted
-
-        return build_prompted(self, bar, shard_tokens=shard_tokens)
-
-    def open(self) -> "PreparedPrompts":
-        """What `build` wrote, once the manifest is there."""
-        from mobilellm.data.prepared_prompts import PreparedPrompts
-
-        return PreparedPrompts(self.folder, self.tasks)
 
 
 @dataclass(frozen=True, kw_only=True)

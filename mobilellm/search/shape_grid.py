@@ -1,4 +1,4 @@
-"""The shapes a budget may be spent on: what is allowed, and which of two is better proportioned."""
+"""The grid of shapes that may meet a budget, and what each costs."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
@@ -13,14 +13,14 @@ FFN_RULES = ("remainder", "paper")
 GROUP_SIZES = (3, 2, 1)
 DERIVED_FIELDS = ("intermediate_size", "num_attention_heads", "num_key_value_heads")
 
-# Feed-forward width over model width: least, best, most. ReLU has two matrices instead of three,
-# so that it holds as much at one and a half times the width.
+# Ratio of feed-forward width to model width: minimum, best, maximum. ReLU has two matrices instead
+# of three, so it has as many parameters at one and a half times the width.
 RATIOS = {"swiglu": (2.0, 8 / 3, 4.0), "relu": (3.0, 4.0, 6.0)}
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A candidate, and what it has of the matched quantity."""
+class Candidate:
+    """A shape, and its amount of the matched quantity."""
 
     num_blocks: int
     hidden_size: int
@@ -33,7 +33,7 @@ class ShapeGrid:
     """The shapes that are allowed, each given by depth, width and feed-forward width.
 
     Raises:
-        ValueError: a step below 1, or a model field that is unknown or follows from the shape.
+        ValueError: a step is below 1, or a model field is unknown or determined by the shape.
     """
 
     head_dim: int
@@ -66,7 +66,7 @@ class ShapeGrid:
 
     @property
     def ratios(self) -> tuple[float, float, float]:
-        """Feed-forward width over width: least, best, most."""
+        """Ratio of feed-forward width to model width: minimum, best, maximum."""
         return RATIOS[self.fields.get("feed_forward", "swiglu")]
 
     def config(self, num_blocks: int, hidden_size: int, intermediate_size: int) -> ModelConfig:
@@ -76,7 +76,7 @@ class ShapeGrid:
     def even_config(
         self, num_blocks: int, block_repeats: int, hidden_size: int, intermediate_size: int
     ) -> ModelConfig:
-        """The same with so many layers of each block, whatever the scheme of the grid."""
+        """The configuration with each block applied `block_repeats` times, whatever the scheme."""
         sizes = self._sizes(num_blocks, hidden_size, intermediate_size)
         even = {"layer_sharing": "immediate", "block_repeats": block_repeats}
         return ModelConfig(**(sizes | even))
@@ -95,7 +95,7 @@ class ShapeGrid:
         }
 
     def intermediate_bounds(self, hidden_size: int) -> tuple[int, int]:
-        """Least and most feed-forward width at one width."""
+        """Minimum and maximum feed-forward width at one model width."""
         if self.ffn_rule == "paper":
             width = paper_intermediate_size(hidden_size, self.fields.get("feed_forward", "swiglu"))
             return width, width
@@ -105,18 +105,18 @@ class ShapeGrid:
 
     def at_width(
         self, hidden_size: int, amount: float, num_blocks: int | None, measure: "Measure"
-    ) -> Iterator[Shape]:
-        """The shapes of one width that come nearest `amount`, at one depth or at all that can."""
+    ) -> Iterator[Candidate]:
+        """The candidates of one width nearest to `amount`, at one depth or all possible ones."""
         low, high = self.intermediate_bounds(hidden_size)
         cost = _Cost.at_width(self, hidden_size, measure)
         for depth in [num_blocks] if num_blocks else cost.depths(amount, low, high):
             remainder = cost.intermediate_size(depth, amount)
             nearest = round(remainder / self.alignment) * self.alignment
             width = min(max(nearest, low), high)
-            yield Shape(depth, hidden_size, width, cost.total(depth, width))
+            yield Candidate(depth, hidden_size, width, cost.total(depth, width))
 
     def num_layers(self, num_blocks: int) -> int:
-        """Layers that run, by the sharing scheme."""
+        """Number of layers that run, by the sharing scheme."""
         scheme = self.fields.get("layer_sharing", "immediate")
         return len(order_of_layers(scheme, num_blocks, self.fields.get("block_repeats", 1)))
 
@@ -125,7 +125,7 @@ Measure = Callable[[ModelConfig], int]
 
 
 def paper_intermediate_size(hidden_size: int, feed_forward: str = "swiglu") -> int:
-    """The feed-forward width of the paper's depth-width grid: 8/3 of the width, up to a 256.
+    """The feed-forward width of the paper's depth-width grid: 8/3 of the width, rounded up to 256s.
 
     For `relu` it is 4 times the width, the paper's baseline.
 
@@ -139,8 +139,8 @@ class _Cost:
     """The matched quantity at one width.
 
     fixed + blocks x (per_block + per_block_unit x F) + layers x (per_layer + per_layer_unit x F):
-    parameters follow the stored blocks, operations the layers that run, keys and values that
-    repeats share the blocks again.
+    parameters depend on the stored blocks, operations on the layers that run, and those of keys and
+    values that repeats reuse on the blocks again.
     """
 
     num_layers: Callable[[int], int]
@@ -152,7 +152,7 @@ class _Cost:
 
     @classmethod
     def at_width(cls, grid: ShapeGrid, hidden_size: int, measure: Measure) -> "_Cost":
-        """Read the terms off the accounting, which stays the formulae's only home."""
+        """Determine the terms by `measure`: the accounting alone implements the formulae."""
         one, deeper, repeated, wider, wider_repeated = (
             measure(grid.even_config(blocks, repeats, hidden_size, width))
             for blocks, repeats, width in ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 2, 2))
@@ -170,7 +170,7 @@ class _Cost:
         )
 
     def _of_blocks(self, num_blocks: int) -> tuple[int, int]:
-        """What so many blocks cost without their feed-forward width, and for each unit of it."""
+        """Cost of the blocks without feed-forward layers, and per unit of feed-forward width."""
         layers = self.num_layers(num_blocks)
         return (
             num_blocks * self.per_block + layers * self.per_layer,
@@ -182,17 +182,17 @@ class _Cost:
         return self.fixed + plain + per_unit * intermediate_size
 
     def intermediate_size(self, num_blocks: int, amount: float) -> float:
-        """The feed-forward width at which `amount` is met, whatever the bounds."""
+        """The feed-forward width at which `amount` is met, ignoring the bounds."""
         plain, per_unit = self._of_blocks(num_blocks)
         return (amount - self.fixed - plain) / per_unit
 
     def depths(self, amount: float, low: int, high: int) -> range:
-        """The depths that can meet `amount` between the bounds, and one to each side."""
+        """The depths that can meet `amount` within the bounds, and one more on each side."""
         fewest = self._deepest_within(amount, high)
         return range(max(1, fewest), self._deepest_within(amount, low) + 2)
 
     def _deepest_within(self, amount: float, intermediate_size: int) -> int:
-        """The most blocks that cost at most `amount`, 0 where one costs more."""
+        """The largest number of blocks that costs at most `amount`; 0 if even one costs more."""
         above = 1
         while self.total(above, intermediate_size) <= amount:
             above *= 2

@@ -1,0 +1,77 @@
+"""Everything about a data configuration that depends on the files of this machine."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilellm.data.config import DataConfig
+from mobilellm.data.end_of_text import find_eos_token_id
+from mobilellm.data.manifest import has_tokenizer
+from mobilellm.data.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedData:
+    """A configuration with its defaults filled in; made by `resolve_data`."""
+
+    config: DataConfig
+    name: str
+    """Name of the data in folder names and reports."""
+    folder: Path
+    """Folder of the tokenizer and the shards; need not exist yet."""
+    vocab_size: int
+    """Token ids are below this: the size of the given tokenizer, or the configured size.
+
+    A model may have more embedding rows than this, so that one folder serves several models.
+    """
+    eos_token_id: int
+    """Token that ends a document; -1: none does."""
+
+    def options(self) -> dict[str, Any]:
+        """Plain data that, together with the contents of files and tokenizer, fix the shards."""
+        return {
+            **self.config.identity(),
+            "vocab_size": self.vocab_size,
+            "held_out": self.config.held_out_share,
+            "max_megabytes": self.config.max_megabytes,
+            "add_eos": self.config.add_eos,
+        }
+
+
+def resolve_data(config: DataConfig) -> ResolvedData:
+    """Read the given tokenizer and find the name and the folder of the data; no text is read.
+
+    Raises:
+        FileNotFoundError: the tokenizer does not exist.
+        ValueError: the tokenizer does not fit the data or the model, see `find_eos_token_id`.
+    """
+    eos_token_id = find_eos_token_id(config)
+    name = data_name(config)
+    vocab_size = config.vocab_size
+    if config.tokenizer is not None and not config.is_tokenized:
+        vocab_size = load_tokenizer(Path(config.tokenizer), vocab_size).vocab_size()
+    return ResolvedData(
+        config=config,
+        name=name,
+        folder=_folder(config, name, vocab_size),
+        vocab_size=vocab_size,
+        eos_token_id=eos_token_id,
+    )
+
+
+def data_name(config: DataConfig) -> str:
+    """Name of the data in folder names and reports."""
+    return config.default_name if config.name is None else config.name
+
+
+def _folder(config: DataConfig, name: str, vocab_size: int) -> Path:
+    if config.dir is not None:
+        return Path(config.dir)
+    parent = Path(config.prepared_dir)
+    folder = parent / f"{name}-{vocab_size}"
+    given = Path(config.tokenizer) if config.tokenizer is not None else None
+    if given is None or has_tokenizer(folder, given):
+        return folder
+    digest = hashlib.blake2b(given.read_bytes(), digest_size=4).hexdigest()
+    return parent / f"{name}-{digest}"

@@ -1,0 +1,40 @@
+"""Which settings of a run can change its result."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# Settings that say where or how fast a run happens: they cannot change the result beyond rounding.
+# A resumed run keeps its recorded values of these unless others are given.
+NOT_IDENTITY = (
+    "output_dir",
+    "prepared_dir",
+    "experiment_name",
+    "resume",
+    "logger",
+    "log_interval_steps",
+    "micro_batch_size",
+    "data.dir",
+    "data.prepared_dir",
+    "data.workers",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.num_threads",
+    "trainer.compile",
+    "trainer.activation_checkpointing",
+)
+
+
+def flat_config(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested configuration as dotted keys and plain values."""
+    if not isinstance(config, Mapping):
+        return {prefix: config}
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat.update(flat_config(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def is_identity(key: str) -> bool:
+    """Whether the setting with this dotted key may change the result; see `NOT_IDENTITY`."""
+    return not any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
