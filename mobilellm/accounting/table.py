@@ -1,4 +1,4 @@
-"""Tables for the terminal: one model in full, or several side by side, a row each."""
+"""Tables for the terminal: one model in detail, or several models with one row each."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ Row = tuple[str, str, str]
 
 
 def model_table(explained: Explanation) -> RenderableType:
-    """Everything about one model: what, how much, and what is meant.
+    """All quantities of one model, with their meaning.
 
     Args:
         explained: what `explain_model` and `explain_training` give, merged; `budget` where the
@@ -36,11 +36,11 @@ def model_table(explained: Explanation) -> RenderableType:
 
 
 def ladder_table(explained: Sequence[Explanation], names: Sequence[str] = ()) -> RenderableType:
-    """Several models, a row each, to be compared.
+    """Several models with one row each.
 
     Args:
         explained: as for `model_table`.
-        names: what tells the rows apart.
+        names: labels of the rows.
     """
     rows = [_ladder_row(one) for one in explained]
     headings = list(dict.fromkeys(h for row in sorted(rows, key=len)[::-1] for h in row))
@@ -62,12 +62,12 @@ def ladder_table(explained: Sequence[Explanation], names: Sequence[str] = ()) ->
 
 
 def scaling_table(explained: Sequence[Explanation], names: Sequence[str] = ()) -> RenderableType:
-    """Step time and communication on many GPUs, a row for each model and number of GPUs.
+    """Step time and communication on many GPUs, one row per model and number of GPUs.
 
     Args:
         explained: as for `model_table`, with `scaling`: `steps`, each with the fields of
             `StepForecast`, and the `strategy` and `precision` that they are for.
-        names: what tells the models apart.
+        names: labels of the models.
     """
     headings = ("GPUs", "step", "tokens/s", "sent", "communication", "exposed", "efficiency")
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
@@ -146,7 +146,7 @@ def _parameters(explained: Explanation) -> Iterator[Row]:
 
 
 def _compressed(explained: Explanation) -> Iterator[Row]:
-    """One line for each kind of matrix, however many blocks there are."""
+    """One line per kind of matrix, for all blocks together."""
     kinds = explained.get("compressed_layers", ())
     if kinds:
         stored, dense = (sum(kind[key] for kind in kinds) for key in ("parameters", "dense"))
@@ -173,7 +173,7 @@ def _memory_at_rest(explained: Explanation) -> Iterator[Row]:
         read = explained["decode_bytes_per_token"][bits]
         meant = f"{bytes_text(read)} read per decoded token, {_context(explained)}"
         if cached[bits] != read:
-            meant += f"; {bytes_text(cached[bits])} if a repeated block stays in the cache"
+            meant += f"; {bytes_text(cached[bits])} if repeated blocks stay in the CPU cache"
         yield f"weights at {bits} bits", bytes_text(amount), meant
 
 
@@ -187,7 +187,7 @@ def _training(explained: Explanation) -> Iterator[Row]:
     yield "  weights", bytes_text(memory["weights"]), ""
     yield "  gradients", bytes_text(memory["gradients"]), ""
     yield "  optimizer", bytes_text(memory["optimizer"]), explained["optimizer"]
-    kept = "only block inputs kept" if explained["activation_checkpointing"] else "all kept"
+    kept = "only block inputs stored" if explained["activation_checkpointing"] else "all stored"
     yield (
         "  activations",
         bytes_text(memory["activations"]),
