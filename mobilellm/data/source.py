@@ -1,7 +1,7 @@
 """Where documents come from: the seam between a corpus and everything after it.
 
-A source yields pieces: UTF-8 bytes, or token ids where the corpus is tokenized already. A document
-is one or more pieces, so that one of many gigabytes never lies in memory whole.
+A source yields chunks: UTF-8 bytes, or token ids where the corpus is tokenized already. A document
+is one or more chunks, so that one of many gigabytes never lies in memory whole.
 """
 
 from abc import ABC, abstractmethod
@@ -30,17 +30,17 @@ RANGES = {
     "workers": Range(at_least=1, cap=4096, remedy="null: one process a core"),
 }  # fmt: skip
 
-MAX_PIECE_BYTES = 1 << 16
+MAX_CHUNK_BYTES = 1 << 16
 _ROWS_PER_READ = 256
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """A part of a document, or all of it."""
 
     content: "bytes | np.ndarray[Any, Any]"
     """UTF-8 text, or token ids (tokens,)."""
     ends_document: bool
-    """Whether the next piece begins another document."""
+    """Whether the next chunk begins another document."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +74,12 @@ class Source(ABC):
 
     @property
     def is_tokenized(self) -> bool:
-        """Whether pieces are token ids."""
+        """Whether chunks are token ids."""
         return False
 
     @property
     def end_of_text_id(self) -> int | None:
-        """The id that ends a document, where pieces are token ids."""
+        """The id that ends a document, where chunks are token ids."""
         return None
 
     @property
@@ -101,7 +101,7 @@ class Source(ABC):
         return []
 
     @abstractmethod
-    def pieces(self, split: Split) -> Iterator[Piece]:
+    def chunks(self, split: Split) -> Iterator[Chunk]:
         """All documents of a split in a fixed order.
 
         Raises:
@@ -159,11 +159,11 @@ def encode_text(text: str, described: str) -> bytes:
         ) from None
 
 
-def document_pieces(text: bytes) -> Iterator[Piece]:
-    """A whole document as pieces; none for an empty one."""
-    parts = list(cut_text(text, MAX_PIECE_BYTES))
+def document_chunks(text: bytes) -> Iterator[Chunk]:
+    """A whole document as chunks; none for an empty one."""
+    parts = list(cut_text(text, MAX_CHUNK_BYTES))
     for number, part in enumerate(parts, start=1):
-        yield Piece(part, number == len(parts))
+        yield Chunk(part, number == len(parts))
 
 
 def cut_text(text: bytes, limit: int) -> Iterator[bytes]:

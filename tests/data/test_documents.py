@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from mobilellm.data.source import MAX_PIECE_BYTES, cut_text
+from mobilellm.data.source import MAX_CHUNK_BYTES, cut_text
 from mobilellm.data.sources.documents import read_documents
 from mobilellm.data.sources.file_reading import read_utf8
 from mobilellm.data.sources.local_files import find_files
@@ -12,9 +12,9 @@ from mobilellm.data.sources.local_files import find_files
 def documents(files, rule):
     """Pieces joined to documents."""
     found, parts = [], []
-    for piece in read_documents(files, rule):
-        parts.append(piece.content)
-        if piece.ends_document:
+    for chunk in read_documents(files, rule):
+        parts.append(chunk.content)
+        if chunk.ends_document:
             found.append(b"".join(parts))
             parts = []
     assert not parts
@@ -63,9 +63,9 @@ def test_file_is_one_document_unchanged(tmp_path, size):
 
 def test_pieces_are_small_whatever_the_document(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"word " * 200_000)
-    pieces = list(read_documents([tmp_path / "a.txt"], "file"))
-    assert [piece.ends_document for piece in pieces] == [False] * (len(pieces) - 1) + [True]
-    assert all(len(piece.content) <= MAX_PIECE_BYTES for piece in pieces)
+    chunks = list(read_documents([tmp_path / "a.txt"], "file"))
+    assert [chunk.ends_document for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert all(len(chunk.content) <= MAX_CHUNK_BYTES for chunk in chunks)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

@@ -13,7 +13,7 @@ from sentencepiece import SentencePieceProcessor
 from mobilellm.data import JsonlData, TextData, TokenizedData
 from mobilellm.data.overview import overview
 from mobilellm.data.preparation.held_out import Outline, last_of
-from mobilellm.data.source import Piece, document_pieces
+from mobilellm.data.source import Chunk, document_chunks
 
 
 def text_of(prepared, split):
@@ -154,20 +154,20 @@ def test_last_of_keys():
 
 def split_of(documents, share):
     outline = Outline()
-    pieces = [piece for text in documents for piece in document_pieces(text)]
-    for piece in pieces:
-        outline.add(piece)
+    chunks = [chunk for text in documents for chunk in document_chunks(text)]
+    for chunk in chunks:
+        outline.add(chunk)
     found = {"train": [b""], "validation": [b""]}
     previous = None
-    for split, piece, begins in outline.last_share(share).route(iter(pieces)):
-        assert piece.content
-        # A document's pieces are one run in one split.
+    for split, chunk, begins in outline.last_share(share).route(iter(chunks)):
+        assert chunk.content
+        # A document's chunks are one run in one split.
         assert begins == (previous is None or previous[1] or previous[0] != split)
         assert not (previous and previous[0] != split and not previous[1])
-        found[split][-1] += piece.content
-        if piece.ends_document:
+        found[split][-1] += chunk.content
+        if chunk.ends_document:
             found[split].append(b"")
-        previous = split, piece.ends_document
+        previous = split, chunk.ends_document
     assert all(parts.pop() == b"" for parts in found.values())
     return found["train"], found["validation"]
 
@@ -221,5 +221,5 @@ def test_a_border_of_documents_is_taken_where_it_is_near():
 
 def test_what_cannot_be_cut_is_not():
     outline = Outline()
-    outline.add(Piece(b"a", True))
-    assert [r.split for r in outline.last_share(0.05).route(iter([Piece(b"a", True)]))] == ["train"]
+    outline.add(Chunk(b"a", True))
+    assert [r.split for r in outline.last_share(0.05).route(iter([Chunk(b"a", True)]))] == ["train"]

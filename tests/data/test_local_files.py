@@ -120,7 +120,7 @@ def test_the_hub_without_network_is_given_up_at_once():
         logging.basicConfig(level=logging.WARNING)
         from mobilellm.data import HubData
         try:
-            next(HubData(dataset_name="owner/name", vocab_size=300).pieces("train"))
+            next(HubData(dataset_name="owner/name", vocab_size=300).chunks("train"))
         except ConnectionError as error:
             print(error)
     """

@@ -12,7 +12,7 @@ from mobilellm.data import (
     TokenizedData,
 )
 from mobilellm.data.overview import overview
-from mobilellm.data.preparation.splitting import routed_pieces
+from mobilellm.data.preparation.splitting import routed_chunks
 from mobilellm.data.windows import WindowDataset
 
 
@@ -56,7 +56,7 @@ def test_held_out_documents_are_stable(tmp_path):
         config = TextData(
             train=str(tmp_path / "a.txt"), document="line", held_out=share, vocab_size=300
         )
-        return {routed.piece.content.decode(): routed.split for routed in routed_pieces(config)}
+        return {routed.chunk.content.decode(): routed.split for routed in routed_chunks(config)}
 
     texts = [f"document number {i}" for i in range(2000)]
     small, large = split_of(texts, 0.1), split_of(texts, 0.3)

@@ -269,7 +269,7 @@ def test_a_split_without_rows_is_refused(tmp_path):
 
 def test_rows_are_documents_for_whoever_reads_them_as_text(tmp_path):
     config = config_for(tmp_path)
-    texts = [piece.content.decode() for piece in config.pieces("validation")]
+    texts = [chunk.content.decode() for chunk in config.chunks("validation")]
     both = [expected(rows(80)[60:], task) for task in TASKS]
     assert sorted(texts) == sorted(prompt + target for pairs in both for prompt, target in pairs)
 

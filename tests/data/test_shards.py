@@ -19,8 +19,8 @@ def random_documents(seed, count=40, longest=50):
     ]
 
 
-def append_in_pieces(writer, documents, seed=0):
-    """Documents in pieces, several pieces a call, as batches of text come."""
+def append_in_chunks(writer, documents, seed=0):
+    """Documents in chunks, several chunks a call, as batches of text come."""
     generator = random.Random(seed)
     tokens, ends, size = [], [], 0
     for document in documents:
@@ -39,7 +39,7 @@ def append_in_pieces(writer, documents, seed=0):
 
 def write(folder, documents, **kwargs):
     writer = ShardWriter(folder, "<u2", shard_tokens=SHARD)
-    append_in_pieces(writer, documents[writer.documents_done :], **kwargs)
+    append_in_chunks(writer, documents[writer.documents_done :], **kwargs)
     return writer, writer.finish()
 
 

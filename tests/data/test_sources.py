@@ -26,9 +26,9 @@ TEXTS = ["one two", "three\nfour\r\n", "五 six", "  seven  "]
 
 def documents(source, split="train"):
     found, parts = [], []
-    for piece in source.pieces(split):
-        parts.append(piece.content)
-        if piece.ends_document:
+    for chunk in source.chunks(split):
+        parts.append(chunk.content)
+        if chunk.ends_document:
             found.append(parts[0] if not isinstance(parts[0], bytes) else b"".join(parts).decode())
             parts = []
     assert not parts

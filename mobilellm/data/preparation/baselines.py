@@ -108,7 +108,7 @@ def measure_baselines(
     """Fit both models on training tokens, in nats per token of the whole validation split.
 
     Args:
-        train: at least two tokens; MAX_TRAIN_TOKENS at most are counted, in pieces spread evenly.
+        train: at least two tokens; MAX_TRAIN_TOKENS at most are counted, in chunks spread evenly.
         validation: at least two tokens; all of it is measured.
         vocab_size: ids are below this.
     """
@@ -127,7 +127,7 @@ def measure_baselines(
 
 
 def _spread(tokens: TokenSequence, most: int) -> NDArray[Any]:
-    """At most `most` tokens, in pieces spread evenly over the stream."""
+    """At most `most` tokens, in chunks spread evenly over the stream."""
     if len(tokens) <= most:
         return tokens[0 : len(tokens)]
     size = most // 64

@@ -16,9 +16,9 @@ from mobilellm.data.config import DataConfig
 from mobilellm.data.manifest import Record
 from mobilellm.data.preparation.baselines import measure_baselines
 from mobilellm.data.preparation.encoder import Batch, Encoded
-from mobilellm.data.preparation.held_out import RoutedPiece, piece_bytes
+from mobilellm.data.preparation.held_out import RoutedChunk, chunk_bytes
 from mobilellm.data.preparation.progress_bar import ProgressBar
-from mobilellm.data.preparation.splitting import Survey, check_splits, routed_pieces, survey
+from mobilellm.data.preparation.splitting import Survey, check_splits, routed_chunks, survey
 from mobilellm.data.preparation.workers import available_cores, encode_batches
 from mobilellm.data.prepared import TOKEN_BYTES, TOKENIZER
 from mobilellm.data.resolved import ResolvedData
@@ -182,13 +182,13 @@ class _Build:
             "text_bytes": None if self._config.is_tokenized else self._text_bytes[split],
         }
 
-    def _routed(self) -> Iterator[RoutedPiece]:
-        """The pieces that are not in shards yet; all are counted."""
-        for routed in routed_pieces(self._config, self._found.last_share):
-            split, piece, begins = routed
-            content = piece_bytes(piece)
+    def _routed(self) -> Iterator[RoutedChunk]:
+        """The chunks that are not in shards yet; all are counted."""
+        for routed in routed_chunks(self._config, self._found.last_share):
+            split, chunk, begins = routed
+            content = chunk_bytes(chunk)
             self._digest.update(content)
-            if piece.ends_document:
+            if chunk.ends_document:
                 self._digest.update(f"\0end of a {split} document\0".encode())
             self._documents[split] += begins
             self._text_bytes[split] += len(content)
@@ -210,12 +210,12 @@ class _Build:
     def _batches(self) -> Iterator[tuple[Split, Batch]]:
         open_batches: dict[Split, Batch] = {split: Batch([], [], []) for split in SPLITS}
         sizes: Counter[Split] = Counter()
-        for split, piece, begins in self._routed():
+        for split, chunk, begins in self._routed():
             batch = open_batches[split]
-            batch.texts.append(cast("bytes", piece.content))
+            batch.texts.append(cast("bytes", chunk.content))
             batch.begins.append(begins)
-            batch.ends.append(piece.ends_document)
-            sizes[split] += len(piece.content)
+            batch.ends.append(chunk.ends_document)
+            sizes[split] += len(chunk.content)
             if sizes[split] >= _BATCH_BYTES:
                 yield split, batch
                 open_batches[split], sizes[split] = Batch([], [], []), 0
@@ -225,8 +225,8 @@ class _Build:
 
     def _tokenized(self) -> Iterator[tuple[Split, Encoded]]:
         vocab_size, eos = self._data.vocab_size, self.eos_token_id
-        for split, piece, _ in self._routed():
-            tokens = np.asarray(piece.content)
+        for split, chunk, _ in self._routed():
+            tokens = np.asarray(chunk.content)
             if tokens.max() >= vocab_size:
                 raise ValueError(
                     f"token id {tokens.max()} in document {self._documents[split]} of {split} is "

@@ -64,12 +64,12 @@ class Encoder:
         self.by_word = self._words_are_independent()
 
     def encode(self, batch: Batch) -> Encoded:
-        """The tokens of each piece, with EOS after those that end a document."""
+        """The tokens of each chunk, with EOS after those that end a document."""
         parts: list[bytes] = []
         ends: list[int] = []
         size = 0
         for text, begins, is_last in zip(*batch, strict=True):
-            encoded = self._encode_piece(text, begins)
+            encoded = self._encode_chunk(text, begins)
             parts.append(encoded)
             size += len(encoded)
             if is_last:
@@ -79,7 +79,7 @@ class Encoder:
         tokens = np.frombuffer(b"".join(parts), self._dtype)
         return Encoded(tokens, np.array(ends, dtype=np.int64))
 
-    def _encode_piece(self, text: bytes, begins_document: bool) -> bytes:
+    def _encode_chunk(self, text: bytes, begins_document: bool) -> bytes:
         if not self.by_word:
             drop = self._adds_space and not begins_document and text.startswith(b" ")
             return self._bytes(self._processor.encode(text[drop:]))
@@ -100,12 +100,12 @@ class Encoder:
         return np.array(tokens, dtype=self._dtype).tobytes()
 
     def _words_are_independent(self) -> bool:
-        pieces = map(self._processor.id_to_piece, range(self._processor.vocab_size()))
-        if any(SPACE_MARK in piece.lstrip(SPACE_MARK) for piece in pieces):
+        tokens = map(self._processor.id_to_piece, range(self._processor.vocab_size()))
+        if any(SPACE_MARK in token.lstrip(SPACE_MARK) for token in tokens):
             return False
-        whole = self._encode_piece(_PROBE.encode(), True)
+        whole = self._encode_chunk(_PROBE.encode(), True)
         self.by_word = True
-        return self._encode_piece(_PROBE.encode(), True) == whole
+        return self._encode_chunk(_PROBE.encode(), True) == whole
 
 
 class _WordCache(dict[bytes, bytes]):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from mobilellm.data.source import Piece, Split
+from mobilellm.data.source import Chunk, Split
 
 Key = TypeVar("Key")
 
@@ -25,11 +25,11 @@ _BOUNDARIES = (
 _MAX_CHARACTER_BYTES = 4
 
 
-class RoutedPiece(NamedTuple):
-    """A piece and where it goes."""
+class RoutedChunk(NamedTuple):
+    """A chunk and where it goes."""
 
     split: Split
-    piece: Piece
+    chunk: Chunk
     begins_document: bool
 
 
@@ -41,9 +41,9 @@ def is_held_out(text: bytes, share: float) -> bool:
     return int.from_bytes(digest, "big") < share * 2**64
 
 
-def piece_bytes(piece: Piece) -> bytes:
-    """The text of a piece, or its ids as bytes."""
-    return piece.content if isinstance(piece.content, bytes) else piece.content.tobytes()
+def chunk_bytes(chunk: Chunk) -> bytes:
+    """The text of a chunk, or its ids as bytes."""
+    return chunk.content if isinstance(chunk.content, bytes) else chunk.content.tobytes()
 
 
 def last_of(keys: Sequence[Key], share: float) -> set[Key]:
@@ -64,12 +64,12 @@ class Outline:
         self._documents: list[tuple[bytes, int]] = []
         self._begin()
 
-    def add(self, piece: Piece) -> None:
+    def add(self, chunk: Chunk) -> None:
         """Go on with the text."""
-        content = piece_bytes(piece)
+        content = chunk_bytes(chunk)
         self._digest.update(content)
         self._size += len(content)
-        if piece.ends_document:
+        if chunk.ends_document:
             self._documents.append((self._digest.digest(), self._size))
             self._begin()
 
@@ -115,38 +115,38 @@ class LastShare:
     slack: int
     """How many bytes away from there it may begin."""
 
-    def route(self, pieces: Iterator[Piece]) -> Iterator[RoutedPiece]:
-        """All pieces of the training text, and where each goes; the one that is cut gives two."""
+    def route(self, chunks: Iterator[Chunk]) -> Iterator[RoutedChunk]:
+        """All chunks of the training text, and where each goes; the one that is cut gives two."""
         document, position, begins = 0, 0, True
         split: Split = "train"
-        for piece in pieces:
-            size = len(piece_bytes(piece))
+        for chunk in chunks:
+            size = len(chunk_bytes(chunk))
             cut = self.cuts[document]
             if position == 0:
                 split = "validation" if cut == 0 else "train"
             if cut and split == "train" and cut < position + size:
-                head, tail = self._cut(piece, cut - position)
-                yield RoutedPiece("train", head, begins)
+                head, tail = self._cut(chunk, cut - position)
+                yield RoutedChunk("train", head, begins)
                 split, begins = "validation", True
                 if tail is not None:
-                    yield RoutedPiece("validation", tail, True)
+                    yield RoutedChunk("validation", tail, True)
                     begins = tail.ends_document
             else:
-                yield RoutedPiece(split, piece, begins)
-                begins = piece.ends_document
+                yield RoutedChunk(split, chunk, begins)
+                begins = chunk.ends_document
             position += size
-            if piece.ends_document:
+            if chunk.ends_document:
                 document, position, begins = document + 1, 0, True
 
-    def _cut(self, piece: Piece, target: int) -> tuple[Piece, Piece | None]:
+    def _cut(self, chunk: Chunk, target: int) -> tuple[Chunk, Chunk | None]:
         """The end of the training text, and the beginning of the text held out."""
-        content = piece.content
+        content = chunk.content
         if isinstance(content, bytes):
             place = _nearest_boundary(content, target, self.slack)
         else:
             place = min(max(target // content.itemsize, 1), len(content))
         tail: Any = content[place:]
-        return Piece(content[:place], True), Piece(tail, piece.ends_document) if len(tail) else None
+        return Chunk(content[:place], True), Chunk(tail, chunk.ends_document) if len(tail) else None
 
 
 def _nearest_boundary(text: bytes, target: int, slack: int) -> int:

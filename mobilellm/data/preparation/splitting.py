@@ -9,20 +9,20 @@ from mobilellm.data.config import DataConfig
 from mobilellm.data.preparation.held_out import (
     LastShare,
     Outline,
-    RoutedPiece,
+    RoutedChunk,
+    chunk_bytes,
     is_held_out,
-    piece_bytes,
 )
 from mobilellm.data.preparation.progress_bar import ProgressBar
 from mobilellm.data.resolved import ResolvedData
-from mobilellm.data.source import SPLITS, Piece, Split
+from mobilellm.data.source import SPLITS, Chunk, Split
 from mobilellm.data.tokenizer import EvenSample
 
 logger = logging.getLogger(__name__)
 
 
-def routed_pieces(config: DataConfig, last_share: LastShare | None = None) -> Iterator[RoutedPiece]:
-    """All pieces of the corpus, training documents first, then those of a validation split.
+def routed_chunks(config: DataConfig, last_share: LastShare | None = None) -> Iterator[RoutedChunk]:
+    """All chunks of the corpus, training documents first, then those of a validation split.
 
     A document is held out when the hash of its beginning falls into the share: the choice depends
     on nothing but the text, so it stays when documents are added, removed or moved, and copies of
@@ -32,42 +32,42 @@ def routed_pieces(config: DataConfig, last_share: LastShare | None = None) -> It
         config: the data.
         last_share: hold out the end of the text instead of whole documents.
     """
-    pieces = _taken(config)
+    chunks = _taken(config)
     yield from (
-        _by_hash(pieces, config.held_out_share)
+        _by_hash(chunks, config.held_out_share)
         if last_share is None
-        else (last_share.route(pieces))
+        else (last_share.route(chunks))
     )
     if config.has_validation:
         begins = True
-        for piece in config.pieces("validation"):
-            yield RoutedPiece("validation", piece, begins)
-            begins = piece.ends_document
+        for chunk in config.chunks("validation"):
+            yield RoutedChunk("validation", chunk, begins)
+            begins = chunk.ends_document
 
 
-def _taken(config: DataConfig) -> Iterator[Piece]:
-    """The pieces of `train`, up to the end of the document that reaches `max_megabytes`."""
+def _taken(config: DataConfig) -> Iterator[Chunk]:
+    """The chunks of `train`, up to the end of the document that reaches `max_megabytes`."""
     size, limit = 0, (config.max_megabytes or float("inf")) * 1e6
-    for piece in config.pieces("train"):
-        yield piece
-        size += num_bytes(piece)
-        if piece.ends_document and size >= limit:
+    for chunk in config.chunks("train"):
+        yield chunk
+        size += num_bytes(chunk)
+        if chunk.ends_document and size >= limit:
             return
 
 
-def _by_hash(pieces: Iterator[Piece], share: float) -> Iterator[RoutedPiece]:
+def _by_hash(chunks: Iterator[Chunk], share: float) -> Iterator[RoutedChunk]:
     split: Split = "train"
     begins = True
-    for piece in pieces:
+    for chunk in chunks:
         if begins:
-            split = "validation" if is_held_out(piece_bytes(piece), share) else "train"
-        yield RoutedPiece(split, piece, begins)
-        begins = piece.ends_document
+            split = "validation" if is_held_out(chunk_bytes(chunk), share) else "train"
+        yield RoutedChunk(split, chunk, begins)
+        begins = chunk.ends_document
 
 
-def num_bytes(piece: Piece) -> int:
+def num_bytes(chunk: Chunk) -> int:
     """Bytes of text, or of ids where the corpus is token ids."""
-    content = piece.content
+    content = chunk.content
     return len(content) if isinstance(content, bytes) else content.nbytes
 
 
@@ -141,15 +141,15 @@ def _read(
 ) -> Survey:
     found = Survey(sample=EvenSample(sample_bytes) if sample_bytes else None, last_share=last_share)
     limit = float("inf") if config.is_local else 16 * (sample_bytes or 0)
-    for split, piece, begins in routed_pieces(config, last_share):
+    for split, chunk, begins in routed_chunks(config, last_share):
         found.documents[split] += begins
-        found.num_bytes[split] += num_bytes(piece)
-        bar.advance(num_bytes(piece))
-        if found.sample is not None and split == "train" and isinstance(piece.content, bytes):
-            found.sample.add(piece.content)
+        found.num_bytes[split] += num_bytes(chunk)
+        bar.advance(num_bytes(chunk))
+        if found.sample is not None and split == "train" and isinstance(chunk.content, bytes):
+            found.sample.add(chunk.content)
         if outline is not None and not found.has_both:
             # Whether documents are few is known as soon as there is one in each split.
-            outline.add(piece)
+            outline.add(chunk)
         elif last_share is None and found.num_bytes.total() > limit:
             found.is_complete = False
             break

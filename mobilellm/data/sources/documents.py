@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mobilellm.data.source import MAX_PIECE_BYTES, Piece, cut_text
+from mobilellm.data.source import MAX_CHUNK_BYTES, Chunk, cut_text
 from mobilellm.data.sources.file_reading import read_utf8, split_lines
 
 DOCUMENT_RULES = ("file", "line", "blank_line")
@@ -13,8 +13,8 @@ DOCUMENT_RULES = ("file", "line", "blank_line")
 _Part = tuple[bytes, bool]
 
 
-def read_documents(files: Iterable[Path], rule: str) -> Iterator[Piece]:
-    """The documents of UTF-8 files as pieces; a file always begins a new document.
+def read_documents(files: Iterable[Path], rule: str) -> Iterator[Chunk]:
+    """The documents of UTF-8 files as chunks; a file always begins a new document.
 
     Args:
         files: read in this order.
@@ -46,7 +46,7 @@ def compile_rule(rule: str, choices: Sequence[str] = DOCUMENT_RULES) -> re.Patte
         ) from None
 
 
-def join_sections(files: Iterable[Iterable[bytes]], rule: str) -> Iterator[Piece]:
+def join_sections(files: Iterable[Iterable[bytes]], rule: str) -> Iterator[Chunk]:
     """Join the parts of each file to documents; a part whose text matches begins a new one.
 
     Args:
@@ -79,8 +79,8 @@ def join_sections(files: Iterable[Iterable[bytes]], rule: str) -> Iterator[Piece
         )
 
 
-def _assemble(parts: Iterable[_Part]) -> Iterator[Piece]:
-    """Join parts to pieces; one is given out when it is known whether it ends its document."""
+def _assemble(parts: Iterable[_Part]) -> Iterator[Chunk]:
+    """Join parts to chunks; one is given out when it is known whether it ends its document."""
     held: list[bytes] = []
     size = 0
     for part, begins_document in parts:
@@ -90,18 +90,18 @@ def _assemble(parts: Iterable[_Part]) -> Iterator[Piece]:
         if part:
             held.append(part)
             size += len(part)
-        if size > 2 * MAX_PIECE_BYTES:
-            *complete, last = cut_text(b"".join(held), MAX_PIECE_BYTES)
-            for piece in complete:
-                yield Piece(piece, False)
+        if size > 2 * MAX_CHUNK_BYTES:
+            *complete, last = cut_text(b"".join(held), MAX_CHUNK_BYTES)
+            for chunk in complete:
+                yield Chunk(chunk, False)
             held, size = [last], len(last)
     yield from _ended(held)
 
 
-def _ended(held: list[bytes]) -> Iterator[Piece]:
-    parts = list(cut_text(b"".join(held), MAX_PIECE_BYTES))
+def _ended(held: list[bytes]) -> Iterator[Chunk]:
+    parts = list(cut_text(b"".join(held), MAX_CHUNK_BYTES))
     for number, part in enumerate(parts, start=1):
-        yield Piece(part, number == len(parts))
+        yield Chunk(part, number == len(parts))
 
 
 def _whole(blocks: Iterable[bytes]) -> Iterator[_Part]:

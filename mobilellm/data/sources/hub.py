@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.data.config import DataConfig
-from mobilellm.data.source import Piece, Source, Split, document_pieces, read_texts
+from mobilellm.data.source import Chunk, Source, Split, document_chunks, read_texts
 from mobilellm.data.sources.documents import compile_rule, join_sections
 from mobilellm.data.sources.hub_access import offline_without_network
 
@@ -111,12 +111,12 @@ class HubDataset(HubRows):
         """What names the rows, and how they make documents."""
         return {**super().identity(), "column": self.column, "document": self.document}
 
-    def pieces(self, split: Split) -> Iterator[Piece]:
+    def chunks(self, split: Split) -> Iterator[Chunk]:
         """All rows in the dataset's order."""
         texts = read_texts(self.dataset(split), self.column, described=self.dataset_name)
         if self.document == "row":
             for text in texts:
-                yield from document_pieces(text)
+                yield from document_chunks(text)
         else:
             yield from join_sections([texts], self.document)
 

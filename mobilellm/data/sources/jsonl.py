@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilellm.data.config import DataConfig
-from mobilellm.data.source import Piece, Split, document_pieces, encode_text
+from mobilellm.data.source import Chunk, Split, document_chunks, encode_text
 from mobilellm.data.sources.file_reading import (
     COMPRESSED,
     describe_not_utf8,
@@ -39,7 +39,7 @@ class JsonlFiles(JsonlRows):
         """The format and the column."""
         return {"format": "jsonl", "column": self.column}
 
-    def pieces(self, split: Split) -> Iterator[Piece]:
+    def chunks(self, split: Split) -> Iterator[Chunk]:
         """All documents, file by file.
 
         Raises:
@@ -51,7 +51,7 @@ class JsonlFiles(JsonlRows):
                     f"{place} holds {type(text).__name__} in column {self.column!r}, which must be "
                     "text; set data.column to another, or mend the line"
                 )
-            yield from document_pieces(encode_text(text, place))
+            yield from document_chunks(encode_text(text, place))
 
 
 @dataclass(frozen=True, kw_only=True)

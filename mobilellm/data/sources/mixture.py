@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilellm.data.config import DataConfig
-from mobilellm.data.source import Piece, Source, Split
+from mobilellm.data.source import Chunk, Source, Split
 from mobilellm.ranges import Range, check_value
 
 WEIGHT = Range(above=0, cap=1e9, remedy="leave out a source to use none of it")
@@ -96,9 +96,9 @@ class Mixture(Source):
         """The local files of all sources."""
         return [file for source in self.sources.values() for file in source.files(split)]
 
-    def pieces(self, split: Split) -> Iterator[Piece]:
+    def chunks(self, split: Split) -> Iterator[Chunk]:
         """Training documents in turn; validation documents source after source, all of them."""
-        streams = [source.pieces(split) for source in self.sources.values()]
+        streams = [source.chunks(split) for source in self.sources.values()]
         if split == "train":
             yield from _in_turn(streams, [self.weights[name] for name in self.sources])
         else:
@@ -110,15 +110,15 @@ class MixtureData(Mixture, DataConfig):
     """Training data mixed from several sources: `data=mixture`."""
 
 
-def _in_turn(streams: list[Iterator[Piece]], weights: Sequence[float]) -> Iterator[Piece]:
+def _in_turn(streams: list[Iterator[Chunk]], weights: Sequence[float]) -> Iterator[Chunk]:
     """Whole documents, each from the stream with the fewest bytes per weight so far."""
     sizes = [0] * len(streams)
     while True:
         turn = min(range(len(streams)), key=lambda i: (sizes[i] / weights[i], i))
-        for piece in streams[turn]:
-            sizes[turn] += len(piece.content)
-            yield piece
-            if piece.ends_document:
+        for chunk in streams[turn]:
+            sizes[turn] += len(chunk.content)
+            yield chunk
+            if chunk.ends_document:
                 break
         else:
             return

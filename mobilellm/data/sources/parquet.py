@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilellm.data.config import DataConfig
-from mobilellm.data.source import Piece, Split, document_pieces, encode_text
+from mobilellm.data.source import Chunk, Split, document_chunks, encode_text
 from mobilellm.data.sources.local_files import LocalFiles
 
 _ROWS_PER_READ = 256
@@ -28,7 +28,7 @@ class ParquetFiles(LocalFiles):
         """The format and the column."""
         return {"format": "parquet", "column": self.column}
 
-    def pieces(self, split: Split) -> Iterator[Piece]:
+    def chunks(self, split: Split) -> Iterator[Chunk]:
         """All rows, file by file.
 
         Raises:
@@ -46,7 +46,7 @@ class ParquetFiles(LocalFiles):
                         f"{place} holds {type(text).__name__} in column {self.column!r}, which "
                         "must be text; set data.column to another, or remove the row"
                     )
-                yield from document_pieces(encode_text(text, place))
+                yield from document_chunks(encode_text(text, place))
 
 
 @dataclass(frozen=True, kw_only=True)

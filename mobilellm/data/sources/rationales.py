@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mobilellm.data.source import Piece, Source, Split, encode_text
+from mobilellm.data.source import Chunk, Source, Split, encode_text
 
 Task = Literal["label", "rationale"]
 TASKS: tuple[Task, Task] = ("label", "rationale")
@@ -110,12 +110,12 @@ class Rationales(Source):
             yield prompt + example.input + self.end_of_prompt
             yield example.targets[task]
 
-    def pieces(self, split: Split) -> Iterator[Piece]:
+    def chunks(self, split: Split) -> Iterator[Chunk]:
         """Each prompt with its target as a document of plain text."""
         for example in self.examples(split):
             texts = list(self.texts(example))
             for prompt, target in zip(texts[::2], texts[1::2], strict=True):
-                yield Piece((prompt + target).encode(), True)
+                yield Chunk((prompt + target).encode(), True)
 
     def _example(self, row: Mapping[str, Any], place: str) -> Example:
         targets: dict[Task, str] = {"label": self._text(row, "label_column", place)}

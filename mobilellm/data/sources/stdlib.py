@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilellm.data.config import DataConfig
-from mobilellm.data.source import Piece, Source, Split
+from mobilellm.data.source import Chunk, Source, Split
 from mobilellm.data.sources.documents import read_documents
 
 _LEFT_OUT = ("site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3")
@@ -55,7 +55,7 @@ class StandardLibrary(Source):
             )
         return sorted(files, key=lambda file: file.relative_to(root).as_posix())
 
-    def pieces(self, split: Split) -> Iterator[Piece]:
+    def chunks(self, split: Split) -> Iterator[Chunk]:
         """All sources, one document each."""
         yield from read_documents(self.files(split), "file")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mobilellm.data.config import DataConfig
-from mobilellm.data.source import Piece, Split
+from mobilellm.data.source import Chunk, Split
 from mobilellm.data.sources.documents import compile_rule, read_documents
 from mobilellm.data.sources.local_files import LocalFiles
 
@@ -37,7 +37,7 @@ class TextFiles(LocalFiles):
         """The format and the rule for documents."""
         return {"format": "text", "document": self.document}
 
-    def pieces(self, split: Split) -> Iterator[Piece]:
+    def chunks(self, split: Split) -> Iterator[Chunk]:
         """All documents, file by file."""
         yield from read_documents(self.files(split), self.document)
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilellm.data.config import DataConfig
-from mobilellm.data.source import Piece, Split
+from mobilellm.data.source import Chunk, Split
 from mobilellm.data.sources.jsonl import JsonlRows, read_column
 
 
@@ -42,7 +42,7 @@ class TokenizedJsonlFiles(JsonlRows):
             "eos_token_id": self.eos_token_id,
         }
 
-    def pieces(self, split: Split) -> Iterator[Piece]:
+    def chunks(self, split: Split) -> Iterator[Chunk]:
         """All rows, file by file.
 
         Raises:
@@ -51,7 +51,7 @@ class TokenizedJsonlFiles(JsonlRows):
         for ids, place in read_column(self.files(split), self.column):
             tokens = _token_ids(ids, self.column, place)
             if len(tokens):
-                yield Piece(tokens, True)
+                yield Chunk(tokens, True)
 
 
 @dataclass(frozen=True, kw_only=True)
