@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mobilellm.files import TOKENIZER_FILE, atomic_write, describe_unread
-from mobilellm.layers.packed_masks import pack_masks, unpack_masks
+from mobilellm.layers import describe_tensors
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.saved_config import (
     CONFIG_FILE,
@@ -61,7 +61,7 @@ def save_model(
     if content is not None:
         with model_file(folder / TOKENIZER_FILE) as temporary:
             temporary.write_bytes(content)
-    write_tensors(folder / WEIGHTS_FILE, pack_masks(model.state_dict()))
+    write_tensors(folder / WEIGHTS_FILE, _packed_state(model))
     write_json(folder / CONFIG_FILE, {"format": FORMAT, **model.config.to_dict()})
 
 
@@ -76,7 +76,7 @@ def stored_bytes(model: MobileLLM, dtype: torch.dtype | None = None) -> int:
         tensor.numel() * (dtype or tensor.dtype).itemsize
         if tensor.is_floating_point()
         else tensor.nbytes
-        for tensor in pack_masks(model.state_dict()).values()
+        for tensor in _packed_state(model).values()
     )
 
 
@@ -89,11 +89,36 @@ def load_model(folder: str | Path) -> MobileLLM:
     """
     folder = Path(folder)
     config, state = read_config(folder), read_tensors(folder / WEIGHTS_FILE)
-    try:
-        state = unpack_masks(state, config.matrix_sizes)
-    except ValueError as error:
-        raise ValueError(f"{folder / WEIGHTS_FILE}: {error}") from error
+    for name, shape in config.layer_shapes.items():
+        try:
+            unpacked = shape.unpack(_take_layer(state, name), config.matrix_sizes[name])
+        except ValueError as error:
+            raise ValueError(f"{folder / WEIGHTS_FILE}: {name} {error}") from error
+        state |= {f"{name}.{key}": tensor for key, tensor in unpacked.items()}
     return model_from_state(config, state, folder)
+
+
+def _packed_state(model: MobileLLM) -> dict[str, Tensor]:
+    """The tensors of `model` as they are written to disk."""
+    state = dict(model.state_dict())
+    for name, shape in model.config.layer_shapes.items():
+        packed = shape.pack(_take_layer(state, name))
+        state |= {f"{name}.{key}": tensor for key, tensor in packed.items()}
+    return state
+
+
+def _layer_tensors(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of one layer, by their names in the layer."""
+    prefix = f"{name}."
+    return {k.removeprefix(prefix): tensor for k, tensor in state.items() if k.startswith(prefix)}
+
+
+def _take_layer(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """As `_layer_tensors`; `state` no longer has them."""
+    tensors = _layer_tensors(state, name)
+    for key in tensors:
+        del state[f"{name}.{key}"]
+    return tensors
 
 
 def model_from_state(
@@ -132,7 +157,9 @@ def _check_kinds(
         ValueError: dense, factorised or masked otherwise than `config` says.
     """
     for name in config.matrix_sizes:
-        wanted, given = (_kind(tensors, name) for tensors in (expected, state))
+        wanted, given = (
+            describe_tensors(_layer_tensors(tensors, name)) for tensors in (expected, state)
+        )
         if wanted != given and given is not None:
             raise ValueError(
                 f"{name} is {given} in {origin}, and {wanted} by config.json "
@@ -140,18 +167,6 @@ def _check_kinds(
                 "config.json the weights were saved with: its compressed_layers say which matrices "
                 "are stored how"
             )
-
-
-def _kind(tensors: Mapping[str, Tensor], name: str) -> str | None:
-    """How the matrix of that name is stored; None: it is not there."""
-    if f"{name}.parts.0.left" in tensors:
-        parts = sum(key.startswith(f"{name}.parts.") for key in tensors) // 2
-        left, right = (tuple(tensors[f"{name}.parts.0.{side}"].shape) for side in ("left", "right"))
-        ordered = [o for o in ("row_order", "column_order") if f"{name}.{o}" in tensors]
-        return ", ".join([f"factorised in {parts} of {left} and {right}", *ordered])
-    if f"{name}.mask" in tensors:
-        return "masked"
-    return "dense" if f"{name}.weight" in tensors else None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -4,9 +4,11 @@ The package refuses wrong values itself, with messages of its own that tests pin
 types would be there first.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from beartype import beartype
 
 
@@ -18,6 +20,13 @@ def check_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
     function.__annotations__ = tensors
     try:
-        return beartype(function)
+        checked = beartype(function)
     finally:
         function.__annotations__ = hints
+
+    @functools.wraps(function)
+    def unless_compiling(*args: Any, **kwargs: Any) -> Any:
+        """torch.compile cannot trace the checks."""
+        return (function if torch.compiler.is_compiling() else checked)(*args, **kwargs)
+
+    return unless_compiling

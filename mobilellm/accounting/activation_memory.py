@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mobilellm.accounting.parameters import applications, check_count, head_dim
-from mobilellm.layers.shapes import FactorizedShape
 from mobilellm.models.config import BlockShape, ModelConfig, check_choice
 
 
@@ -125,29 +124,23 @@ def _application_bytes(
             repeats * (norms + form.value * (query_and_output + feed_forward + mask_values))
             + key_value_passes * form.value * key_and_value
             + repeats * _head_norm_bytes(config, shape, form)
-            + form.value * _factor_values(config, index)
+            + form.value * _compressed_values(config, index)
         )
 
 
-def _factor_values(config: ModelConfig, block: int) -> int:
-    """What the factorised layers of one block keep beyond dense ones, in all its applications.
+def _compressed_values(config: ModelConfig, block: int) -> int:
+    """Values per token that the compressed layers of one block keep beyond dense ones.
 
-    Between its two products a part keeps one tensor; where the left factors go first, also the
-    input as a transposed copy. The other parts share the input, a copy where it is permuted.
+    In all applications of the block.
     """
-    total, uses = 0, applications(config)
-    for name, shape in config.layer_shapes.items():
-        if not (isinstance(shape, FactorizedShape) and name.startswith(f"blocks.{block}.")):
-            continue
-        right_first = [part.right_first for part in shape.parts]
-        inputs = right_first.count(False) + any(right_first)
-        # A dense layer keeps its input too, unless other layers do so anyway.
-        input_of_its_own = name.endswith(("o_proj", "down_proj"))
-        as_it_comes = any(right_first) and not shape.column_permutation
-        inputs -= input_of_its_own or as_it_comes
-        kept = sum(part.inner_size for part in shape.parts) + inputs * shape.shape[1]
-        total += uses[name] * kept
-    return total
+    sizes, uses = config.matrix_sizes, applications(config)
+    return sum(
+        # The other matrices share their input, which is kept in any case.
+        uses[name]
+        * shape.kept_values(sizes[name], input_of_its_own=name.endswith(("o_proj", "down_proj")))
+        for name, shape in config.layer_shapes.items()
+        if name.startswith(f"blocks.{block}.")
+    )
 
 
 def _head_norm_bytes(config: ModelConfig, shape: BlockShape, form: Precision) -> int:

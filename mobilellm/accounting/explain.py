@@ -11,7 +11,7 @@ from mobilellm.accounting.memory import (
 )
 from mobilellm.accounting.parameters import check_count, count_parameters, matrix_costs
 from mobilellm.accounting.training_memory import training_memory_bytes
-from mobilellm.layers.shapes import LayerShape, MaskedShape
+from mobilellm.layers import summarize
 from mobilellm.models.config import ModelConfig
 
 WEIGHT_BITS = (4, 8, 16, 32)
@@ -93,19 +93,10 @@ def compressed_kinds(config: ModelConfig) -> list[dict[str, Any]]:
                 "of": len(members),
                 "parameters": sum(costs[name].parameters for name in shapes),
                 "dense": dense,
-                "stored_as": _stored_as(list(shapes.values()), dense),
+                "stored_as": summarize(list(shapes.values()), [sizes[name] for name in shapes]),
             }
         )
     return rows
-
-
-def _stored_as(shapes: list[LayerShape], dense: int) -> str:
-    """`2 x (43x8)⊗(4x8)`, `40.0 % kept`, or that there are several."""
-    if all(isinstance(shape, MaskedShape) for shape in shapes):
-        kept = sum(shape.nonzero for shape in shapes if isinstance(shape, MaskedShape))
-        return f"{kept / dense:.1%} of the weights kept, the others masked"
-    texts = list(dict.fromkeys(map(str, shapes)))
-    return texts[0] if len(texts) == 1 else f"{len(texts)} shapes, e.g. {texts[0]}"
 
 
 def explain_training(

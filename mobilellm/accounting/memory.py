@@ -9,7 +9,7 @@ from mobilellm.accounting.parameters import (
     head_cost,
     head_dim,
 )
-from mobilellm.layers.shapes import FactorizedShape
+from mobilellm.layers import DENSE
 from mobilellm.models.config import BlockShape, ModelConfig
 
 
@@ -86,10 +86,8 @@ def decode_bytes_per_token(
 
 def _table_row(config: ModelConfig) -> int:
     """Entries read to look up one token."""
-    table = config.layer_shape("embedding")
-    if isinstance(table, FactorizedShape):
-        return sum(p.num_terms * (p.left[1] + p.right[1]) for p in table.parts)
-    return config.hidden_size
+    shape = config.layer_shapes.get("embedding", DENSE)
+    return shape.cost((config.vocab_size, config.hidden_size)).row_parameters
 
 
 def _kv_values(config: ModelConfig, shape: BlockShape) -> int:

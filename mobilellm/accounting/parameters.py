@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from mobilellm.layers.shapes import FactorizedShape, MaskedShape
+from mobilellm.layers import DENSE, LayerCost
 from mobilellm.models.config import ModelConfig
 
 
@@ -30,14 +29,6 @@ class MaskedParameterCounts(ParameterCounts):
     """stored, without the weights that are masked to zero."""
 
 
-class MatrixCost(NamedTuple):
-    """What one matrix costs as it is stored: dense, masked (which saves neither) or factorised."""
-
-    parameters: int
-    flops: int
-    """Floating-point operations for one input vector."""
-
-
 def count_parameters(config: ModelConfig) -> ParameterCounts:
     """The parameters of a model, without building it.
 
@@ -58,11 +49,7 @@ def count_parameters(config: ModelConfig) -> ParameterCounts:
         body=stored - embedding,
         executed=stored + repeated,
     )
-    masked = [
-        costs[name].parameters - shape.nonzero
-        for name, shape in config.layer_shapes.items()
-        if isinstance(shape, MaskedShape)
-    ]
+    masked = [cost.masked for cost in costs.values() if cost.masked is not None]
     return MaskedParameterCounts(**vars(counts), nonzero=stored - sum(masked)) if masked else counts
 
 
@@ -77,20 +64,13 @@ def block_parameters(config: ModelConfig) -> list[int]:
     return counts
 
 
-def matrix_costs(config: ModelConfig) -> dict[str, MatrixCost]:
+def matrix_costs(config: ModelConfig) -> dict[str, LayerCost]:
     """The cost of every stored matrix, by its name in `config.matrix_sizes`."""
-    layers = config.layer_shapes
-    costs = {}
-    for name, (rows, columns) in config.matrix_sizes.items():
-        shape = layers.get(name)
-        if isinstance(shape, FactorizedShape):
-            costs[name] = MatrixCost(shape.parameters, shape.flops)
-        else:
-            costs[name] = MatrixCost(rows * columns, 2 * rows * columns)
-    return costs
+    shapes = config.layer_shapes
+    return {name: shapes.get(name, DENSE).cost(size) for name, size in config.matrix_sizes.items()}
 
 
-def block_costs(config: ModelConfig) -> Iterator[tuple[int, str, MatrixCost]]:
+def block_costs(config: ModelConfig) -> Iterator[tuple[int, str, LayerCost]]:
     """Block, name and cost of every matrix that is in a block."""
     for name, cost in matrix_costs(config).items():
         if name.startswith("blocks."):
@@ -111,7 +91,7 @@ def applications(config: ModelConfig) -> dict[str, int]:
     return counts
 
 
-def head_cost(config: ModelConfig) -> MatrixCost:
+def head_cost(config: ModelConfig) -> LayerCost:
     """The cost of the output head, which a tied model stores as its token table."""
     return matrix_costs(config)["embedding" if config.tie_word_embeddings else "head"]
 

@@ -16,8 +16,8 @@ from mobilellm.accounting.parameters import (
     check_count,
     count_parameters,
     head_cost,
+    matrix_costs,
 )
-from mobilellm.layers.shapes import FactorizedShape, MaskedShape
 from mobilellm.models.config import ModelConfig, check_choice
 from mobilellm.units import bytes_text
 
@@ -70,12 +70,8 @@ def optimizer_bytes(
         return 0
     if optimizer == "adamw":
         return per_weight * 2 * stored
-    factors = sum(
-        shape.parameters
-        for name, shape in config.layer_shapes.items()
-        if isinstance(shape, FactorizedShape) and name.startswith("blocks.")
-    )
-    return per_weight * (2 * stored - (_block_matrices(config) - factors))
+    of_muon = sum(cost.matrix_parameters for _, _, cost in block_costs(config))
+    return per_weight * (2 * stored - of_muon)
 
 
 def training_memory_bytes(
@@ -110,7 +106,7 @@ def training_memory_bytes(
     form = precision_of(precision)
     parameters = count_parameters(config).stored
     head = head_cost(config).parameters
-    copies = _masked_bytes(config, form)
+    copies = _formed_bytes(config, form)
     if form.is_mixed:
         copies += form.value * (_block_matrices(config) + head)
     allowed = LOSS_CHUNK_LOGITS.get(accelerator, LOSS_CHUNK_LOGITS["cpu"])
@@ -175,11 +171,11 @@ def _logit_bytes(precision: str, accelerator: str) -> int:
     return BFLOAT16_LOGIT_BYTES if is_whole else LOGIT_BYTES
 
 
-def _masked_bytes(config: ModelConfig, form: Precision) -> int:
-    """Masked weights with their zeros, which every application forms and keeps."""
-    sizes, uses = config.matrix_sizes, applications(config)
-    masked = [n for n, s in config.layer_shapes.items() if isinstance(s, MaskedShape)]
-    return form.value * sum(uses[n] * sizes[n][0] * sizes[n][1] for n in masked)
+def _formed_bytes(config: ModelConfig, form: Precision) -> int:
+    """Of weights that every application computes from what is stored, and keeps."""
+    uses = applications(config)
+    costs = matrix_costs(config)
+    return form.value * sum(uses[name] * costs[name].formed_values for name in config.layer_shapes)
 
 
 def _block_matrices(config: ModelConfig) -> int:

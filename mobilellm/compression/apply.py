@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from mobilellm.checkpoint import model_from_state
-from mobilellm.layers.compressed import CompressedLayer
+from mobilellm.layers import DENSE, materialize
 from mobilellm.models import MobileLLM
 
 
-def with_layers(model: MobileLLM, layers: Mapping[str, CompressedLayer | nn.Linear]) -> MobileLLM:
+def with_layers(model: MobileLLM, layers: Mapping[str, nn.Module]) -> MobileLLM:
     """A copy of `model` in which the named matrices are stored as the given layers.
 
     Every block is stored once and a tied table serves both ends, so that one replacement changes
@@ -19,8 +19,8 @@ def with_layers(model: MobileLLM, layers: Mapping[str, CompressedLayer | nn.Line
 
     Args:
         model: left as it is.
-        layers: compressed layers, or `nn.Linear` (weight only) to make a matrix dense again, by
-            names of `ModelConfig.matrix_sizes`.
+        layers: layers of `mobilellm.layers`, or `nn.Linear` (weight only) to make a matrix dense
+            again, by names of `ModelConfig.matrix_sizes`.
 
     Raises:
         ValueError: an unknown name, or a layer of another size.
@@ -32,10 +32,11 @@ def with_layers(model: MobileLLM, layers: Mapping[str, CompressedLayer | nn.Line
             del state[key]
         for key, tensor in layer.state_dict().items():
             state[f"{name}.{key}"] = tensor.detach().clone()
-        if isinstance(layer, nn.Linear):
+        shape = getattr(layer, "shape", DENSE)  # `nn.Linear` has none
+        if shape is DENSE:
             shapes.pop(name, None)
         else:
-            shapes[name] = layer.shape
+            shapes[name] = shape
     config = replace(model.config, compressed_layers=shapes)  # pyright: ignore[reportArgumentType]
     compressed = model_from_state(config, state, "the compressed layers")
     return compressed.train(model.training)
@@ -43,19 +44,7 @@ def with_layers(model: MobileLLM, layers: Mapping[str, CompressedLayer | nn.Line
 
 def dense_weight(model: MobileLLM, name: str) -> torch.Tensor:
     """The dense matrix (out, in) of that name, as it is multiplied; no gradient."""
-    module = model.get_submodule(name)
-    weight = module.materialize() if hasattr(module, "materialize") else module.weight  # pyright: ignore
-    return weight.detach()  # pyright: ignore
-
-
-def folded(model: MobileLLM) -> MobileLLM:
-    """A copy with every compressed layer multiplied out: the same function, dense."""
-    layers = {}
-    for name, _ in model.config.compressed_layers:  # pyright: ignore[reportGeneralTypeIssues]
-        weight = dense_weight(model, name)
-        layers[name] = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-        layers[name].weight = nn.Parameter(weight)
-    return with_layers(model, layers)
+    return materialize(model.get_submodule(name)).detach()
 
 
 def working_copy(model: MobileLLM) -> MobileLLM:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mobilellm.accounting import count_parameters, decode_bytes_per_token, weight_bytes
-from mobilellm.layers.shapes import FactorizedShape
+from mobilellm.layers.factorized import FactorizedShape
 from mobilellm.models import ModelConfig
 from mobilellm.ranges import Range, check_fields
 

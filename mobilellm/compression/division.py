@@ -9,7 +9,7 @@ from mobilellm.compression.parts import PartTemplate, shape_from_parts
 from mobilellm.compression.permuting import with_permutations
 from mobilellm.compression.recipe import Spending
 from mobilellm.compression.spending import one_term_more, spend
-from mobilellm.layers.shapes import FactorizedShape
+from mobilellm.layers.factorized import FactorizedShape
 from mobilellm.models import ModelConfig
 
 # Sums of floating-point costs are compared with a budget up to this share of a parameter.

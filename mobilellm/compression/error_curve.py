@@ -9,8 +9,7 @@ from mobilellm.compression.algorithms.kronecker import rearrange
 from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.algorithms.sums import SumFit
 from mobilellm.compression.division import Division
-from mobilellm.layers.compressed import FactorizedLinear
-from mobilellm.layers.shapes import FactorizedShape
+from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
 
 # Shares of a matrix's parameters among which a search chooses; beyond the last it stays dense.
 SHARES = tuple(step / 20 for step in range(1, 20))

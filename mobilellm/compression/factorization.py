@@ -30,8 +30,8 @@ from mobilellm.compression.selection import by_depth
 from mobilellm.compression.sensitivity import searched_budgets
 from mobilellm.compression.twin import low_rank_plan
 from mobilellm.evaluation.validation import sum_losses
-from mobilellm.layers.compressed import FactorizedLinear
-from mobilellm.layers.shapes import FactorizedShape, LayerShape
+from mobilellm.layers import LayerShape
+from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.config import check_choice
 from mobilellm.ranges import check_fields

@@ -20,8 +20,7 @@ from mobilellm.compression.calibration import Moments, check_tokens, gather_mome
 from mobilellm.compression.plan import LayerPlan, LayerwisePlan
 from mobilellm.compression.recipe import Batch, Compressed, LayerwiseRecipe
 from mobilellm.compression.selection import by_depth
-from mobilellm.layers.compressed import MaskedLinear
-from mobilellm.layers.shapes import MaskedShape
+from mobilellm.layers.masked import MaskedLinear, MaskedShape
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.config import check_choice
 from mobilellm.ranges import Range, check_fields

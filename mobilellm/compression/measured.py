@@ -4,7 +4,6 @@ from typing import Any
 
 from mobilellm.compression.twin import twin_config
 from mobilellm.evaluation.latency import compare_latency
-from mobilellm.layers.shapes import MaskedShape
 from mobilellm.models import MobileLLM, ModelConfig
 
 
@@ -42,6 +41,5 @@ def measure_structures(
 
 def name_as_given(config: ModelConfig) -> str:
     """`dense`; `given, masked` (or `factorised`, or both) for what was compressed before."""
-    shapes = config.layer_shapes.values()
-    kinds = {"masked" if isinstance(shape, MaskedShape) else "factorised" for shape in shapes}
+    kinds = {shape.kind for shape in config.layer_shapes.values()}
     return f"given, {' and '.join(sorted(kinds))}" if kinds else "dense"

@@ -4,14 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mobilellm.compression.algorithms.low_rank import rank_for
-from mobilellm.layers.shapes import (
-    FactorizedShape,
-    PartShape,
-    Shape,
-    low_rank_shape,
-    part_with_right,
-)
+from mobilellm.layers import Size
+from mobilellm.layers.factorized import FactorizedShape
+from mobilellm.layers.kronecker import PartShape, low_rank_shape, part_with_right, rank_for
 from mobilellm.ranges import Range, check_fields
 
 
@@ -23,7 +18,7 @@ class PartTemplate:
         ValueError: factors that are no two positive sizes, fewer than one term.
     """
 
-    right: Shape | None = None
+    right: Size | None = None
     """Rows and columns of the right factors; None: low rank."""
     num_terms: int | None = None
     """Terms, or the rank; None: as many as the budget leaves."""
@@ -38,7 +33,7 @@ class PartTemplate:
         if self.right is not None:
             object.__setattr__(self, "right", tuple(self.right))
 
-    def part(self, size: Shape, num_terms: int) -> PartShape:
+    def part(self, size: Size, num_terms: int) -> PartShape:
         """This part for a matrix (rows, columns).
 
         Raises:
@@ -75,7 +70,7 @@ def parse_parts(parts: Sequence[PartTemplate | Mapping[str, Any]]) -> tuple[Part
 
 
 def shape_from_parts(
-    parts: Sequence[PartTemplate], size: Shape, parameters: int, name: str
+    parts: Sequence[PartTemplate], size: Size, parameters: int, name: str
 ) -> FactorizedShape:
     """The sum for a matrix (rows, columns) with at most so many parameters.
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mobilellm.compression.algorithms.coupling import Coupling, permute_units_
 from mobilellm.compression.algorithms.metric import Metric
@@ -17,8 +18,8 @@ from mobilellm.compression.algorithms.sums import SumFit
 from mobilellm.compression.apply import dense_weight, working_copy
 from mobilellm.compression.model_couplings import couplings
 from mobilellm.compression.plan import LayerwisePlan
-from mobilellm.layers.compressed import FactorizedLinear
-from mobilellm.layers.shapes import FactorizedShape, PartShape
+from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
+from mobilellm.layers.kronecker import PartShape
 from mobilellm.models import MobileLLM
 
 
@@ -54,7 +55,7 @@ def permuted_fit(
     """
     part = kronecker_part(shape)
     plain = FactorizedShape(parts=shape.parts)
-    rows, columns = (torch.arange(size) for size in shape.shape)
+    rows, columns = (torch.arange(size) for size in shape.size)
     best = SumFit(goal, plain, metric).improve()
     if part is not None:
         found = search_permutations(
@@ -94,7 +95,7 @@ def _unit_order(
 ) -> Tensor | None:
     """The joint order for the planned layers of one coupling; None where it can change nothing."""
     members = (*coupling.rows, *coupling.columns)
-    if any(type(model.get_submodule(name)) is not nn.Linear for name in members):
+    if any(name in model.config.layer_shapes for name in members):
         return None
     rows = list(_sides(model, plan, coupling.rows, side=0))
     columns = list(_sides(model, plan, coupling.columns, side=1))
@@ -109,10 +110,11 @@ def _unit_order(
 def _sides(
     model: MobileLLM, plan: LayerwisePlan, names: Iterable[str], side: int
 ) -> Iterable[tuple[Tensor, PartShape]]:
-    shapes = plan.compressed_layers
+    # The plan is one of `Factorization`.
+    shapes = cast("dict[str, FactorizedShape]", plan.compressed_layers)
     for name in names:
         shape = shapes.get(name)
-        part = kronecker_part(shape) if isinstance(shape, FactorizedShape) else None
+        part = None if shape is None else kronecker_part(shape)
         if part is not None and min(part.left[side], part.right[side]) > 1:
             yield _beside_low_rank(dense_weight(model, name), shape, Metric()), part  # pyright: ignore
 

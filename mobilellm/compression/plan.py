@@ -9,14 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from mobilellm.compression.tables import MAX_ROWS, Column, make_table
-from mobilellm.layers.shapes import (
-    FactorizedShape,
-    LayerShape,
-    MaskedShape,
-    PartShape,
-    Shape,
-    parse_layer_shape,
-)
+from mobilellm.layers import LayerShape, Size, parse_layer_shape, short_summary
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,7 +70,7 @@ class LayerPlan:
 
     name: str
     """Its module's name, a key of `ModelConfig.matrix_sizes`."""
-    size: Shape
+    size: Size
     """Rows and columns (out, in)."""
     shape: LayerShape
     """How it will be stored."""
@@ -87,19 +80,17 @@ class LayerPlan:
     @property
     def parameters(self) -> int:
         """Stored parameters afterwards; masked weights are counted."""
-        rows, columns = self.size
-        return rows * columns if isinstance(self.shape, MaskedShape) else self.shape.parameters
+        return self.shape.cost(self.size).parameters
 
     @property
     def nonzero(self) -> int:
         """Stored parameters afterwards that are not masked to zero."""
-        return self.shape.nonzero if isinstance(self.shape, MaskedShape) else self.shape.parameters
+        return self.shape.cost(self.size).nonzero
 
     @property
     def flops(self) -> int:
         """Floating-point operations per input vector afterwards; masked weights are counted."""
-        rows, columns = self.size
-        return 2 * rows * columns if isinstance(self.shape, MaskedShape) else self.shape.flops
+        return self.shape.cost(self.size).flops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +180,7 @@ class LayerwisePlan(Plan):
             table.add_row(
                 f"{len(layers)} {kind}" if len(layers) > 1 else kind,
                 sizes.pop() if len(sizes) == 1 else "several",
-                _becomes([layer.shape for layer in layers]),
+                short_summary([layer.shape for layer in layers]),
                 *_shares(layers),
             )
         return table
@@ -232,30 +223,3 @@ def _shares(layers: Sequence[LayerPlan]) -> list[str]:
     errors = sorted(f"{e.expected_error:.3f}" for e in layers if e.expected_error is not None)
     ends = list(dict.fromkeys((errors[0], errors[-1]))) if errors else []
     return [f"{kept / dense:.1%}", f"{flops / (2 * dense):.1%}", "-".join(ends)]
-
-
-def _becomes(shapes: Sequence[LayerShape]) -> str:
-    """One shape, a range of ranks, or how many shapes there are."""
-    texts = list(dict.fromkeys(map(shape_text, shapes)))
-    if len(texts) == 1:
-        return texts[0]
-    parts = [shape.parts for shape in shapes if isinstance(shape, FactorizedShape)]
-    if all(len(own) == 1 and own[0].is_low_rank for own in parts):
-        ranks = [own[0].num_terms for own in parts]
-        return f"rank {min(ranks)}-{max(ranks)}"
-    return f"{len(texts)} shapes"
-
-
-def shape_text(shape: LayerShape) -> str:
-    """`rank 23 + 2 x (43x8)⊗(4x8), permuted` or `5,504 kept`."""
-    if isinstance(shape, MaskedShape):
-        return str(shape)
-    permuted = ", permuted" if shape.indices else ""
-    return " + ".join(map(_part_text, shape.parts)) + permuted
-
-
-def _part_text(part: PartShape) -> str:
-    if part.is_low_rank:
-        return f"rank {part.num_terms}"
-    (m1, n1), (m2, n2) = part.left, part.right
-    return f"{part.num_terms} x ({m1}x{n1})⊗({m2}x{n2})"

@@ -8,7 +8,7 @@ import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from mobilellm.layers.shapes import FactorizedShape
+from mobilellm.layers.factorized import FactorizedShape
 
 
 def one_term_more(shape: FactorizedShape, part: int) -> FactorizedShape | None:
@@ -19,7 +19,7 @@ def one_term_more(shape: FactorizedShape, part: int) -> FactorizedShape | None:
     parts = list(shape.parts)
     parts[part] = replace(old, num_terms=old.num_terms + 1)
     grown = replace(shape, parts=tuple(parts))
-    rows, columns = shape.shape
+    rows, columns = shape.size
     return grown if grown.parameters < rows * columns else None
 
 

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from mobilellm.layers.compressed import empty_linear
 from mobilellm.models.attention import Attention, KeysValues
 from mobilellm.models.cache import KVCache
 from mobilellm.models.config import ModelConfig
@@ -57,7 +56,7 @@ class TransformerBlock(nn.Module):
         prefix, sizes = f"blocks.{index}.", config.matrix_sizes
         for name, layer_shape in config.layer_shapes.items():
             if name.startswith(prefix):
-                layer = empty_linear(sizes[name], layer_shape)
+                layer = layer_shape.empty(sizes[name])
                 self.set_submodule(name.removeprefix(prefix), layer)
 
     def forward(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mobilellm.layers.shapes import FactorizedShape, LayerShape, parse_layer_shape
+from mobilellm.layers import LayerShape, parse_layer_shape
 from mobilellm.models.sharing import SHARING_SCHEMES, order_of_layers
 from mobilellm.ranges import MAX_INDEX, Range, check_fields
 
@@ -171,18 +171,10 @@ class ModelConfig:
                 shape = parse_layer_shape(values)
             except ValueError as error:
                 raise ValueError(f"compressed_layers.{name}: {error}") from error
-            rows, columns = sizes[name]
-            if isinstance(shape, FactorizedShape) and shape.shape != (rows, columns):
-                raise ValueError(
-                    f"compressed_layers.{name} describes a weight of "
-                    f"{shape.shape[0]}x{shape.shape[1]}, the model's is {rows}x{columns}; "
-                    "the rows of the factors must multiply to the former, the columns to the latter"
-                )
-            if not isinstance(shape, FactorizedShape) and shape.nonzero > rows * columns:
-                raise ValueError(
-                    f"compressed_layers.{name}.nonzero={shape.nonzero} is more than the weight's "
-                    f"{rows * columns} entries"
-                )
+            try:
+                shape.check(sizes[name])
+            except ValueError as error:
+                raise ValueError(f"compressed_layers.{name} {error}") from error
             checked.append((name, shape))
         return tuple(checked)
 

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mobilellm.layers.token_embedding import TokenEmbedding
 from mobilellm.models.attention import Attention, KeysValues
 from mobilellm.models.block import TransformerBlock
 from mobilellm.models.cache import KVCache, cache_slots
-from mobilellm.models.embedding import TokenEmbedding
 from mobilellm.models.feed_forward import ReLUFeedForward, SwiGLU
 from mobilellm.models.mobilellm import MobileLLM
 from mobilellm.models.norm import RMSNorm, WeightlessRMSNorm

@@ -38,6 +38,7 @@ def initialize_(
         ValueError: `std` is neither a positive number nor `"hidden"`.
     """
     config = cast("ModelConfig", model.config)
+    shapes = config.layer_shapes
     check_initialization(std=std, residual_scaling=residual_scaling)
     deviation_of_all = config.hidden_size**-0.5 if isinstance(std, str) else std
     # Drawn on the CPU, since the generators of other devices give other numbers for a seed.
@@ -53,8 +54,10 @@ def initialize_(
             writes_to_stream = ".o_proj." in name or ".down_proj." in name
             scale = (2 * config.num_layers) ** -0.5 if residual_scaling and writes_to_stream else 1
             deviation = deviation_of_all * scale
-            if ".parts." in name:
-                deviation = _factor_std(deviation, config, name, parameter.shape[0])
+            matrix = next((m for m in shapes if name.startswith(f"{m}.")), None)
+            if matrix is not None:
+                own_name = name.removeprefix(f"{matrix}.")
+                deviation = shapes[matrix].parameter_std(own_name, deviation)
             if generator is None or parameter.is_meta:
                 parameter.normal_(0.0, deviation)
             else:
@@ -70,13 +73,3 @@ def check_initialization(*, std: float | str, residual_scaling: bool) -> None:
     """
     check_value("std", std, float | Literal["hidden"], STD)
     check_value("residual_scaling", residual_scaling, bool)
-
-
-def _factor_std(std: float, config: ModelConfig, name: str, num_terms: int) -> float:
-    """Standard deviation of the factors for which the sum of products has the deviation `std`.
-
-    The variance of a product's entry is the fourth power of the deviation of its factors.
-    """
-    shape = config.layer_shape(name.split(".parts.", maxsplit=1)[0])
-    parts = len(shape.parts)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
-    return (std**2 / (num_terms * parts)) ** 0.25

@@ -63,7 +63,7 @@ class MobileLLM(nn.Module):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits: (..., hidden) -> (..., vocab), with the tied embedding or the separate head."""
-        return self.embedding.unembed(hidden) if self.head is None else self.head(hidden)
+        return self.embedding.unembed(hidden) if self.head is None else self.head(hidden)  # pyright: ignore[reportCallIssue]
 
     def forward(
         self,

@@ -139,9 +139,7 @@ def budget_text(budget: Mapping[str, Any]) -> str:
 
 def stored_text(model: Any) -> str:
     """How the compressed matrices of a model are stored, e.g. `factorised`; empty if none are."""
-    kinds = {type(shape).__name__ for shape in model.layer_shapes.values()}
-    words = {"FactorizedShape": "factorised", "MaskedShape": "masked"}
-    return " and ".join(sorted(words.get(kind, "compressed") for kind in kinds))
+    return " and ".join(sorted({shape.kind for shape in model.layer_shapes.values()}))
 
 
 def distillation_text(run: Run) -> str:

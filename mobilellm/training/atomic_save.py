@@ -11,7 +11,7 @@ import torch
 
 from mobilellm.checkpoint_files import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, find_damage
 from mobilellm.files import atomic_write
-from mobilellm.layers.shapes import parse_layer_shape
+from mobilellm.layers import parse_layer_shape
 
 # What a text begins and ends with changes no weight and no step.
 _NO_WEIGHTS = ("eos_token_id", "bos_token_id")

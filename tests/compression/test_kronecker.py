@@ -5,16 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from mobilellm.compression.algorithms.kronecker import nearest_kronecker, rearrange, truncated_svd
-from mobilellm.layers.compressed import (
-    FactorizedEmbedding,
-    FactorizedLinear,
-    KroneckerEmbedding,
-    MaskedEmbedding,
-    MaskedLinear,
-    empty_linear,
-)
-from mobilellm.layers.kronecker_linear import KroneckerLinear
-from mobilellm.layers.shapes import FactorizedShape, MaskedShape, PartShape, low_rank_shape
+from mobilellm.layers import DENSE
+from mobilellm.layers.factorized import FactorizedEmbedding, FactorizedLinear, FactorizedShape
+from mobilellm.layers.kronecker import KroneckerLinear, PartShape, low_rank_shape
+from mobilellm.layers.masked import MaskedEmbedding, MaskedLinear, MaskedShape
 
 # left (m1, n1), right (m2, n2), terms: primes, ones, both orders of multiplication.
 SHAPES = [
@@ -54,7 +48,7 @@ def test_a_factorable_weight_is_recovered(left, right, terms):
 @pytest.mark.parametrize(("left", "right", "terms"), SHAPES, ids=str)
 def test_all_terms_represent_every_weight(left, right, terms):
     part = PartShape(left=left, right=right)
-    weight = draw(*part.shape)
+    weight = draw(*part.size)
     found = nearest_kronecker(weight, left, right, part.max_terms)
     torch.testing.assert_close(sum_of_products(*found), weight, atol=1e-10, rtol=1e-10)
 
@@ -192,7 +186,7 @@ def test_a_factorised_table_serves_both_ends(orders):
 
 
 def test_a_kronecker_table():
-    table = KroneckerEmbedding(draw(2, 6, 5), draw(2, 2, 3, seed=1))
+    table = FactorizedEmbedding([KroneckerLinear(draw(2, 6, 5), draw(2, 2, 3, seed=1))])
     dense = sum_of_products(draw(2, 6, 5), draw(2, 2, 3, seed=1))
     torch.testing.assert_close(table(torch.arange(12)), dense)
     torch.testing.assert_close(table.unembed(draw(4, 15)), draw(4, 15) @ dense.T)
@@ -237,11 +231,11 @@ def test_a_masked_table_serves_both_ends():
     torch.testing.assert_close(table.unembed(hidden), hidden @ table.materialize().T)
 
 
-def test_empty_linear_gives_what_the_shape_says():
+def test_a_shape_builds_its_layer():
     low_rank = FactorizedShape(parts=(low_rank_shape(6, 4, 2),))
-    kinds = {None: nn.Linear, low_rank: FactorizedLinear, MaskedShape(nonzero=3): MaskedLinear}
+    kinds = {DENSE: nn.Linear, low_rank: FactorizedLinear, MaskedShape(nonzero=3): MaskedLinear}
     for shape, kind in kinds.items():
-        layer = empty_linear((6, 4), shape, bias=True)
+        layer = shape.empty((6, 4), bias=True)
         assert type(layer) is kind
         assert layer(torch.zeros(2, 4)).shape == (2, 6)
         assert layer.bias.shape == (6,)
@@ -261,7 +255,7 @@ def test_errors_say_what_is_needed():
         KroneckerLinear(draw(1, 3, 2), draw(1, 2, 2), draw(4))
     with pytest.raises(ValueError, match=r"mask is torch.float64 \(6, 4\); give bool \(6, 4\)"):
         MaskedLinear(draw(6, 4), draw(6, 4))
-    with pytest.raises(ValueError, match=r"the parts have the shapes 6x4, 6x5; give parts of one"):
+    with pytest.raises(ValueError, match=r"the parts have the sizes 6x4, 6x5; give parts of one"):
         FactorizedLinear([make_layer((3, 2), (2, 2), 1), make_layer((6, 1), (1, 5), 1)])
     with pytest.raises(ValueError, match="needs at least one part; give parts"):
         FactorizedLinear([])
@@ -273,9 +267,11 @@ def test_orders_and_biases_of_other_sizes_are_refused():
         FactorizedLinear([part], draw(4))
     with pytest.raises(ValueError, match=r"bias has shape \(4,\); give \(6,\) or None"):
         MaskedLinear(draw(6, 4), draw(6, 4) > 0, draw(4))
-    with pytest.raises(ValueError, match=r"row_order has shape \(4,\) .* each of 0 to 5 once"):
+    with pytest.raises(ValueError, match=r"row_order of shape .* must be a permutation of 0…5"):
         FactorizedLinear([part], row_order=torch.arange(4))
-    with pytest.raises(ValueError, match=r"column_order has shape \(4,\) .* each of 0 to 3 once"):
+    with pytest.raises(
+        ValueError, match=r"column_order of shape .* must be a permutation of 0…3"
+    ):
         FactorizedLinear([part], column_order=torch.tensor([0, 1, 1, 3]))
     with pytest.raises(ValueError, match=r"part 1 has a bias; give it to the layer"):
         FactorizedLinear([part, make_layer((3, 2), (2, 2), 1, bias=True)])

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mobilellm.layers.compressed import FactorizedLinear
-from mobilellm.layers.kronecker_linear import KroneckerLinear
+from mobilellm.layers.factorized import FactorizedLinear
+from mobilellm.layers.kronecker import KroneckerLinear
 
 SHAPES = {
     "low rank": ((40, 1), (1, 24), 3),

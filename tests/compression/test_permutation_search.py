@@ -12,9 +12,8 @@ from mobilellm.compression.algorithms.permutation import (
     search_permutations,
     search_unit_permutation,
 )
-from mobilellm.layers.compressed import FactorizedLinear
-from mobilellm.layers.kronecker_linear import KroneckerLinear
-from mobilellm.layers.shapes import PartShape
+from mobilellm.layers.factorized import FactorizedLinear
+from mobilellm.layers.kronecker import KroneckerLinear, PartShape
 
 TWO_ROWS = ((48, 192), (2, 1))
 
@@ -58,14 +57,14 @@ def test_never_above_the_identity_and_the_error_is_what_the_product_gives(
     left, right, terms, swaps
 ):
     part = PartShape(left=left, right=right, num_terms=terms)
-    weight = draw(*part.shape, seed=3) * draw(part.shape[0], 1, seed=4).exp()
+    weight = draw(*part.size, seed=3) * draw(part.size[0], 1, seed=4).exp()
     search = PermutationSearch(restarts=2, annealing_swaps=swaps)
     found = search_permutations(weight, left, right, terms, search=search)
     assert found.error <= found.identity_error
     assert found.identity_error == pytest.approx(relative_error(weight, part), abs=1e-6)
     permuted = weight[found.rows][:, found.columns]
     assert found.error == pytest.approx(relative_error(permuted, part), abs=1e-6)
-    for order, size in ((found.rows, part.shape[0]), (found.columns, part.shape[1])):
+    for order, size in ((found.rows, part.size[0]), (found.columns, part.size[1])):
         assert order.dtype == torch.int64
         assert order.sort().values.equal(torch.arange(size))
 
@@ -147,9 +146,9 @@ def test_every_order_of_four_rows():
 def test_profits_are_the_changes_of_the_gain_with_the_held_factors(left, right, unit, dim):
     """Against the definition: move two units, project on the held factors, take the norm."""
     part = PartShape(left=left, right=right, num_terms=2)
-    num_units = part.shape[dim] // unit
+    num_units = part.size[dim] // unit
     side = Side((Member(0, dim),), num_units, unit)
-    arrangement = Arrangement((part,), (side,), (draw(*part.shape),), (torch.arange(num_units),))
+    arrangement = Arrangement((part,), (side,), (draw(*part.size),), (torch.arange(num_units),))
     for places in batches(side, (part,), torch.Generator().manual_seed(0)):
         profits = arrangement.profits(0, places)
         for i, j in itertools.combinations(range(len(places)), 2):

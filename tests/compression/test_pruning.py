@@ -10,7 +10,7 @@ from mobilellm.compression.algorithms.pruning import (
     sparsegpt,
     wanda_mask,
 )
-from mobilellm.layers.compressed import MaskedLinear
+from mobilellm.layers.masked import MaskedLinear
 
 SPARSITIES = [0.0, 0.1, 0.3, 0.5, 0.77, 0.99]
 

@@ -5,15 +5,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mobilellm.layers.kronecker_linear import KroneckerLinear
-from mobilellm.layers.shapes import (
-    FactorizedShape,
-    MaskedShape,
-    PartShape,
-    low_rank_shape,
-    parse_layer_shape,
-    part_with_right,
-)
+from mobilellm.layers import parse_layer_shape
+from mobilellm.layers.factorized import FactorizedShape
+from mobilellm.layers.kronecker import KroneckerLinear, PartShape, low_rank_shape, part_with_right
+from mobilellm.layers.masked import MaskedShape
 
 PARTS = [
     PartShape(left=(3, 2), right=(5, 7)),
@@ -38,7 +33,7 @@ def measured_flops(part: PartShape, right_first: bool) -> int:
 def test_a_part_counts_what_its_layer_has_and_runs(part):
     layer = KroneckerLinear.empty(part)
     assert layer.shape == part
-    assert (layer.out_features, layer.in_features) == part.shape
+    assert (layer.out_features, layer.in_features) == part.size
     assert part.parameters == sum(p.numel() for p in layer.parameters())
     orders = {first: measured_flops(part, first) for first in (False, True)}
     assert part.flops == orders[part.right_first] == min(orders.values())
@@ -52,7 +47,7 @@ def test_the_terms_of_an_exact_representation():
 def test_low_rank_is_a_part():
     part = low_rank_shape(11, 13, 4)
     assert part.is_low_rank
-    assert part.shape == (11, 13)
+    assert part.size == (11, 13)
     assert part.parameters == 4 * (11 + 13)
     assert not PartShape(left=(3, 2), right=(1, 7)).is_low_rank
 
@@ -74,7 +69,7 @@ def test_shapes_go_through_json(orders):
 def test_a_sum_counts_its_parts():
     parts = (low_rank_shape(12, 18, 2), PartShape(left=(4, 6), right=(3, 3)))
     shape = FactorizedShape(parts=parts)
-    assert shape.shape == (12, 18)
+    assert shape.size == (12, 18)
     assert shape.parameters == 2 * 30 + 24 + 9
     assert shape.flops == sum(part.flops for part in parts)
     assert str(shape) == "2 x (12x1)⊗(1x18) + 1 x (4x6)⊗(3x3)"
@@ -84,7 +79,7 @@ def test_a_sum_counts_its_parts():
 def test_a_part_from_its_right_factor():
     part = part_with_right((12, 18), (3, 2), 4)
     assert part == PartShape(left=(4, 9), right=(3, 2), num_terms=4)
-    assert part.shape == (12, 18)
+    assert part.size == (12, 18)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +107,13 @@ def test_a_right_factor_must_divide(right, problem, near):
         (lambda: PartShape(left=(1, 2), right=(1, 1), num_terms=0), "num_terms=0 must be a whole"),
         (lambda: FactorizedShape(parts=()), "needs at least one part; give parts"),
         (lambda: FactorizedShape(parts=(low_rank_shape(6, 4, 1), low_rank_shape(6, 5, 1))),
-         "the parts have the shapes 6x4, 6x5; give parts of one shape"),
+         "the parts have the sizes 6x4, 6x5; give parts of one size"),
         (lambda: MaskedShape(nonzero=-1), "nonzero=-1 must be a whole number of at least 0"),
         (lambda: MaskedShape(nonzero=True), "nonzero=True must be a whole number of at least 0"),
-        (lambda: parse_layer_shape({"rank": 3}), "is no compressed layer; give parts, or nonzero"),
-        (lambda: parse_layer_shape({"nonzero": 3, "mask": 1}), "is no compressed layer: "),
+        (lambda: parse_layer_shape({"rank": 3}), "not a compressed layer; give parts, or nonzero"),
+        (lambda: parse_layer_shape({"nonzero": 3, "mask": 1}), "is not a compressed layer: "),
         (lambda: parse_layer_shape({"parts": [{"left": [1, 2], "rigth": [1, 1]}]}),
-         "is no compressed layer: "),
+         "is not a compressed layer: "),
         (lambda: FactorizedShape(parts=(PartShape(left=5, right=(1, 1)),)),
          "left=(5,) must be two whole numbers"),
     ],

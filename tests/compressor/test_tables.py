@@ -8,7 +8,9 @@ from rich.console import Console
 from mobilellm.compression.plan import LayerPlan, LayerwisePlan
 from mobilellm.compression.structured_plan import StructuredPlan
 from mobilellm.compression.tables import results_table
-from mobilellm.layers.shapes import FactorizedShape, MaskedShape, low_rank_shape
+from mobilellm.layers.factorized import FactorizedShape
+from mobilellm.layers.kronecker import low_rank_shape
+from mobilellm.layers.masked import MaskedShape
 
 KINDS = {
     "attention.q_proj": (576, 576), "attention.k_proj": (192, 576), "attention.o_proj": (576, 576),

@@ -10,8 +10,8 @@ import torch
 from mobilellm.compression.algorithms.shape_search import ShapeSearch
 from mobilellm.compression.factorization import Factorization
 from mobilellm.compression.selection import select_layers
-from mobilellm.layers.compressed import FactorizedLinear
-from mobilellm.layers.kronecker_linear import KroneckerLinear
+from mobilellm.layers.factorized import FactorizedLinear
+from mobilellm.layers.kronecker import KroneckerLinear
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.cache import KVCache
 from mobilellm.models.norm import RMSNorm

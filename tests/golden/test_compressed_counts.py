@@ -7,8 +7,8 @@ which in their code stays a dense copy of the table.
 
 import pytest
 
-from mobilellm.compression.algorithms.counts import count_with
-from mobilellm.layers.shapes import FactorizedShape, part_with_right
+from mobilellm.layers.factorized import FactorizedShape
+from mobilellm.layers.kronecker import part_with_right
 
 VOCAB, WIDTH, CONTEXT, BLOCKS = 50257, 768, 1024, 12
 ODD, ALL = range(1, BLOCKS, 2), range(BLOCKS)
@@ -27,6 +27,15 @@ OTHER = BLOCKS * (BIASES + 2 * NORM) + NORM
 DENSE_HEAD = 38_597_376
 
 QKV, FFN = ("q_proj", "k_proj", "v_proj"), ("c_fc", "c_proj")
+
+
+def count_with(sizes, replacements, other=0):
+    """Parameters stored: of factorised matrices, dense ones, and `other` (biases, norms)."""
+    assert all(sizes[name] == shape.size for name, shape in replacements.items())
+    return other + sum(
+        replacements[name].parameters if name in replacements else rows * columns
+        for name, (rows, columns) in sizes.items()
+    )
 
 
 def with_right(names, right, num_terms=1, blocks=ODD):

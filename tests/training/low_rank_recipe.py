@@ -15,9 +15,8 @@ from mobilellm.compression.apply import dense_weight, with_layers
 from mobilellm.compression.plan import LayerPlan, LayerwisePlan
 from mobilellm.compression.recipe import Compressed, LayerwiseRecipe
 from mobilellm.compression.selection import select_layers
-from mobilellm.layers.compressed import FactorizedLinear
-from mobilellm.layers.kronecker_linear import KroneckerLinear
-from mobilellm.layers.shapes import FactorizedShape, low_rank_shape
+from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
+from mobilellm.layers.kronecker import KroneckerLinear, low_rank_shape
 
 
 def die_in(moment, stage):

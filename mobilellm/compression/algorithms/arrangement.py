@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mobilellm.compression.algorithms.kronecker import rearrange, truncated_svd
-from mobilellm.layers.shapes import PartShape
+from mobilellm.layers.kronecker import PartShape
 
 # An assignment of n places takes up to n³ operations; larger ones are split.
 MAX_PLACES = 768

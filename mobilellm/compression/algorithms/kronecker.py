@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mobilellm.layers.shapes import Shape
+from mobilellm.layers import Size
 
 # Where no more than this share of the singular values of a large matrix is asked for, the
 # eigenvectors of its Gram matrix give them sooner than a whole SVD, and as exactly.
@@ -17,7 +17,7 @@ GRAM_MIN_SIZE = 512
 
 
 def rearrange(
-    weight: Float[Tensor, "rows columns"], left_shape: Shape, right_shape: Shape
+    weight: Float[Tensor, "rows columns"], left_shape: Size, right_shape: Size
 ) -> Float[Tensor, "left_size right_size"]:
     """R(W), (m1·n1, m2·n2): a Kronecker product becomes an outer product, entry for entry.
 
@@ -35,7 +35,7 @@ def rearrange(
 
 
 def nearest_kronecker(
-    weight: Float[Tensor, "rows columns"], left_shape: Shape, right_shape: Shape, num_terms: int = 1
+    weight: Float[Tensor, "rows columns"], left_shape: Size, right_shape: Size, num_terms: int = 1
 ) -> tuple[Float[Tensor, "num_terms m1 n1"], Float[Tensor, "num_terms m2 n2"]]:
     """The sum of `num_terms` Kronecker products nearest to `weight` in the Frobenius norm.
 

@@ -39,8 +39,3 @@ def nearest_low_rank(
     left = u.double() * root
     right = metric.unwhiten((v.double() * root).T)
     return left.T.unsqueeze(2), right.unsqueeze(1)
-
-
-def rank_for(parameters: float, rows: int, columns: int) -> int:
-    """The largest rank with at most so many parameters: rank x (rows + columns)."""
-    return min(int(parameters // (rows + columns)), rows, columns)

@@ -17,7 +17,8 @@ from torch import Tensor
 from mobilellm.compression.algorithms.arrangement import Arrangement, Member, Side, order_matters
 from mobilellm.compression.algorithms.kronecker import nearest_kronecker
 from mobilellm.compression.algorithms.permutation_race import PermutationSearch, Race
-from mobilellm.layers.shapes import PartShape, Shape
+from mobilellm.layers import Size
+from mobilellm.layers.kronecker import PartShape
 
 WeightPart = tuple[Tensor, PartShape]
 
@@ -57,8 +58,8 @@ class UnitPermutation:
 
 def search_permutations(
     weight: Tensor,
-    left_shape: Shape,
-    right_shape: Shape,
+    left_shape: Size,
+    right_shape: Size,
     num_terms: int = 1,
     *,
     rows: bool = True,

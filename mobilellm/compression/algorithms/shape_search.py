@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mobilellm.compression.algorithms.kronecker import nearest_kronecker
-from mobilellm.compression.algorithms.low_rank import nearest_low_rank, rank_for
+from mobilellm.compression.algorithms.low_rank import nearest_low_rank
 from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.algorithms.sums import SumFit, dense
-from mobilellm.layers.shapes import FactorizedShape, PartShape, low_rank_shape
+from mobilellm.layers.factorized import FactorizedShape
+from mobilellm.layers.kronecker import PartShape, low_rank_shape, rank_for
 from mobilellm.ranges import Range, check_fields
 
 

@@ -7,9 +7,8 @@ from mobilellm.compression.algorithms.kronecker import nearest_kronecker
 from mobilellm.compression.algorithms.least_squares import refit_kronecker
 from mobilellm.compression.algorithms.low_rank import nearest_low_rank
 from mobilellm.compression.algorithms.metric import Metric
-from mobilellm.layers.compressed import FactorizedLinear
-from mobilellm.layers.kronecker_linear import KroneckerLinear
-from mobilellm.layers.shapes import FactorizedShape, PartShape
+from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
+from mobilellm.layers.kronecker import KroneckerLinear, PartShape
 
 Factors = tuple[Tensor, Tensor]
 
@@ -30,8 +29,8 @@ class SumFit:
         Raises:
             ValueError: a shape that is not the weight's.
         """
-        if tuple(weight.shape) != shape.shape:
-            raise ValueError(f"weight has shape {tuple(weight.shape)}, the parts {shape.shape}")
+        if tuple(weight.shape) != shape.size:
+            raise ValueError(f"weight has shape {tuple(weight.shape)}, the parts {shape.size}")
         self.weight = weight.detach().double()
         self.metric = metric or Metric()
         self.parts = shape.parts

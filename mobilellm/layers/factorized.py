@@ -1,0 +1,291 @@
+"""Factorised matrices: sums of Kronecker products, of low rank, or of both.
+
+W ≈ Σ leftᵢ ⊗ rightᵢ. Terms whose factors have the same sizes form a part; parts may differ.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mobilellm.layers.bias import check_bias
+from mobilellm.layers.kronecker import KroneckerLinear, PartShape, low_rank_shape, rank_for
+from mobilellm.layers.shape import LayerCost, LayerShape, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorizedShape(LayerShape):
+    """A sum of parts that all have the size of the matrix, with or without stored permutations.
+
+    Raises:
+        ValueError: no part, or parts of different sizes.
+    """
+
+    kind = "factorised"
+
+    parts: tuple[PartShape, ...]
+    row_permutation: bool = False
+    """Whether the outputs are reordered by stored indices."""
+    column_permutation: bool = False
+    """Whether the inputs are."""
+
+    def __post_init__(self) -> None:
+        """Convert dictionaries to parts and check."""
+        parts = tuple(
+            part if isinstance(part, PartShape) else PartShape(**part) for part in self.parts
+        )
+        object.__setattr__(self, "parts", parts)
+        if not parts:
+            raise ValueError("a factorised layer needs at least one part; give parts")
+        if len({part.size for part in parts}) > 1:
+            sizes = ", ".join(f"{m}x{n}" for m, n in (part.size for part in parts))
+            raise ValueError(f"the parts have the sizes {sizes}; give parts of one size")
+
+    @property
+    def size(self) -> Size:
+        """Rows and columns of the matrix."""
+        return self.parts[0].size
+
+    @property
+    def parameters(self) -> int:
+        """Entries of all factors; permutations are indices, not parameters."""
+        return sum(part.parameters for part in self.parts)
+
+    @property
+    def indices(self) -> int:
+        """Entries of the stored permutations, 32 bits each."""
+        rows, columns = self.size
+        return self.row_permutation * rows + self.column_permutation * columns
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations per input vector."""
+        return sum(part.flops for part in self.parts)
+
+    def check(self, size: Size) -> None:
+        """Refuse a matrix of another size.
+
+        Raises:
+            ValueError: both sizes.
+        """
+        if self.size != tuple(size):
+            raise ValueError(
+                f"describes a weight of {self.size[0]}x{self.size[1]}, the model's is "
+                f"{size[0]}x{size[1]}; give factors whose products are its rows and columns"
+            )
+
+    def cost(self, size: Size) -> LayerCost:
+        """Parameters and operations of the factors; they have three dimensions, not two."""
+        return LayerCost(
+            parameters=self.parameters,
+            matrix_parameters=0,
+            flops=self.flops,
+            row_parameters=sum(p.num_terms * (p.left[1] + p.right[1]) for p in self.parts),
+        )
+
+    def empty(self, size: Size, *, bias: bool = False) -> "FactorizedLinear":
+        """A layer that is not filled; its permutations keep the order."""
+        return FactorizedLinear.empty(self, bias=bias)
+
+    def empty_embedding(self, size: Size) -> "FactorizedEmbedding":
+        """A token embedding that is not filled; its permutations keep the order."""
+        return FactorizedEmbedding.empty(self)  # pyright: ignore[reportReturnType]
+
+    def parameter_std(self, name: str, std: float) -> float:
+        """Standard deviation of the factors' entries, for which those of the sum have `std`.
+
+        The variance of a product's entry is the fourth power of the deviation of its factors.
+        """
+        terms = self.parts[int(name.split(".")[1])].num_terms
+        return (std**2 / (terms * len(self.parts))) ** 0.25
+
+    def kept_values(self, size: Size, *, input_of_its_own: bool) -> int:
+        """Values between the two products of each part, and copies of the input.
+
+        Parts that apply their left factors first keep a transposed copy each; the others share the
+        input, or a copy of it if it is permuted.
+        """
+        right_first = [part.right_first for part in self.parts]
+        inputs = right_first.count(False) + any(right_first)
+        as_it_comes = any(right_first) and not self.column_permutation
+        inputs -= input_of_its_own or as_it_comes
+        return sum(part.inner_size for part in self.parts) + inputs * size[1]
+
+    @classmethod
+    def describe_tensors(cls, tensors: Mapping[str, Tensor]) -> str | None:
+        """Number of parts, sizes of the first one's factors, and which permutations there are."""
+        if "parts.0.left" not in tensors:
+            return None
+        parts = sum(key.startswith("parts.") for key in tensors) // 2
+        left, right = (tuple(tensors[f"parts.0.{side}"].shape) for side in ("left", "right"))
+        ordered = [order for order in ("row_order", "column_order") if order in tensors]
+        return ", ".join([f"factorised in {parts} of {left} and {right}", *ordered])
+
+    def low_rank_twin(self, size: Size) -> "FactorizedShape | None":
+        """Low rank with at most as many parameters; None if they are too few for rank 1."""
+        rank = rank_for(self.parameters, *self.size)
+        return FactorizedShape(parts=(low_rank_shape(*self.size, rank),)) if rank else None
+
+    def short_text(self) -> str:
+        """`rank 23 + 2 x (43x8)⊗(4x8), permuted`."""
+        return " + ".join(map(_short_text, self.parts)) + (", permuted" if self.indices else "")
+
+    @classmethod
+    def short_summary(cls, shapes: Sequence[Self]) -> str:
+        """One shape, a range of ranks, or the number of shapes."""
+        parts = [shape.parts for shape in shapes]
+        summary = super().short_summary(shapes)
+        if summary.endswith(" shapes") and all(len(p) == 1 and p[0].is_low_rank for p in parts):
+            ranks = [own[0].num_terms for own in parts]
+            return f"rank {min(ranks)}-{max(ranks)}"
+        return summary
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `parse_layer_shape` is the inverse."""
+        parts = [
+            {"left": list(p.left), "right": list(p.right), "num_terms": p.num_terms}
+            for p in self.parts
+        ]
+        values: dict[str, Any] = {"parts": parts}
+        for name in ("row_permutation", "column_permutation"):
+            if getattr(self, name):
+                values[name] = True
+        return values
+
+    def __str__(self) -> str:
+        """`23 x (172x1)⊗(1x64) + 2 x (43x8)⊗(4x8)`."""
+        return " + ".join(map(_text, self.parts))
+
+
+def _text(part: PartShape) -> str:
+    (m1, n1), (m2, n2) = part.left, part.right
+    return f"{part.num_terms} x ({m1}x{n1})⊗({m2}x{n2})"
+
+
+def _short_text(part: PartShape) -> str:
+    return f"rank {part.num_terms}" if part.is_low_rank else _text(part)
+
+
+class FactorizedLinear(nn.Module):
+    """x -> Σ part(x) + bias, with inputs and outputs reordered where permutations are stored.
+
+    With K the sum of the parts, the weight is W[i, j] = K[row_order[i], columns⁻¹[j]]: the layer
+    computes K(x[column_order])[row_order].
+    """
+
+    row_order: Tensor | None
+    column_order: Tensor | None
+
+    def __init__(
+        self,
+        parts: Iterable[KroneckerLinear],
+        bias: Float[Tensor, "..."] | None = None,
+        *,
+        row_order: Int[Tensor, "..."] | None = None,
+        column_order: Int[Tensor, "..."] | None = None,
+    ) -> None:
+        """Take over the parts.
+
+        Args:
+            parts: without biases, all (out, in).
+            bias: (out,) or None.
+            row_order: (out,), the row of the sum that gives each output; None: the same order.
+            column_order: (in,), the input that each column of the sum takes; None: the same order.
+
+        Raises:
+            ValueError: no part, parts of different sizes or with biases of their own, a bias of
+                another size, or an order that is not a permutation.
+        """
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.bias = None if bias is None else nn.Parameter(bias)
+        for name, order in (("row_order", row_order), ("column_order", column_order)):
+            self.register_buffer(name, None if order is None else order.to(torch.int32))
+        self.out_features, self.in_features = self.shape.size
+        for index, part in enumerate(self.parts):
+            if part.bias is not None:
+                raise ValueError(f"part {index} has a bias; give it to the layer")
+        check_bias(bias, self.out_features)
+        _check_order("row_order", self.row_order, self.out_features)
+        _check_order("column_order", self.column_order, self.in_features)
+
+    @classmethod
+    def empty(cls, shape: FactorizedShape, *, bias: bool = False) -> "FactorizedLinear":
+        """A layer of the given shape that is not filled; its permutations keep the order."""
+        rows, columns = shape.size
+        return cls(
+            [KroneckerLinear.empty(part) for part in shape.parts],
+            torch.empty(rows) if bias else None,
+            row_order=torch.arange(rows) if shape.row_permutation else None,
+            column_order=torch.arange(columns) if shape.column_permutation else None,
+        )
+
+    @property
+    def shape(self) -> FactorizedShape:
+        """Shapes of the parts, and whether there are permutations."""
+        return FactorizedShape(
+            parts=tuple(part.shape for part in self.parts),  # pyright: ignore[reportArgumentType]
+            row_permutation=self.row_order is not None,
+            column_permutation=self.column_order is not None,
+        )
+
+    def reset_buffers_(self) -> None:
+        """Permutations that keep the order: what a model without trained weights has."""
+        for order in (self.row_order, self.column_order):
+            if order is not None:
+                order.copy_(torch.arange(order.shape[0], device=order.device))
+
+    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        """(..., in) -> (..., out)."""
+        if self.column_order is not None:
+            x = x.index_select(-1, self.column_order)
+        y = self.parts[0](x)
+        for part in self.parts[1:]:
+            y = y + part(x)
+        if self.row_order is not None:
+            y = y.index_select(-1, self.row_order)
+        return y if self.bias is None else y + self.bias
+
+    def materialize(self) -> Float[Tensor, "out in"]:
+        """The dense weight (out, in)."""
+        weight = torch.stack([part.materialize() for part in self.parts]).sum(0)  # pyright: ignore
+        if self.row_order is not None:
+            weight = weight[self.row_order]
+        if self.column_order is not None:
+            weight = weight[:, self.column_order.argsort()]
+        return weight
+
+
+class FactorizedEmbedding(FactorizedLinear):
+    """A token table (vocab, hidden) as a sum of parts, used from both ends: counted once.
+
+    Source: Edalati et al. 2022, arXiv:2110.08152, where the table is (v × d/f) ⊗ (1 × f).
+    """
+
+    def forward(self, input_ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch hidden"]:
+        """Rows of the table: token ids (...) -> (..., hidden)."""
+        if self.row_order is not None:
+            input_ids = self.row_order[input_ids]
+        x = self.parts[0].rows(input_ids)  # pyright: ignore[reportCallIssue]
+        for part in self.parts[1:]:
+            x = x + part.rows(input_ids)  # pyright: ignore[reportCallIssue]
+        return x if self.column_order is None else x.index_select(-1, self.column_order.argsort())
+
+    def unembed(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
+        """Product with every row: (..., hidden) -> logits (..., vocab)."""
+        return super().forward(hidden)
+
+
+def _check_order(name: str, order: Tensor | None, size: int) -> None:
+    """On the meta device, where models are built, an order has a size but no entries yet."""
+    if order is None:
+        return
+    if tuple(order.shape) != (size,) or not (
+        order.is_meta or sorted(order.tolist()) == list(range(size))
+    ):
+        raise ValueError(
+            f"{name} of shape {tuple(order.shape)} must be a permutation of 0…{size - 1}"
+        )

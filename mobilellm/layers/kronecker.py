@@ -1,0 +1,229 @@
+"""One part of a factorised weight: a sum of Kronecker products with factors of the same sizes.
+
+Low rank is such a sum too: of products of a column (rows x 1) and a row (1 x columns), with as
+many terms as the rank.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mobilellm.layers.shape import Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartShape:
+    """Shape of Σ leftᵢ ⊗ rightᵢ: `num_terms` Kronecker products whose factors have the same sizes.
+
+    Raises:
+        ValueError: a size or a number of terms below 1.
+    """
+
+    left: Size
+    """Rows and columns (m1, n1) of each left factor."""
+    right: Size
+    """Rows and columns (m2, n2) of each right factor."""
+    num_terms: int = 1
+
+    def __post_init__(self) -> None:
+        """Make tuples of lists and check."""
+        for name in ("left", "right"):
+            sizes = getattr(self, name)
+            sizes = tuple(sizes) if isinstance(sizes, Sequence) else (sizes,)
+            object.__setattr__(self, name, sizes)
+            if len(sizes) != 2 or any(not _is_count(size) for size in sizes):
+                raise ValueError(f"{name}={sizes} must be two whole numbers of at least 1")
+        if not _is_count(self.num_terms):
+            raise ValueError(f"num_terms={self.num_terms!r} must be a whole number of at least 1")
+
+    @property
+    def size(self) -> Size:
+        """Rows and columns of the product."""
+        return self.left[0] * self.right[0], self.left[1] * self.right[1]
+
+    @property
+    def parameters(self) -> int:
+        """Entries of all factors."""
+        (m1, n1), (m2, n2) = self.left, self.right
+        return self.num_terms * (m1 * n1 + m2 * n2)
+
+    @property
+    def max_terms(self) -> int:
+        """The number of terms with which every matrix can be represented exactly."""
+        (m1, n1), (m2, n2) = self.left, self.right
+        return min(m1 * n1, m2 * n2)
+
+    @property
+    def is_low_rank(self) -> bool:
+        """Whether the terms are outer products of a column and a row."""
+        return self.left[1] == 1 and self.right[0] == 1
+
+    @property
+    def right_first(self) -> bool:
+        """Whether applying the right factors first takes no more operations."""
+        (m1, n1), (m2, n2) = self.left, self.right
+        return n1 * n2 * m2 + n1 * m2 * m1 <= m1 * n1 * n2 + m1 * n2 * m2
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations per input vector, in the cheaper order."""
+        (m1, n1), (m2, n2) = self.left, self.right
+        if self.right_first:
+            return 2 * self.num_terms * (n1 * n2 * m2 + n1 * m2 * m1)
+        return 2 * self.num_terms * (m1 * n1 * n2 + m1 * n2 * m2)
+
+    @property
+    def inner_size(self) -> int:
+        """Values between the two products, per input vector."""
+        (m1, n1), (m2, n2) = self.left, self.right
+        return self.num_terms * (n1 * m2 if self.right_first else m1 * n2)
+
+
+class KroneckerLinear(nn.Module):
+    """x -> Σ (leftᵢ ⊗ rightᵢ) x + bias, without forming the products, in the cheaper order.
+
+    With x as a matrix X (n1, n2), row by row, (left ⊗ right) x is left X rightᵀ.
+    """
+
+    def __init__(
+        self,
+        left: Float[Tensor, "..."],
+        right: Float[Tensor, "..."],
+        bias: Float[Tensor, "..."] | None = None,
+    ) -> None:
+        """Take over the factors.
+
+        Args:
+            left: (num_terms, m1, n1).
+            right: (num_terms, m2, n2).
+            bias: (m1·m2,) or None.
+
+        Raises:
+            ValueError: factors or a bias of other shapes.
+        """
+        super().__init__()
+        if left.dim() != 3 or right.dim() != 3 or left.shape[0] != right.shape[0]:
+            raise ValueError(
+                f"left has shape {tuple(left.shape)} and right {tuple(right.shape)}; give "
+                "(num_terms, m1, n1) and (num_terms, m2, n2)"
+            )
+        self.left = nn.Parameter(left.contiguous())
+        self.right = nn.Parameter(right.contiguous())
+        if bias is not None and tuple(bias.shape) != (self.out_features,):
+            raise ValueError(
+                f"bias has shape {tuple(bias.shape)}; give ({self.out_features},) or None"
+            )
+        self.bias = None if bias is None else nn.Parameter(bias)
+        self._right_first = self.shape.right_first
+
+    @classmethod
+    def empty(cls, shape: PartShape) -> "KroneckerLinear":
+        """Factors of the given shapes, not filled."""
+        return cls(torch.empty(shape.num_terms, *shape.left),
+                   torch.empty(shape.num_terms, *shape.right))  # fmt: skip
+
+    @property
+    def shape(self) -> PartShape:
+        """Shapes of the factors and number of terms."""
+        terms, m1, n1 = self.left.shape
+        m2, n2 = self.right.shape[1:]
+        return PartShape(left=(m1, n1), right=(m2, n2), num_terms=terms)
+
+    @property
+    def num_terms(self) -> int:
+        """Terms of the sum."""
+        return self.left.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        """n1·n2."""
+        return self.left.shape[2] * self.right.shape[2]
+
+    @property
+    def out_features(self) -> int:
+        """m1·m2."""
+        return self.left.shape[1] * self.right.shape[1]
+
+    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        """(..., in) -> (..., out)."""
+        x = x.unflatten(-1, (self.left.shape[2], self.right.shape[2]))
+        y = self._right_then_left(x) if self._right_first else self._left_then_right(x)
+        return y if self.bias is None else y + self.bias
+
+    def _right_then_left(self, x: Float[Tensor, "*batch n1 n2"]) -> Float[Tensor, "*batch out"]:
+        """(..., n1, n2) -> (..., m1·m2): right factors, then one product with all left ones."""
+        terms, m2, n2 = self.right.shape
+        m1, n1 = self.left.shape[1:]
+        left = self.left.permute(1, 2, 0).reshape(m1, n1 * terms)
+        inner = F.linear(x, self.right.permute(1, 0, 2).reshape(m2 * terms, n2))
+        if m2 == 1:  # low rank, and a row as right factor: two products, and no copy of weights
+            return F.linear(inner.flatten(-2), left)
+        # (..., n1, m2, terms) -> (..., m2, n1·terms)
+        inner = inner.unflatten(-1, (m2, terms)).transpose(-3, -2).flatten(-2)
+        return F.linear(inner, left).transpose(-2, -1).flatten(-2)
+
+    def _left_then_right(self, x: Float[Tensor, "*batch n1 n2"]) -> Float[Tensor, "*batch out"]:
+        """(..., n1, n2) -> (..., m1·m2): left factors, then one product with all right ones."""
+        terms, m2, n2 = self.right.shape
+        m1, n1 = self.left.shape[1:]
+        inner = F.linear(x.transpose(-2, -1), self.left.reshape(terms * m1, n1))
+        # (..., n2, terms, m1) -> (..., m1, terms·n2)
+        inner = inner.unflatten(-1, (terms, m1)).movedim(-1, -3).transpose(-2, -1).flatten(-2)
+        right = self.right.permute(1, 0, 2).reshape(m2, terms * n2)
+        return F.linear(inner, right).flatten(-2)
+
+    def rows(self, indices: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch in"]:
+        """Rows of the product, as an embedding needs them: (...) -> (..., in)."""
+        m2 = self.right.shape[1]
+        left = self.left.transpose(0, 1)[indices // m2]  # (..., terms, n1)
+        right = self.right.transpose(0, 1)[indices % m2]  # (..., terms, n2)
+        return (left.transpose(-2, -1) @ right).flatten(-2)
+
+    def materialize(self) -> Float[Tensor, "out in"]:
+        """The dense weight (out, in)."""
+        product = torch.einsum("tac,tbd->abcd", self.left, self.right)
+        return product.reshape(self.out_features, self.in_features)
+
+    def extra_repr(self) -> str:
+        """Shapes, for `print(model)`."""
+        part = self.shape
+        (m1, n1), (m2, n2) = part.left, part.right
+        return f"{part.num_terms} x ({m1}x{n1})⊗({m2}x{n2}), bias={self.bias is not None}"
+
+
+def low_rank_shape(rows: int, columns: int, rank: int) -> PartShape:
+    """Low rank as a part: rank x (rows + columns) parameters."""
+    return PartShape(left=(rows, 1), right=(1, columns), num_terms=rank)
+
+
+def rank_for(parameters: float, rows: int, columns: int) -> int:
+    """The largest rank with at most so many parameters: rank x (rows + columns)."""
+    return min(int(parameters // (rows + columns)), rows, columns)
+
+
+def part_with_right(size: Size, right: Sequence[int], num_terms: int = 1) -> PartShape:
+    """The part for a matrix of `size` whose right factors have the size `right`.
+
+    Raises:
+        ValueError: `right` does not divide `size`; the message names factors that do.
+    """
+    left = []
+    for name, total, factor in zip(("rows", "columns"), size, right, strict=True):
+        if not _is_count(factor) or total % factor:
+            divisors = [n for n in range(1, total + 1) if total % n == 0]
+            near = sorted(sorted(divisors, key=lambda n: abs(n - factor))[:4])
+            raise ValueError(
+                f"right factor {tuple(right)} does not divide a weight of {size[0]}x{size[1]}: "
+                f"{name} {factor} of {total}; use one of {', '.join(map(str, near))}"
+            )
+        left.append(total // factor)
+    return PartShape(left=(left[0], left[1]), right=(right[0], right[1]), num_terms=num_terms)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
