@@ -14,7 +14,7 @@ from mobilellm.checkpoint import (
     write_json,
     write_tensors,
 )
-from mobilellm.compression.masking import Pruning
+from mobilellm.compression.pruning import Pruning
 from mobilellm.formats.huggingface import export_huggingface, import_huggingface
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.pipeline.model_hash import model_hash

@@ -1,21 +1,18 @@
-"""Compression of a MobileLLM: recipes that calibrate, plan and apply."""
+"""Compression of a MobileLLM: recipes that calibrate, plan and apply.
 
-from importlib import import_module
+A recipe is a class in the file of its name: `StructuredPruning` in `structured_pruning.py`.
+"""
+
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.public_names import public_class
 
 if TYPE_CHECKING:
     from mobilellm.compression.factorization import Factorization as Factorization
-    from mobilellm.compression.masking import Pruning as Pruning
-    from mobilellm.compression.structured import StructuredPruning as StructuredPruning
-
-# Recipes whose files are not named after them; each is imported when it is first used.
-_MODULES = {"Pruning": "masking", "StructuredPruning": "structured"}
+    from mobilellm.compression.pruning import Pruning as Pruning
+    from mobilellm.compression.structured_pruning import StructuredPruning as StructuredPruning
 
 
 def __getattr__(name: str) -> Any:
-    """A recipe by the name of its class: `Factorization` in `factorization.py`."""
-    if name in _MODULES:
-        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    """A recipe by the name of its class, imported when it is first used."""
     return public_class(__name__, name)

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from mobilellm.compression.budget import CompressionBudget, uniform_budgets
-from mobilellm.compression.parts import PartTemplate, shape_from_parts
-from mobilellm.compression.permuting import with_permutations
+from mobilellm.compression.part_templates import PartTemplate, shape_from_parts
+from mobilellm.compression.permutations import with_permutations
 from mobilellm.compression.recipe import Spending
+from mobilellm.compression.size_budget import SizeBudget, uniform_budgets
 from mobilellm.compression.spending import one_term_more, spend
 from mobilellm.layers.factorized import FactorizedShape
 from mobilellm.models import ModelConfig
@@ -23,7 +23,7 @@ class Division:
     config: ModelConfig
     names: Sequence[str]
     """Of the chosen matrices."""
-    budget: CompressionBudget | None
+    budget: SizeBudget | None
     """None: the parts say all."""
     parts: Sequence[PartTemplate]
     """As the shapes are written, or low rank where they are searched for."""
@@ -47,7 +47,7 @@ class Division:
         """For all chosen matrices together.
 
         Raises:
-            ValueError: as `CompressionBudget.allowed`.
+            ValueError: as `SizeBudget.allowed`.
         """
         if self.budget is None:
             return sum(self.sizes.values())

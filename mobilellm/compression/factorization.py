@@ -15,19 +15,19 @@ from mobilellm.compression.algorithms.shape_search import (
     search_shape,
 )
 from mobilellm.compression.algorithms.sums import SumFit
+from mobilellm.compression.allocation import searched_budgets
 from mobilellm.compression.apply import dense_weight, with_layers, working_copy
-from mobilellm.compression.budget import LIMITS, CompressionBudget
 from mobilellm.compression.calibration import TABLES, Moments, check_tokens, gather_moments
 from mobilellm.compression.division import Division
-from mobilellm.compression.forecast import tell_forecast
-from mobilellm.compression.parts import PartTemplate, parse_parts
-from mobilellm.compression.permuting import absorb_permutations, permuted_fit, with_permutations
+from mobilellm.compression.forecast import log_forecast
+from mobilellm.compression.part_templates import PartTemplate, parse_parts
+from mobilellm.compression.permutations import absorb_permutations, permuted_fit, with_permutations
 from mobilellm.compression.plan import LayerPlan, LayerwisePlan
-from mobilellm.compression.prefix import Prefix
-from mobilellm.compression.progress import told
+from mobilellm.compression.progress import log_progress
 from mobilellm.compression.recipe import Batch, Compressed, LayerwiseRecipe, Spending
 from mobilellm.compression.selection import by_depth
-from mobilellm.compression.sensitivity import searched_budgets
+from mobilellm.compression.size_budget import LIMITS, SizeBudget
+from mobilellm.compression.stream_cache import StreamCache
 from mobilellm.compression.twin import low_rank_plan
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.layers import LayerShape
@@ -53,7 +53,7 @@ class Factorization(LayerwiseRecipe):
     search and the fit to propagated inputs are this project's.
     """
 
-    budget: CompressionBudget | Mapping[str, Any] | None = None
+    budget: SizeBudget | Mapping[str, Any] | None = None
     """What may be kept; None, or no limit set: what parts of fixed terms make, else one half."""
     parts: Sequence[PartTemplate | Mapping[str, Any]] | None = ()
     """Shapes written by hand; empty: low rank; None: searched for each matrix."""
@@ -99,16 +99,16 @@ class Factorization(LayerwiseRecipe):
         """Whether the parts say every number, so that a budget has nothing to decide."""
         return self.parts is not None and all(p.num_terms is not None for p in self.parts)  # pyright: ignore
 
-    def _given_budget(self) -> CompressionBudget | None:
-        if isinstance(self.budget, CompressionBudget):
+    def _given_budget(self) -> SizeBudget | None:
+        if isinstance(self.budget, SizeBudget):
             return self.budget
         if self.budget is None:
-            return None if self.is_fixed else CompressionBudget(ratio=0.5)
+            return None if self.is_fixed else SizeBudget(ratio=0.5)
         if self.is_fixed and all(self.budget.get(name) is None for name in LIMITS):
             # What it says beside its limits is checked all the same.
-            CompressionBudget(**{**self.budget, "ratio": 0.5})
+            SizeBudget(**{**self.budget, "ratio": 0.5})
             return None
-        return CompressionBudget(**self.budget)
+        return SizeBudget(**self.budget)
 
     def check(self, model: MobileLLM) -> None:
         """Refuse what cannot be applied to `model`, before any data is read.
@@ -145,7 +145,7 @@ class Factorization(LayerwiseRecipe):
         started = perf_counter()
         metrics = self._metrics(model, calibration, division.names)
         if self.parts is None or self.allocation == "searched":
-            tell_forecast(
+            log_forecast(
                 model, calibration, metrics, division, fit=self.fit, allocation=self.allocation,
                 shapes=self.shape_search if self.parts is None else None,
                 pass_seconds=perf_counter() - started,
@@ -195,7 +195,7 @@ class Factorization(LayerwiseRecipe):
             shapes = self._written(division, budgets)
         else:
             smaller = [n for n in division.names if budgets[n] < division.sizes[n]]
-            for name in told(smaller, "shapes found"):
+            for name in log_progress(smaller, "shapes found"):
                 fits[name] = search_shape(
                     dense_weight(model, name), budgets[name], metrics[name], self.shape_search
                 )
@@ -203,7 +203,7 @@ class Factorization(LayerwiseRecipe):
             shapes = division.spend_rest(found, budgets)
         division.check(shapes)
         layers = []
-        for name, shape in told(shapes.items(), "errors of the planned shapes"):
+        for name, shape in log_progress(shapes.items(), "errors of the planned shapes"):
             fit = fits.get(name)
             if fit is None or fit.parts != shape.parts:
                 fit = SumFit(dense_weight(model, name), shape, metrics[name])
@@ -236,16 +236,18 @@ class Factorization(LayerwiseRecipe):
         fitted: dict[str, FactorizedLinear] = {}
         errors: dict[str, float] = {}
         working = working_copy(dense)
-        prefix = Prefix(dense, calibration) if Prefix.serves(dense) else None
-        for site in told(self._sites(model.config, names), "layers fitted, by their inputs"):
+        streams = StreamCache(dense, calibration) if StreamCache.serves(dense) else None
+        for site in log_progress(
+            self._sites(model.config, names), "layers fitted, by their inputs"
+        ):
             moments: dict[str, Moments] = {}
             if self.fit == "outputs":
                 moments = gather_moments(working, calibration, site)
             elif self.fit == "propagated":
                 is_block = site[0] not in TABLES
-                if prefix is not None and is_block:
-                    prefix.move_to(int(site[0].split(".")[1]), working)
-                run = prefix if is_block else None
+                if streams is not None and is_block:
+                    streams.move_to(int(site[0].split(".")[1]), working)
+                run = streams if is_block else None
                 moments = gather_moments(working, calibration, site, teacher=dense, run=run)
             for name in site:
                 layer, errors[name] = self._fit_layer(dense, name, shapes[name], moments)  # pyright: ignore

@@ -1,4 +1,4 @@
-"""Work of minutes says how far it is: a bar on a terminal, lines in a log."""
+"""Log the progress of long loops: a bar on a terminal, lines in a log."""
 
 import logging
 import sys
@@ -9,32 +9,36 @@ from typing import TypeVar
 from mobilellm.units import duration_text
 
 T = TypeVar("T")
-TELL_SECONDS = 10.0
+LOG_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
 
-def told(items: Collection[T], work: str) -> Iterator[T]:
-    """Go through `items`, showing how many are done and how long the others will take.
+def log_progress(items: Collection[T], description: str) -> Iterator[T]:
+    """Iterate over `items` and show how many are done and how long the rest will take.
 
-    On a terminal a bar, which goes when all are done; else every ten seconds a line in the log,
-    `<work>: 12 of 84, 3.1 minutes left`.
+    On a terminal this is a bar, which disappears at the end; otherwise a line in the log every ten
+    seconds: `<description>: 12 of 84, 3.1 minutes left`.
+
+    Args:
+        items: to iterate over.
+        description: what is done with them, e.g. `shapes found`.
     """
-    yield from (_with_bar if sys.stderr.isatty() else _with_lines)(items, work)
+    yield from (_with_bar if sys.stderr.isatty() else _with_lines)(items, description)
 
 
-def _with_lines(items: Collection[T], work: str) -> Iterator[T]:
+def _with_lines(items: Collection[T], description: str) -> Iterator[T]:
     begun = last = monotonic()
     for done, item in enumerate(items, start=1):
         yield item
         now = monotonic()
-        if now - last >= TELL_SECONDS:
+        if now - last >= LOG_SECONDS:
             last = now
             left = (now - begun) / done * (len(items) - done)
-            logger.info("%s: %d of %d, %s left", work, done, len(items), duration_text(left))
+            logger.info("%s: %d of %d, %s left", description, done, len(items), duration_text(left))
 
 
-def _with_bar(items: Collection[T], work: str) -> Iterator[T]:
+def _with_bar(items: Collection[T], description: str) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -50,4 +54,4 @@ def _with_bar(items: Collection[T], work: str) -> Iterator[T]:
         TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield from progress.track(items, total=len(items), description=work)
+        yield from progress.track(items, total=len(items), description=description)

@@ -40,7 +40,7 @@ class LayerShape(ABC):
 
     To add a kind of layer, write a subclass with its `nn.Module` in a new file of this package and
     enter the file in `KINDS` of `mobilellm.layers`. The module has `shape` (the subclass),
-    `materialize()` (the dense weight) and `reset_buffers_()`.
+    `materialize()` (the dense weight) and, if it has buffers, `reset_buffers_()`.
     """
 
     kind: ClassVar[str]

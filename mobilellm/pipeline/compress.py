@@ -42,7 +42,7 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
         ValueError, FileNotFoundError: what does not fit, before any data is read; `out` in use.
     """
     from mobilellm.checkpoint import save_model
-    from mobilellm.compression.measured import name_as_given
+    from mobilellm.compression.measurement import name_as_given
     from mobilellm.compression.tables import results_table
     from mobilellm.evaluation.untrained import warn_if_untrained
     from mobilellm.formats.model_folder import open_model

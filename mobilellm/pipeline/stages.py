@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mobilellm.callbacks.compression_stages import FOLDER, REPORT, Stage
-from mobilellm.compression.measured import measure_structures
+from mobilellm.compression.measurement import measure_structures
 from mobilellm.files import write_text_atomically
 from mobilellm.pipeline.results import Facts, Results
 from mobilellm.pipeline.run import Run

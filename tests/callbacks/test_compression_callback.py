@@ -5,8 +5,8 @@ from low_rank_recipe import LowRank
 from small_run import make_model
 
 from mobilellm.callbacks.compression import CompressionCallback
-from mobilellm.compression.structured import StructuredPruning
 from mobilellm.compression.structured_plan import StructuredPlan
+from mobilellm.compression.structured_pruning import StructuredPruning
 from mobilellm.training.training_budget import TrainingBudget
 
 BUDGET = TrainingBudget(max_steps=12, tokens_per_step=128)

@@ -269,9 +269,7 @@ def test_orders_and_biases_of_other_sizes_are_refused():
         MaskedLinear(draw(6, 4), draw(6, 4) > 0, draw(4))
     with pytest.raises(ValueError, match=r"row_order of shape .* must be a permutation of 0…5"):
         FactorizedLinear([part], row_order=torch.arange(4))
-    with pytest.raises(
-        ValueError, match=r"column_order of shape .* must be a permutation of 0…3"
-    ):
+    with pytest.raises(ValueError, match=r"column_order of shape .* must be a permutation of 0…3"):
         FactorizedLinear([part], column_order=torch.tensor([0, 1, 1, 3]))
     with pytest.raises(ValueError, match=r"part 1 has a bias; give it to the layer"):
         FactorizedLinear([part, make_layer((3, 2), (2, 2), 1, bias=True)])

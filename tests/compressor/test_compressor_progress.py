@@ -9,12 +9,12 @@ def test_long_work_is_told_and_quick_work_is_not(caplog, monkeypatch):
     clock = iter(range(0, 100, 4))
     monkeypatch.setattr(progress, "monotonic", lambda: next(clock))
     with caplog.at_level(logging.INFO):
-        assert list(progress.told("abcde", "fitting layers")) == list("abcde")
+        assert list(progress.log_progress("abcde", "fitting layers")) == list("abcde")
     assert caplog.messages == ["fitting layers: 3 of 5, 8.0 seconds left"]
     caplog.clear()
     monkeypatch.setattr(progress, "monotonic", lambda: 0.0)
     with caplog.at_level(logging.INFO):
-        assert list(progress.told("abc", "fitting layers")) == list("abc")
+        assert list(progress.log_progress("abc", "fitting layers")) == list("abc")
     assert not caplog.messages
 
 
@@ -25,6 +25,6 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
 
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", Terminal())
-    assert list(progress.told("abcde", "fitting layers")) == list("abcde")
+    assert list(progress.log_progress("abcde", "fitting layers")) == list("abcde")
     assert "fitting layers" in sys.stderr.getvalue()
     assert "5/5" in sys.stderr.getvalue()

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mobilellm.compression import forecast
+from mobilellm.compression.allocation import PROPOSALS
 from mobilellm.compression.factorization import Factorization
-from mobilellm.compression.sensitivity import PROPOSALS
 from mobilellm.evaluation import validation
 from mobilellm.models import MobileLLM, ModelConfig
 
@@ -28,7 +28,7 @@ def batches():
 def test_a_search_is_forecast_before_it_begins_and_counts_what_it_measures(
     model, caplog, monkeypatch
 ):
-    from mobilellm.compression import sensitivity
+    from mobilellm.compression import allocation as sensitivity
 
     measured = []
     real = validation.sum_losses
@@ -51,7 +51,7 @@ def test_the_forecast_grows_with_the_work(model, caplog, monkeypatch):
     recipe = Factorization(allocation="searched", fit="weights", parts=None)
     division = recipe._division(model)
     with caplog.at_level(logging.INFO, logger="mobilellm"):
-        forecast.tell_forecast(
+        forecast.log_forecast(
             model, batches(), {n: None for n in division.names}, division, fit="weights",
             allocation="uniform", shapes=recipe.shape_search, pass_seconds=0.0,
         )  # fmt: skip

@@ -8,8 +8,8 @@ from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.algorithms.pruning import sparsegpt
 from mobilellm.compression.apply import dense_weight, with_layers
 from mobilellm.compression.calibration import gather_moments
-from mobilellm.compression.masking import METHODS, Pruning
 from mobilellm.compression.plan import LayerwisePlan
+from mobilellm.compression.pruning import METHODS, Pruning
 from mobilellm.models import MobileLLM, ModelConfig
 
 SCHEMES = ("immediate", "repeat_all", "reverse")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mobilellm.compression.calibration import gather_moments
-from mobilellm.compression.prefix import Prefix
+from mobilellm.compression.stream_cache import StreamCache
 from mobilellm.models import MobileLLM, ModelConfig
 
 SHAPE = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_blocks": 3,
@@ -34,7 +34,7 @@ def test_moments_are_those_of_whole_passes(layer_sharing, block_repeats, has_doc
     model, teacher = make_models(layer_sharing=layer_sharing, block_repeats=block_repeats)
     kept = ("input_ids", "document_ids") if has_documents else ("input_ids",)
     calibration = [{name: batch[name] for name in kept} for batch in batches()]
-    prefix = Prefix(teacher, calibration)
+    prefix = StreamCache(teacher, calibration)
     order = model.config.layer_order
     for block in dict.fromkeys(order):
         prefix.move_to(block, model)
@@ -52,7 +52,7 @@ def test_moments_are_those_of_whole_passes(layer_sharing, block_repeats, has_doc
 @pytest.mark.usefixtures("uneven_schemes")
 def test_a_block_that_lies_behind_is_refused():
     model, teacher = make_models(layer_sharing="last_first")
-    prefix = Prefix(teacher, list(batches()))
+    prefix = StreamCache(teacher, list(batches()))
     prefix.move_to(1, model)
     with pytest.raises(ValueError, match="block 2 first runs at layer 0, before layer 1, where"):
         prefix.move_to(2, model)
@@ -64,7 +64,7 @@ def test_blocks_before_do_not_run_again():
     for index, block in enumerate(model.blocks):
         block.register_forward_hook(lambda *_, index=index: calls.append(index))
     calibration = list(batches())
-    prefix = Prefix(teacher, calibration)
+    prefix = StreamCache(teacher, calibration)
     for block in range(3):
         prefix.move_to(block, model)
         for _ in range(2):
@@ -75,8 +75,8 @@ def test_blocks_before_do_not_run_again():
 
 def test_shared_keys_and_values_need_whole_passes():
     [model, _] = make_models(block_repeats=2, share_kv="first")
-    assert not Prefix.serves(model)
+    assert not StreamCache.serves(model)
     with pytest.raises(ValueError, match="whole forward passes"):
-        Prefix(model, [])
+        StreamCache(model, [])
     with pytest.raises(ValueError, match="run the whole model"):
         model.run_layers(torch.zeros(1, 2, 16), slice(0, 1))

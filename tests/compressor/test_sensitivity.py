@@ -5,10 +5,10 @@ import torch
 
 from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.algorithms.sums import SumFit
+from mobilellm.compression.allocation import proposals
 from mobilellm.compression.apply import dense_weight
 from mobilellm.compression.error_curve import ErrorCurve
 from mobilellm.compression.factorization import Factorization
-from mobilellm.compression.sensitivity import proposals
 from mobilellm.models import MobileLLM, ModelConfig
 
 PARTS = {

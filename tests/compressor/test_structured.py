@@ -7,10 +7,10 @@ import torch
 from test_masking import SCHEMES, batches, make_model
 
 from mobilellm.checkpoint import load_model, save_model
-from mobilellm.compression.cutting import pruned_model
-from mobilellm.compression.masking import Pruning
-from mobilellm.compression.structured import StructuredPruning
+from mobilellm.compression.pruning import Pruning
+from mobilellm.compression.structured_cut import pruned_model
 from mobilellm.compression.structured_plan import StructuredPlan
+from mobilellm.compression.structured_pruning import StructuredPruning
 from mobilellm.evaluation.validation import sum_losses
 
 VARIANTS = [{"layer_sharing": scheme, "block_repeats": 2, "share_kv": kv}
@@ -144,7 +144,7 @@ def test_the_block_that_turns_least_goes():
     with torch.no_grad():
         model.blocks[1].attention.o_proj.weight.mul_(1e-3)
         model.blocks[1].feed_forward.down_proj.weight.mul_(1e-3)
-    recipe = StructuredPruning(keep_blocks=0.67, block_importance="turning")
+    recipe = StructuredPruning(keep_blocks=0.67, block_importance="block_influence")
     assert recipe.plan(model, batches()).blocks == (0, 2)
 
 

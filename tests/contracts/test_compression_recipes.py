@@ -8,9 +8,9 @@ import torch
 from mobilellm.accounting import count_parameters, decode_bytes_per_token
 from mobilellm.checkpoint import load_model, save_model
 from mobilellm.compression.factorization import Factorization
-from mobilellm.compression.masking import Pruning
 from mobilellm.compression.plan import LayerwisePlan
-from mobilellm.compression.structured import StructuredPruning
+from mobilellm.compression.pruning import Pruning
+from mobilellm.compression.structured_pruning import StructuredPruning
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.generation import generate
@@ -144,7 +144,7 @@ def test_every_number_type_stays_what_it_is(name, dtype):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_absorbed_permutations_leave_the_function_unchanged(scheme, seed):
     from mobilellm.compression.algorithms.permutation import PermutationSearch
-    from mobilellm.compression.permuting import absorb_permutations
+    from mobilellm.compression.permutations import absorb_permutations
 
     model = make_model(scheme).eval()
     plan = RECIPES["absorbed"].plan(model, make_batches())
@@ -183,7 +183,8 @@ BAD = {
         dict(layers=FEED_FORWARD, parts=[{"right": [2, 2], "num_terms": 4}]),
         "more than the dense weight"),
     "a budget too small for one term": (dict(budget={"ratio": 0.01}), "leaves"),
-    "a budget that saves nothing": (dict(budget={"max_bytes": 1e9}), "ask for less"),
+    "a budget that saves nothing": (
+        dict(budget={"max_bytes": 1e9}), "lower the budget below the model's size"),
     "a budget that the rest exceeds": (dict(budget={"stored_ratio": 0.05}), "already"),
 }  # fmt: skip
 

@@ -3,7 +3,7 @@
 import torch
 
 from mobilellm.checkpoint import read_tensors, save_model, stored_bytes
-from mobilellm.compression.masking import Pruning
+from mobilellm.compression.pruning import Pruning
 from mobilellm.formats.export_summary import export_summary
 from mobilellm.formats.huggingface import export_huggingface
 from mobilellm.models import MobileLLM, ModelConfig

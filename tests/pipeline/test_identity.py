@@ -256,7 +256,7 @@ def test_a_run_of_version_0_1_is_found_by_the_command_in_todays_spelling(name, t
         ("optimizer", "some.other.module.adamw"),
         ("schedule", "mobilellm.optim.schedules.cosine"),
         ("callbacks.loss_guard", "mobilellm.callbacks.loss_guard.LossGuardCallback"),
-        ("compression", "mobilellm.compression.masking.Pruning"),
+        ("compression", "mobilellm.compression.pruning.Pruning"),
     ],
 )
 def test_moving_a_class_renames_no_run(key, moved):

@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 from simulated_sweep import count, model, summary, write_run
 
-from mobilellm.compression.budget import CompressionBudget
 from mobilellm.compression.factorization import Factorization
-from mobilellm.compression.masking import Pruning
-from mobilellm.compression.parts import PartTemplate
-from mobilellm.compression.structured import StructuredPruning
+from mobilellm.compression.part_templates import PartTemplate
+from mobilellm.compression.pruning import Pruning
+from mobilellm.compression.size_budget import SizeBudget
+from mobilellm.compression.structured_pruning import StructuredPruning
 from mobilellm.report import compare
 from mobilellm.report.compressed import parsed_recipe
 from mobilellm.report.run_settings import recipe_text
@@ -41,7 +41,7 @@ def write_compressed(folder, recipe, loss, *, stored=600_000, size=1_500_000, **
     return folder
 
 
-LOW_RANK = Factorization(budget=CompressionBudget(ratio=0.5), parts=[])
+LOW_RANK = Factorization(budget=SizeBudget(ratio=0.5), parts=[])
 WANDA = Pruning(method="wanda", sparsity=0.5)
 
 
@@ -58,10 +58,10 @@ def printed(found, width):
         (WANDA, "wanda ½ zero"),
         (Pruning(method="magnitude", sparsity=0.5, pattern="2:4"), "magnitude 2:4"),
         (StructuredPruning(keep_heads=0.75), "structured heads ¾"),
-        (Factorization(budget=CompressionBudget(ratio=0.5), parts=None), "searched ½"),
+        (Factorization(budget=SizeBudget(ratio=0.5), parts=None), "searched ½"),
         (
             Factorization(
-                budget=CompressionBudget(ratio=0.5),
+                budget=SizeBudget(ratio=0.5),
                 parts=[PartTemplate(right=(1, 2))],
             ),
             "kronecker ½",

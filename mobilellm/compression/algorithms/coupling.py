@@ -114,8 +114,8 @@ def permute_units_(model: "nn.Module", coupling: Coupling, order: "Tensor") -> N
         order: (num_units,); the unit that comes to each place.
 
     Raises:
-        ValueError: a layer that is missing or not dense; an order that is no permutation of the
-            units or that moves one to another group.
+        ValueError: a layer that is missing or not dense; an order that is not a permutation of
+            the units or that moves one to another group.
     """
     import torch
 
@@ -135,8 +135,7 @@ def check_unit_order(order: "Tensor", num_units: int, groups: int = 1) -> None:
     listed = order.tolist()
     if sorted(listed) != list(range(num_units)):
         raise ValueError(
-            f"order has shape {tuple(order.shape)} and is no permutation; "
-            f"give each of 0 to {num_units - 1} once"
+            f"order of shape {tuple(order.shape)} must be a permutation of 0…{num_units - 1}"
         )
     size = num_units // groups
     for place, unit in enumerate(listed):

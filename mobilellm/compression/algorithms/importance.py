@@ -65,8 +65,8 @@ def output_importance(weight: Tensor, second_moment: Tensor, unit: int = 1) -> T
     return torch.einsum("oua,abu,oub->u", blocks, own, blocks)
 
 
-def turning(before: Tensor, after: Tensor) -> float:
-    """Sum over tokens of 1 − cos(before, after), both (..., hidden): 0 where nothing turns.
+def block_influence(before: Tensor, after: Tensor) -> float:
+    """Sum over tokens of 1 − cos(before, after), both (..., hidden); 0 if no direction changes.
 
     Source: Men et al. 2024, ShortGPT, arXiv:2403.03853.
     """

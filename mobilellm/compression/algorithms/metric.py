@@ -1,16 +1,16 @@
-"""By what the error of a weight is measured: its own norm, or the error of the layer's output."""
+"""Error metrics: the Frobenius norm, or weighted by the second moment of the layer's inputs."""
 
 import torch
 from torch import Tensor
 
-# Share of the mean of the diagonal that is added to it: directions never seen stay finite.
+# This share of the mean of the diagonal is added to it, so that unseen directions stay finite.
 DAMPING = 1e-6
 
 
 class Metric:
-    """‖E‖² = tr(E S Eᵀ), with S the second moment of the layer's inputs; S = 1 where none is given.
+    """‖E‖² = tr(E S Eᵀ), with S the second moment of the layer's inputs, or S = 1 without one.
 
-    All in float64.
+    With S it is the mean square error of the layer's outputs. All values are float64.
     """
 
     def __init__(self, moment: Tensor | None = None) -> None:
@@ -20,12 +20,12 @@ class Metric:
             moment: E[x xᵀ] (in, in); None: the plain Frobenius norm.
 
         Raises:
-            ValueError: a moment that is not square, has entries that are not finite, or is no
-                second moment (not positive semi-definite).
+            ValueError: a moment that is not square, has entries that are not finite, or is not
+                positive semi-definite.
         """
         self.moment: Tensor | None = None
         self.damping = 0.0
-        """What is added to the diagonal of the moment."""
+        """The number that is added to the diagonal of the moment."""
         self._root: Tensor | None = None
         if moment is None:
             return
@@ -44,7 +44,7 @@ class Metric:
         return float(self.whiten(error.detach().double()).square().sum())
 
     def relative_error(self, weight: Tensor, approximation: Tensor) -> float:
-        """‖W − Ŵ‖ / ‖W‖; 0 where both are zero."""
+        """‖W − Ŵ‖ / ‖W‖; 0 if both are zero."""
         norm = self.squared_norm(weight)
         error = self.squared_norm(weight.double() - approximation.double())
         return (error / norm) ** 0.5 if norm > 0 else float(error > 0)

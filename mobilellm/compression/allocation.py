@@ -1,11 +1,11 @@
-"""What the loss says of each matrix, and the budgets that follow from it.
+"""Allocation of a size budget to the matrices, by the sensitivity of the loss to each of them.
 
-The increase of the calibration loss is measured where one matrix is compressed alone, and where
-all are and this one is restored: compressed layers make each other's errors better or worse. At
-other sizes the increase is taken to be proportional to the squared error, and a knapsack over the
-matrices finds the sizes with the least sum. That trusts the measured increases entirely, and its
-answers are extreme; so divisions between them and the uniform one are proposed as well. Of all,
-that one is taken whose calibration loss, measured with all matrices compressed, is lowest.
+The sensitivity is measured twice per matrix: the increase of the calibration loss with this matrix
+alone compressed, and the decrease when it is restored while all others are compressed. The increase
+at other sizes is assumed to be proportional to the squared error, and a knapsack over the matrices
+finds the sizes with the smallest sum. As this relies entirely on the measurements and tends to
+extremes, divisions between it and the uniform one are proposed too. The division with the lowest
+calibration loss, measured with all matrices compressed, is chosen.
 """
 
 import itertools
@@ -16,20 +16,20 @@ from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.apply import dense_weight, with_layers
 from mobilellm.compression.division import Division
 from mobilellm.compression.error_curve import ErrorCurve
-from mobilellm.compression.progress import told
+from mobilellm.compression.progress import log_progress
 from mobilellm.compression.recipe import Batch
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.models import MobileLLM
 
-# Two losses are measured for each matrix; so many tokens rank them well enough.
+# The losses of two models are measured per matrix, on this many tokens: enough to rank them.
 LOSS_TOKENS = 4_096
-# How far from the uniform division towards a knapsack's the divisions between them lie.
+# Positions of intermediate divisions between the uniform one (0) and that of the knapsack (1).
 STEPS = (0.25, 0.5, 0.75)
-# The cautious knapsack gives a matrix at least the first and at most the second times its uniform
-# share.
+# Smallest and largest multiple of its uniform share that the cautious knapsack gives a matrix.
 CAUTIOUS = (0.5, 2.0)
 
-# At most so many divisions are proposed: for each of three ways to say what a matrix is worth.
+# The largest number of proposed divisions: three estimates of the sensitivity, and for each the two
+# knapsacks and the intermediate divisions.
 PROPOSALS = 3 * (2 + len(STEPS))
 
 Budgets = dict[str, int]
@@ -67,16 +67,19 @@ def searched_budgets(
     dense = loss({})
     all_compressed = loss(uniform)
     alone = {
-        n: loss({n: uniform[n]}) - dense for n in told(curves, "losses with one matrix compressed")
+        n: loss({n: uniform[n]}) - dense
+        for n in log_progress(curves, "losses with one matrix compressed")
     }
     restored = {
         n: all_compressed - loss({k: v for k, v in uniform.items() if k != n})
-        for n in told(curves, "losses with one matrix dense")
+        for n in log_progress(curves, "losses with one matrix dense")
     }
     both = {n: (max(alone[n], 1e-6) * max(restored[n], 1e-6)) ** 0.5 for n in curves}
     proposed = list(proposals(curves, (alone, restored, both), uniform, division))
     tried = [(all_compressed, uniform)]
-    tried += [(loss(budgets), budgets) for budgets in told(proposed, "losses of whole divisions")]
+    tried += [
+        (loss(budgets), budgets) for budgets in log_progress(proposed, "losses of whole divisions")
+    ]
     return min(tried, key=lambda one: one[0])[1]
 
 
@@ -132,14 +135,14 @@ def _least_sum(
     costs, damages = [], []
     for name, curve in curves.items():
         base = division.written(name, uniform[name])
-        # A matrix whose loss seems to fall is taken as nearly free, not as a gain.
-        slope = max(increases[name], 1e-6) / max(curve.squared_error(base), 1e-30)
+        # If compressing a matrix seems to lower the loss, it counts as nearly free, not as a gain.
+        gradient = max(increases[name], 1e-6) / max(curve.squared_error(base), 1e-30)
         least, most = (bound * uniform[name] for bound in bounds)
         kept = [
             s for s in curve.choices(uniform[name]) if s == base or least <= s.parameters <= most
         ]
         sizes.append([shape.parameters for shape in kept])
-        damages.append([slope * curve.squared_error(shape) for shape in kept])
+        damages.append([gradient * curve.squared_error(shape) for shape in kept])
         if curve.size <= most:
             sizes[-1].append(curve.size)
             damages[-1].append(0.0)

@@ -16,7 +16,7 @@ from mobilellm.compression.algorithms.permutation import (
 )
 from mobilellm.compression.algorithms.sums import SumFit
 from mobilellm.compression.apply import dense_weight, working_copy
-from mobilellm.compression.model_couplings import couplings
+from mobilellm.compression.couplings import couplings
 from mobilellm.compression.plan import LayerwisePlan
 from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
 from mobilellm.layers.kronecker import PartShape

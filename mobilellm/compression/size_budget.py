@@ -1,4 +1,4 @@
-"""How much of each matrix is kept: the same share everywhere, or more where the loss needs it."""
+"""The size that a compressed model may have, and its uniform division among the matrices."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ LIMITS = ("ratio", "stored_ratio", "max_bytes", "max_decode_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressionBudget:
+class SizeBudget:
     """What the compressed model may cost; exactly one limit is given.
 
     Raises:
@@ -27,10 +27,11 @@ class CompressionBudget:
     stored_ratio: float | None = None
     """Share of all stored parameters of the model that is kept."""
     max_bytes: float | None = None
-    """Bytes of the stored weights, at `bits` each, and of stored permutations, 4 an index."""
+    """Bytes of the stored weights, at `bits` each, and of stored permutations, 4 per index."""
     max_decode_bytes: float | None = None
-    """Bytes read for one token, counted so, and again at every use of a shared block."""
+    """Bytes read to decode one token, counted likewise; a shared block is read at each use."""
     bits: int = 16
+    """Bits per weight, for limits in bytes."""
 
     def __post_init__(self) -> None:
         """Check."""
@@ -56,15 +57,15 @@ class CompressionBudget:
         return self.max_bytes is not None or self.max_decode_bytes is not None
 
     def index_cost(self, indices: int) -> float:
-        """What so many entries of stored permutations cost, in parameters; nothing of a share."""
+        """Cost of the entries of stored permutations, in parameters; 0 if the limit is a ratio."""
         return indices * INDEX_BITS / self.bits if self._in_bytes else 0.0
 
     def cost(self, shape: FactorizedShape) -> float:
-        """What one use of a matrix of that shape costs, in parameters."""
+        """Cost of one use of a matrix of that shape, in parameters."""
         return shape.parameters + self.index_cost(shape.indices)
 
     def weights_of(self, config: ModelConfig, names: Sequence[str]) -> dict[str, float]:
-        """What one parameter of each matrix costs: 1, or how often it is read for a token."""
+        """Cost of one parameter of each matrix: 1, or the number of reads per decoded token."""
         if self.max_decode_bytes is None:
             return dict.fromkeys(names, 1.0)
         order = config.layer_order
@@ -74,11 +75,12 @@ class CompressionBudget:
         }
 
     def allowed(self, config: ModelConfig, names: Sequence[str]) -> float:
-        """What the named matrices may cost together, in parameters times their weights.
+        """The total that the named matrices may cost, in parameters times their weights.
 
         Raises:
-            ValueError: the rest of the model alone is over the limit, nothing needs to be saved,
-                or a table of which a token reads one row only is to be read less.
+            ValueError: the rest of the model alone exceeds the limit, the model is within it
+                already, or `max_decode_bytes` with an untied token embedding, of which decoding
+                reads one row only.
         """
         if self.max_decode_bytes is not None and not config.tie_word_embeddings:
             _check_no_table(names)
@@ -104,13 +106,13 @@ class CompressionBudget:
         if allowed >= dense:
             raise ValueError(
                 f"{self} allows {limit:,.0f} parameters and the model has {total:,.0f}; "
-                "ask for less"
+                "lower the budget below the model's size"
             )
         return allowed
 
 
 def _check_no_table(names: Sequence[str]) -> None:
-    """Refuse an untied token table.
+    """Refuse an untied token embedding.
 
     Raises:
         ValueError: it is among `names`.

@@ -6,7 +6,7 @@ from torch import Tensor
 from mobilellm.checkpoint import model_from_state
 from mobilellm.compression.algorithms.coupling import Coupling, unit_features
 from mobilellm.compression.algorithms.selection_of_units import select_units
-from mobilellm.compression.model_couplings import couplings
+from mobilellm.compression.couplings import couplings
 from mobilellm.compression.structured_plan import StructuredPlan
 from mobilellm.models import MobileLLM, ModelConfig
 

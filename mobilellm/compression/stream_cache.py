@@ -1,7 +1,7 @@
-"""Measuring one block without running those before it again.
+"""The residual streams before a block, kept so that earlier blocks do not run again.
 
-A propagated fit measures each block several times: after each of its matrices it has changed. The
-blocks before its first use are finished by then, so the residual streams that reach it are kept.
+A propagated fit measures each block several times, since it changes with each of its matrices. All
+blocks before its first use are final by then, and so is the residual stream that reaches it.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from mobilellm.models import MobileLLM
 from mobilellm.models.attention_mask import attention_mask_of
 
 
-class Prefix:
-    """Residual streams before the first use of a block, of two models on the same text.
+class StreamCache:
+    """Residual streams of two models on the same text, before the first use of a block.
 
-    Blocks are to be compressed in the order of their first use. Holds two numbers (of the models'
-    type) for each token and unit of width.
+    Blocks must be compressed in the order of their first use. Memory: two numbers, in the type of
+    the models, per token and unit of the hidden size.
 
     Args:
-        teacher: the model as it was; the other one changes from block to block.
+        teacher: the model before compression; the other model changes from block to block.
         calibration: batches of `input_ids` (batch, seq), with or without `document_ids`.
 
     Raises:
@@ -30,7 +30,7 @@ class Prefix:
     """
 
     def __init__(self, teacher: MobileLLM, calibration: Sequence[Batch]) -> None:
-        """Nothing is computed yet: the token table may still change."""
+        """Nothing is computed yet: the token embedding may still change."""
         if not self.serves(teacher):
             raise ValueError("share_kv=first needs whole forward passes")
         self.teacher = teacher
@@ -41,12 +41,12 @@ class Prefix:
 
     @staticmethod
     def serves(model: MobileLLM) -> bool:
-        """Whether the residual stream is all that an application reads."""
+        """Whether a block reads the residual stream only, and no keys and values of another use."""
         return model.config.share_kv != "first"
 
     @torch.no_grad()
     def move_to(self, block: int, model: MobileLLM) -> None:
-        """Go on to a block at or after the present one; `model` is compressed up to there.
+        """Move to the current block or a later one; `model` is compressed up to there.
 
         Raises:
             ValueError: a block whose first use lies before the present one's.
@@ -63,9 +63,9 @@ class Prefix:
             streams = self._streams.get(one is self.teacher)
             if streams is None:
                 streams = [one.embedding(b["input_ids"].to(_device(one))) for b in self.calibration]
-            ahead = slice(self.layers.start, first)
+            next_layers = slice(self.layers.start, first)
             self._streams[one is self.teacher] = [
-                self._run(one, stream, ahead, batch)
+                self._run(one, stream, next_layers, batch)
                 for stream, batch in zip(streams, self.calibration, strict=True)
             ]
         self.layers = slice(first, last + 1)

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from mobilellm.compression.algorithms.coupling import Coupling, unit_features
 from mobilellm.compression.algorithms.importance import (
+    block_influence,
     output_importance,
     taylor_importance,
-    turning,
 )
 from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.algorithms.selection_of_units import best_columns, most_important
 from mobilellm.compression.apply import dense_weight, working_copy
 from mobilellm.compression.calibration import Moments, check_tokens, gather_moments
-from mobilellm.compression.cutting import kept_inputs, pruned_model
-from mobilellm.compression.model_couplings import couplings
+from mobilellm.compression.couplings import couplings
 from mobilellm.compression.recipe import Batch, Compressed, Recipe
+from mobilellm.compression.structured_cut import kept_inputs, pruned_model
 from mobilellm.compression.structured_plan import Indices, StructuredPlan, check_dense_blocks
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.losses.cross_entropy import chunked_cross_entropy
@@ -31,17 +31,17 @@ from mobilellm.models.sharing import is_closed_under_removal
 from mobilellm.ranges import Range, check_fields
 
 IMPORTANCES = ("taylor", "outputs")
-BLOCK_IMPORTANCES = ("loss", "turning")
+BLOCK_IMPORTANCES = ("loss", "block_influence")
 HEAD_UNITS = ("groups", "within_groups")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StructuredPruning(Recipe[StructuredPlan]):
-    """Remove what the calibration text needs least; what stays is dense and runs anywhere.
+    """Remove the blocks, heads and channels that matter least; the result is a dense model.
 
-    Blocks go first, then heads and channels by their importance in what is left, in every block
-    the same share. A block that is applied several times is one block: it is judged by all its
-    uses and goes, or is cut, in all of them.
+    Blocks are removed first. Then the same share of heads and channels is removed from each of the
+    remaining blocks, by their importance in the model without the removed blocks. A block that is
+    applied several times is judged by all its uses, and is removed or cut in all of them.
 
     Raises:
         ValueError: no share given, one outside (0, 1], an unknown choice.
@@ -51,26 +51,26 @@ class StructuredPruning(Recipe[StructuredPlan]):
     """
 
     keep_channels: float | None = None
-    """Share of each block's feed-forward channels that stays; None: all."""
+    """Share of each block's feed-forward channels that is kept; None: all."""
     keep_heads: float | None = None
-    """Share of each block's heads that stays; None: all."""
+    """Share of each block's heads that is kept; None: all."""
     keep_blocks: float | None = None
-    """Share of the stored blocks that stays; None: all."""
+    """Share of the stored blocks that is kept; None: all."""
     importance: str = "taylor"
-    """Of channels and heads. `taylor`: slope of the loss as they fade out; `outputs`: mean square
-    of what they add to their layer's output."""
+    """Measure for channels and heads. `taylor`: gradient of the loss with respect to a gate on the
+    unit; `outputs`: mean square of the unit's contribution to the output of its layer."""
     block_importance: str = "loss"
-    """`loss`: what the loss rises by without the block; `turning`: 1 − cos of its input and
-    output, from a single pass."""
+    """Measure for blocks. `loss`: increase of the loss without the block; `block_influence`:
+    1 − cos(input, output), from a single pass."""
     head_unit: str = "groups"
     """`groups`: key-value heads with all their query heads; `within_groups`: query heads, equally
     many of each group, while all key-value heads stay."""
     reconstruct: bool = True
-    """Whether the projections out of cut layers are fitted to the old outputs."""
+    """Whether `o_proj` and `down_proj` of cut layers are refitted to the outputs before the cut."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
-        share = Range(above=0, at_most=1, remedy="the share that stays")
+        share = Range(above=0, at_most=1, remedy="the share that is kept")
         check_fields(self, keep_channels=share, keep_heads=share, keep_blocks=share)
         check_choice("importance", self.importance, IMPORTANCES)
         check_choice("block_importance", self.block_importance, BLOCK_IMPORTANCES)
@@ -89,7 +89,7 @@ class StructuredPruning(Recipe[StructuredPlan]):
         self.check_config(model.config)
 
     def check_config(self, config: ModelConfig) -> None:
-        """The same, of a model that is not built.
+        """As `check`, from the configuration alone.
 
         Raises:
             ValueError: as `check`.
@@ -106,10 +106,10 @@ class StructuredPruning(Recipe[StructuredPlan]):
         self._kept_counts(config)
 
     def configs_after(self, config: ModelConfig) -> list[ModelConfig]:
-        """Architectures that may come out; which blocks stay only the calibration text tells.
+        """The architectures that may result; which blocks are kept depends on the calibration text.
 
-        They differ where the blocks of `config` do. Then each place may be taken by any of as many
-        neighbours as blocks go, and here every place is taken by each of its candidates once.
+        There are several only if the blocks of `config` differ in size. With n blocks removed, each
+        position may be taken by one of n + 1 blocks; every candidate occurs once at its position.
 
         Raises:
             ValueError: as `check`.
@@ -122,7 +122,7 @@ class StructuredPruning(Recipe[StructuredPlan]):
         return [self._first_units(config, range(start, start + count)) for start in starts]
 
     def _first_units(self, config: ModelConfig, blocks: Sequence[int]) -> ModelConfig:
-        """The architecture that is left of these blocks, with the first units of each."""
+        """The architecture with these blocks and the first units of each."""
         plan = StructuredPlan.whole(config, blocks)
         smaller = plan.config_after(config)
         cut = self._couplings(smaller)
@@ -135,7 +135,7 @@ class StructuredPruning(Recipe[StructuredPlan]):
         return self._planned(plan, kept).config_after(config)
 
     def plan(self, model: MobileLLM, calibration: Sequence[Batch]) -> StructuredPlan:
-        """Choose the blocks, and in these the heads and channels.
+        """Choose the blocks to keep, and in these the heads and channels.
 
         Raises:
             ValueError: as `check`; an empty calibration set.
@@ -159,8 +159,9 @@ class StructuredPruning(Recipe[StructuredPlan]):
         """Build the smaller model.
 
         Returns:
-            The model; of each projection out of a cut layer, by its name in the new model, the
-            relative error of its outputs on the calibration text, all before it being whole.
+            The model, and for each `o_proj` and `down_proj` of a cut layer, by its name in the new
+            model, the relative error of its outputs on the calibration text. Each error is measured
+            with all earlier layers uncut.
 
         Raises:
             ValueError: a plan of another model; too few calibration tokens.
@@ -191,7 +192,7 @@ class StructuredPruning(Recipe[StructuredPlan]):
     def _keep(
         kept: dict[str, list[Indices]], coupling: Coupling, units: Tensor, config: ModelConfig
     ) -> None:
-        """Write down which units of one block stay."""
+        """Store which units of one block are kept."""
         _, block, kind = coupling.name.split(".")
         if kind == "heads":  # from groups of heads to heads
             units = unit_features(units, coupling.unit // config.head_dim)  # pyright: ignore
@@ -202,7 +203,7 @@ class StructuredPruning(Recipe[StructuredPlan]):
         return replace(plan, heads=tuple(kept["heads"]), channels=tuple(kept["hidden"]))
 
     def _couplings(self, config: ModelConfig) -> dict[str, Coupling]:
-        """What may go: channels, and heads in the unit asked for; by name."""
+        """Couplings whose units may be removed, by name; heads in units of `head_unit`."""
         found = {coupling.name: coupling for coupling in couplings(config)}
         if self.head_unit == "within_groups":
             return found
@@ -214,7 +215,7 @@ class StructuredPruning(Recipe[StructuredPlan]):
         }
 
     def _kept_counts(self, config: ModelConfig) -> dict[str, int]:
-        """Units to keep, of each group, by coupling; only where a share is asked for."""
+        """Number of units to keep of each group, by coupling, for the shares that are given."""
         counts: dict[str, int] = {}
         shares = {"keep_channels": self.keep_channels, "keep_heads": self.keep_heads}
         for (field, share), kind in zip(shares.items(), ("hidden", "heads"), strict=True):
@@ -228,7 +229,7 @@ class StructuredPruning(Recipe[StructuredPlan]):
     def _importance(
         self, model: MobileLLM, chosen: Sequence[Coupling], calibration: Sequence[Batch]
     ) -> dict[str, Tensor]:
-        """Of every unit, by coupling."""
+        """Importance of every unit, by coupling."""
         if self.importance == "taylor":
             return taylor_importance(
                 model, chosen, calibration, lambda batch: _loss_sum(model, batch)
@@ -245,15 +246,15 @@ class StructuredPruning(Recipe[StructuredPlan]):
         (count,) = _counts("keep_blocks", self.keep_blocks, [num_blocks])
         if count == num_blocks:
             return list(range(num_blocks))
-        measure = _losses_without if self.block_importance == "loss" else _turnings
+        measure = _losses_without if self.block_importance == "loss" else _block_influences
         return most_important(torch.tensor(measure(model, calibration)), count).tolist()
 
 
 def _counts(name: str, share: float | None, sizes: Sequence[int]) -> list[int]:
-    """How many of each size stay, to the nearest whole number.
+    """The number of units to keep of each size, rounded to the nearest whole number.
 
     Raises:
-        ValueError: none of one stays, or nothing of any goes.
+        ValueError: nothing would be kept of one size, or nothing removed of any.
     """
     if share is None or share == 1:
         return list(sizes)
@@ -286,8 +287,8 @@ def _losses_without(model: MobileLLM, calibration: Sequence[Batch]) -> list[floa
 
 
 @torch.no_grad()
-def _turnings(model: MobileLLM, calibration: Sequence[Batch]) -> list[float]:
-    """How much each stored block turns the residual stream, summed over its uses and tokens."""
+def _block_influences(model: MobileLLM, calibration: Sequence[Batch]) -> list[float]:
+    """Block influence of each stored block, summed over its uses and over tokens."""
     sums = [0.0] * model.config.num_blocks
     device = next(model.parameters()).device
     for batch in calibration:
@@ -298,6 +299,6 @@ def _turnings(model: MobileLLM, calibration: Sequence[Batch]) -> list[float]:
         for block, after in zip(
             model.config.layer_order, output.captured["hidden_states"], strict=True
         ):
-            sums[block] += turning(before, after)
+            sums[block] += block_influence(before, after)
             before = after
     return sums
