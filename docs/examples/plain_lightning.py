@@ -10,10 +10,10 @@ import sys
 from functools import partial
 
 from lightning.pytorch import Trainer
+from mobilellm.compression.budget import CompressionBudget
 
 from mobilellm.callbacks import CheckpointCallback, CompressionCallback, DistillationCallback
 from mobilellm.checkpoint import save_model
-from mobilellm.compression.budget import CompressionBudget
 from mobilellm.compression.factorization import Factorization
 from mobilellm.data import TextData, prepare_data
 from mobilellm.distillation import ForwardKL
