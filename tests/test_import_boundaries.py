@@ -26,6 +26,7 @@ LAYERS = (
         "version",
         "provenance",
         "checkpoint_files",
+        "command_names",
         "run_folder",
         "run_lock",
         "run_settings",

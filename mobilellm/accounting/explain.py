@@ -1,4 +1,4 @@
-"""All that the accounting says about one model, as plain data: what `scripts/explain.py` shows."""
+"""All that the accounting says about one model, as plain data: what `mobilellm explain` shows."""
 
 from dataclasses import asdict
 from typing import Any

@@ -1,4 +1,4 @@
-"""last.ckpt, the one before it, best.ckpt and plateau.ckpt."""
+"""Writes the checkpoints of a run: last.ckpt, previous.ckpt, best.ckpt and plateau.ckpt."""
 
 import math
 import time
@@ -18,21 +18,21 @@ BEST_CHECKPOINT = "best.ckpt"
 
 
 class CheckpointCallback(Checkpoint):
-    """Keeps the last state, the one with the lowest validation loss, and that before the decay.
+    """Keeps the last state, the best state, and the state before the learning rate decays.
 
-    `last.ckpt` is written at each validation, at the end, on request (`save`) and every so many
-    steps or seconds; `previous.ckpt` is the one before it. `best.ckpt` is written when a validation
-    loss is the lowest so far, `plateau.ckpt` before the first step in which the rate falls from its
-    plateau (`schedule=wsd`): from there a run can be extended. Files are read back once written and
-    replaced as a whole. The loggers are flushed first, so that metrics.csv reaches as far as the
-    checkpoint.
+    `last.ckpt` is written at each validation, at the end, on request (`save`) and at regular
+    intervals; `previous.ckpt` is the former `last.ckpt`. `best.ckpt` is written when a validation
+    loss is the lowest so far. `plateau.ckpt` is written before the first step in which the learning
+    rate falls from its plateau (`schedule=wsd`): a run can be extended from there. Each file is
+    replaced atomically, after it has been read back. The loggers are flushed before, so that
+    metrics.csv includes all steps up to the checkpoint.
 
     Args:
-        folder: where the files go, by convention `<run folder>/checkpoints`.
-        every_seconds: wall time between two writes of `last.ckpt`; None: not by time.
-        every_steps: optimizer steps between them; None: not by steps.
-        keep_best: whether `best.ckpt` is kept.
-        keep_plateau: whether `plateau.ckpt` is.
+        folder: for the files, by convention `<run folder>/checkpoints`.
+        every_seconds: wall time between two writes of `last.ckpt`; None disables it.
+        every_steps: optimizer steps between two writes of `last.ckpt`; None disables it.
+        keep_best: whether to write `best.ckpt`.
+        keep_plateau: whether to write `plateau.ckpt`.
 
     Raises:
         ValueError: an interval that is not above 0.
@@ -53,7 +53,7 @@ class CheckpointCallback(Checkpoint):
         keep_best: bool = True,
         keep_plateau: bool = True,
     ) -> None:
-        """Nothing is written yet."""
+        """Keep the settings; nothing is written yet."""
         self.folder = Path(folder)
         self.every_seconds = every_seconds
         self.every_steps = every_steps
@@ -61,7 +61,7 @@ class CheckpointCallback(Checkpoint):
         self.keep_plateau = keep_plateau
         self.best_loss = math.inf
         self.saved_step: int | None = None
-        """Optimizer steps done at the last write of this process."""
+        """Optimizer steps completed when this process last wrote `last.ckpt`."""
         self._saved_at = time.monotonic()
 
     @property
@@ -75,26 +75,26 @@ class CheckpointCallback(Checkpoint):
         return self.folder / BEST_CHECKPOINT
 
     def state_dict(self) -> dict[str, Any]:
-        """The lowest loss so far."""
+        """The lowest validation loss so far."""
         return {"best_loss": self.best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on comparing with it."""
+        """Restore the lowest validation loss."""
         self.best_loss = state_dict["best_loss"]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Start counting; the state resumed from is on disk already."""
+        """Start the intervals; the state that the run resumed from is already on disk."""
         if trainer.is_global_zero:
             remove_temporary_files(self.folder)
         self._saved_at = time.monotonic()
         self.saved_step = trainer.global_step or None
         plateau = self.folder / PLATEAU_CHECKPOINT
         if self.saved_step and not plateau.exists() and self._leaves_plateau(pl_module):
-            # Killed between the two files.
+            # The process was killed between the writes of the two files.
             self._keep_plateau(trainer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Save where it is due; runs after validation."""
+        """Save if an interval has passed; runs after validation."""
         step = trainer.global_step
         validated = pl_module.validation_step == step
         due = self.every_steps is not None and step % self.every_steps == 0
@@ -112,10 +112,10 @@ class CheckpointCallback(Checkpoint):
             link_or_copy(self.last_path, self.folder / PLATEAU_CHECKPOINT)
 
     def save(self, trainer: Any, pl_module: Any) -> Path:
-        """Write the present state, once per step; called on all ranks.
+        """Write the current state, at most once per step; called on all ranks.
 
         Raises:
-            OSError: it could not be written; the checkpoint before is kept.
+            OSError: it could not be written; the previous checkpoint is kept.
         """
         step = trainer.global_step
         if self.saved_step == step:
@@ -136,7 +136,7 @@ class CheckpointCallback(Checkpoint):
         return self.last_path
 
     def _time_is_up(self, trainer: Any) -> bool:
-        """Whether `every_seconds` have passed; rank 0's clock decides for all."""
+        """Whether `every_seconds` have passed by the clock of rank 0; the same on all ranks."""
         if self.every_seconds is None:
             return False
         passed = time.monotonic() - self._saved_at >= self.every_seconds

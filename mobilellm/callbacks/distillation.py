@@ -1,4 +1,4 @@
-"""Training a student beside a teacher: when, with what, and what it is called."""
+"""Distillation during training: adds losses that compare the student with a teacher."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -70,7 +70,7 @@ class DistillationCallback(Callback):
         top_k: int | None = None,
         rounding: str | None = None,
     ) -> None:
-        """Nothing is opened yet."""
+        """Check and keep the settings; the teacher is not loaded yet."""
         if not losses:
             raise ValueError("distillation has no losses; give at least one, or distillation=none")
         for name, loss in losses.items():

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, a closed terminal and a scheduler's warning end a run after its step, saved."""
+"""Saves and stops a run on Ctrl-C, SIGTERM, a closed terminal or a scheduler's warning."""
 
 import os
 import signal
@@ -13,26 +13,27 @@ from mobilellm.training.signals import handled_signals, leave_closed_terminal
 
 
 class GracefulStopCallback(Callback):
-    """Finishes the step, lets the checkpoint callback save, and stops; all ranks at one step.
+    """Finishes the step, lets the checkpoint callback save, and stops; all ranks at the same step.
 
-    The handler only notes the signal. At each step's end the ranks agree whether one of them got
-    any. A second Ctrl-C stops at once. While no run is on, signals do what they did before.
+    The handler only records the signal. At the end of each step, the ranks exchange whether one of
+    them has received a signal. A second Ctrl-C stops the run immediately. Before and after
+    training, the former signal handlers are active.
     """
 
     watches_only = True
 
     def __init__(self) -> None:
-        """No signal yet."""
+        """Start without a signal."""
         self.signal_name: str | None = None
-        """`SIGINT`, `SIGTERM`, … once one ended the run, else None."""
+        """The signal that stopped the run, e.g. `SIGTERM`; None if none has."""
         self.message = ""
-        """What ended the run after which step, what was saved, and how to go on; for the user."""
+        """The message for the user: the signal, the step, what was saved, and how to continue."""
         self._received: int = 0
         self._process = os.getpid()
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Take the signals over; Lightning's own handlers are in place by now."""
+        """Install the handlers; Lightning has installed its own ones before."""
         self._received, self.signal_name, self._process = 0, None, os.getpid()
         if threading.current_thread() is threading.main_thread():
             self._previous = {
@@ -40,7 +41,7 @@ class GracefulStopCallback(Callback):
             }
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Stop after this step if any rank was told to; runs before the checkpoint callback."""
+        """Stop after this step if any rank got a signal; runs before the checkpoint callback."""
         received = self._received
         if trainer.world_size > 1:
             flag = torch.tensor(received, device=trainer.strategy.root_device)
@@ -51,24 +52,24 @@ class GracefulStopCallback(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Give the signals back, and tell how to go on."""
+        """Restore the former handlers, and compose the message for the user."""
         self._restore()
         if self.signal_name is None:
             return
         step = trainer.global_step
         saved = any(getattr(c, "saved_step", None) == step for c in trainer.checkpoint_callbacks)
         self.message = f"stopped by {self.signal_name} after step {step}; " + (
-            "everything is saved; the same command with resume=true goes on"
+            "everything is saved; the same command with resume=true continues"
             if saved
             else "nothing was saved, since no checkpoint callback is on"
         )
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Restore the former handlers."""
         self._restore()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # Children of this process inherit the handler.
+        # Child processes inherit the handler and must ignore what is sent to them.
         if os.getpid() != self._process:
             return
         if self._received and number == signal.SIGINT:

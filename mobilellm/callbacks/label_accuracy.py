@@ -1,4 +1,4 @@
-"""How many questions the student answers correctly when only the label is asked for."""
+"""Accuracy of the student on validation questions, from the label prompt alone."""
 
 import time
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ COUNT = Range(at_least=1)
 
 
 class LabelAccuracyCallback(Callback):
-    """Writes `val/accuracy` with its 95 % interval, the number of questions, and chance.
+    """Logs `val/accuracy` with its 95 % interval, the number of questions, and chance accuracy.
 
-    Questions are rows of the validation split, asked by the label prompt alone. Every rank asks
-    them all, as sharded models require; nothing is drawn at random.
+    The questions are rows of the validation split, with the label prompt only. Every rank evaluates
+    all of them, because sharded models require it. Nothing is random.
 
     Args:
-        max_questions: ask so many at the end, spread evenly over the split; None: all.
-        validation_questions: ask so many at each validation before; None: none.
-        per_token: compare choices by their log likelihood per token.
-        batch_tokens: most tokens of a forward pass.
+        max_questions: number of questions at the end, spread evenly over the split; None: all.
+        validation_questions: number of questions at each earlier validation; None: none.
+        per_token: compare choices by their log-likelihood per token.
+        batch_tokens: the most tokens per forward pass.
 
     Raises:
         ValueError: a number below 1.
@@ -38,12 +38,12 @@ class LabelAccuracyCallback(Callback):
         per_token: bool = False,
         batch_tokens: int = 8192,
     ) -> None:
-        """Nothing is asked yet."""
+        """Keep the settings; the questions are read later."""
         self.max_questions = max_questions
         self.validation_questions = validation_questions
         self.options = {"per_token": per_token, "batch_tokens": batch_tokens}
         self.accuracy: Accuracy | None = None
-        """Of the last time."""
+        """Result of the last evaluation."""
         self._questions: list[Question] = []
         self._some_questions: list[Question] = []
 
@@ -51,12 +51,12 @@ class LabelAccuracyCallback(Callback):
         """Read the questions.
 
         Raises:
-            ValueError: data without questions, or one that the model's context cannot hold.
+            ValueError: the data have no questions, or one is longer than the model's context.
         """
         prepared = trainer.datamodule.prepared
         if not isinstance(prepared, PreparedPrompts):
             raise ValueError(
-                "callbacks.label_accuracy asks questions, which the data has none of; use "
+                "callbacks.label_accuracy needs questions, and the data has none; use "
                 "data=rationales, or callbacks.label_accuracy=null"
             )
         self._questions = prepared.questions(self.max_questions)
@@ -70,13 +70,13 @@ class LabelAccuracyCallback(Callback):
         context = pl_module.model.config.max_position_embeddings
         if longest - 1 > context:
             raise ValueError(
-                f"a question with its answer has {longest} tokens, more than the model's context "
-                f"max_position_embeddings={context} and one; use a model with a longer one, or "
-                "remove the row"
+                f"a question with its answer has {longest} tokens, and the model's context allows "
+                f"max_position_embeddings + 1 = {context + 1}; use a model with a longer context, "
+                "or remove the row"
             )
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Ask, where it is time to."""
+        """Evaluate if this step is validated or is the last one."""
         step = pl_module.global_step
         if pl_module.finished or step == pl_module.budget.total_steps:
             self._ask(trainer, pl_module, self._questions)
@@ -84,17 +84,17 @@ class LabelAccuracyCallback(Callback):
             self._ask(trainer, pl_module, self._some_questions)
 
     def state_dict(self) -> dict[str, Any]:
-        """The last result, for a run that is continued after its last step."""
+        """The last result, for a run that is resumed after its last step."""
         known = self.accuracy
         return {} if known is None else {"accuracy": [known.correct, known.count, known.chance]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it over."""
+        """Restore the last result."""
         if "accuracy" in state_dict:
             self.accuracy = Accuracy(*state_dict["accuracy"])
 
     def summary(self) -> dict[str, float]:
-        """What the run's summary says: nothing before the first time."""
+        """The results for summary.json; empty before the first evaluation."""
         return {name.replace("/", "_"): value for name, value in self._metrics().items()}
 
     def _ask(self, trainer: Any, pl_module: Any, questions: Sequence[Question]) -> None:

@@ -1,4 +1,4 @@
-"""Steps that went wrong change no weights: the run stops, skips them, or goes back."""
+"""Refuses diverged optimizer steps: the run stops, skips the step, or rolls back."""
 
 import logging
 from typing import Any
@@ -13,27 +13,27 @@ logger = logging.getLogger(__name__)
 
 
 class LossGuardCallback(Callback):
-    """Judges each step between its gradient and its update, by values that all ranks share.
+    """Checks each step after its gradient and before its update, by values equal on all ranks.
 
-    A step is bad where its loss or the norm of its gradient is not finite, or, if asked for, its
-    loss is far above the median of the last ones. Then, by `action`:
+    A step is bad if its loss or the norm of its gradient is not finite, or if a spike limit is set
+    and its loss exceeds the median of the recent losses by more than that. Then, by `action`:
 
-    - `stop`: the run fails, with its checkpoints as they were;
-    - `skip`: weights and optimizer state stay as they are, and the run goes on with the next step;
-    - `rollback`: the run goes on from the last checkpoint, with the samples after the bad step's.
+    - `stop`: the run fails, and its checkpoints do not change;
+    - `skip`: weights and optimizer state do not change, and the run continues with the next step;
+    - `rollback`: the run continues from the last checkpoint, with the samples after the bad step.
 
-    What was skipped is in the checkpoint and in summary.json. The loss is read at every step,
-    which makes a GPU wait for it.
+    Bad steps are recorded in the checkpoint and in summary.json. The loss is read at every step,
+    which synchronizes the CPU with the GPU.
 
     Args:
         action: `stop`, `skip` or `rollback`.
-        window: steps of the median; before there are so many, no loss counts as a spike.
-        spike_factor: largest loss as a multiple of the median; None: any.
-        spike_nats: largest loss above the median, nats per token; None: any.
-        limit: steps skipped in a row, or rollbacks of the run, after which it is stopped.
+        window: number of losses in the median; until there are as many, no loss counts as a spike.
+        spike_factor: largest loss as a multiple of the median; None disables the check.
+        spike_nats: largest excess over the median, in nats per token; None disables the check.
+        limit: the run is stopped after this many consecutive skipped steps, or rollbacks in total.
 
     Raises:
-        ValueError: an unknown action, a number out of range.
+        ValueError: an unknown action, or a number out of range.
     """
 
     @checked(limit=Range(at_least=1))
@@ -46,31 +46,31 @@ class LossGuardCallback(Callback):
         spike_nats: float | None = None,
         limit: int = 10,
     ) -> None:
-        """Nothing is judged yet."""
+        """Check and keep the settings."""
         if action not in ACTIONS:
             raise ValueError(f"action={action!r} is not known; use one of {', '.join(ACTIONS)}")
         self.rule = DivergenceRule(window=window, spike_factor=spike_factor, spike_nats=spike_nats)
         self.action = action
         self.limit = limit
         self.recent: list[float] = []
-        """Losses of the last accepted steps."""
+        """Losses of the most recent accepted steps."""
         self.events: list[dict[str, Any]] = []
-        """Bad steps so far: plain data."""
+        """The bad steps so far, as plain data."""
         self.in_a_row = 0
-        """Steps skipped since the last accepted one."""
+        """Steps skipped since the last accepted step."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next steps are judged by."""
+        """The recent losses and the bad steps."""
         return {"recent": self.recent, "events": self.events, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on judging."""
+        """Restore the recent losses and the bad steps."""
         self.recent = list(state_dict["recent"])
         self.events = list(state_dict["events"])
         self.in_a_row = state_dict["in_a_row"]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """See to it that there is a checkpoint to go back to.
+        """Make sure that there is a checkpoint to roll back to.
 
         Raises:
             ValueError: `rollback` without a callback that writes checkpoints.
@@ -80,18 +80,18 @@ class LossGuardCallback(Callback):
         savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, CheckpointCallback)]
         if not savers:
             raise ValueError(
-                "callbacks.loss_guard.action=rollback goes back to the last checkpoint, and "
+                "callbacks.loss_guard.action=rollback needs checkpoints, and "
                 "callbacks.checkpoint is off; switch it on, or use action=skip"
             )
         if trainer.global_step == 0:
             savers[0].save(trainer, pl_module)
 
     def should_apply(self, module: Any, loss: float, norm: float) -> bool:
-        """Whether the step about to be made may change the weights; see `StepFilter`.
+        """Whether the current step may change the weights; see `StepFilter`.
 
         Raises:
-            TrainingDiverged: the run is to stop.
-            RollBack: it is to go back.
+            TrainingDiverged: the run has to stop.
+            RollBack: the run has to continue from the last checkpoint.
         """
         reason = self.rule.find(loss, norm, self.recent)
         if reason is None:
@@ -113,7 +113,7 @@ class LossGuardCallback(Callback):
         return False
 
     def summary(self) -> dict[str, Any]:
-        """The bad steps, for summary.json; nothing where there were none."""
+        """The bad steps, for summary.json; empty if there were none."""
         return {"loss_guard": self.events} if self.events else {}
 
     def _stop_if_due(self, module: Any, event: dict[str, Any]) -> None:

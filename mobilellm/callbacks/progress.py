@@ -1,4 +1,4 @@
-"""A progress bar on a terminal; elsewhere a line now and then."""
+"""A progress bar on a terminal; otherwise a log line at regular intervals."""
 
 import logging
 import time
@@ -16,21 +16,21 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressCallback(Callback):
-    """Step, tokens, loss, tokens per second and the time left.
+    """Shows the step, tokens, loss, tokens per second and the remaining time.
 
-    The rate is that of the log, where a `ThroughputCallback` writes it; else of all steps since the
-    start, validation left out.
+    The rate is the logged one if a `ThroughputCallback` measures it, else the mean over all steps
+    since the start, without validation.
 
     Args:
-        refresh_seconds: least time between two redraws of the bar.
-        line_seconds: time between two lines where there is no terminal.
+        refresh_seconds: least time between two updates of the bar.
+        line_seconds: time between two lines if stderr is not a terminal.
     """
 
     watches_only = True
 
     @checked(refresh_seconds=Range(at_least=0), line_seconds=Range(at_least=0))
     def __init__(self, *, refresh_seconds: float = 0.2, line_seconds: float = 30.0) -> None:
-        """Nothing is shown before training starts."""
+        """Keep the settings; nothing is shown before training starts."""
         self.refresh_seconds = refresh_seconds
         self.line_seconds = line_seconds
         self._bar: Progress | None = None
@@ -54,7 +54,7 @@ class ProgressCallback(Callback):
         self._bar.start()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Redraw, or write a line, if it is time to."""
+        """Update the bar, or write a line, if the time has passed."""
         now = time.monotonic()
         wait = self.line_seconds if self._bar is None else self.refresh_seconds
         if now - self._shown_at < wait or not trainer.is_global_zero:
@@ -70,13 +70,13 @@ class ProgressCallback(Callback):
             self._bar.refresh()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Take the bar away and leave the last line."""
+        """Remove the bar and log the final state."""
         self._close()
         if trainer.is_global_zero:
             logger.info(self._describe(pl_module, time.monotonic()))
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Give the terminal back."""
+        """Stop the bar, which restores the terminal."""
         self._close()
 
     def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""What is about to be trained, printed before the first step."""
+"""A table of the model, the data and the machine, printed before the first step."""
 
 import platform
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ Row = tuple[str, str]
 
 
 class RunSummaryCallback(Callback):
-    """Prints shape, counts, budget, batch, memory forecast, device and data."""
+    """Prints the model's shape and size, the budget, batch, data, device and memory forecast."""
 
     watches_only = True
 
@@ -27,7 +27,7 @@ class RunSummaryCallback(Callback):
             return
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_column(style="bold", no_wrap=True)
-        table.add_column(overflow="fold")  # a long path stays whole
+        table.add_column(overflow="fold")  # long paths are not cropped
         for rows in (_model_rows, _callback_rows, _budget_rows, _machine_rows):
             for row in rows(trainer, pl_module):
                 table.add_row(*row)
@@ -48,7 +48,7 @@ def _model_rows(trainer: Any, module: Any) -> Iterator[Row]:
 
 
 def _callback_rows(trainer: Any, module: Any) -> Iterator[Row]:
-    """What other callbacks do to the run, in a line each."""
+    """One row for each callback that describes itself."""
     for callback in trainer.callbacks:
         describe = getattr(callback, "describe", None)
         if describe is not None:

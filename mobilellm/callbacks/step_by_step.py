@@ -1,4 +1,4 @@
-"""Distilling step by step: the student learns labels and, as a task beside, the reasons."""
+"""Distilling step by step: the student learns labels and, as an auxiliary task, rationales."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ from mobilellm.ranges import Range, checked
 
 
 class StepByStepCallback(Callback):
-    """Gives the rationale task its weight beside the label task.
+    """Sets the weight of the rationale task relative to the label task.
 
     The loss is the mean cross entropy of the labels' tokens, plus `rationale_weight` times that of
     the rationales' tokens; the log shows both as `train/loss/label` and `train/loss/rationale`.
 
     Args:
-        rationale_weight: λ of the paper.
+        rationale_weight: λ in the paper.
 
     Raises:
-        ValueError: a weight that is negative or not finite.
+        ValueError: the weight is negative or not finite.
 
     Source: Hsieh et al. 2023, arXiv:2305.02301, equation (4).
     """
@@ -30,7 +30,7 @@ class StepByStepCallback(Callback):
         )
     )
     def __init__(self, *, rationale_weight: float = 1.0) -> None:
-        """Remember the weights."""
+        """Check and keep the weights."""
         self.task_weights = {"label": 1.0, "rationale": rationale_weight}
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -42,7 +42,7 @@ class StepByStepCallback(Callback):
         tasks = getattr(trainer.datamodule.prepared, "tasks", ())
         if "rationale" not in tasks:
             raise ValueError(
-                f"distillation=step_by_step learns from rationales, and the data's tasks are "
+                f"distillation=step_by_step needs rationales, and the data's tasks are "
                 f"[{','.join(tasks)}]; use data=rationales data.tasks=[label,rationale], or "
                 "distillation=none"
             )

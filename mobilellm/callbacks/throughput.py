@@ -1,4 +1,4 @@
-"""Tokens per second, and how much of the machine they use."""
+"""Tokens per second, and the utilisation of the devices."""
 
 import time
 from typing import Any
@@ -11,29 +11,29 @@ from mobilellm.training.device_rate import measure_matmul_rate
 
 
 class ThroughputCallback(Callback):
-    """Writes `tokens_per_second` and `model_flops_utilization` at each logged step.
+    """Logs `tokens_per_second` and `model_flops_utilization`.
 
-    Utilisation is the model's training FLOPs (from the accounting, recomputation not counted)
-    divided by what the devices would do at the rate of a matrix product measured at the start.
-    Validation is left out of the time, and so is the first step, which compiles and allocates.
+    Utilisation is the rate of the model's training FLOPs (from the accounting, without
+    recomputation) divided by the rate of a matrix product, measured at the start. The time excludes
+    validation and the first step, which compiles and allocates.
     """
 
     watches_only = True
 
     def __init__(self) -> None:
-        """Nothing measured yet."""
+        """Start without measurements."""
         self.matmul_flops_per_second: float | None = None
-        """Of one device, in the precision that the model's products are in."""
+        """FLOP/s of a matrix product on one device, in the precision of the model's products."""
         self.tokens_per_second: float | None = None
-        """Over all steps of this process but its first."""
+        """Tokens per second over all steps of this process except its first."""
         self.model_flops_utilization: float | None = None
-        """The same, as a share of the devices' matrix-product rate."""
+        """Utilisation over the same steps."""
         self._flops_per_token = 0
         self._first: tuple[float, int] | None = None
         self._last: tuple[float, int] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Measure the device."""
+        """Measure the rate of the device."""
         dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
         device = trainer.strategy.root_device
         self.matmul_flops_per_second = measure_matmul_rate(device, dtype)
@@ -45,7 +45,7 @@ class ThroughputCallback(Callback):
         self._flops_per_token = flops_per_token(pl_module.model.config, length).training
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Write the rates since the last logged step."""
+        """Log the rates since the last logged step, if this step is logged."""
         if not pl_module.is_logged():
             return
         now = (time.monotonic() - pl_module.validation_seconds, pl_module.tokens)
@@ -64,7 +64,7 @@ class ThroughputCallback(Callback):
         )
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Leave the rates of the whole run as the module's latest."""
+        """Make the rates of the whole run the module's latest metrics."""
         if self.tokens_per_second is not None and self.model_flops_utilization is not None:
             pl_module.latest_metrics["tokens_per_second"] = self.tokens_per_second
             pl_module.latest_metrics["model_flops_utilization"] = self.model_flops_utilization

@@ -9,7 +9,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 from mobilellm.cli.errors import describe_error
@@ -33,21 +32,6 @@ class Stopped(KeyboardInterrupt):
         """Keep the message and the number of the signal."""
         super().__init__(message)
         self.signal_number = int(signal_number)
-
-
-def command_for(name: str) -> str:
-    """How the user runs another command of the project: in the same way as the current one.
-
-    Args:
-        name: of the command, e.g. `status`.
-
-    Returns:
-        `python scripts/status.py` if a file of scripts/ is running, else `mobilellm status`.
-    """
-    program = Path(sys.argv[0])
-    if program.suffix == ".py" and program.parent.name == "scripts":
-        return f"python {program.with_name(f'{name}.py')}"
-    return f"mobilellm {name.replace('_', '-')}"
 
 
 def run_command(main: Callable[[], object]) -> NoReturn:

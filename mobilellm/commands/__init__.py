@@ -8,7 +8,7 @@ import ast
 import re
 from pathlib import Path
 
-from mobilellm.cli.command import command_for
+from mobilellm.command_names import command_for
 
 FOLDER = Path(__file__).parent
 

@@ -23,7 +23,7 @@ import functools
 from collections.abc import Sequence
 from typing import NoReturn
 
-from mobilellm.cli.command import command_for
+from mobilellm.command_names import command_for
 from mobilellm.commands import description
 from mobilellm.hydra_app.command import hydra_command
 from mobilellm.paths import user_path

@@ -5,7 +5,8 @@ import functools
 from collections.abc import Sequence
 from typing import NoReturn
 
-from mobilellm.cli.command import command_for, run_command
+from mobilellm.cli.command import run_command
+from mobilellm.command_names import command_for
 from mobilellm.commands import description
 from mobilellm.paths import user_path
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from mobilellm.cli.command import command_for
+from mobilellm.command_names import command_for
 from mobilellm.commands import description
 from mobilellm.hydra_app.command import hydra_command
 

@@ -1,4 +1,4 @@
-"""The token that ends a document, which is known before any text is read."""
+"""Finds the end-of-text token of the data, before any text is read."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ from mobilellm.data.tokenizer import EOS_ID, load_tokenizer
 
 
 def find_eos_token_id(config: DataConfig) -> int:
-    """The id that ends documents of the data; -1: none does.
+    """The id of the token that ends each document; -1 if there is none.
 
-    It is the tokenizer's own, given or trained; of token ids, what the data says of itself.
+    For text it is the id of the tokenizer; for data that are token ids, `data.eos_token_id`.
 
     Raises:
         FileNotFoundError: the tokenizer does not exist.
-        ValueError: the tokenizer has none and it is to be added, or token ids that are said to end
-            with another than their tokenizer's.
+        ValueError: the tokenizer has no end-of-text token and `add_eos` is true, or
+            `data.eos_token_id` is not that of the tokenizer.
     """
     if config.tokenizer is None:
         return _checked(config, config.end_of_text_id) if config.is_tokenized else EOS_ID
@@ -23,9 +23,9 @@ def find_eos_token_id(config: DataConfig) -> int:
         said = _checked(config, config.end_of_text_id)
         if eos not in (-1, said):
             raise ValueError(
-                f"data.eos_token_id={said}, but texts end with token {eos} by data.tokenizer="
-                f"{config.tokenizer}; use data.eos_token_id={eos}, or the tokenizer that the ids "
-                "were made with"
+                f"data.eos_token_id={said}, but the end-of-text token of data.tokenizer="
+                f"{config.tokenizer} is {eos}; use data.eos_token_id={eos}, or the tokenizer that "
+                "the ids were made with"
             )
         return said
     if eos < 0 and config.add_eos:
@@ -40,6 +40,6 @@ def _checked(config: DataConfig, eos: int | None) -> int:
     if eos is None or not 0 <= eos < config.vocab_size:
         raise ValueError(
             f"data.eos_token_id={eos} must be a token id below vocab_size={config.vocab_size}; "
-            "give the one that ends documents"
+            "give the id of the token that ends documents"
         )
     return eos

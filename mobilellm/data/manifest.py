@@ -1,4 +1,4 @@
-"""The two JSON files of a data folder: what it is prepared from, and what it contains."""
+"""The two JSON files of a data folder: its inputs, and its contents (the manifest)."""
 
 import json
 from collections.abc import Mapping
@@ -39,21 +39,21 @@ def has_tokenizer(folder: Path, tokenizer: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> Record | None:
-    """What is in a finished data folder; None where nothing finished is there.
+    """The manifest of a finished data folder; None if the folder is not finished.
 
     Raises:
-        ValueError: it is damaged, with the field.
+        ValueError: the file is damaged; the message names the field.
     """
     return _read_record(folder / MANIFEST, _MANIFEST_FIELDS)
 
 
 def read_inputs(folder: Path) -> Record | None:
-    """What a data folder is made from; None where none was begun.
+    """The recorded inputs of a data folder, finished or not; None if there are none.
 
-    Fields may be missing, which is other input: nothing finished rests on this file.
+    Fields may be missing, which counts as different inputs.
 
     Raises:
-        ValueError: it is damaged, with the field.
+        ValueError: the file is damaged; the message names the field.
     """
     return _read_record(folder / INPUTS, _INPUT_FIELDS, is_whole=False)
 
@@ -74,11 +74,11 @@ def _read_record(path: Path, fields: Mapping[str, Any], *, is_whole: bool = True
 
 
 def damaged(path: Path, fault: str) -> ValueError:
-    """The error for a file of a data folder that is not as it was written."""
+    """The error for a damaged file of a data folder."""
     folder = path.parent if path.parent.name not in SPLITS else path.parent.parent
     return ValueError(f"{path} is damaged ({fault}); remove {folder} to prepare the data again")
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     write_text_atomically(path, to_json(record, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""A data folder in a few lines for a reader."""
+"""Describes a data folder in a few lines of text."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from mobilellm.units import bytes_text
 
 
 def overview(prepared: PreparedData) -> Iterator[str]:
-    """Lines that say what was prepared, from what, and what a model has to beat."""
+    """Lines with sizes, vocabulary, baselines and the time of preparation."""
     manifest = prepared.manifest
     yield f"{manifest['name']} in {prepared.dir}"
     yield ""
@@ -25,7 +25,7 @@ def overview(prepared: PreparedData) -> Iterator[str]:
         f"{losses['bigram_nats_per_token']:.3f} nats per token on validation"
     )
     if manifest.get("held_out") == "last_share":
-        yield "validation  the last share of the text, since the documents are few"
+        yield "validation  the end of the text, since there are too few documents"
     yield from _changes(prepared)
     size = sum(sizes["text_bytes"] or 0 for sizes in manifest["splits"].values())
     speed = size / manifest["tokenizing_seconds"]
@@ -42,7 +42,7 @@ def _tokenizer(prepared: PreparedData) -> str:
 
 
 def _changes(prepared: PreparedData) -> Iterator[str]:
-    """Where the tokens do not stand for the text as it was."""
+    """Notes about text that the tokens do not represent exactly."""
     manifest = prepared.manifest
     if manifest["unknown_tokens"]:
         yield f"note        {manifest['unknown_tokens']:,} characters are unknown to the tokenizer"

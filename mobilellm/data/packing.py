@@ -1,4 +1,4 @@
-"""Whole sequences packed into windows of one length, each with the task its labels belong to."""
+"""Packs whole sequences into windows of equal length, with the task of each label."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from mobilellm.data.shards import TokenSequence
 from mobilellm.data.windows import IGNORED_LABEL
 
-# Windows that still take sequences. More fill hardly better, and each sequence looks at them all.
+# Number of open windows, which each sequence searches; more of them would hardly save padding.
 _OPEN_WINDOWS = 256
 
 
@@ -24,7 +24,7 @@ def pack(lengths: Sequence[int] | NDArray[Any], capacity: int) -> NDArray[np.int
         capacity: of a window.
 
     Returns:
-        The window of each sequence (sequences,), counted from 0 with none left out.
+        The window number of each sequence (sequences,); every number from 0 on is used.
     """
     places = np.empty(len(lengths), dtype=np.int64)
     numbers = np.zeros(_OPEN_WINDOWS, dtype=np.int64)
@@ -33,7 +33,7 @@ def pack(lengths: Sequence[int] | NDArray[Any], capacity: int) -> NDArray[np.int
     for index, length in enumerate(np.asarray(lengths).tolist()):
         slot = int(np.argmax(room >= length))
         if room[slot] < length:
-            # One not used yet, or else the fullest is closed.
+            # Take an unused window, or else close the fullest one.
             slot = int(np.argmin(room))
             room[slot], numbers[slot] = capacity, windows
             windows += 1
@@ -43,24 +43,24 @@ def pack(lengths: Sequence[int] | NDArray[Any], capacity: int) -> NDArray[np.int
 
 
 class PackedDataset(Dataset[dict[str, Tensor]]):
-    """Windows of whole prompted sequences; each sequence lies in exactly one of them.
+    """Windows of whole prompted sequences; each sequence is in exactly one window.
 
-    An item is four tensors (seq,), int64: "input_ids"; "labels", -100 but for the tokens of
-    targets; "document_ids", which number the sequences of the window, so that attention can be
-    kept within each; "tasks", the number of the task that each label belongs to, 0 where there is
-    no label. A sequence of n tokens takes n - 1 positions, since its last is only predicted. What
-    is left at the end of a window is padding, a document of its own.
+    An item has four tensors (seq,), int64: "input_ids"; "labels", which are -100 except for the
+    tokens of targets; "document_ids", which number the sequences of the window, so that attention
+    can be limited to one sequence; and "tasks", the number of the task of each label, or 0 if there
+    is no label. A sequence of n tokens takes n - 1 positions, because its last token is not an
+    input. The unused end of a window is padding, which counts as a document of its own.
 
     Args:
-        tokens: the stream.
-        bounds: where in it each sequence's prompt and target begin and where it ends
-            (sequences, 3).
-        tasks: number of each sequence's task (sequences,), from 1 on.
-        sequence_length: positions of a window.
-        padding: the token of what is left.
+        tokens: the stream of tokens.
+        bounds: offsets in the stream at which the prompt begins, the target begins, and the
+            sequence ends (sequences, 3).
+        tasks: number of the task of each sequence (sequences,), counted from 1.
+        sequence_length: positions per window.
+        padding: token id for unused positions.
 
     Raises:
-        ValueError: no sequences, or one longer than a window.
+        ValueError: there are no sequences, or one is longer than a window.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         *,
         padding: int,
     ) -> None:
-        """Pack; nothing is read yet."""
+        """Assign sequences to windows; no tokens are read yet."""
         self.tokens = tokens
         self.sequence_length = sequence_length
         self.padding = padding
@@ -124,5 +124,5 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         return {name: torch.from_numpy(values) for name, values in window.items()}
 
     def sequences(self, index: int) -> NDArray[np.int64]:
-        """Which sequences lie in a window, in order."""
+        """The numbers of the sequences in a window, in order."""
         return self._order[self._firsts[index] : self._firsts[index + 1]]

@@ -1,9 +1,9 @@
-"""A random order of n things that is never stored: any entry is computed from its position.
+"""A pseudorandom permutation that is not stored: each entry is computed from its position.
 
-A Feistel network turns the numbers below a power of four into one another, one to one, whatever
-its round function; positions that land at n or above are sent through again until they fall below
-n. So an order of a billion windows costs no memory, resuming anywhere costs nothing, and it does
-not depend on the version of a random number library.
+A Feistel network is a permutation of the numbers below a power of four, whatever its round
+function. Results that are not below n are permuted again until they are. A permutation of a billion
+windows therefore takes no memory, training can resume at any position, and the order does not
+depend on the version of a random number library.
 
 Source: Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains", section 4 (cycle walking).
 """
@@ -12,25 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ROUNDS = 8
-# Below this many bits a half has too few round functions to mix small domains well.
+# With fewer bits per half, there are too few different round functions to mix small domains well.
 _MIN_HALF_BITS = 3
 _MASK = (1 << 64) - 1
 
 
 def permute(positions: NDArray[np.integer], size: int, *, seed: int, epoch: int) -> NDArray:
-    """The entries at `positions` of the order of `range(size)` that (seed, epoch) stands for.
+    """The entries at `positions` of the permutation of `range(size)` given by (seed, epoch).
 
     Args:
         positions: any shape, each in [0, size).
-        size: how many things are ordered.
-        seed: any whole number; the order depends on its lowest 64 bits.
-        epoch: which pass; each has an order of its own.
+        size: number of entries.
+        seed: any integer; the permutation depends on its lowest 64 bits.
+        epoch: number of the pass over the data; each has another permutation.
 
     Returns:
-        int64, shape of `positions`; over all positions each of `range(size)` occurs once.
+        int64 with the shape of `positions`; all positions together give each number once.
 
     Raises:
-        ValueError: a position outside [0, size).
+        ValueError: a position is outside [0, size).
     """
     entries = np.asarray(positions, dtype=np.int64)
     if entries.size and (entries.min() < 0 or entries.max() >= size):
@@ -46,7 +46,7 @@ def permute(positions: NDArray[np.integer], size: int, *, seed: int, epoch: int)
 
 
 def _feistel(values: NDArray[np.uint64], half_bits: int, keys: list[int]) -> NDArray[np.uint64]:
-    """A one-to-one map of the numbers below 4**half_bits."""
+    """A permutation of the numbers below 4**half_bits."""
     bits, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
     left, right = values >> bits, values & mask
     for key in keys:
@@ -55,7 +55,7 @@ def _feistel(values: NDArray[np.uint64], half_bits: int, keys: list[int]) -> NDA
 
 
 def _mix(value: int) -> int:
-    """SplitMix64's step: every bit of the result depends on every bit of `value`."""
+    """One step of SplitMix64: every bit of the result depends on every bit of `value`."""
     value = (value + 0x9E3779B97F4A7C15) & _MASK
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
@@ -63,7 +63,7 @@ def _mix(value: int) -> int:
 
 
 def _mix_array(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """`_mix` without its first addition, for arrays; products wrap modulo 2**64."""
+    """`_mix` without its first addition, for arrays; products are modulo 2**64."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

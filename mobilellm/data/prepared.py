@@ -1,4 +1,4 @@
-"""Data that is ready for training."""
+"""Prepared data: the tokenizer, the token streams and the manifest of a data folder."""
 
 from functools import cached_property
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilellm.command_names import command_for
 from mobilellm.data.manifest import TOKENIZER, Record, damaged, read_manifest
 from mobilellm.data.shards import TokenStream, token_dtype
 from mobilellm.data.source import Split
@@ -18,13 +19,13 @@ TOKEN_BYTES = "token_bytes.npy"
 
 
 class PreparedData:
-    """A data folder with tokenizer, token streams and what is known about them.
+    """A finished data folder.
 
     Args:
-        folder: with a finished preparation.
+        folder: in which `prepare_data` has finished.
 
     Raises:
-        FileNotFoundError: nothing finished is there.
+        FileNotFoundError: the folder has no finished data.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,14 +34,15 @@ class PreparedData:
         manifest = read_manifest(self.dir)
         if manifest is None:
             raise FileNotFoundError(
-                f"{self.dir} holds no finished data; run scripts/prepare_data.py with the same data"
+                f"{self.dir} holds no finished data; run {command_for('prepare_data')} with the "
+                "same data"
             )
         self.manifest: Record = manifest
-        """What the data was made from and what is in it, as plain data."""
+        """The inputs and contents of the folder, as plain data."""
 
     @property
     def tokenizer_path(self) -> Path | None:
-        """The SentencePiece model; None where the data came as token ids without one."""
+        """The SentencePiece model; None if the data were given as token ids without one."""
         path = self.dir / TOKENIZER
         return path if self.hashes["tokenizer"] else None
 
@@ -56,10 +58,11 @@ class PreparedData:
 
     @property
     def hashes(self) -> dict[str, str | None]:
-        """Of "data" (the text, or ids, whatever the tokenizer), "tokenizer", "train", "validation".
+        """Hashes of "data", "tokenizer", "train" and "validation".
 
-        The last two are of the token streams; that of the tokenizer is of its pieces and scores,
-        None where there is none.
+        "data" is the hash of the text or of the given ids, and does not depend on the tokenizer.
+        "tokenizer" is that of its tokens and scores; None if there is no tokenizer. "train" and
+        "validation" are those of the token streams.
         """
         return self.manifest["hashes"]
 
@@ -80,12 +83,12 @@ class PreparedData:
     def windows(
         self, split: Split, sequence_length: int, *, document_mask: bool = False
     ) -> "Windows":
-        """What a split is trained or validated on, see `mobilellm.data.windows`.
+        """The windows of a split; see `mobilellm.data.windows`.
 
         Args:
             split: "train" or "validation".
             sequence_length: tokens per window.
-            document_mask: keep documents from attending to each other.
+            document_mask: limit attention to the tokens of one document.
 
         Raises:
             ValueError: the split is too short for one window.
@@ -104,8 +107,8 @@ class PreparedData:
     def token_bytes(self) -> NDArray[np.int32] | None:
         """Bytes of UTF-8 text that each token stands for, (vocab,); None without a tokenizer.
 
-        0 for BOS and EOS. Nats summed over target tokens, divided by the sum of their bytes times
-        ln 2, are bits per byte.
+        It is 0 for BOS and EOS. The sum of the losses of target tokens in nats, divided by ln 2
+        times the sum of their bytes, is the loss in bits per byte.
         """
         path = self.dir / TOKEN_BYTES
         if self.tokenizer_path is None:
@@ -126,7 +129,7 @@ class PreparedData:
         """
         if self.token_bytes is None:
             raise ValueError(
-                f"{self.dir} was prepared from token ids, whose bytes are not known; give "
+                f"{self.dir} was prepared from token ids, and their text is not known; give "
                 "data.tokenizer to measure bits per byte"
             )
         return int(self.token_bytes[tokens].sum(dtype=np.int64))

@@ -1,8 +1,8 @@
-"""Prompted sequences that are ready for training, and the questions that a student is asked.
+"""Prepared data of prompted sequences, and the questions for measuring the accuracy of a student.
 
-A split's stream holds, for each row and task in turn, a prompt and its target, with an end-of-text
-token after the target. Where prompts and targets begin are the stream's document starts; which
-task a sequence belongs to follows from its number.
+The stream of a split has a prompt and its target for each task of each row in turn, with an
+end-of-text token after the target. Prompts and targets are documents of the stream. The task of a
+sequence follows from its number.
 """
 
 import json
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
     from mobilellm.data.packing import PackedDataset
 
 CHOICES = "choices.json"
-"""Tokens of the validation rows' answer choices."""
+"""File with the tokens of the answer choices of all validation rows."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a student is asked after training, in tokens."""
+    """A question of the validation split, in tokens."""
 
     prompt: NDArray[Any]
     """(tokens,)"""
     label: NDArray[Any]
-    """The right answer, end of text included, (tokens,)."""
+    """The correct answer, including the end-of-text token (tokens,)."""
     choices: tuple[NDArray[Any], ...]
-    """Answers to choose from, each as `label`; empty: any text may be the answer."""
+    """Answers to choose from, each like `label`; empty if any text may be the answer."""
 
 
 class PreparedPrompts(PreparedData):
     """A data folder of prompted sequences.
 
     Args:
-        folder: with a finished preparation.
-        tasks: which of the tasks in it are trained; validation is on labels alone.
+        folder: in which `prepare_data` has finished.
+        tasks: the tasks to train, out of those in the folder; validation always uses labels only.
     """
 
     def __init__(self, folder: Path, tasks: Sequence[Task] = TASKS) -> None:
@@ -53,7 +53,7 @@ class PreparedPrompts(PreparedData):
         self.tasks = tuple(tasks)
 
     def bounds(self, split: Split) -> NDArray[np.int64]:
-        """Where each sequence's prompt and target begin and where it ends, (sequences, 3)."""
+        """Offsets of the prompt, the target and the end of each sequence (sequences, 3)."""
         stream = self.tokens(split)
         starts = np.append(stream.document_starts().astype(np.int64), len(stream))
         return np.stack([starts[:-1:2], starts[1::2], starts[2::2]], axis=1)
@@ -61,10 +61,10 @@ class PreparedPrompts(PreparedData):
     def windows(
         self, split: Split, sequence_length: int, *, document_mask: bool = False
     ) -> "PackedDataset":
-        """Whole sequences packed into windows, isolated from each other in any case.
+        """Whole sequences packed into windows, with attention always limited to one sequence.
 
         Raises:
-            ValueError: a sequence longer than `sequence_length`.
+            ValueError: a sequence is longer than `sequence_length`.
         """
         from mobilellm.data.packing import PackedDataset
 
@@ -80,7 +80,7 @@ class PreparedPrompts(PreparedData):
         )
 
     def questions(self, most: int | None = None) -> list[Question]:
-        """The validation rows, or `most` of them spread evenly."""
+        """The questions of all validation rows, or of `most` of them, spread evenly."""
         stream = self.tokens("validation")
         rows = self.bounds("validation")[self._tasks("validation") == TASKS.index("label") + 1]
         choices = self._choices(len(rows))
@@ -96,7 +96,7 @@ class PreparedPrompts(PreparedData):
         ]
 
     def _choices(self, num_rows: int) -> list[list[list[int]]]:
-        """Tokens of each validation row's choices."""
+        """The tokens of the answer choices of each validation row."""
         path = self.dir / CHOICES
         try:
             choices = json.loads(path.read_text(encoding="utf-8"))
@@ -108,6 +108,6 @@ class PreparedPrompts(PreparedData):
         return choices
 
     def _tasks(self, split: Split) -> NDArray[np.int64]:
-        """Number of each sequence's task (sequences,)."""
+        """The number of the task of each sequence (sequences,)."""
         numbers = [TASKS.index(task) + 1 for task in self.manifest["tasks"]]
         return np.tile(numbers, self.manifest["splits"][split]["documents"])

@@ -1,8 +1,8 @@
 """Token shards: one stream of tokens in memory-mapped files of equal length.
 
-A split is a folder with `00000.tokens`, `00001.tokens`, … (raw little-endian ids, all but the last
-with SHARD_TOKENS of them) and, beside each, `00000.documents`: where the documents that begin in
-that shard do, counted in tokens from the stream's start (uint64).
+A split is a folder with `00000.tokens`, `00001.tokens`, … (raw little-endian ids, SHARD_TOKENS in
+each file but the last) and `00000.documents`, …: the offsets of the documents that begin in the
+shard, in tokens from the start of the stream (uint64).
 """
 
 import hashlib
@@ -38,19 +38,19 @@ class TokenSequence(Protocol):
 
 
 class TokenStream:
-    """The tokens of a split, read from disk where they are asked for.
+    """The tokens of a split, read from disk on access.
 
-    It can be pickled: another process opens the files itself.
+    It can be pickled; the other process opens the files itself.
 
     Args:
         folder: of the shards.
-        num_tokens: in all.
+        num_tokens: total number of tokens.
         dtype: of the tokens.
         shard_tokens: tokens in every shard but the last.
 
     Raises:
         FileNotFoundError: a shard is missing.
-        ValueError: a shard has another size than it should.
+        ValueError: a shard has the wrong size.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class TokenStream:
         *,
         shard_tokens: int = SHARD_TOKENS,
     ) -> None:
-        """Check that all shards are there; nothing is read yet."""
+        """Check that all shards exist; nothing is read yet."""
         self.folder = Path(folder)
         self.dtype = np.dtype(dtype)
         self.num_tokens = num_tokens
@@ -72,7 +72,7 @@ class TokenStream:
             expected = min(shard_tokens, num_tokens - shard * shard_tokens) * self.dtype.itemsize
             if not path.is_file():
                 raise FileNotFoundError(
-                    f"{path} is missing; remove {self.folder.parent} to redo it"
+                    f"{path} is missing; remove {self.folder.parent} to prepare it again"
                 )
             if path.stat().st_size != expected:
                 raise ValueError(
@@ -82,7 +82,7 @@ class TokenStream:
 
     @property
     def num_shards(self) -> int:
-        """Files that the stream lies in."""
+        """Number of shard files."""
         return -(-self.num_tokens // self.shard_tokens)
 
     def __len__(self) -> int:
@@ -90,10 +90,10 @@ class TokenStream:
         return self.num_tokens
 
     def __getitem__(self, key: slice) -> NDArray[Any]:
-        """The tokens of a slice with step 1, (tokens,): a view of the file, or a copy across two.
+        """The tokens of a slice with step 1 (tokens,): a view, or a copy if it spans two files.
 
         Raises:
-            TypeError: anything but a slice of step 1.
+            TypeError: the key is not a slice with step 1.
         """
         if not isinstance(key, slice) or key.step not in (None, 1):
             raise TypeError(f"a token stream is read by slices of step 1, not by {key!r}")
@@ -109,11 +109,11 @@ class TokenStream:
         return np.concatenate(parts) if parts else np.empty(0, self.dtype)
 
     def document_starts(self) -> NDArray[np.uint64]:
-        """Where each document begins, in tokens from the stream's start, (documents,).
+        """The offset of each document, in tokens from the start of the stream (documents,).
 
         Raises:
-            FileNotFoundError: a file of them is missing.
-            ValueError: a file of them is damaged.
+            FileNotFoundError: a file with offsets is missing.
+            ValueError: a file with offsets is damaged.
         """
         parts = [
             read_starts(documents_path(self.folder, shard)) for shard in range(self.num_shards)
@@ -128,42 +128,42 @@ class TokenStream:
         return starts
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open files."""
+        """The state without the open files."""
         return {**self.__dict__, "_maps": {}}
 
     def _shard(self, shard: int) -> NDArray[Any]:
         if shard not in self._maps:
             path = shard_path(self.folder, shard)
-            # A plain array over the map: NumPy's own subclass makes every small slice slower.
+            # A plain array on the mapped memory: slicing NumPy's subclass `memmap` is slower.
             self._maps[shard] = np.asarray(np.memmap(path, self.dtype, mode="r"))
         return self._maps[shard]
 
 
 class ShardWriter:
-    """Writes a split's shards, and takes up where an interrupted writer left off.
+    """Writes the shards of a split, and continues after an interruption.
 
-    Shards are written whole, so all that are there are right. A new writer counts the documents
-    in them that are complete (`documents_done`): the caller passes over these and begins with the
-    next; what it repeats of the last, incomplete document is compared with the shards and left.
+    Shards are written atomically, so that all existing ones are complete. A new writer counts the
+    complete documents in them (`documents_done`); the caller skips these and continues with the
+    next document. Its tokens that are already in a shard are compared and not written again.
 
     Args:
-        folder: of the shards; made if it does not exist.
+        folder: of the shards; created if it does not exist.
         dtype: of the tokens.
         shard_tokens: tokens in every shard but the last.
     """
 
     def __init__(self, folder: Path, dtype: DTypeLike, *, shard_tokens: int = SHARD_TOKENS) -> None:
-        """Find the shards that are complete."""
+        """Find the complete shards."""
         self.folder = folder
         self.dtype = np.dtype(dtype)
         self.shard_tokens = shard_tokens
         self.remaining_bytes = 0
-        """Bytes that what is to come is expected to take, said where the disk is full."""
+        """Expected size of the tokens still to come, for the message if the disk is full."""
         self._digest = hashlib.blake2b(digest_size=16)
         self._num_shards = 0
         folder.mkdir(parents=True, exist_ok=True)
         starts = self._recover()
-        # The last document that begins in the shards may go on: it is the first to be repeated.
+        # The last document that begins in the shards may be incomplete: it is given again.
         self.documents_done = max(len(starts) - 1, 0)
         self.num_tokens = int(starts[-1]) if len(starts) else 0
         self.num_documents = self.documents_done
@@ -180,11 +180,11 @@ class ShardWriter:
 
         Args:
             tokens: (tokens,).
-            document_ends: where in `tokens` documents end: counts of tokens, rising.
+            document_ends: offsets in `tokens` at which documents end, in rising order.
 
         Raises:
-            OSError: ENOSPC where the disk is full; the shards written so far stay.
-            ValueError: tokens other than those in a shard that is there already.
+            OSError: ENOSPC if the disk is full; the shards written so far are kept.
+            ValueError: the tokens differ from those in an existing shard.
         """
         first = 0
         for end in (*np.asarray(document_ends).tolist(), None):
@@ -192,10 +192,10 @@ class ShardWriter:
             first = end or 0
 
     def finish(self) -> str:
-        """Write what is left and return the hash of the whole stream; nothing can follow.
+        """Write the last shard and return the hash of the whole stream.
 
         Raises:
-            ValueError: a shard that was there already holds more tokens than were given.
+            ValueError: the existing shards have more tokens than were given.
         """
         if self._to_check:
             raise self._other_tokens()
@@ -223,7 +223,7 @@ class ShardWriter:
             self._begins_document = True
 
     def _check_repeated(self, tokens: NDArray[Any]) -> NDArray[Any]:
-        """Pass over tokens that are in a shard already."""
+        """Compare tokens with existing shards; returns those that are not in one."""
         repeated = tokens[: self._to_check]
         if len(repeated):
             existing = TokenStream(
@@ -242,14 +242,14 @@ class ShardWriter:
 
     def _other_tokens(self) -> ValueError:
         return ValueError(
-            f"{self.folder} holds other tokens than this text gives; remove {self.folder.parent} "
+            f"the tokens in {self.folder} are not those of this text; remove {self.folder.parent} "
             "to prepare it again"
         )
 
     def _write_shard(self) -> None:
         tokens = self._buffer[: self._filled]
         starts = np.array(self._starts, _OFFSET)
-        # The tokens last: where they are, the documents are there too.
+        # The tokens are written last: if their file exists, that of the documents does too.
         write_bytes_atomically(documents_path(self.folder, self._num_shards), [starts])
         write_bytes_atomically(
             shard_path(self.folder, self._num_shards),
@@ -262,7 +262,7 @@ class ShardWriter:
         self._starts = []
 
     def _recover(self) -> NDArray[np.uint64]:
-        """Take over complete shards; those after a gap, or half full, are written again."""
+        """Keep the complete shards; shards after a gap and partly filled ones are written again."""
         starts = [np.empty(0, _OFFSET)]
         size = self.shard_tokens * self.dtype.itemsize
         while True:
@@ -276,16 +276,18 @@ class ShardWriter:
 
 
 def read_starts(path: Path) -> NDArray[np.uint64]:
-    """Where documents begin in a shard, in tokens from the stream's start, (documents,).
+    """Offsets of the documents that begin in a shard, from the start of the stream (documents,).
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: it is damaged.
+        ValueError: the file is damaged.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; remove {path.parents[1]} to redo it")
+        raise FileNotFoundError(f"{path} is missing; remove {path.parents[1]} to prepare it again")
     if path.stat().st_size % _OFFSET.itemsize:
-        raise damaged(path, f"its {path.stat().st_size} bytes are no whole number of offsets")
+        raise damaged(
+            path, f"its {path.stat().st_size} bytes are not a multiple of the size of an offset"
+        )
     return np.fromfile(path, _OFFSET)
 
 
@@ -295,5 +297,5 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 
 def documents_path(folder: Path, shard: int) -> Path:
-    """The file that says where documents begin in a shard."""
+    """The file with the offsets of the documents that begin in a shard."""
     return folder / f"{shard:05d}.documents"

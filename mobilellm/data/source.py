@@ -1,7 +1,7 @@
-"""Where documents come from: the seam between a corpus and everything after it.
+"""Extension point for sources of documents.
 
-A source yields chunks: UTF-8 bytes, or token ids where the corpus is tokenized already. A document
-is one or more chunks, so that one of many gigabytes never lies in memory whole.
+A source yields chunks: UTF-8 bytes, or token ids if the corpus is already tokenized. A document is
+one or more chunks, so that a document of many gigabytes is never in memory as a whole.
 """
 
 from abc import ABC, abstractmethod
@@ -21,13 +21,13 @@ Split = Literal["train", "validation"]
 SPLITS: tuple[Split, Split] = ("train", "validation")
 
 MEGABYTES = Range(above=0, cap=1e9)
-# Of the fields of all sources and of `DataConfig`.
+# Ranges of the fields of all sources and of `DataConfig`.
 RANGES = {
     "vocab_size": Range(at_least=1, cap=MAX_INDEX),
     "eos_token_id": Range(at_least=0, cap=MAX_INDEX),
     "tokenizer_sample_megabytes": MEGABYTES, "max_megabytes": MEGABYTES,
     "held_out": Range(above=0, below=1, remedy="0.05 is common"),
-    "workers": Range(at_least=1, cap=4096, remedy="null: one process a core"),
+    "workers": Range(at_least=1, cap=4096, remedy="null: one process per core"),
 }  # fmt: skip
 
 MAX_CHUNK_BYTES = 1 << 16
@@ -35,19 +35,19 @@ _ROWS_PER_READ = 256
 
 
 class Chunk(NamedTuple):
-    """A part of a document, or all of it."""
+    """A part of a document, or a whole document."""
 
     content: "bytes | np.ndarray[Any, Any]"
     """UTF-8 text, or token ids (tokens,)."""
     ends_document: bool
-    """Whether the next chunk begins another document."""
+    """Whether the document ends with this chunk."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """A corpus with a training split and perhaps a validation split.
+    """A corpus with a training split and optionally a validation split.
 
-    A new format is a subclass in a file of its own, and a class that joins it with `DataConfig`.
+    A new format is a subclass in its own file, with a second class that also inherits `DataConfig`.
     """
 
     def __post_init__(self) -> None:
@@ -55,21 +55,21 @@ class Source(ABC):
         return
 
     def check_values(self) -> None:
-        """Check type and range of each field; classes that look at theirs begin with it.
+        """Check the type and range of each field; subclasses call it before checks of their own.
 
         Raises:
-            ValueError: a value of another type, or a number out of range.
+            ValueError: a value has the wrong type, or a number is out of range.
         """
         check_fields(self, "data.", **RANGES)
 
     @property
     def has_validation(self) -> bool:
-        """Whether the corpus comes with a validation split."""
+        """Whether the corpus has a validation split."""
         return False
 
     @property
     def is_local(self) -> bool:
-        """Whether all of it lies on this machine, so that reading it twice is cheap."""
+        """Whether the whole corpus is on this machine, so that reading it twice is cheap."""
         return True
 
     @property
@@ -79,24 +79,24 @@ class Source(ABC):
 
     @property
     def end_of_text_id(self) -> int | None:
-        """The id that ends a document, where chunks are token ids."""
+        """The id of the token that ends a document, if chunks are token ids."""
         return None
 
     @property
     def default_name(self) -> str:
-        """What the corpus is called where the user gives no name."""
+        """Name of the corpus if the user gives none."""
         return type(self).__name__.lower()
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """Plain data that, with the contents of `files`, determines every document."""
+        """Plain data that, together with the contents of `files`, determine every document."""
 
     def files(self, split: Split) -> list[Path]:
         """The local files that a split is read from, in order.
 
         Raises:
-            FileNotFoundError: a path that does not exist.
-            ValueError: a path with nothing in it.
+            FileNotFoundError: a path does not exist.
+            ValueError: a path has no files.
         """
         return []
 
@@ -105,7 +105,7 @@ class Source(ABC):
         """All documents of a split in a fixed order.
 
         Raises:
-            ValueError: text that is not UTF-8, a row that is broken or without its column.
+            ValueError: text is not UTF-8, or a row is damaged or lacks its column.
         """
 
 
@@ -116,11 +116,11 @@ def read_texts(
 
     Args:
         dataset: any Hugging Face dataset, read in blocks.
-        column: its text.
+        column: with the text.
         described: what to call the dataset in messages.
 
     Raises:
-        ValueError: the column does not exist, or a row holds something else than a string.
+        ValueError: the column does not exist, or a row holds something other than a string.
     """
     row = 0
     for block in _blocks(dataset):
@@ -148,29 +148,29 @@ def encode_text(text: str, described: str) -> bytes:
     """UTF-8 bytes of a string.
 
     Raises:
-        ValueError: the string holds half of a surrogate pair, which no UTF-8 text can.
+        ValueError: the string has half of a surrogate pair, which UTF-8 cannot represent.
     """
     try:
         return text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{described} holds the lone surrogate {text[error.start]!r}, which is no character; "
-            "mend or remove it"
+            f"{described} holds the lone surrogate {text[error.start]!r}, which is not a "
+            "character; correct or remove it"
         ) from None
 
 
 def document_chunks(text: bytes) -> Iterator[Chunk]:
-    """A whole document as chunks; none for an empty one."""
+    """The chunks of a whole document; none if it is empty."""
     parts = list(cut_text(text, MAX_CHUNK_BYTES))
     for number, part in enumerate(parts, start=1):
         yield Chunk(part, number == len(parts))
 
 
 def cut_text(text: bytes, limit: int) -> Iterator[bytes]:
-    """Parts of at most `limit` bytes that together are `text`.
+    """Cut `text` into parts of at most `limit` bytes.
 
-    A cut falls before a run of spaces, where no token of a SentencePiece model that splits at
-    white space can reach across; only where there is none, between any two characters.
+    It is cut before a run of spaces, which no token of a SentencePiece model that splits at white
+    space can contain within; if there is none, it is cut between any two characters.
     """
     start = 0
     while len(text) - start > limit:
@@ -186,7 +186,7 @@ def cut_text(text: bytes, limit: int) -> Iterator[bytes]:
 
 
 def _last_word_end(text: bytes, start: int, stop: int) -> int:
-    """Where the last word that is followed by a space ends; -1 if there is none after `start`."""
+    """The end of the last word that is followed by a space; -1 if there is none after `start`."""
     end = text.rfind(b" ", start, stop)
     while end > start and text[end - 1] == 0x20:
         end -= 1

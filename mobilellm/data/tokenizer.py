@@ -1,8 +1,8 @@
-"""SentencePiece models: training one on a sample, and what is read off one.
+"""SentencePiece models: training, loading, and the bytes of text per token.
 
-A trained model loses nothing: byte pairs over identity-normalised text, every other character as
-its bytes, no space added or removed. Only U+2581, which SentencePiece writes for a space, comes
-back as one.
+A trained model is lossless: it uses byte-pair encoding of text without normalisation, encodes rare
+characters as bytes, and neither adds nor removes spaces. The one exception is U+2581, which
+SentencePiece uses for a space, and which is therefore decoded as a space.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 UNKNOWN_ID, BOS_ID, EOS_ID = 0, 1, 2
 SPACE_MARK = "\u2581"
 
-# SentencePiece passes over longer training texts without a warning,
+# SentencePiece skips longer training texts without a warning,
 _MAX_SENTENCE_BYTES = 4192
-# and over those with NUL or with the character that it prints for unknown ones.
+# and those with NUL or with its character for unknown tokens.
 _RESERVED = [0x0000, 0x2585]
 # Share of the characters of a text that are covered by characters with a token of their own.
 _CHARACTER_COVERAGE = 0.9995
@@ -37,18 +37,18 @@ _NUM_SPECIAL = 3 + 256
 
 
 class EvenSample:
-    """Parts of a text of unknown length, at most `max_bytes`, spread evenly over it.
+    """A sample of a text of unknown length: parts of at most `max_bytes` in all, spread evenly.
 
-    Every part is kept at first; when that becomes too much, every second one of those kept is
-    dropped, and from then on only half as many are taken. Memory stays bounded, one pass is
-    enough, and the same text gives the same sample.
+    At first every part is kept. Whenever the sample becomes too large, every second part is
+    dropped, and only half as many of the following parts are kept. The memory is bounded, one pass
+    is enough, and the same text gives the same sample.
 
     Args:
-        max_bytes: of the sample.
+        max_bytes: largest size of the sample.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        """Begin with an empty sample."""
+        """Start with an empty sample."""
         self.max_bytes = max_bytes
         self.parts: list[bytes] = []
         self.num_bytes = 0
@@ -56,7 +56,7 @@ class EvenSample:
         self._num_seen = 0
 
     def add(self, text: bytes) -> None:
-        """Go on with the text."""
+        """Add the next part of the text."""
         for part in cut_text(text, _MAX_SENTENCE_BYTES):
             if self._num_seen % self._stride == 0:
                 self.parts.append(part)
@@ -69,17 +69,17 @@ class EvenSample:
 
 
 def train_tokenizer(parts: Sequence[bytes], vocab_size: int) -> bytes:
-    """Train byte-pair encoding with ids unk 0, bos 1, eos 2.
+    """Train byte-pair encoding with the ids unk 0, bos 1 and eos 2.
 
     Args:
         parts: UTF-8 text.
-        vocab_size: number of ids, exactly.
+        vocab_size: exact number of ids.
 
     Returns:
-        The model, as its file holds it. The same text gives the same bytes.
+        The bytes of the model file; the same text gives the same bytes.
 
     Raises:
-        ValueError: the text has too little variety for so large a vocabulary, or none.
+        ValueError: the text is empty, or has too little variety for such a large vocabulary.
     """
     from sentencepiece import SentencePieceTrainer
 
@@ -103,7 +103,7 @@ def train_tokenizer(parts: Sequence[bytes], vocab_size: int) -> bytes:
             bos_id=BOS_ID,
             eos_id=EOS_ID,
             pad_id=-1,
-            # Stored in the model, so another number would give another file for the same text.
+            # It is stored in the model: another number would give another file for the same text.
             num_threads=2,
             minloglevel=2,
         )
@@ -122,16 +122,16 @@ def train_tokenizer(parts: Sequence[bytes], vocab_size: int) -> bytes:
 def load_tokenizer(
     path: Path, vocab_size: int, *, name: str = "data.tokenizer="
 ) -> "SentencePieceProcessor":
-    """Load a SentencePiece model for a model of `vocab_size` rows, which may be more than tokens.
+    """Load a SentencePiece model with at most `vocab_size` tokens.
 
     Args:
         path: of the file.
-        vocab_size: of the model.
-        name: what the path is called in messages, with what stands between the two.
+        vocab_size: number of rows of the language model's embedding.
+        name: text before the path in messages.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no SentencePiece model, or has more tokens than the model rows.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a SentencePiece model, or has more than `vocab_size` tokens.
     """
     processor = open_tokenizer(path, name=name)
     size = processor.vocab_size()
@@ -144,7 +144,7 @@ def load_tokenizer(
 
 
 def open_tokenizer(path: Path, *, name: str = "data.tokenizer=") -> "SentencePieceProcessor":
-    """Load a SentencePiece model of any size; arguments and errors as of `load_tokenizer`."""
+    """Load a SentencePiece model of any size; arguments and errors as for `load_tokenizer`."""
     from sentencepiece import SentencePieceProcessor
 
     check_tokenizer_file(path, name=name)
@@ -158,11 +158,11 @@ def open_tokenizer(path: Path, *, name: str = "data.tokenizer=") -> "SentencePie
 
 
 def check_tokenizer_file(path: Path, *, name: str = "data.tokenizer=") -> None:
-    """Refuse a path that is no file.
+    """Check that a path is a file.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: it is a folder; names the tokenizer in it, if there is one.
+        FileNotFoundError: the path does not exist.
+        ValueError: it is a folder; the message names the tokenizer in it, if there is one.
     """
     if path.is_dir():
         inside = path / TOKENIZER_FILE
@@ -175,18 +175,18 @@ def check_tokenizer_file(path: Path, *, name: str = "data.tokenizer=") -> None:
 
 
 def _kind_of(path: Path) -> str:
-    """What a file is that is no SentencePiece model."""
+    """What a file is that is not a SentencePiece model."""
     with path.open("rb") as file:
         begin = file.read(512)
     if begin.lstrip()[:1] == b"{":
         return "is JSON, as the tokenizer.json of Hugging Face, which is not supported"
     if re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", begin):
         return "is a tokenizer of tiktoken, which is not supported"
-    return "is no SentencePiece model"
+    return "is not a SentencePiece model"
 
 
 def tokenizer_hash(processor: "SentencePieceProcessor") -> str:
-    """Hash of pieces and scores: the same for files that differ only in how they were made."""
+    """Hash of tokens and scores: equal for files that differ only in the training settings."""
     digest = hashlib.blake2b(digest_size=16)
     for token in range(processor.vocab_size()):
         digest.update(f"{processor.id_to_piece(token)}\t{processor.get_score(token)!r}\n".encode())
@@ -200,8 +200,8 @@ def token_byte_counts(
 
     Args:
         processor: the tokenizer.
-        num_ids: entries of the result, with 0 for ids that the tokenizer does not have; default:
-            as many as it has tokens.
+        num_ids: number of entries, which are 0 for ids that the tokenizer does not have; default:
+            the number of its tokens.
     """
     counts = np.zeros(num_ids or processor.vocab_size(), dtype=np.int32)
     for token in range(processor.vocab_size()):
@@ -213,10 +213,11 @@ def token_byte_counts(
 
 
 def _sentences(parts: Sequence[bytes], vocab_size: int) -> Iterator[bytes]:
-    """The text in parts that training does not pass over, without its rarest characters.
+    """The text in parts that training does not skip, without its rarest characters.
 
-    Those are spelled in bytes. At most half of the vocabulary goes to single characters, or a
-    small one on a text with many (Chinese, say) would have no room for other tokens.
+    Rare characters are encoded as bytes. At most half of the vocabulary is used for single
+    characters: otherwise a small vocabulary for a text with many of them, such as Chinese, would
+    have no other tokens.
     """
     is_kept = _frequent_characters(parts, (vocab_size - _NUM_SPECIAL) // 2)
     for part in parts:
@@ -227,7 +228,7 @@ def _sentences(parts: Sequence[bytes], vocab_size: int) -> Iterator[bytes]:
 
 
 def _frequent_characters(parts: Sequence[bytes], most: int) -> NDArray[np.bool_]:
-    """Whether each code point is to get a token of its own, (code points,)."""
+    """Whether each code point gets a token of its own (code points,)."""
     counts = np.zeros(sys.maxunicode + 1, dtype=np.int64)
     for first in range(0, len(parts), _PARTS_PER_COUNT):
         text = b"".join(parts[first : first + _PARTS_PER_COUNT]).decode()

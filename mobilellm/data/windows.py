@@ -5,7 +5,7 @@
 2. Training consumes an endless stream of samples; sample g is window
    `permutation(seed, epoch)[position]` with epoch, position = divmod(g, number of windows).
 3. Optimizer step k takes the samples [k G, (k + 1) G), G = samples_per_step, on any number of
-   ranks. So one number, the samples consumed, says exactly where a run stands.
+   ranks. The position of a run is therefore one number, the samples consumed.
 """
 
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ from mobilellm.data.permutation import permute
 from mobilellm.data.shards import TokenSequence
 
 IGNORED_LABEL = -100
-"""Label of a position that counts in no loss (torch's own default)."""
+"""Label of a position that no loss counts (torch's default)."""
 
 
 class Windows(Protocol):
-    """Windows by number, each a tensor (seq,) by name: at least `input_ids` and `labels`."""
+    """Windows by number; each has named tensors (seq,), at least `input_ids` and `labels`."""
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -39,19 +39,20 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
     """Windows of `sequence_length` inputs with the next tokens as labels.
 
     An item is {"input_ids": (seq,), "labels": (seq,)}, int64. With `document_mask` it also has
-    "document_ids" (seq,), which count the documents from the window's start (EOS belongs to the
-    document it ends), and the label after an EOS, which would be a guess at another document's
-    first token, is -100.
+    "document_ids" (seq,), which number the documents from the start of the window (EOS belongs to
+    the document that it ends); the label after an EOS, which is the first token of another
+    document, is then -100.
 
     Args:
-        tokens: the stream.
+        tokens: the stream of tokens.
         sequence_length: inputs per window, in tokens.
         eos_token_id: the token that ends a document; required for `document_mask`.
-        document_mask: whether documents are to be kept from attending to each other.
-        described: what to call the stream in messages.
+        document_mask: whether attention is limited to the tokens of one document.
+        described: name of the stream in messages.
 
     Raises:
-        ValueError: a stream too short for one window, or `document_mask` without `eos_token_id`.
+        ValueError: the stream is too short for one window, or `document_mask` is true without
+            `eos_token_id`.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
                 f"{max(len(tokens) - 1, 0)}, or more text"
             )
         if document_mask and eos_token_id is None:
-            raise ValueError("document_mask=true needs eos_token_id; give it, or switch it off")
+            raise ValueError("document_mask=true needs eos_token_id; give it, or use false")
         self.tokens = tokens
         self.sequence_length = sequence_length
         self.eos_token_id = eos_token_id
@@ -84,7 +85,7 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         return (len(self.tokens) - 1) // self.sequence_length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """The window `index`, counted from the stream's start."""
+        """The window `index`, counted from the start of the stream."""
         if not 0 <= index < len(self):
             raise IndexError(f"window {index} does not exist; there are {len(self)}")
         start = index * self.sequence_length
@@ -103,24 +104,24 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
 class WindowBatchSampler(Sampler[list[int]]):
     """The windows of each micro-batch of one rank, as lists of indices.
 
-    Micro-batch m of a step on rank r takes, within the step's samples, the slice that begins at
-    (m * world_size + r) * micro_batch_size: a step's set of samples is the same on any number of
-    ranks. Give the next run `start` = samples consumed so far to continue exactly.
+    Micro-batch m of a step on rank r takes the slice of the step's samples that begins at
+    (m * world_size + r) * micro_batch_size: the set of samples of a step is the same for any number
+    of ranks. With `start` = samples consumed so far, the next run continues exactly.
 
     Args:
         num_windows: windows per epoch.
-        seed: of the order.
+        seed: determines the order.
         samples_per_step: windows per optimizer step, over all ranks and micro-batches.
         micro_batch_size: windows per batch; times `world_size` it must divide `samples_per_step`.
         start: samples consumed before, over all ranks.
-        stop: samples consumed when iteration ends, over all ranks; None: never ends. Where it cuts
-            a step short, the last batches are shorter, and some ranks may have one fewer.
+        stop: samples consumed when iteration ends, over all ranks; None: it never ends. If the last
+            step is incomplete, its batches are smaller, and some ranks may have one batch less.
         rank: of this process, below `world_size`.
-        world_size: processes that share each step.
-        shuffle: False: every epoch in the order of the stream.
+        world_size: number of processes that share each step.
+        shuffle: False keeps the order of the stream in every epoch.
 
     Raises:
-        ValueError: sizes that do not divide, or are out of range.
+        ValueError: sizes do not divide each other, or are out of range.
     """
 
     def __init__(
@@ -166,8 +167,8 @@ class WindowBatchSampler(Sampler[list[int]]):
         self.shuffle = shuffle
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Batches of this rank from `start` on."""
-        # A step is a whole number of these, so steps need no loop of their own.
+        """The batches of this rank, beginning at `start`."""
+        # A step is a multiple of this, so that no separate loop over steps is needed.
         stride = self.world_size * self.micro_batch_size
         first = self.start + self.rank * self.micro_batch_size
         while self.stop is None or first < self.stop:
@@ -176,14 +177,14 @@ class WindowBatchSampler(Sampler[list[int]]):
             first += stride
 
     def __len__(self) -> int:
-        """Number of batches of this rank; TypeError where iteration never ends."""
+        """Number of batches of this rank; TypeError if iteration never ends."""
         if self.stop is None:
             raise TypeError("a sampler without stop has no length: it never ends")
         first = self.start + self.rank * self.micro_batch_size
         return max(0, -(-(self.stop - first) // (self.world_size * self.micro_batch_size)))
 
     def windows(self, first: int, last: int) -> list[int]:
-        """The windows that the global samples [first, last) stand for, in order."""
+        """The windows of the global samples [first, last), in order."""
         samples = np.arange(first, last, dtype=np.int64)
         epochs, positions = np.divmod(samples, self.num_windows)
         if self.shuffle:

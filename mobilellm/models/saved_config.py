@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mobilellm.command_names import command_for
 from mobilellm.models.config import ModelConfig
 
 CONFIG_FILE = "config.json"
@@ -22,7 +23,7 @@ def read_config(folder: str | Path) -> ModelConfig:
     if values.pop("format", None) != FORMAT:
         raise ValueError(
             f"{path} does not have format={FORMAT!r}; "
-            "convert a Hugging Face folder with scripts/import.py"
+            f"convert a Hugging Face folder with {command_for('import')}"
         )
     try:
         return ModelConfig.from_dict(values)

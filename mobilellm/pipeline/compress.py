@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from mobilellm.command_names import command_for
 from mobilellm.files import write_text_atomically
 from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.paths import check_writable, user_path
@@ -217,8 +218,8 @@ def _check_stages(settings: "StageSettings") -> None:
         if value != usual[name]:
             raise ValueError(
                 f"{name}={value} is about stages of compression with training between them, and "
-                f"scripts/compress.py does not train: leave out {name}, or use scripts/train.py "
-                "init_from=…"
+                f"{command_for('compress')} does not train: leave out {name}, or use "
+                f"{command_for('train')} init_from=…"
             )
 
 

@@ -64,6 +64,6 @@ def _data_of_run(folder: Path) -> Any:
         if (run / CONFIG).is_file():
             return OmegaConf.load(run / CONFIG).data
     raise ValueError(
-        f"{folder} is no run's folder, so its training data are not known; give data to calibrate "
-        "and to measure on, e.g. data=text data.train=corpus/"
+        f"{folder} is not the folder of a run, so its training data are not known; give data for "
+        "calibration and measurement, e.g. data=text data.train=corpus/"
     )

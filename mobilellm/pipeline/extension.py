@@ -80,8 +80,8 @@ def extended_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictCon
     parent = read_config(folder)
     if not parent:
         raise FileNotFoundError(
-            f"extend_from={cfg.extend_from} is no run's folder: it has no config.yaml that can be "
-            "read; give the folder of a finished run, outputs/<experiment>/<run>"
+            f"extend_from={cfg.extend_from} is not the folder of a run: it has no readable "
+            "config.yaml; give the folder of a finished run, outputs/<experiment>/<run>"
         )
     now: Any = OmegaConf.to_container(cfg, resolve=True)
     before: set[str] = set((read_summary(folder) or {}).get("overrides") or ())

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mobilellm.report.runs import Run
 
 COMPRESSION = "compression.json"
-"""Written by scripts/compress.py beside the model; its `source` is the folder of the original."""
+"""Written by `mobilellm compress` beside the model; its `source` is the folder of the original."""
 DEPTH = 20
 """Limit of ancestors to follow, in case the folders refer to each other in a circle."""
 

@@ -31,7 +31,7 @@ def compare(
     Writes comparison.json, comparison.csv, one PNG per plot, and a self-contained index.html.
 
     Args:
-        paths: run or sweep folders, and folders that scripts/compress.py wrote.
+        paths: run or sweep folders, and folders that `mobilellm compress` wrote.
         out: folder of the report; default `<first path>/comparison`. An earlier report in it is
             overwritten; other files are never overwritten.
         title: heading of the page; default: the name of the experiment.

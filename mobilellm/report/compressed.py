@@ -1,4 +1,4 @@
-"""Compressed models that scripts/compress.py wrote: their size, speed and loss."""
+"""Compressed models that `mobilellm compress` wrote: their size, speed and loss."""
 
 import json
 import math
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mobilellm.command_names import command_for
 from mobilellm.models.saved_config import CONFIG_FILE, read_config
 from mobilellm.report.ancestry import COMPRESSION, start_of
 from mobilellm.report.caution import Caution, some
@@ -108,7 +109,7 @@ def compressed_cautions(rows: Sequence[CompressedModel]) -> tuple[Caution, ...]:
     if any(row.kind == COMPRESSED for row in rows):
         text = (
             "a compressed model has a single measurement, so there is no verdict; train it with "
-            "several seeds (scripts/train.py init_from=…) to get one"
+            f"several seeds ({command_for('train')} init_from=…) to get one"
         )
         found.append(Caution("compressed models", False, text))
     return tuple(found)

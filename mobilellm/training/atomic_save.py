@@ -1,4 +1,4 @@
-"""Saving a checkpoint as a whole or not at all, and checking one before it is used."""
+"""Saving a checkpoint atomically, and checking its model configuration before it is loaded."""
 
 import errno
 import os
@@ -20,15 +20,16 @@ _NO_WEIGHTS = ("eos_token_id", "bos_token_id")
 def save_atomically(checkpoint: dict[str, Any], path: Path) -> None:
     """Save to a temporary file, flush it to disk, read it back, and put it in the place of `path`.
 
-    `last.ckpt` from before stays beside it as `previous.ckpt`. At every moment one of the two is
-    whole, and until the new file is, both are.
+    The former `last.ckpt` is kept as `previous.ckpt`. At least one of the two files is complete at
+    any moment.
 
     Raises:
-        OSError: with the cause's errno; the temporary file is gone and all others as before.
+        OSError: the file could not be written, with the errno of the cause; the temporary file is
+            deleted, and all other files are unchanged.
     """
     try:
         with atomic_write(path) as temporary:
-            # Unbuffered, so that a full disk is met in write() and not in close().
+            # Unbuffered, so that a full disk raises in write() and not in close().
             with temporary.open("wb", buffering=0) as file:
                 torch.save(checkpoint, file)
                 os.fsync(file.fileno())
@@ -48,7 +49,10 @@ def save_atomically(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give `source` a second name in one step: `source` is later replaced, never changed."""
+    """Make `target` a hard link to `source`, or a copy, atomically.
+
+    A link is enough, because `source` is later replaced as a file and never modified.
+    """
     with atomic_write(target) as temporary:
         temporary.unlink()
         try:
@@ -58,16 +62,17 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _forget_cached(descriptor: int) -> None:
-    """Let the file be read from the disk and not from memory, where the system can."""
+    """Drop the file from the page cache, if the system can: reading it then tests the disk."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def check_same_model(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Compare the model configurations of a checkpoint and of the run that is to load it.
+    """Check that a checkpoint has the model configuration of the run that loads it.
 
     Raises:
-        ValueError: they differ; each field with both values, of compressed layers the first.
+        ValueError: they differ; the message has both values of each field, and for compressed
+            layers the number of differences and the first one.
     """
     names = [
         name

@@ -1,8 +1,8 @@
-"""A checkpoint turned into that of a model of another structure.
+"""Converts a checkpoint of one model into a checkpoint of its compressed form.
 
-A model's structure follows from the configuration in its checkpoint, so the step from one stage of
-compression to the next is a function of the checkpoint alone; each stage is one `fit` that resumes
-from it.
+The structure of a model follows from the configuration in its checkpoint. The transition from one
+stage of compression to the next is therefore a function of the checkpoint alone, and each stage is
+one `fit` that resumes from the converted checkpoint.
 """
 
 from collections.abc import Mapping
@@ -12,21 +12,22 @@ from typing import Any
 import torch
 from torch import nn
 
-# The model's attribute in LanguageModelModule, in front of each name in a checkpoint's state dict.
+# Prefix of the model in the names of a checkpoint: it is an attribute of LanguageModelModule.
 PREFIX = "model."
 
 
 def carry_over(checkpoint: Mapping[str, Any], old: Any, new: Any) -> dict[str, Any]:
-    """The checkpoint of `old` as one of `new`, for the training to go on with.
+    """Convert a checkpoint of `old` into one of `new`, from which training continues.
 
     Weights and configuration are those of `new`. The optimizer keeps its state for every
-    parameter that both models have with the same name and values; the others start empty. All
-    else (step, tokens, position in the data, random state, callbacks, loops) stays as it is.
+    parameter that both models have with the same name and values; all other parameters start
+    without state. Everything else (step, tokens, position in the data, random state, callbacks,
+    loops) is copied.
 
     Args:
-        checkpoint: as Lightning saved it, with or without `optimizer_states`; left as it is.
+        checkpoint: as Lightning saved it, with or without `optimizer_states`; it is not modified.
         old: the LanguageModelModule with the checkpoint's weights.
-        new: one with the compressed model and the same optimizer settings.
+        new: a LanguageModelModule with the compressed model and the same optimizer settings.
     """
     result = dict(checkpoint)
     result["model_config"] = new.model.config.to_dict()
@@ -40,7 +41,7 @@ def carry_over(checkpoint: Mapping[str, Any], old: Any, new: Any) -> dict[str, A
 
 
 def _carry_optimizer(saved: Mapping[str, Any], old: Any, new: Any) -> dict[str, Any]:
-    # Keys are numbers, or names where parameters are sharded: the order says which is which.
+    # Keys are numbers, or names if parameters are sharded; their order identifies the parameters.
     keys = chain.from_iterable(group["params"] for group in saved["param_groups"])
     names = _parameter_names(old.configure_optimizers(), old.model)
     kept = _untouched(old.model, new.model)
@@ -67,14 +68,14 @@ def _carry_optimizer(saved: Mapping[str, Any], old: Any, new: Any) -> dict[str, 
 
 
 def _parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
-    """Names of the optimizer's parameters, in the order in which its state counts them."""
+    """Names of the optimizer's parameters, in the order of its state dict."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = (group["params"] for group in optimizer.param_groups)
     return [names[id(parameter)] for parameter in chain.from_iterable(groups)]
 
 
 def _untouched(old: nn.Module, new: nn.Module) -> set[str]:
-    """Names of the parameters that both have with equal values."""
+    """Names of the parameters that both models have with equal values."""
     before = dict(old.named_parameters())
     return {
         name
@@ -84,5 +85,5 @@ def _untouched(old: nn.Module, new: nn.Module) -> set[str]:
 
 
 def _kind(group: Mapping[str, Any]) -> tuple[Any, Any]:
-    """What makes a group of parameters the same one in two optimizers."""
+    """Key by which the parameter groups of two optimizers are matched."""
     return group.get("role"), group.get("algorithm")

@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or not there."""
+"""Lightning's extension point for checkpoint files, with atomic writes."""
 
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,15 @@ from mobilellm.training.atomic_save import save_atomically
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes beside the target and renames; reads plain data only (`weights_only=True`)."""
+    """Writes checkpoints atomically; reads them with `weights_only=True`, which runs no code."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write `checkpoint` to `path`, or leave what was there.
+        """Write `checkpoint` to `path` atomically.
 
         Raises:
-            OSError: it could not be written, e.g. since the disk is full; the checkpoint before
+            OSError: it could not be written, e.g. because the disk is full; the previous checkpoint
                 is kept.
         """
         save_atomically(checkpoint, Path(path))
@@ -29,7 +29,7 @@ class AtomicCheckpointIO(CheckpointIO):
         """Read a checkpoint to the CPU.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: the file does not exist.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"checkpoint {path} does not exist; give the path of one")

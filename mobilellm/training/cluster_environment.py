@@ -1,4 +1,4 @@
-"""What Lightning is told of a process's place, instead of letting it read the environment."""
+"""Tells Lightning the rank of this process, so that it does not read environment variables."""
 
 import os
 
@@ -8,19 +8,22 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from mobilellm.training.places import Place
 
-# Above what daemons listen on, below what systems hand out to clients.
+# Above the ports of common services and below the range of ephemeral ports.
 FIRST_PORT, NUM_PORTS = 15_000, 16_000
 
 
 def cluster_environment(place: Place) -> ClusterEnvironment:
-    """For a process that a launcher started, or that is alone; else Lightning starts the others."""
+    """Lightning's environment for a process at `place`.
+
+    If there are several processes and no launcher has started them, Lightning starts the others.
+    """
     if place.launcher is None and place.world_size > 1:
         return LightningEnvironment()
     return _PlacedProcess(place)
 
 
 class _PlacedProcess(ClusterEnvironment):
-    """A process that is there already, at a known place. No signal is handled here."""
+    """A process with a known rank, whose peers already exist. It handles no signals."""
 
     def __init__(self, place: Place) -> None:
         super().__init__()
@@ -42,7 +45,7 @@ class _PlacedProcess(ClusterEnvironment):
     def main_port(self) -> int:
         given = os.environ.get("MASTER_PORT")
         if given is None:
-            # The same for all tasks of a step, another for the next step of the job.
+            # Equal for all tasks of a SLURM job step, and different for the next step of the job.
             job, step = (int(os.environ.get(f"SLURM_{name}_ID", "0")) for name in ("JOB", "STEP"))
             return FIRST_PORT + (job + 97 * step) % NUM_PORTS
         return int(given)

@@ -20,15 +20,15 @@ COLUMNS = (
 class CSVLogger(Logger):
     """Writes `metrics.csv` into a folder.
 
-    Values of one step end up in one row; a value that a step does not have is blank. A new name
-    adds a column. Every finished row is on disk at once.
+    All values of a step are in one row; missing values are blank. A new name adds a column. Every
+    finished row is written to disk immediately.
 
     Args:
         folder: the run's folder.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Nothing is opened before the first row."""
+        """Remember the folder; the file is opened with the first row."""
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
         self._columns: list[str] = list(COLUMNS)
@@ -37,42 +37,42 @@ class CSVLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Kind of logger."""
+        """The kind of logger."""
         return "csv"
 
     @property
     def version(self) -> str:
-        """There is one file, continued on resume."""
+        """Empty: there is one file, which a resumed run continues."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """config.yaml holds them."""
+        """Do nothing: config.yaml contains the settings."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Add values to the row of `step`; the row of an earlier step is written."""
+        """Add values to the row of `step`, after writing the row of an earlier step."""
         if self._row and self._row["step"] != step:
             self._write_row()
         self._row |= {"step": step, **metrics}
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the row begun; what is added to its step later replaces it."""
+        """Write the current row; if more values of its step follow, the row is replaced."""
         self._write_row()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write the row begun."""
+        """Write the current row."""
         self._write_row()
 
     def close(self) -> None:
-        """Write the row begun."""
+        """Write the current row."""
         self._write_row()
 
     @rank_zero_only
     def cut_after(self, step: int) -> None:
-        """Keep only rows of steps up to `step`; 0, where no step was trained, keeps none."""
+        """Keep only the rows of steps up to `step`; 0 removes all rows."""
         self._row = {}
         rows = [row for row in self._read() if step > 0 and int(row["step"]) <= step]
         if self.path.exists():
@@ -100,11 +100,11 @@ class CSVLogger(Logger):
             reader = csv.DictReader(file)
             added = [name for name in reader.fieldnames or () if name not in self._columns]
             self._columns += added
-            # A kill in the middle of a write can leave half a row.
+            # A process that is killed while it writes can leave an incomplete row.
             return [row for row in reader if (row["step"] or "").isdigit() and None not in row]
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        """Replace the file as a whole, so that a kill leaves the old one or the new one."""
+        """Replace the file atomically."""
         self._columns += [name for row in rows for name in row if name not in self._columns]
         self._columns = list(dict.fromkeys(self._columns))
         text = io.StringIO(newline="")

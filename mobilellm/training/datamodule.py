@@ -13,31 +13,31 @@ from mobilellm.losses.cross_entropy import IGNORE_INDEX
 
 Batch = dict[str, Tensor]
 
-# Windows of one calibration batch; not the training's, which memory and devices decide.
+# Windows per calibration batch: fixed, because micro_batch_size depends on the machine.
 CALIBRATION_BATCH = 8
 
 
 class TokenDataModule(LightningDataModule):
     """Optimizer steps as Lightning batches: one item is the list of a step's micro-batches.
 
-    Where a run stands is one number, the samples consumed over all ranks; it is saved in the
-    checkpoint, so that a run goes on with the sample after the last one trained on, also on
-    another number of ranks. Windows are slices of memory-mapped shards: reading them takes far
-    less than a step, hence no worker processes.
+    The position of a run is one number, the samples consumed over all ranks. It is saved in the
+    checkpoint, so that a run continues with the sample after the last one that it was trained on,
+    even on a different number of ranks. Windows are slices of memory-mapped shards: reading them
+    takes much less time than a step, so there are no worker processes.
 
     Args:
-        prepared: `windows("train"|"validation", …)` and `token_bytes`, as
+        prepared: has `windows("train"|"validation", …)` and `token_bytes`, such as
             `mobilellm.data.PreparedData`.
         sequence_length: tokens per window.
         micro_batch_size: windows per device and forward pass.
         samples_per_step: windows per optimizer step over all ranks and micro-batches.
-        seed: of the order of the windows.
-        validation_tokens: validate on so many tokens, in windows spread evenly over the split;
-            default: all.
-        document_mask: keep documents from attending to each other.
+        seed: determines the order of the windows.
+        validation_tokens: number of tokens to validate on, in windows spread evenly over the split;
+            default: the whole split.
+        document_mask: limit attention to the tokens of one document.
 
     Raises:
-        ValueError: a split too short for one window, or sizes that do not divide.
+        ValueError: a split is too short for one window, or the sizes do not divide each other.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class TokenDataModule(LightningDataModule):
 
     @property
     def token_bytes(self) -> np.ndarray | None:
-        """Bytes of text each token id stands for, None where no tokenizer is known."""
+        """Bytes of text that each token id stands for; None if no tokenizer is known."""
         return self.prepared.token_bytes
 
     @property
@@ -87,28 +87,28 @@ class TokenDataModule(LightningDataModule):
 
     @property
     def num_validation_windows(self) -> int:
-        """Windows of one validation."""
+        """Number of windows per validation."""
         everything = len(self.validation_windows)
         if self.validation_tokens is None:
             return everything
         return min(everything, int(self.validation_tokens // self.sequence_length))
 
     def state_dict(self) -> dict[str, int]:
-        """Where the run stands."""
+        """The number of samples consumed."""
         return {"consumed_samples": self.consumed_samples}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on from there."""
+        """Restore the number of samples consumed."""
         self._consumed_before = state_dict["consumed_samples"]
 
     def teardown(self, stage: str) -> None:
-        """A further fit goes on with the next sample."""
+        """Keep the position, so that another fit continues with the next sample."""
         if self.trainer is not None:
             self._consumed_before = self.consumed_samples
             self._first_step = self.trainer.global_step
 
     def train_dataloader(self) -> "StepLoader":
-        """The steps that are left; endless."""
+        """The steps after the samples consumed so far, without an end."""
         rank, world_size = self._place()
         if self.trainer is not None:
             self._first_step = self.trainer.global_step
@@ -126,11 +126,11 @@ class TokenDataModule(LightningDataModule):
         return StepLoader(self.train_windows, sampler, accumulation, pin_memory=pin)
 
     def validation_batches(self) -> Iterator[Batch]:
-        """This rank's share of the validation windows; every rank gets equally many batches."""
+        """This rank's share of the validation windows; all ranks get the same number of batches."""
         return self._validation_batches(*self._place())
 
     def all_validation_batches(self) -> Iterator[Batch]:
-        """All validation windows, on whichever rank this is."""
+        """All validation windows, not only this rank's share."""
         return self._validation_batches(0, 1)
 
     def _validation_batches(self, rank: int, world_size: int) -> Iterator[Batch]:
@@ -146,13 +146,13 @@ class TokenDataModule(LightningDataModule):
                 yield idle | {"labels": torch.full_like(idle["labels"], IGNORE_INDEX)}
 
     def calibration_batches(self, tokens: int) -> list[Batch]:
-        """The first windows of the training order, the same wherever the run stands.
+        """The first windows of the training order, whatever the position of the run.
 
         Args:
-            tokens: at least so many, in whole windows.
+            tokens: least number of tokens; rounded up to whole windows.
 
         Raises:
-            ValueError: the training split has fewer.
+            ValueError: the training split has fewer tokens.
         """
         windows, there = -(-tokens // self.sequence_length), len(self.train_windows)
         if windows > there:
@@ -186,14 +186,14 @@ class StepLoader:
         *,
         pin_memory: bool = False,
     ) -> None:
-        """Nothing is read yet."""
+        """Keep the arguments; nothing is read yet."""
         self.windows = windows
         self.sampler = sampler
         self.accumulation = accumulation
         self.pin_memory = pin_memory
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        """Steps from the sampler's start on."""
+        """The steps, beginning at the sampler's `start`."""
         indices = iter(self.sampler)
         while True:
             step = [gather(self.windows, next(indices)) for _ in range(self.accumulation)]
@@ -203,7 +203,7 @@ class StepLoader:
 
 
 def gather(windows: Windows, indices: list[int]) -> Batch:
-    """One batch (len(indices), seq) of each field, and the windows' numbers (len(indices),)."""
+    """Stack windows: each field (len(indices), seq), and the windows' numbers (len(indices),)."""
     items = [windows[index] for index in indices]
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
     return batch | {"window": torch.tensor(indices)}

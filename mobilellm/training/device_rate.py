@@ -1,10 +1,10 @@
-"""What this device reaches in a matrix product: the yardstick of model FLOPs utilisation."""
+"""The FLOP rate of matrix products on this device, the reference for model FLOPs utilisation."""
 
 import time
 
 import torch
 
-# Square matrices large enough that the device is busy and small enough for many tries.
+# Size of the square matrices: large enough to occupy the device, small enough for many products.
 MATRIX_SIZES = {"cpu": 1024, "mps": 2048, "cuda": 8192}
 
 
@@ -14,15 +14,15 @@ def measure_matmul_rate(
     *,
     seconds: float = 0.3,
 ) -> float:
-    """FLOP/s of the fastest of the square matrix products that fit into `seconds`.
+    """FLOP/s of the fastest square matrix product among those computed within `seconds`.
 
-    The fastest, since whatever disturbs a measurement makes it slower. FLOPs are two per
-    multiplication and addition.
+    The fastest one counts, because disturbances only make a measurement slower. A multiplication
+    and an addition are two FLOPs.
 
     Args:
-        device: where.
+        device: to measure.
         dtype: of both factors and the product.
-        seconds: how long to go on, after one product to warm up.
+        seconds: duration of the measurement, after one product as warm-up.
     """
     device = torch.device(device)
     size = MATRIX_SIZES.get(device.type, MATRIX_SIZES["cpu"])

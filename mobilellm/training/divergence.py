@@ -1,4 +1,4 @@
-"""Losses that went wrong, and checkpoints that go on behind the data they went wrong on."""
+"""Detects diverged steps, and rewinds a checkpoint past the bad batch."""
 
 import math
 import statistics
@@ -9,19 +9,19 @@ from typing import Any
 from mobilellm.ranges import Range, check_fields
 
 ACTIONS = ("stop", "skip", "rollback")
-# Key of the data's place in a checkpoint: Lightning's name for our data module's state.
+# Key of the data module's state in a checkpoint: Lightning uses the name of the class.
 DATA = "TokenDataModule"
 
 
 class TrainingDiverged(ValueError):
-    """A step's loss or gradient is not one that training can go on with."""
+    """Training cannot continue, because the loss or the gradient of a step has diverged."""
 
 
 class RollBack(Exception):
-    """Asks to go on from the last checkpoint, with the samples after those of this step.
+    """Raised to continue from the last checkpoint with the samples after those of the bad step.
 
     Args:
-        event: what happened: plain data.
+        event: description of the bad step, as plain data.
     """
 
     def __init__(self, event: dict[str, Any]) -> None:
@@ -32,22 +32,26 @@ class RollBack(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class DivergenceRule:
-    """When a step counts as diverged: a value that is not finite always; a spike if asked for.
+    """Decides whether a step has diverged.
+
+    A step with a loss or gradient norm that is not finite has always diverged. A spike of the loss
+    counts only if `spike_factor` or `spike_nats` is set.
 
     Raises:
         ValueError: a number out of range.
     """
 
     window: int = 50
-    """Accepted steps whose median loss a step is compared with; before there are so many, none."""
+    """The loss is compared with the median of this many accepted steps; until there are as many,
+    no loss counts as a spike."""
     spike_factor: float | None = None
-    """Largest loss as a multiple of the median; None: not compared so."""
+    """Largest loss as a multiple of the median; None disables the check."""
     spike_nats: float | None = None
-    """Largest loss above the median, nats per token; None: not compared so."""
+    """Largest excess of the loss over the median, in nats per token; None disables the check."""
 
     def __post_init__(self) -> None:
         """Check."""
-        remedy = "null: not compared so"
+        remedy = "null disables the check"
         check_fields(
             self,
             window=Range(at_least=1, cap=1_000_000),
@@ -56,12 +60,12 @@ class DivergenceRule:
         )
 
     def find(self, loss: float, norm: float, recent: Sequence[float]) -> str | None:
-        """What is wrong with a step, None where nothing is.
+        """The reason why a step has diverged; None if it has not.
 
         Args:
-            loss: nats per token, over the whole step.
-            norm: of its whole gradient.
-            recent: losses of the last `window` accepted steps, or of all where there were fewer.
+            loss: of the whole step, in nats per token.
+            norm: of the whole gradient.
+            recent: losses of the last `window` accepted steps, or of all if there were fewer.
         """
         if not math.isfinite(loss):
             return f"train/loss is {loss}"
@@ -80,15 +84,15 @@ class DivergenceRule:
 
 
 def roll_back(checkpoint: Mapping[str, Any], guard: str, event: Mapping[str, Any]) -> Any:
-    """The checkpoint that goes on with the samples after those of a bad step.
+    """Rewind a checkpoint past the bad batch: it continues with the samples after the bad step.
 
-    Weights, optimizer, step and tokens are the checkpoint's. The samples between its place in the
-    data and the end of the bad step are never trained on.
+    Weights, optimizer, step and tokens do not change. The samples between the checkpoint's position
+    in the data and the end of the bad step are skipped.
 
     Args:
-        checkpoint: the last one before the bad step; left as it is.
-        guard: key of the guard's state in it.
-        event: what happened; `next_sample` is the first one after the bad step.
+        checkpoint: the last one before the bad step; it is not modified.
+        guard: key of the state of the `LossGuardCallback` in it.
+        event: describes the bad step; `next_sample` is the first sample after it.
     """
     place = checkpoint[DATA]["consumed_samples"]
     state = checkpoint["callbacks"][guard]

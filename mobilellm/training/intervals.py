@@ -14,11 +14,11 @@ class Intervals:
     """
 
     log_steps: int = 10
-    """Metrics are written after every so many steps, and after the first and the last."""
+    """Steps between two writes of metrics, which also follow the first and the last step."""
     validation_steps: int | None = None
-    """Validation after every so many steps, and after the last; None: only after the last."""
+    """Steps between two validations; the last step is always followed by one. None: only that."""
     validate_at_start: bool = True
-    """Also before the first step."""
+    """Whether to validate before the first step too."""
 
     def __post_init__(self) -> None:
         """Check the intervals."""

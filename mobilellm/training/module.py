@@ -30,21 +30,22 @@ Batch = dict[str, Tensor]
 class LanguageModelModule(LightningModule):
     """Next-token training of a MobileLLM.
 
-    A batch is the list of a step's micro-batches, so the number of unmasked tokens of the whole
-    step, over all micro-batches and ranks, is known before the first gradient: every loss is the
-    sum over unmasked tokens divided by that number, exactly. For this the module optimizes by
-    itself (Lightning's manual optimization); the hooks of callbacks run as usual, and
-    `trainer.global_step` counts optimizer steps.
+    A batch is the list of a step's micro-batches. The number of unmasked tokens of the whole step,
+    over all micro-batches and ranks, is therefore known before the first gradient, and every loss
+    is exactly the sum over unmasked tokens divided by that number. This requires Lightning's manual
+    optimization; the hooks of callbacks run as usual, and `trainer.global_step` counts optimizer
+    steps.
 
     Args:
-        model: what is trained; its `config` goes into every checkpoint.
-        optimizer: makes the optimizer from the model; the rates it sets are the peaks.
-        schedule: (step, progress) to a factor of them.
+        model: the model to train; its `config` is saved in every checkpoint.
+        optimizer: makes the optimizer of a model; the learning rates that it sets are the peaks.
+        schedule: maps (step, progress) to a factor of the peak learning rates.
         budget: when the run ends.
-        gradient_clip_norm: largest norm of the whole gradient; None: not clipped.
+        gradient_clip_norm: largest norm of the whole gradient; None disables clipping.
         intervals: how often metrics are written and validation is run.
         compile: compile each block.
-        activation_checkpointing: keep only each block's input and compute the rest again.
+        activation_checkpointing: keep only each block's input and recompute its activations in the
+            backward pass.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class LanguageModelModule(LightningModule):
         compile: bool = False,
         activation_checkpointing: bool = False,
     ) -> None:
-        """Keep the parts; nothing is built before `setup`."""
+        """Keep the arguments; nothing is built before `setup`."""
         super().__init__()
         self.automatic_optimization = False
         self.model = model
@@ -71,23 +72,23 @@ class LanguageModelModule(LightningModule):
         self.compile_blocks = compile
         self.activation_checkpointing = activation_checkpointing
         self.task_weights: dict[str, float] = {}
-        """Weight of each task, if the data distinguishes several; a callback gives them."""
+        """Weight of each task, set by a callback; empty if the data have no tasks."""
         self.auxiliary = nn.ModuleDict()
-        """What is trained beside the model and is no part of it, such as a loss's projections."""
+        """Modules that are trained with the model but do not belong to it, such as projections."""
         self.progress = 0.0
-        """Share of the budget used up once the current step is done."""
+        """Share of the budget that is used when the current step ends."""
         self.tokens = 0
-        """Tokens trained on, over all ranks and resumes."""
+        """Tokens trained on so far, over all ranks, including those before a resume."""
         self.latest_metrics: dict[str, float] = {}
-        """Last value of everything written to the loggers."""
+        """The last value of each metric that was written to the loggers."""
         self.validation_result: ValidationResult | None = None
-        """Of the last validation."""
+        """Result of the last validation."""
         self.validation_step: int | None = None
-        """Optimizer steps done when it was made."""
+        """Optimizer steps completed at the last validation."""
         self.validation_seconds = 0.0
         """Wall time spent in validation since this process started."""
         self.finished = False
-        """Whether the budget is spent."""
+        """Whether the budget has been used up."""
         self._seconds_before = 0.0
         self._started: float | None = None
         self._term_sources: list[HasLossTerms] = []
@@ -109,7 +110,10 @@ class LanguageModelModule(LightningModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Apply the switches; runs after the callbacks' `setup`, so on their structure."""
+        """Apply compilation and activation checkpointing.
+
+        Lightning calls it after the `setup` of the callbacks, which may replace the model's parts.
+        """
         callbacks: Any = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         self._term_sources, self._step_filters = term_sources(callbacks), step_filters(callbacks)
         self.task_weights = task_weights_of(callbacks)
@@ -118,12 +122,12 @@ class LanguageModelModule(LightningModule):
             compile_blocks_(self.model)
 
     def configure_model(self) -> None:
-        """Shard the parameters where the strategy asks for it."""
+        """Shard the parameters if the strategy is FSDP."""
         if self.device_mesh is not None:
             apply_fully_shard_(self.model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer, with each group's peak rate kept beside the current one."""
+        """Make the optimizer; each parameter group also keeps its peak learning rate."""
         trained = self.model
         if len(self.auxiliary):
             parts = {**dict(self.model.named_children()), "auxiliary": self.auxiliary}
@@ -134,7 +138,7 @@ class LanguageModelModule(LightningModule):
         return optimizer
 
     def configure_callbacks(self) -> list[Callback]:
-        """Validation runs as a callback, so that checkpoints are written after it."""
+        """Add the callback that validates, so that it runs before checkpoints are written."""
         return [ValidationCallback()]
 
     # Training
@@ -156,7 +160,7 @@ class LanguageModelModule(LightningModule):
                 sums[name] += value * scale
         norm = self._clip_gradients()
         if not self._should_apply(sums[""], norm):
-            # Without gradients a step is counted and changes nothing.
+            # Without gradients, the optimizer counts the refused step and changes no weights.
             optimizer.zero_grad()
         optimizer.step()
         self.tokens += self.budget.tokens_per_step
@@ -167,18 +171,18 @@ class LanguageModelModule(LightningModule):
             self.trainer.should_stop = True
 
     def _count_labels(self, batch: list[Batch]) -> Tensor:
-        """Unmasked tokens of the whole step by task, over micro-batches and ranks; 0: of none."""
+        """Unmasked tokens of the whole step over all ranks, by task; index 0: without a task."""
         counts = [count_tasks(m, len(self.task_weights)) for m in batch]
         return self._sum_over_ranks(torch.stack(counts).sum(0))
 
     def _set_learning_rates(self, optimizer: Any) -> dict[str, float]:
-        """Set the groups' rates of this step; the rates by the names they are logged under."""
+        """Set the learning rate of each group for this step; returns them by their logged names."""
         step = self.global_step
         self.progress = self.budget.progress(step + 1, self.agreed_seconds())
         return set_learning_rates(optimizer, self.schedule(step, self.progress))
 
     def _clip_gradients(self) -> Tensor | None:
-        """Whole norm of the gradient before clipping; None where nothing needs it."""
+        """Norm of the whole gradient before clipping; None if nothing needs it."""
         is_needed = self._step_filters or self.is_logged(ahead=1)
         if self.gradient_clip_norm is None and not is_needed:
             return None
@@ -187,7 +191,7 @@ class LanguageModelModule(LightningModule):
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def _should_apply(self, loss: Tensor, norm: Tensor | None) -> bool:
-        """Whether every step filter lets the step change the weights; the same on all ranks."""
+        """Whether every step filter accepts the step; the same on all ranks."""
         if not self._step_filters or norm is None:
             return True
         mean = float(self._sum_over_ranks(loss) / self.trainer.world_size)
@@ -201,7 +205,7 @@ class LanguageModelModule(LightningModule):
     # Metrics
 
     def is_logged(self, ahead: int = 0) -> bool:
-        """Whether the step that brings `global_step` to its value plus `ahead` is logged."""
+        """Whether metrics are written at step `global_step + ahead`."""
         step = self.global_step + ahead
         return step == 1 or step % self.intervals.log_steps == 0 or self.is_validated(step)
 
@@ -217,10 +221,10 @@ class LanguageModelModule(LightningModule):
         self.write_metrics(metrics | dict(rates))
 
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Give values of this step to every logger; rows of one step are merged there."""
+        """Send values of the current step to every logger, which merges those of one step."""
         row = {"tokens": self.tokens, "seconds": round(self.elapsed_seconds, 3), **metrics}
         self.latest_metrics.update(row)
-        # Where stock callbacks such as EarlyStopping look for what they watch.
+        # Lightning's own callbacks, such as EarlyStopping, read their metrics from here.
         self.trainer.callback_metrics.update({k: torch.tensor(float(v)) for k, v in row.items()})
         for logger in self.trainer.loggers:
             logger.log_metrics(row, step=self.global_step)
@@ -228,13 +232,13 @@ class LanguageModelModule(LightningModule):
     # Validation
 
     def is_validated(self, step: int) -> bool:
-        """Whether validation follows step number `step`: by interval, at a stage's or run's end."""
+        """Whether to validate after step number `step`: by interval, or at the end of a fit."""
         every = self.intervals.validation_steps
         ends = (self.budget.total_steps, self.trainer.max_steps)
         return self.finished or step in ends or bool(every and step % every == 0)
 
     def validate(self) -> ValidationResult:
-        """Loss over the validation split, the same on any number of ranks; written to the log."""
+        """Validate and log the result, which does not depend on the number of ranks."""
         start = time.monotonic()
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         with self.trainer.precision_plugin.forward_context():
@@ -257,12 +261,12 @@ class LanguageModelModule(LightningModule):
 
     @property
     def elapsed_seconds(self) -> float:
-        """Wall time of training and validation, over all resumes."""
+        """Wall time of training and validation, including that before a resume."""
         running = 0.0 if self._started is None else time.monotonic() - self._started
         return self._seconds_before + running
 
     def on_train_start(self) -> None:
-        """Start the clock; drop what was logged after the checkpoint; validate."""
+        """Start the clock, remove logged rows after the checkpoint, and validate if requested."""
         check_stored_parameters(self.model, "after wrapping and loading")
         self._started = time.monotonic()
         for logger in self.trainer.loggers:
@@ -276,7 +280,7 @@ class LanguageModelModule(LightningModule):
         self._seconds_before, self._started = self.elapsed_seconds, None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the next run needs: plain numbers, strings and tensors only."""
+        """Add the state for resuming, as plain numbers, strings and tensors only."""
         checkpoint["model_config"] = self.model.config.to_dict()
         checkpoint["progress"] = {
             "step": self.global_step,
@@ -286,10 +290,10 @@ class LanguageModelModule(LightningModule):
         checkpoint["random_state"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from a checkpoint.
+        """Restore the state from a checkpoint.
 
         Raises:
-            ValueError: a checkpoint of another architecture.
+            ValueError: the checkpoint is of another architecture.
         """
         check_same_model(checkpoint["model_config"], self.model.config.to_dict())
         self.tokens = checkpoint["progress"]["tokens"]
@@ -297,14 +301,14 @@ class LanguageModelModule(LightningModule):
         torch.set_rng_state(checkpoint["random_state"].cpu())
 
     def agreed_seconds(self) -> float:
-        """Elapsed time, one value for all ranks; not asked for unless time is limited."""
+        """Elapsed time, averaged over all ranks; 0 if the budget does not limit the time."""
         if self.budget.max_seconds is None:
             return 0.0
         mine = torch.tensor(self.elapsed_seconds / self.trainer.world_size)
         return float(self._sum_over_ranks(mine))
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
-        """All-reduced sum, on the device that the ranks talk through."""
+        """Sum over all ranks, on the device that they communicate through."""
         if self.trainer.world_size == 1:
             return value
         summed = value.to(self.device, copy=True)

@@ -1,14 +1,15 @@
-"""The one place that decides which process of a run this one is.
+"""Determines which rank of a run this process is.
 
-What the run asks for decides, and the environment has to agree: `torchrun` and `srun` describe a
-process completely, and single variables that are left from somewhere else describe nothing.
+The requested devices and nodes are decisive, and the environment has to agree with them. Only a
+complete set of the variables of `torchrun` or `srun` is used; single variables that are left over
+from another program are not.
 """
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Each names this process's rank, or how many there are.
+# Each contains the rank of this process, or the number of processes.
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 SLURM_RANK_VARIABLES = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
 SIZES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS")
@@ -16,16 +17,17 @@ SIZES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """One process among those of a run."""
+    """The rank of one process of a run."""
 
     rank: int = 0
     local_rank: int = 0
-    """Among the processes of its node."""
+    """Rank among the processes of the same node."""
     node: int = 0
     world_size: int = 1
     local_world_size: int = 1
     launcher: str | None = None
-    """What started the processes, `torchrun` or `srun`; None: this one, and it starts others."""
+    """What started the processes, `torchrun` or `srun`; None: no launcher, so that this process
+    starts the others."""
 
 
 def find_place(
@@ -34,18 +36,19 @@ def find_place(
     devices_here: int,
     environment: Mapping[str, str] = os.environ,
 ) -> Place:
-    """This process's place in a run on `devices` times `num_nodes` processes.
+    """The place of this process in a run of `devices` times `num_nodes` processes.
 
-    Several tasks of `srun` with one device asked for are runs of their own, side by side.
+    If `srun` started several tasks and one device is requested, each task is a run of its own.
 
     Args:
         devices: processes per node, or `auto`: as many as were started, else `devices_here`.
-        num_nodes: machines.
-        devices_here: what `auto` is where no launcher has started several processes.
+        num_nodes: number of machines.
+        devices_here: the value of `auto` if no launcher has started several processes.
         environment: variables that a launcher sets.
 
     Raises:
-        ValueError: processes were started in another number, or half described.
+        ValueError: the number of processes started is another one, or the variables of a launcher
+            are incomplete.
     """
     launched = launched_place(environment)
     has_one = (devices, num_nodes) == (1, 1)
@@ -62,39 +65,39 @@ def find_place(
                 f"trainer.devices={devices} on trainer.num_nodes={num_nodes} are "
                 f"{per_node * num_nodes} processes, and {launched.launcher} started "
                 f"{launched.world_size}, {launched.local_world_size} on this node; give "
-                "trainer.devices=auto and the number of nodes, or start as many"
+                "trainer.devices=auto and the number of nodes, or start that many processes"
             )
         return launched
     per_node = devices_here if devices == "auto" else int(devices)
     misleading = misleading_variables(environment)
     if per_node * num_nodes > 1 and misleading:
         raise ValueError(
-            f"{misleading} in the environment, and neither torchrun nor srun has started this "
-            f"process as one of the {per_node * num_nodes} that trainer.devices={devices} on "
-            f"trainer.num_nodes={num_nodes} are; unset what is left from elsewhere (env -u "
+            f"{misleading} in the environment, but neither torchrun nor srun has started this "
+            f"process as one of the {per_node * num_nodes} processes of trainer.devices={devices} "
+            f"and trainer.num_nodes={num_nodes}; unset the variables that are left over (env -u "
             f"{misleading.partition('=')[0]} …), or start the command with torchrun or srun"
         )
     return Place(world_size=per_node * num_nodes, local_world_size=per_node)
 
 
 def launched_place(environment: Mapping[str, str] = os.environ) -> Place | None:
-    """What a launcher says of this process; None where none has described it completely."""
+    """The place that a launcher's variables give this process; None if they are incomplete."""
     return _torchrun_place(environment) or _srun_place(environment)
 
 
 def misleading_variables(
     environment: Mapping[str, str] = os.environ, *, is_alone: bool = False
 ) -> str:
-    """`SLURM_PROCID=3, …`: what a process that nobody launched must not go by; empty: nothing.
+    """The variables that a process without a launcher ignores: `SLURM_PROCID=3, …`, or empty.
 
     Args:
-        environment: variables.
-        is_alone: name only what says that there are others.
+        environment: all variables.
+        is_alone: list only the variables that mention other processes.
     """
     names = [name for name in RANK_VARIABLES if name in environment]
     if is_alone:
         names = [name for name in names if environment[name] != _alone(name)]
-    # A batch script has these too, and is one process where it asked for one task.
+    # A batch script has these too; it is a single process if it requested one task.
     names += [n for n in SLURM_RANK_VARIABLES if environment.get(n, _alone(n)) != _alone(n)]
     return ", ".join(f"{name}={environment[name]}" for name in names)
 
@@ -104,7 +107,7 @@ def _alone(name: str) -> str:
 
 
 def _torchrun_place(environment: Mapping[str, str]) -> Place | None:
-    """As torchrun, Lightning and most job controllers describe a process, or None."""
+    """The place by the variables of torchrun, Lightning and most job controllers, or None."""
     size, local_rank = _number(environment, "WORLD_SIZE"), _number(environment, "LOCAL_RANK")
     if size is None or local_rank is None or not {"MASTER_ADDR", "MASTER_PORT"} <= set(environment):
         return None
@@ -112,7 +115,7 @@ def _torchrun_place(environment: Mapping[str, str]) -> Place | None:
     local_size = _number(environment, "LOCAL_WORLD_SIZE")
     rank = _number(environment, "RANK")
     if "RANK" not in environment and node is not None:
-        # Lightning's own way: the same number on each node.
+        # As in Lightning: the same number of processes on each node.
         local_size = local_size or size
         rank = node * local_size + local_rank
     if rank is None:
@@ -126,7 +129,7 @@ def _torchrun_place(environment: Mapping[str, str]) -> Place | None:
 
 
 def _srun_place(environment: Mapping[str, str]) -> Place | None:
-    """As srun describes each task of a step, or None; a batch script alone is no task."""
+    """The place of a task of srun, or None; a batch script by itself is not such a task."""
     names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS",
              "SLURM_STEP_NUM_NODES", "SLURM_STEP_ID")  # fmt: skip
     numbers = [_number(environment, name) for name in names]

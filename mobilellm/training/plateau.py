@@ -6,10 +6,10 @@ from mobilellm.optim.schedules import is_falling
 
 
 def leaves_plateau(module: Any) -> bool:
-    """Whether the next step is the first in which the rate falls; one answer for all ranks.
+    """Whether the learning rate falls for the first time in the next step; the same on all ranks.
 
-    Exact where tokens or steps end the run. Where time does, the next step's rate depends on when
-    it begins, and it may be the second.
+    This is exact if tokens or steps limit the run. If time limits it, the rate of the next step
+    depends on when the step begins, and the answer may be one step late.
 
     Args:
         module: a LanguageModelModule between two steps.

@@ -1,4 +1,4 @@
-"""How the processes of one run (its ranks) meet, what they agree on, and how they part."""
+"""The process group of a run: joining it, exchanging values between ranks, and leaving it."""
 
 import gc
 import hashlib
@@ -23,9 +23,9 @@ from mobilellm.training.trainer import TrainerConfig, make_trainer
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# Differing keys that the error names.
+# Number of differing keys in the error message.
 SHOWN_KEYS = 5
-# How long ranks wait for the others at the end: the first may have a large model to write.
+# How long ranks wait for each other at the end: the first one may have to save a large model.
 LEAVE_SECONDS, POLL_SECONDS = 1800.0, 0.02
 
 _RUNS = itertools.count()
@@ -33,10 +33,11 @@ _STORES: list[Store] = []
 
 
 def join_ranks(config: TrainerConfig) -> None:
-    """Make the process group that Lightning will use, so that ranks can talk before they train.
+    """Create the process group that Lightning will use, so that ranks can communicate before.
 
-    `leave_ranks` ends it; the next run of the same processes then makes one of its own. A single
-    process is the first and only one, whatever the environment says: a note names what it ignores.
+    `leave_ranks` destroys it; the next run of the same processes then creates its own. A single
+    process is rank 0 of 1, whatever the environment variables say; a message lists those that are
+    ignored.
     """
     from lightning.pytorch.utilities import rank_zero_only
 
@@ -52,7 +53,7 @@ def join_ranks(config: TrainerConfig) -> None:
     strategy.set_world_ranks()
     place, device = strategy.cluster_environment, strategy.root_device
     rank, size = place.global_rank(), place.world_size()
-    # What an earlier group left in the store would mislead this one.
+    # A prefix of its own keeps the keys of an earlier group out of this one.
     store = PrefixStore(
         f"run{next(_RUNS)}", _open_store(place.main_address, place.main_port, rank, size)
     )
@@ -68,39 +69,37 @@ def join_ranks(config: TrainerConfig) -> None:
 
 def _note_ignored(variables: str) -> None:
     if variables:
-        logger.warning(
-            "%s: ignored, since this run is one process; it is complete by itself", variables
-        )
+        logger.warning("%s: ignored, since this run is one process", variables)
 
 
 @cache
 def _open_store(address: str, port: int, rank: int, size: int) -> Store:
-    """The store of all runs of this process, which the launcher or the first rank holds."""
+    """The TCP store for all runs of this process; the launcher or the first rank hosts it."""
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
     return next(rendezvous("env://", rank, size))[0]
 
 
 def leave_ranks() -> None:
-    """Wait until all ranks are done, then end the process group with all its threads.
+    """Wait until all ranks are done, then destroy the process group with all its threads.
 
-    A group that is left to the interpreter's end may abort there: its threads still want to touch
-    Python objects. Called on all ranks.
+    If the group still exists when the interpreter ends, the process may abort, because the threads
+    of the group still access Python objects. Called on all ranks.
 
     Raises:
-        TimeoutError: another rank did not come.
+        TimeoutError: another rank did not get here in time.
     """
     if not distributed.is_initialized():
         return
     store, rank, ranks = _STORES.pop(), distributed.get_rank(), range(distributed.get_world_size())
-    # Through the store: a collective would fail where the first to leave it closes its connections.
+    # Through the store: a collective fails if a rank that has left it closes its connections.
     store.set(f"done{rank}", "")
     _wait(store, [f"done{other}" for other in ranks])
-    # The trainer and what wraps the model hold the group, in cycles.
+    # The trainer and the wrapper of the model refer to the group, in reference cycles.
     gc.collect()
     distributed.destroy_process_group()
     store.set(f"left{rank}", "")
     if rank == 0:
-        # The store may be this process's.
+        # The store may be hosted by this process.
         _wait(store, [f"left{other}" for other in ranks])
 
 
@@ -114,12 +113,12 @@ def _wait(store: Store, keys: list[str]) -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one of several that writes files and speaks."""
+    """Whether this process is the only one, or the one of several that writes files and logs."""
     return num_ranks() == 1 or distributed.get_rank() == 0
 
 
 def num_ranks() -> int:
-    """Processes that have joined; 1 where there is no group."""
+    """Number of processes in the group; 1 if there is no group."""
     joined = distributed.is_available() and distributed.is_initialized()
     return distributed.get_world_size() if joined else 1
 
@@ -134,12 +133,12 @@ def agreed(value: Any) -> Any:
 
 
 def smallest_of_ranks(value: float) -> float:
-    """The smallest of the ranks' values, on every rank; called on all of them."""
+    """The smallest value of all ranks, on every rank; called on all of them."""
     return value if num_ranks() == 1 else min(_gather(value))
 
 
 def first_does(action: Callable[[], T]) -> T:
-    """Let rank 0 alone act; its result, or what it raised, on every rank."""
+    """Run `action` on rank 0 only; every rank returns its result or raises its error."""
     outcome: Any = None
     if num_ranks() == 1:
         return action()
@@ -155,12 +154,12 @@ def first_does(action: Callable[[], T]) -> T:
 
 
 def check_same_configuration(config: Mapping[str, Any]) -> None:
-    """Refuse to train ranks with different configurations; called on all of them.
+    """Check that all ranks have the same configuration; called on all of them.
 
-    A hash is exchanged; only where it differs the whole configurations are.
+    The ranks exchange a hash, and whole configurations only if the hashes differ.
 
     Raises:
-        ValueError: on every rank alike, with the ranks and the first differing keys.
+        ValueError: on every rank, with the ranks and the first differing keys.
     """
     if num_ranks() == 1:
         return
@@ -188,8 +187,8 @@ def describe_differences(configs: Sequence[Mapping[str, Any]]) -> str:
     more = f" and {len(parts) - SHOWN_KEYS} more" if len(parts) > SHOWN_KEYS else ""
     return (
         f"the {len(configs)} ranks of this run have different configurations: "
-        f"{'; '.join(parts[:SHOWN_KEYS])}{more}; start all ranks with one and the same command "
-        "(tasks of srun that are to be runs of their own need trainer.devices=1)"
+        f"{'; '.join(parts[:SHOWN_KEYS])}{more}; start all ranks with the same command "
+        "(if each task of srun is a run of its own, use trainer.devices=1)"
     )
 
 

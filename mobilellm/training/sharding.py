@@ -1,4 +1,4 @@
-"""Fully sharded data parallelism, and what replicated and sharded models have in common."""
+"""Fully sharded data parallelism, and functions for both replicated and sharded models."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -9,10 +9,10 @@ from mobilellm.accounting import count_parameters
 
 
 def apply_fully_shard_(model: Any, mesh: Any) -> None:
-    """Shard each stored block, and the table, norm and head as the root, over `mesh`.
+    """Shard each stored block, and the embedding, norm and head as the root module, over `mesh`.
 
-    A shared block is one module and so one unit, however often it is applied. The root stays
-    gathered after the forward pass, since the loss unembeds outside of it.
+    A shared block is one module and therefore one FSDP unit, however often it is applied. The root
+    stays gathered after the forward pass, because the loss computes the logits outside of it.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -25,7 +25,7 @@ def gradient_sync(wrapped: Any, model: nn.Module, *, is_last: bool) -> AbstractC
     """Let ranks exchange gradients only in the backward pass of a step's last micro-batch.
 
     Args:
-        wrapped: what the strategy made of the LightningModule, e.g. DDP's wrapper.
+        wrapped: the LightningModule as wrapped by the strategy, e.g. by DDP.
         model: the model in it, sharded or not.
         is_last: whether this is the last micro-batch.
     """
@@ -39,17 +39,17 @@ def gradient_sync(wrapped: Any, model: nn.Module, *, is_last: bool) -> AbstractC
 
 
 def check_stored_parameters(model: Any, when: str) -> None:
-    """Compare a model's parameters, each counted once, with what its configuration stores.
+    """Check that a model has as many parameters as its configuration says, each counted once.
 
-    Sharing and ties can come undone when a model is wrapped, loaded or gathered, and training
-    would continue without an error.
+    If wrapping, loading or gathering copied a shared or tied weight, training would otherwise
+    continue without an error.
 
     Args:
         model: replicated or sharded, on any device.
         when: for the message, e.g. `after loading`.
 
     Raises:
-        RuntimeError: they differ: a defect.
+        RuntimeError: the numbers differ, which is a defect of the program.
     """
     found = sum(parameter.numel() for parameter in model.parameters())
     stored = count_parameters(model.config).stored

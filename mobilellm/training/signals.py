@@ -1,27 +1,27 @@
-"""The signals that ask a run to save and end, and which of them ends it at once."""
+"""The signals that ask a run to save and stop, and when one of them stops it immediately."""
 
 import errno
 import os
 import signal
 from collections.abc import Sequence
 
-# Ctrl-C, a cluster's or an administrator's wish, a closed terminal, a scheduler's warnings.
+# Ctrl-C, a request to terminate, a closed terminal, and the warnings of a scheduler.
 STOP_SIGNALS = (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2,
 )  # fmt: skip
 
 
 def handled_signals() -> list[signal.Signals]:
-    """Those to take over now: under `nohup` a closed terminal is no reason to end."""
+    """The signals to handle now: under `nohup`, a closed terminal is ignored."""
     is_kept = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [number for number in STOP_SIGNALS if not (is_kept and number == signal.SIGHUP)]
 
 
 def ends_at_once(before: Sequence[int], number: int) -> bool:
-    """Whether signal `number` says that the end asked for by earlier ones takes too long.
+    """Whether signal `number` stops a run immediately that earlier signals already asked to stop.
 
-    Ctrl-C after any other does, and a second SIGTERM. A scheduler's warning or a closed terminal
-    may come twice, and SIGTERM follows a warning, without anybody being impatient.
+    Ctrl-C after any other signal does, and so does a second SIGTERM. Repeated warnings of a
+    scheduler, a closed terminal, and a SIGTERM after a warning do not: they are sent automatically.
     """
     if number == signal.SIGINT:
         return bool(before)
@@ -30,7 +30,7 @@ def ends_at_once(before: Sequence[int], number: int) -> bool:
 
 
 def leave_closed_terminal() -> None:
-    """Let stdout and stderr go nowhere where their terminal is gone: writing there would fail."""
+    """Redirect stdout and stderr to the null device if their terminal is closed."""
     import termios
 
     for descriptor in (1, 2):

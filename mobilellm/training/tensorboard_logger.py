@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class TensorBoardLogger(Logger):
-    """Writes scalars to `<folder>/tensorboard`; what a resumed run repeats replaces the old.
+    """Writes scalars to `<folder>/tensorboard`; steps that a resumed run repeats are replaced.
 
     Args:
         folder: the run's folder.
@@ -21,10 +21,10 @@ class TensorBoardLogger(Logger):
 
     @staticmethod
     def check(**_: Any) -> None:
-        """Whether the package is there, asked before any data is read.
+        """Check that the package is installed, before any data is read.
 
         Raises:
-            ValueError: it is missing.
+            ValueError: it is not.
         """
         if importlib.util.find_spec("tensorboard") is None:
             raise ValueError(
@@ -33,7 +33,7 @@ class TensorBoardLogger(Logger):
             )
 
     def __init__(self, folder: str | Path) -> None:
-        """Nothing is written before the first value."""
+        """Remember the folder; nothing is written before the first value."""
         super().__init__()
         self.check()
         self.folder = Path(folder) / "tensorboard"
@@ -41,21 +41,21 @@ class TensorBoardLogger(Logger):
 
     @property
     def name(self) -> str:
-        """What the run is called."""
+        """Name of the logger."""
         return self.folder.parent.name
 
     @property
     def version(self) -> str:
-        """There is one folder, continued on resume."""
+        """Empty: there is one folder, which a resumed run continues."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """config.yaml holds them."""
+        """Do nothing: config.yaml contains the settings."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Write values of one step."""
+        """Write the values of one step."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -71,7 +71,7 @@ class TensorBoardLogger(Logger):
 
     @rank_zero_only
     def close(self, exit_code: int = 0) -> None:
-        """End the file."""
+        """Close the event file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -20,36 +20,37 @@ COUNT = Range(at_least=1, cap=1_000_000)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """Where and how a run is computed; nothing here changes what is learnt but for rounding.
+    """Devices, strategy and precision of a run; they change its result by rounding at most.
 
     Raises:
-        ValueError: an unknown choice, or a count below 1.
+        ValueError: a choice is unknown, or a count is below 1.
     """
 
     accelerator: str = "auto"
-    """`auto` (the first of cuda, mps, cpu that there is), `cpu`, `cuda` or `mps`."""
+    """`cpu`, `cuda`, `mps`, or `auto`: the first of cuda, mps and cpu that is available."""
     devices: int | Literal["auto"] = "auto"
     """Devices per node; `auto`: as many as torchrun or srun started, else all GPUs or one CPU."""
     num_nodes: int = 1
     """Machines."""
     strategy: str = "auto"
-    """`auto` (`ddp` where there are several devices), `ddp`, or `fsdp`: sharded parameters."""
+    """`ddp`, `fsdp` (sharded parameters), or `auto`: `ddp` if there are several devices."""
     precision: str = "auto"
-    """`auto`: `bf16-mixed` on GPUs that have it, else `32-true`."""
+    """`auto`: `bf16-mixed` on GPUs that support it, else `32-true`."""
     num_threads: int | None = None
-    """CPU threads of torch; None: torch's choice."""
+    """Number of CPU threads of torch; None: torch's default."""
     compile: bool = False
     """Compile each block: faster on GPUs, no gain on CPUs."""
     activation_checkpointing: bool = False
-    """Keep only each block's input for the backward pass: less memory, a third more work."""
+    """Keep only each block's input and recompute the rest in the backward pass: this saves memory
+    and takes a third more computation."""
     profiler: Literal["simple", "advanced"] | None = None
-    """Lightning's `simple` or `advanced` profiler, whose report is shown at the end; slower."""
+    """Lightning's profiler, `simple` or `advanced`, which reports at the end and slows training."""
     detect_anomaly: bool = False
-    """Let autograd say which operation made a NaN; much slower."""
+    """Let autograd name the operation that produced a NaN; much slower."""
     deterministic: bool | Literal["warn"] | None = None
-    """Torch's deterministic algorithms: true, or `warn` where there are none."""
+    """Deterministic algorithms of torch: true, or `warn` to only warn about operations without."""
     benchmark: bool | None = None
-    """cuDNN's search for the quickest algorithm."""
+    """Let cuDNN choose the fastest algorithm by measuring."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -58,7 +59,7 @@ class TrainerConfig:
             "trainer.",
             devices=COUNT,
             num_nodes=COUNT,
-            num_threads=Range(at_least=1, cap=4096, remedy="null: torch's choice"),
+            num_threads=Range(at_least=1, cap=4096, remedy="null: torch's default"),
         )
         for name, choices in (
             ("accelerator", ACCELERATORS), ("strategy", STRATEGIES), ("precision", PRECISIONS)
@@ -74,7 +75,7 @@ class TrainerConfig:
         """`cpu`, `cuda` or `mps`.
 
         Raises:
-            ValueError: an accelerator that this machine does not have.
+            ValueError: this machine does not have the accelerator.
         """
         import torch
 
@@ -97,7 +98,8 @@ class TrainerConfig:
         """Which process of the run this one is.
 
         Raises:
-            ValueError: more GPUs than there are, or what the environment says contradicts that.
+            ValueError: more GPUs are requested than this machine has, or the variables of a
+                launcher contradict the settings.
         """
         import torch
 
@@ -105,23 +107,23 @@ class TrainerConfig:
         place = find_place(self.devices, self.num_nodes, there)
         if self.device_type != "cpu" and place.local_world_size > there:
             raise ValueError(
-                f"trainer.devices={self.devices} but {there} found; use at most {there}"
+                f"trainer.devices={self.devices}, but this machine has {there}; use at most {there}"
             )
         return place
 
     @property
     def num_devices(self) -> int:
-        """Processes per node; raises as `place`."""
+        """Number of processes per node; raises the errors of `place`."""
         return self.place.local_world_size
 
     @property
     def world_size(self) -> int:
-        """Processes in all; raises as `place`."""
+        """Number of processes in total; raises the errors of `place`."""
         return self.place.world_size
 
     @property
     def resolved_precision(self) -> str:
-        """`precision` without `auto`.
+        """The precision to use if `precision` is `auto`, else `precision`.
 
         CPUs without bf16 instructions compute bf16 many times slower than float32.
         """
@@ -141,17 +143,17 @@ def make_trainer(
     loggers: Iterable[Any] = (),
     log_steps: int = 10,
 ) -> "Trainer":
-    """Lightning's trainer, without what this project does by itself.
+    """Lightning's trainer, without the features that this project implements itself.
 
-    Validation, logging, progress and checkpoints are the module's and the callbacks'; Lightning
-    makes no folders, no sanity check and no messages of its own.
+    Validation, logging, progress and checkpoints belong to the module and the callbacks; Lightning
+    creates no folders, does no sanity check and prints no messages.
 
     Args:
         config: devices, strategy and precision.
-        max_steps: optimizer steps; None: until the module says stop.
+        max_steps: number of optimizer steps; None: until the module stops the training.
         callbacks: Lightning callbacks; those that write checkpoints run last.
         loggers: Lightning loggers.
-        log_steps: optimizer steps between two values that stock callbacks log.
+        log_steps: optimizer steps between two values that Lightning's own callbacks log.
     """
     import torch
     from lightning.pytorch import Trainer
@@ -166,8 +168,8 @@ def make_trainer(
     if config.device_type == "cuda":
         torch.set_float32_matmul_precision("high")
     place = config.place
-    # Given, or Lightning would go by whatever rank variables are set. Requeueing is ours, too:
-    # Lightning would save inside the signal handler.
+    # Given explicitly: Lightning would otherwise use any rank variables of the environment, and
+    # for requeueing it would save inside the signal handler.
     plugins: list[Any] = [AtomicCheckpointIO(), cluster_environment(place)]
     callbacks = list(callbacks)
     return Trainer(
@@ -185,8 +187,8 @@ def make_trainer(
         detect_anomaly=config.detect_anomaly,
         deterministic=config.deterministic,
         benchmark=config.benchmark,
-        # Of a validation loop: stock callbacks then look at `on_validation_end`, which the module
-        # calls, and not at the end of an epoch, of which a run has no more than one.
+        # With a validation loop, Lightning's own callbacks act at `on_validation_end`, which the
+        # module calls, and not at the end of an epoch, of which a run has at most one.
         check_val_every_n_epoch=None,
         val_check_interval=1,
         log_every_n_steps=log_steps,
@@ -216,10 +218,10 @@ def _make_strategy(config: TrainerConfig) -> Any:
 
 
 def _quieten_lightning() -> None:
-    """Hide its tips, and warnings about choices that are meant."""
+    """Hide Lightning's tips, and its warnings about choices that are intended."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # A profile is asked for, and tells what it found at this level.
+    # The report of a requested profiler is logged at this level.
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     for message in (
         ".*does not have many workers.*",

@@ -7,20 +7,21 @@ from mobilellm.ranges import Range, check_fields
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBudget:
-    """The end of a run; where several limits are given, the first that is reached.
+    """When a run ends; if several limits are given, the first one that is reached counts.
 
     Raises:
-        ValueError: no limit, one that is not above 0, or fewer tokens than one step has.
+        ValueError: there is no limit, a limit is not above 0, or the tokens are fewer than those of
+            one step.
     """
 
     tokens_per_step: int
-    """Tokens of one optimizer step, over all devices and micro-batches."""
+    """Tokens per optimizer step, over all devices and micro-batches."""
     max_tokens: float | None = None
-    """Training tokens; a run takes the whole steps that fit."""
+    """Training tokens, rounded down to whole steps."""
     max_steps: int | None = None
     """Optimizer steps."""
     max_seconds: float | None = None
-    """Wall time in seconds, validation included, summed over resumes."""
+    """Wall time in seconds, including validation and the time before a resume."""
 
     def __post_init__(self) -> None:
         """Check the limits."""
@@ -40,7 +41,7 @@ class TrainingBudget:
 
     @property
     def total_steps(self) -> int | None:
-        """Optimizer steps of a whole run, None where only time ends it."""
+        """Number of optimizer steps of the run; None if only the time is limited."""
         in_tokens = None
         if self.max_tokens is not None:
             in_tokens = int(self.max_tokens // self.tokens_per_step)
@@ -55,5 +56,5 @@ class TrainingBudget:
         return min(1.0, max(by_steps, by_time))
 
     def is_spent(self, steps: int, seconds: float = 0.0) -> bool:
-        """Whether the run is over."""
+        """Whether the budget is used up."""
         return self.progress(steps, seconds) >= 1.0

@@ -6,14 +6,14 @@ from lightning.pytorch import Callback
 
 
 class ValidationCallback(Callback):
-    """Validates after the steps that the module's `is_validated` names.
+    """Validates after the steps for which the module's `is_validated` is true.
 
-    Lightning's own validation loop is off, so the other callbacks are told here: EarlyStopping and
-    ModelCheckpoint look at `trainer.callback_metrics` when a validation has ended.
+    Lightning's own validation loop is disabled, so this callback calls `on_validation_end` of the
+    others: EarlyStopping and ModelCheckpoint then read `trainer.callback_metrics`.
     """
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Validate where it is due."""
+        """Validate if this step is to be validated."""
         if pl_module.is_validated(pl_module.global_step):
             pl_module.validate()
             for callback in trainer.callbacks:

@@ -1,4 +1,4 @@
-"""Weights & Biases: one W&B run per run folder, the same one after a resume."""
+"""Weights & Biases: one W&B run per run folder, which a resumed run continues."""
 
 import logging
 import os
@@ -22,18 +22,19 @@ REMEDY = "use logger.wandb.offline=true and send the run later with `wandb sync`
 
 
 class WandbLogger(Logger):
-    """Writes metrics to a W&B run whose id stays in the run's folder.
+    """Writes metrics to a W&B run whose id is kept in the run's folder.
 
-    A requeued or resumed run finds it there; the same experiment of somebody else has another.
+    A requeued or resumed run reads it there. The id is random, so that the same experiment of
+    another user has a different one.
 
-    The W&B run begins with the first value and ends with `close`, which belongs into a `finally`:
-    without it the next trial of the process would go on writing into this one.
+    The W&B run starts with the first value and ends with `close`, which must be called in a
+    `finally`: otherwise the next trial in the same process would write to this run.
 
     Args:
         folder: `<experiment>/<run>`: name and id come from it, the configuration from its
             config.yaml; files go to its `wandb`.
         project: W&B project.
-        offline: write files only; `wandb sync` sends them later.
+        offline: only write files, which `wandb sync` uploads later.
         group: runs that belong together.
         tags: labels.
     """
@@ -48,7 +49,7 @@ class WandbLogger(Logger):
         group: str | None = None,
         tags: Sequence[str] = (),
     ) -> None:
-        """Nothing is started before the first value."""
+        """Keep the settings; nothing is started before the first value."""
         super().__init__()
         self.folder = Path(folder).absolute()
         self.options = {
@@ -61,10 +62,10 @@ class WandbLogger(Logger):
 
     @staticmethod
     def check(*, offline: bool = True, **_: Any) -> None:
-        """Whether the settings can work, asked before any data is read.
+        """Check the settings, before any data is read.
 
         Raises:
-            ValueError: an online run without a key of W&B.
+            ValueError: the run is online, and there is no W&B API key.
         """
         if offline:
             return
@@ -80,7 +81,7 @@ class WandbLogger(Logger):
 
     @property
     def name(self) -> str:
-        """What the run is called."""
+        """Name of the run."""
         return self.folder.name
 
     @property
@@ -91,7 +92,7 @@ class WandbLogger(Logger):
 
     @property
     def run(self) -> Any:
-        """The W&B run, started when first asked for.
+        """The W&B run, which the first access starts.
 
         Raises:
             ValueError: W&B cannot be reached, or refuses the run.
@@ -132,19 +133,22 @@ class WandbLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Send values of one step."""
+        """Send the values of one step."""
         self.run.log({"step": step, **metrics})
 
     @rank_zero_only
     def close(self, exit_code: int = 0) -> None:
-        """End the W&B run; another trial of the process starts its own."""
+        """End the W&B run, so that another trial in this process starts its own."""
         if self._run is not None:
             self._run.finish(exit_code=exit_code)
             self._run = None
             if self.options["mode"] == "offline":
-                # A resumed run has several folders of one id; `wandb sync` puts them in order.
+                # A resumed run has several folders with the same id; `wandb sync` merges them.
                 path = os.path.relpath(self.folder / "wandb")
-                logger.info("W&B: offline; wandb sync %s/offline-run-* sends it", shlex.quote(path))
+                logger.info(
+                    "W&B: offline; to upload the run: wandb sync %s/offline-run-*",
+                    shlex.quote(path),
+                )
 
 
 def _one_line(error: Exception) -> str:

@@ -38,7 +38,7 @@ def test_the_step_is_finished_saved_and_resumable(tmp_path, caplog, number):
     assert signal.getsignal(number) is before
     assert stop.message == (
         f"stopped by {number.name} after step 5; everything is saved; the same command with "
-        "resume=true goes on"
+        "resume=true continues"
     )
     # Whoever ends the command says it, and nobody else.
     assert "stopped" not in caplog.text

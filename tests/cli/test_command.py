@@ -10,7 +10,8 @@ import textwrap
 
 import pytest
 
-from mobilellm.cli.command import Stopped, command_for, exit_code_of, run_command
+from mobilellm.cli.command import Stopped, exit_code_of, run_command
+from mobilellm.command_names import command_for
 
 
 def raising(error: BaseException):

@@ -80,7 +80,7 @@ def test_what_is_not_utf8_gets_the_fitting_remedy(tmp_path, content, remedy):
         ('[{"text": "a"}]', r"line 1 is a JSON list, .* the file is one JSON array: write each"),
         ('[\n{"text": "a"},\n', r"line 1 is not JSON .* the file is one JSON array: write each"),
         ('{\n"text": "a"\n}', r"line 1 is not JSON .* is JSON over several lines: write each"),
-        ('{"text": "a"}\n[1]', r"line 2 is a JSON list, .*; mend or remove the line"),
+        ('{"text": "a"}\n[1]', r"line 2 is a JSON list, .*; correct or remove the line"),
     ],
 )
 def test_what_is_no_json_lines(tmp_path, content, message):
@@ -135,7 +135,7 @@ def test_damaged_parquet(tmp_path):
     with pytest.raises(ValueError, match=r"a.parquet is damaged in column 'text' \(.*\); fetch it"):
         documents(parquet(path))
     path.write_bytes(content[:-30])
-    with pytest.raises(ValueError, match=r"a.parquet is no Parquet file \(.*\); leave it out"):
+    with pytest.raises(ValueError, match=r"a.parquet is not a Parquet file \(.*\); leave it out"):
         documents(parquet(path))
 
 

@@ -55,7 +55,7 @@ def test_one_text_file_is_cut_near_its_end(tmp_path, caplog, share, workers):
     assert [sizes[split]["text_bytes"] for split in sizes] == [len(head), len(tail)]
     assert prepared.manifest["held_out"] == "last_share"
     assert "of 1 document is less than one document, so the last" in caplog.text
-    assert any("the last share of the text" in line for line in overview(prepared))
+    assert any("the end of the text" in line for line in overview(prepared))
     with pytest.raises(ValueError, match=r"window, the validation split in \S+ has \d+; use a seq"):
         prepared.windows("validation", len(text))
 

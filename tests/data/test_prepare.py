@@ -106,7 +106,7 @@ def test_tokens_given_as_ids(tmp_path):
     assert prepared.tokenizer_path is None
     assert prepared.token_bytes is None
     assert prepared.eos_token_id == 2
-    with pytest.raises(ValueError, match="from token ids, whose bytes are not known; give"):
+    with pytest.raises(ValueError, match="from token ids, and their text is not known; give"):
         prepared.bytes_of(np.array([5]))
     ended = prepare(data(add_eos=True, name="ended"))
     assert ended.tokens("train")[:12].tolist() == [5, 6, 2, 7, 2, 8, 2, 9, 9, 9, 2, 5]

@@ -205,7 +205,7 @@ def test_a_dataset_as_datasets_saves_it_gives_the_same(tmp_path):
         ({"why": "  "}, r"train.jsonl line 3 has an empty 'why'; write one, or remove the row"),
         ({"question": ""}, r"line 3 has an empty 'question'"),
         ({"answer": "neither"}, r"line 3: the answer 'neither' in column 'answer' is not among "
-                                r"the choices '\w+', '\w+', '\w+'; mend or remove the row"),
+                                r"the choices '\w+', '\w+', '\w+'; correct or remove the row"),
         ({"choices": ["one"]}, r"line 3 has \['one'\] as choices, which must be a list of 2 to 26"),
         ({"choices": "one"}, r"line 3 has 'one' as choices"),
         ({"choices": ["one", 2]}, r"line 3 has \['one', 2\] as choices"),

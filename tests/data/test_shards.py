@@ -109,7 +109,7 @@ def test_resuming_with_other_text_is_refused(tmp_path):
     shard_path(tmp_path / "train", 3).unlink()
     done = ShardWriter(tmp_path / "train", "<u2", shard_tokens=SHARD).documents_done
     documents[done] = documents[done] + 1
-    with pytest.raises(ValueError, match="holds other tokens than this text gives; remove"):
+    with pytest.raises(ValueError, match="are not those of this text; remove"):
         write(tmp_path / "train", documents)
 
 

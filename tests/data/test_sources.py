@@ -62,7 +62,7 @@ def test_jsonl_rows_are_documents(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{broken", r"a.jsonl line 3 is not JSON \(.* at column 2\); mend or remove the line"),
+        (b"{broken", r"a.jsonl line 3 is not JSON \(.* at column 2\); correct or remove the line"),
         (b"[1, 2]", r"a.jsonl line 3 is a JSON list, which must be an object"),
         (b'{"other": 1}', r"a.jsonl line 3 has no column 'text'; set data.column to one of other"),
         (b'{"text": 7}', r"a.jsonl line 3 holds int in column 'text', which must be text"),
@@ -92,7 +92,7 @@ def test_parquet_rows_are_documents(tmp_path):
     ):
         documents(ParquetData(train=path, column="n", vocab_size=300))
     (tmp_path / "b.parquet").write_text("no parquet", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"b.parquet is no Parquet file \(.*\); leave it out"):
+    with pytest.raises(ValueError, match=r"b.parquet is not a Parquet file \(.*\); leave it out"):
         documents(ParquetData(train=str(tmp_path / "b.parquet"), vocab_size=300))
 
 
@@ -234,7 +234,7 @@ def test_mixture_of_sources_with_and_without_validation():
         ({"workers": 0}, ValueError, "data.workers=0 must be a whole number of at least 1"),
         ({"max_megabytes": 0}, ValueError, "data.max_megabytes=0 must be above 0"),
         ({"tokenizer_sample_megabytes": -1}, ValueError, "sample_megabytes=-1 must be above 0"),
-        ({"document": "("}, ValueError, r"data.document='\(' is no regular expression"),
+        ({"document": "("}, ValueError, r"data.document='\(' is not a regular expression"),
         (
             {"document_mask": True, "add_eos": False},
             ValueError,

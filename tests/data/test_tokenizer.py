@@ -177,7 +177,9 @@ def test_other_tokenizers_are_refused(model, tmp_path):
     with pytest.raises(ValueError, match=rf"tokenizer={tmp_path} is a folder; give the file in it"):
         load_tokenizer(tmp_path, 600)
     path.write_bytes(b"no model")
-    with pytest.raises(ValueError, match=r"is no SentencePiece model; give a SentencePiece token"):
+    with pytest.raises(
+        ValueError, match=r"is not a SentencePiece model; give a SentencePiece token"
+    ):
         load_tokenizer(path, 600)
     with pytest.raises(FileNotFoundError, match=r"missing.model does not exist; give a Sent"):
         load_tokenizer(tmp_path / "missing.model", 600)

@@ -92,7 +92,7 @@ def test_transformers_splits_text_as_we_do(tmp_path, prefix, begin):
 def test_a_wrong_tokenizer_does_not_go_out(run_folder, tmp_path):
     model, tokenizer = open_model(run_folder)
     (tmp_path / "wrong.model").write_bytes(b"wrong")
-    with pytest.raises(ValueError, match=r"wrong.model is no SentencePiece model; give a Sent"):
+    with pytest.raises(ValueError, match=r"wrong.model is not a SentencePiece model; give a Sent"):
         export_huggingface(model, tmp_path / "out", tmp_path / "wrong.model")
     small = ModelConfig(
         vocab_size=10, hidden_size=8, intermediate_size=8, num_blocks=1, num_attention_heads=1
@@ -156,7 +156,7 @@ def test_ids_of_a_saved_model_follow_its_tokenizer(options, before, after, tmp_p
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a Git LFS pointer"),
         (b"aGk= 0\nYQ== 1\n", "is a tokenizer of tiktoken, which is not supported; give a Sent"),
         (b'{"model": {}}', "is JSON, as the tokenizer.json of Hugging Face, which is not supp"),
-        (b"some text", "is no SentencePiece model; give a SentencePiece tokenizer.model"),
+        (b"some text", "is not a SentencePiece model; give a SentencePiece tokenizer.model"),
     ],
 )
 def test_what_is_no_tokenizer(content, message, run_script, run_folder, tmp_path):

@@ -87,7 +87,7 @@ def test_a_run_is_compressed_on_its_own_data(part, run_folder, prepared_dir, opt
 
 def test_a_model_without_its_run_needs_data(run_folder, tmp_path):
     shutil.copytree(run_folder / "model", tmp_path / "alone/model")
-    with pytest.raises(ValueError, match=r"is no run's folder, .*; give data .*data=text"):
+    with pytest.raises(ValueError, match=r"is not the folder of a run, .*; give data .*data=text"):
         compress_folder(compose("compress", []), tmp_path / "alone/model", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

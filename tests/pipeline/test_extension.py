@@ -110,7 +110,7 @@ def test_the_command_needs_no_more_than_the_run_and_the_budget(command, tmp_path
         (["max_tokens=1536"], r"trained for 12 steps, 1,536 tokens and \d+ seconds, and "
                               r"max_tokens=1,536 leaves nothing to train on; give a larger"),
         (["max_steps=10"], r"max_tokens=9,999, max_steps=10 leaves nothing"),
-        (["extend_from=/nowhere"], r"extend_from=/nowhere is no run's folder: it has no config"),
+        (["extend_from=/nowhere"], r"extend_from=/nowhere is not the folder of a run: it has"),
         (["experiment=demo"], r"brings all of its settings; leave out experiment=demo"),
         (["compression=magnitude"], r"compression={…} \(there {…}\)"),
         (["distillation=forward_kl", "distillation.teacher=x"],

@@ -245,7 +245,7 @@ def test_given_weights_that_stop_at_another_token_are_refused(
 @pytest.mark.parametrize(
     ("eos", "message"),
     [
-        (2, r"data.eos_token_id=2, but texts end with token 1 by data.tokenizer=.*t5.model; use"),
+        (2, r"eos_token_id=2, but the end-of-text token of data.tokenizer=.*t5.model is 1; use"),
         (600, "data.eos_token_id=600 must be a token id below vocab_size=512"),
     ],
 )

@@ -33,7 +33,7 @@ def test_a_run_on_one_device_is_complete(tiny_run, tmp_path, monkeypatch, variab
 def test_ranks_that_nobody_describes_are_refused(tiny_overrides, tmp_path, monkeypatch, variables):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=r"=\d in the environment, and neither torchrun nor srun"):
+    with pytest.raises(ValueError, match=r"=\d in the environment, but neither torchrun nor srun"):
         train(compose("train", [*tiny_overrides, "trainer=ddp", "trainer.devices=2"]))
     assert not list(tmp_path.glob("outputs/*"))
 

@@ -71,7 +71,7 @@ def test_the_end_of_an_offline_run_says_what_to_sync(tmp_path, no_wandb_account,
     logger.log_metrics({"loss": 1.0}, step=1)
     logger.close()
     [command] = [r.getMessage() for r in caplog.records if "wandb sync" in r.getMessage()]
-    pattern = command.removeprefix("W&B: offline; wandb sync ").removesuffix(" sends it")
+    pattern = command.removeprefix("W&B: offline; to upload the run: wandb sync ")
     found = subprocess.run(["bash", "-c", f"ls -d {pattern}"], capture_output=True, check=True)
     assert found.stdout.decode().strip().endswith(offline_runs(tmp_path / "sweep/a run")[0])
 

@@ -64,9 +64,9 @@ def test_started_processes_are_the_ranks():
 
 
 @pytest.mark.parametrize(("devices", "nodes", "environment", "message"), [
-    (2, 1, {"SLURM_NTASKS": "2"}, r"SLURM_NTASKS=2 in the environment, and neither torchrun nor s"),
-    (2, 1, {"SLURM_NTASKS": "4"}, r"one of the 2 that trainer.devices=2 on trainer.num_nodes=1 ar"),
-    (2, 1, {"LOCAL_RANK": "0"}, r"LOCAL_RANK=0 in .* unset what is left .* \(env -u LOCAL_RANK …"),
+    (2, 1, {"SLURM_NTASKS": "2"}, r"SLURM_NTASKS=2 in the environment, but neither torchrun nor s"),
+    (2, 1, {"SLURM_NTASKS": "4"}, r"of the 2 processes of trainer.devices=2 and trainer.num_node"),
+    (2, 1, {"LOCAL_RANK": "0"}, r"LOCAL_RANK=0 in .* unset the variables .* \(env -u LOCAL_RANK …"),
     (2, 1, {"RANK": "1", "WORLD_SIZE": "2"}, r"RANK=1, WORLD_SIZE=2 in the environment"),
     (2, 1, TORCHRUN, r"devices=2 on .*_nodes=1 are 2 processes, and torchrun started 6, 3"),
     (1, 1, TORCHRUN, r"devices=1 on .* are 1 processes, and torchrun started 6"),

@@ -14,14 +14,14 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Baselines:
-    """Losses of models without context, or with one token of it."""
+    """Losses of models with a context of no token (unigram) and of one token (bigram)."""
 
     unigram_nats_per_token: float
     bigram_nats_per_token: float
 
 
 class UnigramModel:
-    """Frequencies with one added to each count.
+    """Token frequencies with add-one smoothing.
 
     Args:
         tokens: training tokens, (tokens,).
@@ -31,24 +31,24 @@ class UnigramModel:
     def __init__(self, tokens: NDArray[Any], vocab_size: int) -> None:
         """Count."""
         counts = np.zeros(vocab_size, dtype=np.int64)
-        # In chunks, since bincount works on a copy four times the size.
+        # In chunks, because bincount makes a copy of four times the size.
         for start in range(0, len(tokens), _CHUNK):
             counts += np.bincount(tokens[start : start + _CHUNK], minlength=vocab_size)
         self.log_probabilities = np.log(counts + 1) - np.log(len(tokens) + vocab_size)
 
     def loss(self, tokens: NDArray[Any]) -> float:
-        """Sum of nats over all tokens but the first, which no model is asked to predict."""
+        """Sum of the losses in nats over all tokens but the first, which no model predicts."""
         return float(-self.log_probabilities[tokens[1:]].sum())
 
 
 class BigramModel:
-    """Interpolated Kneser-Ney: pairs discounted, the rest shared out by how many tokens precede.
+    """Interpolated Kneser-Ney smoothing of token pairs.
 
-    P(b | a) = max(c(a b) - d, 0) / c(a) + d N(a ·) / c(a) P(b), where P(b) grows with the number
-    of different tokens seen before b, N(a ·) is that of those seen after a, and d follows from how
-    many pairs occur once and twice (1/2 where none do, as in a corpus that holds each document
-    twice: with d = 0 an unseen pair would be impossible). After an `a` that was never seen it is
-    P(b).
+    P(b | a) = max(c(a b) - d, 0) / c(a) + d N(a ·) / c(a) P(b). P(b) increases with the number of
+    different tokens that precede b, and N(a ·) is the number of different tokens that follow a. The
+    discount d follows from the numbers of pairs that occur once and twice; it is 1/2 if there are
+    none, as in a corpus with two copies of each document, because an unseen pair would have
+    probability 0 with d = 0. If a was never seen, P(b | a) = P(b).
 
     Args:
         tokens: training tokens, (tokens,).
@@ -60,7 +60,7 @@ class BigramModel:
     """
 
     def __init__(self, tokens: NDArray[Any], vocab_size: int) -> None:
-        """Count pairs; memory is a few times that of the tokens."""
+        """Count the pairs; this takes a few times the memory of the tokens."""
         self._vocab_size = vocab_size
         self._pairs, self._counts = self._count_pairs(tokens)
         first, second = np.divmod(self._pairs, self._pairs.dtype.type(vocab_size))
@@ -83,7 +83,7 @@ class BigramModel:
         return direct + rest * self._continuation[second]
 
     def loss(self, tokens: NDArray[Any]) -> float:
-        """Sum of nats over all tokens but the first."""
+        """Sum of the losses in nats over all tokens but the first."""
         return float(-np.log(self.probabilities(tokens[:-1], tokens[1:])).sum())
 
     def _keys(self, first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
@@ -105,17 +105,17 @@ class BigramModel:
 def measure_baselines(
     train: TokenSequence, validation: TokenSequence, vocab_size: int
 ) -> Baselines:
-    """Fit both models on training tokens, in nats per token of the whole validation split.
+    """Fit both models on training tokens, and measure their validation loss in nats per token.
 
     Args:
-        train: at least two tokens; MAX_TRAIN_TOKENS at most are counted, in chunks spread evenly.
-        validation: at least two tokens; all of it is measured.
+        train: at least two tokens; at most MAX_TRAIN_TOKENS are used, in chunks spread evenly.
+        validation: at least two tokens, all of which are used.
         vocab_size: ids are below this.
     """
     tokens = _spread(train, MAX_TRAIN_TOKENS)
     sums = []
     for model in (UnigramModel(tokens, vocab_size), BigramModel(tokens, vocab_size)):
-        # Chunks overlap by one, the token that the next chunk's first follows.
+        # Chunks overlap by one token, which is the context of the first loss of the next chunk.
         sums.append(
             sum(
                 model.loss(validation[start : start + _CHUNK + 1])

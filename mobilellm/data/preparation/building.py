@@ -1,4 +1,4 @@
-"""Make the contents of a data folder: tokenizer, shards, and what is counted on the way."""
+"""Makes the contents of a data folder: tokenizer, shards and counts."""
 
 import hashlib
 import io
@@ -38,20 +38,20 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 _BATCH_BYTES = 1 << 18
-# A process takes a second to start, in which it could tokenize about this much.
+# Starting a process takes about as long as tokenizing this many bytes.
 _BYTES_PER_WORKER = 1 << 22
 
 
 def build_contents(data: ResolvedData, bar: ProgressBar, *, shard_tokens: int) -> Record:
-    """Write tokenizer and shards into the data folder, going on from what is there.
+    """Write tokenizer and shards into the data folder; existing complete files are kept.
 
     Args:
-        data: what to prepare; its folder exists.
+        data: to prepare; its folder exists.
         bar: shows the phases.
         shard_tokens: tokens in every shard but the last of a split.
 
     Returns:
-        What the manifest says of them, as plain data.
+        The entries of the manifest, as plain data.
     """
     config = data.config
     trains = config.tokenizer is None and not config.is_tokenized
@@ -93,7 +93,7 @@ def build_contents(data: ResolvedData, bar: ProgressBar, *, shard_tokens: int) -
             split: build.sizes(split)
             | {
                 "tokens": len(stream),
-                # Equal to text_bytes where the tokenizer changes nothing.
+                # Equal to text_bytes if the tokenizer is lossless.
                 "token_bytes": bytes_of(processor, counts[split]),
             }
             for split, stream in streams.items()
@@ -104,13 +104,13 @@ def build_contents(data: ResolvedData, bar: ProgressBar, *, shard_tokens: int) -
         "space_marks": build.space_marks,
         "unknown_tokens": num_unknown(processor, counts),
         "baselines": asdict(baselines),
-        # Of this process alone: what an interrupted one had done costs only reading.
+        # Only of this process: text that an interrupted one has tokenized is only read again.
         "tokenizing_seconds": round(seconds, 3),
     }
 
 
 def _known_size(config: DataConfig) -> int | None:
-    """About how many bytes of text there are, from the sizes of files."""
+    """The approximate number of bytes of text, from the sizes of files."""
     files = [file for split in SPLITS for file in config.files(split)]
     if not files or not config.is_local:
         return None
@@ -121,7 +121,7 @@ def _known_size(config: DataConfig) -> int | None:
 def make_tokenizer(
     data: ResolvedData, sample: EvenSample | None, bar: ProgressBar
 ) -> "SentencePieceProcessor | None":
-    """The given tokenizer, the one trained before, or one trained now; copied into the folder."""
+    """Copy the given tokenizer into the folder, reuse the one there, or train one."""
     path = data.folder / TOKENIZER
     if data.config.tokenizer is not None:
         given = Path(data.config.tokenizer)
@@ -141,7 +141,7 @@ def make_tokenizer(
 
 
 class _Build:
-    """One pass over the corpus that writes the shards of both splits and counts."""
+    """One pass over the corpus, which writes the shards of both splits and counts tokens."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class _Build:
         self.space_marks = 0
 
     def write(self) -> dict[str, str]:
-        """Write all shards; gives the hashes of the text and of both streams."""
+        """Write all shards; returns the hashes of the text and of both streams."""
         encoded = self._tokenized() if self._config.is_tokenized else self._encode()
         for split, batch in encoded:
             self._expect_more()
@@ -176,14 +176,14 @@ class _Build:
         return {"data": self._digest.hexdigest(), **hashes}
 
     def sizes(self, split: Split) -> Record:
-        """What was counted of a split, whatever part of it is in shards from before."""
+        """The counts of a whole split, including its shards from before an interruption."""
         return {
             "documents": self._documents[split],
             "text_bytes": None if self._config.is_tokenized else self._text_bytes[split],
         }
 
     def _routed(self) -> Iterator[RoutedChunk]:
-        """The chunks that are not in shards yet; all are counted."""
+        """The chunks that are not in shards yet; all chunks are counted."""
         for routed in routed_chunks(self._config, self._found.last_share):
             split, chunk, begins = routed
             content = chunk_bytes(chunk)
@@ -247,7 +247,7 @@ class _Build:
         return min(available_cores(), max(1, useful))
 
     def _expect_more(self) -> None:
-        """Tell the writers how much the rest will take, for the case that the disk is full."""
+        """Estimate the size of the remaining shards, for the message if the disk is full."""
         if not self._found.is_complete:
             return
         for split, writer in self.writers.items():
@@ -266,7 +266,7 @@ def count_tokens(stream: TokenStream, vocab_size: int) -> NDArray[np.int64]:
 
 
 def bytes_of(processor: "SentencePieceProcessor | None", counts: NDArray[np.int64]) -> int | None:
-    """Bytes that a split's tokens stand for."""
+    """Bytes of text that the tokens of a split stand for; None without a tokenizer."""
     if processor is None:
         return None
     return int((counts * token_byte_counts(processor, len(counts))).sum())
@@ -275,5 +275,5 @@ def bytes_of(processor: "SentencePieceProcessor | None", counts: NDArray[np.int6
 def num_unknown(
     processor: "SentencePieceProcessor | None", counts: Mapping[Split, NDArray[np.int64]]
 ) -> int:
-    """Characters that the tokenizer has no token for, and cannot spell in bytes."""
+    """Number of characters that the tokenizer maps to its unknown token."""
     return sum(int(of[processor.unk_id()]) for of in counts.values()) if processor else 0

@@ -1,4 +1,4 @@
-"""Text to token ids, in this process or in many."""
+"""Encodes text to token ids."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -35,29 +35,29 @@ class Encoded(NamedTuple):
     tokens: NDArray[Any]
     """(tokens,)"""
     document_ends: NDArray[np.int64]
-    """Where each document that ends in the batch does: tokens before the next begins."""
+    """Offsets at which documents end, in tokens from the start of the batch."""
 
 
 class Encoder:
-    """Encodes as SentencePiece does, several times faster where words can be looked up.
+    """Encodes like SentencePiece, but several times faster if words can be cached.
 
-    Where no token reaches across the border between a character and the space after it, a text's
-    tokens are its words' tokens, and each word is encoded once.
+    If no token of the model contains a character followed by a space, the tokens of a text are
+    those of its words, and each distinct word is encoded only once.
 
     Args:
-        processor: the model.
+        processor: the SentencePiece model.
         dtype: of the tokens.
-        eos_token_id: appended to each document; None: nothing is.
+        eos_token_id: appended to each document; None appends nothing.
     """
 
     def __init__(
         self, processor: "SentencePieceProcessor", dtype: DTypeLike, eos_token_id: int | None
     ) -> None:
-        """Find out how this model treats spaces."""
+        """Test how the model treats spaces."""
         self._processor = processor
         self._dtype = np.dtype(dtype)
         self._end = b"" if eos_token_id is None else self._bytes([eos_token_id])
-        # Models such as Llama's put a space before whatever they are given.
+        # Some models, such as Llama's, put a space before every text.
         self._adds_space = str(processor.encode("a", out_type=str)[0]).startswith(SPACE_MARK)
         self._cache = _WordCache(self._encode_word)
         self.by_word = False
@@ -91,7 +91,7 @@ class Encoder:
 
     def _encode_word(self, word: bytes) -> bytes:
         if self._adds_space and word == b" ":
-            # Without its space nothing is left, and the model adds none to nothing.
+            # Nothing is left without the space, and the model adds no space to an empty text.
             return self._bytes([self._processor.piece_to_id(SPACE_MARK)])
         drop = self._adds_space and word.startswith(b" ")
         return self._bytes(self._processor.encode(word[drop:]))
@@ -109,7 +109,7 @@ class Encoder:
 
 
 class _WordCache(dict[bytes, bytes]):
-    """The tokens of words seen before; emptied when it is full."""
+    """A cache of the tokens of words; it is emptied when it is full."""
 
     def __init__(self, encode: Callable[[bytes], bytes]) -> None:
         super().__init__()

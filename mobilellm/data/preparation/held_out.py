@@ -1,7 +1,7 @@
-"""What is held out for validation where a corpus comes without a validation split.
+"""Chooses what is held out for validation if a corpus has no validation split.
 
-Whole documents, chosen by a hash of their beginning. Where that leaves one of the splits without
-any, since the documents are few, the last share of the text.
+Whole documents are held out, chosen by a hash of their beginning. If there are so few documents
+that one of the splits would have none, the end of the text is held out instead.
 """
 
 import hashlib
@@ -14,8 +14,8 @@ from mobilellm.data.source import Chunk, Split
 
 Key = TypeVar("Key")
 
-# Where a text is cut, the best first: after a blank line, after a line, before a space, and
-# between any two characters.
+# Places at which a text is cut, the best first: after a blank line, after a line, before a space,
+# and between any two characters.
 _BOUNDARIES = (
     re.compile(rb"\n(?:[ \t\r]*\n)+"),
     re.compile(rb"\n"),
@@ -26,7 +26,7 @@ _MAX_CHARACTER_BYTES = 4
 
 
 class RoutedChunk(NamedTuple):
-    """A chunk and where it goes."""
+    """A chunk and the split that it belongs to."""
 
     split: Split
     chunk: Chunk
@@ -34,7 +34,7 @@ class RoutedChunk(NamedTuple):
 
 
 def is_held_out(text: bytes, share: float) -> bool:
-    """Whether a document that begins so is one of the `share` for validation."""
+    """Whether a document that begins with `text` is held out, for a share of all documents."""
     if not share:
         return False
     digest = hashlib.blake2b(text, digest_size=8, person=b"held_out").digest()
@@ -47,9 +47,9 @@ def chunk_bytes(chunk: Chunk) -> bytes:
 
 
 def last_of(keys: Sequence[Key], share: float) -> set[Key]:
-    """The last share of the different keys, in order of first occurrence: one at least, not all.
+    """The last share of the distinct keys, in order of first occurrence: at least one, not all.
 
-    Empty where there are fewer than two.
+    Empty if there are fewer than two distinct keys.
     """
     different = list(dict.fromkeys(keys))
     count = min(max(round(share * len(different)), 1), len(different) - 1)
@@ -60,12 +60,12 @@ class Outline:
     """The sizes of documents, and which of them are copies of each other."""
 
     def __init__(self) -> None:
-        """Begin with no document."""
+        """Start without documents."""
         self._documents: list[tuple[bytes, int]] = []
         self._begin()
 
     def add(self, chunk: Chunk) -> None:
-        """Go on with the text."""
+        """Add the next chunk of the text."""
         content = chunk_bytes(chunk)
         self._digest.update(content)
         self._size += len(content)
@@ -80,7 +80,7 @@ class Outline:
         """The split at the end of the text.
 
         Args:
-            share: of the bytes of the different documents that validation is to have.
+            share: of the bytes of the distinct documents that is held out.
         """
         sizes = dict(self._documents)
         total = sum(sizes.values())
@@ -90,7 +90,7 @@ class Outline:
         end = 0
         for digest, size in sizes.items():
             start, end = end, end + size
-            # A border between documents is taken where one is near.
+            # If a document begins near the exact place, the cut is made there.
             if end <= target or (end < total and end - target <= slack):
                 cuts[digest] = None
             elif start and start >= target - slack:
@@ -102,21 +102,21 @@ class Outline:
 
 @dataclass(frozen=True)
 class LastShare:
-    """Training text up to a place near the end, validation text from there on.
+    """Splits the text at a place near its end: training text before it, validation text after it.
 
-    The place is at most half of the share away from where the share would be exact: between two
-    documents, else after a blank line, after a line, before a space, or between two characters, the
-    first of these that is there. A document that is cut counts in both splits. Copies of a document
-    are cut alike, so that no text is on both sides.
+    The place is at most half of the share away from the exact one. It is between two documents;
+    if there is no such place, it is after a blank line, after a line, before a space, or between
+    two characters, whichever of these exists first. A document that is cut counts in both splits.
+    Copies of a document are cut at the same place, so that no text is in both splits.
     """
 
     cuts: tuple[int | None, ...]
-    """For each document, near which byte its validation text begins; None: it has none."""
+    """For each document, the byte near which its validation text begins; None: it has none."""
     slack: int
-    """How many bytes away from there it may begin."""
+    """Largest distance in bytes from that byte."""
 
     def route(self, chunks: Iterator[Chunk]) -> Iterator[RoutedChunk]:
-        """All chunks of the training text, and where each goes; the one that is cut gives two."""
+        """Assign all chunks of the training text to splits; a chunk that is cut becomes two."""
         document, position, begins = 0, 0, True
         split: Split = "train"
         for chunk in chunks:
@@ -139,7 +139,7 @@ class LastShare:
                 document, position, begins = document + 1, 0, True
 
     def _cut(self, chunk: Chunk, target: int) -> tuple[Chunk, Chunk | None]:
-        """The end of the training text, and the beginning of the text held out."""
+        """Cut a chunk into the end of the training text and the beginning of the held-out text."""
         content = chunk.content
         if isinstance(content, bytes):
             place = _nearest_boundary(content, target, self.slack)
@@ -150,11 +150,11 @@ class LastShare:
 
 
 def _nearest_boundary(text: bytes, target: int, slack: int) -> int:
-    """Where to cut a text so that neither part is empty, near `target`."""
+    """The best place near `target` at which to cut a text so that neither part is empty."""
     slack = max(slack, _MAX_CHARACTER_BYTES)
     first, last = max(target - slack, 1), min(target + slack, len(text) - 1)
     for boundary in _BOUNDARIES:
-        # From the byte before, since a boundary may be the end of what begins there.
+        # From the byte before: a match that begins there may end at the place of the cut.
         places = [match.end() for match in boundary.finditer(text, max(first - 2, 0), last + 1)]
         inside = [place for place in places if first <= place <= last]
         if inside:

@@ -1,4 +1,4 @@
-"""What prepared data depend on, so that a folder is reused for the same inputs only."""
+"""Describes the inputs of prepared data, so that a folder is reused for the same inputs only."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ FORMAT_VERSION = 1
 
 
 def describe_inputs(data: ResolvedData, known: Mapping[str, Any] | None = None) -> Record:
-    """Plain data that says what a preparation rests on: options, files, tokenizer.
+    """The inputs of a preparation as plain data: options, files and tokenizer.
 
-    Files are told apart by their contents. One that a former description lists with the same
-    path, size and time of change is taken to be the same without reading it again.
+    Files are identified by hashes of their contents. If an earlier description has a file with the
+    same path, size and modification time, its hash is reused without reading the file.
 
     Args:
-        data: what is to be prepared.
-        known: a former description.
+        data: to prepare.
+        known: an earlier description.
 
     Raises:
-        FileNotFoundError: a path that does not exist.
-        ValueError: a path with nothing in it.
+        FileNotFoundError: a path does not exist.
+        ValueError: a path has no files.
     """
     hashes = {
         (file["path"], file["bytes"], file["modified_ns"]): file["hash"]
@@ -42,7 +42,7 @@ def describe_inputs(data: ResolvedData, known: Mapping[str, Any] | None = None) 
         check_tokenizer_file(path)
         before = (known or {}).get("options", {}).get("tokenizer_sample_megabytes")
         if before is not None and has_tokenizer(data.folder, path):
-            # The one that was trained for this very folder, given by name.
+            # The given tokenizer is the one that was trained for this folder.
             options["tokenizer_sample_megabytes"] = before
         else:
             files["tokenizer"] = [_describe_file(path, hashes)]
@@ -52,7 +52,7 @@ def describe_inputs(data: ResolvedData, known: Mapping[str, Any] | None = None) 
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two descriptions, for a reader; empty where the same would be made."""
+    """The differences between two descriptions, as text for users; empty if they are equal."""
     found = []
     if old.get("version") != new["version"]:
         found.append("it was prepared by another version of mobilellm")
@@ -96,7 +96,7 @@ def _flat(options: Mapping[str, Any], prefix: str = "data.") -> dict[str, Any]:
 
 
 def _file_differences(split: str, old: list[Record], new: list[Record]) -> list[str]:
-    """Contents and their order count, names and places do not."""
+    """Differences in the contents of files and their order; names and folders do not matter."""
     if [file["hash"] for file in old] == [file["hash"] for file in new]:
         return []
     if len(old) != len(new):

@@ -1,13 +1,13 @@
-"""From a corpus to a data folder, once.
+"""Prepares a corpus once: from text to a data folder.
 
 1. Describe the inputs. A finished folder is reused for the same inputs and refused for others.
-2. Under a lock, survey the corpus: faults, sizes, a sample of text.
-3. Train the tokenizer, or take the one given.
+2. Under a lock, read the corpus to find errors, sizes and a sample of text.
+3. Train the tokenizer, or use the given one.
 4. Tokenize documents in parallel into the shards of both splits.
-5. Measure the baselines, and write the manifest, which makes the folder a finished one.
+5. Measure the baselines, and write the manifest, which marks the folder as finished.
 
-Each file appears whole. Work that was cut short is taken up again for the same inputs: the
-tokenizer and all complete shards stay; for others it is started afresh.
+All files are written atomically. If a preparation was interrupted, the next one with the same
+inputs keeps the tokenizer and all complete shards; with other inputs it starts again.
 """
 
 import time
@@ -39,10 +39,10 @@ LOCK = ".lock"
 
 
 def open_prepared(config: DataConfig) -> PreparedData | None:
-    """The finished data of a configuration, or None where it is not prepared.
+    """The finished data of a configuration; None if they are not prepared.
 
     Raises:
-        ValueError: the folder was prepared from other input.
+        ValueError: the folder was prepared from other inputs.
         FileNotFoundError: a path of the configuration does not exist.
     """
     return _open_prepared(resolve_data(config))
@@ -68,7 +68,7 @@ def _open(data: ResolvedData) -> PreparedData:
 
 
 def _build(data: ResolvedData, bar: ProgressBar, shard_tokens: int) -> Record:
-    """Write tokenizer and shards; what the manifest says of them."""
+    """Write tokenizer and shards; returns the entries of the manifest."""
     if isinstance(data.config, RationaleConfig):
         return build_prompted(data, data.config, bar, shard_tokens=shard_tokens)
     return build_contents(data, bar, shard_tokens=shard_tokens)
@@ -79,27 +79,27 @@ def prepare_data(
 ) -> PreparedData:
     """Prepare data, or reuse what was prepared from the same inputs.
 
-    Several processes may ask for the same data: one prepares it, the others wait.
+    If several processes need the same data, one prepares them and the others wait.
 
     Args:
         config: what to prepare and where.
-        progress: show bars on stderr.
-        shard_tokens: tokens per shard file; what was written before an interruption is of use as
-            far as whole shards go.
+        progress: whether to show progress bars on stderr.
+        shard_tokens: tokens per shard file; complete shards are kept after an interruption.
 
     Raises:
-        ValueError: faulty text, a tokenizer that does not fit, a folder prepared from other input.
-        FileNotFoundError: a path that does not exist.
-        OSError: the disk is full; finished shards stay, and the next call goes on from them.
+        ValueError: the text has errors, the tokenizer does not fit, or the folder was prepared from
+            other inputs.
+        FileNotFoundError: a path does not exist.
+        OSError: the disk is full; finished shards are kept, and the next call continues from them.
     """
-    # A tokenizer that does not fit is refused before hours of reading.
+    # A tokenizer that does not fit is refused before the corpus is read, which may take hours.
     data = resolve_data(config)
     prepared = _open_prepared(data)
     if prepared is not None:
         return prepared
     from filelock import FileLock, Timeout
 
-    # A path that does not exist is found before a folder is made.
+    # Missing paths are reported before the folder is created.
     describe_inputs(data, read_inputs(data.folder))
     bar = ProgressBar(progress)
     _check_folder(data.folder)
@@ -113,7 +113,7 @@ def prepare_data(
     try:
         return _open_prepared(data) or _prepare(data, bar, shard_tokens)
     except KeyboardInterrupt:
-        bar.say(f"stopped; {data.folder} keeps what is finished, and the next call goes on")
+        bar.say(f"stopped; {data.folder} keeps what is finished, and the next call continues")
         raise
     finally:
         lock.release()
@@ -138,7 +138,7 @@ def _prepare(data: ResolvedData, bar: ProgressBar, shard_tokens: int) -> Prepare
 
 
 def _begin(data: ResolvedData) -> Record:
-    """Record what the folder is made from; drop what was begun with other inputs."""
+    """Record the inputs of the folder; remove unfinished files made from other inputs."""
     known = read_inputs(data.folder)
     inputs = describe_inputs(data, known)
     for folder in (data.folder, *(data.folder / split for split in SPLITS)):
@@ -151,7 +151,7 @@ def _begin(data: ResolvedData) -> Record:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder with files of other origin, which would be overwritten."""
+    """Refuse a folder with files that are not prepared data, which could be overwritten."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"data.dir={folder} is a file; choose a folder")
     if not folder.is_dir() or (folder / INPUTS).exists():

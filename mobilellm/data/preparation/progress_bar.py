@@ -1,18 +1,18 @@
-"""A bar for work on a stream of text, on stderr."""
+"""A progress bar for processing text, on stderr."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class ProgressBar:
-    """Counts bytes of text; does nothing where it is switched off.
+    """Counts bytes of text; does nothing if it is disabled.
 
     Args:
         enabled: whether to show anything.
     """
 
     def __init__(self, enabled: bool) -> None:
-        """Nothing is shown before the first phase."""
+        """Keep the setting; nothing is shown before the first phase."""
         self._enabled = enabled
         self._progress = None
         self._task = None
@@ -21,11 +21,11 @@ class ProgressBar:
     def phase(
         self, description: str, total_bytes: int | None = None, *, counts_bytes: bool = True
     ) -> Iterator[None]:
-        """Show a bar while the block runs, and leave it when it is done.
+        """Show a bar while the block runs; it stays on the screen afterwards.
 
         Args:
-            description: what is being done.
-            total_bytes: of text; None: not known.
+            description: name of the phase.
+            total_bytes: number of bytes of text; None: not known.
             counts_bytes: whether `advance` is called; otherwise only the time is shown.
         """
         if not self._enabled:
@@ -48,7 +48,7 @@ class ProgressBar:
             *bytes_done,
             TimeElapsedColumn(),
         )
-        # Where the output is no terminal, only the end of each phase is written.
+        # If stderr is not a terminal, only the end of each phase is written.
         with Progress(*columns, console=Console(stderr=True)) as self._progress:
             self._task = self._progress.add_task(description, total=total_bytes)
             yield
@@ -57,12 +57,12 @@ class ProgressBar:
         self._progress = self._task = None
 
     def advance(self, num_bytes: int) -> None:
-        """So many more bytes of text are done."""
+        """Add a number of processed bytes."""
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, num_bytes)
 
     def say(self, message: str) -> None:
-        """Write a line."""
+        """Write a message."""
         if self._enabled:
             from rich.console import Console
 

@@ -1,8 +1,7 @@
-"""Make a data folder of prompted sequences: tokenizer, shards, answer choices, and counts.
+"""Makes the contents of a data folder of prompted sequences: tokenizer, shards, choices, counts.
 
-Prompt and target are tokenized each by itself, so that the border between them is the same in
-training as where only the prompt is given. All rows are held in memory, which rationales written
-by a large model are few enough for.
+Prompt and target are tokenized separately, so that a prompt has the same tokens with and without
+its target. All rows are kept in memory: data sets of rationales are small.
 """
 
 import hashlib
@@ -51,16 +50,16 @@ def build_prompted(
     """Write tokenizer, shards and answer choices into the data folder.
 
     Args:
-        data: what to prepare; its folder exists.
+        data: to prepare; its folder exists.
         config: the same as `data.config`.
         bar: shows the phases.
         shard_tokens: tokens in every shard but the last of a split.
 
     Returns:
-        What the manifest says of them, as plain data.
+        The entries of the manifest, as plain data.
 
     Raises:
-        ValueError: a faulty row, a split without rows, a tokenizer that does not fit.
+        ValueError: a row has errors, a split has no rows, or the tokenizer does not fit.
     """
     with bar.phase("reading", counts_bytes=False):
         examples, rule = read_splits(data, config)
@@ -106,7 +105,7 @@ def _counts(
     texts: Mapping[Split, Sequence[str]],
     streams: Mapping[Split, TokenStream],
 ) -> Record:
-    """Sizes and baselines, which are of the labels alone, as validation is."""
+    """Sizes and baselines; like validation, the baselines count labels only."""
     counts: dict[Split, NDArray[np.int64]] = {
         split: count_tokens(stream, data.vocab_size) for split, stream in streams.items()
     }
@@ -131,13 +130,13 @@ def _counts(
 def read_splits(
     data: ResolvedData, config: RationaleConfig
 ) -> tuple[dict[Split, list[Example]], str | None]:
-    """The rows of both splits, and how validation was held out (see `held_out_rule`).
+    """The rows of both splits, and the rule for the held-out rows (see `held_out_rule`).
 
-    All rows of an input go one way: by its hash, or, where that leaves one of the splits without
-    rows, the last share of the inputs to validation.
+    All rows with the same input are in the same split, which a hash of the input decides. If one of
+    the splits would have no rows, the last inputs are held out instead.
 
     Raises:
-        ValueError: a faulty row, or a split without rows.
+        ValueError: a row has errors, or a split has no rows.
     """
     rows = list(config.examples("train"))
     inputs = [row.input for row in rows]
@@ -175,7 +174,7 @@ def _write(
     texts: Sequence[str],
     shard_tokens: int,
 ) -> ShardWriter:
-    """A document for each prompt and each target, in turn; those in shards already are passed."""
+    """Write each prompt and each target as a document, except those that are in shards already."""
     eos = data.eos_token_id
     writer = ShardWriter(
         data.folder / split, token_dtype(data.vocab_size), shard_tokens=shard_tokens
@@ -194,7 +193,7 @@ def _write_choices(
     processor: "SentencePieceProcessor",
     examples: Sequence[Example],
 ) -> None:
-    """The tokens of each row's choices, as the label's are."""
+    """Write the tokens of the choices of each row, tokenized like labels."""
     eos = data.eos_token_id
     choices = [
         [[*ids, eos] for ids in processor.encode(list(example.choices))] for example in examples
@@ -207,7 +206,7 @@ def _num_bytes(texts: Sequence[str]) -> int:
 
 
 def _label_tokens(stream: TokenStream, num_tasks: int) -> NDArray[Any]:
-    """All labels of a split in a row, (tokens,)."""
+    """The tokens of all labels of a split, concatenated (tokens,)."""
     starts = np.append(stream.document_starts().astype(np.int64), len(stream))
     targets = zip(starts[1 :: 2 * num_tasks], starts[2 :: 2 * num_tasks], strict=True)
     return np.concatenate([stream[start:end] for start, end in targets])

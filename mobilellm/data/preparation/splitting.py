@@ -1,4 +1,4 @@
-"""Which document belongs to which split, and one pass over the corpus to learn its size."""
+"""Assigns documents to splits, and surveys a corpus in one pass."""
 
 import logging
 from collections import Counter
@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 def routed_chunks(config: DataConfig, last_share: LastShare | None = None) -> Iterator[RoutedChunk]:
-    """All chunks of the corpus, training documents first, then those of a validation split.
+    """All chunks of the corpus with their split; a separate validation split comes last.
 
-    A document is held out when the hash of its beginning falls into the share: the choice depends
-    on nothing but the text, so it stays when documents are added, removed or moved, and copies of
-    a document are never on both sides.
+    A document is held out if the hash of its beginning is below the share. The choice depends only
+    on the text: it does not change if other documents are added, removed or moved, and copies of a
+    document are in the same split.
 
     Args:
         config: the data.
@@ -66,48 +66,49 @@ def _by_hash(chunks: Iterator[Chunk], share: float) -> Iterator[RoutedChunk]:
 
 
 def num_bytes(chunk: Chunk) -> int:
-    """Bytes of text, or of ids where the corpus is token ids."""
+    """Bytes of text, or of ids if the corpus is token ids."""
     content = chunk.content
     return len(content) if isinstance(content, bytes) else content.nbytes
 
 
 @dataclass
 class Survey:
-    """What one pass over a corpus found."""
+    """The results of one pass over a corpus."""
 
     documents: Counter[Split] = field(default_factory=Counter)
     num_bytes: Counter[Split] = field(default_factory=Counter)
     sample: EvenSample | None = None
-    """Of the training text, for the tokenizer."""
+    """Sample of the training text, for the tokenizer."""
     is_complete: bool = True
     """Whether the whole corpus was read."""
     last_share: LastShare | None = None
-    """Where documents are too few to hold out whole ones: where the validation text begins."""
+    """The place at which the validation text begins, if there are too few documents to hold out
+    whole ones; else None."""
 
     @property
     def has_both(self) -> bool:
-        """Whether there is text for training and for validation."""
+        """Whether both splits have text."""
         return all(self.documents[split] for split in SPLITS)
 
     def held_out_rule(self, config: DataConfig) -> str | None:
-        """See the function of that name."""
+        """See the function `held_out_rule`."""
         return held_out_rule(config, is_last_share=self.last_share is not None)
 
 
 def survey(data: ResolvedData, *, sample_bytes: int | None, bar: ProgressBar) -> Survey:
-    """Read the corpus once: find every fault in it, its size, and text for the tokenizer.
+    """Read the corpus once, to find errors, its size, and a sample of text for the tokenizer.
 
-    A corpus that is not on this machine is read only as far as the sample needs, 16 times its
-    size, and until a document is held out. One with too few documents to hold out whole ones is
-    read twice: its size says where the last share of the text begins.
+    If the corpus is not on this machine, only 16 times the size of the sample is read, or more
+    until a document is held out. If there are too few documents to hold out whole ones, the corpus
+    is read twice, because the place of the split depends on its size.
 
     Args:
-        data: what to prepare.
-        sample_bytes: most bytes of training text to be kept; None: none.
+        data: to prepare.
+        sample_bytes: largest size of the sample; None: no sample.
         bar: advanced by the bytes read.
 
     Raises:
-        ValueError: faulty text, or a split without any.
+        ValueError: the text has errors, or a split has no text.
     """
     config = data.config
     if not config.is_local and not sample_bytes and config.has_validation:
@@ -148,7 +149,7 @@ def _read(
         if found.sample is not None and split == "train" and isinstance(chunk.content, bytes):
             found.sample.add(chunk.content)
         if outline is not None and not found.has_both:
-            # Whether documents are few is known as soon as there is one in each split.
+            # There are enough documents as soon as each split has one.
             outline.add(chunk)
         elif last_share is None and found.num_bytes.total() > limit:
             found.is_complete = False
@@ -157,7 +158,7 @@ def _read(
 
 
 def held_out_rule(config: DataConfig, *, is_last_share: bool) -> str | None:
-    """What the manifest says of how validation was held out; None: it has a split of its own."""
+    """The manifest's entry about how validation text was held out; None: it is a separate split."""
     if config.has_validation:
         return None
     return "last_share" if is_last_share else "documents"
@@ -167,7 +168,7 @@ def check_splits(data: ResolvedData, documents: Counter[Split]) -> None:
     """Check that both splits have documents.
 
     Raises:
-        ValueError: one has none.
+        ValueError: a split has none.
     """
     config = data.config
     if not documents.total():

@@ -21,7 +21,7 @@ _encoder: Encoder | None = None
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -39,12 +39,13 @@ def encode_batches(
     Closing the generator, or an exception in it, ends the processes.
 
     Args:
-        batches: each with a label that comes back with its tokens. Only a few are taken ahead.
+        batches: each with a label, which is returned with its tokens. Only a few batches are read
+            in advance.
         tokenizer_path: of the SentencePiece model.
         vocab_size: of the model.
         dtype: of the tokens.
-        eos_token_id: appended to each document; None: nothing is.
-        workers: processes; 1: this one.
+        eos_token_id: appended to each document; None appends nothing.
+        workers: number of processes; 1: no process but this one.
     """
     arguments = (str(tokenizer_path), vocab_size, str(dtype), eos_token_id)
     if workers == 1:
@@ -52,7 +53,7 @@ def encode_batches(
         for label, batch in batches:
             yield label, encoder.encode(batch)
         return
-    # Not fork: this process may hold threads (torch, arrow), which a fork would leave half alive.
+    # Not fork: this process may have threads (torch, arrow), which do not survive a fork.
     pool = ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=arguments
     )
@@ -79,7 +80,7 @@ def _start_worker(
     tokenizer_path: str, vocab_size: int, dtype: str, eos_token_id: int | None
 ) -> None:
     global _encoder  # noqa: PLW0603 - a worker process has one, for all its batches
-    # Ctrl-C reaches all processes of a terminal; the parent alone decides what happens then.
+    # Ctrl-C reaches all processes of a terminal; only the parent reacts to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -87,7 +88,7 @@ def _start_worker(
 
 
 def _end_with_parent() -> None:
-    """A killed parent cannot end its workers, which would wait for batches for ever."""
+    """End this worker if its parent is killed: it would otherwise wait for batches forever."""
     parent = parent_process()
     if parent is not None:
         parent.join()

@@ -35,14 +35,14 @@ def compile_rule(rule: str, choices: Sequence[str] = DOCUMENT_RULES) -> re.Patte
     """A rule for documents as a regular expression; that of one of `choices` is not of use.
 
     Raises:
-        ValueError: it is no regular expression.
+        ValueError: it is not a regular expression.
     """
     try:
         return re.compile(rule)
     except re.error as error:
         raise ValueError(
-            f"data.document={rule!r} is no regular expression ({error}); use {', '.join(choices)}, "
-            "or an expression that the start of each document matches"
+            f"data.document={rule!r} is not a regular expression ({error}); use "
+            f"{', '.join(choices)}, or an expression that matches the start of each document"
         ) from None
 
 

@@ -49,7 +49,7 @@ class JsonlFiles(JsonlRows):
             if not isinstance(text, str):
                 raise ValueError(
                     f"{place} holds {type(text).__name__} in column {self.column!r}, which must be "
-                    "text; set data.column to another, or mend the line"
+                    "text; set data.column to another, or correct the line"
                 )
             yield from document_chunks(encode_text(text, place))
 
@@ -69,7 +69,7 @@ def read_column(files: Sequence[Path], column: str) -> Iterator[tuple[Any, str]]
         if column not in row:
             raise ValueError(
                 f"{place} has no column {column!r}; set data.column to one of "
-                f"{', '.join(row) or 'its keys (it has none)'}, or mend the line"
+                f"{', '.join(row) or 'its keys (it has none)'}, or correct the line"
             )
         yield row[column], place
 
@@ -101,21 +101,22 @@ def _parse(line: bytes, file: Path, number: int, *, is_first: bool) -> dict[str,
         remedy = _unlike_lines(line) if is_first else None
         raise ValueError(
             f"{place} is not JSON ({error.msg} at column {error.colno}); "
-            + (remedy or "mend or remove the line")
+            + (remedy or "correct or remove the line")
         ) from None
     except RecursionError:
         raise ValueError(
-            f"{place} holds lists or objects nested too deeply to be read; mend or remove the line"
+            f"{place} holds lists or objects nested too deeply to be read; correct or remove the "
+            "line"
         ) from None
     except ValueError as error:
         # Whole numbers of thousands of digits.
         reason = str(error).partition(";")[0]
-        raise ValueError(f"{place} cannot be read ({reason}); mend or remove the line") from None
+        raise ValueError(f"{place} cannot be read ({reason}); correct or remove the line") from None
     if not isinstance(row, dict):
         remedy = _unlike_lines(line) if is_first else None
         raise ValueError(
             f"{place} is a JSON {type(row).__name__}, which must be an object such as "
-            f'{{"text": "…"}}; ' + (remedy or "mend or remove the line")
+            f'{{"text": "…"}}; ' + (remedy or "correct or remove the line")
         )
     return row
 

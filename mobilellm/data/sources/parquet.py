@@ -65,7 +65,7 @@ def _check_column(file: Path, column: str) -> None:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
         raise ValueError(
-            f"{file} is no Parquet file ({_first_line(error)}); leave it out, or use "
+            f"{file} is not a Parquet file ({_first_line(error)}); leave it out, or use "
             "data=text or data=jsonl"
         ) from None
     if column not in schema.names:

@@ -128,7 +128,7 @@ class Rationales(Source):
         if targets["label"] not in choices:
             raise ValueError(
                 f"{place}: the answer {targets['label']!r} in column {self.label_column!r} is not "
-                f"among the choices {', '.join(map(repr, choices))}; mend or remove the row"
+                f"among the choices {', '.join(map(repr, choices))}; correct or remove the row"
             )
         return Example(input=with_choices(question, choices), targets=targets, choices=choices)
 
@@ -137,7 +137,7 @@ class Rationales(Source):
         if column not in row:
             raise ValueError(
                 f"{place} has no column {column!r}; set data.{field} to one of "
-                f"{', '.join(row) or 'its columns (it has none)'}, or mend the row"
+                f"{', '.join(row) or 'its columns (it has none)'}, or correct the row"
             )
         return row[column]
 
@@ -147,7 +147,7 @@ class Rationales(Source):
         if not isinstance(value, str):
             raise ValueError(
                 f"{place} holds {type(value).__name__} in column {column!r}, which must be text; "
-                f"set data.{field} to another, or mend the row"
+                f"set data.{field} to another, or correct the row"
             )
         if not value.strip():
             raise ValueError(f"{place} has an empty {column!r}; write one, or remove the row")
@@ -166,7 +166,7 @@ def _check_choices(choices: Any, place: str) -> tuple[str, ...]:
     is_list = isinstance(choices, list | tuple) and 2 <= len(choices) <= len(string.ascii_lowercase)
     if not is_list or not all(isinstance(choice, str) and choice.strip() for choice in choices):
         raise ValueError(
-            f"{place} has {choices!r} as choices, which must be a list of 2 to 26 texts; mend or "
-            "remove the row"
+            f"{place} has {choices!r} as choices, which must be a list of 2 to 26 texts; correct "
+            "or remove the row"
         )
     return tuple(choices)

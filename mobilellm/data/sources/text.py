@@ -15,7 +15,7 @@ class TextFiles(LocalFiles):
     """UTF-8 text files, whose line ends are kept as they are.
 
     Raises:
-        ValueError: `document` is no regular expression.
+        ValueError: `document` is not a regular expression.
     """
 
     document: str = "file"

@@ -68,6 +68,6 @@ def _token_ids(ids: Any, column: str, place: str) -> NDArray[Any]:
     if tokens.dtype != np.int64 or tokens.ndim != 1 or (tokens < 0).any():
         raise ValueError(
             f"{place} must hold a list of token ids in column {column!r}, whole numbers from "
-            "0 on; mend or remove the line"
+            "0 on; correct or remove the line"
         )
     return tokens

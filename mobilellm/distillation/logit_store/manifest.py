@@ -10,6 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mobilellm.command_names import command_for
 from mobilellm.distillation.logit_store.packing import Packing
 from mobilellm.files import write_text_atomically
 from mobilellm.strict_json import find_fault
@@ -124,7 +125,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     if record.get("version") != VERSION:
         raise ValueError(
             f"{path} has version {record.get('version')}, and this program reads {VERSION}; "
-            "make the store again with scripts/prepare_logits.py"
+            f"make the store again with {command_for('prepare_logits')}"
         )
     fault = find_fault(record, {"inputs": {}})
     if fault:
@@ -163,7 +164,7 @@ def damaged(path: Path, fault: str) -> ValueError:
     """The error for a damaged record of a store."""
     return ValueError(
         f"{path} is damaged ({fault}); remove it and make the store again with "
-        "scripts/prepare_logits.py"
+        f"{command_for('prepare_logits')}"
     )
 
 

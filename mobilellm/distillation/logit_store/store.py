@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mobilellm.command_names import command_for
 from mobilellm.distillation.logit_store.manifest import (
     INPUTS,
     MANIFEST,
@@ -22,7 +23,6 @@ from mobilellm.distillation.logit_store.manifest import (
 from mobilellm.distillation.losses.targets import TopK
 from mobilellm.strict_json import find_fault
 
-_COMMAND = "scripts/prepare_logits.py"
 _FIELDS = {
     "num_tokens": int,
     "bytes_per_token": int,
@@ -39,7 +39,7 @@ def is_logit_store(folder: str | Path) -> bool:
 
 
 class LogitStore:
-    """A logit store made by `scripts/prepare_logits.py`; windows can be read in any order.
+    """A logit store made by `mobilellm prepare-logits`; windows can be read in any order.
 
     It can be pickled; the other process opens the files itself.
 
@@ -185,7 +185,7 @@ class LogitStore:
             if found.hexdigest() != facts["hash"]:
                 raise ValueError(
                     f"{path} has changed since it was written; remove it and {MANIFEST}, and run "
-                    f"the same {_COMMAND} command again"
+                    f"the same {command_for('prepare_logits')} command again"
                 )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -205,12 +205,12 @@ class LogitStore:
     def _foreign(self, what: str, remedy: str) -> ValueError:
         return ValueError(
             f"the logit store {self.folder} was made with {what}; {remedy}, or make another store "
-            f"with {_COMMAND}"
+            f"with {command_for('prepare_logits')}"
         )
 
     def _check_shard(self, shard: int) -> None:
         path, size = shard_path(self.folder, shard), self.manifest["shards"][shard]["bytes"]
-        remedy = f"remove {MANIFEST} and run the same {_COMMAND} command again"
+        remedy = f"remove {MANIFEST} and run the same {command_for('prepare_logits')} command again"
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; {remedy}")
         if path.stat().st_size != size:
@@ -223,13 +223,15 @@ class LogitStore:
         if record is None:
             what = "is empty" if _is_empty(self.folder) else "holds no logit store"
             what = what if self.folder.is_dir() else "does not exist"
-            return FileNotFoundError(f"{self.folder} {what}; make a store with {_COMMAND}")
+            return FileNotFoundError(
+                f"{self.folder} {what}; make a store with {command_for('prepare_logits')}"
+            )
         inputs = read_inputs(record, self.folder / INPUTS)
         done = sum(has_shard(self.folder, inputs, shard) for shard in range(inputs.num_shards))
         return ValueError(
             f"the logit store {self.folder} is not finished: it holds {done} of "
-            f"{inputs.num_shards} shards; run the same {_COMMAND} command again, which goes on "
-            "from there"
+            f"{inputs.num_shards} shards; run the same {command_for('prepare_logits')} command "
+            "again to continue"
         )
 
 

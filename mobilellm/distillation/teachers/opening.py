@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.accounting import count_parameters
+from mobilellm.command_names import command_for
 from mobilellm.distillation.logit_store.store import LogitStore, is_logit_store
 from mobilellm.distillation.losses.loss import Structure
 from mobilellm.distillation.teachers.teacher import (
@@ -131,7 +132,7 @@ def check_options(
     elif top_k is not None or rounding is not None or precision != "auto":
         raise ValueError(
             "top_k, rounding and teacher_precision are for a teacher in memory; a logit store has "
-            "those that scripts/prepare_logits.py was given: leave them out"
+            f"those that {command_for('prepare_logits')} was given: leave them out"
         )
 
 

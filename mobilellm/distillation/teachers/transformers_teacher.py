@@ -23,7 +23,7 @@ def describe_transformers(
     """Structure, longest window in tokens and end-of-text tokens, from the configuration alone.
 
     Raises:
-        ValueError: transformers is not installed, or the model is no plain language model.
+        ValueError: transformers is not installed, or the model is not a plain language model.
     """
     config = _transformers().AutoConfig.from_pretrained(folder)
     try:
@@ -31,8 +31,8 @@ def describe_transformers(
         width, vocab_size = config.hidden_size, config.vocab_size
     except AttributeError as error:
         raise ValueError(
-            f"the teacher in {folder} (model_type={config.model_type}) is no plain language model: "
-            f"{error}; use another teacher"
+            f"the teacher in {folder} (model_type={config.model_type}) is not a plain language "
+            f"model: {error}; use another teacher"
         ) from error
     structure = Structure(
         num_layers=layers,

@@ -11,8 +11,9 @@ from filelock import FileLock
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
-from mobilellm.cli.command import Stopped, command_for
+from mobilellm.cli.command import Stopped
 from mobilellm.cli.errors import CommandError
+from mobilellm.command_names import command_for
 from mobilellm.files import write_text_atomically
 from mobilellm.hydra_app.sweep_launcher import SweepLauncher, job_return
 from mobilellm.hydra_app.trial import Trial, without_hydra
