@@ -1,6 +1,6 @@
-"""What the layers of a model see on calibration text: second moments of their inputs.
+"""Second moments of the inputs of a model's matrices on calibration text.
 
-A block that runs several times is one block: its moments are the mean over all its uses.
+If a block runs several times per forward pass, its moments are means over all its applications.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,14 +19,14 @@ TABLES = ("embedding", "head")
 
 @dataclass(frozen=True)
 class Moments:
-    """Second moments of the input of one matrix, means over tokens, float64."""
+    """Second moments of the inputs of one matrix, as means over tokens in float64."""
 
     inputs: Tensor
     """E[x xᵀ], (in, in)."""
     tokens: int
-    """Input vectors that were counted, over all uses."""
+    """Number of input vectors, over all applications of the matrix."""
     cross: Tensor | None = None
-    """E[t xᵀ], (in, in), with t the input of the same matrix in the teacher; None: no teacher."""
+    """E[t xᵀ], (in, in), with t the input of the same matrix in the teacher; None without one."""
 
 
 @torch.no_grad()
@@ -40,18 +40,19 @@ def gather_moments(
 ) -> dict[str, Moments]:
     """Moments of the inputs of the named matrices.
 
-    For the token table and the head the input is the hidden state that is unembedded.
+    For the token embedding and the head the input is the final hidden state, from which the head
+    computes the logits.
 
     Args:
-        model: whose inputs are measured.
+        model: the model whose inputs are measured.
         calibration: batches of `input_ids` (batch, seq), with or without `document_ids`.
-        names: of `ModelConfig.matrix_sizes`.
-        teacher: a model of the same layers, run on the same text for `cross`.
-        run: takes a model and the number of a batch and runs all uses of the named matrices;
-            None: whole forward passes.
+        names: keys of `ModelConfig.matrix_sizes`.
+        teacher: a model with the same layers, which runs on the same text for `cross`.
+        run: takes a model and the index of a batch and runs all applications of the named matrices;
+            None: complete forward passes.
 
     Raises:
-        ValueError: no batch, or inputs that are not finite.
+        ValueError: there is no batch, or inputs are not finite.
     """
     sums: dict[str, _Sum] = {name: _Sum() for name in names}
 
@@ -63,7 +64,8 @@ def gather_moments(
     for number in range(len(calibration)):
         seen = _inputs_of(model, number, names, run or run_whole)
         taught = None if teacher is None else _inputs_of(teacher, number, names, run or run_whole)
-        products: dict[tuple[int, ...], Tensor] = {}  # projections of one input share its moment
+        # Projections of the same input share its moment.
+        products: dict[tuple[int, ...], Tensor] = {}
         for name in names:
             for use, x in enumerate(seen[name]):
                 t = None if taught is None else taught[name][use]
@@ -73,23 +75,24 @@ def gather_moments(
         if not moment.inputs.isfinite().all():
             raise ValueError(
                 f"{name} gets inputs that are not finite (NaN or overflowed) on the calibration "
-                "text; compress a model whose loss on it is finite, in float32 if it is in float16"
+                "text; compress a model whose loss on this text is finite, and use float32 if the "
+                "model is in float16"
             )
     return moments
 
 
 def check_tokens(name: str, moments: Moments) -> None:
-    """Refuse moments that cannot have full rank.
+    """Check that there are enough tokens for a moment of full rank.
 
     Raises:
-        ValueError: fewer tokens than the matrix has inputs.
+        ValueError: there are fewer tokens than the matrix has inputs.
     """
     size = moments.inputs.shape[0]
     if moments.tokens < size:
         raise ValueError(
             f"{moments.tokens} calibration tokens are too few for {name}, whose input has {size} "
-            f"entries: its second moment has no full rank; give at least {size} "
-            "(calibration_tokens=…), better ten times as many"
+            f"entries: its second moment does not have full rank; give at least {size} "
+            "(calibration_tokens=…), preferably ten times as many"
         )
 
 
@@ -130,13 +133,17 @@ def _inputs_of(
     names: Sequence[str],
     run: Callable[[MobileLLM, int], object],
 ) -> dict[str, list[Tensor]]:
-    """Inputs (tokens, in) of each named matrix, one per use; one object per distinct input."""
+    """Inputs (tokens, in) of each named matrix, one per application.
+
+    Matrices with the same input share one tensor object, by which `_product` finds equal inputs.
+    """
     flat: dict[int, tuple[Tensor, Tensor]] = {}
     seen: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def keep(name: str, x: Tensor) -> None:
         if id(x) not in flat:
-            flat[id(x)] = (x, x.flatten(0, -2))  # x is kept, so that its id stays its own
+            # A reference to x is kept, so that no other tensor can get its id.
+            flat[id(x)] = (x, x.flatten(0, -2))
         seen[name].append(flat[id(x)][1])
 
     with _watching(model, names, keep):

@@ -1,15 +1,15 @@
-"""Which matrices of a MobileLLM carry the same hidden units or heads."""
+"""Matrices of a MobileLLM that share the same hidden units or heads."""
 
 from mobilellm.compression.algorithms.coupling import Coupling
 from mobilellm.models.config import ModelConfig
 
 
 def couplings(config: ModelConfig) -> tuple[Coupling, ...]:
-    """For every stored block its `hidden` units and its query `heads`.
+    """The couplings of the `hidden` units and of the query `heads` of every stored block.
 
-    Hidden units may take any order. Query heads may within the group that shares a key-value head,
-    of which the positions and norms (one weight per dimension, for all heads) know nothing.
-    A block is stored once however often it is applied, and so it is listed once.
+    Hidden units may be reordered freely, and query heads within the group that shares a key-value
+    head: neither positions nor norms (one weight per dimension for all heads) depend on the index
+    of a head. A block that is applied several times is listed once.
     """
     found = []
     for index, shape in enumerate(config.block_shapes):

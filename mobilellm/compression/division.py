@@ -1,4 +1,4 @@
-"""A budget divided among the matrices of one model, and how much of it their shapes spend."""
+"""Dividing a budget among the matrices of a model, and the costs of the shapes that result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,39 +12,43 @@ from mobilellm.compression.spending import one_term_more, spend
 from mobilellm.layers.factorized import FactorizedShape
 from mobilellm.models import ModelConfig
 
-# Sums of floating-point costs are compared with a budget up to this share of a parameter.
+# Tolerance, in parameters, for comparing sums of floating-point costs with a budget.
 ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Division:
-    """What the chosen matrices of a model may cost together, and the shapes within that."""
+    """The budget of the selected matrices of a model, and shapes that meet it.
+
+    Costs are in parameters of the model, or in the unit in which the budget counts them.
+    """
 
     config: ModelConfig
     names: Sequence[str]
-    """Of the chosen matrices."""
+    """Names of the selected matrices."""
     budget: SizeBudget | None
-    """None: the parts say all."""
+    """None if the parts determine all numbers of terms."""
     parts: Sequence[PartTemplate]
-    """As the shapes are written, or low rank where they are searched for."""
+    """The parts of each shape; low rank if shapes are searched for."""
     permutations: str
+    """One of the recipe's choices: `none`, `absorbed`, `stored` or `all`."""
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """Entries of each chosen matrix."""
+        """Number of entries of each selected matrix."""
         shapes = self.config.matrix_sizes
         return {name: shapes[name][0] * shapes[name][1] for name in self.names}
 
     @cached_property
     def weights(self) -> dict[str, float]:
-        """What one parameter of each matrix costs."""
+        """Cost of one parameter of each matrix."""
         if self.budget is None:
             return dict.fromkeys(self.names, 1.0)
         return self.budget.weights_of(self.config, self.names)
 
     @cached_property
     def allowed(self) -> float:
-        """For all chosen matrices together.
+        """Largest total cost of the selected matrices.
 
         Raises:
             ValueError: as `SizeBudget.allowed`.
@@ -55,7 +59,7 @@ class Division:
 
     @cached_property
     def for_parameters(self) -> float:
-        """`allowed`, without what the indices of stored permutations may take."""
+        """`allowed` minus the cost of the indices, if permutations are stored."""
         if self.budget is None or self.permutations not in ("stored", "all"):
             return self.allowed
         indices = {name: sum(self.config.matrix_sizes[name]) for name in self.names}
@@ -63,26 +67,27 @@ class Division:
         return max(self.allowed - sum(costs), 0.0)
 
     def uniform(self) -> dict[str, int]:
-        """Parameters for each matrix: the same share of each."""
+        """Number of parameters for each matrix, if each keeps the same share of its entries."""
         return uniform_budgets(self.config, self.names, self.for_parameters, self.weights)
 
     def written(self, name: str, parameters: float) -> FactorizedShape:
-        """The shape that the parts make of a matrix with at most so many parameters.
+        """The shape that the parts give a matrix with at most `parameters` parameters.
 
         Raises:
-            ValueError: parts that do not divide the matrix, or too few parameters for one term.
+            ValueError: the factors of a part do not divide the matrix, or there are too few
+                parameters for one term.
         """
         size = self.config.matrix_sizes[name]
         shape = shape_from_parts(self.parts, size, int(parameters), name)
         return with_permutations(shape, self.permutations)
 
     def cost(self, name: str, shape: FactorizedShape) -> float:
-        """What the matrix of that name costs in that shape."""
+        """Cost of a matrix in a shape."""
         cost = shape.parameters if self.budget is None else self.budget.cost(shape)
         return self.weights[name] * cost
 
     def used(self, shapes: Mapping[str, FactorizedShape]) -> float:
-        """What the chosen matrices cost; those without a shape stay dense."""
+        """Total cost of the selected matrices; those without a shape stay dense."""
         return sum(
             self.cost(name, shapes[name]) if name in shapes else self.weights[name] * size
             for name, size in self.sizes.items()
@@ -91,11 +96,11 @@ class Division:
     def spend_rest(
         self, shapes: Mapping[str, FactorizedShape], budgets: Mapping[str, float]
     ) -> dict[str, FactorizedShape]:
-        """The shapes with as many further terms as the budget pays for.
+        """The shapes, with additional terms that use up the rest of the budget.
 
         Args:
-            shapes: of those that do not stay dense.
-            budgets: parameters that each was to have.
+            shapes: of the matrices that do not stay dense.
+            budgets: intended number of parameters of each matrix.
         """
         if self.budget is None:
             return dict(shapes)
@@ -106,28 +111,28 @@ class Division:
     def _larger(self, shape: FactorizedShape) -> FactorizedShape | None:
         if len(shape.parts) == len(self.parts):
             open_parts = [i for i, part in enumerate(self.parts) if part.num_terms is None]
-        else:  # found by a search: low rank and products
+        else:  # A search found the shape, and its parts are not those of the templates.
             open_parts = [i for i, part in enumerate(shape.parts) if part.is_low_rank]
         return one_term_more(shape, open_parts[0]) if open_parts else None
 
     def check(self, shapes: Mapping[str, FactorizedShape]) -> None:
-        """Refuse shapes that cost more than allowed.
+        """Check that the shapes do not exceed the budget.
 
         Raises:
-            ValueError: names both.
+            ValueError: the shapes cost more than `allowed`.
         """
         used = self.used(shapes)
         if self.budget is not None and used > self.allowed + ROUNDING:
             total = sum(self.weights[name] * size for name, size in self.sizes.items())
             raise ValueError(
                 f"{self.budget} allows these matrices {self.allowed:,.0f} parameters "
-                f"({self.allowed / total:.2%} of them), but the parts as written have "
-                f"{used:,.0f} ({used / total:.2%}): allow that much, leave the budget out "
-                "(all limits null), or give parts with larger right factors or open num_terms"
+                f"({self.allowed / total:.2%} of them), but the configured parts have "
+                f"{used:,.0f} ({used / total:.2%}); raise the budget, remove it (set all limits to "
+                "null), or give parts with larger right factors or num_terms=null"
             )
 
     def spending(self, shapes: Mapping[str, FactorizedShape]) -> Spending | None:
-        """How much of the budget the shapes use; None: there is none."""
+        """How much of the budget the shapes use; None if there is no budget."""
         if self.budget is None:
             return None
         return Spending(str(self.budget), self.allowed, self.used(shapes))

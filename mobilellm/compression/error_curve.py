@@ -1,4 +1,4 @@
-"""The error of one matrix by how many parameters it keeps: an estimate from one decomposition."""
+"""Approximation error of one matrix as a function of its parameters, from a single SVD."""
 
 from functools import cached_property
 
@@ -11,36 +11,37 @@ from mobilellm.compression.algorithms.sums import SumFit
 from mobilellm.compression.division import Division
 from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
 
-# Shares of a matrix's parameters among which a search chooses; beyond the last it stays dense.
+# Shares of a matrix's parameters that an allocation search can choose, besides leaving it dense.
 SHARES = tuple(step / 20 for step in range(1, 20))
 
 
 class ErrorCurve:
-    """What one matrix loses in each of the shapes that its parts can make of it.
+    """Error of one matrix in each of the shapes that its parts allow.
 
-    Low rank: the best matrix of each rank under the metric, exactly. Kronecker products: the
-    nearest sum of each number of terms in norm, which stands in for the fit under the metric.
+    For low rank the error is exact: that of the best matrix of each rank under the metric. For
+    Kronecker products it is that of the nearest sum in the Frobenius norm, as an estimate of the
+    error under the metric.
 
     Args:
         name: of the matrix.
         weight: (out, in).
-        metric: how its error is measured.
-        division: which parts it is made of, and its share of the budget.
+        metric: the metric of the error.
+        division: the parts of the shapes.
     """
 
     def __init__(self, name: str, weight: Tensor, metric: Metric, division: Division) -> None:
-        """Nothing is decomposed yet."""
+        """Store the arguments; the SVD is computed when it is first needed."""
         self.name, self.weight, self.metric = name, weight, metric
         self.division = division
         self._open = next(i for i, part in enumerate(division.parts) if part.num_terms is None)
 
     @property
     def size(self) -> int:
-        """Entries of the matrix."""
+        """Number of entries of the matrix."""
         return self.weight.numel()
 
     def choices(self, near: float) -> list[FactorizedShape]:
-        """Shapes from small to large, among them the one for `near` parameters."""
+        """Candidate shapes by increasing size, including the one for `near` parameters."""
         shapes: dict[int, FactorizedShape] = {}
         for parameters in (near, *(share * self.size for share in SHARES)):
             shape = self._shape_or_none(parameters)
@@ -49,11 +50,15 @@ class ErrorCurve:
         return [shapes[parameters] for parameters in sorted(shapes)]
 
     def squared_error(self, shape: FactorizedShape) -> float:
-        """Of the best weights in a shape that these parts make; in no unit of its own."""
+        """Squared error of the best weights in a shape; only ratios of the values are meaningful.
+
+        Args:
+            shape: one of those that the parts allow.
+        """
         return float(self._tails[shape.parts[self._open].num_terms])
 
     def layer(self, parameters: float) -> FactorizedLinear | None:
-        """A layer with at most so many parameters, fitted; None where it is better left dense."""
+        """A fitted layer with at most `parameters` parameters; None if the matrix stays dense."""
         if parameters >= self.size:
             return None
         shape = self.division.written(self.name, parameters)
@@ -62,12 +67,12 @@ class ErrorCurve:
     def _shape_or_none(self, parameters: float) -> FactorizedShape | None:
         try:
             return self.division.written(self.name, parameters)
-        except ValueError:  # too few for one term
+        except ValueError:  # There are too few parameters for one term.
             return None
 
     @cached_property
     def _tails(self) -> Tensor:
-        """Squared error by terms of the open part, from none to all."""
+        """Squared error for each number of terms, from 0 on, of the part with open num_terms."""
         template = self.division.parts[self._open]
         size = self.division.config.matrix_sizes[self.name]
         rest = self.weight.double() - self._fixed(size)
@@ -81,7 +86,7 @@ class ErrorCurve:
         return torch.cat((tails, tails.new_zeros(1)))
 
     def _fixed(self, size: tuple[int, int]) -> Tensor | float:
-        """What the parts with given terms represent."""
+        """The dense matrix that the parts with given num_terms represent."""
         fixed = [
             template.part(size, template.num_terms)
             for template in self.division.parts

@@ -1,4 +1,4 @@
-"""Factorising matrices of a model: low rank, Kronecker products, or sums of both."""
+"""Factorising matrices of a model into low-rank parts, Kronecker products, or sums of both."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,24 +46,28 @@ class Factorization(LayerwiseRecipe):
     """Replace matrices by sums of Kronecker products and low-rank parts.
 
     Raises:
-        ValueError: an unknown choice, or parts that cannot be meant.
+        ValueError: a choice is unknown, or settings contradict each other.
 
     Source: Edalati et al. 2022, KnGPT-2, arXiv:2110.08152; Abronin et al. 2024, TQCompressor,
-    arXiv:2401.16367; Wang et al. 2025, SVD-LLM, arXiv:2403.07378. The sums of mixed shapes, their
-    search and the fit to propagated inputs are this project's.
+    arXiv:2401.16367; Wang et al. 2025, SVD-LLM, arXiv:2403.07378. The sums of mixed shapes, the
+    search for shapes and the fit to propagated inputs are this project's own.
     """
 
     budget: SizeBudget | Mapping[str, Any] | None = None
-    """What may be kept; None, or no limit set: what parts of fixed terms make, else one half."""
+    """Largest size of the compressed matrices. None, or a budget without a limit: the size is given
+    by the parts if all have num_terms, otherwise it is half of the dense matrices."""
     parts: Sequence[PartTemplate | Mapping[str, Any]] | None = ()
-    """Shapes written by hand; empty: low rank; None: searched for each matrix."""
+    """Parts of the sum that replaces a matrix; empty: low rank; None: searched for each matrix."""
     fit: str = "outputs"
-    """`weights`: nearest in norm; `outputs`: nearest in the layer's outputs on the calibration
-    text; `propagated`: outputs of the dense model from the inputs that compressed layers give."""
+    """`weights`: minimise the error of the weights in the Frobenius norm; `outputs`: minimise the
+    error of the layer's outputs on the calibration text; `propagated`: approximate the outputs of
+    the dense model, given inputs from the layers that are compressed already."""
     allocation: str = "uniform"
-    """`uniform`: the same share of each matrix; `searched`: more where the loss needs it."""
+    """`uniform`: keep the same share of each matrix; `searched`: keep more of the matrices that
+    affect the loss most."""
     permutations: str = "none"
-    """`absorbed` by neighbouring layers (free), `stored` as indices, `all`, or `none`."""
+    """Reordering of rows and columns: `absorbed` by neighbouring layers, which needs no storage;
+    `stored` as indices; `all` for both; `none`."""
     shape_search: ShapeSearch = field(default_factory=ShapeSearch)
     permutation_search: PermutationSearch = field(default_factory=PermutationSearch)
 
@@ -79,24 +83,24 @@ class Factorization(LayerwiseRecipe):
         object.__setattr__(self, "budget", self._given_budget())
         if self.is_fixed and self.allocation != "uniform":
             raise ValueError(
-                f"allocation={self.allocation} divides a budget among the matrices, and parts with "
-                "given num_terms leave nothing to divide; give num_terms=null for one part, or "
-                "allocation=uniform"
+                f"allocation={self.allocation} divides a budget among the matrices, but if all "
+                "parts have num_terms, there is no budget to divide; give num_terms=null for one "
+                "part, or allocation=uniform"
             )
         if self.permutations != "none" and self.is_low_rank:
             raise ValueError(
-                f"permutations={self.permutations} change nothing for low rank; give parts with "
+                f"permutations={self.permutations} has no effect on low rank; give parts with "
                 "right factors, or permutations=none"
             )
 
     @property
     def is_low_rank(self) -> bool:
-        """Whether every matrix becomes a product of two thin ones."""
+        """Whether every matrix becomes a low-rank product, without Kronecker parts."""
         return self.parts is not None and all(part.right is None for part in self.parts)  # pyright: ignore
 
     @property
     def is_fixed(self) -> bool:
-        """Whether the parts say every number, so that a budget has nothing to decide."""
+        """Whether all parts have num_terms, so that the sizes do not depend on a budget."""
         return self.parts is not None and all(p.num_terms is not None for p in self.parts)  # pyright: ignore
 
     def _given_budget(self) -> SizeBudget | None:
@@ -105,17 +109,17 @@ class Factorization(LayerwiseRecipe):
         if self.budget is None:
             return None if self.is_fixed else SizeBudget(ratio=0.5)
         if self.is_fixed and all(self.budget.get(name) is None for name in LIMITS):
-            # What it says beside its limits is checked all the same.
+            # Check the settings of the budget that are not limits.
             SizeBudget(**{**self.budget, "ratio": 0.5})
             return None
         return SizeBudget(**self.budget)
 
     def check(self, model: MobileLLM) -> None:
-        """Refuse what cannot be applied to `model`, before any data is read.
+        """Check that the recipe can be applied to `model`, before any data is read.
 
         Raises:
-            ValueError: a pattern that matches nothing, a budget that cannot be met, factors that
-                do not divide a matrix, a plan larger than the dense weights.
+            ValueError: a pattern matches nothing, the budget cannot be met, factors do not divide a
+                matrix, or the plan is larger than the dense weights.
         """
         division = self._division(model)
         budgets = division.uniform()
@@ -135,10 +139,10 @@ class Factorization(LayerwiseRecipe):
         ))  # fmt: skip
 
     def plan(self, model: MobileLLM, calibration: Sequence[Batch]) -> LayerwisePlan:
-        """Choose a shape for each matrix, from the calibration text where the choices ask for it.
+        """Choose a shape for each matrix, on the calibration text unless `fit` is `weights`.
 
         Raises:
-            ValueError: as `check`; too few calibration tokens.
+            ValueError: as `check`, or there are too few calibration tokens.
         """
         self.check(model)
         division = self._division(model)
@@ -157,16 +161,16 @@ class Factorization(LayerwiseRecipe):
         searched = searched_budgets(model, calibration, metrics, division)
         if searched == budgets:
             return uniform
-        # The search measured stand-ins; what counts is what is going to be built.
+        # The search uses estimates; compare the loss of the models that would be built.
         plans = [uniform, self._plan_shapes(model, division, searched, metrics)]
         return min(plans, key=lambda plan: self._loss(model, plan, calibration))
 
     def spending(self, model: MobileLLM, plan: LayerwisePlan) -> Spending | None:
-        """How much of the budget a plan for `model` uses; None where there is no budget."""
+        """How much of the budget a plan for `model` uses; None if there is no budget."""
         return self._division(model).spending(plan.compressed_layers)  # pyright: ignore
 
     def low_rank_twin(self, plan: LayerwisePlan) -> "tuple[Factorization, LayerwisePlan] | None":
-        """The same matrices by low rank, fitted in the same way.
+        """The same matrices factorised by low rank, fitted in the same way, for comparison.
 
         None if `plan` is low rank itself, or if a matrix has too few parameters for rank 1.
         """
@@ -186,9 +190,10 @@ class Factorization(LayerwiseRecipe):
         budgets: Mapping[str, int],
         metrics: Mapping[str, Metric],
     ) -> LayerwisePlan:
-        """A shape for each matrix within its parameters; what has room for all stays dense.
+        """A shape for each matrix within its budget.
 
-        What is left unspent buys further terms.
+        A matrix whose budget is at least its size stays dense. The rest of the budget is spent on
+        additional terms.
         """
         fits: dict[str, SumFit] = {}
         if self.parts is not None:
@@ -215,7 +220,7 @@ class Factorization(LayerwiseRecipe):
     def _written(
         self, division: Division, budgets: Mapping[str, int]
     ) -> dict[str, FactorizedShape]:
-        """The shapes that the parts make within the budgets, and what is left spent as well."""
+        """The shapes that the parts give within the budgets, with the rest spent on more terms."""
         smaller = [n for n in division.names if self.is_fixed or budgets[n] < division.sizes[n]]
         shapes = {name: division.written(name, budgets[name]) for name in smaller}
         return division.spend_rest(shapes, budgets)
@@ -223,10 +228,10 @@ class Factorization(LayerwiseRecipe):
     def apply(
         self, model: MobileLLM, plan: LayerwisePlan, calibration: Sequence[Batch]
     ) -> Compressed:
-        """Fit the planned shapes, layer after layer in the model's order.
+        """Fit the planned shapes, layer by layer in the model's order.
 
         Raises:
-            ValueError: too few calibration tokens, a layer that is compressed already.
+            ValueError: there are too few calibration tokens, or a layer is compressed already.
         """
         dense = model
         if self.permutations in ("absorbed", "all"):
@@ -289,7 +294,10 @@ class Factorization(LayerwiseRecipe):
         return layer, metric.relative_error(goal, layer.materialize().detach())
 
     def _sites(self, config: ModelConfig, names: Sequence[str]) -> list[list[str]]:
-        """Names whose moments are measured together: those that share an input, or all."""
+        """Groups of names whose moments are measured together.
+
+        For `propagated`, these are matrices with the same input; otherwise one group of all names.
+        """
         if self.fit != "propagated":
             return [list(names)]
         sites: dict[str, list[str]] = {}
@@ -299,16 +307,17 @@ class Factorization(LayerwiseRecipe):
 
 
 def _input_of(name: str) -> str:
-    """What the matrix reads; matrices of one input have one answer."""
+    """A key for the input of a matrix, equal for matrices with the same input."""
     parent, _, kind = name.rpartition(".")
     shared = {"q_proj": "x", "k_proj": "x", "v_proj": "x", "gate_proj": "x", "up_proj": "x"}
     return f"{parent}.{shared.get(kind, kind)}"
 
 
 def _metric(name: str, moments: Moments) -> Metric:
-    """The error of the outputs; for a token table, which is read from both ends, half of each.
+    """The metric of one matrix: the error of its outputs.
 
-    A look-up sees every entry of a row alike, the head sees the hidden states.
+    For the embedding and the head the metric is the sum of the Frobenius norm, which suits the
+    look-up, and the error of the logits, scaled to the same mean diagonal.
     """
     check_tokens(name, moments)
     if name not in TABLES:

@@ -1,4 +1,4 @@
-"""Milliseconds and memory of a compressed structure beside the dense one and its low-rank twin."""
+"""Latency and memory of a compressed model, compared with dense and low-rank models."""
 
 from typing import Any
 
@@ -14,19 +14,19 @@ def measure_structures(
     prefill_tokens: int = 256,
     decode_tokens: int = 16,
 ) -> list[dict[str, Any]]:
-    """Time prefill and decoding of models with these structures, in turns.
+    """Measure prefill and decoding of models with these configurations, in alternation.
 
-    Time and memory do not depend on the weights, so random ones do.
+    The models have random weights, because time and memory do not depend on them.
 
     Args:
-        dense: before this compression.
-        compressed: after it.
-        prefill_tokens: tokens of the prompt, less where the context is shorter.
-        decode_tokens: tokens written after it.
+        dense: the configuration before this compression.
+        compressed: the configuration after it.
+        prefill_tokens: tokens of the prompt; fewer if the context is shorter.
+        decode_tokens: number of tokens that are generated.
 
     Returns:
-        Rows as `compare_latency` gives them; with the twin where a matrix is factorised other than
-        by low rank.
+        Rows as `compare_latency` gives them. They include a low-rank model with the same number of
+        parameters per matrix if a matrix is factorised in another way.
     """
     configs = {name_as_given(dense): dense, "compressed": compressed}
     twin = twin_config(compressed)
@@ -40,6 +40,6 @@ def measure_structures(
 
 
 def name_as_given(config: ModelConfig) -> str:
-    """`dense`; `given, masked` (or `factorised`, or both) for what was compressed before."""
+    """`dense`, or for a model that was compressed before e.g. `given, masked`."""
     kinds = {shape.kind for shape in config.layer_shapes.values()}
     return f"given, {' and '.join(sorted(kinds))}" if kinds else "dense"

@@ -1,4 +1,4 @@
-"""Hand-written shapes: parts with open numbers that the parameter budget of a matrix fills in."""
+"""Configured shapes: parts whose number of terms can be left to the budget of each matrix."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from mobilellm.ranges import Range, check_fields
 
 @dataclass(frozen=True, kw_only=True)
 class PartTemplate:
-    """One part of a sum: low rank (no `right`), or Kronecker products with these right factors.
+    """One part of a sum: Kronecker products with right factors of this size, or low rank.
 
     Raises:
-        ValueError: factors that are no two positive sizes, fewer than one term.
+        ValueError: `right` is not a pair of positive sizes, or num_terms is below 1.
     """
 
     right: Size | None = None
     """Rows and columns of the right factors; None: low rank."""
     num_terms: int | None = None
-    """Terms, or the rank; None: as many as the budget leaves."""
+    """Number of terms, or the rank; None: as many as the budget allows."""
     transpose_for_wide: bool = True
-    """Whether a matrix that is wider than high takes the right factors transposed, so that one
-    template serves projections into a wide layer and out of it."""
+    """Whether the right factors are transposed for a matrix with more columns than rows, so that
+    one template suits both the projections into a wide layer and those out of it."""
 
     def __post_init__(self) -> None:
-        """Make tuples of lists and check."""
+        """Convert lists to tuples and check the values."""
         size = Range(at_least=1, cap=2**24)
         check_fields(self, right=size, num_terms=size)
         if self.right is not None:
@@ -37,7 +37,7 @@ class PartTemplate:
         """This part for a matrix (rows, columns).
 
         Raises:
-            ValueError: right factors that do not divide it.
+            ValueError: the right factors do not divide the matrix.
         """
         if self.right is None:
             return low_rank_shape(*size, num_terms)
@@ -48,10 +48,10 @@ class PartTemplate:
 
 
 def parse_parts(parts: Sequence[PartTemplate | Mapping[str, Any]]) -> tuple[PartTemplate, ...]:
-    """Templates from their YAML form.
+    """Part templates from their YAML form.
 
     Raises:
-        ValueError: an unknown field, no part, or more than one part with open terms.
+        ValueError: a field is unknown, there is no part, or num_terms is open in several parts.
     """
     try:
         parsed = tuple(p if isinstance(p, PartTemplate) else PartTemplate(**p) for p in parts)
@@ -63,8 +63,8 @@ def parse_parts(parts: Sequence[PartTemplate | Mapping[str, Any]]) -> tuple[Part
         raise ValueError("parts is empty; give at least one, e.g. {right: [1, 2], num_terms: 1}")
     if sum(part.num_terms is None for part in parsed) > 1:
         raise ValueError(
-            "several parts have open num_terms; give num_terms for all but one, which takes what "
-            "the budget leaves"
+            "several parts have open num_terms (null); give num_terms for all but one, whose "
+            "number of terms the budget decides"
         )
     return parsed
 
@@ -72,10 +72,11 @@ def parse_parts(parts: Sequence[PartTemplate | Mapping[str, Any]]) -> tuple[Part
 def shape_from_parts(
     parts: Sequence[PartTemplate], size: Size, parameters: int, name: str
 ) -> FactorizedShape:
-    """The sum for a matrix (rows, columns) with at most so many parameters.
+    """The shape of a matrix (rows, columns) with at most `parameters` parameters.
 
     Raises:
-        ValueError: the parts do not divide the matrix, or leave nothing for the open one.
+        ValueError: the factors of a part do not divide the matrix, or the other parts leave too few
+            parameters for one term of the part with open num_terms.
     """
     fixed = [p.part(size, p.num_terms) for p in parts if p.num_terms is not None]
     left = parameters - sum(part.parameters for part in fixed)
@@ -90,8 +91,8 @@ def shape_from_parts(
         if terms < 1:
             raise ValueError(
                 f"the budget of {parameters:,} parameters for {name} ({size[0]}x{size[1]}) leaves "
-                f"{left:,}, and one term takes {one.parameters:,}; keep more, or use larger right "
-                "factors"
+                f"{left:,}, and one term takes {one.parameters:,}; raise the budget, or use larger "
+                "right factors"
             )
         made.append(template.part(size, terms))
     return FactorizedShape(parts=tuple(made))

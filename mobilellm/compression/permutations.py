@@ -1,4 +1,4 @@
-"""Permutations in a model: those that neighbouring layers absorb, and those kept as indices."""
+"""Permutations in a model: absorbed by neighbouring layers, or stored as indices."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -24,10 +24,10 @@ from mobilellm.models import MobileLLM
 
 
 def with_permutations(shape: FactorizedShape, permutations: str) -> FactorizedShape:
-    """`shape` with stored orders on the sides where they matter, if any are to be stored.
+    """`shape` with stored row and column permutations, if `permutations` asks for them.
 
-    Where the left or the right factors have one row (column), their own entries can take any
-    order, and indices would be stored for nothing.
+    None is stored for rows (columns) if the left or the right factors have a single row (column),
+    because the order then does not change the error.
     """
     part = kronecker_part(shape)
     if permutations not in ("stored", "all") or part is None:
@@ -37,7 +37,7 @@ def with_permutations(shape: FactorizedShape, permutations: str) -> FactorizedSh
 
 
 def kronecker_part(shape: FactorizedShape) -> PartShape | None:
-    """The first part that is not low rank: a permutation leaves low rank as it is."""
+    """The first part that is not low rank; the error of low rank does not depend on the order."""
     return next((part for part in shape.parts if not part.is_low_rank), None)
 
 
@@ -48,10 +48,10 @@ def permuted_fit(
     search: PermutationSearch,
     dtype: torch.dtype = torch.float32,
 ) -> FactorizedLinear:
-    """Fit `shape` to `goal` (out, in) reordered, and keep the orders; never worse than unordered.
+    """Fit `shape` to `goal` (out, in) with reordered rows and columns; store the orders.
 
-    The orders are searched for in what the low-rank parts leave, and kept if the error under
-    `metric` is lower with them.
+    The orders are searched for on the residual of the low-rank parts, and are used only if they
+    lower the error under `metric`. The result is thus never worse than without reordering.
     """
     part = kronecker_part(shape)
     plain = FactorizedShape(parts=shape.parts)
@@ -78,9 +78,10 @@ def permuted_fit(
 def absorb_permutations(
     model: MobileLLM, plan: LayerwisePlan, search: PermutationSearch
 ) -> MobileLLM:
-    """A copy of `model` whose hidden units and heads stand in an order that suits `plan`.
+    """A copy of `model` with its hidden units and heads reordered to lower the errors of `plan`.
 
-    The function is the same. Units that a compressed layer of an earlier stage carries stay.
+    The function of the model does not change. Units that are rows or columns of a layer that an
+    earlier stage compressed are not reordered.
     """
     permuted = working_copy(model)
     for coupling in couplings(model.config):
@@ -93,7 +94,7 @@ def absorb_permutations(
 def _unit_order(
     model: MobileLLM, coupling: Coupling, plan: LayerwisePlan, search: PermutationSearch
 ) -> Tensor | None:
-    """The joint order for the planned layers of one coupling; None where it can change nothing."""
+    """The order of units for the planned layers of one coupling; None if it cannot help."""
     members = (*coupling.rows, *coupling.columns)
     if any(name in model.config.layer_shapes for name in members):
         return None
@@ -120,7 +121,7 @@ def _sides(
 
 
 def _beside_low_rank(weight: Tensor, shape: FactorizedShape, metric: Metric) -> Tensor:
-    """What the low-rank parts of `shape` leave of `weight`."""
+    """The residual of `weight` after the low-rank parts of `shape` are fitted."""
     low = tuple(part for part in shape.parts if part.is_low_rank)
     if not low:
         return weight.double()

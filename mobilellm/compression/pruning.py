@@ -1,4 +1,4 @@
-"""Pruning single weights of a model: masks by magnitude, Wanda or SparseGPT."""
+"""Pruning individual weights of a model by magnitude, Wanda or SparseGPT."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,25 +30,27 @@ METHODS = ("magnitude", "wanda", "sparsegpt")
 
 @dataclass(frozen=True, kw_only=True)
 class Pruning(LayerwiseRecipe):
-    """Set weights to zero for good; the matrices keep their sizes.
+    """Set weights to zero permanently; the matrices keep their sizes.
 
-    Errors are relative: for `magnitude` of the weights, for the others of the layer's outputs on
-    the calibration text.
+    Errors are relative errors: of the weights for `magnitude`, and of the layer's outputs on the
+    calibration text for the other methods.
 
     Raises:
-        ValueError: an unknown method or pattern, a sparsity outside [0, 1) or not the pattern's.
+        ValueError: the method or pattern is unknown, or the sparsity is outside [0, 1) or
+            contradicts the pattern.
 
     Source: Sun et al. 2023, Wanda, arXiv:2306.11695; Frantar and Alistarh 2023, SparseGPT,
     arXiv:2301.00774.
     """
 
     method: str = "sparsegpt"
-    """`magnitude`: the smallest go; `wanda`: the smallest times their inputs' size; `sparsegpt`:
-    those that cost the outputs least, while the others are adjusted."""
+    """The weights that are pruned: `magnitude`: those with the smallest |w|; `wanda`: those with
+    the smallest product of |w| and the norm of their input; `sparsegpt`: those with the smallest
+    effect on the layer's outputs, where the other weights are adjusted to compensate."""
     sparsity: float = 0.5
     """Share of each matrix's weights that become zero."""
     pattern: str = UNSTRUCTURED
-    """`unstructured`, or n:m: of every m neighbouring inputs n are kept."""
+    """`unstructured`, or n:m, which keeps n of every m neighbouring inputs."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -57,20 +59,22 @@ class Pruning(LayerwiseRecipe):
         check_pattern(self.sparsity, self.pattern)
 
     def check(self, model: MobileLLM) -> None:
-        """Refuse what cannot be applied to `model`, before any data is read.
+        """Check that the recipe can be applied to `model`, before any data is read.
 
         Raises:
-            ValueError: a pattern that matches nothing or only what is compressed already, the
-                token table for a method that needs the inputs of a matrix, n:m on a width that m
-                does not divide.
+            ValueError: a pattern matches nothing or only matrices that are compressed already, the
+                method needs inputs and the token embedding is selected, or the number of inputs
+                of a matrix is not divisible by m.
         """
         self._check_layers(model.config, self.layer_names(model.config))
 
     def plan(self, model: MobileLLM, calibration: Sequence[Batch]) -> LayerwisePlan:
-        """How many weights each matrix keeps, and at which error, each matrix taken alone.
+        """The number of weights that each matrix keeps, and its expected error.
+
+        The error is that of pruning only this matrix.
 
         Raises:
-            ValueError: as `check`; too few calibration tokens.
+            ValueError: as `check`, or there are too few calibration tokens.
         """
         self.check(model)
         sizes = model.config.matrix_sizes
@@ -91,11 +95,11 @@ class Pruning(LayerwiseRecipe):
     def apply(
         self, model: MobileLLM, plan: LayerwisePlan, calibration: Sequence[Batch]
     ) -> Compressed:
-        """Mask the planned matrices block by block, by what the pruned blocks before deliver.
+        """Mask the planned matrices block by block, with inputs from the blocks pruned before.
 
         Raises:
-            ValueError: a plan of another recipe, a layer that is compressed already, too few
-                calibration tokens.
+            ValueError: another recipe made the plan, a layer is compressed already, or there are
+                too few calibration tokens.
         """
         self._check_layers(model.config, plan.names)
         self._check_plan(plan)
@@ -125,7 +129,7 @@ class Pruning(LayerwiseRecipe):
             return {}
         moments = gather_moments(model, calibration, names)
         for name in names:
-            if self.method == "sparsegpt":  # Wanda needs the diagonal alone
+            if self.method == "sparsegpt":  # Wanda needs only the diagonal.
                 check_tokens(name, moments[name])
         return moments
 
@@ -140,7 +144,7 @@ class Pruning(LayerwiseRecipe):
         return layer, metric.relative_error(weight, layer.materialize().detach())
 
     def _mask(self, weight: Tensor, moments: Moments | None) -> tuple[Tensor, Tensor]:
-        """The weight (out, in), adjusted where the method does that, and its mask."""
+        """The weight (out, in), which SparseGPT adjusts, and its mask."""
         if moments is None:
             return weight, magnitude_mask(weight, self.sparsity, self.pattern)
         if self.method == "wanda":
@@ -154,12 +158,13 @@ class Pruning(LayerwiseRecipe):
                 check_choice("plan layer", name, config.matrix_sizes)
             if config.layer_shape(name) is not None:
                 raise ValueError(
-                    f"{name} is compressed already; prune the dense model, or leave the layer out"
+                    f"{name} is compressed already; prune the dense model, or do not select it"
                 )
             if name == "embedding" and self.method != "magnitude":
                 raise ValueError(
-                    f"method={self.method} weighs a matrix by its inputs, and the token table is "
-                    "read by look-up; use method=magnitude for embedding, or leave it out of layers"
+                    f"method={self.method} uses the inputs of a matrix, but the token embedding is "
+                    "a look-up without inputs; use method=magnitude for it, or remove it from "
+                    "layers"
                 )
             try:
                 check_pattern(self.sparsity, self.pattern, config.matrix_sizes[name][1])
@@ -170,11 +175,11 @@ class Pruning(LayerwiseRecipe):
         for layer in plan.layers:
             if layer.shape != (shape := self._shape(layer.size)):
                 raise ValueError(
-                    f"the plan has {layer.name} as {layer.shape}, sparsity={self.sparsity} makes "
-                    f"it {shape}; apply a plan with the recipe that made it"
+                    f"the plan has {layer.name} as {layer.shape}, but sparsity={self.sparsity} "
+                    f"gives {shape}; apply a plan with the recipe that made it"
                 )
 
 
 def _block_of(name: str) -> str:
-    """`blocks.3` for its matrices; the head stands alone."""
+    """The block that a matrix belongs to, e.g. `blocks.3`; `head` for the output head."""
     return ".".join(name.split(".")[:2])

@@ -1,4 +1,4 @@
-"""Which matrices of a model a list of patterns means."""
+"""Selecting matrices of a model by patterns of their names."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -12,12 +12,12 @@ def select_layers(config: ModelConfig, patterns: Sequence[str]) -> tuple[str, ..
 
     Args:
         config: of the model.
-        patterns: as file names are matched, over the keys of `config.matrix_sizes`:
-            `blocks.*.feed_forward.*`, `blocks.[13].*.up_proj`, `embedding`.
+        patterns: shell-style wildcards for the keys of `config.matrix_sizes`, e.g.
+            `blocks.*.feed_forward.*`, `blocks.[13].*.up_proj` or `embedding`.
 
     Raises:
-        ValueError: a pattern that matches nothing (a tied head has no matrix of its own), or only
-            what is compressed already.
+        ValueError: a pattern matches nothing (a tied head has no matrix of its own), or only
+            matrices that are compressed already.
     """
     if isinstance(patterns, str):
         patterns = [patterns]
@@ -29,8 +29,8 @@ def select_layers(config: ModelConfig, patterns: Sequence[str]) -> tuple[str, ..
         compressed = {name for name in matching if config.layer_shape(name) is not None}
         if compressed == matching:
             raise ValueError(
-                f"layers={pattern!r} matches only what is compressed already "
-                f"({', '.join(sorted(compressed)[:3])}); compress the dense model, or name "
+                f"layers={pattern!r} matches only matrices that are compressed already "
+                f"({', '.join(sorted(compressed)[:3])}); compress the dense model, or select "
                 "other layers"
             )
         chosen |= matching - compressed
@@ -42,8 +42,8 @@ def select_layers(config: ModelConfig, patterns: Sequence[str]) -> tuple[str, ..
 def by_depth(config: ModelConfig, names: Iterable[str]) -> list[str]:
     """The named matrices in the order in which a forward pass first uses them.
 
-    That is not the order of the blocks' numbers where a sharing scheme begins with another block
-    than the first.
+    This can differ from the order of the blocks' indices if a sharing scheme does not run the
+    blocks in that order.
     """
     first_use = {block: place for place, block in enumerate(dict.fromkeys(config.layer_order))}
     places = {}
@@ -56,11 +56,11 @@ def by_depth(config: ModelConfig, names: Iterable[str]) -> list[str]:
 def _nothing_matches(config: ModelConfig, pattern: str) -> str:
     if fnmatchcase("head", pattern) and config.tie_word_embeddings:
         return (
-            f"layers={pattern!r} names the output head, which is tied to the token table; name "
-            "embedding: the compressed table serves both ends"
+            f"layers={pattern!r} selects the output head, which is tied to the embedding; select "
+            "embedding instead: the compressed matrix is then used for both"
         )
     kinds = dict.fromkeys(re.sub(r"\d+", "*", name) for name in config.matrix_sizes)
     return (
-        f"layers={pattern!r} matches no matrix of the model; there are {', '.join(kinds)} "
+        f"layers={pattern!r} matches no matrix of the model, which has {', '.join(kinds)} "
         f"with blocks 0 to {config.num_blocks - 1}"
     )

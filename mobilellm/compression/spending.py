@@ -1,7 +1,7 @@
-"""Spending what is left of a budget once every matrix has a shape.
+"""Spending the rest of a budget after every matrix has a shape.
 
-Ranks and terms are whole numbers, so that shapes within equal shares leave some of each share
-unspent, up to a whole term of every matrix. What is left of all together buys further terms.
+Ranks and numbers of terms are integers, so that every matrix leaves up to one term of its share
+unused. The sum of these remainders is spent on additional terms.
 """
 
 import heapq
@@ -12,7 +12,11 @@ from mobilellm.layers.factorized import FactorizedShape
 
 
 def one_term_more(shape: FactorizedShape, part: int) -> FactorizedShape | None:
-    """`shape` with one more term in that part; None where it would be as large as the matrix."""
+    """`shape` with one more term in the given part.
+
+    None if the part has its largest number of terms already, or if the result would be at least as
+    large as the dense matrix.
+    """
     old = shape.parts[part]
     if old.num_terms >= old.max_terms:
         return None
@@ -30,17 +34,17 @@ def spend(
     cost: Callable[[str, FactorizedShape], float],
     grow: Callable[[str, FactorizedShape], FactorizedShape | None],
 ) -> dict[str, FactorizedShape]:
-    """The shapes with as many further terms as what is left pays for.
+    """The shapes, with as many additional terms as the rest of the budget allows.
 
-    The next term goes to the matrix that is furthest below its own share, and of equal ones to
-    the first; one whose next term is too dear is done.
+    The next term goes to the matrix with the lowest ratio of cost to intended cost, and of equal
+    ratios to the first. A matrix whose next term exceeds the rest gets no more terms.
 
     Args:
         shapes: by name, in the model's order.
-        shares: what each matrix was meant to have, in the unit of `cost`.
-        left: of the budget.
-        cost: of a matrix in a shape.
-        grow: the next larger shape of a matrix; None: there is none.
+        shares: intended cost of each matrix, in the unit of `cost`.
+        left: the rest of the budget, in the unit of `cost`.
+        cost: gives the cost of a matrix in a shape.
+        grow: gives the next larger shape of a matrix, or None if there is none.
     """
     grown = dict(shapes)
     places = {name: place for place, name in enumerate(shapes)}

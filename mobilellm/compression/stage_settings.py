@@ -1,4 +1,4 @@
-"""Settings of compression that are not of its recipe: its stages, and its calibration text."""
+"""Settings of compression that do not belong to a recipe: stages and amount of calibration text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -11,27 +11,28 @@ from mobilellm.ranges import MAX_INDEX, Range, check_fields
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
-    """When which layers are compressed, and on how much text.
+    """The order and times of the stages, and the amount of calibration text.
 
     Raises:
-        ValueError: an unknown order, numbers out of range, groups that contradict other settings.
+        ValueError: the order is unknown, a number is out of range, or the groups contradict other
+            settings.
     """
 
     num_stages: int | None = None
-    """In how many stages the layers are compressed; None: one, or one per group."""
+    """Number of stages; None: one, or one per group."""
     order: str | None = None
     """`forward` (by depth), `backward`, `least_sensitive` (smallest expected error first) or
     `given`; None: `forward`, or `given` if there are groups."""
     groups: Sequence[Sequence[str]] | None = None
-    """Patterns of the layers of each stage, for the order `given`."""
+    """For the order `given`: patterns of the layers of each stage."""
     first_start: float = 0.0
     """Share of the run's steps before the first stage; 0: the model is compressed before the first
     step."""
     recovery_share: float | None = None
-    """Share of the steps between one stage and the next, the last stage has the rest; None: the
-    same number after each."""
+    """Share of the run's steps between two stages; all remaining steps follow the last stage.
+    None: the same number of steps after each stage."""
     calibration_tokens: int = 65_536
-    """Training text that the recipe sees, in tokens."""
+    """Number of tokens of training text that the recipe uses for calibration."""
 
     def __post_init__(self) -> None:
         """Check."""
@@ -46,26 +47,26 @@ class StageSettings:
         if self.resolved_order == "given" and not self.groups:
             raise ValueError("order=given needs groups: one list of patterns per stage")
         if self.groups is not None and self.resolved_order != "given":
-            raise ValueError(f"groups say the order themselves; leave out order={self.order}")
+            raise ValueError(f"groups determine the order; remove order={self.order}")
         if self.groups is not None and self.num_stages not in (None, len(self.groups)):
             raise ValueError(
-                f"num_stages={self.num_stages}, but there are {len(self.groups)} groups; leave out "
+                f"num_stages={self.num_stages}, but there are {len(self.groups)} groups; remove "
                 "num_stages"
             )
 
     @property
     def resolved_num_stages(self) -> int:
-        """The number of stages, also if it is not given."""
+        """The number of stages, with its default if it is not given."""
         return self.num_stages or (len(self.groups) if self.groups else 1)
 
     @property
     def resolved_order(self) -> str:
-        """The order of the layers, also if it is not given."""
+        """The order of the layers, with its default if it is not given."""
         return self.order or ("forward" if self.groups is None else "given")
 
 
 def split_settings(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The recipe's settings (`_target_` included) and the stages', which a configuration mixes.
+    """Split a configuration node into settings of the recipe (with `_target_`) and of the stages.
 
     Args:
         node: `compression` of a configuration, e.g. conf/compression/low_rank.yaml.

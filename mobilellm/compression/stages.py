@@ -17,13 +17,14 @@ class Stages:
     """Which layers are compressed together, and before which optimizer step.
 
     Raises:
-        ValueError: as many starts as groups, rising; no empty group; no layer twice.
+        ValueError: the numbers of groups and starts differ, the starts do not increase, a group is
+            empty, or a layer is in two groups.
     """
 
     groups: tuple[tuple[str, ...], ...]
     """Names of layers, one group per stage."""
     starts: tuple[int, ...]
-    """Optimizer steps done when each stage begins; 0: before the first step."""
+    """Number of optimizer steps that precede each stage; 0: before the first step."""
 
     def __post_init__(self) -> None:
         """Check."""
@@ -55,40 +56,42 @@ def stage_starts(
     """Optimizer steps at which the stages begin, evenly spaced.
 
     Args:
-        total_steps: of the whole run; None: not known, for one stage before the first step.
+        total_steps: optimizer steps of the whole run; None: not known, which is possible only with
+            one stage before the first step.
         num_stages: at least 1.
-        first_start: share of the steps done before the first stage.
-        recovery_share: share of the steps between one stage and the next; the last stage has what
-            is left. None: the same number of steps after each stage.
+        first_start: share of the steps before the first stage.
+        recovery_share: share of the steps between two stages; the last stage is followed by all
+            remaining steps. None: the same number of steps after each stage.
 
     Raises:
-        ValueError: a share out of range, stages that begin together or beyond the last step.
+        ValueError: a share is out of range, two stages begin at the same step, or a stage begins
+            after the last step.
     """
     check_positive("num_stages", num_stages)
     if not 0 <= first_start < 1:
         raise ValueError(
-            f"first_start={first_start} is a share of the run's steps: at least 0, where the model "
-            "is compressed before the first step, and below 1"
+            f"first_start={first_start} is a share of the run's steps and must be below 1 and at "
+            "least 0; with 0 the model is compressed before the first step"
         )
     if recovery_share is not None and not 0 < recovery_share < 1:
         raise ValueError(
-            f"recovery_share={recovery_share} is a share of the run's steps, between 0 and 1; "
-            "null divides them evenly"
+            f"recovery_share={recovery_share} is a share of the run's steps and must be between 0 "
+            "and 1; null divides the steps evenly"
         )
     if total_steps is None:
         if num_stages > 1 or first_start > 0:
             raise ValueError(
-                "stages of compression begin at shares of the run's steps, and only time ends this "
-                "run; give max_tokens or max_steps, or one stage with first_start=0"
+                "compression stages begin at shares of the run's steps, and this run is limited "
+                "only by time; give max_tokens or max_steps, or use one stage with first_start=0"
             )
         return (0,)
     spacing = (1 - first_start) / num_stages if recovery_share is None else recovery_share
     starts = tuple(round(total_steps * (first_start + spacing * n)) for n in range(num_stages))
     if starts[-1] >= total_steps:
         raise ValueError(
-            f"the last of num_stages={num_stages} begins at step {starts[-1]}, the run ends at "
-            f"step {total_steps}; use a smaller first_start={first_start} or "
-            f"recovery_share={recovery_share}, fewer stages or more tokens"
+            f"the last of num_stages={num_stages} begins at step {starts[-1]}, but the run ends at "
+            f"step {total_steps}; lower first_start={first_start} or "
+            f"recovery_share={recovery_share}, or use fewer stages or more tokens"
         )
     _check_rising(starts)
     return starts
@@ -108,15 +111,15 @@ def group_layers(
     Args:
         config: of the model.
         names: of the layers; keys of `config.matrix_sizes`.
-        num_stages: groups to make, as equal in number of layers as can be.
-        order: `forward` (by depth), `backward`, `least_sensitive` (the smallest of `errors`
-            first) or `given` (`patterns` names the layers of each stage).
-        patterns: for `given`, one list of patterns per stage, as `select_layers` takes them.
-        errors: for `least_sensitive`, expected relative error of each layer.
+        num_stages: number of groups, whose sizes differ by at most one layer.
+        order: `forward` (by depth), `backward`, `least_sensitive` (the layers with the smallest
+            `errors` first) or `given` (`patterns` names the layers of each stage).
+        patterns: for `given`, one list of patterns per stage, as for `select_layers`.
+        errors: for `least_sensitive`, the expected relative error of each layer.
 
     Raises:
-        ValueError: a layer in two groups or in none, a pattern that matches nothing, an empty
-            group, an unknown order, layers without an expected error.
+        ValueError: a layer is in two groups or in none, a pattern matches nothing, a group is
+            empty, the order is unknown, or a layer has no expected error.
     """
     check_choice("order", order, ORDERS)
     if order == "given":
@@ -129,7 +132,7 @@ def group_layers(
         missing = [name for name in names if name not in known]
         if missing:
             raise ValueError(
-                f"order=least_sensitive needs the expected error of each layer, and the recipe "
+                f"order=least_sensitive needs the expected error of each layer, but the recipe "
                 f"gives none for {', '.join(missing[:3])}; use order=forward or backward"
             )
         ordered.sort(key=known.__getitem__)
@@ -151,15 +154,15 @@ def _given_groups(
         if not group:
             raise ValueError(
                 f"groups: stage {number}, {', '.join(one)}, names none of the layers that are to "
-                f"be compressed ({', '.join(names[:3])}, …); name some of them"
+                f"be compressed ({', '.join(names[:3])}, …); name at least one of them"
             )
         groups.append(group)
     _check_groups(groups)
     missing = [name for name in names if name not in set(chain.from_iterable(groups))]
     if missing:
         raise ValueError(
-            f"groups leaves out {', '.join(missing[:3])}, which the recipe's layers names; add "
-            "them to a stage, or take them from the recipe's layers"
+            f"groups leaves out {', '.join(missing[:3])}, which the recipe's `layers` selects; add "
+            "them to a stage, or remove them from `layers`"
         )
     return tuple(groups)
 
@@ -168,7 +171,7 @@ def _check_groups(groups: Sequence[Sequence[str]]) -> None:
     stage_of: dict[str, int] = {}
     for stage, group in enumerate(groups, start=1):
         if not group:
-            raise ValueError(f"stage {stage} compresses no layer; give it some, or leave it out")
+            raise ValueError(f"stage {stage} compresses no layer; add a layer or remove the stage")
         for name in group:
             if name in stage_of:
                 raise ValueError(
@@ -181,6 +184,6 @@ def _check_groups(groups: Sequence[Sequence[str]]) -> None:
 def _check_rising(starts: Sequence[int]) -> None:
     if starts[0] < 0 or any(a >= b for a, b in pairwise(starts)):
         raise ValueError(
-            f"the stages begin at steps {', '.join(map(str, starts))}, which must rise from at "
-            "least 0; use fewer stages, or more steps between them"
+            f"the stages begin at steps {', '.join(map(str, starts))}, which must increase and not "
+            "be negative; use fewer stages, or more steps between them"
         )

@@ -12,10 +12,10 @@ from mobilellm.models import MobileLLM, ModelConfig
 
 
 def pruned_model(model: MobileLLM, plan: StructuredPlan) -> MobileLLM:
-    """The smaller model with the weights that stay, unchanged; `model` is left as it is.
+    """A smaller model with the kept weights, which are not adjusted; `model` does not change.
 
     Raises:
-        ValueError: a plan of another model, compressed matrices in the blocks.
+        ValueError: the plan belongs to another model, or a block contains compressed matrices.
     """
     config = plan.config_after(model.config)
     carriers = {coupling.name: coupling for coupling in couplings(model.config)}
@@ -43,7 +43,7 @@ def pruned_model(model: MobileLLM, plan: StructuredPlan) -> MobileLLM:
 
 
 def _key_values(heads: Coupling, block: int) -> Coupling:
-    """The key-value heads, which are outputs of their projections and inputs of none."""
+    """The coupling of key-value heads, which are outputs of two projections and inputs of none."""
     return Coupling(
         name=f"blocks.{block}.key_values",
         rows=(f"blocks.{block}.attention.k_proj", f"blocks.{block}.attention.v_proj"),
@@ -54,7 +54,12 @@ def _key_values(heads: Coupling, block: int) -> Coupling:
 
 
 def kept_inputs(config: ModelConfig, plan: StructuredPlan) -> dict[str, Tensor]:
-    """Inputs that stay, of each matrix that loses some; `config` has the plan's blocks alone."""
+    """Indices of the kept inputs of each matrix from which inputs are removed.
+
+    Args:
+        config: of the model with only the plan's blocks, before its heads and channels are removed.
+        plan: the structured plan.
+    """
     kept = {}
     chosen = [units for pair in zip(plan.channels, plan.heads, strict=True) for units in pair]
     for coupling, units in zip(couplings(config), chosen, strict=True):

@@ -1,4 +1,4 @@
-"""What structured pruning keeps, as plain data: blocks, and in each its heads and channels."""
+"""The plan of structured pruning: indices of the kept blocks, and of their heads and channels."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ Indices = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class StructuredPlan(Plan):
-    """Indices of what stays, all of the model before; everything else goes.
+    """Indices, in the original model, of what is kept; everything else is removed.
 
     Raises:
-        ValueError: nothing kept, indices that do not ascend, heads or channels for another number
-            of blocks than are kept.
+        ValueError: nothing is kept, indices do not ascend, or the number of lists of heads or
+            channels is not the number of kept blocks.
     """
 
     blocks: Indices
-    """Stored blocks."""
+    """Indices of the kept stored blocks."""
     heads: tuple[Indices, ...]
-    """Query heads of each kept block; a key-value head stays where a query head of its group
-    does, and all groups that stay keep equally many."""
+    """Query heads of each kept block. A key-value head is kept if a query head of its group is
+    kept, and all kept groups must keep the same number of query heads."""
     channels: tuple[Indices, ...]
     """Feed-forward channels of each kept block."""
 
     def __post_init__(self) -> None:
-        """Make tuples of lists and check."""
+        """Convert lists to tuples and check the values."""
         object.__setattr__(self, "blocks", tuple(self.blocks))
         _check_ascending("blocks", self.blocks)
         for name in ("heads", "channels"):
@@ -44,15 +44,15 @@ class StructuredPlan(Plan):
             object.__setattr__(self, name, values)
             if len(values) != len(self.blocks):
                 raise ValueError(
-                    f"{name} is given for {len(values)} blocks, {len(self.blocks)} are kept; give "
-                    "one list for each kept block"
+                    f"{name} is given for {len(values)} blocks, but {len(self.blocks)} are kept; "
+                    "give one list for each kept block"
                 )
             for block, indices in zip(self.blocks, values, strict=True):
                 _check_ascending(f"{name} of block {block}", indices)
 
     @classmethod
     def whole(cls, config: ModelConfig, blocks: Sequence[int] | None = None) -> StructuredPlan:
-        """These blocks, by default all, with all their heads and channels."""
+        """A plan that keeps the given blocks (default: all) with all their heads and channels."""
         blocks = range(config.num_blocks) if blocks is None else blocks
         shapes = [config.block_shapes[block] for block in blocks]
         return cls(
@@ -62,10 +62,10 @@ class StructuredPlan(Plan):
         )
 
     def key_value_heads(self, config: ModelConfig) -> tuple[Indices, ...]:
-        """Key-value heads that stay in each kept block.
+        """Key-value heads that are kept in each kept block.
 
         Raises:
-            ValueError: groups that keep different numbers of query heads.
+            ValueError: the groups of a block keep different numbers of query heads.
         """
         kept = []
         for block, heads in zip(self.blocks, self.heads, strict=True):
@@ -74,8 +74,8 @@ class StructuredPlan(Plan):
             groups = Counter(head // size for head in heads)
             if len(set(groups.values())) > 1:
                 raise ValueError(
-                    f"block {block} keeps {dict(groups)} query heads by key-value head; keep "
-                    "equally many in each, or none"
+                    f"block {block} keeps {dict(groups)} query heads per key-value head; keep the "
+                    "same number in each group, or none"
                 )
             kept.append(tuple(groups))
         return tuple(kept)
@@ -84,8 +84,8 @@ class StructuredPlan(Plan):
         """The configuration of the pruned model.
 
         Raises:
-            ValueError: indices that the model does not have, uneven groups of heads, compressed
-                matrices in the blocks.
+            ValueError: the model does not have an index, the groups of heads are uneven, or a block
+                contains compressed matrices.
         """
         self.check(config)
         return replace(
@@ -97,7 +97,7 @@ class StructuredPlan(Plan):
         )
 
     def check(self, config: ModelConfig) -> None:
-        """Refuse a plan that does not belong to this model.
+        """Check that the plan can be applied to this model.
 
         Raises:
             ValueError: as `config_after`.
@@ -112,19 +112,19 @@ class StructuredPlan(Plan):
         self._check_order(config)
 
     def _check_order(self, config: ModelConfig) -> None:
-        """Refuse a choice of blocks that the model's sharing scheme would run in another order."""
+        """Check that the model's sharing scheme runs the kept blocks in their original order."""
         scheme, repeats = config.layer_sharing, config.block_repeats
         wanted = order_without(config.layer_order, self.blocks)
         found = order_of_layers(scheme, len(self.blocks), repeats)
         if found != wanted:
             raise ValueError(
                 f"layer_sharing={scheme!r} runs {len(self.blocks)} blocks in the order "
-                f"{' '.join(map(str, found))}, and without the blocks that go it would have to be "
-                f"{' '.join(map(str, wanted))}; keep all blocks, or use another scheme"
+                f"{' '.join(map(str, found))}, but without the removed blocks the order would have "
+                f"to be {' '.join(map(str, wanted))}; keep all blocks, or use another scheme"
             )
 
     def table(self) -> Table:
-        """One row per block that stays, or per number of blocks of one size if there are many."""
+        """One row per kept block, or one row per size of blocks if there are many."""
         rows: list[tuple[str, str, str]] = []
         kept = list(zip(self.blocks, self.heads, self.channels, strict=True))
         if len(kept) <= MAX_ROWS:
@@ -137,7 +137,7 @@ class StructuredPlan(Plan):
             for (heads, channels), blocks in alike.items():
                 rows.append((_ranges(blocks), f"{heads}", f"{channels:,}"))
         table = make_table(
-            f"plan: {len(self.blocks)} blocks stay",
+            f"plan: {len(self.blocks)} blocks kept",
             Column("block kept"),
             Column("query heads kept", "right", folds=True),
             Column("channels kept", "right", folds=True),
@@ -161,15 +161,15 @@ class StructuredPlan(Plan):
 
 
 def check_dense_blocks(config: ModelConfig) -> None:
-    """Refuse a model whose blocks hold factorised or masked matrices.
+    """Check that the blocks of a model contain no factorised or masked matrices.
 
     Raises:
-        ValueError: names the first.
+        ValueError: a matrix of a block is compressed already.
     """
     for name, _ in config.compressed_layers:  # pyright: ignore[reportGeneralTypeIssues]
         if name.startswith("blocks."):
             raise ValueError(
-                f"{name} is compressed already, and structured pruning cuts dense matrices; prune "
+                f"{name} is compressed already, but structured pruning needs dense matrices; prune "
                 "first and compress afterwards, or fold the model to a dense one"
             )
 
@@ -178,24 +178,24 @@ def _check_ascending(name: str, indices: Indices) -> None:
     if not indices:
         raise ValueError(f"{name} keeps nothing; keep at least one")
     if list(indices) != sorted(set(indices)) or indices[0] < 0:
-        raise ValueError(f"{name}={indices} must be whole numbers from 0 on, ascending, each once")
+        raise ValueError(f"{name}={indices} must be distinct whole numbers from 0 on, ascending")
 
 
 def _check_below(name: str, indices: Indices, size: int) -> None:
     if indices[-1] >= size:
         raise ValueError(
-            f"{name} keeps {indices[-1]}, the model has 0 to {size - 1}; make the plan for this "
+            f"{name} keeps {indices[-1]}, but the model has 0 to {size - 1}; make a plan for this "
             "model"
         )
 
 
 def _one_or_each(sizes: list[int]) -> PerBlock:
-    """One value where all are equal."""
+    """A single value if all are equal, otherwise one value per block."""
     return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
 
 
 def _ranges(indices: Sequence[int]) -> str:
-    """`0-3, 6`."""
+    """Ascending indices as ranges, e.g. `0-3, 6`."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][-1] + 1:

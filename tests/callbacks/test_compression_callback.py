@@ -16,7 +16,7 @@ BUDGET = TrainingBudget(max_steps=12, tokens_per_step=128)
     ("options", "message"),
     [
         ({"order": "given"}, "order=given needs groups"),
-        ({"order": "forward", "groups": [["blocks.*"]]}, "leave out order=forward"),
+        ({"order": "forward", "groups": [["blocks.*"]]}, "remove order=forward"),
         ({"num_stages": 3, "groups": [["blocks.*"]]}, "num_stages=3, but there are 1 groups"),
         ({"order": "forwards"}, "order='forwards' is not known; use one of forward"),
         ({"calibration_tokens": 0}, "calibration_tokens=0 must be a whole number"),

@@ -166,7 +166,7 @@ def test_masked_weights_stay_zero_in_training():
     [
         (1.0, "unstructured", r"sparsity=1.0 must be at least 0 and below 1"),
         (-0.1, "unstructured", r"sparsity=-0.1 must be at least 0"),
-        (0.4, "2:4", r"sparsity=0.4 does not go with pattern=2:4.*use sparsity=0.5"),
+        (0.4, "2:4", r"sparsity=0.4 contradicts pattern=2:4.*use sparsity=0.5"),
         (0.5, "2:4", r"divisible by 4, the matrix has 6; use pattern=unstructured"),
         (0.5, "4:2", r"pattern='4:2' is not known; use unstructured, 2:4"),
         (0.5, "blocks", r"pattern='blocks' is not known"),

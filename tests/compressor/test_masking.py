@@ -131,7 +131,7 @@ def test_the_table_has_no_inputs_to_go_by(method):
 def test_what_cannot_be_applied_is_refused():
     with pytest.raises(ValueError, match="method='wunda' is not known; use one of wanda"):
         Pruning(method="wunda")
-    with pytest.raises(ValueError, match=r"sparsity=0.7 does not go with pattern=2:4"):
+    with pytest.raises(ValueError, match=r"sparsity=0.7 contradicts pattern=2:4"):
         Pruning(sparsity=0.7, pattern="2:4")
     with pytest.raises(ValueError, match=r"layers='block.*' matches no matrix"):
         Pruning(layers=["block.*"]).check(make_model())
@@ -141,12 +141,12 @@ def test_what_cannot_be_applied_is_refused():
     plan = recipe.plan(model, [])
     masked = recipe.apply(model, plan, []).model
     with pytest.raises(
-        ValueError, match=r"only what is compressed already.*compress the dense model"
+        ValueError, match=r"only matrices that are compressed already.*compress the dense model"
     ):
         recipe.check(masked)
     with pytest.raises(ValueError, match="compressed already; prune the dense model"):
         recipe.apply(masked, plan, [])
-    with pytest.raises(ValueError, match=r"sparsity=0.25 makes it.*the recipe that made it"):
+    with pytest.raises(ValueError, match=r"sparsity=0.25 gives.*the recipe that made it"):
         Pruning(method="magnitude", sparsity=0.25).apply(model, plan, [])
     with pytest.raises(ValueError, match="calibration tokens are too few"):
         Pruning(method="sparsegpt").plan(model, [{k: v[:1] for k, v in batches()[0].items()}])

@@ -277,12 +277,12 @@ def test_plans_that_do_not_fit_are_refused():
     whole = StructuredPlan.whole(model_of().config)
     with pytest.raises(ValueError, match="blocks keeps nothing"):
         StructuredPlan(blocks=(), heads=(), channels=())
-    with pytest.raises(ValueError, match="heads is given for 3 blocks, 1 are kept"):
+    with pytest.raises(ValueError, match="heads is given for 3 blocks, but 1 are kept"):
         StructuredPlan(blocks=(0,), heads=whole.heads, channels=whole.channels[:1])
-    with pytest.raises(ValueError, match="ascending, each once"):
+    with pytest.raises(ValueError, match="distinct whole numbers from 0 on, ascending"):
         StructuredPlan(blocks=(1, 0, 2), heads=whole.heads, channels=whole.channels)
-    with pytest.raises(ValueError, match="channels of block 0 keeps 39, the model has 0 to 31"):
+    with pytest.raises(ValueError, match="channels of block 0 keeps 39, but the model has 0 to 31"):
         whole.config_after(model_of(intermediate_size=32).config)
     uneven = StructuredPlan(blocks=(0,), heads=((0, 1, 3),), channels=((0,),))
-    with pytest.raises(ValueError, match="keep equally many in each"):
+    with pytest.raises(ValueError, match="keep the same number in each"):
         uneven.config_after(model_of().config)

@@ -80,7 +80,7 @@ def test_a_structured_plan_has_few_rows(num_blocks):
     )  # fmt: skip
     lines = printed(plan.table())
     assert len(lines) < 12
-    assert f"{num_blocks} blocks stay" in lines[0]
+    assert f"{num_blocks} blocks kept" in lines[0]
     assert type(plan).from_dict(plan.to_dict()) == plan
 
 

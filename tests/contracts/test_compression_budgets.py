@@ -171,7 +171,7 @@ def test_fixed_parts_are_held_against_a_budget():
     with torch.device("meta"):
         model = MobileLLM(config)
     for ratio in (0.1, 0.5):
-        with pytest.raises(ValueError, match=r"parts as written have .* \(50\.\d+%\)"):
+        with pytest.raises(ValueError, match=r"configured parts have .* \(50\.\d+%\)"):
             Factorization(layers=FEED_FORWARD, parts=parts, budget={"ratio": ratio}).check(model)
     Factorization(layers=FEED_FORWARD, parts=parts, budget={"ratio": 0.51}).check(model)
     free = {"ratio": None, "stored_ratio": None, "max_bytes": None, "max_decode_bytes": None}

@@ -176,7 +176,7 @@ def test_a_plan_names_a_layer_once():
 
 BAD = {
     "a pattern that matches nothing": (dict(layers=["blocks.*.mlp.*"]), "matches no matrix"),
-    "a tied head": (dict(layers=["head"]), "tied to the token table"),
+    "a tied head": (dict(layers=["head"]), "tied to the embedding"),
     "factors that do not divide": (
         dict(layers=FEED_FORWARD, parts=[{"right": [5, 1], "num_terms": 1}]), "does not divide"),
     "a plan larger than the weight": (
@@ -202,7 +202,7 @@ def test_what_does_not_fit_the_model_is_refused_before_data_is_read(case):
     (dict(budget={"ratio": 0.5, "stored_ratio": 0.5}), "exactly one of"),
     (dict(budget={"ratio": 1.5}), "above 0 and below 1"),
     (dict(fit="inputs"), "fit='inputs' is not known; use one of"),
-    (dict(permutations="all"), "change nothing for low rank"),
+    (dict(permutations="all"), "has no effect on low rank"),
     (dict(parts=[{"right": [1, 2]}, {"num_terms": None}]), "several parts have open num_terms"),
     (dict(parts=[{"left": [1, 2]}]), "a part has right"),
 ])  # fmt: skip

@@ -111,7 +111,7 @@ def test_the_lowest_loss_survives_the_stages(tiny_run, low_rank_stages, tmp_path
         ([f"+{KEY}.layers=[nothing.*]"], "layers='nothing"),
         ([f"{KEY}.num_stages=7"], "num_stages=7 is more than the 6 layers"),
         ([f"+{KEY}.first_start=0.9", f"+{KEY}.recovery_share=0.2"],
-         "compression: the last of num_stages=3 begins at step 16, the run ends at step 12"),
+         "compression: the last of num_stages=3 begins at step 16, but the run ends at step 12"),
         ([f"{KEY}.num_stages=2",
           f"+{KEY}.groups=[[blocks.*.up_proj,blocks.0.*],[blocks.0.feed_forward.up_proj]]"],
          "blocks.0.feed_forward.up_proj is in stage 1 and in stage 2"),

@@ -35,9 +35,14 @@ def test_starts(total, number, options, starts):
         (100, 0, {}, "num_stages=0 must be a whole number of at least 1"),
         (100, 1, {"first_start": 1.0}, "first_start=1.0 is a share"),
         (100, 2, {"recovery_share": 0.0}, "recovery_share=0.0 is a share"),
-        (100, 3, {"first_start": 0.5, "recovery_share": 0.25}, "begins at step 100, the run ends"),
-        (3, 5, {}, "the stages begin at steps 0, 1, 1, 2, 2, which must rise"),
-        (None, 2, {}, "only time ends this run; give max_tokens or max_steps"),
+        (
+            100,
+            3,
+            {"first_start": 0.5, "recovery_share": 0.25},
+            "begins at step 100, but the run ends",
+        ),
+        (3, 5, {}, "the stages begin at steps 0, 1, 1, 2, 2, which must increase"),
+        (None, 2, {}, "limited only by time; give max_tokens or max_steps"),
     ],
 )
 def test_starts_that_cannot_be_are_refused(total, number, options, message):
@@ -50,8 +55,8 @@ def test_starts_that_cannot_be_are_refused(total, number, options, message):
     [
         ((("a", "b"), ("b",)), (0, 1), "b is in stage 1 and in stage 2; compress each layer once"),
         ((("a",), ()), (0, 1), "stage 2 compresses no layer"),
-        ((("a",), ("b",)), (3, 3), "the stages begin at steps 3, 3, which must rise"),
-        ((("a",),), (-1,), "the stages begin at steps -1, which must rise from at least 0"),
+        ((("a",), ("b",)), (3, 3), "the stages begin at steps 3, 3, which must increase"),
+        ((("a",),), (-1,), "the stages begin at steps -1, which must increase and not be negative"),
         ((("a",),), (0, 1), "there are 1 groups of layers and 2 starts"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Algorithms that make weights smaller: pure torch, on tensors and on any `nn.Module`."""
+"""Compression algorithms in pure torch, which work on tensors and on any `nn.Module`."""

@@ -1,11 +1,12 @@
-"""Weights whose rows and columns are being reordered towards sums of Kronecker products.
+"""Moves of a search that reorders rows and columns to fit weights by sums of Kronecker products.
 
-The one move is an exact linear assignment. With a term's factors on one side held orthonormal
-(say the right ones), the best left ones and the gain Σ‖leftᵢ‖² follow from where the rows stand,
-and each block of m2 rows has its own share of it. Take one row out of every block: what each would
-add at each vacant place does not depend on where the others go, so that the best of all
-reassignments is found by the Hungarian method. Reordering only by the distance to the fitted
-product, as is usual, holds every row back at the place that it was fitted to.
+Rows are moved by solving an exact linear assignment problem. If the factors on one side (say the
+right ones) are orthonormal and held fixed, the order of the rows determines the best left factors
+and the gain Σ‖leftᵢ‖², which is a sum over blocks of m2 rows. If one row is taken out of every
+block, the gain of putting a row at a vacant position does not depend on where the other rows go,
+and the Hungarian method finds the best reassignment of all rows that were taken out. The usual
+criterion, the distance of each row to the fitted product, is biased towards the present order,
+because the product was fitted to the rows in that order.
 """
 
 from collections.abc import Sequence
@@ -14,12 +15,13 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mobilellm.compression.algorithms.kronecker import rearrange, truncated_svd
 from mobilellm.layers.kronecker import PartShape
 
-# An assignment of n places takes up to n³ operations; larger ones are split.
+# Assigning n positions takes up to n³ operations; larger sets of positions are split.
 MAX_PLACES = 768
 
 
@@ -34,38 +36,38 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Side:
-    """Units that move together along some sides of some weights."""
+    """Units that are rows or columns of several weights and are reordered in all of them alike."""
 
     members: tuple[Member, ...]
-    """Only those on which the order of the units matters."""
+    """The rows or columns of weights whose error depends on the order of the units."""
     num_units: int
     unit: int = 1
-    """Rows or columns of one unit."""
+    """Number of rows or columns that one unit takes."""
     groups: int = 1
-    """Units move only within their group of num_units / groups."""
+    """Number of groups; a unit moves only within its group of num_units / groups units."""
 
-    def features(self, units: Tensor) -> Tensor:
-        """Rows or columns of the units, (n,) -> (n, unit)."""
+    def features(self, units: Int[Tensor, "n"]) -> Int[Tensor, "n unit"]:
+        """Indices of the rows or columns of the units."""
         return units.unsqueeze(-1) * self.unit + torch.arange(self.unit)
 
-    def group_of(self, units: Tensor) -> Tensor:
+    def group_of(self, units: Int[Tensor, "n"]) -> Int[Tensor, "n"]:
         """The group of each unit."""
         return units // (self.num_units // self.groups)
 
 
 class Slots(NamedTuple):
-    """Where each feature of a side stands in a Kronecker product."""
+    """Position of each row (or column) of a weight in a Kronecker product."""
 
     blocks: Tensor
-    """Which rows (features,) of the free factor it adds to."""
+    """(features,): the row of the free factor that it contributes to."""
     slots: Tensor
-    """Which row (features,) of the held factor it is multiplied by."""
+    """(features,): the row of the fixed factor that it is multiplied by."""
     hold_right: bool
-    """Whether the right factors are the held ones: those with fewer rows."""
+    """Whether the right factors are the fixed ones; the factors with fewer rows are fixed."""
 
 
 def slots_of(part: PartShape, dim: int) -> Slots:
-    """Places of the rows (`dim` 0) or columns (1) of a weight of the given part."""
+    """Positions of the rows (`dim` 0) or columns (`dim` 1) of a weight in Kronecker products."""
     m1, m2 = part.left[dim], part.right[dim]
     index = torch.arange(m1 * m2)
     if m1 >= m2:
@@ -74,27 +76,31 @@ def slots_of(part: PartShape, dim: int) -> Slots:
 
 
 def order_matters(part: PartShape, dim: int, unit: int = 1) -> bool:
-    """Whether reordering units of rows (`dim` 0) or columns (1) can change the error.
+    """Whether reordering units of rows (`dim` 0) or columns (`dim` 1) can change the error.
 
-    Whole blocks may take any order, since the left factors follow them.
+    The order of whole blocks does not matter, because the rows of the left factors can be
+    reordered in the same way.
     """
     return part.left[dim] > 1 and unit % part.right[dim] > 0
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Weights in their present order, with the nearest sums of Kronecker products."""
+    """Weights in a given order of their rows and columns, and the sums of products fitted to them.
+
+    An instance is not changed; a move returns a new one.
+    """
 
     parts: tuple[PartShape, ...]
     sides: tuple[Side, ...]
     weights: tuple[Tensor, ...]
-    """Reordered, float64, each of Frobenius norm 1 (or zero)."""
+    """The reordered weights in float64, each scaled to Frobenius norm 1 unless it is zero."""
     orders: tuple[Tensor, ...]
-    """Per side (num_units,): the unit that stands at each place."""
+    """One tensor (num_units,) per side: the index of the unit at each position."""
 
     @cached_property
     def factors(self) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
-        """Per weight the leading singular vectors and values of the rearranged weight."""
+        """Leading singular vectors and values of each rearranged weight, as (U, s, V)."""
         return tuple(
             truncated_svd(rearrange(weight, part.left, part.right), part.num_terms)
             for weight, part in zip(self.weights, self.parts, strict=True)
@@ -102,16 +108,16 @@ class Arrangement:
 
     @cached_property
     def gain(self) -> float:
-        """Sum of the squared norms of the fitted products: what the errors leave of 1 each."""
+        """Sum over the weights of the squared norm of the fit, which is 1 − squared error each."""
         return sum(float(s.double().square().sum()) for _, s, _ in self.factors)
 
     @property
     def squared_error(self) -> float:
-        """Sum over the weights of squared error over squared norm."""
+        """Sum over the weights of the squared error divided by the squared norm."""
         return sum(float(w.square().sum()) for w in self.weights) - self.gain
 
-    def reordered(self, side: int, order: Tensor) -> "Arrangement":
-        """The unit at place order[i] comes to place i."""
+    def reordered(self, side: int, order: Int[Tensor, "units"]) -> "Arrangement":
+        """A copy in which the unit at position order[i] is moved to position i."""
         weights, orders = list(self.weights), list(self.orders)
         features = self.sides[side].features(order).flatten()
         for index, dim in self.sides[side].members:
@@ -119,18 +125,18 @@ class Arrangement:
         orders[side] = orders[side][order]
         return replace(self, weights=tuple(weights), orders=tuple(orders))
 
-    def profits(self, side: int, places: Tensor) -> Tensor:
-        """What each unit at `places` would add to the gain at each of them: (place, unit).
+    def profits(self, side: int, places: Int[Tensor, "n"]) -> Float[Tensor, "n n"]:
+        """Contribution to the gain of each unit at `places` (columns) at each of them (rows).
 
-        Up to a constant; exact with the held factors as they are, where no two of the places
-        share a block.
+        The values are exact up to a constant if the fixed factors do not change and no two of the
+        positions share a block.
         """
         features = self.sides[side].features(places)
         members = self.sides[side].members
         return torch.stack([self._member_profits(m, features) for m in members]).sum(0)
 
     def _member_profits(self, member: Member, features: Tensor) -> Tensor:
-        """(place, unit) for one weight; features (k, unit)."""
+        """Profits (position, unit) for one weight; `features` is (k, unit)."""
         held, free, rows, where = self._view(member)
         blocks, slots = where.blocks[features], where.slots[features]
         units = rows[features]  # (k, unit, c, d)
@@ -152,7 +158,12 @@ class Arrangement:
         return profits
 
     def _view(self, member: Member) -> tuple[Tensor, Tensor, Tensor, Slots]:
-        """Held factors (terms, slots, d), free ones (terms, blocks, c), weight (features, c, d)."""
+        """One weight seen from one side, as `_member_profits` needs it.
+
+        Returns:
+            The fixed factors (terms, slots, d), the free factors (terms, blocks, c), the weight
+            (features, c, d) and the positions of its features.
+        """
         part, dim = self.parts[member.weight], member.dim
         where = slots_of(part, dim)
         u, s, v = (factor.double() for factor in self.factors[member.weight])
@@ -170,7 +181,7 @@ class Arrangement:
 
 
 def batches(side: Side, parts: Sequence[PartShape], generator: torch.Generator) -> list[Tensor]:
-    """All places in random sets, in each of which no two share a block of any weight."""
+    """All positions, divided at random into sets in which no two share a block of any weight."""
     everywhere = side.features(torch.arange(side.num_units))
     blocks = [slots_of(parts[index], dim).blocks[everywhere] for index, dim in side.members]
     touched = [
@@ -191,8 +202,8 @@ def batches(side: Side, parts: Sequence[PartShape], generator: torch.Generator) 
     return [torch.tensor(taken) for taken in sets]
 
 
-def assigned(arrangement: Arrangement, side: int, places: Tensor) -> Arrangement:
-    """The units at `places` in the order that gains most; never worse."""
+def assigned(arrangement: Arrangement, side: int, places: Int[Tensor, "n"]) -> Arrangement:
+    """Reassign the units at `places` to maximise the gain, which never falls."""
     from scipy.optimize import linear_sum_assignment
 
     profits = arrangement.profits(side, places)
@@ -210,21 +221,22 @@ def assigned(arrangement: Arrangement, side: int, places: Tensor) -> Arrangement
 def swapped(
     arrangement: Arrangement,
     side: int,
-    places: Tensor,
+    places: Int[Tensor, "n"],
     temperature: float | None,
     generator: torch.Generator,
 ) -> tuple[Arrangement, int, float]:
-    """Pairs of units exchanged as simulated annealing does, all pairs of `places` at once.
+    """One step of simulated annealing, which proposes swaps of many pairs of units at once.
 
     Args:
-        arrangement: the present order.
-        side: which units.
-        places: no two in one block, in random order; paired within groups.
-        temperature: in units of the gain; None: the mean size of a change.
-        generator: draws what is accepted.
+        arrangement: the current order.
+        side: index of the side whose units are swapped.
+        places: positions in random order, no two in one block; neighbours in the same group are
+            paired.
+        temperature: in units of the gain; None: the mean absolute change of the gain.
+        generator: source of the random numbers for accepting swaps.
 
     Returns:
-        The new arrangement, the number of pairs tried, the temperature used.
+        The new arrangement, the number of swaps proposed, the temperature used.
     """
     groups = arrangement.sides[side].group_of(places)
     places = places[groups.argsort(stable=True)]

@@ -1,15 +1,16 @@
-"""Which linear layers carry the same units, so that these can be reordered or removed together.
+"""Linear layers that share the same units, so that these can be reordered or removed together.
 
 The hidden units of a feed-forward layer are rows of the projections into it and columns of the
 projection out of it; an attention head is `head_dim` rows of the query projection and as many
-columns of the output projection. Reordering them everywhere at once changes no output.
+columns of the output projection. Reordering the units in all of these layers in the same way does
+not change the model's output.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # couplings are derived from a configuration, where torch is not loaded
+if TYPE_CHECKING:  # Couplings are derived from a configuration without loading torch.
     from torch import Tensor, nn
 
 
@@ -21,21 +22,22 @@ class Coupling:
     u // (num_units / groups).
 
     Raises:
-        ValueError: no layer, a size below 1, or units that the groups do not divide.
+        ValueError: no layer is named, a size is below 1, or num_units is not divisible by groups.
     """
 
     name: str
-    """For messages and plans: `blocks.0.hidden`."""
+    """Name for messages and plans, e.g. `blocks.0.hidden`."""
     rows: tuple[str, ...]
-    """Names of the modules whose outputs the units are."""
+    """Names of the modules whose outputs are the units."""
     columns: tuple[str, ...]
-    """Names of the modules whose inputs the units are."""
+    """Names of the modules whose inputs are the units."""
     num_units: int
-    """Units in all."""
+    """Total number of units."""
     unit: int = 1
-    """Rows (or columns) that one unit takes: `head_dim` for heads."""
+    """Number of rows (or columns) of one unit: `head_dim` for heads."""
     groups: int = 1
-    """Units may take each other's place within a group only: key-value heads for query heads."""
+    """Number of groups; units may be exchanged only within their group. For query heads it is the
+    number of key-value heads."""
 
     def __post_init__(self) -> None:
         """Check."""
@@ -53,20 +55,20 @@ class Coupling:
 
     @property
     def features(self) -> int:
-        """Rows (or columns) of all units."""
+        """Number of rows (or columns) of all units together."""
         return self.num_units * self.unit
 
     @property
     def group_size(self) -> int:
-        """Units in one group."""
+        """Number of units in one group."""
         return self.num_units // self.groups
 
 
 def coupled_layers(model: "nn.Module", coupling: Coupling) -> "Iterator[tuple[nn.Linear, int]]":
-    """The dense layers of a coupling, each with the dimension of its weight that the units are.
+    """The layers of a coupling, each with the dimension of its weight that holds the units.
 
     Raises:
-        ValueError: a module that is missing, not a plain `nn.Linear`, or of another size.
+        ValueError: a module is missing, is not a plain `nn.Linear`, or has another size.
     """
     from torch import nn
 
@@ -95,7 +97,7 @@ def coupled_layers(model: "nn.Module", coupling: Coupling) -> "Iterator[tuple[nn
 
 
 def unit_features(units: "Tensor", unit: int) -> "Tensor":
-    """The rows (or columns) of the given units, in their order: (n,) -> (n·unit,)."""
+    """Indices of the rows (or columns) of the given units, in their order: (n,) -> (n·unit,)."""
     import torch
 
     within = torch.arange(unit, device=units.device)
@@ -103,19 +105,19 @@ def unit_features(units: "Tensor", unit: int) -> "Tensor":
 
 
 def permute_units_(model: "nn.Module", coupling: Coupling, order: "Tensor") -> None:
-    """Reorder the units in place, in every layer that carries them; the function is unchanged.
+    """Reorder the units in place in every layer that shares them; the model's function is the same.
 
-    All is checked before the first weight is touched. A module that is applied several times is
-    stored, and so permuted, once.
+    Everything is checked before the first weight is changed. A module that is applied several
+    times is permuted once.
 
     Args:
-        model: holds the layers of `coupling` as plain `nn.Linear`.
-        coupling: which rows and columns are the units.
-        order: (num_units,); the unit that comes to each place.
+        model: contains the layers of `coupling` as plain `nn.Linear`.
+        coupling: the layers and their units.
+        order: (num_units,); the index of the unit that is moved to each position.
 
     Raises:
-        ValueError: a layer that is missing or not dense; an order that is not a permutation of
-            the units or that moves one to another group.
+        ValueError: a layer is missing or not dense, or `order` is not a permutation of the units
+            or moves a unit to another group.
     """
     import torch
 

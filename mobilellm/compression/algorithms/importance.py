@@ -1,6 +1,7 @@
-"""How much the loss, or the output, needs units that are to be removed.
+"""Importance of units and blocks for structured pruning: the effect of removing them.
 
-All statistics are sums over every use of a module: what is applied several times is one thing.
+All statistics are summed over every application of a module, so that a module that is applied
+several times gets one value.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mobilellm.compression.algorithms.coupling import Coupling
@@ -21,40 +23,47 @@ def taylor_importance(
     batches: Iterable[Batch],
     loss: Callable[[Batch], Tensor],
 ) -> dict[str, Tensor]:
-    """First-order estimate of what removing each unit does to the loss: Σ |Σ input · gradient|.
+    """First-order estimate of how removing each unit changes the loss: Σ |Σ input · gradient|.
 
-    The inner sum runs over a sequence's tokens and over every use of the layer, and is the slope
-    of the sequence's loss as the unit is faded out; the outer one over sequences.
+    The inner sum runs over the tokens of a sequence and over every application of the layer. It is
+    the derivative of the sequence's loss with respect to a factor on the unit. The outer sum runs
+    over sequences.
 
     Args:
         model: its parameters need no gradients.
-        couplings: with one layer each in `columns`, whose inputs are the units.
+        couplings: each has one layer in `columns`, whose inputs are the units.
         batches: passed to `loss` one by one.
-        loss: runs `model` on a batch of sequences; the sum of their losses.
+        loss: runs `model` on a batch of sequences and returns the sum of their losses.
 
     Returns:
-        float64 (num_units,) by the couplings' names, in the loss's unit.
+        One float64 tensor (num_units,) per coupling, by its name, in the unit of the loss.
 
     Source: Molchanov et al. 2019, arXiv:1906.10771; Michel et al. 2019, arXiv:1905.10650.
     """
     total: dict[str, Tensor] = {}
     for batch in batches:
         with _gates(model, couplings) as gates, torch.enable_grad():
-            value = loss(batch)  # makes the gates
-            slopes = torch.autograd.grad(value, list(gates.values()))
-        for name, slope in zip(gates, slopes, strict=True):
-            added = slope.double().abs().sum(0)
+            value = loss(batch)  # The forward pass creates the gates.
+            gradients = torch.autograd.grad(value, list(gates.values()))
+        for name, gradient in zip(gates, gradients, strict=True):
+            added = gradient.double().abs().sum(0)
             total[name] = total[name] + added if name in total else added
     return total
 
 
-def output_importance(weight: Tensor, second_moment: Tensor, unit: int = 1) -> Tensor:
-    """What each unit adds to a layer's output: E‖W_u x_u‖², with W_u and x_u its part of each.
+def output_importance(
+    weight: Float[Tensor, "out_features in_features"],
+    second_moment: Float[Tensor, "in_features in_features"],
+    unit: int = 1,
+) -> Float[Tensor, "units"]:
+    """Mean squared contribution of each unit to a layer's output: E‖W_u x_u‖².
+
+    W_u are the columns of the weight, and x_u the entries of the input, that belong to unit u.
 
     Args:
         weight: (out, units × unit).
         second_moment: E[x xᵀ] (in, in) of the layer's inputs.
-        unit: inputs of one unit.
+        unit: number of inputs of one unit.
 
     Returns:
         float64 (units,).
@@ -65,8 +74,12 @@ def output_importance(weight: Tensor, second_moment: Tensor, unit: int = 1) -> T
     return torch.einsum("oua,abu,oub->u", blocks, own, blocks)
 
 
-def block_influence(before: Tensor, after: Tensor) -> float:
-    """Sum over tokens of 1 − cos(before, after), both (..., hidden); 0 if no direction changes.
+def block_influence(
+    before: Float[Tensor, "*tokens hidden"], after: Float[Tensor, "*tokens hidden"]
+) -> float:
+    """Sum over tokens of 1 − cos(before, after), for hidden states before and after a block.
+
+    It is 0 if the block changes no hidden state's direction.
 
     Source: Men et al. 2024, ShortGPT, arXiv:2403.03853.
     """
@@ -75,7 +88,10 @@ def block_influence(before: Tensor, after: Tensor) -> float:
 
 @contextmanager
 def _gates(model: nn.Module, couplings: Sequence[Coupling]) -> Iterator[dict[str, Tensor]]:
-    """While open, the units are multiplied by ones (batch, units), made at the first use."""
+    """Multiply the units by gates (batch, units), which are ones that require a gradient.
+
+    The gates are created when the model runs. The hooks are removed when the context ends.
+    """
     gates: dict[str, Tensor] = {}
 
     def multiply(coupling: Coupling, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One choice for each item, so that a budget is kept and the damage is least."""
+"""The multiple-choice knapsack problem: one choice per item, within a budget, of least damage."""
 
 from collections.abc import Sequence
 
@@ -10,18 +10,19 @@ BUCKETS = 4000
 def choose(
     costs: Sequence[Sequence[float]], damages: Sequence[Sequence[float]], budget: float
 ) -> list[int]:
-    """The index of one choice per item: total cost at most `budget`, total damage least.
+    """The index of one choice per item that minimises the total damage within the budget.
 
-    Dynamic programming over `BUCKETS` steps of the budget; what a choice costs beyond its
-    item's cheapest is rounded up to whole steps, so that the budget is kept.
+    The problem is solved by dynamic programming over `BUCKETS` steps of the budget. The cost of a
+    choice above the cheapest choice of the same item is rounded up to whole steps, so that the
+    total cost never exceeds the budget.
 
     Args:
-        costs: per item, the cost of each of its choices; not negative.
-        damages: per item, what each of its choices costs in quality.
-        budget: in the unit of `costs`.
+        costs: for each item, the cost of each choice; not negative.
+        damages: for each item, the loss of quality of each choice.
+        budget: the largest total cost, in the unit of `costs`.
 
     Raises:
-        ValueError: even the cheapest choices together cost more than the budget.
+        ValueError: the cheapest choices together cost more than the budget.
     """
     cheapest = sum(min(item) for item in costs)
     if cheapest > budget:
@@ -37,7 +38,7 @@ def choose(
         new = np.full(BUCKETS + 1, np.inf)
         pick = np.zeros(BUCKETS + 1, dtype=np.int64)
         for index, (cost, damage) in enumerate(zip(item_costs, item_damages, strict=True)):
-            # Beyond the item's cheapest choice, which is paid in any case (see below).
+            # The cost above the item's cheapest choice, which is subtracted from the budget below.
             steps = int(np.ceil((cost - low) / step - 1e-9))
             if steps > BUCKETS:
                 continue

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mobilellm.layers import Size
 
-# Where no more than this share of the singular values of a large matrix is asked for, the
-# eigenvectors of its Gram matrix give them sooner than a whole SVD, and as exactly.
+# If at most this share of the singular values of a large matrix is needed, the eigenvectors of its
+# Gram matrix in float64 are faster than a full SVD and as accurate.
 GRAM_SHARE = 0.1
 GRAM_MIN_SIZE = 512
 
@@ -19,10 +19,10 @@ GRAM_MIN_SIZE = 512
 def rearrange(
     weight: Float[Tensor, "rows columns"], left_shape: Size, right_shape: Size
 ) -> Float[Tensor, "left_size right_size"]:
-    """R(W), (m1·n1, m2·n2): a Kronecker product becomes an outer product, entry for entry.
+    """R(W), (m1·n1, m2·n2): the rearrangement that turns a Kronecker product into an outer product.
 
     Raises:
-        ValueError: the factors' shapes do not make the weight's.
+        ValueError: the product of the factors' shapes is not the weight's shape.
     """
     (m1, n1), (m2, n2) = left_shape, right_shape
     if weight.dim() != 2 or tuple(weight.shape) != (m1 * m2, n1 * n2):
@@ -40,19 +40,20 @@ def nearest_kronecker(
     """The sum of `num_terms` Kronecker products nearest to `weight` in the Frobenius norm.
 
     The squared error is the sum of the squares of the singular values of `rearrange(weight)`
-    beyond the first `num_terms`; each factor of a term carries the root of its singular value.
+    beyond the first `num_terms`. Both factors of a term are scaled by the square root of its
+    singular value.
 
     Args:
         weight: (m1·m2, n1·n2), as `nn.Linear` stores it: (out, in).
         left_shape: (m1, n1).
         right_shape: (m2, n2).
-        num_terms: at most min(m1·n1, m2·n2), where the representation is exact.
+        num_terms: at most min(m1·n1, m2·n2), with which the representation is exact.
 
     Returns:
         left (num_terms, m1, n1) and right (num_terms, m2, n2), in the type of `weight`.
 
     Raises:
-        ValueError: shapes that do not fit, more terms than there are singular values.
+        ValueError: the shapes do not fit, or there are more terms than singular values.
 
     Source: Van Loan and Pitsianis 1993.
     """
@@ -75,8 +76,9 @@ def truncated_svd(
 ) -> tuple[Float[Tensor, "m rank"], Float[Tensor, "rank"], Float[Tensor, "n rank"]]:
     """The largest `rank` singular values with their vectors: U (m, rank), s, V (n, rank).
 
-    Exact to rounding, and nothing in it is drawn at random: through the smaller Gram matrix in
-    float64 where one side is small or `rank` is a small share of a large matrix, else a whole SVD.
+    The method is deterministic and exact up to rounding: an eigendecomposition of the smaller Gram
+    matrix in float64 if one side is short or if `rank` is a small share of a large matrix,
+    otherwise a full SVD.
     """
     m, n = matrix.shape
     small = min(m, n)
@@ -100,5 +102,5 @@ def _svd_by_gram(
     v = vectors.flip(-1)[:, :rank]
     scaled = tall @ v
     s = torch.linalg.vector_norm(scaled, dim=0)
-    # Directions of no length: any vector will do, since it is multiplied by zero.
+    # For a singular value of zero any vector is valid, because it is multiplied by zero.
     return scaled / s.clamp(min=torch.finfo(s.dtype).tiny), s, v

@@ -1,32 +1,40 @@
 """Fitting a sum of Kronecker products to the outputs of a layer, by alternating least squares.
 
-Minimises tr((W − Σ leftᵢ⊗rightᵢ) S (W − Σ leftᵢ⊗rightᵢ)ᵀ). With either side's factors held the
-problem is linear in the other's and solved exactly, so that no step can raise the error.
+Minimises tr((W − Σ leftᵢ⊗rightᵢ) S (W − Σ leftᵢ⊗rightᵢ)ᵀ). If the factors of one side are held
+fixed, the problem is linear in those of the other side and is solved exactly, so that no step
+increases the error.
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mobilellm.compression.algorithms.metric import Metric
 
-# Keeps the normal equations solvable where terms depend on each other.
+# Added to the scaled diagonal to keep the normal equations solvable if terms are dependent.
 RIDGE = 1e-12
 
 
 def refit_kronecker(
-    weight: Tensor, left: Tensor, right: Tensor, metric: Metric, *, sweeps: int = 1
-) -> tuple[Tensor, Tensor]:
-    """Improve the factors of a sum of products.
+    weight: Float[Tensor, "rows columns"],
+    left: Float[Tensor, "terms m1 n1"],
+    right: Float[Tensor, "terms m2 n2"],
+    metric: Metric,
+    *,
+    sweeps: int = 1,
+) -> tuple[Float[Tensor, "terms m1 n1"], Float[Tensor, "terms m2 n2"]]:
+    """Improve the factors of a sum of Kronecker products under a metric.
 
     Args:
         weight: (m1·m2, n1·n2), float64.
-        left: (terms, m1, n1) to begin with, float64.
-        right: (terms, m2, n2).
-        metric: with a moment; without one `nearest_kronecker` is exact already.
-        sweeps: times both sides are solved for.
+        left: (terms, m1, n1), initial values in float64.
+        right: (terms, m2, n2), initial values in float64.
+        metric: with a second moment. Without one the factors are returned unchanged, because
+            `nearest_kronecker` is exact already.
+        sweeps: how often both sides are solved for.
 
     Returns:
-        left and right of the same shapes, the error at most what it was (to rounding).
+        left and right of the same shapes, whose error is not larger than before up to rounding.
     """
     terms, m1, n1 = left.shape
     _, m2, n2 = right.shape

@@ -1,8 +1,9 @@
-"""The nearest matrix of low rank, plainly or by the error of the layer's outputs.
+"""The nearest low-rank matrix, in the Frobenius norm or by the error of the layer's outputs.
 
 Source: Eckart and Young 1936; Wang et al. 2025, SVD-LLM, arXiv:2403.07378 (the whitened form).
 """
 
+from jaxtyping import Float
 from torch import Tensor
 
 from mobilellm.compression.algorithms.kronecker import truncated_svd
@@ -10,11 +11,12 @@ from mobilellm.compression.algorithms.metric import Metric
 
 
 def nearest_low_rank(
-    weight: Tensor, rank: int, metric: Metric | None = None
-) -> tuple[Tensor, Tensor]:
+    weight: Float[Tensor, "rows columns"], rank: int, metric: Metric | None = None
+) -> tuple[Float[Tensor, "rank rows 1"], Float[Tensor, "rank 1 columns"]]:
     """The matrix of rank `rank` nearest to `weight` under `metric`, as factors of a sum.
 
-    The squared error is the sum of the squares of the whitened weight's further singular values.
+    The squared error is the sum of the squares of the singular values of the whitened weight
+    beyond the first `rank`.
 
     Args:
         weight: (out, in).
@@ -25,7 +27,7 @@ def nearest_low_rank(
         left (rank, out, 1) and right (rank, 1, in), as `KroneckerLinear` takes them, float64.
 
     Raises:
-        ValueError: a rank out of range.
+        ValueError: the rank is out of range.
     """
     rows, columns = weight.shape
     if not 1 <= rank <= min(rows, columns):

@@ -1,26 +1,29 @@
 """Error metrics: the Frobenius norm, or weighted by the second moment of the layer's inputs."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-# This share of the mean of the diagonal is added to it, so that unseen directions stay finite.
+# This share of the mean of the moment's diagonal is added to the diagonal, so that the moment can
+# be inverted even if the inputs do not span the whole space.
 DAMPING = 1e-6
 
 
 class Metric:
-    """‖E‖² = tr(E S Eᵀ), with S the second moment of the layer's inputs, or S = 1 without one.
+    """‖E‖² = tr(E S Eᵀ), with S the second moment of the layer's inputs, or the identity.
 
-    With S it is the mean square error of the layer's outputs. All values are float64.
+    With the second moment it is the mean squared error of the layer's outputs. All values are
+    float64.
     """
 
     def __init__(self, moment: Tensor | None = None) -> None:
-        """Damp and factor the moment.
+        """Damp the moment and compute its Cholesky factor.
 
         Args:
-            moment: E[x xᵀ] (in, in); None: the plain Frobenius norm.
+            moment: E[x xᵀ] (in, in); None: the Frobenius norm.
 
         Raises:
-            ValueError: a moment that is not square, has entries that are not finite, or is not
+            ValueError: the moment is not square, has entries that are not finite, or is not
                 positive semi-definite.
         """
         self.moment: Tensor | None = None
@@ -34,47 +37,52 @@ class Metric:
         moment = moment.double()
         identity = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
         mean = float(moment.diagonal().mean())
-        # Inputs that are always zero leave every weight free: the nearest in norm is taken.
+        # If all inputs are zero, every weight gives the same outputs; damping by 1 makes this
+        # the Frobenius norm.
         self.damping = 1.0 if mean == 0 else DAMPING * mean
         self.moment = moment + self.damping * identity
         self._root = _root(self.moment)
 
-    def squared_norm(self, error: Tensor) -> float:
-        """tr(E S Eᵀ) of a weight or its error (out, in)."""
+    def squared_norm(self, error: Float[Tensor, "rows columns"]) -> float:
+        """tr(E S Eᵀ) of a weight or of its error, (out, in)."""
         return float(self.whiten(error.detach().double()).square().sum())
 
-    def relative_error(self, weight: Tensor, approximation: Tensor) -> float:
-        """‖W − Ŵ‖ / ‖W‖; 0 if both are zero."""
+    def relative_error(
+        self,
+        weight: Float[Tensor, "rows columns"],
+        approximation: Float[Tensor, "rows columns"],
+    ) -> float:
+        """‖W − Ŵ‖ / ‖W‖. If ‖W‖ is zero, 0 for an exact approximation and 1 for any other."""
         norm = self.squared_norm(weight)
         error = self.squared_norm(weight.double() - approximation.double())
         return (error / norm) ** 0.5 if norm > 0 else float(error > 0)
 
-    def whiten(self, weight: Tensor) -> Tensor:
-        """W L, with L Lᵀ = S: its Frobenius norm is the metric's."""
+    def whiten(self, weight: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+        """W L with L Lᵀ = S, whose Frobenius norm is the norm of W in this metric."""
         return weight.double() if self._root is None else weight.double() @ self._root
 
-    def unwhiten(self, whitened: Tensor) -> Tensor:
+    def unwhiten(self, whitened: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
         """The inverse of `whiten`."""
         if self._root is None:
             return whitened
         return torch.linalg.solve_triangular(self._root, whitened, upper=False, left=False)
 
-    def times_moment(self, weight: Tensor) -> Tensor:
-        """W S."""
+    def times_moment(self, weight: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+        """The product W S."""
         return weight if self.moment is None else weight @ self.moment
 
 
 def _root(moment: Tensor) -> Tensor:
-    """L with L Lᵀ = S.
+    """The Cholesky factor L of the moment, with L Lᵀ = S.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the moment has entries that are not finite or is not positive semi-definite.
     """
     if not moment.isfinite().all():
         raise ValueError(
-            f"the second moment {tuple(moment.shape)} has entries that are not finite: the "
-            "activations that it is the mean of overflowed or were NaN; compress a model whose "
-            "loss on this text is finite, in float32 if it was float16"
+            f"the second moment {tuple(moment.shape)} has entries that are not finite, because "
+            "activations overflowed or were NaN; compress a model whose loss on this text is "
+            "finite, and use float32 if the model is in float16"
         )
     root, failed = torch.linalg.cholesky_ex(moment)
     if failed:
@@ -86,21 +94,25 @@ def _root(moment: Tensor) -> Tensor:
     return root
 
 
-def target_weight(weight: Tensor, metric: Metric, cross: Tensor | None) -> Tensor:
-    """The weight that best turns the inputs seen now into the teacher's outputs.
+def target_weight(
+    weight: Float[Tensor, "out_features in_features"],
+    metric: Metric,
+    cross: Float[Tensor, "in_features in_features"] | None,
+) -> Float[Tensor, "out_features in_features"]:
+    """The weight T that best reproduces the teacher's outputs from the student's inputs.
 
-    Minimises E‖W t − T x‖² for the teacher's inputs t and the inputs x that already compressed
-    layers deliver: T = W E[t xᵀ] S⁻¹. What later layers can still mend of the error of earlier
-    ones is mended so.
+    Minimises E‖W t − T x‖² for the teacher's inputs t and the inputs x that the layers compressed
+    so far produce. The solution is T = W E[t xᵀ] S⁻¹. A layer thereby corrects a part of the error
+    of the layers before it.
 
     Args:
-        weight: the teacher's (out, in).
+        weight: the teacher's weight W, (out, in).
         metric: with S = E[x xᵀ].
-        cross: E[t xᵀ] (in, in); None: the weight itself.
+        cross: E[t xᵀ] (in, in); None: return the weight itself.
     """
     if cross is None or metric.moment is None:
         return weight.double()
     identity = torch.eye(len(cross), dtype=cross.dtype, device=cross.device)
-    # Damped as S is: equal inputs leave the weight as it is.
+    # The same damping as that of S, so that equal inputs leave the weight unchanged.
     damped = cross + metric.damping * identity
     return torch.linalg.solve(metric.moment, (weight.double() @ damped).T).T

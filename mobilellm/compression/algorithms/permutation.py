@@ -1,10 +1,12 @@
 """Search for orders of rows and columns in which weights are nearer to sums of Kronecker products.
 
-Starts (the order as it is, sorted by norm and by the leading singular vector, random ones) are
-improved by exact linear assignments. The result is a local optimum: a planted permutation is
-often, but not always, found again.
+The search starts from several orders (the present one, two sorted by norm and by the leading
+singular vector, and random ones) and improves them by exact linear assignments. The result is a
+local optimum: if the rows of an exact sum are shuffled, their order is recovered often but not
+always.
 
-Source: the form P W Q ≈ Σ leftᵢ ⊗ rightᵢ is TQCompressor's, arXiv:2401.16367; the search is ours.
+Source: the form P W Q ≈ Σ leftᵢ ⊗ rightᵢ is from TQCompressor, arXiv:2401.16367; the search
+method is this project's own.
 """
 
 import math
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mobilellm.compression.algorithms.arrangement import Arrangement, Member, Side, order_matters
@@ -35,13 +38,13 @@ class Permutations:
     """
 
     rows: Tensor
-    """(out,) int64: the row that comes to each place."""
+    """p, (out,) int64: the index of the row that is moved to each position."""
     columns: Tensor
-    """(in,) int64."""
+    """q, (in,) int64: the index of the column that is moved to each position."""
     error: float
-    """‖W[p][:, q] − Σ leftᵢ ⊗ rightᵢ‖ / ‖W‖, Frobenius norms."""
+    """‖W[p][:, q] − Σ leftᵢ ⊗ rightᵢ‖ / ‖W‖, in Frobenius norms."""
     identity_error: float
-    """The same with every row and column at its place; never below `error`."""
+    """The same error without reordering; never below `error`."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +52,15 @@ class UnitPermutation:
     """One order of units shared by several weights."""
 
     order: Tensor
-    """(num_units,) int64: the unit that comes to each place, as `permute_units_` takes it."""
+    """(num_units,) int64: the index of the unit at each position, as `permute_units_` takes it."""
     error: float
-    """Root of the mean over the weights of squared error over squared norm."""
+    """Root mean square over the weights of the relative error."""
     identity_error: float
-    """The same in the present order; never below `error`."""
+    """The same error without reordering; never below `error`."""
 
 
 def search_permutations(
-    weight: Tensor,
+    weight: Float[Tensor, "rows columns"],
     left_shape: Size,
     right_shape: Size,
     num_terms: int = 1,
@@ -68,19 +71,21 @@ def search_permutations(
 ) -> Permutations:
     """Orders of rows and columns in which `weight` is nearer to a sum of Kronecker products.
 
-    A side on which either factor has size 1 is left as it is: its order cannot matter.
+    Rows (or columns) are not reordered if either factor has only one of them, because their order
+    then does not change the error.
 
     Args:
         weight: (m1·m2, n1·n2).
         left_shape: (m1, n1).
         right_shape: (m2, n2).
-        num_terms: products in the sum.
-        rows: whether rows may move.
-        columns: whether columns may.
+        num_terms: number of products in the sum.
+        rows: whether rows may be reordered.
+        columns: whether columns may be reordered.
         search: default: `PermutationSearch()`.
 
     Raises:
-        ValueError: shapes or terms that do not fit the weight; entries that are not finite.
+        ValueError: the shapes or the number of terms do not fit the weight, or it has entries that
+            are not finite.
     """
     part = PartShape(left=left_shape, right=right_shape, num_terms=num_terms)
     identity_error = _rms_error([(weight, part)])
@@ -95,7 +100,7 @@ def search_permutations(
         orders[side.members[0].dim] = order
     p, q = (order.to(weight.device) for order in orders)
     error = _rms_error([(weight[p][:, q], part)])
-    if error > identity_error:  # equal but for rounding
+    if error > identity_error:  # The errors are equal up to rounding.
         p, q = (torch.arange(size, device=weight.device) for size in weight.shape)
     return Permutations(p, q, min(error, identity_error), identity_error)
 
@@ -110,20 +115,22 @@ def search_unit_permutation(
 ) -> UnitPermutation:
     """One order of units that brings several weights nearer to sums of Kronecker products.
 
-    Minimises the sum over the weights of squared error over squared norm: each weight counts
-    alike. Such an order costs nothing where a model's other layers follow it (`permute_units_`).
+    Minimises the sum over the weights of the squared relative error, so that all weights have the
+    same importance. If all layers that share the units are reordered (`permute_units_`), nothing
+    has to be stored and the model's function does not change.
 
     Args:
-        row_weights: weights (num_units·unit, …) whose rows are the units, each with the part that
-            will stand for it; gate and up projections.
-        column_weights: weights (…, num_units·unit) whose columns are; the down projection.
-        unit: rows or columns that move as one, `head_dim` for heads.
-        groups: units move only within their group of num_units / groups.
+        row_weights: weights (num_units·unit, …) whose rows are the units, such as gate and up
+            projections, each with the shape of the sum that will replace it.
+        column_weights: the same for weights (…, num_units·unit) whose columns are the units, such
+            as the down projection.
+        unit: number of rows or columns of one unit, `head_dim` for heads.
+        groups: number of groups; a unit moves only within its group of num_units / groups units.
         search: default: `PermutationSearch()`.
 
     Raises:
-        ValueError: no weight; sizes that do not agree or are not divided by `unit` and `groups`;
-            shapes or terms that do not fit a weight; entries that are not finite.
+        ValueError: there is no weight, the sizes differ or are not divisible by unit x groups, a
+            shape does not fit its weight, or a weight has entries that are not finite.
     """
     weights = [*row_weights, *column_weights]
     dims = [0] * len(row_weights) + [1] * len(column_weights)
@@ -145,7 +152,7 @@ def search_unit_permutation(
         w.index_select(d, features.to(w.device)) for (w, _), d in zip(weights, dims, strict=True)
     ]
     error = _rms_error([(w, part) for w, (_, part) in zip(moved, weights, strict=True)])
-    if error > identity_error:  # equal but for rounding
+    if error > identity_error:  # The errors are equal up to rounding.
         return UnitPermutation(identity, identity_error, identity_error)
     return UnitPermutation(order.to(identity.device), error, identity_error)
 
@@ -169,7 +176,7 @@ def _count_units(sizes: Sequence[int], unit: int, groups: int) -> int:
 
 
 def _rms_error(weights: Sequence[WeightPart]) -> float:
-    """Root of the mean of squared error over squared norm, by multiplying the products out."""
+    """Root mean square of the weights' relative errors, computed from the materialised products."""
     total = 0.0
     for weight, part in weights:
         dense = weight.detach().double().cpu()
@@ -188,7 +195,7 @@ def _rms_error(weights: Sequence[WeightPart]) -> float:
 def _search(
     weights: Sequence[WeightPart], sides: tuple[Side, ...], search: PermutationSearch
 ) -> tuple[Tensor, ...]:
-    """The best order found for each side."""
+    """The best order that was found for each side."""
     if not sides:
         return ()
     normed = []

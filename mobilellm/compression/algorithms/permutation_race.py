@@ -1,6 +1,7 @@
-"""Searching the order of an arrangement: from several starts, by assignments and by annealing.
+"""Search for the best order of rows and columns from several starting orders.
 
-After each sweep the worse half of the starts is dropped.
+The orders are improved by linear assignments. After each sweep the worse half of them is dropped
+(successive halving). Simulated annealing can then improve the best one.
 
 Source: Jamieson and Talwalkar 2016, Non-stochastic best arm identification (successive halving),
 arXiv:1502.07943; Kirkpatrick et al. 1983, Optimization by simulated annealing.
@@ -19,30 +20,31 @@ from mobilellm.compression.algorithms.arrangement import Arrangement, assigned, 
 from mobilellm.compression.algorithms.kronecker import truncated_svd
 from mobilellm.ranges import MAX_INDEX, MAX_SEED, Range, check_fields
 
-# A sweep that lowers the squared error by less than this share is the last.
+# The search ends after a sweep that lowers the squared error by less than this share.
 TOLERANCE = 1e-3
-# What is left of the squared error where an order is taken to be exact.
+# An order with at most this squared error is regarded as exact.
 EXACT = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
 class PermutationSearch:
-    """How long and from where to search.
+    """Starting orders and limits of a permutation search.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number is out of range.
     """
 
     restarts: int = 4
-    """Random orders to start from, besides the present one and two sorted ones."""
+    """Number of random starting orders, in addition to the present one and two sorted ones."""
     annealing_swaps: int = 0
-    """Exchanges tried on the best order at falling temperature, before it is improved again."""
+    """Number of swaps that simulated annealing proposes on the best order, which is then improved
+    by assignments again; 0 turns annealing off."""
     max_sweeps: int = 50
-    """Most sweeps for one start; each assigns every row and column once."""
+    """Largest number of sweeps per start; a sweep reassigns every row and column once."""
     seed: int = 0
-    """Of everything random: one seed, one result, unless the time runs out."""
+    """Seed of all random numbers; it determines the result unless the time limit is reached."""
     max_seconds: float | None = None
-    """Wall-clock limit, looked at between assignments; the best order by then is taken."""
+    """Wall-clock limit, checked between assignments; the best order found by then is returned."""
 
     def __post_init__(self) -> None:
         """Check."""
@@ -58,10 +60,10 @@ class PermutationSearch:
 
 
 class Race:
-    """One search: its random numbers and its clock."""
+    """One run of the search, with its random number generator and its deadline."""
 
     def __init__(self, search: PermutationSearch) -> None:
-        """Start the clock."""
+        """Seed the generator and set the deadline."""
         self.search = search
         self.generator = torch.Generator().manual_seed(search.seed)
         limit = search.max_seconds
@@ -77,17 +79,17 @@ class Race:
 
     @property
     def over(self) -> bool:
-        """Whether the time has run out."""
+        """Whether the time limit is reached."""
         return time.monotonic() >= self.deadline
 
     def random_starts(self, identity: Arrangement) -> Iterator[Arrangement]:
-        """As many as `restarts`, each made when its turn comes."""
+        """Random starting orders, `restarts` of them, created one at a time."""
         for _ in range(self.search.restarts):
             keys = [torch.rand(s.num_units, generator=self.generator) for s in identity.sides]
             yield _sorted_by(identity, keys)
 
     def race(self, identity: Arrangement, others: Iterable[Arrangement]) -> Arrangement:
-        """The best of all starts, of which the worse half is dropped after every sweep."""
+        """The best order from all starts; the worse half is dropped after every sweep."""
         best, racing = identity, chain([identity], others)
         for _ in range(self.search.max_sweeps):
             before = best.squared_error
@@ -104,11 +106,11 @@ class Race:
         return best
 
     def improved(self, arrangement: Arrangement) -> Arrangement:
-        """A local optimum."""
+        """Sweep one order until it no longer improves."""
         return self.race(arrangement, [])
 
     def sweep(self, arrangement: Arrangement) -> Arrangement:
-        """Every unit of every side assigned once."""
+        """Reassign every unit of every side once."""
         for index, side in enumerate(arrangement.sides):
             for places in batches(side, arrangement.parts, self.generator):
                 if self.over:
@@ -117,8 +119,11 @@ class Race:
         return arrangement
 
     def annealed(self, arrangement: Arrangement) -> Arrangement:
-        """The order after the exchanges, better or worse; the temperature falls to zero."""
-        tried, warmest = 0, None
+        """The order after simulated annealing, which may be better or worse.
+
+        The temperature falls linearly to zero.
+        """
+        tried, initial = 0, None
         while tried < self.search.annealing_swaps and not self.over:
             before = tried
             for index, side in enumerate(arrangement.sides):
@@ -126,19 +131,19 @@ class Race:
                     left = 1 - tried / self.search.annealing_swaps
                     if left <= 0 or self.over:
                         return arrangement
-                    heat = None if warmest is None else warmest * left
+                    temperature = None if initial is None else initial * left
                     arrangement, pairs, used = swapped(
-                        arrangement, index, places, heat, self.generator
+                        arrangement, index, places, temperature, self.generator
                     )
-                    warmest = used if warmest is None and pairs else warmest
+                    initial = used if initial is None and pairs else initial
                     tried += pairs
-            if tried == before:  # too few units for a pair
+            if tried == before:  # There are too few units to form a pair.
                 break
         return arrangement
 
 
 def sorted_starts(identity: Arrangement) -> list[Arrangement]:
-    """Units sorted by norm, and by their entry in the leading singular vector."""
+    """Two orders: units sorted by norm, and by their entry in the leading singular vector."""
     norms, vectors = [], []
     for side in identity.sides:
         rows = torch.cat(
@@ -154,7 +159,7 @@ def sorted_starts(identity: Arrangement) -> list[Arrangement]:
 
 
 def _sorted_by(arrangement: Arrangement, keys: Sequence[Tensor]) -> Arrangement:
-    """Units in the order of their keys, within their groups; one tensor of keys a side."""
+    """The units of each side sorted by their keys within groups; one tensor of keys per side."""
     for index, (side, key) in enumerate(zip(arrangement.sides, keys, strict=True)):
         order = key.argsort()
         order = order[side.group_of(order).argsort(stable=True)]

@@ -1,7 +1,8 @@
-"""Which weights of a matrix to set to zero, and how to make up for them with the others.
+"""Masks that set weights of a matrix to zero, and the adjustment of the other weights.
 
-Patterns: `unstructured`, or n:m such as `2:4`: of every m neighbouring inputs n are kept, which
-GPUs multiply faster for 2:4. In all cases exactly `pruned_count` entries go, ties broken by place.
+The pattern is `unstructured`, or n:m, which keeps n of every m neighbouring inputs; some GPUs
+multiply 2:4 matrices faster. Exactly `pruned_count` entries are set to zero; of equal scores the
+first is pruned.
 """
 
 import math
@@ -9,6 +10,7 @@ import re
 from itertools import pairwise
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 UNSTRUCTURED = "unstructured"
@@ -17,16 +19,16 @@ UNSTRUCTURED = "unstructured"
 def check_pattern(
     sparsity: float, pattern: str, width: int | None = None
 ) -> tuple[int, int] | None:
-    """(n, m) of an n:m pattern, None for `unstructured`.
+    """Check a sparsity and a pattern; return (n, m) of an n:m pattern, None for `unstructured`.
 
     Args:
         sparsity: share of the entries that become zero.
         pattern: `unstructured`, or n:m.
-        width: inputs of the matrix; None: not known yet.
+        width: number of inputs of the matrix; None: not known yet.
 
     Raises:
-        ValueError: a sparsity outside [0, 1) or other than the pattern's, an unknown pattern, a
-            width that m does not divide.
+        ValueError: the sparsity is outside [0, 1) or contradicts the pattern, the pattern is
+            unknown, or the width is not divisible by m.
     """
     if not 0 <= sparsity < 1:
         raise ValueError(
@@ -43,23 +45,25 @@ def check_pattern(
         )
     if not math.isclose(sparsity, 1 - n / m):
         raise ValueError(
-            f"sparsity={sparsity} does not go with pattern={pattern}, which keeps {n} of {m}; "
+            f"sparsity={sparsity} contradicts pattern={pattern}, which keeps {n} of {m}; "
             f"use sparsity={1 - n / m:g}, or pattern={UNSTRUCTURED}"
         )
     if width is not None and width % m:
         raise ValueError(
             f"pattern={pattern} needs a number of inputs divisible by {m}, the matrix has {width}; "
-            f"use pattern={UNSTRUCTURED} for it, or leave it out"
+            f"use pattern={UNSTRUCTURED} for it, or do not prune it"
         )
     return n, m
 
 
 def pruned_count(entries: int, sparsity: float) -> int:
-    """Entries that become zero: `sparsity` of them, to the nearest whole number."""
+    """Number of entries that become zero: sparsity x entries, rounded half up."""
     return math.floor(sparsity * entries + 0.5)
 
 
-def magnitude_mask(weight: Tensor, sparsity: float, pattern: str = UNSTRUCTURED) -> Tensor:
+def magnitude_mask(
+    weight: Float[Tensor, "out_features in_features"], sparsity: float, pattern: str = UNSTRUCTURED
+) -> Bool[Tensor, "out_features in_features"]:
     """Keep the entries of largest magnitude, compared over the whole matrix.
 
     Args:
@@ -68,7 +72,7 @@ def magnitude_mask(weight: Tensor, sparsity: float, pattern: str = UNSTRUCTURED)
         pattern: `unstructured`, or n:m along the inputs.
 
     Returns:
-        bool (out, in), True = kept.
+        bool (out, in), True for entries that are kept.
 
     Raises:
         ValueError: as `check_pattern`.
@@ -81,23 +85,27 @@ def magnitude_mask(weight: Tensor, sparsity: float, pattern: str = UNSTRUCTURED)
 
 
 def wanda_mask(
-    weight: Tensor, input_norms: Tensor, sparsity: float, pattern: str = UNSTRUCTURED
-) -> Tensor:
+    weight: Float[Tensor, "out_features in_features"],
+    input_norms: Tensor,
+    sparsity: float,
+    pattern: str = UNSTRUCTURED,
+) -> Bool[Tensor, "out_features in_features"]:
     """Keep the entries with the largest |W| · ‖x‖, compared within each output's row.
 
-    Rows lose numbers of entries that differ by at most one, so that the whole has the count asked.
+    The number of pruned entries differs by at most one between rows, so that the matrix has
+    exactly the requested number in total.
 
     Args:
         weight: (out, in).
-        input_norms: (in,), root mean square of each input, or any multiple of it.
+        input_norms: (in,), root mean square of each input, up to a common factor.
         sparsity: share of the entries that become zero, in [0, 1).
         pattern: `unstructured`, or n:m along the inputs.
 
     Returns:
-        bool (out, in), True = kept.
+        bool (out, in), True for entries that are kept.
 
     Raises:
-        ValueError: as `check_pattern`; norms of another shape.
+        ValueError: as `check_pattern`, or the norms have another shape.
 
     Source: Sun et al. 2023, Wanda, arXiv:2306.11695.
     """
@@ -114,35 +122,37 @@ def wanda_mask(
 
 
 def sparsegpt(
-    weight: Tensor,
+    weight: Float[Tensor, "out_features in_features"],
     second_moment: Tensor,
     sparsity: float,
     pattern: str = UNSTRUCTURED,
     *,
     block_size: int = 128,
     damping: float = 0.01,
-) -> tuple[Tensor, Tensor]:
-    """Prune column after column; the columns to the right make up for what goes.
+) -> tuple[Float[Tensor, "out_features in_features"], Bool[Tensor, "out_features in_features"]]:
+    """Prune column by column, and adjust the columns to the right to compensate the error.
 
-    Pruning w_j costs w_j² / [H⁻¹]_jj and is best answered by w −= w_j / [H⁻¹]_jj · [H⁻¹]_j, with
-    H the moment of the columns from j on. Row j of the upper Cholesky factor U of H⁻¹ is that row
-    divided by its root, so that one factorisation serves all columns and rows.
+    Pruning w_j increases the squared error by w_j² / [H⁻¹]_jj after the optimal adjustment
+    w −= w_j / [H⁻¹]_jj · [H⁻¹]_j, with H the moment of the inputs from j on. Row j of the upper
+    Cholesky factor U of H⁻¹ is [H⁻¹]_j / √[H⁻¹]_jj, so that one factorisation gives these rows for
+    all columns and outputs.
 
     Args:
         weight: (out, in).
         second_moment: E[x xᵀ] (in, in) of the layer's inputs.
         sparsity: share of the entries that become zero, in [0, 1).
         pattern: `unstructured`, chosen per block of columns, or n:m, chosen per m columns.
-        block_size: columns whose mask is chosen together, after all to the left are done.
-        damping: share of the moment's mean diagonal that is added to the diagonal.
+        block_size: number of columns whose mask is chosen together, once all columns to the left
+            are pruned.
+        damping: share of the mean of the moment's diagonal that is added to the diagonal.
 
     Returns:
-        The new weight (out, in), in the type of `weight` and zero where masked; the mask, bool
-        (out, in), True = kept.
+        The new weight (out, in), of the dtype of `weight`, with zeros at the pruned entries; the
+        mask, bool (out, in), True for entries that are kept.
 
     Raises:
-        ValueError: as `check_pattern`; a moment of another shape, blocks that split groups, no
-            damping where the moment is singular.
+        ValueError: as `check_pattern`; or the moment has another shape, block_size is not a
+            multiple of m, or the damped moment is singular.
 
     Source: Frantar and Alistarh 2023, SparseGPT, arXiv:2301.00774.
     """
@@ -150,7 +160,7 @@ def sparsegpt(
     groups = check_pattern(sparsity, pattern, width)
     _check_blocks(second_moment, width, block_size, pattern, groups)
     work = weight.detach().to(torch.float64, copy=True)
-    work[:, second_moment.diagonal() <= 0] = 0  # what is never seen is pruned first
+    work[:, second_moment.diagonal() <= 0] = 0  # Inputs that are always zero are pruned first.
     factor = _inverse_factor(second_moment, damping)
     mask = torch.ones_like(work, dtype=torch.bool)
     for start in range(0, width, block_size):
@@ -165,22 +175,22 @@ def sparsegpt(
         errors = torch.zeros_like(block)
         for column in range(stop - start):
             if groups is not None and column % groups[1] == 0:
-                ahead = slice(column, column + groups[1])
-                scores = (block[:, ahead] / diagonal[ahead]).square()
-                kept[:, ahead] = _keep_n_of_m(scores, *groups)
-            gone = block[:, column] * ~kept[:, column]
-            errors[:, column] = gone / diagonal[column]
+                group = slice(column, column + groups[1])
+                scores = (block[:, group] / diagonal[group]).square()
+                kept[:, group] = _keep_n_of_m(scores, *groups)
+            pruned = block[:, column] * ~kept[:, column]
+            errors[:, column] = pruned / diagonal[column]
             block[:, column:] -= errors[:, column, None] * upper[column, column:]
         work[:, stop:] -= errors @ factor[start:stop, stop:]
     return (work * mask).to(weight.dtype), mask
 
 
 def _inverse_factor(second_moment: Tensor, damping: float) -> Tensor:
-    """Upper U with UᵀU = H⁻¹, of the damped moment H, float64."""
+    """The upper triangular U with UᵀU = H⁻¹ for the damped moment H, in float64."""
     hessian = second_moment.to(torch.float64, copy=True)
     diagonal = hessian.diagonal()
     dead = diagonal <= 0
-    # An input that is never seen has no row to solve with: any positive number stands in.
+    # An input that is always zero has a zero diagonal entry; any positive value makes H regular.
     scale = torch.ones_like(diagonal).mean() if dead.all() else diagonal[~dead].mean()
     diagonal[dead] = scale
     diagonal += damping * scale
@@ -214,13 +224,16 @@ def _check_blocks(
 
 
 def _shares(rows: int, width: int, sparsity: float) -> Tensor:
-    """Entries to prune in each row, so that every leading number of rows has its exact count."""
+    """Number of entries to prune in each row.
+
+    The first k rows together have exactly the rounded number of pruned entries, for every k.
+    """
     until = [pruned_count(row * width, sparsity) for row in range(rows + 1)]
     return torch.tensor([after - before for before, after in pairwise(until)])
 
 
 def _lowest(scores: Tensor, count: int | Tensor) -> Tensor:
-    """The `count` lowest of each row of scores (rows, entries), bool; of equals the first.
+    """Mask (rows, entries) of the `count` lowest scores of each row; of equal scores the first.
 
     `count` is one number, or one per row.
     """
@@ -233,5 +246,5 @@ def _lowest(scores: Tensor, count: int | Tensor) -> Tensor:
 
 
 def _keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
-    """The n highest of every m neighbouring scores, bool (out, in)."""
+    """Mask (out, in) of the n highest of every m neighbouring scores."""
     return ~_lowest(scores.reshape(-1, m), m - n).view(scores.shape)

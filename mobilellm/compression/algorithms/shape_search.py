@@ -1,12 +1,13 @@
-"""Which sum of shapes represents a weight best with a given number of parameters.
+"""Search for the factorised shape that best approximates a weight within a number of parameters.
 
-Candidates are low rank, Kronecker products with small right factors, and both together. Low rank
-alone is always among them, so that the result is never worse than it at equal parameters.
+Candidates are low rank, Kronecker products with small right factors, and sums of both. Low rank
+alone is always a candidate, so that the result is never worse than low rank.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from mobilellm.compression.algorithms.kronecker import nearest_kronecker
@@ -20,18 +21,19 @@ from mobilellm.ranges import Range, check_fields
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeSearch:
-    """What is tried.
+    """The candidates of a shape search.
 
     Raises:
-        ValueError: no finalist, no terms.
+        ValueError: a number is out of range, or `terms` is empty.
     """
 
     right_sizes: tuple[int, ...] = (1, 2, 4, 8)
-    """Rows and columns of right factors that are tried, where they divide the weight's."""
+    """Numbers of rows and of columns of right factors; those that divide the weight's are tried."""
     terms: tuple[int, ...] = (1, 2, 4)
-    """Terms of a Kronecker part beside low rank."""
+    """Numbers of terms of a Kronecker part that is combined with low rank."""
     finalists: int = 3
-    """Candidates that are fitted to the end; the others are ranked by a first fit."""
+    """Number of candidates, besides low rank, that are fitted until convergence. They are chosen by
+    the error of a cheap first fit."""
 
     def __post_init__(self) -> None:
         """Make tuples of lists and check."""
@@ -44,21 +46,21 @@ class ShapeSearch:
 
 
 def search_shape(
-    weight: Tensor,
+    weight: Float[Tensor, "rows columns"],
     parameters: int,
     metric: Metric | None = None,
     search: ShapeSearch | None = None,
 ) -> SumFit:
-    """The best sum found with at most so many parameters, fitted.
+    """The best sum found with at most `parameters` entries, fitted to the weight.
 
     Args:
         weight: (out, in).
-        parameters: entries of all factors together.
+        parameters: largest number of entries of all factors together.
         metric: default: the Frobenius norm.
-        search: what is tried.
+        search: the candidates; default: `ShapeSearch()`.
 
     Raises:
-        ValueError: too few parameters for any candidate.
+        ValueError: there are too few parameters for any candidate.
     """
     search, metric = search or ShapeSearch(), metric or Metric()
     rows, columns = weight.shape
@@ -66,7 +68,7 @@ def search_shape(
     check_parameters((rows, columns), parameters, search)
     shapes = list(_candidates((rows, columns), parameters, search))
     screened = sorted(shapes, key=_Screen(weight, metric))
-    # Low rank is exact as it stands and always a finalist.
+    # Low rank needs no further fitting and is always a finalist.
     finalists = [s for s in shapes if len(s.parts) == 1 and s.parts[0].is_low_rank]
     finalists += [s for s in screened if s not in finalists][: search.finalists]
     fits = [SumFit(weight, shape, metric).improve() for shape in finalists]
@@ -74,10 +76,10 @@ def search_shape(
 
 
 def check_parameters(size: tuple[int, int], parameters: int, search: ShapeSearch) -> None:
-    """Refuse a budget in which no candidate fits.
+    """Check that at least one candidate fits into the number of parameters.
 
     Raises:
-        ValueError: names it and the size (rows, columns).
+        ValueError: no candidate fits.
     """
     if not any(True for _ in _candidates(size, parameters, search)):
         rows, columns = size
@@ -96,7 +98,7 @@ def _candidates(
         yield FactorizedShape(parts=(low_rank_shape(rows, columns, rank),))
     for m2 in search.right_sizes:
         for n2 in search.right_sizes:
-            # A left factor of one entry each is the low-rank twin with sides exchanged.
+            # Scalar right factors and left factors with a single row or column are not tried.
             if rows % m2 or columns % n2 or m2 * n2 == 1 or (m2 == rows) or (n2 == columns):
                 continue
             yield from _with_right((rows, columns), (m2, n2), parameters, search)
@@ -120,7 +122,7 @@ def _with_right(
 
 
 class _Screen:
-    """Squared error of a first, cheap fit: one SVD serves all ranks."""
+    """Squared error of a shape after a cheap first fit, which uses one SVD for all ranks."""
 
     def __init__(self, weight: Tensor, metric: Metric) -> None:
         self.weight, self.metric = weight, metric

@@ -1,4 +1,4 @@
-"""Fitting sums of parts of different shapes: part after part, each to what the others leave."""
+"""Fitting a sum of low-rank and Kronecker parts, by fitting each part to the others' residual."""
 
 import torch
 from torch import Tensor
@@ -14,20 +14,20 @@ Factors = tuple[Tensor, Tensor]
 
 
 class SumFit:
-    """A sum of parts being fitted to a weight; float64 throughout."""
+    """A sum of parts that is fitted to a weight, in float64."""
 
     def __init__(
         self, weight: Tensor, shape: FactorizedShape, metric: Metric | None = None
     ) -> None:
-        """Fit each part in turn to what the ones before it leave.
+        """Fit each part in turn to the residual of the parts before it.
 
         Args:
             weight: (out, in).
-            shape: parts and their terms; its permutations are the caller's business.
+            shape: the parts and their numbers of terms; its permutations are ignored.
             metric: default: the Frobenius norm.
 
         Raises:
-            ValueError: a shape that is not the weight's.
+            ValueError: the shape and the weight differ in size.
         """
         if tuple(weight.shape) != shape.size:
             raise ValueError(f"weight has shape {tuple(weight.shape)}, the parts {shape.size}")
@@ -52,9 +52,13 @@ class SumFit:
         return self.metric.relative_error(self.weight, self.weight - self._residual)
 
     def improve(self, sweeps: int = 50, tolerance: float = 1e-4) -> "SumFit":
-        """Refit the parts in turns until a sweep lowers the squared error by less than `tolerance`.
+        """Refit all parts repeatedly, until the squared error falls by less than `tolerance`.
 
-        A refit that rounding made worse is not kept, so that the error never rises.
+        A refit that is worse because of rounding is discarded, so that the error never increases.
+
+        Args:
+            sweeps: how often each part is refitted, at most.
+            tolerance: relative decrease of the squared error below which a sweep is the last.
         """
         before = self.metric.squared_norm(self._residual)
         for _ in range(sweeps):
@@ -67,7 +71,7 @@ class SumFit:
         return self
 
     def layer(self, dtype: torch.dtype = torch.float32) -> FactorizedLinear:
-        """The layer with these factors, the two of a term of equal norms."""
+        """The layer with these factors, scaled so that both factors of a term have equal norms."""
         return FactorizedLinear(
             [KroneckerLinear(*(f.to(dtype) for f in balanced(pair))) for pair in self.factors]
         )
@@ -93,7 +97,7 @@ class SumFit:
 
 
 def dense(factors: Factors) -> Tensor:
-    """Σ leftᵢ ⊗ rightᵢ as a matrix (out, in)."""
+    """The sum Σ leftᵢ ⊗ rightᵢ as a dense matrix (out, in)."""
     left, right = factors
     if left.shape[2] == 1 and right.shape[1] == 1:
         return left.squeeze(2).T @ right.squeeze(1)
@@ -102,7 +106,10 @@ def dense(factors: Factors) -> Tensor:
 
 
 def balanced(factors: Factors) -> Factors:
-    """The same terms with left and right factors of equal norms: both then learn alike."""
+    """The same terms, scaled so that left and right factors have equal norms.
+
+    Their gradients are then of similar size.
+    """
     left, right = factors
     norms = [torch.linalg.vector_norm(f, dim=(1, 2), keepdim=True) for f in (left, right)]
     scale = (norms[1] / norms[0].clamp(min=1e-300)).sqrt()
