@@ -1,4 +1,4 @@
-"""What a model costs, in closed form from its configuration alone. Nothing here imports torch."""
+"""Parameters, FLOPs and memory of a model, computed from its configuration without torch."""
 
 from mobilellm.accounting.activation_memory import activation_bytes
 from mobilellm.accounting.cluster import Cluster

@@ -1,4 +1,4 @@
-"""What the forward pass of a training step keeps for the backward pass, and in which precision."""
+"""Memory of the activations that a training step keeps for the backward pass, by precision."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from mobilellm.models.config import BlockShape, ModelConfig, check_choice
 
 @dataclass(frozen=True)
 class Precision:
-    """Bytes of the numbers of a training step."""
+    """Bytes per number in a training step."""
 
     weight: int
-    """Of a weight, its gradient and each of its optimizer states."""
+    """Bytes of a weight, of its gradient and of each of its optimizer states."""
     residual: int
-    """Of the residual stream and the norms on it."""
+    """Bytes of a value of the residual stream and of its norms."""
     value: int
-    """Of what goes into and comes out of matrix products."""
+    """Bytes of an input or output of a matrix product."""
 
     @property
     def is_mixed(self) -> bool:
-        """Whether values are cast from the residual stream's type for every product."""
+        """Whether inputs of matrix products are cast from the type of the residual stream."""
         return self.value < self.residual
 
 
@@ -30,7 +30,7 @@ PRECISIONS = {
     "16-mixed": Precision(weight=4, residual=4, value=2),
     "bf16-true": Precision(weight=2, residual=2, value=2),
 }
-"""By Lightning's names."""
+"""Precisions by Lightning's names."""
 
 
 def activation_bytes(
@@ -46,19 +46,19 @@ def activation_bytes(
     """Bytes of the activations at the start of the backward pass.
 
     Args:
-        config: the model; shared blocks count as often as they run.
-        micro_batch_size: sequences.
-        sequence_length: tokens.
+        config: the model; shared blocks are counted once per application.
+        micro_batch_size: sequences per forward pass.
+        sequence_length: tokens per sequence.
         precision: one of Lightning's names, e.g. `bf16-mixed`.
-        activation_checkpointing: keep only the input of every application, and compute one block
-            at a time again.
-        document_mask: whether documents are kept apart. Every application then keeps the mask as
-            numbers to be added (tokens x tokens) and, but on CPUs, keys and values repeated for
-            every query head.
+        activation_checkpointing: keep only the input of every application of a block, and recompute
+            one block at a time in the backward pass.
+        document_mask: whether attention is restricted to tokens of the same document. Every
+            application then keeps an additive mask (tokens x tokens) and, except on CPUs, keys
+            and values that are repeated for every query head.
         accelerator: `cpu`, `mps` or `cuda`.
 
     Raises:
-        ValueError: a size below 1, a precision that is not known.
+        ValueError: a size is below 1, or the precision is unknown.
     """
     check_count("micro_batch_size", micro_batch_size)
     check_count("sequence_length", sequence_length)
@@ -71,22 +71,22 @@ def activation_bytes(
             repeats_heads=document_mask and accelerator != "cpu",
         )
     )
-    # The backward pass holds about as much for the block it passes through as the forward kept.
+    # For the current block, the backward pass needs about as much memory as the forward pass kept.
     working = max(kept // uses for kept, uses in zip(per_block, config.block_uses, strict=True))
     if activation_checkpointing:
         kept = config.num_layers * form.residual * config.hidden_size + working
     else:
         kept = sum(per_block)
-    ends = 3 * form.residual * config.hidden_size  # the final norm's input, its output, a gradient
-    mask = sequence_length if document_mask else 0  # one byte for each pair of tokens
+    ends = 3 * form.residual * config.hidden_size  # Final norm: input, output and a gradient.
+    mask = sequence_length if document_mask else 0  # One byte for each pair of tokens.
     return micro_batch_size * sequence_length * (kept + working + ends + mask)
 
 
 def precision_of(name: str) -> Precision:
-    """Bytes by Lightning's name of a precision.
+    """The precision with this name in Lightning.
 
     Raises:
-        ValueError: a name that is not known.
+        ValueError: the name is unknown.
     """
     check_choice("precision", name, PRECISIONS)
     return PRECISIONS[name]
@@ -95,29 +95,30 @@ def precision_of(name: str) -> Precision:
 def _application_bytes(
     config: ModelConfig, form: Precision, *, mask_values: int, repeats_heads: bool
 ) -> Iterator[int]:
-    """What the applications of each stored block keep, in bytes per token, one entry per block.
+    """Bytes per token that all applications of a block keep, for each stored block.
 
     Args:
         config: the model.
-        form: bytes of numbers.
-        mask_values: keys for which each query has a number in its mask.
+        form: the precision.
+        mask_values: length of each query's row of the mask; 0 without a mask.
         repeats_heads: whether keys and values are repeated for every query head.
     """
-    projections = 5 if config.feed_forward == "swiglu" else 4  # that read a norm's output
+    # Number of projections whose input is the output of a norm.
+    projections = 5 if config.feed_forward == "swiglu" else 4
     uses = config.block_uses
     for index, shape in enumerate(config.block_shapes):
         repeats = uses[index]
         key_value_passes = 1 if config.share_kv == "first" else repeats
-        # Two norms keep one tensor each; their outputs feed the projections, which under autocast
-        # each keep a cast copy of their own.
+        # Two norms keep one tensor each. Their outputs are the inputs of the projections, each of
+        # which keeps its own cast copy under autocast.
         read = projections if form.is_mixed else 2
         norms = config.hidden_size * (2 * form.residual + read * form.value)
         query_and_output = 2 * shape.num_attention_heads * head_dim(config)
         key_and_value = 2 * shape.num_key_value_heads * head_dim(config)
         if repeats_heads and shape.num_key_value_heads < shape.num_attention_heads:
-            # Each application repeats them anew; what it repeats is not needed again.
+            # Each application keeps its own repeated copy; the original is not needed again.
             key_value_passes, key_and_value = repeats, query_and_output
-        # SwiGLU keeps gate, up and their product; ReLU its output, which is all it needs.
+        # SwiGLU keeps gate, up and their product; ReLU keeps only its output.
         kept = 3 if config.feed_forward == "swiglu" else 1
         feed_forward = kept * shape.intermediate_size
         yield (
@@ -129,13 +130,13 @@ def _application_bytes(
 
 
 def _compressed_values(config: ModelConfig, block: int) -> int:
-    """Values per token that the compressed layers of one block keep beyond dense ones.
+    """Values per token that compressed layers of one block keep in addition to those of dense ones.
 
-    In all applications of the block.
+    The sum is over all applications of the block.
     """
     sizes, uses = config.matrix_sizes, applications(config)
     return sum(
-        # The other matrices share their input, which is kept in any case.
+        # The inputs of the other matrices are shared and are counted above.
         uses[name]
         * shape.kept_values(sizes[name], input_of_its_own=name.endswith(("o_proj", "down_proj")))
         for name, shape in config.layer_shapes.items()
@@ -144,7 +145,11 @@ def _compressed_values(config: ModelConfig, block: int) -> int:
 
 
 def _head_norm_bytes(config: ModelConfig, shape: BlockShape, form: Precision) -> int:
-    """QK-norm keeps queries and keys as they come, in mixed precision also what it scales."""
+    """Bytes per token and application that QK-norm keeps.
+
+    It keeps the queries and keys before the norm, and with RMS norm in mixed precision also the
+    normalised ones before they are scaled.
+    """
     kept = {"none": 0, "l2": 1, "rms": 2 if form.is_mixed else 1}[config.qk_norm]
     heads = shape.num_attention_heads + shape.num_key_value_heads
     return kept * heads * head_dim(config) * form.residual

@@ -1,4 +1,4 @@
-"""The hardware that the scaling forecast assumes: GPUs and the network between them."""
+"""The GPUs and the network that a scaling forecast assumes."""
 
 from dataclasses import dataclass, fields
 
@@ -10,31 +10,32 @@ LATENCY = Range(at_least=0, cap=1000)
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Identical nodes of identical GPUs, one network adapter each; default: H100 SXM, InfiniBand.
+    """A cluster of identical nodes with identical GPUs and one network adapter per GPU.
 
-    Bandwidths are those of large messages, per GPU and direction.
+    The defaults are for H100 SXM with InfiniBand. Bandwidths are those of large messages, per GPU
+    and direction.
 
     Raises:
-        ValueError: a number is not positive, or the overlap is not between 0 and 1.
+        ValueError: a number is out of range.
     """
 
     flops_per_second: float = 0.4 * 989e12
-    """Of one GPU in training: 40 % of the peak in bf16. The least certain number here: thin models
-    reach less, large micro-batches of wide ones more."""
+    """FLOP/s of one GPU in training: 40 % of the bf16 peak. This is the least certain number: thin
+    models reach less, wide models with large micro-batches reach more."""
     memory_bytes_per_second: float = 0.8 * 3.35e12
-    """For the optimizer's update: 80 % of HBM3's peak."""
+    """Memory bandwidth during the optimizer's update: 80 % of the peak of HBM3."""
     gpus_per_node: int = 8
     node_bytes_per_second: float = 370e9
-    """Inside of a node: of 450e9 nominal. Source: github.com/NVIDIA/nccl-tests/issues/212."""
+    """Bandwidth within a node; nominal 450e9. Source: github.com/NVIDIA/nccl-tests/issues/212."""
     network_bytes_per_second: float = 46e9
-    """Between nodes: of 50e9 nominal. Source: github.com/NVIDIA/nccl-tests/issues/290."""
+    """Bandwidth between nodes; nominal 50e9. Source: github.com/NVIDIA/nccl-tests/issues/290."""
     node_latency_seconds: float = 1.9e-6
-    """Of one hop inside of a node. Source: NCCL's src/graph/tuning.cc, protocol LL128, ring."""
+    """Latency of one hop within a node. Source: NCCL, src/graph/tuning.cc, protocol LL128, ring."""
     network_latency_seconds: float = 8.5e-6
-    """Of one hop between nodes. Source: the same, tree; for a ring it has 4.0e-6."""
+    """Latency of one hop between nodes. Source: the same file, tree (4.0e-6 for a ring)."""
     overlap: float = 0.8
-    """Fraction of the communication that can run during computation. The rest is
-    the gradient of the embedding, up to 15 % of all, which is computed last."""
+    """Share of the communication that can overlap with computation. The rest includes the gradient
+    of the embedding, which is computed last and is up to 15 % of the communication."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -52,7 +53,7 @@ class Cluster:
         """Number of nodes for `num_gpus` GPUs.
 
         Raises:
-            ValueError: several nodes are needed, and one would be only partly used.
+            ValueError: several nodes are needed, and one would be used only in part.
         """
         check_count("num_gpus", num_gpus)
         nodes = -(-num_gpus // self.gpus_per_node)
@@ -64,10 +65,11 @@ class Cluster:
         return nodes
 
     def bytes_per_second(self, num_gpus: int) -> float:
-        """Of a collective among so many GPUs, per GPU.
+        """Bandwidth per GPU of a collective operation among `num_gpus` GPUs.
 
-        Across nodes a ring runs through each adapter of a node, with its share of the bytes: the
-        slower of the node's links and of its adapters together decides.
+        Between nodes, one ring runs through each adapter of a node and transfers a part of the
+        bytes. The bandwidth is limited by the links within a node or by the sum of its adapters,
+        whichever is slower.
         """
         if self.num_nodes(num_gpus) == 1:
             return self.node_bytes_per_second
@@ -75,13 +77,13 @@ class Cluster:
         return min(self.node_bytes_per_second, adapters)
 
     def ring_seconds(self, num_gpus: int) -> float:
-        """Latency of an all-gather or a reduce-scatter: a ring once around."""
+        """Latency of an all-gather or a reduce-scatter: one pass around a ring."""
         nodes = self.num_nodes(num_gpus)
         inside = (num_gpus - nodes) * self.node_latency_seconds
         return inside + (nodes - 1) * self.network_latency_seconds
 
     def all_reduce_seconds(self, num_gpus: int) -> float:
-        """Latency of an all-reduce: inside of nodes a chain, between them a binary tree, both ways.
+        """Latency of an all-reduce: chains within nodes and a binary tree between them, both ways.
 
         Source: NCCL's cost model, src/graph/tuning.cc.
         """

@@ -1,4 +1,4 @@
-"""All that the accounting says about one model, as plain data: what `mobilellm explain` shows."""
+"""Parameters, FLOPs, memory and training time of one model, for `mobilellm explain`."""
 
 from dataclasses import asdict
 from typing import Any
@@ -17,18 +17,18 @@ from mobilellm.models.config import ModelConfig
 WEIGHT_BITS = (4, 8, 16, 32)
 
 TOKENS_PER_PARAMETER = 20
-"""Training tokens where none are given. Source: Hoffmann et al. 2022, arXiv:2203.15556."""
+"""Default number of training tokens. Source: Hoffmann et al. 2022, arXiv:2203.15556."""
 
 ASSUMED_RATES = {
     "cpu": (1e11, "two CPU cores"),
     "mps": (4e12, "a laptop's GPU"),
     "cuda": (1.25e14, "40 % of an A100's peak in bf16"),
 }
-"""FLOPs per second by accelerator where none are given, and whose they are."""
+"""Default FLOP/s per accelerator, with a description of the hardware."""
 
 
 def explain_model(config: ModelConfig, sequence_length: int) -> dict[str, Any]:
-    """What a model is and costs to run, in parameters, FLOPs and bytes.
+    """Parameters, FLOPs and memory of a model at inference.
 
     Args:
         config: the model.
@@ -37,10 +37,10 @@ def explain_model(config: ModelConfig, sequence_length: int) -> dict[str, Any]:
     Returns:
         Plain data for JSON: the configuration, `parameters`, `flops_per_token`,
         `kv_cache_bytes_per_token` (16 bits), `weight_bytes` and `decode_bytes_per_token` by bits
-        per weight; `compressed_layers` (as `compressed_kinds` gives them) where there are some.
+        per weight, and `compressed_layers` (see `compressed_kinds`) if there are any.
 
     Raises:
-        ValueError: a sequence longer than the context.
+        ValueError: the sequence is longer than the context.
     """
     if sequence_length > config.max_position_embeddings:
         raise ValueError(
@@ -70,11 +70,12 @@ def explain_model(config: ModelConfig, sequence_length: int) -> dict[str, Any]:
 
 
 def compressed_kinds(config: ModelConfig) -> list[dict[str, Any]]:
-    """Which matrices are stored factorised or masked, those of all blocks together.
+    """The compressed matrices, as one entry per kind of matrix for all blocks.
 
     Returns:
-        Per kind of matrix (`embedding`, `q_proj` …) how many of them are compressed (`compressed`,
-        `of`), their `parameters` stored and when `dense`, and `stored_as` in words.
+        For each kind of matrix (`embedding`, `q_proj`, …) that is compressed: the number of
+        compressed matrices (`compressed`) among all of this kind (`of`), their stored parameters
+        (`parameters`) and those of dense ones (`dense`), and a description (`stored_as`).
     """
     sizes, costs = config.matrix_sizes, matrix_costs(config)
     kinds: dict[str, list[str]] = {}
@@ -110,23 +111,23 @@ def explain_training(
     num_devices: int = 1,
     **memory_options: Any,
 ) -> dict[str, Any]:
-    """What training a model takes, in bytes and seconds.
+    """Memory and time that training a model needs.
 
     Args:
         config: the model.
         sequence_length: tokens.
         micro_batch_size: sequences per device and forward pass.
         max_tokens: tokens of the run; default: 20 per stored parameter.
-        accelerator: `cpu`, `mps` or `cuda`; says which rate is assumed where none is given.
-        flops_per_second: that one device reaches in training.
-        num_devices: that share the work.
-        memory_options: as of `training_memory_bytes`.
+        accelerator: `cpu`, `mps` or `cuda`; determines the default of flops_per_second.
+        flops_per_second: FLOP/s that one device reaches in training.
+        num_devices: number of devices that share the work.
+        memory_options: options of `training_memory_bytes`.
 
     Returns:
-        Plain data for JSON: `training_memory_bytes` and `training_time`.
+        Plain data for JSON: `training_memory_bytes`, `training_time` and the options.
 
     Raises:
-        ValueError: a size that is not positive, an unknown choice.
+        ValueError: a size is not positive, or a choice is unknown.
     """
     check_count("num_devices", num_devices)
     memory = training_memory_bytes(

@@ -1,10 +1,10 @@
-"""How many floating-point operations a token costs, counted from the configuration alone.
+"""Floating-point operations per token, computed from the configuration.
 
-A multiplication and its addition are two operations. Counted are the matrix products (every
-projection of every layer that runs, and the output head) and the attention scores and sums; a
-masked matrix counts as a dense one, since its zeros are multiplied too. Not counted are norms,
-rotary embedding, activations, softmax and the embedding's look-up, which together are below one
-percent at any width worth training.
+A multiply-add is counted as two operations. The count includes the matrix products (all projections
+of every executed layer, and the output head) and the attention scores and weighted sums. A masked
+matrix is counted like a dense one, because its zeros are multiplied too. Norms, rotary embedding,
+activation functions, softmax and the embedding look-up are not counted; together they are below
+one percent at practical widths.
 """
 
 from dataclasses import dataclass
@@ -21,31 +21,31 @@ from mobilellm.models.config import ModelConfig
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations per token, the mean over a sequence."""
+    """Floating-point operations per token, as the mean over a sequence."""
 
     matmul: int
-    """2 x the weights of every matrix, as often as it is applied, the output head included;
-    factorised matrices as they are applied, factor by factor in the cheaper order."""
+    """2 x the weights of every matrix per application, including the output head. Factorised
+    matrices are multiplied factor by factor, in the cheaper order."""
     attention: int
-    """Scores and weighted sums, over the keys that causality allows."""
+    """Scores and weighted sums over the keys that the causal mask allows."""
     forward: int
     """matmul + attention."""
     training: int
-    """3 x forward: the backward pass costs twice the forward. Recomputation, where activations are
-    checkpointed, is not counted: it is work of the method, not of the model."""
+    """3 x forward, because the backward pass needs twice the operations of the forward pass.
+    Recomputation for activation checkpointing is not counted."""
 
 
 def flops_per_token(config: ModelConfig, sequence_length: int) -> Flops:
     """Operations per token in a sequence of `sequence_length` tokens.
 
-    Attention is causal: the token at position s (from 1) sees s keys, in the mean
-    (sequence_length + 1) / 2, and each key costs 4 x heads x head_dim operations per layer. With
-    share_kv `first` the repeats of a block compute no keys and values.
+    Attention is causal: the token at position s (counted from 1) attends to s keys, on average to
+    (sequence_length + 1) / 2, and each key needs 4 x heads x head_dim operations per layer. With
+    share_kv `first` only the first application of a block computes keys and values.
 
     Raises:
-        ValueError: sequence_length below 1.
+        ValueError: sequence_length is below 1.
 
-    Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B (there without causality).
+    Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B (which ignores causality).
     """
     check_count("sequence_length", sequence_length)
     matmul = head_cost(config).flops

@@ -1,4 +1,4 @@
-"""What a model needs and reads where it runs: weights, KV cache, and bytes per decoded token."""
+"""Memory at inference: weights, KV cache, and bytes read per decoded token."""
 
 from collections import Counter
 
@@ -14,12 +14,12 @@ from mobilellm.models.config import BlockShape, ModelConfig
 
 
 def weight_bytes(config: ModelConfig, bits: int) -> int:
-    """Bytes of the stored weights at `bits` each; masked weights are stored like others.
+    """Bytes of the stored weights at `bits` bits each; masked weights are stored like others.
 
-    Not counted are the scales of a quantised format, masks and stored permutations.
+    The scales of a quantised format, masks and stored permutations are not counted.
 
     Raises:
-        ValueError: `bits` below 1.
+        ValueError: `bits` is below 1.
     """
     check_count("bits", bits)
     return -(-count_parameters(config).stored * bits // 8)
@@ -28,11 +28,11 @@ def weight_bytes(config: ModelConfig, bits: int) -> int:
 def kv_cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
     """Bytes that one token adds to the KV cache.
 
-    Every application of a block has keys and values of its own; with share_kv `first` the repeats
-    of a block use those of its first application, so that each block keeps one.
+    Every application of a block has its own keys and values. With share_kv `first` all applications
+    of a block use the keys and values of the first one, so that they are stored once per block.
 
     Raises:
-        ValueError: `bytes_per_value` below 1.
+        ValueError: `bytes_per_value` is below 1.
     """
     check_count("bytes_per_value", bytes_per_value)
     shapes = config.block_shapes
@@ -48,23 +48,24 @@ def decode_bytes_per_token(
     kv_bits: int = 16,
     repeats_cached: bool = False,
 ) -> int:
-    """Bytes read from memory to decode one token, batch 1: what bounds the speed on a phone.
+    """Bytes read from memory to decode one token at batch size 1, which limit the speed on a phone.
 
-    Read are the weights of every block that runs, the final norm, the output head, one row of the
-    input table where it is not the head, and the keys and values of `context` earlier tokens.
-    Factorised matrices are read as factors, masked ones whole.
+    They are the weights of every executed block, the final norm, the output head, one row of the
+    embedding if it is not tied to the head, and the keys and values of `context` earlier tokens.
+    Factorised matrices are read as factors, and masked matrices in full.
 
     Args:
         config: the model.
-        bits: of a weight.
-        context: tokens in the KV cache.
-        kv_bits: of a key's or value's entry.
+        bits: bits per weight.
+        context: number of tokens in the KV cache.
+        kv_bits: bits per entry of a key or value.
         repeats_cached: False: a shared block is read at every application. True: a block that runs
-            twice in a row is read once, as it is still in the cache the second time (a block of
-            the 125M model has 6.8 MB at 16 bits; phones have 8 to 32 MB of such memory).
+            twice in a row is read once, because it is still in the processor's cache the second
+            time (a block of the 125M model has 6.8 MB at 16 bits; phones have caches of 8 to
+            32 MB).
 
     Raises:
-        ValueError: `bits` or `kv_bits` below 1, a negative `context`.
+        ValueError: `bits` or `kv_bits` is below 1, or `context` is negative.
 
     Source: Liu et al. 2024, arXiv:2402.14905, section 2.4 and table 7: 2.6 % more time per token
     for twice the layers.
@@ -72,7 +73,9 @@ def decode_bytes_per_token(
     check_count("bits", bits)
     check_count("kv_bits", kv_bits)
     if context < 0:
-        raise ValueError(f"context={context} must not be negative; give tokens in the KV cache")
+        raise ValueError(
+            f"context={context} must not be negative; give the number of tokens in the KV cache"
+        )
     block_reads = _reads(config.layer_order) if repeats_cached else Counter(config.layer_order)
     cache_reads = block_reads if config.share_kv == "first" else Counter(config.layer_order)
     weights = config.hidden_size + head_cost(config).parameters
@@ -85,17 +88,17 @@ def decode_bytes_per_token(
 
 
 def _table_row(config: ModelConfig) -> int:
-    """Entries read to look up one token."""
+    """Number of entries that are read to look up the embedding of one token."""
     shape = config.layer_shapes.get("embedding", DENSE)
     return shape.cost((config.vocab_size, config.hidden_size)).row_parameters
 
 
 def _kv_values(config: ModelConfig, shape: BlockShape) -> int:
-    """Entries of one token's key and value in one block."""
+    """Number of entries of one token's keys and values in one block."""
     return 2 * shape.num_key_value_heads * head_dim(config)
 
 
 def _reads(layer_order: tuple[int, ...]) -> Counter[int]:
-    """How often each block is read where one that has just run need not be read again."""
+    """How often each block is read if a block that runs twice in a row is read once."""
     before = (None, *layer_order)
     return Counter(block for last, block in zip(before, layer_order, strict=False) if block != last)

@@ -1,4 +1,4 @@
-"""How many parameters a model has, counted from its configuration alone."""
+"""Parameter counts of a model, computed from its configuration."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,33 +9,34 @@ from mobilellm.models.config import ModelConfig
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """The four counts by which models are compared, in parameters."""
+    """The four parameter counts by which models are compared."""
 
     stored: int
-    """All that is saved: what `sum(p.numel())` of the model gives. Masked weights are saved too."""
+    """All parameters in a checkpoint, as `sum(p.numel())` of the model counts them. Masked weights
+    are included."""
     embedding: int
-    """The input table, and the output head where it is not tied to it."""
+    """The embedding, and the output head if it is not tied to the embedding."""
     body: int
     """stored - embedding: the blocks and the final norm."""
     executed: int
-    """stored, with each block counted as often as it runs."""
+    """stored, but with each block counted once per application."""
 
 
 @dataclass(frozen=True)
 class MaskedParameterCounts(ParameterCounts):
-    """The counts of a model of which some weights are masked."""
+    """The parameter counts of a model with masked weights."""
 
     nonzero: int
-    """stored, without the weights that are masked to zero."""
+    """stored minus the number of weights that are masked to zero."""
 
 
 def count_parameters(config: ModelConfig) -> ParameterCounts:
-    """The parameters of a model, without building it.
+    """Count the parameters of a model without building it.
 
     Returns:
-        The four counts; with `nonzero` where weights are masked.
+        The four counts, and `nonzero` if the model has masked weights.
 
-    Source: Liu et al. 2024, MobileLLM, arXiv:2402.14905, table 9, whose counts come out exactly.
+    Source: Liu et al. 2024, MobileLLM, arXiv:2402.14905, table 9; the counts agree exactly.
     """
     costs = matrix_costs(config)
     embedding = costs["embedding"].parameters
@@ -54,7 +55,7 @@ def count_parameters(config: ModelConfig) -> ParameterCounts:
 
 
 def block_parameters(config: ModelConfig) -> list[int]:
-    """The parameters of every stored block: its matrices and its norms."""
+    """Number of parameters of each stored block: its matrices and its norms."""
     norms = 2 * config.hidden_size
     if config.qk_norm == "rms":
         norms += 2 * head_dim(config)
@@ -92,26 +93,26 @@ def applications(config: ModelConfig) -> dict[str, int]:
 
 
 def head_cost(config: ModelConfig) -> LayerCost:
-    """The cost of the output head, which a tied model stores as its token table."""
+    """The cost of the output head, which is the embedding matrix in a tied model."""
     return matrix_costs(config)["embedding" if config.tie_word_embeddings else "head"]
 
 
 def head_dim(config: ModelConfig) -> int:
-    """The width of one head, which a checked configuration always has.
+    """The width of one head, which is set in every validated configuration.
 
     Raises:
-        ValueError: the configuration has none.
+        ValueError: head_dim is None.
     """
     if config.head_dim is None:
-        raise ValueError("head_dim=None is not known; give head_dim")
+        raise ValueError("head_dim=None is not resolved; give head_dim")
     return config.head_dim
 
 
 def check_count(name: str, value: int) -> None:
-    """Refuse what is not a whole number of at least 1.
+    """Check that a value is an integer of at least 1.
 
     Raises:
-        ValueError: anything else.
+        ValueError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number of at least 1")

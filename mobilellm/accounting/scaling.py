@@ -1,9 +1,10 @@
-"""Step time and communication on many GPUs, in closed form from the configuration alone.
+"""Forecast of step time and communication on many GPUs, computed from the configuration.
 
-A step is computing, the optimizer's update, and the part of communication that is not hidden behind
-computing. Not counted are reading data, validation, checkpoints, ranks that wait for each other,
-the handful of scalars that every step exchanges, and the rows that fully sharded matrices are
-padded with where the GPUs do not divide them (a third at width 576 on 256 GPUs).
+The time of a step is the sum of computation, the optimizer's update, and the communication that
+does not overlap with computation. Data loading, validation, checkpoints, waiting for slower ranks
+and the few scalars that are exchanged in every step are not counted. Neither is the padding of
+fully sharded matrices whose rows are not divisible by the number of GPUs (a third at width 576 on
+256 GPUs).
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,31 +21,31 @@ from mobilellm.models.config import ModelConfig, check_choice
 STRATEGIES = ("ddp", "fsdp")
 
 BUCKET_BYTES = 25 * 2**20
-"""Gradients that DDP collects before it reduces them: PyTorch's `bucket_cap_mb`."""
+"""Bytes of gradients that DDP reduces in one operation: PyTorch's `bucket_cap_mb`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepForecast:
-    """One optimizer step on `num_gpus` GPUs; tokens are those of all together."""
+    """Forecast of one optimizer step on `num_gpus` GPUs; tokens are summed over all GPUs."""
 
     num_gpus: int
     tokens_per_step: int
     compute_seconds: float
     optimizer_seconds: float
     communication_bytes: int
-    """That each GPU sends."""
+    """Bytes that each GPU sends."""
     communication_seconds: float
-    """If nothing of it were hidden."""
+    """Duration of all communication, whether or not it overlaps with computation."""
     exposed_seconds: float
-    """Not hidden behind computing."""
+    """Duration of the communication that does not overlap with computation."""
     step_seconds: float
-    """compute + optimizer + exposed."""
+    """compute_seconds + optimizer_seconds + exposed_seconds."""
     exposed_share: float
-    """exposed / step."""
+    """exposed_seconds / step_seconds."""
     tokens_per_second: float
     efficiency: float
-    """Time of a step with as much work per GPU on one GPU alone, over step_seconds. Above 1 it can
-    be with `fsdp`, whose GPUs share the optimizer's update."""
+    """Time that a single GPU needs for the same work per GPU, over step_seconds. It can exceed 1
+    with `fsdp`, because the GPUs divide the optimizer's update among them."""
 
 
 def communication_bytes(
@@ -57,21 +58,23 @@ def communication_bytes(
 ) -> int:
     """Bytes that each GPU sends in one optimizer step.
 
-    `ddp` reduces the gradients once, after the last micro-batch: 2 (n - 1) / n of their bytes.
-    `fsdp` reduces them once as well, for (n - 1) / n of their bytes, and sends as much for every
-    gathering: in each micro-batch blocks once for every application, forward and backward; table,
-    norm and head, which stay gathered, once. Tied and shared weights have one gradient; but of a
-    shared block `fsdp` first reduces what earlier micro-batches left, then what the last one adds.
+    With n GPUs, `ddp` all-reduces the gradients once, after the last micro-batch, which sends
+    2 (n - 1) / n of their bytes. `fsdp` reduce-scatters the gradients, which sends (n - 1) / n of
+    their bytes, and each all-gather of weights sends the same amount. In each micro-batch it
+    gathers a block twice per application (forward and backward), and the embedding, norm and head
+    once, because they stay gathered. Tied and shared weights have one gradient. However, with
+    several micro-batches `fsdp` reduces the gradient of a shared block twice: that of the earlier
+    micro-batches and that of the last one.
 
     Args:
         config: the model.
-        num_gpus: n, that share each step.
+        num_gpus: n, the number of GPUs that share a step.
         strategy: `ddp` or `fsdp`.
-        precision: one of Lightning's names; what is sent has the type of the weights.
+        precision: one of Lightning's names; gradients and weights are sent in the weights' type.
         micro_batches: forward passes per step and GPU.
 
     Raises:
-        ValueError: a count below 1, an unknown choice.
+        ValueError: a count is below 1, or a choice is unknown.
 
     Source: Rajbhandari et al. 2020, ZeRO, arXiv:1910.02054, section 7.
     """
@@ -94,7 +97,7 @@ def update_bytes(config: ModelConfig, optimizer: str = "adamw", precision: str =
     """Bytes that the optimizer's update reads and writes: weights and state twice, gradients once.
 
     Raises:
-        ValueError: an optimizer or precision that is not known.
+        ValueError: the optimizer or the precision is unknown.
     """
     weights = precision_of(precision).weight * count_parameters(config).stored
     return 3 * weights + 2 * optimizer_bytes(config, optimizer, precision)
@@ -115,23 +118,24 @@ def forecast_step(
 ) -> StepForecast:
     """Time and communication of one optimizer step.
 
-    DDP hides communication behind the last backward pass, two thirds of a micro-batch; FSDP behind
-    all computing. The optimizer's update is bound by memory; Muon's products are not counted.
+    With DDP, communication overlaps with the last backward pass, which is two thirds of a
+    micro-batch; with FSDP it overlaps with all computation. The optimizer's update is limited by
+    memory bandwidth; the matrix products of Muon are not counted.
 
     Args:
         config: the model.
-        num_gpus: that share the step.
-        sequences_per_gpu: of one step.
+        num_gpus: number of GPUs that share the step.
+        sequences_per_gpu: sequences per GPU and step.
         sequence_length: tokens.
-        micro_batches: forward passes that they take.
+        micro_batches: forward passes per GPU and step.
         strategy: `ddp` or `fsdp`.
         optimizer: `adamw`, `muon` or `sgd`.
         precision: one of Lightning's names.
-        activation_checkpointing: the forward pass is computed twice.
-        cluster: what is assumed of GPUs and network.
+        activation_checkpointing: whether the forward pass is computed a second time.
+        cluster: the assumed GPUs and network.
 
     Raises:
-        ValueError: a count below 1, nodes filled in part, an unknown choice.
+        ValueError: a count is below 1, a node is used only in part, or a choice is unknown.
     """
     check_count("sequences_per_gpu", sequences_per_gpu)
     moved = communication_bytes(
@@ -176,18 +180,19 @@ def forecast_scaling(
     micro_batch_size: int,
     **options: Any,
 ) -> list[StepForecast]:
-    """The same step on more and more GPUs: strong scaling.
+    """Forecasts of the same step for several numbers of GPUs (strong scaling).
 
     Args:
         config: the model.
-        num_gpus: of each forecast.
-        tokens_per_step: of all GPUs.
+        num_gpus: number of GPUs of each forecast.
+        tokens_per_step: tokens per step, summed over all GPUs.
         sequence_length: tokens.
-        micro_batch_size: sequences that a GPU takes at one time, at most.
-        options: as of `forecast_step`.
+        micro_batch_size: largest number of sequences per forward pass on a GPU.
+        options: options of `forecast_step`.
 
     Raises:
-        ValueError: GPUs that do not divide the step's sequences; as `forecast_step`.
+        ValueError: as `forecast_step`, or the sequences of a step are not divisible by a number of
+            GPUs.
     """
     forecasts = []
     for count in num_gpus:
@@ -220,7 +225,7 @@ def _latency_seconds(
     micro_batches: int,
     cluster: Cluster,
 ) -> float:
-    """Of all collectives of a step, one after the other."""
+    """Total latency of all collective operations of a step, which run one after the other."""
     if strategy == "ddp":
         return -(-gradient_bytes // BUCKET_BYTES) * cluster.all_reduce_seconds(num_gpus)
     gatherings = 1 + 2 * config.num_layers

@@ -1,4 +1,4 @@
-"""Tables for the terminal: one model in detail, or several models with one row each."""
+"""Tables of model costs for the terminal: one model in detail, or one row per model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,11 +15,11 @@ Row = tuple[str, str, str]
 
 
 def model_table(explained: Explanation) -> RenderableType:
-    """All quantities of one model, with their meaning.
+    """All quantities of one model, with explanations.
 
     Args:
-        explained: what `explain_model` and `explain_training` give, merged; `budget` where the
-            model was made to meet one.
+        explained: the merged results of `explain_model` and `explain_training`, with `budget` if
+            the model's shape was derived from a budget.
     """
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
@@ -36,11 +36,11 @@ def model_table(explained: Explanation) -> RenderableType:
 
 
 def ladder_table(explained: Sequence[Explanation], names: Sequence[str] = ()) -> RenderableType:
-    """Several models with one row each.
+    """A table with one row per model.
 
     Args:
         explained: as for `model_table`.
-        names: labels of the rows.
+        names: labels of the rows; by default the rows are numbered.
     """
     rows = [_ladder_row(one) for one in explained]
     headings = list(dict.fromkeys(h for row in sorted(rows, key=len)[::-1] for h in row))
@@ -65,9 +65,9 @@ def scaling_table(explained: Sequence[Explanation], names: Sequence[str] = ()) -
     """Step time and communication on many GPUs, one row per model and number of GPUs.
 
     Args:
-        explained: as for `model_table`, with `scaling`: `steps`, each with the fields of
-            `StepForecast`, and the `strategy` and `precision` that they are for.
-        names: labels of the models.
+        explained: as for `model_table`, with `scaling`, which contains `steps` (the fields of a
+            `StepForecast` each), `strategy`, `precision` and `cluster`.
+        names: labels of the models; by default they are numbered.
     """
     headings = ("GPUs", "step", "tokens/s", "sent", "communication", "exposed", "efficiency")
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
@@ -88,10 +88,10 @@ def scaling_table(explained: Sequence[Explanation], names: Sequence[str] = ()) -
     assumed = explained[0]["scaling"]
     meant = (
         f"Forecast of a step of {assumed['steps'][0]['tokens_per_step']:,} tokens, "
-        f"{_batch(explained[0])} at a time, {assumed['strategy']}, {assumed['precision']}, on GPUs "
-        f"that reach {si_text(assumed['cluster']['flops_per_second'])}FLOP/s (scaling.cluster). "
-        "sent: by each GPU in a step. exposed: share of the step that waits for communication. "
-        "efficiency: of a GPU, over one that works alone."
+        f"micro-batches of {_batch(explained[0])}, {assumed['strategy']}, {assumed['precision']}, "
+        f"on GPUs with {si_text(assumed['cluster']['flops_per_second'])}FLOP/s (scaling.cluster). "
+        "sent: bytes that each GPU sends per step. exposed: share of the step that waits for "
+        "communication. efficiency: throughput per GPU, relative to a single GPU."
     )
     return Group(Text(), table, Text(meant, style="dim"))
 
@@ -115,7 +115,7 @@ def _ladder_row(explained: Explanation) -> dict[str, str]:
 
 
 def shape_line(model: Mapping[str, Any]) -> str:
-    """The shape in one line."""
+    """The shape of a model in one line."""
     kept = f"{model['num_blocks']} blocks"
     if model["num_layers"] > model["num_blocks"]:
         kept += f" run as {model['num_layers']} layers ({model['layer_sharing']})"
@@ -191,7 +191,7 @@ def _training(explained: Explanation) -> Iterator[Row]:
     yield (
         "  activations",
         bytes_text(memory["activations"]),
-        f"{_batch(explained)} at a time, {kept}",
+        f"micro-batch of {_batch(explained)}, {kept}",
     )
     yield "  loss", bytes_text(memory["loss"]), "one chunk of logits"
     rate = f"{si_text(time['flops_per_second'])}FLOP/s"

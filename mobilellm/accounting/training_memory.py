@@ -1,9 +1,9 @@
-"""Memory of a training step, forecast from the configuration alone.
+"""Forecast of the memory of a training step, computed from the configuration.
 
-Counted is what stays alive until the backward pass has used it, by the operations of
-`mobilellm.models` as PyTorch differentiates them, and the working space of the largest single
-operation; not counted are the program itself and what an allocator leaves unused. On CPUs glibc's
-allocator may leave as much unused as it uses, in blocks that are free but do not fit.
+The forecast includes the tensors that autograd keeps until the backward pass has used them, for the
+operations in `mobilellm.models`, and the temporary memory of the largest single operation. The
+program itself and the memory that an allocator holds but does not use are not included. On CPUs,
+fragmentation in glibc's allocator can double the memory of the process.
 """
 
 from dataclasses import dataclass
@@ -24,31 +24,32 @@ from mobilellm.units import bytes_text
 OPTIMIZERS = ("adamw", "muon", "sgd")
 
 LOSS_CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**28}
-"""Logits that exist at one time in `mobilellm.losses.cross_entropy`, by accelerator."""
+"""Largest number of logits in a chunk of `mobilellm.losses.cross_entropy`, by accelerator."""
 LOGIT_BYTES = 8
-"""Of each of them: itself and its log-probability, which becomes its gradient, in float32. Of 16
-bits, the gradient once more in them."""
+"""Bytes per logit of a chunk: the logit and its log-probability in float32; the gradient replaces
+the log-probability. With 16-bit logits, the gradient is also copied to 16 bits."""
 BFLOAT16_LOGIT_BYTES = 10
-"""On GPUs, where the softmax takes a whole chunk at a time and bfloat16 first becomes float32."""
+"""Bytes per bfloat16 logit on GPUs, where the softmax converts a whole chunk to float32."""
 
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes of a training step on one device."""
+    """Bytes that a training step needs on one device."""
 
     weights: int
-    """Parameters; copies of masked matrices with their zeros, one for each time they are applied;
-    in mixed precision also the copies that products are made with."""
+    """The parameters; for masked matrices also the masked copy that each application computes; in
+    mixed precision also the copies in 16 bits that are multiplied."""
     gradients: int
     optimizer: int
     activations: int
-    """Kept for the backward pass, and the gradients of the block it is passing through."""
+    """Activations kept for the backward pass, and the gradients of the current block."""
     loss: int
-    """One chunk's logits, and the output head's gradient of that chunk and of the micro-batch."""
+    """The logits of one chunk, and the gradients of the output head for that chunk and for the
+    micro-batch."""
 
     @property
     def total(self) -> int:
-        """All of it: an upper bound, since not all of it is alive at one time."""
+        """The sum, which is an upper bound, because not all parts exist at the same time."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.loss
 
 
@@ -57,11 +58,12 @@ def optimizer_bytes(
 ) -> int:
     """Bytes of the optimizer's state.
 
-    AdamW keeps two numbers per parameter; Muon one per weight of the blocks' matrices and two for
-    the rest, factors included, as AdamW; plain SGD none. They have the type of the weights.
+    AdamW keeps two numbers per parameter. Muon keeps one per weight of the two-dimensional matrices
+    in blocks, and two per other parameter, including factors, which AdamW updates. SGD without
+    momentum keeps none. The numbers have the type of the weights.
 
     Raises:
-        ValueError: an optimizer or precision that is not known.
+        ValueError: the optimizer or the precision is unknown.
     """
     check_choice("optimizer", optimizer, OPTIMIZERS)
     per_weight = precision_of(precision).weight
@@ -90,17 +92,19 @@ def training_memory_bytes(
 
     Args:
         config: the model.
-        micro_batch_size: sequences that go through the model at one time.
+        micro_batch_size: sequences per forward pass.
         sequence_length: tokens.
         optimizer: `adamw`, `muon` or `sgd`.
         precision: one of Lightning's names, e.g. `bf16-mixed`.
-        activation_checkpointing: keep only the input of every application of a block.
-        accelerator: `cpu`, `mps` or `cuda`: the loss takes larger chunks on a GPU.
-        num_shards: devices that share weights, gradients and optimizer state (FSDP).
-        document_mask: whether documents are kept apart, by masks that take memory.
+        activation_checkpointing: whether only the input of every application of a block is kept.
+        accelerator: `cpu`, `mps` or `cuda`; the chunks of the loss are larger on CUDA devices.
+        num_shards: number of devices among which weights, gradients and optimizer state are
+            sharded (FSDP).
+        document_mask: whether attention is restricted to tokens of the same document, which needs
+            memory for masks.
 
     Raises:
-        ValueError: a size below 1, an optimizer or precision that is not known.
+        ValueError: a size is below 1, or the optimizer or the precision is unknown.
     """
     check_count("num_shards", num_shards)
     form = precision_of(precision)
@@ -137,17 +141,17 @@ def largest_micro_batch(
     divides: int,
     **options: Any,
 ) -> int:
-    """The most sequences per forward pass whose training step fits into `memory_bytes`.
+    """The largest micro-batch size for which a training step fits into `memory_bytes`.
 
     Args:
         config: the model.
-        memory_bytes: of one device, what the step may take.
+        memory_bytes: memory of one device that the step may use.
         sequence_length: tokens.
-        divides: sequences per optimizer step and device; the answer divides it.
-        options: as of `training_memory_bytes`.
+        divides: sequences per optimizer step and device, which the result divides.
+        options: options of `training_memory_bytes`.
 
     Raises:
-        ValueError: not even one sequence fits.
+        ValueError: even a single sequence does not fit.
     """
     check_count("divides", divides)
     sizes = [size for size in range(1, divides + 1) if divides % size == 0]
@@ -158,21 +162,21 @@ def largest_micro_batch(
     fitting = [size for size in sizes if needed[size] <= memory_bytes]
     if not fitting:
         raise ValueError(
-            f"one sequence of {sequence_length} tokens needs {bytes_text(needed[1])}, and "
-            f"{bytes_text(memory_bytes)} are there; use a shorter sequence_length, "
+            f"one sequence of {sequence_length} tokens needs {bytes_text(needed[1])}, but "
+            f"{bytes_text(memory_bytes)} are available; use a shorter sequence_length, "
             "trainer.activation_checkpointing=true, a smaller model, or give micro_batch_size"
         )
     return max(fitting)
 
 
 def _logit_bytes(precision: str, accelerator: str) -> int:
-    """Of each logit in a chunk of the loss."""
-    is_whole = accelerator != "cpu" and precision.startswith("bf16")
-    return BFLOAT16_LOGIT_BYTES if is_whole else LOGIT_BYTES
+    """Bytes per logit in a chunk of the loss."""
+    is_converted = accelerator != "cpu" and precision.startswith("bf16")
+    return BFLOAT16_LOGIT_BYTES if is_converted else LOGIT_BYTES
 
 
 def _formed_bytes(config: ModelConfig, form: Precision) -> int:
-    """Of weights that every application computes from what is stored, and keeps."""
+    """Bytes of the weights that every application computes from stored ones and keeps."""
     uses = applications(config)
     costs = matrix_costs(config)
     return form.value * sum(uses[name] * costs[name].formed_values for name in config.layer_shapes)

@@ -163,8 +163,8 @@ class Pruning(LayerwiseRecipe):
             if name == "embedding" and self.method != "magnitude":
                 raise ValueError(
                     f"method={self.method} uses the inputs of a matrix, but the token embedding is "
-                    "a look-up without inputs; use method=magnitude for it, or remove it from "
-                    "layers"
+                    "a look-up without inputs; use method=magnitude for embedding, or remove it "
+                    "from layers"
                 )
             try:
                 check_pattern(self.sparsity, self.pattern, config.matrix_sizes[name][1])

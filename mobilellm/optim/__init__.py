@@ -1,4 +1,4 @@
-"""Optimizers with parameter groups by role, and learning-rate schedules."""
+"""Optimizers with one parameter group per role, and learning-rate schedules."""
 
 from mobilellm.optim.adamw import adamw
 from mobilellm.optim.muon import muon

@@ -1,4 +1,4 @@
-"""AdamW with weight decay by role, fused where the devices allow it."""
+"""AdamW with weight decay by role, as a fused kernel if the device supports it."""
 
 import torch
 from torch import nn
@@ -24,18 +24,18 @@ def adamw(
 
     Args:
         model: on the device it trains on.
-        learning_rate: peak; the schedule's factor multiplies it.
-        weight_decay: decoupled, per unit of learning rate; for matrices (and embeddings).
-        betas: decay of the two moments.
-        eps: added to the root of the second moment.
-        decay_embeddings: whether the token table and the head are decayed.
-        fused: one kernel for all parameters; default: wherever torch has it. On CPU it takes a
-            fifth of the time of the other implementations.
+        learning_rate: peak learning rate, which the factor of the schedule multiplies.
+        weight_decay: decoupled weight decay of matrices and, by default, of embeddings.
+        betas: decay rates of the two moments.
+        eps: added to the square root of the second moment.
+        decay_embeddings: whether weight decay applies to the embedding and the head.
+        fused: whether to use the fused kernel; default: if torch has one for the devices. On CPUs
+            it needs a fifth of the time of the other implementations.
 
     Raises:
-        ValueError: a number out of range: a learning rate that is not above 0, …
+        ValueError: a number is out of range.
 
-    Source: Loshchilov and Hutter 2019, arXiv:1711.05101; the defaults are MobileLLM's.
+    Source: Loshchilov and Hutter 2019, arXiv:1711.05101; the defaults are those of MobileLLM.
     """
     return torch.optim.AdamW(
         parameter_groups(model, weight_decay=weight_decay, decay_embeddings=decay_embeddings),

@@ -12,27 +12,27 @@ from mobilellm.ranges import Range, checked
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Runs torch's Muon on the groups marked `muon` and torch's AdamW on the others.
+    """An optimizer that uses torch's Muon for the groups marked `muon` and AdamW for the others.
 
-    Both work on this object's own groups and state, so that checkpoints, schedules and Lightning
+    Both share the groups and the state of this object, so that checkpoints, schedules and Lightning
     see a single optimizer.
     """
 
     def __init__(
         self, groups: list[dict[str, Any]], *, muon: dict[str, Any], adamw: dict[str, Any]
     ) -> None:
-        """Take over `groups`.
+        """Create the two optimizers.
 
         Args:
-            groups: with `params` and `algorithm`, which is `muon` or `adamw`.
-            muon: options of `torch.optim.Muon` that the groups leave open.
-            adamw: options of `torch.optim.AdamW` that the groups leave open.
+            groups: parameter groups with `params` and `algorithm`, which is `muon` or `adamw`.
+            muon: default options of `torch.optim.Muon` for its groups.
+            adamw: default options of `torch.optim.AdamW` for its groups.
         """
         by_name = {
             name: [group for group in groups if group["algorithm"] == name]
             for name in ("muon", "adamw")
         }
-        # An optimizer without parameters cannot be built: a model may lack either kind.
+        # Torch refuses an optimizer without parameters, and a model may lack either kind.
         self._parts: dict[str, torch.optim.Optimizer] = {}
         if by_name["muon"]:
             self._parts["muon"] = torch.optim.Muon(by_name["muon"], **muon)
@@ -43,13 +43,13 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step of both; `closure` is called first, once."""
+        """One step of both optimizers; `closure` is called once, before them."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for name, part in self._parts.items():
-            # Loading a state dict replaces groups and state, hence the link at every step.
+            # Loading a state dict replaces the groups and the state, so they are set in every step.
             part.param_groups = [g for g in self.param_groups if g["algorithm"] == name]
             part.state = self.state
             part.step()
@@ -74,23 +74,23 @@ def muon(
 ) -> MuonWithAdamW:
     """Muon for the two-dimensional matrices of the blocks, AdamW for embeddings and vectors.
 
-    With `match_rms_adamw` an update of Muon is as large as one of AdamW at the same rate, so that
-    `learning_rate` scales both and a rate found for AdamW is a fair start.
+    With `match_rms_adamw` an update of Muon has the same root mean square as one of AdamW at the
+    same learning rate, so that a learning rate found for AdamW is a reasonable starting point.
 
     Args:
         model: on the device it trains on.
-        learning_rate: peak, of AdamW.
-        muon_learning_rate_ratio: Muon's rate as a multiple of it.
-        weight_decay: decoupled, per unit of learning rate.
-        momentum: Muon's, with Nesterov's correction.
-        adjust_learning_rate: how Muon's rate follows a matrix's shape: `match_rms_adamw` or
-            `original`.
-        betas: AdamW's.
-        eps: AdamW's.
-        decay_embeddings: whether the token table and the head are decayed.
+        learning_rate: peak learning rate of AdamW.
+        muon_learning_rate_ratio: learning rate of Muon as a multiple of `learning_rate`.
+        weight_decay: decoupled weight decay.
+        momentum: Nesterov momentum of Muon.
+        adjust_learning_rate: how Muon's learning rate depends on the shape of a matrix:
+            `match_rms_adamw` or `original`.
+        betas: decay rates of AdamW's two moments.
+        eps: added to the square root of AdamW's second moment.
+        decay_embeddings: whether weight decay applies to the embedding and the head.
 
     Raises:
-        ValueError: a number out of range, an unknown `adjust_learning_rate`.
+        ValueError: a number is out of range, or `adjust_learning_rate` is unknown.
 
     Source: Jordan et al. 2024, Muon; Liu et al. 2025, Muon is scalable for LLM training,
     arXiv:2502.16982, section 2.2.

@@ -1,4 +1,4 @@
-"""Parameters by the role they play: what is decayed, and what is a matrix for Muon."""
+"""Parameter groups by role, which determines weight decay and whether Muon is used."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from torch import nn
 from mobilellm.ranges import Range
 
 ROLES = ("matrix", "embedding", "vector")
-# What both optimizers accept. How large a rate may be is for the loss to tell: a run that diverges
-# is stopped, and a probe that does is never chosen.
+# Ranges of the options of both optimizers. The learning rate has no upper limit: a run that
+# diverges is stopped, and the learning-rate probe never chooses a rate that diverges.
 RATE = Range(above=0, remedy="2e-3 is a common choice")
 WEIGHT_DECAY = Range(at_least=0, cap=100, remedy="0 turns it off")
 BETA = Range(at_least=0, below=1)
@@ -17,10 +17,11 @@ EPS = Range(above=0, at_most=1)
 
 
 def parameters_by_role(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Every trainable parameter once, under one of `ROLES`, in the model's own order.
+    """The trainable parameters by role (`ROLES`), each once, in the model's order.
 
-    `embedding`: a table with one row per token (the input embedding, and the head where it is not
-    tied). `vector`: fewer than two dimensions (norm weights, biases). `matrix`: all else.
+    `embedding` is a matrix with one row per token (the embedding, and the head if it is not tied),
+    `vector` a parameter with fewer than two dimensions (norm weights, biases), and `matrix` any
+    other parameter.
     """
     roles: dict[str, list[nn.Parameter]] = {role: [] for role in ROLES}
     for name, parameter in model.named_parameters():
@@ -38,13 +39,13 @@ def parameters_by_role(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 def parameter_groups(
     model: nn.Module, *, weight_decay: float, decay_embeddings: bool = True
 ) -> list[dict[str, Any]]:
-    """Optimizer groups with their weight decay: matrices yes, vectors no, embeddings by choice.
+    """Optimizer groups with weight decay for matrices, optionally for embeddings, not for vectors.
 
-    Embeddings are decayed by default, as in the recipe MobileLLM was published with; the norms'
-    weights are not, since decay would pull them to zero and not to the identity.
+    Weight decay applies to embeddings by default, as in MobileLLM's published training recipe. It
+    does not apply to the weights of norms, because it would pull them to zero instead of one.
 
     Raises:
-        ValueError: a model with nothing to train.
+        ValueError: the model has no trainable parameter.
     """
     decays = {"matrix": weight_decay, "embedding": weight_decay if decay_embeddings else 0.0}
     groups = [
@@ -53,16 +54,18 @@ def parameter_groups(
         if parameters
     ]
     if not groups:
-        raise ValueError("the model has no parameter with requires_grad; unfreeze what is to train")
+        raise ValueError(
+            "the model has no parameter with requires_grad; unfreeze the parameters to train"
+        )
     return groups
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, float]:
-    """Set each group's rate to its peak, `initial_lr`, times the schedule's `factor`.
+    """Set each group's learning rate to its peak, `initial_lr`, times the schedule's `factor`.
 
     Returns:
-        The rates by the names they are logged under: `learning_rate` is the configured one, which
-        AdamW uses; Muon's is a multiple of it and stands beside it, as `learning_rate/muon`.
+        The learning rates by their names in the logs: `learning_rate` is that of AdamW, and
+        `learning_rate/muon` that of Muon.
     """
     rates = {}
     for group in optimizer.param_groups:

@@ -1,9 +1,9 @@
-"""Learning-rate schedules: pure functions of how far a run has come.
+"""Learning-rate schedules as pure functions of the progress of a run.
 
-A schedule maps (step, progress) to a factor of the peak learning rate. `step` counts optimizer
-steps from 0; `progress` is the share of the budget used up once that step is done, so that the last
-step has progress 1 whether the budget counts tokens, steps or seconds. Nothing is remembered:
-a resumed run needs no state.
+A schedule maps (step, progress) to a factor of the peak learning rate. `step` is the index of the
+optimizer step, from 0; `progress` is the share of the budget that is used after that step, so that
+the last step has progress 1, whether the budget is in tokens, steps or seconds. Schedules have no
+state, so that a resumed run has nothing to restore.
 """
 
 import math
@@ -24,15 +24,16 @@ def cosine(
     warmup_fraction: float | None = None,
     final_fraction: float = 0.1,
 ) -> Schedule:
-    """Linear warm-up to 1, then half a cosine down to `final_fraction` at the end of the budget.
+    """Linear warm-up to 1, then cosine decay to `final_fraction` at the end of the budget.
 
     Args:
-        warmup_steps: optimizer steps of warm-up; the last of them runs at the peak.
-        warmup_fraction: the same as a share of the budget; give one of the two, or none.
+        warmup_steps: number of optimizer steps of the warm-up; the last of them is at the peak.
+        warmup_fraction: length of the warm-up as a share of the budget; give at most one of the
+            two.
         final_fraction: factor of the last step.
 
     Raises:
-        ValueError: both warm-ups, or a value out of range.
+        ValueError: both lengths of the warm-up are given, or a value is out of range.
 
     Source: Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5 without restarts.
     """
@@ -54,16 +55,17 @@ def warmup_stable_decay(
     decay_fraction: float = 0.2,
     final_fraction: float = 0.0,
 ) -> Schedule:
-    """Linear warm-up, the peak, and a linear fall to `final_fraction` in the last part.
+    """Linear warm-up, a plateau at the peak, and linear decay to `final_fraction` at the end.
 
     Args:
-        warmup_steps: optimizer steps of warm-up; the last of them runs at the peak.
-        warmup_fraction: the same as a share of the budget; give one of the two, or none.
-        decay_fraction: share of the budget that the fall takes.
+        warmup_steps: number of optimizer steps of the warm-up; the last of them is at the peak.
+        warmup_fraction: length of the warm-up as a share of the budget; give at most one of the
+            two.
+        decay_fraction: length of the decay as a share of the budget.
         final_fraction: factor of the last step.
 
     Raises:
-        ValueError: both warm-ups, or a value out of range.
+        ValueError: both lengths of the warm-up are given, or a value is out of range.
 
     Source: Hu et al. 2024, MiniCPM, arXiv:2404.06395, section 4.
     """
@@ -84,38 +86,46 @@ def warmup_stable_decay(
 
 @checked(warmup_steps=STEPS, warmup_fraction=SHARE)
 def constant(*, warmup_steps: int | None = None, warmup_fraction: float | None = None) -> Schedule:
-    """Linear warm-up, then the peak.
+    """Linear warm-up, then a constant learning rate.
+
+    Args:
+        warmup_steps: number of optimizer steps of the warm-up; the last of them is at the peak.
+        warmup_fraction: length of the warm-up as a share of the budget; give at most one of the
+            two.
 
     Raises:
-        ValueError: both warm-ups, or a value out of range.
+        ValueError: both lengths of the warm-up are given, or a value is out of range.
     """
     return WithPlateau(_Warmup(warmup_steps, warmup_fraction).factor, lambda progress: False)
 
 
 @dataclass(frozen=True)
 class WithPlateau:
-    """A schedule that stays at the peak, and can say when it leaves it: from there a run of any
-    larger budget can go on as if that had been its budget from the start.
+    """A schedule with a plateau at the peak, which reports when the decay begins.
+
+    A run can be extended to a larger budget from a checkpoint on the plateau, with the result that
+    it would have had with the larger budget from the start.
     """
 
     factor: Schedule
     is_falling: Callable[[float], bool]
-    """Whether the fall has begun once this share of the budget is used."""
+    """Whether the decay has begun at this share of the budget."""
 
     def __call__(self, step: int, progress: float) -> float:
-        """Factor of the peak rate."""
+        """Factor of the peak learning rate."""
         return self.factor(step, progress)
 
 
 def is_falling(schedule: Schedule, progress: float) -> bool | None:
-    """Whether the fall has begun at `progress`; None: a schedule without a plateau."""
+    """Whether the decay has begun at `progress`; None for a schedule without a plateau."""
     return schedule.is_falling(progress) if isinstance(schedule, WithPlateau) else None
 
 
 def from_plateau(schedule: Schedule) -> Schedule:
-    """`schedule` for a run that goes on from its plateau: at the peak until the fall begins.
+    """`schedule` for a run that continues from the plateau: at the peak until the decay begins.
 
-    A warm-up that is a share of the budget would else begin again with a budget many times larger.
+    Otherwise a warm-up that is a share of the budget would begin again if the new budget is many
+    times larger.
     """
     if not isinstance(schedule, WithPlateau):
         return schedule
@@ -127,15 +137,15 @@ def from_plateau(schedule: Schedule) -> Schedule:
 
 
 def rewarmed(schedule: Schedule, *, step: int, progress: float) -> Schedule:
-    """`schedule` once more on the rest of a larger budget, for a run that has ended before.
+    """`schedule` applied again to the rest of a larger budget, to continue a run that has ended.
 
-    The rate rises again from where it ended, over a warm-up as long as the schedule says of what is
-    left of the budget, and falls again.
+    The learning rate rises again from its final value, with the warm-up that the schedule has for
+    the rest of the budget, and then decays again.
 
     Args:
-        schedule: of the run that ended.
-        step: optimizer steps that it had made.
-        progress: share of the larger budget that they used.
+        schedule: the schedule of the run that ended.
+        step: number of optimizer steps of that run.
+        progress: share of the larger budget that these steps used.
 
     Raises:
         ValueError: nothing is left of the budget.
@@ -158,7 +168,7 @@ def rewarmed(schedule: Schedule, *, step: int, progress: float) -> Schedule:
 
 
 class _Warmup:
-    """A linear rise, in steps or as a share of the budget."""
+    """A linear warm-up whose length is in steps or a share of the budget."""
 
     def __init__(self, steps: int | None, fraction: float | None) -> None:
         if steps is not None and fraction is not None:
@@ -175,7 +185,7 @@ class _Warmup:
         return min(1.0, progress / self.fraction) if self.fraction else 1.0
 
     def share_of_rest(self, step: int, progress: float) -> float:
-        """How much of what follows the warm-up is done, 0 at its end and 1 at the budget's."""
+        """Progress after the warm-up: 0 at its end, 1 at the end of the budget."""
         end = progress * self.steps / (step + 1) if self.steps else self.fraction
         if progress >= 1.0 or end >= 1.0:
             return 1.0

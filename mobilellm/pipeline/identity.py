@@ -1,7 +1,7 @@
-"""Which run a configuration stands for: the hash of what may change the result, and its folder.
+"""The identity of a run: a hash of the settings that can change its result, and its folder.
 
-A run's name is made from its configuration alone, never from the time, so that a job that is
-started again finds its own folder.
+The name of a run depends only on its configuration, not on the time, so that a job that is started
+again finds its folder.
 """
 
 import functools
@@ -26,30 +26,31 @@ from mobilellm.recorded_config import TARGET, class_name, in_todays_form
 from mobilellm.run_folder import CONFIG, read_summary
 from mobilellm.run_settings import flat_config, is_identity
 
-# Settings that name files, below the groups of data and of distillation.
+# Settings that are paths, including those of the groups data and distillation.
 PATHS = re.compile(
     r"init_from|extend_from|data\.(.*\.)?(train|validation|tokenizer|dataset_name)"
     r"|distillation\..*teacher"
 )
-# Of these the values may be names instead: of a dataset on the hub, or `dense`.
+# The last parts of those settings whose value can be a name: of a dataset on the hub, or `dense`.
 MAYBE_NAMES = ("dataset_name", "teacher")
-# Most characters of a run's name before its hash.
+# Largest number of characters of a run's name before its hash.
 LONGEST_NAME = 100
 PROBE = "learning_rate_probe"
 RATE = "optimizer.learning_rate"
-# Of the hash in summary.json; without a version, it was made of the modules of classes too.
+# Version of the hash in summary.json. Hashes without a version included the modules of classes.
 IDENTITY_VERSION = 2
-# Facts of summary.json that a run of this configuration would have: cheaper to read than YAML.
+# Settings that summary.json contains too; comparing them first is faster than reading YAML.
 QUICK_FACTS = ("seed", "sequence_length", "tokens_per_step")
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What may change the result: dotted keys and values, equal where what is trained is equal.
+    """The settings that can change the result, as dotted keys and values.
 
-    Left out are `NOT_IDENTITY`, callbacks whose class says `watches_only = True`, the settings of
-    a probe that is off, and null, which is the same as not being there. Paths are relative to
-    `output_dir`, so that they may be given in any way and the whole may be moved; 1e4 is 10000. Of
-    `_target_` the class name counts, not the module: a class may move to another file.
+    Two configurations with the same identity train the same model. The settings `NOT_IDENTITY`,
+    callbacks whose class sets `watches_only = True`, the settings of a disabled probe, and settings
+    that are null are left out. Paths are relative to `output_dir`, so that their spelling does not
+    matter and the whole folder can be moved. Numbers are normalised (1e4 is 10000). Of `_target_`
+    only the class name is used, so that a class can move to another module.
 
     Args:
         config: the resolved configuration.
@@ -73,7 +74,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """8 hex digits of the configuration's `identity`."""
+    """The first 8 hexadecimal digits of the SHA-256 of the configuration's `identity`."""
     text = json.dumps(identity(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -81,16 +82,17 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def run_name(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
     """Readable overrides and the configuration's hash, e.g. `num_blocks-8_seed-1-3fa2b1c0`.
 
-    There is no `=` and no `,` in it: Hydra would want such a path in quotes (`init_from=…`).
+    It contains no `=` and no `,`, because Hydra would require quotes for such a path
+    (`init_from=…`).
 
     Args:
         config: the resolved configuration.
-        overrides: those that tell the run from others, as they were typed.
+        overrides: the overrides that distinguish the run from others, as they were typed.
     """
     shown = [override for override in overrides if is_shown(override)]
     readable = _readable(shown)
     if len(readable) > LONGEST_NAME:
-        # A project's runs mostly share their data: what is typed after it tells them apart.
+        # Most runs of a project use the same data, so that other overrides distinguish them.
         readable = _readable([o for o in shown if not re.match(r"data\b", override_key(o))])
     return f"{readable[:LONGEST_NAME].strip('_') or 'default'}-{config_hash(config)}"
 
@@ -102,11 +104,11 @@ def _readable(overrides: Sequence[str]) -> str:
 
 
 def find_run_folder(parent: Path, config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Path:
-    """The folder of this configuration under `parent`: the one that exists, else its new name.
+    """The folder of this configuration under `parent`: the existing one, or a new name.
 
-    The hash decides, so that neither the order of the overrides nor the way they were typed
-    matters. Folders of earlier versions, whose hash was made of more settings, are found by the
-    configuration in them.
+    An existing folder is found by its hash, so that the order and the spelling of the overrides do
+    not matter. A folder from an earlier version, whose hash included more settings, is found by
+    the configuration that it contains.
 
     Raises:
         ValueError: the folder's run used another class of the same name.
@@ -121,10 +123,13 @@ def find_run_folder(parent: Path, config: Mapping[str, Any], overrides: Sequence
 
 
 def _refuse_namesakes(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse a configuration that differs from the folder's run in the module of a class alone.
+    """Check that no class of the folder's run is another class with the same name.
 
-    A class that has moved is the same one: its old name cannot be imported any more, or leads to
-    the same class.
+    A class that has moved is accepted: its old name cannot be imported any more, or refers to the
+    same class.
+
+    Raises:
+        ValueError: a class name refers to two different classes.
     """
     then, now = flat_config(read_config(folder)), flat_config(config)
     for key in (key for key in now if key.endswith(TARGET) and key in then):
@@ -150,10 +155,10 @@ def _imported(target: Any) -> Any:
 def differences(
     folder: Path, config: Mapping[str, Any], overrides: Sequence[str] = ()
 ) -> dict[str, tuple[Any, Any]]:
-    """Settings in which the run in `folder` is another one: its value and the present one.
+    """Settings in which the run in `folder` differs: the recorded value and the present one.
 
-    A setting that the recorded configuration does not have is younger than the run; it differs
-    only where it was given (`overrides`).
+    A setting that is missing from the recorded configuration was introduced after the run; it is
+    regarded as different only if it is given now (`overrides`).
     """
     recorded = read_config(folder)
     then, now = identity(recorded), identity(config)
@@ -170,12 +175,12 @@ def differences(
 
 
 def run_folders(parent: Path) -> Iterator[Path]:
-    """Folders of runs that have begun, right below `parent`, by name."""
+    """Direct subfolders of `parent` in which a run has started, sorted by name."""
     yield from sorted(path.parent for path in parent.glob(f"*/{CONFIG}"))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration that the run was begun with; empty where it cannot be read."""
+    """The configuration with which the run was started; empty if it cannot be read."""
     path = folder / CONFIG
     try:
         return _read_config(path, path.stat().st_mtime_ns)
@@ -197,7 +202,7 @@ def _read_config(path: Path, _changed: int) -> dict[str, Any]:
 def _is_older(
     folder: Path, wanted: str, config: Mapping[str, Any], overrides: Sequence[str]
 ) -> bool:
-    """Whether it is this run's, under a name of an earlier version."""
+    """Whether the folder belongs to this run, with a name from an earlier version."""
     try:
         summary = read_summary(folder) or {}
     except ValueError:
@@ -210,7 +215,7 @@ def _is_older(
 
 
 def _is_probed(recorded: Any, configured: Any, config: Mapping[str, Any]) -> bool:
-    """Whether the recorded learning rate is what a probe may have chosen."""
+    """Whether the recorded learning rate is one that the probe can have chosen."""
     factors = config.get(f"{PROBE}_factors") or ()
     try:
         return any(math.isclose(recorded, configured * factor) for factor in factors)
@@ -219,19 +224,19 @@ def _is_probed(recorded: Any, configured: Any, config: Mapping[str, Any]) -> boo
 
 
 def _watching_callbacks(config: Mapping[str, Any]) -> list[str]:
-    """`callbacks.<name>` of those that change nothing in what is learnt."""
+    """Keys `callbacks.<name>` of the callbacks that do not affect training."""
     nodes = (config.get("callbacks") or {}).items()
     return [f"callbacks.{name}" for name, node in nodes if node and _watches_only(node)]
 
 
 def _watches_only(node: Any) -> bool:
-    """What the callback's own class says; a class derived from it has to say so again."""
+    """Whether the callback's class sets `watches_only`, which subclasses do not inherit."""
     from hydra.utils import get_class
 
     try:
         return vars(get_class(node["_target_"])).get("watches_only") is True
     except Exception:
-        # What cannot be built is refused later, with its own message.
+        # If the class cannot be imported, an error is raised later, when it is instantiated.
         return False
 
 
@@ -247,7 +252,7 @@ def _path(key: str, value: Any, base: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers of one value alike, whether they were written 10000 or 1e4."""
+    """Plain data with normalised numbers: 1e4 becomes 10000."""
     if isinstance(value, Mapping):
         return {
             str(key): class_name(item) if key == TARGET else _plain(item)

@@ -1,4 +1,4 @@
-"""What a run that is continued keeps of the configuration it was begun with."""
+"""The recorded settings that a resumed run keeps from its start."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +10,9 @@ from mobilellm.pipeline.identity import identity, read_config
 from mobilellm.run_folder import read_summary
 from mobilellm.run_settings import flat_config, is_identity
 
-# Settings by which the folder was found, or that are about this start only.
+# Settings that determine the folder, or apply only to one start.
 OF_THIS_START = ("output_dir", "experiment_name", "resume")
-# Settings that conf/ takes from another one.
+# Settings whose value in conf/ is an interpolation of another setting.
 TAKEN_FROM = {"data.prepared_dir": "prepared_dir"}
 MISSING = object()
 
@@ -20,19 +20,20 @@ MISSING = object()
 def with_recorded(
     config: dict[str, Any], folder: Path, overrides: Sequence[str] | None
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The configuration with which the unfinished run in `folder` goes on, and what to say of it.
+    """The configuration with which the unfinished run in `folder` is resumed, and log lines.
 
-    Of settings that cannot change the result (micro-batch, compile, paths, …) the recorded values
-    stay, but for those that were given now: so a run that ran out of memory goes on with
-    `micro_batch_size=…`.
+    Settings that cannot change the result (micro-batch, compile, paths, …) keep their recorded
+    values unless they are given now. For example, a run that ran out of memory can be resumed with
+    a smaller `micro_batch_size=…`.
 
     Args:
-        config: the resolved configuration as composed now; it is the same run.
-        folder: the run's.
-        overrides: of the command line; None: not known, all of `config` counts as given.
+        config: the resolved configuration as composed now, with the same identity.
+        folder: the folder of the run.
+        overrides: of the command line; None: not known, every setting of `config` is regarded as
+            given.
 
     Returns:
-        The configuration, a new one, and a line for each setting that differs.
+        A new configuration, and one line for each setting that differs.
     """
     if last_checkpoint(folder) is None or not (recorded := read_config(folder)):
         return config, ()
@@ -44,10 +45,10 @@ def with_recorded(
         if not is_free or key.startswith(OF_THIS_START) or then is MISSING:
             continue
         if overrides is None or any(gives(key, override, before) for override in overrides):
-            lines.append(f"goes on with {key}={_text(now)} (before: {_text(then)})")
+            lines.append(f"continues with {key}={_text(now)} (before: {_text(then)})")
         else:
             result = replaced(result, key.split("."), then)
-            lines.append(f"keeps {key}={_text(then)}, with which it was begun")
+            lines.append(f"keeps {key}={_text(then)}, with which it was started")
     return result, tuple(lines)
 
 
@@ -59,7 +60,7 @@ def _summary(folder: Path) -> Mapping[str, Any]:
 
 
 def _watched(recorded: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """`callbacks.<name>` of the callbacks that are no part of either identity."""
+    """Keys `callbacks.<name>` of the callbacks that belong to neither identity."""
     kept = {*identity(recorded), *identity(config)}
     names = {**(recorded.get("callbacks") or {}), **(config.get("callbacks") or {})}
     found = [f"callbacks.{name}" for name in names]
@@ -67,7 +68,10 @@ def _watched(recorded: Mapping[str, Any], config: Mapping[str, Any]) -> list[str
 
 
 def differing(path: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Dotted key and both values of all that differs; groups of settings where one has none."""
+    """Dotted key and both values of each setting that differs.
+
+    If one side has no settings in a group, the group is yielded as a whole.
+    """
     if isinstance(then, Mapping) and isinstance(now, Mapping) and then and now:
         for name in {**then, **now}:
             key = f"{path}.{name}" if path else str(name)
@@ -77,9 +81,9 @@ def differing(path: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def gives(key: str, override: str, before: set[str]) -> bool:
-    """Whether the override gives this setting now: by its name, or as one of a group chosen anew.
+    """Whether an override sets this setting now: by its key, or by choosing its group.
 
-    A group that was chosen at the start already, such as `trainer=gpu`, says nothing new.
+    A choice of a group that was already made at the start, such as `trainer=gpu`, does not count.
     """
     given = override_key(override)
     if given in (key, TAKEN_FROM.get(key)) or given.startswith(f"{key}."):
@@ -88,7 +92,7 @@ def gives(key: str, override: str, before: set[str]) -> bool:
 
 
 def replaced(config: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
-    """A copy of the configuration with another value at that path."""
+    """A copy of the configuration with `value` at `path`."""
     name, *rest = path
     if not rest:
         return config | {name: value}

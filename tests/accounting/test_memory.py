@@ -102,5 +102,7 @@ def test_values_that_make_no_sense_are_refused():
         weight_bytes(config, 0)
     with pytest.raises(ValueError, match=r"kv_bits=2\.5 must be a whole number of at least 1"):
         decode_bytes_per_token(config, kv_bits=2.5)
-    with pytest.raises(ValueError, match="context=-1 must not be negative; give tokens"):
+    with pytest.raises(
+        ValueError, match="context=-1 must not be negative; give the number of tokens"
+    ):
         decode_bytes_per_token(config, context=-1)

@@ -226,7 +226,7 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not(divides):
 
 def test_too_little_memory_for_one_sequence_names_the_remedies():
     message = (
-        r"one sequence of 128 tokens needs .*B, and 1 kB are there; use a shorter "
+        r"one sequence of 128 tokens needs .*B, but 1 kB are available; use a shorter "
         r"sequence_length, trainer\.activation_checkpointing=true"
     )
     with pytest.raises(ValueError, match=message):

@@ -54,9 +54,9 @@ def test_what_the_out_of_memory_message_advises_continues_the_run(command, tmp_p
     assert (summary["status"], summary["steps"], summary["micro_batch_size"]) == ("finished", 12, 1)
     assert (folder / "metrics.csv").read_text(encoding="utf-8").startswith(before)
     said = caplog.text
-    assert f"{folder}: goes on with micro_batch_size=1 (before: 4)" in said
-    assert "goes on with trainer.activation_checkpointing=True (before: False)" in said
-    assert "keeps callbacks.checkpoint.every_seconds=77, with which it was begun" in said
+    assert f"{folder}: continues with micro_batch_size=1 (before: 4)" in said
+    assert "continues with trainer.activation_checkpointing=True (before: False)" in said
+    assert "keeps callbacks.checkpoint.every_seconds=77, with which it was started" in said
     config = config_of(folder)
     assert (config.micro_batch_size, config.trainer.activation_checkpointing) == (1, True)
     assert config.callbacks.checkpoint.every_seconds == 77
