@@ -87,8 +87,8 @@ def communication_bytes(
         sent = 2 * stored
     else:
         rest = stored - sum(blocks)
-        gathered = rest + 2 * _weighted(config.block_uses, blocks)
-        reduced = rest + _weighted(_block_reductions(config, micro_batches), blocks)
+        gathered = rest + 2 * _weighted_sum(config.block_uses, blocks)
+        reduced = rest + _weighted_sum(_block_reductions(config, micro_batches), blocks)
         sent = micro_batches * gathered + reduced
     return round(width * sent * (num_gpus - 1) / num_gpus)
 
@@ -239,5 +239,5 @@ def _block_reductions(config: ModelConfig, micro_batches: int) -> list[int]:
     return [2 if uses > 1 and micro_batches > 1 else 1 for uses in config.block_uses]
 
 
-def _weighted(factors: Iterable[int], amounts: Iterable[int]) -> int:
+def _weighted_sum(factors: Iterable[int], amounts: Iterable[int]) -> int:
     return sum(factor * amount for factor, amount in zip(factors, amounts, strict=True))

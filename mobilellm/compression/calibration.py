@@ -54,7 +54,7 @@ def gather_moments(
     Raises:
         ValueError: there is no batch, or inputs are not finite.
     """
-    sums: dict[str, _Sum] = {name: _Sum() for name in names}
+    sums: dict[str, _MomentSum] = {name: _MomentSum() for name in names}
 
     def run_whole(model: MobileLLM, number: int) -> None:
         device = next(model.parameters()).device
@@ -62,13 +62,15 @@ def gather_moments(
         model(batch["input_ids"], attention_mask=attention_mask_of(batch), logits=False)
 
     for number in range(len(calibration)):
-        seen = _inputs_of(model, number, names, run or run_whole)
-        taught = None if teacher is None else _inputs_of(teacher, number, names, run or run_whole)
+        inputs = _inputs_of(model, number, names, run or run_whole)
+        teacher_inputs = (
+            None if teacher is None else _inputs_of(teacher, number, names, run or run_whole)
+        )
         # Projections of the same input share its moment.
         products: dict[tuple[int, ...], Tensor] = {}
         for name in names:
-            for use, x in enumerate(seen[name]):
-                t = None if taught is None else taught[name][use]
+            for use, x in enumerate(inputs[name]):
+                t = None if teacher_inputs is None else teacher_inputs[name][use]
                 sums[name].add(x, t, products)
     moments = {name: total.mean() for name, total in sums.items()}
     for name, moment in moments.items():
@@ -96,7 +98,7 @@ def check_tokens(name: str, moments: Moments) -> None:
         )
 
 
-class _Sum:
+class _MomentSum:
     """Running sums of outer products."""
 
     def __init__(self) -> None:
@@ -138,21 +140,21 @@ def _inputs_of(
     Matrices with the same input share one tensor object, by which `_product` finds equal inputs.
     """
     flat: dict[int, tuple[Tensor, Tensor]] = {}
-    seen: dict[str, list[Tensor]] = {name: [] for name in names}
+    inputs: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def keep(name: str, x: Tensor) -> None:
         if id(x) not in flat:
             # A reference to x is kept, so that no other tensor can get its id.
             flat[id(x)] = (x, x.flatten(0, -2))
-        seen[name].append(flat[id(x)][1])
+        inputs[name].append(flat[id(x)][1])
 
-    with _watching(model, names, keep):
+    with _recording_inputs(model, names, keep):
         run(model, number)
-    return seen
+    return inputs
 
 
 @contextmanager
-def _watching(model: MobileLLM, names: Sequence[str], keep) -> Iterator[None]:
+def _recording_inputs(model: MobileLLM, names: Sequence[str], keep) -> Iterator[None]:
     hooks, training = [], model.training
     model.eval()
     for name in names:

@@ -33,7 +33,7 @@ class ErrorCurve:
         """Store the arguments; the SVD is computed when it is first needed."""
         self.name, self.weight, self.metric = name, weight, metric
         self.division = division
-        self._open = next(i for i, part in enumerate(division.parts) if part.num_terms is None)
+        self._open_part = next(i for i, part in enumerate(division.parts) if part.num_terms is None)
 
     @property
     def size(self) -> int:
@@ -55,7 +55,7 @@ class ErrorCurve:
         Args:
             shape: one of those that the parts allow.
         """
-        return float(self._tails[shape.parts[self._open].num_terms])
+        return float(self._squared_errors[shape.parts[self._open_part].num_terms])
 
     def layer(self, parameters: float) -> FactorizedLinear | None:
         """A fitted layer with at most `parameters` parameters; None if the matrix stays dense."""
@@ -71,11 +71,11 @@ class ErrorCurve:
             return None
 
     @cached_property
-    def _tails(self) -> Tensor:
+    def _squared_errors(self) -> Tensor:
         """Squared error for each number of terms, from 0 on, of the part with open num_terms."""
-        template = self.division.parts[self._open]
+        template = self.division.parts[self._open_part]
         size = self.division.config.matrix_sizes[self.name]
-        rest = self.weight.double() - self._fixed(size)
+        rest = self.weight.double() - self._fixed_parts(size)
         part = template.part(size, 1)
         if part.is_low_rank:
             rest = self.metric.whiten(rest)
@@ -85,7 +85,7 @@ class ErrorCurve:
         tails = squares.flip(0).cumsum(0).flip(0)
         return torch.cat((tails, tails.new_zeros(1)))
 
-    def _fixed(self, size: tuple[int, int]) -> Tensor | float:
+    def _fixed_parts(self, size: tuple[int, int]) -> Tensor | float:
         """The dense matrix that the parts with given num_terms represent."""
         fixed = [
             template.part(size, template.num_terms)

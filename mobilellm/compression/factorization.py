@@ -80,7 +80,7 @@ class Factorization(LayerwiseRecipe):
         if self.parts is not None:
             parts = parse_parts(self.parts or ({},))
             object.__setattr__(self, "parts", parts)
-        object.__setattr__(self, "budget", self._given_budget())
+        object.__setattr__(self, "budget", self._resolved_budget())
         if self.is_fixed and self.allocation != "uniform":
             raise ValueError(
                 f"allocation={self.allocation} divides a budget among the matrices, but if all "
@@ -103,7 +103,7 @@ class Factorization(LayerwiseRecipe):
         """Whether all parts have num_terms, so that the sizes do not depend on a budget."""
         return self.parts is not None and all(p.num_terms is not None for p in self.parts)  # pyright: ignore
 
-    def _given_budget(self) -> SizeBudget | None:
+    def _resolved_budget(self) -> SizeBudget | None:
         if isinstance(self.budget, SizeBudget):
             return self.budget
         if self.budget is None:
@@ -131,7 +131,7 @@ class Factorization(LayerwiseRecipe):
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from error
             return
-        shapes = self._written(division, budgets)
+        shapes = self._configured_shapes(division, budgets)
         division.check(shapes)
         LayerwisePlan(layers=tuple(
             LayerPlan(name=name, size=model.config.matrix_sizes[name], shape=shape)
@@ -197,7 +197,7 @@ class Factorization(LayerwiseRecipe):
         """
         fits: dict[str, SumFit] = {}
         if self.parts is not None:
-            shapes = self._written(division, budgets)
+            shapes = self._configured_shapes(division, budgets)
         else:
             smaller = [n for n in division.names if budgets[n] < division.sizes[n]]
             for name in log_progress(smaller, "shapes found"):
@@ -217,7 +217,7 @@ class Factorization(LayerwiseRecipe):
             layers.append(LayerPlan(name=name, size=size, shape=shape, expected_error=fit.error))
         return LayerwisePlan(layers=tuple(layers))
 
-    def _written(
+    def _configured_shapes(
         self, division: Division, budgets: Mapping[str, int]
     ) -> dict[str, FactorizedShape]:
         """The shapes that the parts give within the budgets, with the rest spent on more terms."""
@@ -242,19 +242,19 @@ class Factorization(LayerwiseRecipe):
         errors: dict[str, float] = {}
         working = working_copy(dense)
         streams = StreamCache(dense, calibration) if StreamCache.serves(dense) else None
-        for site in log_progress(
-            self._sites(model.config, names), "layers fitted, by their inputs"
+        for group in log_progress(
+            self._measured_together(model.config, names), "layers fitted, by their inputs"
         ):
             moments: dict[str, Moments] = {}
             if self.fit == "outputs":
-                moments = gather_moments(working, calibration, site)
+                moments = gather_moments(working, calibration, group)
             elif self.fit == "propagated":
-                is_block = site[0] not in TABLES
+                is_block = group[0] not in TABLES
                 if streams is not None and is_block:
-                    streams.move_to(int(site[0].split(".")[1]), working)
+                    streams.move_to(int(group[0].split(".")[1]), working)
                 run = streams if is_block else None
-                moments = gather_moments(working, calibration, site, teacher=dense, run=run)
-            for name in site:
+                moments = gather_moments(working, calibration, group, teacher=dense, run=run)
+            for name in group:
                 layer, errors[name] = self._fit_layer(dense, name, shapes[name], moments)  # pyright: ignore
                 fitted[name] = layer
                 if self.fit == "propagated":
@@ -293,7 +293,7 @@ class Factorization(LayerwiseRecipe):
             layer = SumFit(goal, shape, metric).improve().layer(weight.dtype)
         return layer, metric.relative_error(goal, layer.materialize().detach())
 
-    def _sites(self, config: ModelConfig, names: Sequence[str]) -> list[list[str]]:
+    def _measured_together(self, config: ModelConfig, names: Sequence[str]) -> list[list[str]]:
         """Groups of names whose moments are measured together.
 
         For `propagated`, these are matrices with the same input; otherwise one group of all names.

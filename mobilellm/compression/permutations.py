@@ -59,7 +59,7 @@ def permuted_fit(
     best = SumFit(goal, plain, metric).improve()
     if part is not None:
         found = search_permutations(
-            _beside_low_rank(goal, shape, metric), part.left, part.right, part.num_terms,
+            _low_rank_residual(goal, shape, metric), part.left, part.right, part.num_terms,
             rows=shape.row_permutation, columns=shape.column_permutation, search=search,
         )  # fmt: skip
         moment = metric.moment
@@ -117,10 +117,10 @@ def _sides(
         shape = shapes.get(name)
         part = None if shape is None else kronecker_part(shape)
         if part is not None and min(part.left[side], part.right[side]) > 1:
-            yield _beside_low_rank(dense_weight(model, name), shape, Metric()), part  # pyright: ignore
+            yield _low_rank_residual(dense_weight(model, name), shape, Metric()), part  # pyright: ignore
 
 
-def _beside_low_rank(weight: Tensor, shape: FactorizedShape, metric: Metric) -> Tensor:
+def _low_rank_residual(weight: Tensor, shape: FactorizedShape, metric: Metric) -> Tensor:
     """The residual of `weight` after the low-rank parts of `shape` are fitted."""
     low = tuple(part for part in shape.parts if part.is_low_rank)
     if not low:

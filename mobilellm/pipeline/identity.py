@@ -116,13 +116,13 @@ def find_run_folder(parent: Path, config: Mapping[str, Any], overrides: Sequence
     wanted = config_hash(config)
     existing = sorted(parent.glob(f"*-{wanted}"))
     if existing:
-        _refuse_namesakes(existing[0], config)
+        _check_same_classes(existing[0], config)
         return existing[0]
     older = (f for f in run_folders(parent) if _is_older(f, wanted, config, overrides))
     return next(older, parent / run_name(config, overrides))
 
 
-def _refuse_namesakes(folder: Path, config: Mapping[str, Any]) -> None:
+def _check_same_classes(folder: Path, config: Mapping[str, Any]) -> None:
     """Check that no class of the folder's run is another class with the same name.
 
     A class that has moved is accepted: its old name cannot be imported any more, or refers to the

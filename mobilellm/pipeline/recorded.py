@@ -38,10 +38,10 @@ def with_recorded(
     if last_checkpoint(folder) is None or not (recorded := read_config(folder)):
         return config, ()
     before: set[str] = set(_summary(folder).get("overrides") or ())
-    watched = _watched(recorded, config)
+    free_callbacks = _callbacks_outside_identity(recorded, config)
     result, lines = config, []
     for key, then, now in differing("", recorded, config):
-        is_free = not is_identity(key) or any(f"{key}.".startswith(f"{w}.") for w in watched)
+        is_free = not is_identity(key) or any(f"{key}.".startswith(f"{w}.") for w in free_callbacks)
         if not is_free or key.startswith(OF_THIS_START) or then is MISSING:
             continue
         if overrides is None or any(gives(key, override, before) for override in overrides):
@@ -59,7 +59,9 @@ def _summary(folder: Path) -> Mapping[str, Any]:
         return {}
 
 
-def _watched(recorded: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+def _callbacks_outside_identity(
+    recorded: Mapping[str, Any], config: Mapping[str, Any]
+) -> list[str]:
     """Keys `callbacks.<name>` of the callbacks that belong to neither identity."""
     kept = {*identity(recorded), *identity(config)}
     names = {**(recorded.get("callbacks") or {}), **(config.get("callbacks") or {})}

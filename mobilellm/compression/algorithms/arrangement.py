@@ -137,8 +137,8 @@ class Arrangement:
 
     def _member_profits(self, member: Member, features: Tensor) -> Tensor:
         """Profits (position, unit) for one weight; `features` is (k, unit)."""
-        held, free, rows, where = self._view(member)
-        blocks, slots = where.blocks[features], where.slots[features]
+        held, free, rows, positions = self._view(member)
+        blocks, slots = positions.blocks[features], positions.slots[features]
         units = rows[features]  # (k, unit, c, d)
         same = (blocks.unsqueeze(-1) == blocks.unsqueeze(-2)).double()
         placed = held[:, slots]  # (terms, k, unit, d)
@@ -165,11 +165,11 @@ class Arrangement:
             (features, c, d) and the positions of its features.
         """
         part, dim = self.parts[member.weight], member.dim
-        where = slots_of(part, dim)
+        positions = slots_of(part, dim)
         u, s, v = (factor.double() for factor in self.factors[member.weight])
-        held, free = (v, u * s) if where.hold_right else (u, v * s)
+        held, free = (v, u * s) if positions.hold_right else (u, v * s)
         held_shape, free_shape = part.right, part.left
-        if not where.hold_right:
+        if not positions.hold_right:
             held_shape, free_shape = free_shape, held_shape
         held = held.T.reshape(-1, *held_shape)
         free = free.T.reshape(-1, *free_shape)
@@ -177,7 +177,7 @@ class Arrangement:
         rows = (weight.T if dim else weight).unflatten(1, (part.left[1 - dim], part.right[1 - dim]))
         if dim:
             held, free = held.mT, free.mT
-        return held, free, rows if where.hold_right else rows.mT, where
+        return held, free, rows if positions.hold_right else rows.mT, positions
 
 
 def batches(side: Side, parts: Sequence[PartShape], generator: torch.Generator) -> list[Tensor]:

@@ -67,7 +67,7 @@ def search_shape(
     weight = weight.detach().double()
     check_parameters((rows, columns), parameters, search)
     shapes = list(_candidates((rows, columns), parameters, search))
-    screened = sorted(shapes, key=_Screen(weight, metric))
+    screened = sorted(shapes, key=_FirstFitError(weight, metric))
     # Low rank needs no further fitting and is always a finalist.
     finalists = [s for s in shapes if len(s.parts) == 1 and s.parts[0].is_low_rank]
     finalists += [s for s in screened if s not in finalists][: search.finalists]
@@ -121,7 +121,7 @@ def _with_right(
             yield FactorizedShape(parts=(low_rank_shape(rows, columns, rank), part))
 
 
-class _Screen:
+class _FirstFitError:
     """Squared error of a shape after a cheap first fit, which uses one SVD for all ranks."""
 
     def __init__(self, weight: Tensor, metric: Metric) -> None:
