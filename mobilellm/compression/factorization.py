@@ -243,7 +243,7 @@ class Factorization(LayerwiseRecipe):
         working = working_copy(dense)
         streams = StreamCache(dense, calibration) if StreamCache.serves(dense) else None
         for group in log_progress(
-            self._measured_together(model.config, names), "layers fitted, by their inputs"
+            self._measured_together(model.config, names), "groups of layers fitted"
         ):
             moments: dict[str, Moments] = {}
             if self.fit == "outputs":
