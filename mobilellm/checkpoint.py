@@ -1,4 +1,4 @@
-"""The bare model folder: config.json, model.safetensors and, where given, tokenizer.model."""
+"""The folder of a model: config.json, model.safetensors and optionally tokenizer.model."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -43,17 +43,17 @@ WEIGHTS_FILE = "model.safetensors"
 def save_model(
     model: MobileLLM, folder: str | Path, tokenizer: str | Path | bytes | None = None
 ) -> None:
-    """Write `model` into `folder`; every file appears whole or not at all.
+    """Write `model` into `folder`; each file is written atomically.
 
     Args:
-        model: each parameter is stored once, shared blocks and tied tables included; of masked
-            weights those that are kept, and one bit for each entry.
-        folder: made where missing; a model in it is replaced.
+        model: each parameter is stored once, even if blocks are shared or embeddings are tied. Of
+            a masked matrix, the remaining weights and one bit per entry are stored.
+        folder: created if it does not exist; a model in it is replaced.
         tokenizer: a SentencePiece model, as a path or as its bytes.
 
     Raises:
-        FileNotFoundError: the tokenizer's path does not exist.
-        OSError: a file could not be written; what was there before is kept.
+        FileNotFoundError: the path of the tokenizer does not exist.
+        OSError: a file could not be written; its previous version is kept.
     """
     folder = Path(folder)
     content = _tokenizer_bytes(tokenizer)
@@ -66,11 +66,11 @@ def save_model(
 
 
 def stored_bytes(model: MobileLLM, dtype: torch.dtype | None = None) -> int:
-    """Bytes of all numbers in the file that `save_model` writes for `model`.
+    """Size in bytes of all tensors in the file that `save_model` writes for `model`.
 
     Args:
-        model: any.
-        dtype: of its weights in that file; None: as they are.
+        model: to measure.
+        dtype: of the weights in the file; None: that of the model.
     """
     return sum(
         tensor.numel() * (dtype or tensor.dtype).itemsize
@@ -81,11 +81,11 @@ def stored_bytes(model: MobileLLM, dtype: torch.dtype | None = None) -> int:
 
 
 def load_model(folder: str | Path) -> MobileLLM:
-    """Read the model that `save_model` wrote, on the CPU, in the number type it was saved in.
+    """Read a model that `save_model` wrote, onto the CPU, in the number type of the file.
 
     Raises:
-        FileNotFoundError: no such folder, or a file of it is missing.
-        ValueError: a config field that does not exist, or weights of another shape than it says.
+        FileNotFoundError: the folder or one of its files does not exist.
+        ValueError: the configuration has an unknown field, or weights do not have its shapes.
     """
     folder = Path(folder)
     config, state = read_config(folder), read_tensors(folder / WEIGHTS_FILE)
@@ -114,7 +114,7 @@ def _layer_tensors(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _take_layer(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """As `_layer_tensors`; `state` no longer has them."""
+    """As `_layer_tensors`, and remove them from `state`."""
     tensors = _layer_tensors(state, name)
     for key in tensors:
         del state[f"{name}.{key}"]
@@ -124,10 +124,11 @@ def _take_layer(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 def model_from_state(
     config: ModelConfig, state: Mapping[str, Tensor], origin: str | Path
 ) -> MobileLLM:
-    """A model of `config` with the given weights, nothing drawn at random.
+    """A model of `config` with the given weights, without drawing random ones first.
 
     Raises:
-        ValueError: a weight is missing, left over or of another shape; names it and `origin`.
+        ValueError: a weight is missing, unknown or has the wrong shape; the message names it and
+            `origin`.
     """
     with torch.device("meta"):
         model = MobileLLM(config)
@@ -151,10 +152,10 @@ def _check_kinds(
     config: ModelConfig,
     origin: str | Path,
 ) -> None:
-    """Compare matrix by matrix how it is stored, which one name and shape would not tell.
+    """Check that each matrix is stored in the form (dense, factorised, masked) that `config` says.
 
     Raises:
-        ValueError: dense, factorised or masked otherwise than `config` says.
+        ValueError: a matrix is stored in another form.
     """
     for name in config.matrix_sizes:
         wanted, given = (
@@ -164,13 +165,13 @@ def _check_kinds(
             raise ValueError(
                 f"{name} is {given} in {origin}, and {wanted} by config.json "
                 f"({'with' if config.compressed_layers else 'without'} compressed_layers); use the "
-                "config.json the weights were saved with: its compressed_layers say which matrices "
-                "are stored how"
+                "config.json the weights were saved with: its compressed_layers give the form of "
+                "each matrix"
             )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, in memory of their own.
+    """All tensors of a safetensors file, copied into memory.
 
     Raises:
         FileNotFoundError: the folder or the file is missing.
@@ -181,7 +182,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     check_exists(path)
     try:
-        # load_file maps the file into memory: later writing to it would change the model.
+        # load_file maps the file into memory: the model would change if the file were overwritten.
         return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except SafetensorError as error:
         reason = describe_unread(path) or f"is damaged ({error}); save or fetch it again"

@@ -1,4 +1,4 @@
-"""Folders and files that a user names."""
+"""Paths that the user gives: home folders, and folders that can be written to."""
 
 import os
 import re
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
-    """What the user wrote as a path, with `~` and `~name` as home folders.
+    """A path of the user, with `~` and `~name` replaced by home folders.
 
-    The one place that does so: shells leave them alone in quotes and in `key=~/x`.
+    Shells do not replace them in quotes and in `key=~/x`.
 
     Raises:
-        ValueError: `~name` of a user that this machine does not have.
+        ValueError: there is no user `name` on this machine.
     """
     try:
         return Path(text).expanduser()
@@ -23,18 +23,18 @@ def user_path(text: str | os.PathLike[str]) -> Path:
 
 
 def home_in_override(override: str) -> str:
-    """`key=~/x`, `key=~/a,~/b` and `key=[~/a]` of the command line with the home folder.
+    """Replace `~` by the home folder in overrides: `key=~/x`, `key=~/a,~/b` and `key=[~/a]`.
 
-    Hydra's grammar has no place for a `~` that is not in quotes.
+    Hydra's grammar does not allow a `~` outside of quotes.
     """
     return re.sub(r"(?<=[=,\[])~(?=/)", str(Path.home()), override)
 
 
 def with_home_folders(config: Any) -> Any:
-    """Plain data in which every text that begins with `~/` is a path below the home folder.
+    """Replace `~/` at the beginning of every string in plain data by the home folder.
 
-    Which keys are paths is known to their owners alone, callbacks of the user's own included; no
-    other setting begins like this.
+    It is not known which settings are paths, since users can add callbacks, but only paths begin
+    like this.
     """
     if isinstance(config, Mapping):
         return {key: with_home_folders(value) for key, value in config.items()}
@@ -46,20 +46,20 @@ def with_home_folders(config: Any) -> Any:
 
 
 def check_writable(name: str, folder: Path) -> None:
-    """Refuse a folder that could not be made or written to, before any work is done.
+    """Check that a folder can be created and written to, before any work is done.
 
     Args:
         name: of the setting, for the message.
         folder: need not exist.
 
     Raises:
-        ValueError: a file is in the way, or the folder is not writable.
+        ValueError: the path or one of its parents is a file, or the folder is not writable.
     """
     nearest = next((p for p in (folder, *folder.absolute().parents) if p.exists()), Path("/"))
     if not nearest.is_dir():
         raise ValueError(f"{name}={folder} cannot be a folder: {nearest} is a file; give another")
     try:
-        # Rights alone do not tell: a file system may be read-only, or root's rights end at it.
+        # Permissions are not sufficient: the file system may be read-only, or restrict root.
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:

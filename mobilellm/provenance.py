@@ -1,4 +1,4 @@
-"""What made a result: command, code, versions and machine."""
+"""Provenance of a result: command, code, versions and machine."""
 
 import importlib.metadata
 import json
@@ -47,7 +47,7 @@ def git_state() -> dict[str, Any]:
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of Python, this package and what it computes with."""
+    """Versions of Python, of this package and of its numerical libraries."""
     found = {"python": platform.python_version(), "mobilellm": __version__}
     for package in PACKAGES:
         try:
@@ -58,7 +58,7 @@ def versions() -> dict[str, str]:
 
 
 def device_name(accelerator: str) -> str:
-    """The processor's or the GPU's own name."""
+    """Name of the processor or the GPU."""
     if accelerator == "cuda":
         import torch
 

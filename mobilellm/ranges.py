@@ -1,7 +1,7 @@
-"""What a setting may be: its type is its annotation, its range stands beside it.
+"""Checks types and ranges of settings: the type is the annotation, the range is beside it.
 
-Every number that a user can give is checked when its owner is built, which is before any data are
-read. NaN and infinity are never in range: what stands for "no limit" is null.
+Every number that a user can give is checked when the object with the setting is constructed, before
+any data are read. NaN and infinity are never in range; null means that there is no limit.
 """
 
 import functools
@@ -17,26 +17,26 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Largest seed that torch's generators take, and largest index of a 32-bit integer.
+# Largest seed that torch's generators accept, and largest 32-bit integer.
 MAX_SEED = 2**63 - 1
 MAX_INDEX = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Where a number, or each number of a list, may lie. Without limits: anywhere, if finite."""
+    """The range of a number, or of each number in a list; without limits, every finite number."""
 
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
     cap: float | None = None
-    """Largest value that can be calculated with, far beyond any use; said only where exceeded."""
+    """Largest value that does not cause an overflow; messages mention it only if it is exceeded."""
     remedy: str = ""
-    """What to do instead, e.g. `null disables clipping`; ends the message."""
+    """A hint at the end of the message, e.g. `null disables clipping`."""
 
     def __contains__(self, value: float) -> bool:
-        """Whether `value` is finite and inside."""
+        """Whether `value` is finite and in range."""
         return (
             (isinstance(value, int) or math.isfinite(value))
             and (self.at_least is None or value >= self.at_least)
@@ -58,7 +58,7 @@ class Range:
 
 
 ANYWHERE = Range()
-# Of softened probabilities; at the cap they are uniform but for rounding.
+# For temperatures: at the cap, probabilities are uniform up to rounding.
 TEMPERATURE = Range(above=0, cap=1_000_000)
 
 
@@ -66,14 +66,14 @@ def check_value(name: str, value: Any, hint: Any, allowed: Range = ANYWHERE) -> 
     """Check one setting.
 
     Args:
-        name: as the user writes it.
-        value: what was given.
-        hint: its annotation: bool, int, float, str, a `Literal`, None, lists and mappings
-            of these, and unions. Other classes are not checked here.
-        allowed: where the numbers in it may lie.
+        name: of the setting, as the user writes it.
+        value: to check.
+        hint: its annotation: bool, int, float, str, a `Literal`, None, lists and mappings of
+            these, and unions. Other classes are not checked.
+        allowed: the range of the numbers in it.
 
     Raises:
-        ValueError: another type, or a number out of range.
+        ValueError: the type is wrong, or a number is out of range.
     """
     if _fits(value, hint, allowed):
         return
@@ -84,15 +84,15 @@ def check_value(name: str, value: Any, hint: Any, allowed: Range = ANYWHERE) -> 
 
 
 def check_fields(instance: Any, prefix: str = "", /, **ranges: Range) -> None:
-    """Check all fields of a dataclass; called first in its `__post_init__`.
+    """Check all fields of a dataclass; to be called at the start of its `__post_init__`.
 
     Args:
         instance: of the dataclass.
-        prefix: in front of the names in messages.
-        ranges: of its numbers, by field.
+        prefix: of the names in messages.
+        ranges: of the numbers, by field.
 
     Raises:
-        ValueError: as `check_value`.
+        ValueError: see `check_value`.
     """
     for field in fields(instance):
         value = getattr(instance, field.name)
@@ -100,11 +100,11 @@ def check_fields(instance: Any, prefix: str = "", /, **ranges: Range) -> None:
 
 
 def checked(prefix: str = "", /, **ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Check the arguments of a function, or of an `__init__`, at each call.
+    """A decorator that checks the arguments of a function or an `__init__` at each call.
 
     Args:
-        prefix: in front of the names in messages.
-        ranges: of its numbers, by argument.
+        prefix: of the names in messages.
+        ranges: of the numbers, by argument.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -128,7 +128,7 @@ def checked(prefix: str = "", /, **ranges: Range) -> Callable[[Callable[P, R]], 
 
 UNIONS = (typing.Union, types.UnionType)
 LISTS = (list, tuple, Sequence)
-# Annotations that are looked at, with what a message calls them.
+# The annotations that are checked, and their names in messages.
 KINDS: dict[Any, str] = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text",
     type(None): "null", None: "null", Mapping: "a mapping",
@@ -146,18 +146,18 @@ def _fits(value: Any, hint: Any, allowed: Range) -> bool:
         return isinstance(value, str) and value in typing.get_args(hint)
     if hint in (int, float):
         is_number = isinstance(value, int if hint is int else int | float)
-        # A whole number beyond the largest float would overflow where it is calculated with.
+        # An integer beyond the largest float would overflow in calculations.
         is_float = hint is int or (is_number and abs(value) <= sys.float_info.max)
         return is_number and not isinstance(value, bool) and is_float and value in allowed
     kind = origin or hint
     if kind in KINDS:
         return value is None if kind is None else isinstance(value, kind)
-    # Of other classes no more is known than that most of them are not null.
+    # For other classes, only null is refused.
     return value is not None or not isinstance(hint, type)
 
 
 def _items(value: Sequence[Any], hint: Any) -> list[tuple[Any, Any]]:
-    """Each item of a list or tuple with its annotation."""
+    """The items of a list or tuple, each with its annotation."""
     arguments = typing.get_args(hint)
     is_open = typing.get_origin(hint) is not tuple or arguments[-1:] == (...,)
     if not is_open and len(arguments) != len(value):
@@ -167,7 +167,7 @@ def _items(value: Sequence[Any], hint: Any) -> list[tuple[Any, Any]]:
 
 
 def _requirement(value: Any, hint: Any, allowed: Range) -> str:
-    """What `value` should have been; of a number that is only out of range, its range."""
+    """The requirement that `value` violates; if a number is only out of range, the range."""
     parts = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number or allowed.remedy.startswith("null"):

@@ -1,4 +1,4 @@
-"""The configuration in a run's folder, in today's form, whichever version recorded it."""
+"""Converts configurations that earlier versions recorded to the current form."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ NESTED = {"compression": ("compression",), "distillation": ("distillation", "ste
 # In compression the recipe was nested once more.
 RECIPE = "recipe"
 TARGET = "_target_"
-# Packages of this project that had another name before.
+# Former names of packages of this project.
 RENAMED = {"compressor": "compression"}
 
 

@@ -1,9 +1,9 @@
-"""Which settings of a run can change its result."""
+"""Distinguishes settings that can change the result of a run from those that cannot."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# Settings that say where or how fast a run happens: they cannot change the result beyond rounding.
+# Settings of the machine, speed and output: they cannot change the result beyond rounding.
 # A resumed run keeps its recorded values of these unless others are given.
 NOT_IDENTITY = (
     "output_dir",

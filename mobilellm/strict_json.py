@@ -1,6 +1,7 @@
-"""JSON as its standard has it, and records that are checked for what they must hold.
+"""Standard JSON, without infinity and NaN, and checks of the fields of records.
 
-The standard knows neither infinity nor NaN, and other readers refuse them.
+Python writes infinity and NaN by default, which the standard does not allow and other programs
+cannot read.
 """
 
 import json
@@ -16,15 +17,15 @@ def to_json(
     ensure_ascii: bool = True,
     default: Callable[[Any], Any] | None = None,
 ) -> str:
-    """A record for readers as JSON text; null stands for numbers that are not finite.
+    """A record as JSON text, with null instead of numbers that are not finite.
 
-    What has to be read back exactly is written with `json.dumps(…, allow_nan=False)` instead.
+    Records that must be read back exactly are written with `json.dumps(…, allow_nan=False)`.
 
     Args:
         record: plain data.
-        indent: spaces a level; None: all on one line.
-        ensure_ascii: escape all other characters.
-        default: makes what is no plain data into such, as of `json.dumps`.
+        indent: spaces per level; None: everything on one line.
+        ensure_ascii: whether to escape all characters that are not ASCII.
+        default: converts other objects to plain data; see `json.dumps`.
     """
     return json.dumps(
         finite(record), indent=indent, ensure_ascii=ensure_ascii, default=default, allow_nan=False
@@ -32,7 +33,7 @@ def to_json(
 
 
 def finite(value: Any) -> Any:
-    """Plain data with None for each number that is infinite or NaN; such keys become strings."""
+    """Replace infinite numbers and NaN in plain data by None, and such keys by strings."""
     if isinstance(value, Mapping):
         return {
             str(key) if isinstance(key, float) else key: finite(item) for key, item in value.items()
@@ -45,13 +46,13 @@ def finite(value: Any) -> Any:
 
 
 def find_fault(record: Any, fields: Mapping[str, Any], name: str = "") -> str | None:
-    """The first field of a record that is missing or of another kind, described; None: all fit.
+    """Describe the first field of a record that is missing or has the wrong type; None: no fault.
 
     Args:
-        record: what a JSON file holds.
-        fields: for each required field its type (or several), the fields of an object, or a list
-            with the one or the other for all its elements.
-        name: of the record, where it is a field itself.
+        record: the contents of a JSON file.
+        fields: for each required field: its type, a tuple of types, the fields of an object, or a
+            list with one of these for all of its elements.
+        name: of the record, if it is itself a field.
     """
     if not isinstance(record, Mapping):
         return f"{name or 'it'} is {shorten(record)}, which must be an object"
@@ -79,6 +80,6 @@ def _find_kind_fault(value: Any, kind: Any, path: str) -> str | None:
 
 
 def shorten(value: Any) -> str:
-    """A value for messages, cut where it is long."""
+    """A value as text for messages, truncated if it is long."""
     text = to_json(value, indent=None, default=str)
     return text if len(text) <= 40 else f"{text[:37]}..."

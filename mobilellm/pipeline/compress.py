@@ -1,4 +1,4 @@
-"""Compress a saved model without training it: plan, apply, measure, save."""
+"""Compresses a saved model without training: plan, apply, measure, save."""
 
 import json
 import sys
@@ -24,23 +24,24 @@ if TYPE_CHECKING:
     from mobilellm.compression.stage_settings import StageSettings
 
 REPORT = "compression.json"
-# Beside it until it is written, so that nothing of a search is lost.
+# The plan, kept beside the report until that is written, so that an interrupted search continues.
 PLAN = "plan.json"
 
 
 def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> dict[str, Any]:
-    """Compress the model in `folder` as conf/compress.yaml says and save it in `out`.
+    """Compress the model in `folder` and save it in `out`.
 
     Args:
-        cfg: the composed configuration.
+        cfg: the composed configuration of conf/compress.yaml.
         folder: model, run or Hugging Face folder.
-        out: new or empty; gets the model, its tokenizer and compression.json, the report.
+        out: new or empty folder for the model, its tokenizer and the report, compression.json.
 
     Returns:
         The report.
 
     Raises:
-        ValueError, FileNotFoundError: what does not fit, before any data is read; `out` in use.
+        ValueError, FileNotFoundError: settings, model or data are not valid, or `out` is in use;
+            raised before any data is read.
     """
     from mobilellm.checkpoint import save_model
     from mobilellm.compression.measurement import name_as_given
@@ -52,7 +53,7 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
     _check_out(out)
     model, tokenizer = open_model(folder, as_stored=True)
     stored_type = model.norm.weight.dtype
-    model = model.float()  # sums over many tokens are lost in the rounding of 16 bits
+    model = model.float()  # sums over many tokens would lose precision in 16 bits
     recipe, settings = _recipe(cfg)
     _check_stages(settings)
     recipe.check(model)
@@ -96,10 +97,10 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
 
 
 def _check_out(out: Path) -> None:
-    """Refuse a folder with anything in it but a compression that was cut off.
+    """Check that a folder is empty or holds an interrupted compression.
 
     Raises:
-        ValueError: it is in use.
+        ValueError: it has other files.
     """
     check_writable("--out", out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -109,10 +110,10 @@ def _check_out(out: Path) -> None:
 
 
 def _check_latency(cfg: "DictConfig", model: Any) -> None:
-    """Refuse a measurement that does not fit into the context, before there is work to lose.
+    """Check that the measurement of latency fits into the context, before any work is done.
 
     Raises:
-        ValueError: names both.
+        ValueError: it does not; the message has both numbers.
     """
     context = model.config.max_position_embeddings
     if cfg.latency and not 0 < cfg.decode_tokens < context:
@@ -125,7 +126,7 @@ def _check_latency(cfg: "DictConfig", model: Any) -> None:
 def _made_from(
     cfg: "DictConfig", recipe: Any, settings: "StageSettings", model: Any, data: Any
 ) -> dict[str, Any]:
-    """All that a plan depends on."""
+    """Everything that a plan depends on, as plain data."""
     from mobilellm.pipeline.model_hash import model_hash
 
     return {
@@ -140,10 +141,10 @@ def _made_from(
 
 
 def _saved_plan(out: Path, made_from: Mapping[str, Any], recipe: Any) -> Any:
-    """The plan that a compression which was cut off left in `out`; None: there is none.
+    """The plan of an interrupted compression in `out`; None if there is none.
 
     Raises:
-        ValueError: it is of another compression; names what differs.
+        ValueError: it is the plan of another compression; the message names the differences.
     """
     if not (out / PLAN).exists():
         return None
@@ -152,14 +153,14 @@ def _saved_plan(out: Path, made_from: Mapping[str, Any], recipe: Any) -> Any:
     if differing:
         raise ValueError(
             f"{out / PLAN} is the plan of another compression ({', '.join(differing)} differ); "
-            "give a new folder, or the same settings to go on from that plan"
+            "give a new folder, or the same settings to continue from that plan"
         )
-    _tell(f"going on from the plan in {out / PLAN}")
+    _tell(f"continuing from the plan in {out / PLAN}")
     return recipe.plan_from_dict(saved["plan"])
 
 
 def _save_plan(out: Path, plan: Any, made_from: Mapping[str, Any]) -> None:
-    """Keep the plan as soon as there is one: a search takes minutes."""
+    """Save the plan as soon as it exists, because a search takes minutes."""
     out.mkdir(parents=True, exist_ok=True)
     values = {"made_from": made_from, "plan": plan.to_dict()}
     write_text_atomically(out / PLAN, to_json(values) + "\n")
@@ -200,10 +201,10 @@ def _recipe(cfg: "DictConfig") -> "tuple[Recipe, StageSettings]":
 
 
 def _check_stages(settings: "StageSettings") -> None:
-    """Refuse what says when layers are compressed: here all are, at once.
+    """Refuse settings for stages: without training, all layers are compressed at once.
 
     Raises:
-        ValueError: names the setting.
+        ValueError: such a setting is given; the message names it.
     """
     given = {
         "groups": settings.groups,
@@ -224,11 +225,11 @@ def _check_stages(settings: "StageSettings") -> None:
 
 
 def _twin(recipe: Any, plan: Any, model: Any, calibration: Any) -> dict[str, Any]:
-    """The low-rank twin at equal parameters, where there is one."""
+    """The low-rank model with equally many parameters, for comparison, if there is one."""
     twin = recipe.low_rank_twin(plan)
     if twin is None:
         return {}
-    _tell("fitting the low-rank twin")
+    _tell("fitting the low-rank model for comparison")
     return {"low-rank twin": twin[0].apply(model, twin[1], calibration).model}
 
 
@@ -239,7 +240,7 @@ def _counts(model: Any) -> dict[str, int]:
 
 
 def _measure(models: Mapping[str, Any], rows: list[dict[str, Any]], cfg: "DictConfig") -> None:
-    """Add milliseconds and peak bytes of prefill and decoding, measured in turns."""
+    """Add the time and peak memory of prefill and decoding; the models are measured in turns."""
     from mobilellm.evaluation.latency import compare_latency
 
     _tell("measuring prefill and decoding")

@@ -1,4 +1,4 @@
-"""The text on which a saved model is compressed and measured."""
+"""The data for calibrating and measuring the compression of a saved model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def data_to_compress_on(cfg: "DictConfig", folder: Path, model: "MobileLLM") -> "TokenDataModule":
-    """The data that `cfg` names, or those of the run, in the tokens of the model.
+    """The data that `cfg` describes, or else those of the run, tokenized for the model.
 
     Args:
         cfg: conf/compress.yaml, composed.
@@ -21,7 +21,7 @@ def data_to_compress_on(cfg: "DictConfig", folder: Path, model: "MobileLLM") -> 
         model: the model in it.
 
     Raises:
-        FileNotFoundError, ValueError: no data are known, or they are not in the model's tokens.
+        FileNotFoundError, ValueError: no data are known, or their tokenizer is not the model's.
     """
     from omegaconf import OmegaConf
 
@@ -35,7 +35,7 @@ def data_to_compress_on(cfg: "DictConfig", folder: Path, model: "MobileLLM") -> 
     if merged.get("data") is None:
         merged.data = _data_of_run(folder)
         if find_tokenizer(folder) is not None:
-            # The run kept a copy of what it was given, which may be gone.
+            # The copy in the run's folder: the given file may no longer exist.
             merged.data.tokenizer = None
     ends = (model.config.eos_token_id,)
     prepared = prepare_data(
@@ -57,7 +57,7 @@ def data_to_compress_on(cfg: "DictConfig", folder: Path, model: "MobileLLM") -> 
 
 
 def _data_of_run(folder: Path) -> Any:
-    """What the run was trained on; `folder` is the run's or its model's."""
+    """The data configuration of a run; `folder` is that of the run or of its model."""
     from omegaconf import OmegaConf
 
     for run in (folder, folder.absolute().parent):

@@ -1,4 +1,4 @@
-"""What models cost, from composed configurations to tables or JSON on stdout; without torch."""
+"""Prints the cost of models as tables or JSON, from composed configurations; without torch."""
 
 import sys
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ class Explanations:
         self._names.append(" ".join(overrides))
 
     def show(self) -> None:
-        """Write them to stdout: one line of JSON per model, one model's table, or one of all."""
+        """Print one line of JSON per model, the table of a single model, or one table of all."""
         if not self._explained:
             return
         if self._format == "json":
@@ -175,7 +175,7 @@ def _devices(trainer: DictConfig) -> Facts:
 
 
 def _differing(names: list[str]) -> list[str]:
-    """The overrides in which the rows differ, each without the path in front of its key."""
+    """The overrides in which the rows differ, each with the last part of its key only."""
     rows = [name.split(" ") for name in names]
     common = set(rows[0]).intersection(*rows[1:])
     return [

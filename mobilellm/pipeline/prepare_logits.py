@@ -1,8 +1,8 @@
-"""Run a teacher once over the training data and keep its top-k probabilities.
+"""Runs a teacher once over the training data and stores its top-k probabilities.
 
 1. Check what can be checked without data or weights.
-2. Prepare the data, or open them, and compare their tokenizer with the teacher's.
-3. Under a lock, write the shards that are missing; a finished store is reused.
+2. Prepare the data or open prepared data, and compare their tokenizer with the teacher's.
+3. Under a lock, write the missing shards; a finished store is reused.
 """
 
 import hashlib
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 DEFAULT_DIR = Path("logits")
 SHARD_BYTES = 1 << 24
-# Every shard is an open file of every process that reads it.
+# Limited, because every process that reads a store keeps all of its shards open.
 MAX_SHARDS = 256
 
 
 def prepare_logits(cfg: "DictConfig", folder: str | Path) -> "LogitStore":
-    """Make the logit store that conf/prepare_logits.yaml describes, or go on with it.
+    """Make the logit store that the configuration describes, or continue an unfinished one.
 
     Args:
         cfg: the composed configuration.
@@ -45,8 +45,9 @@ def prepare_logits(cfg: "DictConfig", folder: str | Path) -> "LogitStore":
         The finished store.
 
     Raises:
-        ValueError, FileNotFoundError: what does not fit, before the teacher runs.
-        OSError: the disk is full; finished shards stay.
+        ValueError, FileNotFoundError: an option, the teacher or the data are not valid; raised
+            before the teacher runs.
+        OSError: the disk is full; finished shards are kept.
     """
     from mobilellm.distillation.logit_store.manifest import LogitInputs
     from mobilellm.distillation.teachers.opening import check_data, describe_teacher, open_teacher
@@ -91,13 +92,13 @@ def prepare_logits(cfg: "DictConfig", folder: str | Path) -> "LogitStore":
 
 
 def check_options(cfg: "DictConfig", folder: Path) -> "tuple[DictConfig, str]":
-    """Check all options, and against the teacher's configuration, before any data are read.
+    """Check all options, also against the configuration of the teacher, before any data are read.
 
     Returns:
         The configuration with home folders in its paths, and the device to run on.
 
     Raises:
-        ValueError, FileNotFoundError: what does not fit.
+        ValueError, FileNotFoundError: an option or the teacher is not valid.
     """
     import torch
 
@@ -125,9 +126,9 @@ def check_options(cfg: "DictConfig", folder: Path) -> "tuple[DictConfig, str]":
 
 
 def _data(cfg: "DictConfig", folder: Path) -> "tuple[Any, PreparedData]":
-    """The data, with the teacher's own tokenizer where none is given.
+    """The data, with the tokenizer of the teacher if no tokenizer is given.
 
-    Data that were prepared as given, as for training the teacher itself, are taken as they are.
+    If the data are already prepared as configured, e.g. for training the teacher, they are reused.
     """
     from omegaconf import OmegaConf
 
@@ -172,7 +173,7 @@ def _make(
     device: str,
     micro_batch_size: int,
 ) -> "LogitStore":
-    """The store in `out`: reused, gone on with, or begun."""
+    """The store in `out`, which is reused, continued or created."""
     from filelock import FileLock, Timeout
 
     from mobilellm.distillation.logit_store.manifest import MANIFEST
@@ -202,7 +203,7 @@ def _make(
         writer.finish()
         return LogitStore(out)
     except KeyboardInterrupt:
-        _tell(f"stopped; {out} keeps what is finished, and the same command goes on from there")
+        _tell(f"stopped; {out} keeps what is finished, and the same command continues")
         raise
     finally:
         lock.release()

@@ -1,4 +1,4 @@
-"""One pass of a teacher over the training windows, into a logit store."""
+"""Runs a teacher over the training windows and writes a logit store."""
 
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def write_missing(
 ) -> float:
     """Run the teacher over the windows of all missing shards.
 
-    Micro-batches begin anew in every shard, so that its bytes do not depend on where work began.
+    Micro-batches do not cross shards, so that the bytes of a shard do not depend on interruptions.
 
     Args:
         writer: of the store.
@@ -33,7 +33,7 @@ def write_missing(
         micro_batch_size: windows per forward pass.
 
     Returns:
-        Tokens per second; 0 where nothing was missing.
+        Tokens per second; 0 if no shard was missing.
     """
     inputs, missing = writer.inputs, writer.missing
     tokens = sum(len(inputs.windows_of(shard)) for shard in missing) * inputs.sequence_length
@@ -58,19 +58,19 @@ def write_missing(
 def _append(
     file: ShardWriter, teacher: ModelTeacher, batch: dict[str, torch.Tensor], temperature: float
 ) -> None:
-    """One micro-batch; logits exist for a chunk of its tokens at a time."""
+    """Append one micro-batch; only the logits of one chunk of tokens are in memory."""
     tokens, device = batch["input_ids"].numel(), batch["input_ids"].device.type
     allowed = LOSS_CHUNK_LOGITS.get(device, LOSS_CHUNK_LOGITS["cpu"])
     chunk = max(1, allowed // teacher.structure.vocab_size)
     teacher_output = teacher.run(batch)
     for first in range(0, tokens, chunk):
-        # The teacher has a top k, so that this is what it tells.
+        # A teacher with a top k returns only those probabilities.
         top: Any = teacher_output.target(slice(first, min(first + chunk, tokens)), temperature)
         file.append(top)
 
 
 def _autocast(teacher: ModelTeacher, device: str) -> AbstractContextManager[Any]:
-    """Products in bfloat16 on GPUs, as in training."""
+    """Autocast of matrix products to bfloat16 on GPUs, as in training."""
     if device == "cuda" and teacher.precision == "auto" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", torch.bfloat16)
     return nullcontext()
@@ -78,7 +78,7 @@ def _autocast(teacher: ModelTeacher, device: str) -> AbstractContextManager[Any]
 
 @contextmanager
 def _progress(tokens: int) -> Iterator[Any]:
-    """A bar on stderr with rate and remaining time; gives what counts tokens on."""
+    """A progress bar on stderr with rate and remaining time; yields a function to add tokens."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

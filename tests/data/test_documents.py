@@ -109,7 +109,7 @@ def test_regular_expression_begins_documents_and_leaves_nothing_out(tmp_path):
 
 def test_regular_expression_that_matches_nothing(tmp_path):
     (tmp_path / "a.txt").write_text("text\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"data.document='blankline' matches the start of nothing"):
+    with pytest.raises(ValueError, match=r"data.document='blankline' matches no line of the text"):
         documents([tmp_path / "a.txt"], "blankline")
 
 

@@ -152,7 +152,7 @@ def test_an_existing_tokenizer_is_used(corpus):
     [
         ({"train": "nowhere"}, FileNotFoundError, "data.train=nowhere does not exist in"),
         ({"validation": "nowhere"}, FileNotFoundError, "data.validation=nowhere does not exist"),
-        ({"train": "EMPTY"}, ValueError, "data.train=.* is empty: 1 files without a byte"),
+        ({"train": "EMPTY"}, ValueError, "data.train=.* is empty: 1 files of 0 bytes"),
         (
             {"train": "BLANK", "document": "line"},
             ValueError,
@@ -168,7 +168,7 @@ def test_an_existing_tokenizer_is_used(corpus):
         (
             {"document": "^nomatch"},
             ValueError,
-            r"'\^nomatch' matches the start of nothing",
+            r"'\^nomatch' matches no line of the text",
         ),
         (
             {"train": "ONE", "validation": None},

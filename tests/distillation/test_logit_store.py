@@ -144,9 +144,7 @@ def test_no_store(tmp_path, store):
         ("data", "holds no logit store"),
     ):
         assert not is_logit_store(tmp_path / name)
-        with pytest.raises(
-            FileNotFoundError, match=f"{name} {what}; make a store with mobilellm"
-        ):
+        with pytest.raises(FileNotFoundError, match=f"{name} {what}; make a store with mobilellm"):
             LogitStore(tmp_path / name)
     assert is_logit_store(store.folder)
 

@@ -161,7 +161,7 @@ def test_a_plan_is_kept_as_soon_as_it_is_made(run_folder, options, tmp_path, mon
         compress_folder(other, run_folder, out)
     monkeypatch.setattr(Factorization, "plan", not_again)
     report = compress_folder(compose("compress", options), run_folder, out)
-    assert "going on from the plan" in capsys.readouterr().err
+    assert "continuing from the plan" in capsys.readouterr().err
     assert load_model(out).config.layer_shapes.keys() == {
         e["name"] for e in report["plan"]["layers"]
     }

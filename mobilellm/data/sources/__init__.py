@@ -1,1 +1,1 @@
-"""Where documents come from: files, folders, the hub, mixtures."""
+"""Sources of documents: files, folders, the Hugging Face hub, and mixtures."""

@@ -1,4 +1,4 @@
-"""Cut text files into documents, without ever holding a whole file or a whole document."""
+"""Splits text files into documents, without loading a whole file or a whole document."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +9,7 @@ from mobilellm.data.sources.file_reading import read_utf8, split_lines
 
 DOCUMENT_RULES = ("file", "line", "blank_line")
 
-# A part of a text, and whether it begins a document.
+# A part of a text, and whether a document begins with it.
 _Part = tuple[bytes, bool]
 
 
@@ -21,7 +21,7 @@ def read_documents(files: Iterable[Path], rule: str) -> Iterator[Chunk]:
         rule: `file`, `line`, `blank_line` or a regular expression, see `TextFiles.document`.
 
     Raises:
-        ValueError: text that is not UTF-8, or a regular expression that no line matches.
+        ValueError: the text is not UTF-8, or no line matches the regular expression.
     """
     if rule in DOCUMENT_RULES:
         split = {"file": _whole, "line": _lines, "blank_line": _paragraphs}[rule]
@@ -32,10 +32,10 @@ def read_documents(files: Iterable[Path], rule: str) -> Iterator[Chunk]:
 
 
 def compile_rule(rule: str, choices: Sequence[str] = DOCUMENT_RULES) -> re.Pattern[str]:
-    """A rule for documents as a regular expression; that of one of `choices` is not of use.
+    """Compile a rule for documents; for one of `choices`, the result is not used.
 
     Raises:
-        ValueError: it is not a regular expression.
+        ValueError: the rule is not a regular expression.
     """
     try:
         return re.compile(rule)
@@ -47,11 +47,11 @@ def compile_rule(rule: str, choices: Sequence[str] = DOCUMENT_RULES) -> re.Patte
 
 
 def join_sections(files: Iterable[Iterable[bytes]], rule: str) -> Iterator[Chunk]:
-    """Join the parts of each file to documents; a part whose text matches begins a new one.
+    """Join the parts of each file to documents; a part that matches the rule begins a new one.
 
     Args:
-        files: parts, such as lines with their ends.
-        rule: a regular expression for the start of such a part.
+        files: the parts of each file, such as lines with their line ends.
+        rule: a regular expression that is matched with the start of each part.
 
     Raises:
         ValueError: no part matches.
@@ -65,7 +65,7 @@ def join_sections(files: Iterable[Iterable[bytes]], rule: str) -> Iterator[Chunk
         for number, part in enumerate(file):
             begins = title.match(part.rstrip(b"\r\n").decode()) is not None
             num_titles += begins
-            # Blank lines above the first title belong to it: they are no document.
+            # Blank lines before the first title belong to its document.
             yield part, number == 0 or (begins and not is_blank)
             is_blank = is_blank and not part.strip()
 
@@ -73,14 +73,14 @@ def join_sections(files: Iterable[Iterable[bytes]], rule: str) -> Iterator[Chunk
         yield from _assemble(parts(file))
     if not num_titles:
         raise ValueError(
-            f"data.document={rule!r} matches the start of nothing in the text; use "
+            f"data.document={rule!r} matches no line of the text; use "
             f"{', '.join(DOCUMENT_RULES)}, or an expression that the first line of each document "
             "matches"
         )
 
 
 def _assemble(parts: Iterable[_Part]) -> Iterator[Chunk]:
-    """Join parts to chunks; one is given out when it is known whether it ends its document."""
+    """Join parts to chunks; a chunk is yielded when it is known whether its document ends."""
     held: list[bytes] = []
     size = 0
     for part, begins_document in parts:

@@ -1,4 +1,4 @@
-"""Files as blocks of bytes, unpacked on the way; as UTF-8 text; as lines."""
+"""Reads files, which may be compressed, as blocks of bytes, UTF-8 text or lines."""
 
 import bz2
 import gzip
@@ -12,9 +12,9 @@ from typing import Any
 _BLOCK_BYTES = 1 << 20
 
 COMPRESSED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
-"""Endings of files that are unpacked, and what they are packed with."""
+"""Compression formats by the suffix of a file's name."""
 
-# What files begin with that are often taken for text, and what to do with them.
+# First bytes of files that are often mistaken for text, with a description and a remedy.
 _KNOWN = (
     (b"\x1f\x8b", "packed with gzip; let its name end in .gz"),
     (b"\x28\xb5\x2f\xfd", "packed with zstd; let its name end in .zst"),
@@ -24,7 +24,7 @@ _KNOWN = (
     (b"PAR1", "a Parquet file; use data=parquet"),
     (b"%PDF", "a PDF document; extract its text, for instance with `pdftotext`"),
 )
-# Byte order marks. Those of UTF-32 begin like those of UTF-16, so they come first.
+# Byte order marks. Those of UTF-32 are tested first, because they begin like those of UTF-16.
 _MARKS = (
     (b"\xff\xfe\0\0", "utf-32"),
     (b"\0\0\xfe\xff", "utf-32"),
@@ -34,10 +34,10 @@ _MARKS = (
 
 
 def read_blocks(path: Path) -> Iterator[bytes]:
-    """The contents of a file in blocks; what ends in `.gz`, `.bz2`, `.xz` or `.zst` is unpacked.
+    """The contents of a file in blocks; `.gz`, `.bz2`, `.xz` and `.zst` files are decompressed.
 
     Raises:
-        ValueError: a packed file that is truncated, damaged or packed otherwise.
+        ValueError: a compressed file is truncated, damaged or in another format.
     """
     packed_with = COMPRESSED.get(path.suffix)
     if packed_with is None:
@@ -45,7 +45,7 @@ def read_blocks(path: Path) -> Iterator[bytes]:
             while block := file.read(_BLOCK_BYTES):
                 yield block
         return
-    # One that is not there, or may not be read, is told apart from one that is damaged.
+    # Opened before decompression: a missing or unreadable file is not reported as damaged.
     path.open("rb").close()
     try:
         with _unpacked(path, packed_with) as file:
@@ -68,10 +68,10 @@ def _unpacked(path: Path, packed_with: str) -> AbstractContextManager[Any]:
 
 
 def read_utf8(path: Path) -> Iterator[bytes]:
-    """Blocks of a file that each end with a whole character.
+    """Blocks of a file, none of which ends within a character.
 
     Raises:
-        ValueError: bytes that are not UTF-8, with their place; a damaged packed file.
+        ValueError: the file is not UTF-8 (the message has the place), or is damaged.
     """
     carried, offset = b"", 0
     begin = b""
@@ -91,7 +91,7 @@ def read_utf8(path: Path) -> Iterator[bytes]:
 
 
 def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines with their ends; only a line feed ends a line."""
+    """Lines with their line ends; only a line feed ends a line."""
     carried: list[bytes] = []
     for block in blocks:
         *lines, rest = block.split(b"\n")
@@ -105,13 +105,13 @@ def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def describe_not_utf8(begin: bytes) -> str:
-    """What a file that is not UTF-8 is by its first bytes, and the remedy."""
+    """What a file that is not UTF-8 probably is, by its first bytes, and the remedy."""
     for signature, description in _KNOWN:
         if begin.startswith(signature):
             return f"it is {description}"
     encoding = next((name for mark, name in _MARKS if begin.startswith(mark)), None)
     if encoding is None and 4 * begin.count(0) > len(begin):
-        # Of characters below U+0100, which are half of the bytes, one byte is 0.
+        # In UTF-16, characters below U+0100 have one zero byte: half of the bytes of such text.
         encoding = "utf-16be" if begin[0::2].count(0) > begin[1::2].count(0) else "utf-16le"
     if encoding is not None:
         return f"it is {encoding.upper()}; convert it with `iconv -f {encoding} -t utf-8`"

@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class HubRows(Source):
-    """A dataset of the hub, or a local folder laid out like one."""
+    """A dataset of the hub, or a local folder with the same layout."""
 
     dataset_name: str
-    """Its name on the hub, e.g. `roneneldan/TinyStories`, or a local folder."""
+    """Name of the dataset on the hub, e.g. `roneneldan/TinyStories`, or a local folder."""
     dataset_config: str | None = None
-    """Its configuration, e.g. `sample-10BT`."""
+    """Configuration of the dataset, e.g. `sample-10BT`."""
     train_split: str = "train"
-    """Its split for training; slices such as `train[:10%]` work without streaming."""
+    """Split for training; slices such as `train[:10%]` are possible without streaming."""
     validation_split: str | None = None
-    """Its split for validation; default: documents are held out of the training split."""
+    """Split for validation; default: documents are held out of the training split."""
     revision: str | None = None
-    """A commit, tag or branch; give a commit to be sure of the very same text."""
+    """A commit, tag or branch; only a commit guarantees the same text later."""
     streaming: bool = True
-    """Read over the network as it is needed; false: download all of it first."""
+    """Read over the network as needed; false: download the whole dataset first."""
 
     @property
     def has_validation(self) -> bool:
-        """Whether a validation split was named."""
+        """Whether a validation split was given."""
         return self.validation_split is not None
 
     @property
@@ -49,7 +49,7 @@ class HubRows(Source):
         return f"{name}-{self.dataset_config}" if self.dataset_config else name
 
     def identity(self) -> Mapping[str, Any]:
-        """What names the rows; they can change where no commit is given."""
+        """The settings that identify the rows; these can change if no commit is given."""
         return {
             "format": "hub",
             "dataset_name": self.dataset_name,
@@ -93,13 +93,13 @@ class HubRows(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class HubDataset(HubRows):
-    """A dataset of the hub, or a local folder laid out like one; one row, one document."""
+    """A dataset of the hub, or a local folder with the same layout; one document per row."""
 
     column: str = "text"
-    """The column of the text."""
+    """The column with the text."""
     document: str = "row"
-    """`row`: each row is a document. Anything else is a regular expression: a row that it matches
-    from its start begins a document, which the rows after it continue."""
+    """`row`: each row is a document. Any other value is a regular expression: a row whose start it
+    matches begins a document, which the following rows continue."""
 
     def __post_init__(self) -> None:
         """Check the regular expression."""
@@ -108,7 +108,7 @@ class HubDataset(HubRows):
         super().__post_init__()
 
     def identity(self) -> Mapping[str, Any]:
-        """What names the rows, and how they make documents."""
+        """The settings that identify the rows, and the rule for documents."""
         return {**super().identity(), "column": self.column, "document": self.document}
 
     def chunks(self, split: Split) -> Iterator[Chunk]:

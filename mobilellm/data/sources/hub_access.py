@@ -1,4 +1,4 @@
-"""What the hub's libraries need around them: a folder for their caches, and a network or none."""
+"""Prepares the environment of the hub's libraries: a folder for caches, and offline mode."""
 
 import logging
 import os
@@ -12,9 +12,9 @@ _SECONDS_TO_CONNECT = 5.0
 
 
 def ensure_cache(parent: Path) -> None:
-    """Put the caches of `datasets` below `parent` where the home folder cannot be written.
+    """Put the caches of `datasets` below `parent` if the home folder is not writable.
 
-    Without effect where the user chose a place (`HF_HOME`), and once `datasets` is imported.
+    This has no effect if the user has set `HF_HOME`, or after `datasets` has been imported.
     """
     if "HF_HOME" in os.environ or "HF_DATASETS_CACHE" in os.environ:
         return
@@ -23,18 +23,18 @@ def ensure_cache(parent: Path) -> None:
         usual.mkdir(parents=True, exist_ok=True)
         is_writable = os.access(usual, os.W_OK)
     except (OSError, RuntimeError):
-        # A home folder that is not there or not known, or a read-only file system.
+        # The home folder is unknown or does not exist, or the file system is read-only.
         is_writable = False
     if not is_writable:
         os.environ["HF_HOME"] = str(parent.absolute() / ".huggingface")
-        logger.info("the home folder cannot be written: caches go to %s", os.environ["HF_HOME"])
+        logger.info("the home folder is not writable: caches are kept in %s", os.environ["HF_HOME"])
 
 
 @contextmanager
 def offline_without_network() -> Iterator[str | None]:
-    """Spare the libraries their half minute of retries where the hub cannot be reached.
+    """Use offline mode if the hub cannot be reached; the libraries would retry for 30 seconds.
 
-    What lies in their caches is found all the same. Gives the reason where it was not reached.
+    Cached data are still found. Yields the reason why the hub cannot be reached, or None.
     """
     from datasets import config
     from huggingface_hub import constants

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, one document an object."""
+"""JSON lines: one object per line, one document per object."""
 
 import codecs
 import json
@@ -19,21 +19,21 @@ from mobilellm.data.sources.local_files import LocalFiles
 
 
 class JsonlRows(LocalFiles):
-    """Files of JSON lines, packed ones too (`.jsonl.gz`, `.jsonl.zst`)."""
+    """Files of JSON lines, which may be compressed (`.jsonl.gz`, `.jsonl.zst`)."""
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Endings of the files taken from a folder."""
+        """Suffixes of the files that are read from a folder."""
         names = (".jsonl", ".ndjson")
         return (*names, *(name + packed for name in names for packed in COMPRESSED))
 
 
 @dataclass(frozen=True, kw_only=True)
 class JsonlFiles(JsonlRows):
-    """Files of JSON lines, one document each from a column of strings."""
+    """Files of JSON lines; the text of each document is the string under one key."""
 
     column: str = "text"
-    """The key of the text."""
+    """The key of the text in each object."""
 
     def identity(self) -> Mapping[str, Any]:
         """The format and the column."""
@@ -43,7 +43,7 @@ class JsonlFiles(JsonlRows):
         """All documents, file by file.
 
         Raises:
-            ValueError: a line that is no JSON object or is without the column, with its place.
+            ValueError: a line is not a JSON object or lacks the key; the message has its place.
         """
         for text, place in read_column(self.files(split), self.column):
             if not isinstance(text, str):
@@ -63,7 +63,7 @@ def read_column(files: Sequence[Path], column: str) -> Iterator[tuple[Any, str]]
     """The values under a key, each with its place for messages; blank lines are skipped.
 
     Raises:
-        ValueError: a line that is not UTF-8, no JSON object, or without the key.
+        ValueError: a line is not UTF-8, not a JSON object, or lacks the key.
     """
     for row, place in read_rows(files):
         if column not in row:
@@ -78,7 +78,7 @@ def read_rows(files: Sequence[Path]) -> Iterator[tuple[dict[str, Any], str]]:
     """The objects, each with its place for messages; blank lines are skipped.
 
     Raises:
-        ValueError: a line that is not UTF-8 or no JSON object.
+        ValueError: a line is not UTF-8 or not a JSON object.
     """
     for file in files:
         is_first = True
@@ -109,7 +109,7 @@ def _parse(line: bytes, file: Path, number: int, *, is_first: bool) -> dict[str,
             "line"
         ) from None
     except ValueError as error:
-        # Whole numbers of thousands of digits.
+        # Python refuses integers with thousands of digits.
         reason = str(error).partition(";")[0]
         raise ValueError(f"{place} cannot be read ({reason}); correct or remove the line") from None
     if not isinstance(row, dict):
@@ -122,7 +122,7 @@ def _parse(line: bytes, file: Path, number: int, *, is_first: bool) -> dict[str,
 
 
 def _unlike_lines(first: bytes) -> str | None:
-    """The remedy where a file's first line shows that it is JSON, but no lines of it."""
+    """The remedy if the first line of a file shows that it is JSON, but not JSON lines."""
     begin = first.removeprefix(codecs.BOM_UTF8).strip()
     if begin.startswith(b"["):
         return "the file is one JSON array: write each element on a line, as `jq -c '.[]'` does"

@@ -17,10 +17,10 @@ Paths = str | Sequence[str]
 
 @dataclass(frozen=True, kw_only=True)
 class LocalFiles(Source):
-    """Files on this machine, one split each.
+    """Files on this machine, given separately for each split.
 
     Raises:
-        TypeError: a path that is no string.
+        TypeError: a path is not a string.
     """
 
     train: Paths
@@ -29,7 +29,7 @@ class LocalFiles(Source):
     """The same for the validation split; default: documents are held out of `train`."""
 
     def __post_init__(self) -> None:
-        """Make lists tuples, since the configuration is frozen."""
+        """Convert lists to tuples, because the configuration is immutable."""
         for name in ("train", "validation"):
             value = getattr(self, name)
             if value is None and name == "validation":
@@ -42,7 +42,7 @@ class LocalFiles(Source):
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Endings of the files taken from a folder; empty: all but hidden ones."""
+        """Suffixes of the files that are read from a folder; empty: all files but hidden ones."""
         return ()
 
     @property
@@ -52,10 +52,10 @@ class LocalFiles(Source):
 
     @property
     def default_name(self) -> str:
-        """The folder's name, or the name of the folder that the first file lies in.
+        """The name of the folder, or of the folder that contains the first file.
 
-        One file that is a corpus by itself has its own name behind it: another file beside it is
-        another corpus.
+        If the corpus is a single file, the name of the file is appended, because another file in
+        the same folder is another corpus.
         """
         first = user_path(self.train[0])
         fixed = next((p for p in (first, *first.parents) if not _is_pattern(p.name)), first)
@@ -65,14 +65,14 @@ class LocalFiles(Source):
         return f"{name}-{first.name.partition('.')[0]}" if is_whole else name
 
     def files(self, split: Split) -> list[Path]:
-        """The files of a split, each path's in order of name."""
+        """The files of a split: for each path in turn, its files in order of name."""
         paths = self.train if split == "train" else self.validation or ()
         files = [
             file for path in paths for file in find_files(str(path), self.suffixes, f"data.{split}")
         ]
         if files and not any(file.stat().st_size for file in files):
             raise ValueError(
-                f"data.{split}={_listed(paths)} is empty: {len(files)} files without a byte; "
+                f"data.{split}={_listed(paths)} is empty: {len(files)} files of 0 bytes; "
                 "give files with text"
             )
         return files
@@ -82,13 +82,13 @@ def find_files(path: str, suffixes: tuple[str, ...], field: str) -> list[Path]:
     """The files that a path stands for, in order of name.
 
     Args:
-        path: a file, a folder (searched to any depth, through links too) or a pattern.
-        suffixes: endings of the files taken from a folder; empty: all but hidden ones.
+        path: a file, a folder (searched recursively, following links) or a pattern.
+        suffixes: of the files that are read from a folder; empty: all files but hidden ones.
         field: name of the setting, for messages.
 
     Raises:
-        FileNotFoundError: nothing has that path.
-        ValueError: a folder without such files.
+        FileNotFoundError: the path does not exist.
+        ValueError: the folder has no such files.
     """
     given = user_path(path)
     if given.is_file():
@@ -116,12 +116,12 @@ def find_files(path: str, suffixes: tuple[str, ...], field: str) -> list[Path]:
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
-    """All files but those that are hidden or in hidden folders; no link back up is followed."""
+    """All files that are not hidden or in hidden folders; cycles of links are not followed."""
 
     def fail(error: OSError) -> None:
         raise error
 
-    # `os.walk` passes over what it may not read without an error, unless `onerror` is given.
+    # Without `onerror`, `os.walk` silently skips folders that it is not allowed to read.
     for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
         above = {os.path.realpath(place), *map(str, Path(os.path.realpath(place)).parents)}
         folders[:] = [
@@ -137,11 +137,11 @@ def _visible_files(folder: Path) -> Iterator[Path]:
 
 
 def _leads_somewhere(file: Path, field: str) -> bool:
-    """Whether it is a file; a link to nothing is passed over with a warning."""
+    """Whether a path is a file; a broken link is skipped with a warning."""
     if file.is_file():
         return True
     if file.is_symlink() and not file.exists():
-        logger.warning("%s: %s is left out, a link to nothing", field, file)
+        logger.warning("%s: %s is a broken link and is left out", field, file)
     return False
 
 

@@ -15,25 +15,25 @@ WEIGHT = Range(above=0, cap=1e9, remedy="leave out a source to use none of it")
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Source):
-    """Documents of several sources in turn, so that each has its share of the text.
+    """Interleaves the documents of several sources so that each has its share of the text.
 
-    The next document always comes from the source that is furthest behind its share of the bytes
-    of UTF-8 text so far, so the shares hold at any point to within one document, and nothing is
-    left to chance. The mixture ends when the source whose turn it is has no more documents:
-    nothing is repeated, and what the others still have is not used.
+    The next document always comes from the source that is furthest behind its share of the bytes of
+    UTF-8 text so far. The shares are therefore exact to within one document at any point, and the
+    order is deterministic. The mixture ends when the next source has no more documents: nothing is
+    repeated, and the remaining documents of the other sources are not used.
 
     Raises:
-        ValueError: no sources, weights that are not positive, sources that are token ids.
-        TypeError: something that is no source.
+        ValueError: there are no sources, a weight is not positive, or a source gives token ids.
+        TypeError: an entry of `sources` is not a source.
     """
 
     sources: Mapping[str, Source]
-    """Sources such as `TextFiles` or `HubDataset`, by a name of your own."""
+    """Sources such as `TextFiles` or `HubDataset`, by names of your choice."""
     weights: Mapping[str, float]
-    """Share of each source in the bytes of training text; only ratios matter."""
+    """Share of each source in the bytes of training text; only the ratios matter."""
 
     def __post_init__(self) -> None:
-        """Check sources and weights."""
+        """Check the sources and weights."""
         self.check_values()
         object.__setattr__(self, "sources", dict(self.sources))
         object.__setattr__(self, "weights", dict(self.weights))
@@ -47,8 +47,8 @@ class Mixture(Source):
                 )
             if source.is_tokenized:
                 raise ValueError(
-                    f"data.sources.{name} is token ids, whose text is not known; mix texts, or "
-                    "prepare it alone"
+                    f"data.sources.{name} is token ids, whose text is not known; mix sources "
+                    "of text, or prepare it alone"
                 )
         self._check_weights()
         without = [name for name, source in self.sources.items() if not source.has_validation]
@@ -63,7 +63,7 @@ class Mixture(Source):
         if self.weights.keys() != self.sources.keys():
             raise ValueError(
                 f"data.weights is given for {', '.join(self.weights) or 'nothing'}, data.sources "
-                f"for {', '.join(self.sources)}; give one weight a source"
+                f"for {', '.join(self.sources)}; give one weight per source"
             )
         for name, weight in self.weights.items():
             check_value(f"data.weights.{name}", weight, float, WEIGHT)
@@ -75,7 +75,7 @@ class Mixture(Source):
 
     @property
     def is_local(self) -> bool:
-        """Whether every source is."""
+        """Whether every source is on this machine."""
         return all(source.is_local for source in self.sources.values())
 
     @property
@@ -84,7 +84,7 @@ class Mixture(Source):
         return "+".join(dict.fromkeys(source.default_name for source in self.sources.values()))
 
     def identity(self) -> Mapping[str, Any]:
-        """What each source is, and the weights."""
+        """The identities of the sources, and the weights."""
         total = sum(self.weights.values())
         return {
             "format": "mixture",
@@ -97,7 +97,7 @@ class Mixture(Source):
         return [file for source in self.sources.values() for file in source.files(split)]
 
     def chunks(self, split: Split) -> Iterator[Chunk]:
-        """Training documents in turn; validation documents source after source, all of them."""
+        """Training documents interleaved; all validation documents, one source after another."""
         streams = [source.chunks(split) for source in self.sources.values()]
         if split == "train":
             yield from _in_turn(streams, [self.weights[name] for name in self.sources])

@@ -1,4 +1,4 @@
-"""Parquet files: one row, one document."""
+"""Parquet files: one document per row."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ _ROWS_PER_READ = 256
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetFiles(LocalFiles):
-    """Parquet files, one document each row from a column of strings; no other column is read."""
+    """Parquet files; the text of each document is in one column, the only one that is read."""
 
     column: str = "text"
-    """The column of the text."""
+    """The column with the text."""
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Endings of the files taken from a folder."""
+        """Suffixes of the files that are read from a folder."""
         return (".parquet",)
 
     def identity(self) -> Mapping[str, Any]:
@@ -32,8 +32,8 @@ class ParquetFiles(LocalFiles):
         """All rows, file by file.
 
         Raises:
-            ValueError: a file that is no Parquet, is damaged or is without the column; a column
-                or a row that is no text.
+            ValueError: a file is not a Parquet file, is damaged or lacks the column, or the column
+                or a row is not text.
         """
         files = self.files(split)
         for file in files:
@@ -55,7 +55,7 @@ class ParquetData(ParquetFiles, DataConfig):
 
 
 def _check_column(file: Path, column: str) -> None:
-    """Read a file's schema, and refuse it where the column is not there or is no text."""
+    """Check by the schema of a file that the column exists and contains text."""
     import pyarrow
     from pyarrow import parquet, types
 
@@ -75,7 +75,7 @@ def _check_column(file: Path, column: str) -> None:
     kind = schema.field(column).type
     values = kind.value_type if types.is_dictionary(kind) else kind
     is_text = types.is_string(values) or types.is_large_string(values)
-    # A column of nothing but nulls: its first row is refused, if there is one.
+    # A column with only nulls: its first row, if there is one, is refused later.
     if not (is_text or types.is_string_view(values) or types.is_null(values)):
         texts = [
             field.name

@@ -1,8 +1,8 @@
-"""Rows of an input, its label and the reason for it: two tasks that one student learns.
+"""Rows with an input, its label and a rationale, from which a student learns two tasks.
 
-Each row becomes two prompted sequences, "predict: " and the input, answered by the label, and
-"explain: " and the input, answered by the rationale. Only the first is asked for afterwards, so
-that reasons cost nothing once the student is trained.
+Each row becomes two prompted sequences: the prompt "predict: " and the input, with the label as the
+target, and the prompt "explain: " and the input, with the rationale as the target. Only the first
+is used after training, so that rationales add no cost to inference.
 
 Source: Hsieh et al. 2023, "Distilling Step-by-Step!", arXiv:2305.02301, section 3.2, and
 google-research/distilling-step-by-step for the layout of answer choices.
@@ -18,43 +18,43 @@ from mobilellm.data.source import Chunk, Source, Split, encode_text
 
 Task = Literal["label", "rationale"]
 TASKS: tuple[Task, Task] = ("label", "rationale")
-"""In batches a task's number is its place here plus 1; 0 stands for none."""
+"""In batches, the number of a task is its index here plus 1; 0 means no task."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One row, checked."""
+    """A row that has been checked."""
 
     input: str
-    """What the student is given, answer choices included."""
+    """The input of the student, including answer choices."""
     targets: Mapping[Task, str]
-    """What it is to answer; without a rationale where the rows have none."""
+    """The target of each task; there is no rationale if the rows have none."""
     choices: tuple[str, ...] = ()
     """Answers to choose from, one of which is the label; empty: any text may be the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rationales(Source):
-    """Which columns hold what, and how prompts are put together.
+    """The columns of the rows, and the parts of the prompts.
 
     Raises:
-        ValueError: prompts that do not tell the tasks apart, columns used twice.
+        ValueError: the prompts of the two tasks are equal, or a column is used twice.
     """
 
     input_column: str = "input"
-    """The column of the question."""
+    """The column with the question."""
     choices_column: str | None = None
-    """The column of the list of answers to choose from; default: there are none."""
+    """The column with the list of answers to choose from; default: there are no choices."""
     label_column: str = "label"
-    """The column of the answer; with choices, the text of one of them."""
+    """The column with the answer; if there are choices, the text of one of them."""
     rationale_column: str | None = "rationale"
-    """The column of the reason for the answer; None: the rows have none."""
+    """The column with the rationale; None: the rows have none."""
     label_prompt: str = "predict: "
-    """Before the input, where the label is asked for."""
+    """Prompt before the input for the label task."""
     rationale_prompt: str = "explain: "
-    """Before the input, where the rationale is asked for."""
+    """Prompt before the input for the rationale task."""
     end_of_prompt: str = "\n"
-    """After the input: a model without an encoder has to be told where the input ends."""
+    """Text after the input, which shows a decoder-only model where the input ends."""
 
     def __post_init__(self) -> None:
         """Check the prompts and the columns."""
@@ -79,7 +79,7 @@ class Rationales(Source):
 
     @property
     def prompts(self) -> dict[Task, str]:
-        """The beginning of each task's prompt, for the tasks that the rows have targets for."""
+        """The prompt of each task for which the rows have targets."""
         prompts: dict[Task, str] = {"label": self.label_prompt}
         if self.rationale_column is not None:
             prompts["rationale"] = self.rationale_prompt
@@ -87,25 +87,25 @@ class Rationales(Source):
 
     @property
     def layout(self) -> dict[str, Any]:
-        """Plain data that says how a row becomes sequences."""
+        """The settings that determine the sequences of a row, as plain data."""
         return {**self.columns, "prompts": dict(self.prompts), "end_of_prompt": self.end_of_prompt}
 
     @abstractmethod
     def rows(self, split: Split) -> Iterator[tuple[Mapping[str, Any], str]]:
-        """The rows of a split in a fixed order, each with its place for messages."""
+        """The rows of a split in a fixed order, each with its location for messages."""
 
     def examples(self, split: Split) -> Iterator[Example]:
-        """The rows, checked.
+        """The rows of a split, after checks.
 
         Raises:
-            ValueError: a row without a column, an empty text, a label that is not among the
-                choices; with the place.
+            ValueError: a row lacks a column, a text is empty, or a label is not among the choices;
+                the message has the location.
         """
         for row, place in self.rows(split):
             yield self._example(row, place)
 
     def texts(self, example: Example) -> Iterator[str]:
-        """Prompt and target of each task in turn."""
+        """The prompt and the target of each task in turn."""
         for task, prompt in self.prompts.items():
             yield prompt + example.input + self.end_of_prompt
             yield example.targets[task]
@@ -147,7 +147,7 @@ class Rationales(Source):
         if not isinstance(value, str):
             raise ValueError(
                 f"{place} holds {type(value).__name__} in column {column!r}, which must be text; "
-                f"set data.{field} to another, or correct the row"
+                f"set data.{field} to another column, or correct the row"
             )
         if not value.strip():
             raise ValueError(f"{place} has an empty {column!r}; write one, or remove the row")
@@ -156,7 +156,7 @@ class Rationales(Source):
 
 
 def with_choices(question: str, choices: Sequence[str]) -> str:
-    """The question with its answer choices (a), (b), …, as the paper's code writes them."""
+    """The question with its answer choices (a), (b), …, in the format of the paper's code."""
     letters = string.ascii_lowercase
     lines = [f"({letter}) {choice}" for letter, choice in zip(letters, choices, strict=False)]
     return "\n".join([question, "Answer choices:", *lines])

@@ -1,4 +1,4 @@
-"""The standard library of the running interpreter: real text that is on every machine."""
+"""The sources of the interpreter's standard library: real text that every machine has."""
 
 import os
 import sysconfig
@@ -16,10 +16,10 @@ _LEFT_OUT = ("site-packages", "dist-packages", "test", "tests", "idle_test", "li
 
 @dataclass(frozen=True, kw_only=True)
 class StandardLibrary(Source):
-    """The .py sources of Python's standard library, a document each.
+    """The .py files of Python's standard library, one document each.
 
-    Tests, installed packages and the file that records how this interpreter was built are left
-    out; `pydoc_data/topics.py`, the language reference, is among the rest.
+    Tests, installed packages and the file with the build settings of the interpreter are left out;
+    `pydoc_data/topics.py`, the language reference, is included.
     """
 
     @property
@@ -32,10 +32,10 @@ class StandardLibrary(Source):
         return {"format": "stdlib"}
 
     def files(self, split: Split) -> list[Path]:
-        """The sources in order of their path, for `train`.
+        """The files of `train`, in order of path.
 
         Raises:
-            FileNotFoundError: this Python comes without its sources.
+            FileNotFoundError: this Python was installed without the sources.
         """
         if split != "train":
             return []
@@ -56,7 +56,7 @@ class StandardLibrary(Source):
         return sorted(files, key=lambda file: file.relative_to(root).as_posix())
 
     def chunks(self, split: Split) -> Iterator[Chunk]:
-        """All sources, one document each."""
+        """All files, one document each."""
         yield from read_documents(self.files(split), "file")
 
 

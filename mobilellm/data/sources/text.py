@@ -12,19 +12,19 @@ from mobilellm.data.sources.local_files import LocalFiles
 
 @dataclass(frozen=True, kw_only=True)
 class TextFiles(LocalFiles):
-    """UTF-8 text files, whose line ends are kept as they are.
+    """UTF-8 text files; line ends are kept.
 
     Raises:
         ValueError: `document` is not a regular expression.
     """
 
     document: str = "file"
-    """What is one document.
+    """The rule for documents.
 
     `file`: each file, unchanged. `line`: each line that is not blank, without its line end.
-    `blank_line`: what stands between blank lines, without its last line end. Anything else is a
-    regular expression: a line that it matches from its start begins a document, and nothing is
-    left out, e.g. WikiText's titles `^ = [^=].* = $`.
+    `blank_line`: the text between blank lines, without its last line end. Any other value is a
+    regular expression: a line whose start it matches begins a document, and no text is left out.
+    For WikiText, `^ = [^=].* = $` matches the titles of articles.
     """
 
     def __post_init__(self) -> None:
@@ -34,11 +34,11 @@ class TextFiles(LocalFiles):
         super().__post_init__()
 
     def identity(self) -> Mapping[str, Any]:
-        """The format and the rule for documents."""
+        """The format, and the rule for documents."""
         return {"format": "text", "document": self.document}
 
     def chunks(self, split: Split) -> Iterator[Chunk]:
-        """All documents, file by file."""
+        """All documents, one file after another."""
         yield from read_documents(self.files(split), self.document)
 
 

@@ -1,4 +1,4 @@
-"""Corpora that are token ids already, such as those Meta's MobileLLM code trains on."""
+"""Corpora of token ids, in the format of Meta's MobileLLM code."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class TokenizedJsonlFiles(JsonlRows):
     """
 
     column: str = "token_ids"
-    """The key of the ids."""
+    """The key of the token ids."""
     eos_token_id: int = 2
     """The id that ends a document."""
 
@@ -46,7 +46,7 @@ class TokenizedJsonlFiles(JsonlRows):
         """All rows, file by file.
 
         Raises:
-            ValueError: a row that is no list of whole numbers from 0 on, with its place.
+            ValueError: a row is not a list of nonnegative integers; the message has its place.
         """
         for ids, place in read_column(self.files(split), self.column):
             tokens = _token_ids(ids, self.column, place)
@@ -67,7 +67,7 @@ def _token_ids(ids: Any, column: str, place: str) -> NDArray[Any]:
         tokens = np.empty(0)
     if tokens.dtype != np.int64 or tokens.ndim != 1 or (tokens < 0).any():
         raise ValueError(
-            f"{place} must hold a list of token ids in column {column!r}, whole numbers from "
-            "0 on; correct or remove the line"
+            f"{place} must hold a list of token ids in column {column!r}, nonnegative "
+            "integers; correct or remove the line"
         )
     return tokens
