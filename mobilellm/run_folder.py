@@ -44,7 +44,7 @@ def check_may_start(folder: Path, *, resume: bool) -> None:
     summary = read_summary(folder)
     if summary is not None and summary.get("status") == "finished":
         raise ValueError(
-            f"{folder} is a finished run and is never overwritten; train it on with a larger "
+            f"{folder} is a finished run and is never overwritten; continue it with a larger "
             f"budget (extend_from={folder} max_tokens=…), change a setting (seed=…), give another "
             "output_dir=…, or remove the folder"
         )

@@ -70,7 +70,7 @@ def _budget_rows(trainer: Any, module: Any) -> Iterator[Row]:
     if budget.max_seconds is not None:
         yield "time limit", f"{budget.max_seconds:,.0f} seconds"
     if module.global_step:
-        yield "goes on from", f"step {module.global_step:,}, {module.tokens:,} tokens"
+        yield "resumes from", f"step {module.global_step:,}, {module.tokens:,} tokens"
     train = len(data.train_windows) * data.sequence_length
     validation = data.num_validation_windows * data.sequence_length
     yield "data", f"{train:,} tokens to train on, {validation:,} to validate on"

@@ -60,7 +60,7 @@ class Extension:
             else "on the plateau of its learning rate"
         )
         return (
-            f"goes on from step {self.steps:,} ({self.tokens:,} tokens) of {self.parent}, "
+            f"continues from step {self.steps:,} ({self.tokens:,} tokens) of {self.parent}, "
             f"{self.checkpoint.name}: {how}"
         )
 
@@ -101,7 +101,7 @@ def extended_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictCon
     if refused:
         more = f" and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
         raise ValueError(
-            f"extend_from={folder} goes on with that run's settings, and these differ: "
+            f"extend_from={folder} keeps the settings of that run, and these differ: "
             f"{', '.join(refused[:SHOWN])}{more}; leave them out, or begin a run of its own from "
             f"its weights with init_from={folder}/model"
         )
@@ -132,7 +132,7 @@ def find_extension(cfg: DictConfig, budget: TrainingBudget, schedule: Schedule) 
     if cfg.compression:
         raise ValueError(
             f"extend_from={folder} compresses its model while it trains, at shares of its budget; "
-            f"train its model on with init_from={folder}/model compression=none"
+            f"continue to train its model with init_from={folder}/model compression=none"
         )
     _check_longer(folder, summary, budget)
     checkpoint, is_rewarmed = _choose(folder, schedule)
@@ -166,7 +166,7 @@ def check_same_data(extension: Extension, prepared: PreparedData) -> None:
 def extended_schedule(
     schedule: Schedule, extension: Extension | None, budget: TrainingBudget
 ) -> Schedule:
-    """`schedule` as it is; if a run is extended, as that run left its learning rate."""
+    """`schedule`; if a run is extended, one that begins with that run's last learning rate."""
     if extension is None:
         return schedule
     if not extension.rewarmed:
@@ -180,7 +180,7 @@ def _parent(cfg: DictConfig) -> Path:
 
 
 def _choose(folder: Path, schedule: Schedule) -> tuple[Path, bool]:
-    """The checkpoint to go on from, and whether its learning rate has fallen."""
+    """The checkpoint to continue from, and whether its learning rate has fallen."""
     last = last_checkpoint(folder)
     falls = is_falling(schedule, 1.0)
     plateau = folder / CHECKPOINTS / PLATEAU_CHECKPOINT
@@ -188,7 +188,7 @@ def _choose(folder: Path, schedule: Schedule) -> tuple[Path, bool]:
         return plateau, False
     if last is None:
         raise FileNotFoundError(
-            f"extend_from={folder} has no checkpoint to go on from (callbacks=none keeps none); "
+            f"extend_from={folder} has no checkpoint to continue from (callbacks=none keeps none); "
             f"begin a run of its own from its weights with init_from={folder}/model"
         )
     return last, falls is not False
@@ -205,7 +205,7 @@ def _check_longer(folder: Path, summary: Mapping[str, Any], budget: TrainingBudg
     raise ValueError(
         f"extend_from={folder} was trained for {steps:,} steps, {summary.get('tokens', 0):,} "
         f"tokens and {seconds:,.0f} seconds, and {given} leaves nothing to train on; give a larger "
-        "budget, and null for a limit that is not to count"
+        "budget, and null for limits that should not apply"
     )
 
 

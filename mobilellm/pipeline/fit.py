@@ -35,7 +35,7 @@ from mobilellm.training.trainer import make_trainer
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit led to."""
+    """The results of a fit."""
 
     results: Results
     model: MobileLLM | None

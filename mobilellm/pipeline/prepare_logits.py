@@ -214,7 +214,7 @@ def _check_space(writer: "LogitWriter") -> None:
     inputs, missing = writer.inputs, writer.missing
     if len(missing) < inputs.num_shards:
         done = inputs.num_shards - len(missing)
-        _tell(f"{writer.folder} has {done} of {inputs.num_shards} shards: going on from there")
+        _tell(f"{writer.folder} has {done} of {inputs.num_shards} shards: continuing from there")
     needed = sum(len(inputs.windows_of(shard)) for shard in missing) * inputs.window_bytes
     free = shutil.disk_usage(writer.folder).free
     if needed > free:

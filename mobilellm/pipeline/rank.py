@@ -46,9 +46,9 @@ def _train(cfg: DictConfig, hydra_cfg: HydraConf) -> None:
 
 @contextmanager
 def _dying_with_the_parent() -> Iterator[None]:
-    """The parent keeps its end of the pipe open, and writes no more, for as long as it lives.
+    """End this process if its parent dies, which closes the parent's end of the pipe.
 
-    The thread that watches for that is joined: the interpreter ends without threads of ours.
+    The thread that watches the pipe is joined, so that none is left when the interpreter ends.
     """
     is_over, end = os.pipe()
 

@@ -175,7 +175,7 @@ class _Ranks:
         if self.is_killed:
             return Stopped(
                 f"killed by {signal.Signals(self.signals[-1]).name}, since the ranks did not end "
-                "by themselves; the same command with resume=true goes on from the last checkpoint",
+                "by themselves; the same command with resume=true continues the run",
                 self.signals[-1],
             )
         if self.first_killed is not None:

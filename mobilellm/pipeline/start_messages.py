@@ -30,14 +30,17 @@ def start_messages(run: Run) -> Iterator[str]:
     if run.is_sweep:
         return
     if run.config["resume"]:
-        yield f"resume=true: {run.folder} has no checkpoint, the run starts anew{_nearest(run)}"
+        yield (
+            f"resume=true: {run.folder} has no checkpoint, the run starts from the beginning"
+            f"{_nearest(run)}"
+        )
         return
     shorter = _shorter(run)
     if shorter is not None:
         folder, tokens = shorter
         yield (
-            f"{folder} is the same run, finished at {tokens:,} tokens; this one starts anew. To "
-            f"train that one on instead: extend_from={folder} with the larger budget"
+            f"{folder} is the same run, finished at {tokens:,} tokens; this one starts from the "
+            f"beginning. To continue that run instead: extend_from={folder} with the larger budget"
         )
 
 

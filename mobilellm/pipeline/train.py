@@ -50,7 +50,7 @@ def train(cfg: DictConfig) -> Facts:
         return read_summary(run.folder) or {}
     check_may_start(run.folder, resume=run.resume)
     if starts_ranks(run):
-        # Each of the processes that this one starts comes here again, and goes on below.
+        # Each of the processes that this one starts calls this function and continues below.
         return train_on_ranks(cfg, run)
     with _joined_ranks(run):
         prepared = prepare(run)

