@@ -105,9 +105,9 @@ def test_any_module_and_the_biases_of_the_rows():
     ("changes", "message"),
     [
         ({"rows": ("3",)}, "coupling hidden: the model has no module 3; make the coupling from"),
-        ({"columns": ("1",)}, "coupling hidden: 1 is Tanh, not a dense nn.Linear; do this before"),
-        ({"columns": ("0",)}, "0 has 5 columns, num_units=6 of unit=1 make 6"),
-        ({"unit": 2}, "0 has 6 rows, num_units=6 of unit=2 make 12"),
+        ({"columns": ("1",)}, "coupling hidden: 1 is Tanh, not a dense nn.Linear; reorder or"),
+        ({"columns": ("0",)}, "0 has 5 columns, but num_units=6 x unit=1 is 6"),
+        ({"unit": 2}, "0 has 6 rows, but num_units=6 x unit=2 is 12"),
         ({"groups": 2}, "order moves unit 3 of group 1 to group 0; units may move only within"),
     ],
 )
@@ -134,7 +134,7 @@ def test_an_order_is_a_permutation(order):
         ({"rows": (), "columns": ()}, "coupling c names no layer; give rows, columns or both"),
         ({"num_units": 0}, "num_units=0 must be a whole number of at least 1"),
         ({"unit": True}, "unit=True must be a whole number of at least 1"),
-        ({"groups": 4}, "num_units=6 must be divisible by groups=4; give groups of one size"),
+        ({"groups": 4}, "num_units=6 must be divisible by groups=4; give groups of equal size"),
     ],
 )
 def test_a_coupling_is_checked(changes, message):

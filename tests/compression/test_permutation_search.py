@@ -284,7 +284,7 @@ def test_weights_are_checked():
     ("sizes", "changes", "message"),
     [
         ([], {}, r"no weights; give row_weights, column_weights or both"),
-        ([6, 8], {}, r"the weights have 6, 8 rows or columns of the units"),
+        ([6, 8], {}, r"the weights have 6, 8 rows or columns for the units"),
         ([6], {"unit": 4}, r"6 rows or columns must be divisible by unit=4 x groups=1"),
         ([6], {"groups": 0}, r"groups=0 must be a whole number of at least 1"),
     ],

@@ -50,7 +50,7 @@ class Coupling:
         if self.num_units % self.groups:
             raise ValueError(
                 f"num_units={self.num_units} must be divisible by groups={self.groups}; "
-                "give groups of one size"
+                "give groups of equal size"
             )
 
     @property
@@ -84,13 +84,14 @@ def coupled_layers(model: "nn.Module", coupling: Coupling) -> "Iterator[tuple[nn
             if type(module) is not nn.Linear:
                 raise ValueError(
                     f"coupling {coupling.name}: {name} is {type(module).__name__}, not a dense "
-                    "nn.Linear; do this before compressing it, or fold it to a dense layer"
+                    "nn.Linear; reorder or remove units before compressing it, or fold it to a "
+                    "dense layer"
                 )
             if module.weight.shape[dim] != coupling.features:
                 raise ValueError(
                     f"coupling {coupling.name}: {name} has {module.weight.shape[dim]} "
-                    f"{('rows', 'columns')[dim]}, num_units={coupling.num_units} of "
-                    f"unit={coupling.unit} make {coupling.features}; make the coupling from this "
+                    f"{('rows', 'columns')[dim]}, but num_units={coupling.num_units} x "
+                    f"unit={coupling.unit} is {coupling.features}; make the coupling from this "
                     "model's configuration"
                 )
             yield module, dim

@@ -61,7 +61,7 @@ def nearest_kronecker(
     most = min(rearranged.shape)
     if not 1 <= num_terms <= most:
         raise ValueError(
-            f"num_terms={num_terms} must be between 1 and {most}, where factors "
+            f"num_terms={num_terms} must be between 1 and {most}, with which factors "
             f"{tuple(left_shape)} and {tuple(right_shape)} represent every weight exactly"
         )
     u, s, v = truncated_svd(rearranged, num_terms)

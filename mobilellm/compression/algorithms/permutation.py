@@ -162,8 +162,8 @@ def _count_units(sizes: Sequence[int], unit: int, groups: int) -> int:
         raise ValueError("there are no weights; give row_weights, column_weights or both")
     if len(set(sizes)) > 1:
         raise ValueError(
-            f"the weights have {', '.join(map(str, sizes))} rows or columns of the units; give "
-            "weights with the same units"
+            f"the weights have {', '.join(map(str, sizes))} rows or columns for the units; give "
+            "weights with equal numbers"
         )
     for name, value in (("unit", unit), ("groups", groups)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -183,7 +183,7 @@ def _rms_error(weights: Sequence[WeightPart]) -> float:
         if not dense.isfinite().all():
             raise ValueError(
                 f"the weight of shape {tuple(weight.shape)} has entries that are not finite; "
-                "search in a model that trained without overflow"
+                "use a model whose weights are finite"
             )
         left, right = nearest_kronecker(dense, part.left, part.right, part.num_terms)
         fitted = torch.einsum("tac,tbd->abcd", left, right).reshape(dense.shape)

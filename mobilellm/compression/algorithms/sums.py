@@ -30,7 +30,10 @@ class SumFit:
             ValueError: the shape and the weight differ in size.
         """
         if tuple(weight.shape) != shape.size:
-            raise ValueError(f"weight has shape {tuple(weight.shape)}, the parts {shape.size}")
+            raise ValueError(
+                f"weight has shape {tuple(weight.shape)}, but the parts are for a matrix of shape "
+                f"{shape.size}"
+            )
         self.weight = weight.detach().double()
         self.metric = metric or Metric()
         self.parts = shape.parts
