@@ -13,6 +13,12 @@ from jaxtyping import install_import_hook
 install_import_hook(
     [
         "mobilellm.layers",
+        # Of the models, what torch.compile does not compile: it cannot trace the hook.
+        "mobilellm.models.attention_mask",
+        "mobilellm.models.cache",
+        "mobilellm.models.decoding",
+        "mobilellm.models.generation",
+        "mobilellm.models.mobilellm",
         "mobilellm.compression.algorithms",
         "mobilellm.losses",
         "mobilellm.distillation.losses",

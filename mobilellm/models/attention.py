@@ -2,13 +2,16 @@
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mobilellm.models.cache import KVCache
 from mobilellm.models.norm import RMSNorm, WeightlessRMSNorm
 from mobilellm.models.rotary import Rotary, apply_rotary
 
-KeysValues = tuple[Tensor, Tensor]
+KeysValues = tuple[
+    Float[Tensor, "batch kv_heads keys head_dim"], Float[Tensor, "batch kv_heads keys head_dim"]
+]
 
 
 class Attention(nn.Module):
@@ -41,15 +44,19 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x: Float[Tensor, "batch seq hidden"],
         rotary: Rotary,
-        mask: Tensor | None = None,
+        mask: Bool[Tensor, "#batch 1 seq keys"] | None = None,
         *,
         keys_values: KeysValues | None = None,
         cache: KVCache | None = None,
         slot: int = 0,
         need_weights: bool = False,
-    ) -> tuple[Tensor, KeysValues, Tensor | None]:
+    ) -> tuple[
+        Float[Tensor, "batch seq hidden"],
+        KeysValues,
+        Float[Tensor, "batch heads seq keys"] | None,
+    ]:
         """Attention output for the input (batch, seq, hidden).
 
         Args:
@@ -80,7 +87,13 @@ class Attention(nn.Module):
             mixed = self._attend(query, key, value, mask)
         return self.o_proj(mixed.transpose(1, 2).flatten(2)), keys_values, weights
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(
+        self,
+        query: Float[Tensor, "batch heads seq head_dim"],
+        key: Float[Tensor, "batch kv_heads keys head_dim"],
+        value: Float[Tensor, "batch kv_heads keys head_dim"],
+        mask: Bool[Tensor, "#batch 1 seq keys"] | None,
+    ) -> Float[Tensor, "batch heads seq head_dim"]:
         is_causal = mask is None and query.shape[-2] > 1
         # With a mask, no fast CUDA kernel supports grouped heads without repeating them.
         in_place = self.group_size > 1 and (mask is None or query.is_cpu)
@@ -90,11 +103,15 @@ class Attention(nn.Module):
             query, key, value, mask, is_causal=is_causal, enable_gqa=in_place
         )
 
-    def _for_each_head(self, x: Tensor) -> Tensor:
+    def _for_each_head(
+        self, x: Float[Tensor, "batch kv_heads *rest"]
+    ) -> Float[Tensor, "batch heads *rest"]:
         """(batch, kv_heads, …) -> (batch, heads, …)."""
         return x if self.group_size == 1 else x.repeat_interleave(self.group_size, dim=1)
 
-    def _heads(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+    def _heads(
+        self, x: Float[Tensor, "batch seq width"], norm: nn.Module | None = None
+    ) -> Float[Tensor, "batch seq heads head_dim"]:
         """(batch, seq, heads × head_dim) -> (batch, seq, heads, head_dim), normalised if asked."""
         x = x.unflatten(-1, (-1, self.head_dim))
         return x if norm is None else norm(x)
@@ -106,7 +123,11 @@ def _make_head_norm(qk_norm: str, head_dim: int, eps: float) -> nn.Module | None
     return WeightlessRMSNorm(eps) if qk_norm == "l2" else None
 
 
-def _attention_weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+def _attention_weights(
+    query: Float[Tensor, "batch heads seq head_dim"],
+    key: Float[Tensor, "batch heads keys head_dim"],
+    mask: Bool[Tensor, "#batch 1 seq keys"] | None,
+) -> Float[Tensor, "batch heads seq keys"]:
     """softmax(q kᵀ / sqrt(head_dim)) in float32; `mask` as in `Attention.forward`."""
     scores = (query @ key.transpose(-2, -1)).float() * query.shape[-1] ** -0.5
     queries, keys = scores.shape[-2:]

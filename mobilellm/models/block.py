@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mobilellm.models.attention import Attention, KeysValues
@@ -15,13 +16,13 @@ from mobilellm.models.rotary import Rotary
 class BlockOutput(NamedTuple):
     """Outputs of one application of a block."""
 
-    hidden: Tensor
+    hidden: Float[Tensor, "batch seq hidden"]
     """Residual stream after the block, (batch, seq, hidden)."""
     keys_values: KeysValues
     """Keys and values that were attended to, each (batch, kv_heads, keys, head_dim)."""
-    attention: Tensor | None
+    attention: Float[Tensor, "batch heads queries keys"] | None
     """Attention weights (batch, heads, queries, keys); None unless requested."""
-    feed_forward: Tensor
+    feed_forward: Float[Tensor, "batch seq hidden"]
     """Output of the feed-forward layer before the residual addition, (batch, seq, hidden)."""
 
 
@@ -61,9 +62,9 @@ class TransformerBlock(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x: Float[Tensor, "batch seq hidden"],
         rotary: Rotary,
-        mask: Tensor | None = None,
+        mask: Bool[Tensor, "#batch 1 seq keys"] | None = None,
         keys_values: KeysValues | None = None,
         *,
         cache: KVCache | None = None,

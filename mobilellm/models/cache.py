@@ -1,5 +1,6 @@
 """Key-value cache with one slot per application of a block."""
 
+from jaxtyping import Float
 from torch import Tensor
 
 from mobilellm.models.config import ModelConfig
@@ -57,7 +58,15 @@ class KVCache:
         """Bytes allocated now."""
         return sum(slot.numel() * slot.element_size() for slot in self._slots if slot is not None)
 
-    def append(self, slot: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def append(
+        self,
+        slot: int,
+        key: Float[Tensor, "batch kv_heads new head_dim"],
+        value: Float[Tensor, "batch kv_heads new head_dim"],
+    ) -> tuple[
+        Float[Tensor, "batch kv_heads keys head_dim"],
+        Float[Tensor, "batch kv_heads keys head_dim"],
+    ]:
         """Store new keys and values after the first `length` tokens; return all of them.
 
         Args:
@@ -81,7 +90,9 @@ class KVCache:
         """Add `num_tokens` to `length`, once every slot has them."""
         self.length += num_tokens
 
-    def _reserve(self, slot: int, key: Tensor, end: int) -> Tensor:
+    def _reserve(
+        self, slot: int, key: Float[Tensor, "batch kv_heads new head_dim"], end: int
+    ) -> Float[Tensor, "2 batch kv_heads capacity head_dim"]:
         """The slot's tensor (2, batch, kv_heads, capacity, head_dim), for at least `end` tokens."""
         if end > self.max_length:
             raise ValueError(

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mobilellm.layers.token_embedding import TokenEmbedding
@@ -21,7 +22,7 @@ from mobilellm.models.cache import KVCache, cache_slots
 from mobilellm.models.feed_forward import ReLUFeedForward, SwiGLU
 from mobilellm.models.mobilellm import MobileLLM
 from mobilellm.models.norm import RMSNorm, WeightlessRMSNorm
-from mobilellm.models.rotary import make_rotary
+from mobilellm.models.rotary import Rotary, make_rotary
 
 # For larger batches a matrix product reuses the weights it reads, and is faster.
 MAX_BATCH = 8
@@ -72,7 +73,12 @@ class PackedDecoder:
         self._norm = _PackedNorm(model.norm)
         self._layers = tuple(zip(config.layer_order, cache_slots(config), strict=True))
 
-    def step(self, tokens: Tensor, cache: KVCache, attention_mask: Tensor | None = None) -> Tensor:
+    def step(
+        self,
+        tokens: Int[Tensor, " batch"],
+        cache: KVCache,
+        attention_mask: Bool[Tensor, "batch keys"] | None = None,
+    ) -> Float[Tensor, "batch vocab"]:
         """Logits (batch, vocab) after one more token per row.
 
         Args:
@@ -123,7 +129,14 @@ class _PackedBlock:
         self._feed_forward_norm = _PackedNorm(block.feed_forward_norm)
         self._down = _PackedMatrix([feed.down_proj.weight], batch_size)
 
-    def project(self, x: Tensor, rotary, kept: KeysValues | None, cache: KVCache, slot: int):
+    def project(
+        self,
+        x: Float[Tensor, "batch hidden"],
+        rotary: Rotary,
+        kept: KeysValues | None,
+        cache: KVCache,
+        slot: int,
+    ) -> tuple[Float[Tensor, "batch heads 1 head_dim"], KeysValues]:
         """Queries (batch, heads, 1, head_dim), and all keys and values that they attend to."""
         packed = self._all if kept is None else self._query
         heads = packed(self._attention_norm(x)).view(x.shape[0], 1, -1, self._attention.head_dim)  # pyright: ignore[reportOptionalCall]
@@ -136,7 +149,7 @@ class _PackedBlock:
             kept = cache.append(slot, key.transpose(1, 2), value.transpose(1, 2))
         return query, kept
 
-    def feed_forward(self, x: Tensor) -> Tensor:
+    def feed_forward(self, x: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch hidden"]:
         """The norm and the feed-forward layer, for hidden states (batch, hidden)."""
         inner = self._inner(self._feed_forward_norm(x))
         if not self._gated:
@@ -144,7 +157,9 @@ class _PackedBlock:
         gate, up = inner.chunk(2, dim=-1)
         return self._down(F.silu(gate).mul_(up))
 
-    def _normalise_heads(self, heads: Tensor) -> Tensor:
+    def _normalise_heads(
+        self, heads: Float[Tensor, "batch 1 heads head_dim"]
+    ) -> Float[Tensor, "batch 1 heads head_dim"]:
         norm, key_norm = self._attention.q_norm, self._attention.k_norm
         if norm is None or key_norm is None:
             return heads
@@ -161,7 +176,7 @@ class _PackedMatrix:
     by the entries of the input.
     """
 
-    def __init__(self, weights: list[Tensor], batch_size: int) -> None:
+    def __init__(self, weights: list[Float[Tensor, "_ inputs"]], batch_size: int) -> None:
         weight = torch.cat(weights) if len(weights) > 1 else weights[0]
         self._size, num_inputs = weight.shape
         self._num_tiles, self._width = _tile(self._size, torch.get_num_threads())
@@ -176,7 +191,7 @@ class _PackedMatrix:
         self._rows = rows.expand(self._bags).flatten()
         self._offsets = torch.arange(0, math.prod(self._bags), num_inputs, dtype=torch.int32)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
         """(batch, in) -> (batch, out)."""
         weights = x.expand(self._bags).flatten()
         # Mode 0 is a sum; the other results are only needed for a backward pass.
@@ -196,7 +211,7 @@ class _PackedNorm:
         self._weight = norm.weight * norm.weight.shape[0] ** 0.5
         self._floor = norm.weight.new_tensor((norm.weight.shape[0] * norm.eps) ** 0.5)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, "batch size"]) -> Float[Tensor, "batch size"]:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return (x / length.hypot_(self._floor)).mul_(self._weight)
 
@@ -209,7 +224,9 @@ def _tile(size: int, num_threads: int) -> tuple[int, int]:
     return min(zip(choices, widths, strict=True), key=lambda choice: choice[0] * choice[1])
 
 
-def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+def _rotate(
+    x: Float[Tensor, "batch 1 heads head_dim"], rotary: Rotary
+) -> Float[Tensor, "batch 1 heads head_dim"]:
     cos, sin = rotary
     first, second = x.chunk(2, dim=-1)
     return torch.cat((second, first), dim=-1).mul_(sin).addcmul_(x, cos)

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -20,8 +21,8 @@ class SwiGLU(nn.Module):
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, seq, hidden) -> the same shape."""
+    def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+        """(..., hidden) -> the same shape."""
         return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
@@ -34,12 +35,14 @@ class ReLUFeedForward(nn.Module):
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, seq, hidden) -> the same shape."""
+    def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+        """(..., hidden) -> the same shape."""
         return self.down_proj(F.relu(self.up_proj(x)))
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+def swiglu(
+    gate: Float[Tensor, "*batch inner"], up: Float[Tensor, "*batch inner"]
+) -> Float[Tensor, "*batch inner"]:
     """silu(gate) × up, elementwise; both tensors have the same shape."""
     if torch.compiler.is_compiling():
         return F.silu(gate) * up

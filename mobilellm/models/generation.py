@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mobilellm.models.cache import KVCache
@@ -23,7 +24,7 @@ def generate(
     seed: int | None = None,
     stop_at_eos: bool = True,
     eos_token_id: int | None = None,
-) -> Tensor:
+) -> Int[Tensor, "batch length"]:
     """Continue each prompt by up to `max_new_tokens` tokens.
 
     Args:
@@ -60,7 +61,7 @@ def generate(
         mask = F.pad(mask.to(device), (0, max_new_tokens), value=True)
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
 
-    def choose(logits: Tensor) -> Tensor:
+    def choose(logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
         return _choose(logits, temperature, top_k, top_p, generator)
 
     _fill(tokens, length, model, mask, choose, eos, stop_at_eos)
@@ -68,10 +69,10 @@ def generate(
 
 
 def _fill(
-    tokens: Tensor,
+    tokens: Int[Tensor, "batch width"],
     length: int,
     model: MobileLLM,
-    mask: Tensor | None,
+    mask: Bool[Tensor, "batch width"] | None,
     choose: Callable[[Tensor], Tensor],
     eos: int,
     stop_at_eos: bool,
@@ -96,7 +97,12 @@ def _fill(
             logits = decoder.step(tokens[:, end], cache, mask)
 
 
-def _forward(model: MobileLLM, tokens: Tensor, cache: KVCache, mask: Tensor | None) -> Tensor:
+def _forward(
+    model: MobileLLM,
+    tokens: Int[Tensor, "batch new"],
+    cache: KVCache,
+    mask: Bool[Tensor, "batch width"] | None,
+) -> Float[Tensor, "batch vocab"]:
     """Logits (batch, vocab) at the last of `tokens`."""
     if mask is not None:
         mask = mask[:, : cache.length + tokens.shape[1]]
@@ -105,12 +111,12 @@ def _forward(model: MobileLLM, tokens: Tensor, cache: KVCache, mask: Tensor | No
 
 
 def _choose(
-    logits: Tensor,
+    logits: Float[Tensor, "batch vocab"],
     temperature: float,
     top_k: int | None,
     top_p: float | None,
     generator: torch.Generator | None,
-) -> Tensor:
+) -> Int[Tensor, " batch"]:
     """One token id per row of logits (batch, vocab).
 
     Raises:
@@ -137,7 +143,9 @@ def _choose(
     return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(-1)
 
 
-def _pad_left(input_ids: Tensor | Sequence[Tensor], filler: int) -> tuple[Tensor, Tensor | None]:
+def _pad_left(
+    input_ids: Tensor | Sequence[Tensor], filler: int
+) -> tuple[Int[Tensor, "batch longest"], Bool[Tensor, "batch longest"] | None]:
     """Prompts (batch, longest), and a mask of unpadded entries; None if all lengths are equal."""
     if isinstance(input_ids, Tensor):
         if input_ids.dim() != 2 or input_ids.numel() == 0:

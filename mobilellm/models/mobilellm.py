@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -23,9 +24,9 @@ CAPTURES = ("embedding", "hidden_states", "attention", "feed_forward")
 class ModelOutput:
     """Outputs of a forward pass."""
 
-    hidden: Tensor
+    hidden: Float[Tensor, "batch seq hidden"]
     """(batch, seq, hidden) after the final norm: the input of `unembed`."""
-    logits: Tensor | None = None
+    logits: Float[Tensor, "batch seq vocab"] | None = None
     """(batch, seq, vocab); None unless requested."""
     captured: dict[str, list[Tensor]] = field(default_factory=dict)
     """For each captured name one tensor per application, in order; for `embedding` a single one."""
@@ -61,13 +62,13 @@ class MobileLLM(nn.Module):
         """In training, store only the input of each application and recompute the rest."""
         self._activation_checkpointing = enabled
 
-    def unembed(self, hidden: Tensor) -> Tensor:
+    def unembed(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
         """Logits: (..., hidden) -> (..., vocab), with the tied embedding or the separate head."""
         return self.embedding.unembed(hidden) if self.head is None else self.head(hidden)  # pyright: ignore[reportCallIssue]
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Int[Tensor, "..."],
         cache: KVCache | None = None,
         *,
         attention_mask: Tensor | None = None,
@@ -117,8 +118,12 @@ class MobileLLM(nn.Module):
         return ModelOutput(hidden, self.unembed(hidden) if logits else None, captured)
 
     def run_layers(
-        self, x: Tensor, layers: slice, *, attention_mask: Tensor | None = None
-    ) -> Tensor:
+        self,
+        x: Float[Tensor, "batch seq hidden"],
+        layers: slice,
+        *,
+        attention_mask: Tensor | None = None,
+    ) -> Float[Tensor, "batch seq hidden"]:
         """Apply consecutive layers to the residual stream.
 
         Args:
@@ -186,8 +191,8 @@ def _store(captured: dict[str, list[Tensor]], output: BlockOutput) -> None:
 
 
 def _mask_and_positions(
-    input_ids: Tensor, past: int, attention_mask: Tensor | None
-) -> tuple[Tensor | None, Tensor]:
+    input_ids: Shaped[Tensor, "batch queries"], past: int, attention_mask: Tensor | None
+) -> tuple[Bool[Tensor, "#batch 1 queries keys"] | None, Int[Tensor, "#batch queries"]]:
     """The attention mask and the position of each query.
 
     Returns:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -20,7 +21,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(size))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
         """Normalise (..., size); the shape stays."""
         if x.dtype == torch.float32 and x.is_cpu and not torch.compiler.is_compiling():
             return _CpuRMSNorm.apply(x, self.weight, self.eps)  # pyright: ignore[reportReturnType]
@@ -40,7 +41,7 @@ class WeightlessRMSNorm(nn.Module):
         super().__init__()
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
         """Normalise (..., size); the shape stays."""
         return F.rms_norm(x, x.shape[-1:], None, self.eps)
 

@@ -7,12 +7,13 @@ Differs: there entries 2i and 2i + 1 form a pair; the weights differ by a permut
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-Rotary = tuple[Tensor, Tensor]
+Rotary = tuple[Float[Tensor, "*positions 1 head_dim"], Float[Tensor, "*positions 1 head_dim"]]
 
 
-def make_rotary(positions: Tensor, head_dim: int, theta: float) -> Rotary:
+def make_rotary(positions: Int[Tensor, "*positions"], head_dim: int, theta: float) -> Rotary:
     """Cosine and signed sine of the angles of all positions, each (..., seq, 1, head_dim), float32.
 
     The sine is negated in the first half, so that the rotation is x × cos + swap_halves(x) × sin.
@@ -31,7 +32,9 @@ def make_rotary(positions: Tensor, head_dim: int, theta: float) -> Rotary:
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
-def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
+def apply_rotary(
+    x: Float[Tensor, "batch seq heads head_dim"], rotary: Rotary
+) -> Float[Tensor, "batch seq heads head_dim"]:
     """Rotate heads (batch, seq, heads, head_dim) by their positions; shape and type are kept."""
     cos, sin = (table.to(x.dtype) for table in rotary)
     if torch.compiler.is_compiling():
@@ -39,7 +42,7 @@ def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
     return _Rotation.apply(x, cos, sin)  # pyright: ignore[reportReturnType]
 
 
-def _swap_halves(x: Tensor) -> Tensor:
+def _swap_halves(x: Float[Tensor, "*batch head_dim"]) -> Float[Tensor, "*batch head_dim"]:
     first, second = x.chunk(2, dim=-1)
     return torch.cat((second, first), dim=-1)
 
