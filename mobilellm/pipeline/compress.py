@@ -5,30 +5,37 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
+from mobilellm.accounting import count_parameters
+from mobilellm.checkpoint import save_model, stored_bytes
 from mobilellm.command_names import command_for
+from mobilellm.compression.measurement import name_as_given
+from mobilellm.compression.recipe import Recipe
+from mobilellm.compression.stage_settings import StageSettings
+from mobilellm.compression.tables import results_table
+from mobilellm.evaluation.latency import compare_latency
+from mobilellm.evaluation.untrained import warn_if_untrained
+from mobilellm.evaluation.validation import sum_losses
 from mobilellm.files import write_text_atomically
+from mobilellm.formats.model_folder import open_model
+from mobilellm.hydra_app.configuration import config_folder
 from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.paths import check_writable, user_path
 from mobilellm.pipeline.compress_data import data_to_compress_on
+from mobilellm.pipeline.model_hash import model_hash
 from mobilellm.pipeline.recipe import make_recipe
 from mobilellm.strict_json import to_json
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from mobilellm.compression.recipe import Recipe
-    from mobilellm.compression.stage_settings import StageSettings
 
 REPORT = "compression.json"
 # The plan, kept beside the report until that is written, so that an interrupted search continues.
 PLAN = "plan.json"
 
 
-def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> dict[str, Any]:
+def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> dict[str, Any]:
     """Compress the model in `folder` and save it in `out`.
 
     Args:
@@ -43,12 +50,6 @@ def compress_folder(cfg: "DictConfig", folder: str | Path, out: str | Path) -> d
         ValueError, FileNotFoundError: settings, model or data are not valid, or `out` is in use;
             raised before any data is read.
     """
-    from mobilellm.checkpoint import save_model
-    from mobilellm.compression.measurement import name_as_given
-    from mobilellm.compression.tables import results_table
-    from mobilellm.evaluation.untrained import warn_if_untrained
-    from mobilellm.formats.model_folder import open_model
-
     cfg, folder, out = checked_config("compress", cfg), user_path(folder), user_path(out)
     _check_out(out)
     model, tokenizer = open_model(folder, as_stored=True)
@@ -109,7 +110,7 @@ def _check_out(out: Path) -> None:
         raise ValueError(f"--out {out} is in use and is never overwritten; give a new folder")
 
 
-def _check_latency(cfg: "DictConfig", model: Any) -> None:
+def _check_latency(cfg: DictConfig, model: Any) -> None:
     """Check that the measurement of latency fits into the context, before any work is done.
 
     Raises:
@@ -124,11 +125,9 @@ def _check_latency(cfg: "DictConfig", model: Any) -> None:
 
 
 def _made_from(
-    cfg: "DictConfig", recipe: Any, settings: "StageSettings", model: Any, data: Any
+    cfg: DictConfig, recipe: Any, settings: StageSettings, model: Any, data: Any
 ) -> dict[str, Any]:
     """Everything that a plan depends on, as plain data."""
-    from mobilellm.pipeline.model_hash import model_hash
-
     return {
         "recipe": str(recipe),
         "model": model_hash(model),
@@ -167,12 +166,9 @@ def _save_plan(out: Path, plan: Any, made_from: Mapping[str, Any]) -> None:
 
 
 def _rows(
-    models: Mapping[str, Any], data: Any, cfg: "DictConfig", stored_type: Any
+    models: Mapping[str, Any], data: Any, cfg: DictConfig, stored_type: Any
 ) -> list[dict[str, Any]]:
     """A row of measurements for each model; `stored_type` is that of their weights on disk."""
-    from mobilellm.checkpoint import stored_bytes
-    from mobilellm.evaluation.validation import sum_losses
-
     rows = [
         {
             "model": name,
@@ -187,10 +183,8 @@ def _rows(
     return rows
 
 
-def _recipe(cfg: "DictConfig") -> "tuple[Recipe, StageSettings]":
+def _recipe(cfg: DictConfig) -> tuple[Recipe, StageSettings]:
     if "_target_" not in cfg.compression:
-        from mobilellm.hydra_app.configuration import config_folder
-
         names = sorted(path.stem for path in (config_folder() / "compression").glob("*.yaml"))
         raise ValueError(
             "compression=none compresses nothing; use one of "
@@ -200,7 +194,7 @@ def _recipe(cfg: "DictConfig") -> "tuple[Recipe, StageSettings]":
     return make_recipe(node)
 
 
-def _check_stages(settings: "StageSettings") -> None:
+def _check_stages(settings: StageSettings) -> None:
     """Refuse settings for stages: without training, all layers are compressed at once.
 
     Raises:
@@ -234,15 +228,11 @@ def _twin(recipe: Any, plan: Any, model: Any, calibration: Any) -> dict[str, Any
 
 
 def _counts(model: Any) -> dict[str, int]:
-    from mobilellm.accounting import count_parameters
-
     return asdict(count_parameters(model.config))
 
 
-def _measure(models: Mapping[str, Any], rows: list[dict[str, Any]], cfg: "DictConfig") -> None:
+def _measure(models: Mapping[str, Any], rows: list[dict[str, Any]], cfg: DictConfig) -> None:
     """Add the time and peak memory of prefill and decoding; the models are measured in turns."""
-    from mobilellm.evaluation.latency import compare_latency
-
     _tell("measuring prefill and decoding")
     context = min(model.config.max_position_embeddings for model in models.values())
     prefill = min(cfg.prefill_tokens, context - cfg.decode_tokens)
@@ -255,8 +245,6 @@ def _measure(models: Mapping[str, Any], rows: list[dict[str, Any]], cfg: "DictCo
 
 
 def _show(table: Any) -> None:
-    from rich.console import Console
-
     Console(width=None if sys.stdout.isatty() else 80, highlight=False).print(table)
 
 

@@ -1,18 +1,19 @@
 """The data for calibrating and measuring the compression of a saved model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
+from mobilellm.data import prepare_data
+from mobilellm.formats.model_folder import find_tokenizer
+from mobilellm.models import MobileLLM
+from mobilellm.pipeline.tokens import data_for_weights
 from mobilellm.run_folder import CONFIG
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from mobilellm.models import MobileLLM
-    from mobilellm.training.datamodule import TokenDataModule
+from mobilellm.training.datamodule import TokenDataModule
 
 
-def data_to_compress_on(cfg: "DictConfig", folder: Path, model: "MobileLLM") -> "TokenDataModule":
+def data_to_compress_on(cfg: DictConfig, folder: Path, model: MobileLLM) -> TokenDataModule:
     """The data that `cfg` describes, or else those of the run, tokenized for the model.
 
     Args:
@@ -23,13 +24,6 @@ def data_to_compress_on(cfg: "DictConfig", folder: Path, model: "MobileLLM") -> 
     Raises:
         FileNotFoundError, ValueError: no data are known, or their tokenizer is not the model's.
     """
-    from omegaconf import OmegaConf
-
-    from mobilellm.data import prepare_data
-    from mobilellm.formats.model_folder import find_tokenizer
-    from mobilellm.pipeline.tokens import data_for_weights
-    from mobilellm.training.datamodule import TokenDataModule
-
     merged: Any = OmegaConf.create(OmegaConf.to_container(cfg))
     merged.model = model.config.to_dict()
     if merged.get("data") is None:
@@ -58,8 +52,6 @@ def data_to_compress_on(cfg: "DictConfig", folder: Path, model: "MobileLLM") -> 
 
 def _data_of_run(folder: Path) -> Any:
     """The data configuration of a run; `folder` is that of the run or of its model."""
-    from omegaconf import OmegaConf
-
     for run in (folder, folder.absolute().parent):
         if (run / CONFIG).is_file():
             return OmegaConf.load(run / CONFIG).data

@@ -10,23 +10,35 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+from mobilellm.data import PreparedData, prepare_data
+from mobilellm.data.preparation.prepare import open_prepared
 from mobilellm.data.resolved import data_name
+from mobilellm.data.windows import Windows
+from mobilellm.distillation.logit_store.manifest import MANIFEST, LogitInputs
+from mobilellm.distillation.logit_store.packing import Packing
+from mobilellm.distillation.logit_store.store import LogitStore
+from mobilellm.distillation.logit_store.writer import LOCK, LogitWriter, check_folder
+from mobilellm.distillation.teachers.opening import (
+    check_data,
+    check_fits,
+    describe_teacher,
+    open_teacher,
+)
+from mobilellm.distillation.teachers.teacher import ModelTeacher, check_teacher_options
 from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.paths import check_writable, user_path
+from mobilellm.pipeline.model_hash import model_hash
+from mobilellm.pipeline.teacher_pass import write_missing
+from mobilellm.pipeline.tokens import data_for_weights
+from mobilellm.training.trainer import TrainerConfig
 from mobilellm.units import bytes_text
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from mobilellm.data import PreparedData
-    from mobilellm.data.windows import Windows
-    from mobilellm.distillation.logit_store.manifest import LogitInputs
-    from mobilellm.distillation.logit_store.store import LogitStore
-    from mobilellm.distillation.logit_store.writer import LogitWriter
-    from mobilellm.distillation.teachers.teacher import ModelTeacher
 
 DEFAULT_DIR = Path("logits")
 SHARD_BYTES = 1 << 24
@@ -34,7 +46,7 @@ SHARD_BYTES = 1 << 24
 MAX_SHARDS = 256
 
 
-def prepare_logits(cfg: "DictConfig", folder: str | Path) -> "LogitStore":
+def prepare_logits(cfg: DictConfig, folder: str | Path) -> LogitStore:
     """Make the logit store that the configuration describes, or continue an unfinished one.
 
     Args:
@@ -49,11 +61,6 @@ def prepare_logits(cfg: "DictConfig", folder: str | Path) -> "LogitStore":
             before the teacher runs.
         OSError: the disk is full; finished shards are kept.
     """
-    from mobilellm.distillation.logit_store.manifest import LogitInputs
-    from mobilellm.distillation.teachers.opening import check_data, describe_teacher, open_teacher
-    from mobilellm.distillation.teachers.teacher import ModelTeacher
-    from mobilellm.pipeline.model_hash import model_hash
-
     folder = user_path(folder)
     cfg, device = check_options(cfg, folder)
     data, prepared = _data(cfg, folder)
@@ -91,7 +98,7 @@ def prepare_logits(cfg: "DictConfig", folder: str | Path) -> "LogitStore":
     return store
 
 
-def check_options(cfg: "DictConfig", folder: Path) -> "tuple[DictConfig, str]":
+def check_options(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
     """Check all options, also against the configuration of the teacher, before any data are read.
 
     Returns:
@@ -100,13 +107,6 @@ def check_options(cfg: "DictConfig", folder: Path) -> "tuple[DictConfig, str]":
     Raises:
         ValueError, FileNotFoundError: an option or the teacher is not valid.
     """
-    import torch
-
-    from mobilellm.distillation.logit_store.packing import Packing
-    from mobilellm.distillation.teachers.opening import check_fits, describe_teacher
-    from mobilellm.distillation.teachers.teacher import check_teacher_options
-    from mobilellm.training.trainer import TrainerConfig
-
     cfg = checked_config("prepare_logits", cfg)
     facts = describe_teacher(folder)
     if facts.kind == "store":
@@ -125,18 +125,11 @@ def check_options(cfg: "DictConfig", folder: Path) -> "tuple[DictConfig, str]":
         raise ValueError(str(error).removeprefix("trainer.")) from None
 
 
-def _data(cfg: "DictConfig", folder: Path) -> "tuple[Any, PreparedData]":
+def _data(cfg: DictConfig, folder: Path) -> tuple[Any, PreparedData]:
     """The data, with the tokenizer of the teacher if no tokenizer is given.
 
     If the data are already prepared as configured, e.g. for training the teacher, they are reused.
     """
-    from omegaconf import OmegaConf
-
-    from mobilellm.data import prepare_data
-    from mobilellm.data.preparation.prepare import open_prepared
-    from mobilellm.distillation.teachers.opening import describe_teacher
-    from mobilellm.pipeline.tokens import data_for_weights
-
     facts = describe_teacher(folder)
     merged: Any = OmegaConf.create(OmegaConf.to_container(cfg))
     merged.model = {"vocab_size": facts.structure.vocab_size}
@@ -155,11 +148,11 @@ def _data(cfg: "DictConfig", folder: Path) -> "tuple[Any, PreparedData]":
     return with_own, prepare_data(with_own)
 
 
-def _windows_per_shard(inputs: "LogitInputs") -> int:
+def _windows_per_shard(inputs: LogitInputs) -> int:
     return max(1, SHARD_BYTES // inputs.window_bytes, -(-inputs.num_windows // MAX_SHARDS))
 
 
-def _name(data: str, inputs: "LogitInputs") -> str:
+def _name(data: str, inputs: LogitInputs) -> str:
     text = json.dumps(inputs.to_dict(), sort_keys=True, allow_nan=False)
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     return f"{data}-{inputs.sequence_length}-top{inputs.k}-{digest}"
@@ -167,20 +160,13 @@ def _name(data: str, inputs: "LogitInputs") -> str:
 
 def _make(
     out: Path,
-    inputs: "LogitInputs",
-    teacher: "ModelTeacher",
-    windows: "Windows",
+    inputs: LogitInputs,
+    teacher: ModelTeacher,
+    windows: Windows,
     device: str,
     micro_batch_size: int,
-) -> "LogitStore":
+) -> LogitStore:
     """The store in `out`, which is reused, continued or created."""
-    from filelock import FileLock, Timeout
-
-    from mobilellm.distillation.logit_store.manifest import MANIFEST
-    from mobilellm.distillation.logit_store.store import LogitStore
-    from mobilellm.distillation.logit_store.writer import LOCK, LogitWriter, check_folder
-    from mobilellm.pipeline.teacher_pass import write_missing
-
     check_folder(out, inputs)
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / LOCK)
@@ -209,7 +195,7 @@ def _make(
         lock.release()
 
 
-def _check_space(writer: "LogitWriter") -> None:
+def _check_space(writer: LogitWriter) -> None:
     """Say what is there already; refuse a disk with too little room for the rest."""
     inputs, missing = writer.inputs, writer.missing
     if len(missing) < inputs.num_shards:
@@ -224,7 +210,7 @@ def _check_space(writer: "LogitWriter") -> None:
         )
 
 
-def _report(store: "LogitStore", tokenizer: str | None) -> None:
+def _report(store: LogitStore, tokenizer: str | None) -> None:
     """Say what there is, and what a student's run needs to use it."""
     manifest, mass = store.manifest, store.manifest["captured_mass"]
     overrides = [f"distillation.teacher={store.folder}"]

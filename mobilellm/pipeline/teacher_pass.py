@@ -6,6 +6,17 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from mobilellm.accounting.training_memory import LOSS_CHUNK_LOGITS
 from mobilellm.data.windows import Windows
@@ -79,17 +90,6 @@ def _autocast(teacher: ModelTeacher, device: str) -> AbstractContextManager[Any]
 @contextmanager
 def _progress(tokens: int) -> Iterator[Any]:
     """A progress bar on stderr with rate and remaining time; yields a function to add tokens."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
