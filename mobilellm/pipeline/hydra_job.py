@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from hydra.utils import get_class
 
 from mobilellm.hydra_app.override_text import override_key
-from mobilellm.hydra_app.sweep_launcher import sweep_launcher_of
 from mobilellm.hydra_app.trial import as_typed, common_keys
 
 # Groups whose chosen file says more than its settings.
@@ -37,11 +37,13 @@ def hydra_job() -> HydraJob:
     overrides, common = tuple(as_typed(job.overrides.task)), common_keys(job)
     distinguishing = tuple(o for o in overrides if override_key(o) not in common)
     is_sweep, choices = job.mode == RunMode.MULTIRUN, job.runtime.choices
-    launcher = sweep_launcher_of(job.launcher) if is_sweep else None
+    # Only read: `sweep_launcher_of` lets Hydra load its plugins again, and a configuration that was
+    # composed before could then not be pickled for the processes of the ranks.
+    launcher = getattr(get_class(job.launcher._target_), "choice", None) if is_sweep else None
     return HydraJob(
         overrides=overrides,
         distinguishing=distinguishing or overrides,
         is_sweep=is_sweep,
-        launcher=None if launcher is None else launcher.choice,
+        launcher=launcher,
         choices={name: str(choices[name]) for name in NAMED_GROUPS if choices.get(name)},
     )

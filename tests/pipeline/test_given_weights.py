@@ -73,7 +73,7 @@ def options_of(tiny_overrides, tmp_path, *names):
         ),
         (
             None,
-            "contains no SentencePiece tokenizer.model, and a new one would give",
+            "contains no SentencePiece tokenizer.model, and the token ids of a new one",
         ),
     ],
 )
