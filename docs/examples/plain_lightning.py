@@ -10,11 +10,10 @@ import sys
 from functools import partial
 
 from lightning.pytorch import Trainer
-from mobilellm.compression.budget import CompressionBudget
 
 from mobilellm.callbacks import CheckpointCallback, CompressionCallback, DistillationCallback
 from mobilellm.checkpoint import save_model
-from mobilellm.compression.factorization import Factorization
+from mobilellm.compression import Factorization, SizeBudget
 from mobilellm.data import TextData, prepare_data
 from mobilellm.distillation import ForwardKL
 from mobilellm.models import MobileLLM, ModelConfig
@@ -42,7 +41,7 @@ module = LanguageModelModule(
 )
 
 # The part about compression and distillation: the teacher is the model before compression.
-recipe = Factorization(budget=CompressionBudget(ratio=0.5))
+recipe = Factorization(budget=SizeBudget(ratio=0.5))
 compression = CompressionCallback(recipe, num_stages=3, calibration_tokens=256)
 distillation = DistillationCallback("dense", {"forward_kl": ForwardKL(weight=0.5)})
 callbacks = [compression, distillation, CheckpointCallback(f"{folder}/checkpoints")]
