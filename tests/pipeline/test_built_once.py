@@ -75,8 +75,7 @@ def test_stages_of_compression_build_no_part_again(tiny_run, low_rank_stages, bu
     once = (*PARTS, "CompressionCallback", "LowRank", "DistillationCallback", "ForwardKL")
     assert {name: built[name] for name in once} == dict.fromkeys(once, 1)
     assert built["Trainer"] == 4, "one per fit: before the first stage, and after each"
-    # One more for the stages, which measure on all windows and not on a rank's share.
-    assert built["TokenDataModule"] == 2
+    assert built["TokenDataModule"] == 1
 
 
 def test_each_probe_builds_its_own_callbacks_and_loggers(tiny_run, built):
