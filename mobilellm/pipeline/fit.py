@@ -1,5 +1,6 @@
 """Fits a run: Lightning trains its model, in one fit or in one per stage of compression."""
 
+import copy
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -8,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -94,7 +95,7 @@ def _fit_stage(run: Run, stage: Stage, data: TokenDataModule) -> Trainer:
     trainer = make_trainer(
         run.trainer,
         max_steps=stage.max_steps,
-        callbacks=run.parts.callbacks,
+        callbacks=_for_one_fit(run.parts.callbacks),
         loggers=run.parts.loggers,
         log_steps=run.config["log_interval_steps"],
     )
@@ -107,6 +108,19 @@ def _fit_stage(run: Run, stage: Stage, data: TokenDataModule) -> Trainer:
         module.finished = True
         _validate_again(trainer, module)
     return trainer
+
+
+def _for_one_fit(callbacks: Iterable[Callback]) -> list[Callback]:
+    """Our callbacks, and copies of others in the state in which they were built.
+
+    Callbacks of Lightning and of the user may serve one fit only: a Timer never resets its end.
+    What they must remember from one stage to the next is in the checkpoint.
+    """
+    return [one if _is_ours(one) else copy.deepcopy(one) for one in callbacks]
+
+
+def _is_ours(callback: Callback) -> bool:
+    return type(callback).__module__.partition(".")[0] == "mobilellm"
 
 
 def _validate_again(trainer: Trainer, module: LanguageModelModule) -> None:

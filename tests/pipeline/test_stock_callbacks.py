@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mobilellm.pipeline import fit
+from mobilellm.training.trainer import make_trainer
+
 STOCK = "lightning.pytorch.callbacks"
 
 
@@ -36,6 +39,25 @@ def test_early_stopping_counts_validations_and_leaves_a_run_that_improves_alone(
                        "optimizer.learning_rate=1e-2")  # fmt: skip
     assert (summary["status"], summary["steps"]) == ("finished", 12)
     assert "ended_early" not in summary
+
+
+def test_each_stage_of_compression_gets_stock_callbacks_as_they_were_built(
+    tiny_run, low_rank_stages, monkeypatch
+):
+    """Lightning's Timer keeps the end of its first fit, and would not end a later one."""
+    fits = []
+
+    def make(*args, callbacks, **options):
+        fits.append({type(one).__name__: one for one in callbacks})
+        clock = fits[-1]["Timer"]
+        assert clock.end_time("train") is None, "it ended an earlier fit"
+        return make_trainer(*args, callbacks=callbacks, **options)
+
+    monkeypatch.setattr(fit, "make_trainer", make)
+    tiny_run(*low_rank_stages, *added("clock", "Timer", duration="00:01:00:00"))
+    assert len(fits) == 3
+    assert len({id(one["Timer"]) for one in fits}) == 3
+    assert len({id(one["CompressionCallback"]) for one in fits}) == 1
 
 
 def test_checkpoints_and_rates_of_stock_callbacks(tiny_run, tmp_path):
