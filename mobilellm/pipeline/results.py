@@ -110,7 +110,7 @@ def measure_results(
     if run.trainer.compile and rate is not None:
         tell_if_uncompiled()
     reported: Facts = {}
-    for callback in trainer.callbacks:
+    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
         reported |= getattr(callback, "summary", dict)()
     return Results(
         status="finished" if module.finished else "stopped",
@@ -157,7 +157,7 @@ def end_early(
         return None
     if module.validation_step != trainer.global_step:
         module.validate()
-    by, reason = _stopping_callback(trainer.callbacks)
+    by, reason = _stopping_callback(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
     progress = module.budget.progress(trainer.global_step, module.elapsed_seconds)
     module.finished = is_last
     if trainer.is_global_zero:
