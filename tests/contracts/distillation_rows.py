@@ -1,11 +1,19 @@
-"""The distillation losses under test: data for them, and a naive version of each."""
+"""The distillation losses under test: data for them, and a naive version of each.
 
+A loss in a file of its own without a row here is found by itself and tested with its defaults,
+against everything but a naive version.
+"""
+
+import importlib
 import math
+import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from mobilellm.distillation import losses
 from mobilellm.distillation.losses.attention_kl import AttentionKL
 from mobilellm.distillation.losses.forward_kl import ForwardKL
 from mobilellm.distillation.losses.hidden_state_cosine import HiddenStateCosine
@@ -47,9 +55,9 @@ def head_by_head(student, teacher):
 @dataclass(frozen=True)
 class Row:
     loss: LogitLoss | StateLoss
-    naive: object
+    naive: Callable | None
     """(student, teacher) of one token -> number: probabilities of the classes, states (width,), or
-    attention (heads, keys); logits for a loss that needs all of them."""
+    attention (heads, keys); logits for a loss that needs all of them. None: not compared."""
     targets: tuple[str, ...] = ("states",)
 
 
@@ -69,7 +77,25 @@ LOSSES = {
         AttentionKL(heads="mean"), lambda s, t: kl(t.mean(0), s.mean(0)), ("attention",)
     ),
 }
+
+
+def all_losses():
+    """The classes of all losses, each from the file that defines it."""
+    for module in pkgutil.iter_modules(losses.__path__, f"{losses.__name__}."):
+        for value in vars(importlib.import_module(module.name)).values():
+            is_own = isinstance(value, type) and value.__module__ == module.name
+            if is_own and issubclass(value, LogitLoss | StateLoss):
+                yield value
+
+
+KNOWN = {LogitLoss, StateLoss, *(type(row.loss) for row in LOSSES.values())}
+LOSSES |= {
+    found.__name__: Row(found(), None, TARGETS if issubclass(found, LogitLoss) else ("states",))
+    for found in all_losses()
+    if found not in KNOWN
+}
 CASES = [(name, target) for name, row in LOSSES.items() for target in row.targets]
+NAIVE_CASES = [(name, target) for name, target in CASES if LOSSES[name].naive is not None]
 WITH_TEMPERATURE = [(name, target) for name, target in CASES if target in TARGETS]
 
 
@@ -133,6 +159,13 @@ def naive_value(row, target, student, teacher, mask, temperature=1.0):
             pair = on_classes(target, *pair, temperature)
         values.append(row.naive(*pair) * (temperature**2 if target in TARGETS else 1))
     return torch.tensor(np.mean(values))
+
+
+def reference(row, target, student, teacher, mask, temperature=1.0):
+    """The naive value; of a loss without a naive version, its own in float64."""
+    if row.naive is not None:
+        return naive_value(row, target, student, teacher, mask, temperature)
+    return evaluate(row, target, student.double(), teacher.double(), mask, temperature)
 
 
 def gradient(row, target, student, teacher, mask, **options):
