@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
-from mobilellm.evaluation.validation import ValidationResult, sum_losses
+from mobilellm.evaluation.validation import ValidationResult
 from mobilellm.losses.loss_terms import HasLossTerms, task_weights_of, term_sources
 from mobilellm.losses.micro_batch import count_tasks, micro_batch_losses
 from mobilellm.models import MobileLLM
@@ -22,6 +22,7 @@ from mobilellm.training.intervals import Intervals
 from mobilellm.training.sharding import apply_fully_shard_, check_stored_parameters, gradient_sync
 from mobilellm.training.step_filters import StepFilter, step_filters
 from mobilellm.training.training_budget import TrainingBudget
+from mobilellm.training.validation import measure_validation, validation_metrics
 from mobilellm.training.validation_callback import ValidationCallback
 
 Batch = dict[str, Tensor]
@@ -99,21 +100,13 @@ class LanguageModelModule(LightningModule):
     def with_model(self, model: MobileLLM) -> "LanguageModelModule":
         """A new module that trains another model with the same settings; nothing else is shared."""
         return LanguageModelModule(
-            model,
-            optimizer=self.make_optimizer,
-            schedule=self.schedule,
-            budget=self.budget,
-            gradient_clip_norm=self.gradient_clip_norm,
-            intervals=self.intervals,
-            compile=self.compile_blocks,
-            activation_checkpointing=self.activation_checkpointing,
-        )
+            model, optimizer=self.make_optimizer, schedule=self.schedule, budget=self.budget,
+            gradient_clip_norm=self.gradient_clip_norm, intervals=self.intervals,
+            compile=self.compile_blocks, activation_checkpointing=self.activation_checkpointing,
+        )  # fmt: skip
 
     def setup(self, stage: str) -> None:
-        """Apply compilation and activation checkpointing.
-
-        Lightning calls it after the `setup` of the callbacks, which may replace the model's parts.
-        """
+        """Collect what callbacks offer; apply compilation and activation checkpointing."""
         callbacks: Any = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         self._term_sources, self._step_filters = term_sources(callbacks), step_filters(callbacks)
         self.task_weights = task_weights_of(callbacks)
@@ -240,21 +233,10 @@ class LanguageModelModule(LightningModule):
     def validate(self) -> ValidationResult:
         """Validate and log the result, which does not depend on the number of ranks."""
         start = time.monotonic()
-        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        with self.trainer.precision_plugin.forward_context():
-            result = sum_losses(
-                self.model,
-                data.validation_batches(),
-                token_bytes=data.token_bytes,
-                device=self.device,
-                reduce=self._sum_over_ranks,
-            )
+        result = measure_validation(self, self._sum_over_ranks)
         self.validation_seconds += time.monotonic() - start
         self.validation_result, self.validation_step = result, self.global_step
-        metrics = {"val/loss": result.loss}
-        if result.bits_per_byte is not None:
-            metrics["val/bits_per_byte"] = result.bits_per_byte
-        self.write_metrics(metrics)
+        self.write_metrics(validation_metrics(result))
         return result
 
     # Time, ranks and checkpoints
