@@ -22,7 +22,9 @@ HEAVY = (
 
 def test_importing_the_package_loads_no_dependency():
     code = f"import sys, mobilellm; dir(mobilellm); print([m for m in {HEAVY} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert done.stdout.strip() == "[]"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mobilellm.data.resolved import data_name
 from mobilellm.hydra_app.configuration import compose, config_folder, instantiate
 from mobilellm.hydra_app.help_text import help_text
 from mobilellm.models import ModelConfig
@@ -87,7 +88,7 @@ def test_every_choice_composes_and_builds(group, choice, tmp_path):
         assert 0 <= built(0, 0.0) <= 1
     elif group == "data":
         assert built.vocab_size == 2048
-        assert built.name
+        assert data_name(built)
     elif group in ("callbacks", "logger"):
         assert isinstance(built, dict)
 

@@ -37,7 +37,9 @@ def test_a_documented_command_parses_and_composes(command: Command, example_fold
 @pytest.mark.parametrize("command", OTHER, ids=str)
 def test_other_commands_name_things_that_exist(command: Command):
     if command.program == "make":
-        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+        targets = re.findall(
+            r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE
+        )
         assert set(command.words[1:]) <= set(targets)
     elif command.program == "python":
         paths = [word for word in command.words[1:] if "/" in word]

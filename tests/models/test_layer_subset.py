@@ -61,5 +61,7 @@ def test_layers_out_of_range(layers):
 
 def test_the_configuration_alone_needs_no_torch():
     code = "import sys, mobilellm.models.layer_subset; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert done.stdout.strip() == "False"

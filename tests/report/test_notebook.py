@@ -59,5 +59,7 @@ def test_special_characters_are_escaped(text, expected):
 
 def test_comparing_does_not_import_pandas():
     code = "import sys, mobilellm.report; print('pandas' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert done.stdout.strip() == "False"
