@@ -32,8 +32,8 @@ def test_spikes_are_measured_against_the_median_of_a_full_window():
     ("options", "message"),
     [
         ({"window": 0}, "window=0 must be a whole number of at least 1"),
-        ({"spike_factor": 1.0}, r"spike_factor=1\.0 must be above 1; null: not"),
-        ({"spike_nats": 0}, "spike_nats=0 must be above 0; null: not"),
+        ({"spike_factor": 1.0}, r"spike_factor=1\.0 must be above 1; null disables"),
+        ({"spike_nats": 0}, "spike_nats=0 must be above 0; null disables"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options, message):
