@@ -74,10 +74,3 @@ def test_published_counts(replacements, count):
     assert count_with(GPT2, replacements, OTHER) == count
     with_head = GPT2 | {"lm_head": (VOCAB, WIDTH)}
     assert count_with(with_head, replacements, OTHER) == count + DENSE_HEAD
-
-
-def test_a_replacement_has_to_fit():
-    for name, found in (("0.c_fcc", "not there"), ("0.o_proj", "768x768")):
-        shape = part_with_right((3072, 768), (2, 1))
-        with pytest.raises(ValueError, match=f"{name} is {found}, and its replacement 3072x768"):
-            count_with(GPT2, {name: FactorizedShape(parts=(shape,))}, OTHER)
