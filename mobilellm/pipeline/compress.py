@@ -17,6 +17,7 @@ from mobilellm.compression.measurement import name_as_given
 from mobilellm.compression.recipe import Recipe
 from mobilellm.compression.stage_settings import StageSettings
 from mobilellm.compression.tables import results_table
+from mobilellm.data.batches import CorpusBatches
 from mobilellm.evaluation.latency import compare_latency
 from mobilellm.evaluation.untrained import warn_if_untrained
 from mobilellm.evaluation.validation import sum_losses
@@ -60,7 +61,7 @@ def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> dic
     recipe.check(model)
     _check_latency(cfg, model)
     data = data_to_compress_on(cfg, folder, model)
-    calibration = data.calibration_batches(settings.calibration_tokens)
+    calibration = data.calibration(settings.calibration_tokens)
     made_from = _made_from(cfg, recipe, settings, model, data)
     plan = _saved_plan(out, made_from, recipe)
     if plan is None:
@@ -125,7 +126,7 @@ def _check_latency(cfg: DictConfig, model: Any) -> None:
 
 
 def _made_from(
-    cfg: DictConfig, recipe: Any, settings: StageSettings, model: Any, data: Any
+    cfg: DictConfig, recipe: Any, settings: StageSettings, model: Any, data: CorpusBatches
 ) -> dict[str, Any]:
     """Everything that a plan depends on, as plain data."""
     return {
@@ -166,7 +167,7 @@ def _save_plan(out: Path, plan: Any, made_from: Mapping[str, Any]) -> None:
 
 
 def _rows(
-    models: Mapping[str, Any], data: Any, cfg: DictConfig, stored_type: Any
+    models: Mapping[str, Any], data: CorpusBatches, cfg: DictConfig, stored_type: Any
 ) -> list[dict[str, Any]]:
     """A row of measurements for each model; `stored_type` is that of their weights on disk."""
     rows = [
@@ -174,7 +175,7 @@ def _rows(
             "model": name,
             "parameters": _counts(one),
             "disk_bytes": stored_bytes(one, stored_type),
-            "loss": sum_losses(one, data.validation_batches()).loss,
+            "loss": sum_losses(one, data.validation()).loss,
         }
         for name, one in models.items()
     ]

@@ -6,14 +6,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.data import prepare_data
+from mobilellm.data.batches import CorpusBatches
 from mobilellm.formats.model_folder import find_tokenizer
 from mobilellm.models import MobileLLM
 from mobilellm.pipeline.tokens import data_for_weights
 from mobilellm.run_folder import CONFIG
-from mobilellm.training.datamodule import TokenDataModule
 
 
-def data_to_compress_on(cfg: DictConfig, folder: Path, model: MobileLLM) -> TokenDataModule:
+def data_to_compress_on(cfg: DictConfig, folder: Path, model: MobileLLM) -> CorpusBatches:
     """The data that `cfg` describes, or else those of the run, tokenized for the model.
 
     Args:
@@ -40,11 +40,10 @@ def data_to_compress_on(cfg: DictConfig, folder: Path, model: MobileLLM) -> Toke
             f"the tokenizer of the data has {prepared.vocab_size} tokens, more than the model's "
             f"vocab_size={model.config.vocab_size}; give the model's own: data.tokenizer=…"
         )
-    return TokenDataModule(
-        prepared,
+    return CorpusBatches(
+        prepared=prepared,
         sequence_length=min(cfg.sequence_length, model.config.max_position_embeddings),
         micro_batch_size=cfg.micro_batch_size,
-        samples_per_step=cfg.micro_batch_size,
         seed=cfg.seed,
         validation_tokens=cfg.validation_tokens,
     )

@@ -4,17 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 
+from mobilellm.data.batches import Batch, CorpusBatches, gather
 from mobilellm.data.windows import WindowBatchSampler, Windows
-from mobilellm.losses.cross_entropy import IGNORE_INDEX
-
-Batch = dict[str, Tensor]
-
-# Windows per calibration batch: fixed, because micro_batch_size depends on the machine.
-CALIBRATION_BATCH = 8
 
 
 class TokenDataModule(LightningDataModule):
@@ -56,21 +49,16 @@ class TokenDataModule(LightningDataModule):
         self.prepared = prepared
         self.sequence_length = sequence_length
         self.micro_batch_size = micro_batch_size
-        self.document_mask = document_mask
         self.samples_per_step = samples_per_step
         self.seed = seed
-        self.train_windows: Windows = prepared.windows(
-            "train", sequence_length, document_mask=document_mask
+        self.batches = CorpusBatches(
+            prepared=prepared,
+            sequence_length=sequence_length,
+            micro_batch_size=micro_batch_size,
+            seed=seed,
+            validation_tokens=validation_tokens,
+            document_mask=document_mask,
         )
-        self.validation_windows: Windows = prepared.windows(
-            "validation", sequence_length, document_mask=document_mask
-        )
-        if validation_tokens is not None and validation_tokens < sequence_length:
-            raise ValueError(
-                f"validation_tokens={validation_tokens:.0f} must be at least one window, "
-                f"sequence_length={sequence_length}"
-            )
-        self.validation_tokens = validation_tokens
         self._consumed_before = 0
         self._first_step = 0
 
@@ -86,12 +74,14 @@ class TokenDataModule(LightningDataModule):
         return self._consumed_before + steps * self.samples_per_step
 
     @property
+    def train_windows(self) -> Windows:
+        """The windows of the training split."""
+        return self.batches.train_windows
+
+    @property
     def num_validation_windows(self) -> int:
         """Number of windows per validation."""
-        everything = len(self.validation_windows)
-        if self.validation_tokens is None:
-            return everything
-        return min(everything, int(self.validation_tokens // self.sequence_length))
+        return self.batches.num_validation_windows
 
     def state_dict(self) -> dict[str, int]:
         """The number of samples consumed."""
@@ -127,47 +117,19 @@ class TokenDataModule(LightningDataModule):
 
     def validation_batches(self) -> Iterator[Batch]:
         """This rank's share of the validation windows; all ranks get the same number of batches."""
-        return self._validation_batches(*self._place())
+        return self.batches.validation(*self._place())
 
     def all_validation_batches(self) -> Iterator[Batch]:
         """All validation windows, not only this rank's share."""
-        return self._validation_batches(0, 1)
-
-    def _validation_batches(self, rank: int, world_size: int) -> Iterator[Batch]:
-        total, size = self.num_validation_windows, self.micro_batch_size
-        spread = [index * len(self.validation_windows) // total for index in range(total)]
-        for first in range(rank * size, total + rank * size, world_size * size):
-            windows = spread[first : first + size]
-            if windows:
-                yield gather(self.validation_windows, windows)
-            else:
-                # If the model is sharded, every rank must take part in every forward pass.
-                idle = gather(self.validation_windows, [0])
-                yield idle | {"labels": torch.full_like(idle["labels"], IGNORE_INDEX)}
+        return self.batches.validation()
 
     def calibration_batches(self, tokens: int) -> list[Batch]:
         """The first windows of the training order, whatever the position of the run.
 
-        Args:
-            tokens: least number of tokens; rounded up to whole windows.
-
         Raises:
             ValueError: the training split has fewer tokens.
         """
-        windows, there = -(-tokens // self.sequence_length), len(self.train_windows)
-        if windows > there:
-            raise ValueError(
-                f"calibration_tokens={tokens} is more than the training split has, "
-                f"{there * self.sequence_length:,} in whole windows; use fewer, or more text"
-            )
-        sampler = WindowBatchSampler(
-            there,
-            seed=self.seed,
-            samples_per_step=CALIBRATION_BATCH,
-            micro_batch_size=CALIBRATION_BATCH,
-            stop=windows,
-        )
-        return [gather(self.train_windows, indices) for indices in sampler]
+        return self.batches.calibration(tokens)
 
     def _place(self) -> tuple[int, int]:
         if self.trainer is None:
@@ -200,10 +162,3 @@ class StepLoader:
             if self.pin_memory:
                 step = [{k: v.pin_memory() for k, v in batch.items()} for batch in step]
             yield step
-
-
-def gather(windows: Windows, indices: list[int]) -> Batch:
-    """Stack windows: each field (len(indices), seq), and the windows' numbers (len(indices),)."""
-    items = [windows[index] for index in indices]
-    batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
-    return batch | {"window": torch.tensor(indices)}

@@ -70,7 +70,7 @@ def test_the_loss_is_the_weighted_sum_of_both_tasks_means(folder, tmp_path, micr
 def test_validation_is_the_label_path_alone(folder, tmp_path):
     module, data = make_module(2, model=model_of()), data_of(folder)
     fit(module, data, tmp_path, callbacks=[StepByStepCallback()])
-    windows = data.validation_windows
+    windows = data.batches.validation_windows
     batches = [{k: v[None] for k, v in windows[i].items()} for i in range(len(windows))]
     assert {int(task) for batch in batches for task in batch["tasks"].unique()} == {0, 1}
     sums = [naive_losses(module.model, b)[0] * int((b["labels"] != -100).sum()) for b in batches]
