@@ -14,6 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_class, get_object
+from omegaconf import OmegaConf
+
 from mobilellm.hydra_app.override_text import (
     is_shown,
     override_key,
@@ -144,8 +147,6 @@ def _check_same_classes(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _imported(target: Any) -> Any:
-    from hydra.utils import get_object
-
     try:
         return get_object(str(target))
     except Exception:
@@ -190,8 +191,6 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4096)
 def _read_config(path: Path, _changed: int) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
     try:
         config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except Exception:
@@ -231,8 +230,6 @@ def _watching_callbacks(config: Mapping[str, Any]) -> list[str]:
 
 def _watches_only(node: Any) -> bool:
     """Whether the callback's class sets `watches_only`, which subclasses do not inherit."""
-    from hydra.utils import get_class
-
     try:
         return vars(get_class(node["_target_"])).get("watches_only") is True
     except Exception:

@@ -2,16 +2,14 @@
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import nn
+import torch
+from torch import nn
 
 
-def model_hash(model: "nn.Module") -> str:
+def model_hash(model: nn.Module) -> str:
     """Hash of a model's configuration and weights; 32 hex digits."""
-    import torch
-
     config: Any = getattr(model, "config", None) or model.model.config  # pyright: ignore
     fields = {
         key: value
