@@ -30,13 +30,13 @@ def write_for_ever(path, step):
         save_atomically(content(step), path)
 
 
-def kill_one(folder, step, longest):
-    """Start a child after checkpoint `step`, kill it within `longest` seconds; what is there."""
+def kill_one(folder, step, seconds):
+    """Start a child after checkpoint `step`, kill it after `seconds`; what is there."""
     path = folder / "checkpoints/last.ckpt"
     child = os.fork()
     if child == 0:
         write_for_ever(path, step)
-    time.sleep(random.uniform(0, longest))
+    time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     leftovers = [p.name for p in path.parent.glob("*.tmp*")]
@@ -61,8 +61,9 @@ def main():
     for step in (1, 2, 3):
         save_atomically(content(step), folder / "checkpoints/last.ckpt")
     longest = 2 * (time.monotonic() - start)
+    random_moment = random.Random(0)
     for _ in range(kills):
-        found = kill_one(folder, step, longest)
+        found = kill_one(folder, step, random_moment.uniform(0, longest))
         step = found["step"]
         sys.stdout.write(json.dumps(found) + "\n")
 
