@@ -17,9 +17,9 @@ The names below are all that a notebook needs::
 Importing the package loads none of its dependencies; each name loads what it needs when it is used.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mobilellm.public_names import listed_name
 from mobilellm.version import __version__
 
 if TYPE_CHECKING:
@@ -54,11 +54,7 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_MODULES[name]), name)
-    globals()[name] = value
-    return value
+    return listed_name(__name__, name, _MODULES)
 
 
 def __dir__() -> list[str]:

@@ -1,9 +1,26 @@
-"""Public names of packages that hold one class per file; each file is imported on first use."""
+"""Public names of packages, each imported from its file when it is first used."""
 
 import re
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
+
+
+def listed_name(package: str, name: str, modules: Mapping[str, str]) -> Any:
+    """A public name of a package that lists in which module each of its names lies.
+
+    Args:
+        package: full name of the package that offers the name, for messages.
+        name: as it is imported.
+        modules: full name of the module of each public name.
+
+    Raises:
+        AttributeError: the name is not listed.
+    """
+    if name not in modules:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    return getattr(import_module(modules[name]), name)
 
 
 def public_class(package: str, name: str, *, files: str | None = None, suffix: str = "") -> Any:

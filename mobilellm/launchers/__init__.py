@@ -1,14 +1,15 @@
 """Hydra launchers and what they start: one process per trial, on this machine or on a cluster."""
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from mobilellm.public_names import listed_name
 
 if TYPE_CHECKING:
     from mobilellm.launchers.local.launcher import LocalLauncher as LocalLauncher
     from mobilellm.launchers.slurm.launcher import SlurmLauncher as SlurmLauncher
 
 # Imported when they are first used: `mobilellm status` reads files only and needs none of Hydra.
-PUBLIC = {
+_MODULES = {
     "LocalLauncher": "mobilellm.launchers.local.launcher",
     "SlurmLauncher": "mobilellm.launchers.slurm.launcher",
 }
@@ -16,6 +17,4 @@ PUBLIC = {
 
 def __getattr__(name: str) -> Any:
     """The public names, each imported from its module."""
-    if name not in PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(PUBLIC[name]), name)
+    return listed_name(__name__, name, _MODULES)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.models.config import ModelConfig
+from mobilellm.public_names import listed_name
 
 if TYPE_CHECKING:
     from mobilellm.models.mobilellm import MobileLLM, ModelOutput
@@ -12,8 +13,4 @@ __all__ = ["MobileLLM", "ModelConfig", "ModelOutput"]
 
 def __getattr__(name: str) -> Any:
     """Import torch only if a model class is used: `--help` and parameter counts stay fast."""
-    if name in ("MobileLLM", "ModelOutput"):
-        from mobilellm.models import mobilellm
-
-        return getattr(mobilellm, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return listed_name(__name__, name, dict.fromkeys(__all__, "mobilellm.models.mobilellm"))

@@ -1,7 +1,8 @@
 """Training with Lightning: module, data module, trainer, loggers, checkpoints and ranks."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from mobilellm.public_names import listed_name
 
 if TYPE_CHECKING:
     from mobilellm.training.csv_logger import CSVLogger as CSVLogger
@@ -16,20 +17,18 @@ if TYPE_CHECKING:
 
 # Imported when they are first used: budgets and trainer settings need neither torch nor Lightning.
 _MODULES = {
-    "CSVLogger": "csv_logger",
-    "Intervals": "intervals",
-    "LanguageModelModule": "module",
-    "TensorBoardLogger": "tensorboard_logger",
-    "TokenDataModule": "datamodule",
-    "TrainerConfig": "trainer",
-    "TrainingBudget": "training_budget",
-    "WandbLogger": "wandb_logger",
-    "make_trainer": "trainer",
+    "CSVLogger": "mobilellm.training.csv_logger",
+    "Intervals": "mobilellm.training.intervals",
+    "LanguageModelModule": "mobilellm.training.module",
+    "TensorBoardLogger": "mobilellm.training.tensorboard_logger",
+    "TokenDataModule": "mobilellm.training.datamodule",
+    "TrainerConfig": "mobilellm.training.trainer",
+    "TrainingBudget": "mobilellm.training.training_budget",
+    "WandbLogger": "mobilellm.training.wandb_logger",
+    "make_trainer": "mobilellm.training.trainer",
 }
 
 
 def __getattr__(name: str) -> Any:
     """The public names, each imported from its module."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return listed_name(__name__, name, _MODULES)
