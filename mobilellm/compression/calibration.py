@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.recipe import Batch
 from mobilellm.models import MobileLLM
 from mobilellm.models.attention_mask import attention_mask_of
@@ -173,3 +174,16 @@ def _recording_inputs(model: MobileLLM, names: Sequence[str], keep) -> Iterator[
         for hook in hooks:
             hook.remove()
         model.train(training)
+
+
+def metric_of(name: str, moments: Moments) -> Metric:
+    """The metric of one matrix: the error of its outputs.
+
+    For the embedding and the head the metric is the sum of the Frobenius norm, which suits the
+    look-up, and the error of the logits, scaled to the same mean diagonal.
+    """
+    check_tokens(name, moments)
+    if name not in TABLES:
+        return Metric(moments.inputs)
+    plain = torch.eye(len(moments.inputs)).to(moments.inputs)
+    return Metric(moments.inputs / moments.inputs.diagonal().mean() + plain)

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
-import torch
-
 from mobilellm.compression.algorithms.metric import Metric, target_weight
 from mobilellm.compression.algorithms.permutation import PermutationSearch
 from mobilellm.compression.algorithms.shape_search import (
@@ -17,7 +15,7 @@ from mobilellm.compression.algorithms.shape_search import (
 from mobilellm.compression.algorithms.sums import SumFit
 from mobilellm.compression.allocation import searched_budgets
 from mobilellm.compression.apply import dense_weight, with_layers, working_copy
-from mobilellm.compression.calibration import TABLES, Moments, check_tokens, gather_moments
+from mobilellm.compression.calibration import TABLES, Moments, gather_moments, metric_of
 from mobilellm.compression.division import Division
 from mobilellm.compression.forecast import log_forecast
 from mobilellm.compression.part_templates import PartTemplate, parse_parts
@@ -25,7 +23,7 @@ from mobilellm.compression.permutations import absorb_permutations, permuted_fit
 from mobilellm.compression.plan import LayerPlan, LayerwisePlan
 from mobilellm.compression.progress import log_progress
 from mobilellm.compression.recipe import Batch, Compressed, LayerwiseRecipe, Spending
-from mobilellm.compression.selection import by_depth
+from mobilellm.compression.selection import groups_by_input
 from mobilellm.compression.size_budget import LIMITS, SizeBudget
 from mobilellm.compression.stream_cache import StreamCache
 from mobilellm.compression.twin import low_rank_plan
@@ -270,13 +268,17 @@ class Factorization(LayerwiseRecipe):
             permutations=self.permutations,
         )
 
+    def _measured_together(self, config: ModelConfig, names: Sequence[str]) -> list[list[str]]:
+        """Groups of names whose moments are measured together."""
+        return groups_by_input(config, names) if self.fit == "propagated" else [list(names)]
+
     def _metrics(
         self, model: MobileLLM, calibration: Sequence[Batch], names: Sequence[str]
     ) -> dict[str, Metric]:
         if self.fit == "weights":
             return dict.fromkeys(names, Metric())
         moments = gather_moments(model, calibration, names)
-        return {name: _metric(name, moments[name]) for name in names}
+        return {name: metric_of(name, moments[name]) for name in names}
 
     def _fit_layer(
         self, dense: MobileLLM, name: str, shape: FactorizedShape, moments: Mapping[str, Moments]
@@ -285,42 +287,10 @@ class Factorization(LayerwiseRecipe):
         weight = dense_weight(dense, name)
         metric, cross = Metric(), None
         if name in moments:
-            metric, cross = _metric(name, moments[name]), moments[name].cross
+            metric, cross = metric_of(name, moments[name]), moments[name].cross
         goal = weight.double() if name in TABLES else target_weight(weight, metric, cross)
         if shape.row_permutation or shape.column_permutation:
             layer = permuted_fit(goal, shape, metric, self.permutation_search, weight.dtype)
         else:
             layer = SumFit(goal, shape, metric).improve().layer(weight.dtype)
         return layer, metric.relative_error(goal, layer.materialize().detach())
-
-    def _measured_together(self, config: ModelConfig, names: Sequence[str]) -> list[list[str]]:
-        """Groups of names whose moments are measured together.
-
-        For `propagated`, these are matrices with the same input; otherwise one group of all names.
-        """
-        if self.fit != "propagated":
-            return [list(names)]
-        sites: dict[str, list[str]] = {}
-        for name in by_depth(config, names):
-            sites.setdefault(_input_of(name), []).append(name)
-        return list(sites.values())
-
-
-def _input_of(name: str) -> str:
-    """A key for the input of a matrix, equal for matrices with the same input."""
-    parent, _, kind = name.rpartition(".")
-    shared = {"q_proj": "x", "k_proj": "x", "v_proj": "x", "gate_proj": "x", "up_proj": "x"}
-    return f"{parent}.{shared.get(kind, kind)}"
-
-
-def _metric(name: str, moments: Moments) -> Metric:
-    """The metric of one matrix: the error of its outputs.
-
-    For the embedding and the head the metric is the sum of the Frobenius norm, which suits the
-    look-up, and the error of the logits, scaled to the same mean diagonal.
-    """
-    check_tokens(name, moments)
-    if name not in TABLES:
-        return Metric(moments.inputs)
-    plain = torch.eye(len(moments.inputs)).to(moments.inputs)
-    return Metric(moments.inputs / moments.inputs.diagonal().mean() + plain)

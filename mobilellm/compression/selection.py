@@ -64,3 +64,18 @@ def _nothing_matches(config: ModelConfig, pattern: str) -> str:
         f"layers={pattern!r} matches no matrix of the model, which has {', '.join(kinds)} "
         f"with blocks 0 to {config.num_blocks - 1}"
     )
+
+
+def groups_by_input(config: ModelConfig, names: Sequence[str]) -> list[list[str]]:
+    """The named matrices in groups with the same input, by depth."""
+    groups: dict[str, list[str]] = {}
+    for name in by_depth(config, names):
+        groups.setdefault(_input_of(name), []).append(name)
+    return list(groups.values())
+
+
+def _input_of(name: str) -> str:
+    """A key for the input of a matrix, equal for matrices with the same input."""
+    parent, _, kind = name.rpartition(".")
+    shared = {"q_proj": "x", "k_proj": "x", "v_proj": "x", "gate_proj": "x", "up_proj": "x"}
+    return f"{parent}.{shared.get(kind, kind)}"

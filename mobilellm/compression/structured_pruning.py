@@ -10,19 +10,18 @@ from torch import Tensor
 
 from mobilellm.compression.algorithms.coupling import Coupling, unit_features
 from mobilellm.compression.algorithms.importance import (
-    block_influence,
     output_importance,
     taylor_importance,
 )
 from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.algorithms.selection_of_units import best_columns, most_important
 from mobilellm.compression.apply import dense_weight, working_copy
+from mobilellm.compression.block_importance import block_influences, losses_without
 from mobilellm.compression.calibration import Moments, check_tokens, gather_moments
 from mobilellm.compression.couplings import couplings
 from mobilellm.compression.recipe import Batch, Compressed, Recipe
 from mobilellm.compression.structured_cut import kept_inputs, pruned_model
 from mobilellm.compression.structured_plan import Indices, StructuredPlan, check_dense_blocks
-from mobilellm.evaluation.validation import sum_losses
 from mobilellm.losses.cross_entropy import chunked_cross_entropy
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.attention_mask import attention_mask_of
@@ -246,7 +245,7 @@ class StructuredPruning(Recipe[StructuredPlan]):
         (count,) = _counts("keep_blocks", self.keep_blocks, [num_blocks])
         if count == num_blocks:
             return list(range(num_blocks))
-        measure = _losses_without if self.block_importance == "loss" else _block_influences
+        measure = losses_without if self.block_importance == "loss" else block_influences
         return most_important(torch.tensor(measure(model, calibration)), count).tolist()
 
 
@@ -277,28 +276,3 @@ def _loss_sum(model: MobileLLM, batch: Batch) -> Tensor:
     inputs = {key: value.to(device) for key, value in batch.items()}
     output = model(inputs["input_ids"], attention_mask=attention_mask_of(inputs), logits=False)
     return chunked_cross_entropy(output.hidden, model.unembed, inputs["labels"])
-
-
-def _losses_without(model: MobileLLM, calibration: Sequence[Batch]) -> list[float]:
-    """Nats per token without each stored block."""
-    every = range(model.config.num_blocks)
-    plans = [StructuredPlan.whole(model.config, [b for b in every if b != gone]) for gone in every]
-    return [sum_losses(pruned_model(model, plan), calibration).loss for plan in plans]
-
-
-@torch.no_grad()
-def _block_influences(model: MobileLLM, calibration: Sequence[Batch]) -> list[float]:
-    """Block influence of each stored block, summed over its uses and over tokens."""
-    sums = [0.0] * model.config.num_blocks
-    device = next(model.parameters()).device
-    for batch in calibration:
-        inputs = {key: value.to(device) for key, value in batch.items()}
-        ids, mask = inputs["input_ids"], attention_mask_of(inputs)
-        output = model(ids, attention_mask=mask, logits=False, capture=("hidden_states",))
-        before = model.embedding(ids)
-        for block, after in zip(
-            model.config.layer_order, output.captured["hidden_states"], strict=True
-        ):
-            sums[block] += block_influence(before, after)
-            before = after
-    return sums

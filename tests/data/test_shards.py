@@ -6,7 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from mobilellm.data.shards import ShardWriter, TokenStream, shard_path, token_dtype
+from mobilellm.data.shard_writer import ShardWriter
+from mobilellm.data.shards import TokenStream, shard_path, token_dtype
 
 SHARD = 64
 

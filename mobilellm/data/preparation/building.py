@@ -22,7 +22,8 @@ from mobilellm.data.preparation.splitting import Survey, check_splits, routed_ch
 from mobilellm.data.preparation.workers import available_cores, encode_batches
 from mobilellm.data.prepared import TOKEN_BYTES, TOKENIZER
 from mobilellm.data.resolved import ResolvedData
-from mobilellm.data.shards import ShardWriter, TokenStream, token_dtype
+from mobilellm.data.shard_writer import ShardWriter
+from mobilellm.data.shards import TokenStream, token_dtype
 from mobilellm.data.source import SPLITS, Split
 from mobilellm.data.tokenizer import (
     SPACE_MARK,

@@ -29,7 +29,8 @@ from mobilellm.data.preparation.progress_bar import ProgressBar
 from mobilellm.data.preparation.splitting import check_splits, held_out_rule
 from mobilellm.data.prepared_prompts import CHOICES
 from mobilellm.data.resolved import ResolvedData
-from mobilellm.data.shards import ShardWriter, TokenStream, token_dtype
+from mobilellm.data.shard_writer import ShardWriter
+from mobilellm.data.shards import TokenStream, token_dtype
 from mobilellm.data.source import SPLITS, Split
 from mobilellm.data.sources.rationale_data import RationaleConfig
 from mobilellm.data.sources.rationales import Example
