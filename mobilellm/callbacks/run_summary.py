@@ -88,7 +88,7 @@ def _machine_rows(trainer: Any, module: Any) -> Iterator[Row]:
         activation_checkpointing=module.activation_checkpointing,
         accelerator=device.type,
         num_shards=trainer.world_size if sharded else 1,
-        document_mask=trainer.datamodule.document_mask,
+        document_mask=trainer.datamodule.batches.document_mask,
     )
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)

@@ -88,8 +88,17 @@ def _data(cfg: DictConfig) -> DataConfig:
 
 
 def _teacher(cfg: DictConfig) -> str | None:
-    """The folder of the teacher; None if there is none, or if it is the student itself."""
+    """The folder of the teacher; None if there is none, or if it is the student itself.
+
+    Raises:
+        ValueError: something that is not a path.
+    """
     teacher = (cfg.distillation or {}).get("teacher")
+    if teacher is not None and not isinstance(teacher, str):
+        raise ValueError(
+            f"distillation.teacher={teacher} must be the folder of a model, a run or a logit store, "
+            f"or {DENSE}"
+        )
     return None if teacher == DENSE else teacher
 
 
