@@ -96,8 +96,8 @@ def _teacher(cfg: DictConfig) -> str | None:
     teacher = (cfg.distillation or {}).get("teacher")
     if teacher is not None and not isinstance(teacher, str):
         raise ValueError(
-            f"distillation.teacher={teacher} must be the folder of a model, a run or a logit store, "
-            f"or {DENSE}"
+            f"distillation.teacher={teacher} must be the folder of a model, of a run or of a logit "
+            f"store, or {DENSE}"
         )
     return None if teacher == DENSE else teacher
 
