@@ -21,7 +21,7 @@ from mobilellm.compression.stage_settings import StageSettings
 from mobilellm.models import ModelConfig
 from mobilellm.training.datamodule import TokenDataModule
 from mobilellm.training.module import LanguageModelModule
-from mobilellm.training.ranks import first_does
+from mobilellm.training.ranks import run_on_first_rank
 from mobilellm.training.training_budget import TrainingBudget
 
 METRICS = {
@@ -142,10 +142,10 @@ class CompressionCallback(Callback):
             weights_from=weights_from,
         )
         if checkpoint is None:
-            checkpoint = first_does(partial(latest_valid_checkpoint, self._folder))
+            checkpoint = run_on_first_rank(partial(latest_valid_checkpoint, self._folder))
         previous: Stage | None = None
         while True:
-            stage = driver.enter(checkpoint)
+            stage = driver.next_stage(checkpoint)
             if previous is not None and stage.max_steps == previous.max_steps:
                 raise ValueError(
                     f"stage ended at step {stage.max_steps}, and {self._folder / CHECKPOINTS} has "

@@ -30,7 +30,7 @@ from mobilellm.training.atomic_save import check_same_model, save_atomically
 from mobilellm.training.carry_over import PREFIX, carry_over
 from mobilellm.training.datamodule import TokenDataModule
 from mobilellm.training.module import LanguageModelModule
-from mobilellm.training.ranks import first_does
+from mobilellm.training.ranks import run_on_first_rank
 
 FOLDER = "compression"
 PLAN = "plan.json"
@@ -114,7 +114,7 @@ class StageDriver:
         """Where the model before compression is saved."""
         return dense_folder(self.folder)
 
-    def enter(self, checkpoint: Path | None) -> Stage:
+    def next_stage(self, checkpoint: Path | None) -> Stage:
         """Compress the model if a stage begins now, and return the stage to train.
 
         Called on all ranks. The first one replaces the checkpoint by that of the compressed model,
@@ -133,7 +133,7 @@ class StageDriver:
             if done < len(starts) and starts[done] <= step:
                 save_atomically(self._compressed(state, path), path)
 
-        first_does(advance)
+        run_on_first_rank(advance)
         if not path.exists():
             return Stage(module=self.module, checkpoint=None, max_steps=starts[0], is_last=False)
         state = _read(path)

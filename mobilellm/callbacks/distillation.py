@@ -12,17 +12,17 @@ from mobilellm.distillation import LogitMSE
 from mobilellm.distillation.losses.loss import DistillationLoss, LogitLoss, StateLoss
 from mobilellm.distillation.losses.schedule import Scheduled, check_scheduled, value_at
 from mobilellm.distillation.teachers.opening import (
-    TeacherFacts,
+    TeacherDescription,
     check_data,
     check_fits,
     check_options,
     check_windows,
+    describe_model,
     describe_teacher,
-    facts_of,
     open_teacher,
 )
 from mobilellm.distillation.teachers.teacher import Teacher, check_teacher_options, structure_of
-from mobilellm.distillation.terms import captures_of, distillation_terms, make_projections
+from mobilellm.distillation.terms import distillation_terms, make_projections, required_captures
 from mobilellm.losses.loss_terms import Terms
 from mobilellm.models.config import ModelConfig
 from mobilellm.models.saved_config import CONFIG_FILE
@@ -85,11 +85,11 @@ class DistillationCallback(Callback):
         self.teacher_folder = None if teacher is None else str(teacher)
         self.cross_entropy_weight = cross_entropy_weight
         self.options = {"precision": teacher_precision, "top_k": top_k, "rounding": rounding}
-        self.capture = captures_of(self.losses.values())
+        self.capture = required_captures(self.losses.values())
         self.folder: Path | None = None
         """Of the teacher in this fit; None: there is none before the first stage of compression."""
         self.teacher: Teacher | None = None
-        self.facts: TeacherFacts | None = None
+        self.facts: TeacherDescription | None = None
         """Of the teacher, kept because its folder may be gone when the run ends."""
 
     @property
@@ -105,10 +105,14 @@ class DistillationCallback(Callback):
     def weight_bytes(self, student: ModelConfig) -> int:
         """Bytes of the teacher's weights while it runs."""
         size = 2 if self.options["precision"] in ("bfloat16", "float16") else 4
-        return size * self._facts(student).parameters
+        return size * self._describe_teacher(student).parameters
 
-    def _facts(self, student: ModelConfig) -> TeacherFacts:
-        return facts_of(student) if self.is_dense else describe_teacher(self.teacher_folder or "")
+    def _describe_teacher(self, student: ModelConfig) -> TeacherDescription:
+        return (
+            describe_model(student)
+            if self.is_dense
+            else describe_teacher(self.teacher_folder or "")
+        )
 
     def check(
         self,
@@ -139,7 +143,7 @@ class DistillationCallback(Callback):
                 "projection=true cannot be combined with compression, whose stages change what is "
                 "trained; a compressed model keeps its width: use projection=false"
             )
-        facts = self._facts(student)
+        facts = self._describe_teacher(student)
         check_fits(facts, structure_of(student), sequence_length)
         check_options(facts, **self.options)
         if not self.is_dense:
@@ -149,7 +153,7 @@ class DistillationCallback(Callback):
         self._check_losses([student] if compressed is None else compressed, student, facts)
 
     def _check_losses(
-        self, learning: Sequence[ModelConfig], configured: ModelConfig, facts: TeacherFacts
+        self, learning: Sequence[ModelConfig], configured: ModelConfig, facts: TeacherDescription
     ) -> None:
         for name, loss in self.losses.items():
             for config in learning:

@@ -45,7 +45,7 @@ class LabelAccuracyCallback(Callback):
         self.accuracy: Accuracy | None = None
         """Result of the last evaluation."""
         self._questions: list[Question] = []
-        self._some_questions: list[Question] = []
+        self._sampled_questions: list[Question] = []
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Read the questions.
@@ -62,7 +62,7 @@ class LabelAccuracyCallback(Callback):
         self._questions = prepared.questions(self.max_questions)
         if self.validation_questions is not None:
             few = min(self.validation_questions, len(self._questions))
-            self._some_questions = prepared.questions(few)
+            self._sampled_questions = prepared.questions(few)
         longest = max(
             len(question.prompt) + max(map(len, (question.label, *question.choices)))
             for question in self._questions
@@ -79,9 +79,9 @@ class LabelAccuracyCallback(Callback):
         """Evaluate if this step is validated or is the last one."""
         step = pl_module.global_step
         if pl_module.finished or step == pl_module.budget.total_steps:
-            self._ask(trainer, pl_module, self._questions)
-        elif self._some_questions and pl_module.is_validated(step):
-            self._ask(trainer, pl_module, self._some_questions)
+            self._evaluate(trainer, pl_module, self._questions)
+        elif self._sampled_questions and pl_module.is_validated(step):
+            self._evaluate(trainer, pl_module, self._sampled_questions)
 
     def state_dict(self) -> dict[str, Any]:
         """The last result, for a run that is resumed after its last step."""
@@ -97,7 +97,7 @@ class LabelAccuracyCallback(Callback):
         """The results for summary.json; empty before the first evaluation."""
         return {name.replace("/", "_"): value for name, value in self._metrics().items()}
 
-    def _ask(self, trainer: Any, pl_module: Any, questions: Sequence[Question]) -> None:
+    def _evaluate(self, trainer: Any, pl_module: Any, questions: Sequence[Question]) -> None:
         start = time.monotonic()
         with trainer.precision_plugin.forward_context():
             self.accuracy = answer_accuracy(

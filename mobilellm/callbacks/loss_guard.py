@@ -7,7 +7,7 @@ from lightning.pytorch import Callback
 
 from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.ranges import Range, checked
-from mobilellm.training.divergence import ACTIONS, DivergenceRule, RollBack, TrainingDiverged
+from mobilellm.training.divergence import ACTIONS, DivergenceRule, RollbackRequest, TrainingDiverged
 
 logger = logging.getLogger(__name__)
 
@@ -56,18 +56,18 @@ class LossGuardCallback(Callback):
         """Losses of the most recent accepted steps."""
         self.events: list[dict[str, Any]] = []
         """The bad steps so far, as plain data."""
-        self.in_a_row = 0
+        self.consecutive_skips = 0
         """Steps skipped since the last accepted step."""
 
     def state_dict(self) -> dict[str, Any]:
         """The recent losses and the bad steps."""
-        return {"recent": self.recent, "events": self.events, "in_a_row": self.in_a_row}
+        return {"recent": self.recent, "events": self.events, "in_a_row": self.consecutive_skips}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the recent losses and the bad steps."""
         self.recent = list(state_dict["recent"])
         self.events = list(state_dict["events"])
-        self.in_a_row = state_dict["in_a_row"]
+        self.consecutive_skips = state_dict["in_a_row"]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Make sure that there is a checkpoint to roll back to.
@@ -91,24 +91,24 @@ class LossGuardCallback(Callback):
 
         Raises:
             TrainingDiverged: the run has to stop.
-            RollBack: the run has to continue from the last checkpoint.
+            RollbackRequest: the run has to continue from the last checkpoint.
         """
-        reason = self.rule.find(loss, norm, self.recent)
+        reason = self.rule.reason(loss, norm, self.recent)
         if reason is None:
             self.recent = [*self.recent, loss][-self.rule.window :]
-            self.in_a_row = 0
+            self.consecutive_skips = 0
             return True
         data = module.trainer.datamodule
         event = {
             "step": module.global_step + 1, "reason": reason, "action": self.action,
             "next_sample": data.consumed_samples + data.samples_per_step,
         }  # fmt: skip
-        self.in_a_row += 1
+        self.consecutive_skips += 1
         self._stop_if_due(module, event)
         if module.trainer.is_global_zero:
             logger.warning("step %d: %s; %s", event["step"], reason, self.action)
         if self.action == "rollback":
-            raise RollBack(event)
+            raise RollbackRequest(event)
         self.events = [*self.events, event | {"first_sample": data.consumed_samples}]
         return False
 
@@ -119,7 +119,7 @@ class LossGuardCallback(Callback):
     def _stop_if_due(self, module: Any, event: dict[str, Any]) -> None:
         if self.action == "stop":
             remedy = "a lower optimizer.learning_rate, or callbacks.loss_guard.action=skip"
-        elif self.action == "skip" and self.in_a_row > self.limit:
+        elif self.action == "skip" and self.consecutive_skips > self.limit:
             remedy = f"a lower optimizer.learning_rate: limit={self.limit} steps were skipped"
         elif self.action == "rollback" and len(self.events) >= self.limit:
             remedy = f"a lower optimizer.learning_rate: limit={self.limit} rollbacks did not help"

@@ -1,6 +1,6 @@
 """From text to training windows: sources, tokenizer, memory-mapped shards, order of samples.
 
-Importing this loads neither torch nor `datasets`; `mobilellm.data.windows` loads torch.
+Importing this package loads neither torch nor `datasets`; `mobilellm.data.windows` loads torch.
 """
 
 from typing import Any
@@ -45,6 +45,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A source that is not imported above: `XData` or `XFiles` in the file `sources/x.py`."""
+    """Import a source that is not listed above: `XData` or `XFiles` from `sources/x.py`."""
     suffix = "Files" if name.endswith("Files") else "Data"
     return public_class(__name__, name, files=f"{__name__}.sources", suffix=suffix)

@@ -20,17 +20,17 @@ class CorpusBatches:
     """The windows of both splits of a prepared corpus, in batches.
 
     Raises:
-        ValueError: a split is too short for one window, or `validation_tokens` for one window.
+        ValueError: a split or `validation_tokens` is smaller than one window.
     """
 
     prepared: Any
-    """Has `windows("train"|"validation", …)`, such as `mobilellm.data.PreparedData`."""
+    """Provides `windows("train"|"validation", …)`, as `mobilellm.data.PreparedData` does."""
     sequence_length: int
     """Tokens per window."""
     micro_batch_size: int
     """Windows per validation batch."""
     seed: int
-    """Determines the order of the training windows."""
+    """Seed of the order of the training windows."""
     validation_tokens: float | None = None
     """Tokens to validate on, in windows spread evenly over the split; None: the whole split."""
     document_mask: bool = False
@@ -54,51 +54,51 @@ class CorpusBatches:
     @property
     def num_validation_windows(self) -> int:
         """Number of windows per validation."""
-        everything = len(self.validation_windows)
+        available = len(self.validation_windows)
         if self.validation_tokens is None:
-            return everything
-        return min(everything, int(self.validation_tokens // self.sequence_length))
+            return available
+        return min(available, int(self.validation_tokens // self.sequence_length))
 
     def validation(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """The validation windows, or a rank's share; all ranks get the same number of batches."""
+        """Yield the validation batches, or one rank's share: the same number on every rank."""
         total, size = self.num_validation_windows, self.micro_batch_size
         spread = [index * len(self.validation_windows) // total for index in range(total)]
         for first in range(rank * size, total + rank * size, world_size * size):
             windows = spread[first : first + size]
             if windows:
-                yield gather(self.validation_windows, windows)
+                yield stack_windows(self.validation_windows, windows)
             else:
                 # If the model is sharded, every rank must take part in every forward pass.
-                idle = gather(self.validation_windows, [0])
+                idle = stack_windows(self.validation_windows, [0])
                 yield idle | {"labels": torch.full_like(idle["labels"], IGNORED_LABEL)}
 
     def calibration(self, tokens: int) -> list[Batch]:
-        """The first windows of the training order.
+        """Batches of the first windows in the training order.
 
         Args:
-            tokens: least number of tokens; rounded up to whole windows.
+            tokens: minimum number of tokens, rounded up to whole windows.
 
         Raises:
             ValueError: the training split has fewer tokens.
         """
-        windows, there = -(-tokens // self.sequence_length), len(self.train_windows)
-        if windows > there:
+        windows, available = -(-tokens // self.sequence_length), len(self.train_windows)
+        if windows > available:
             raise ValueError(
                 f"calibration_tokens={tokens} is more than the training split has, "
-                f"{there * self.sequence_length:,} in whole windows; use fewer, or more text"
+                f"{available * self.sequence_length:,} in whole windows; use fewer, or more text"
             )
         sampler = WindowBatchSampler(
-            there,
+            available,
             seed=self.seed,
             samples_per_step=CALIBRATION_BATCH,
             micro_batch_size=CALIBRATION_BATCH,
             stop=windows,
         )
-        return [gather(self.train_windows, indices) for indices in sampler]
+        return [stack_windows(self.train_windows, indices) for indices in sampler]
 
 
-def gather(windows: Windows, indices: list[int]) -> Batch:
-    """Stack windows: each field (len(indices), seq), and the windows' numbers (len(indices),)."""
+def stack_windows(windows: Windows, indices: list[int]) -> Batch:
+    """Stack windows to a batch: fields (len(indices), seq), and `window`, the indices."""
     items = [windows[index] for index in indices]
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
     return batch | {"window": torch.tensor(indices)}

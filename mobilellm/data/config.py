@@ -10,12 +10,12 @@ _MIN_VOCAB_SIZE = 3 + 256
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Source):
-    """How text becomes token shards; subclasses in `sources/` add where the text comes from.
+    """Settings for converting text to token shards; subclasses in `sources/` add the source.
 
-    Constructing one checks the values and reads no file; `resolve_data` does that.
+    The constructor checks the values and reads no file; `resolve_data` reads the tokenizer.
 
     Raises:
-        ValueError: a value out of range, or a tokenizer setting that nothing would use.
+        ValueError: a value is out of range, or two settings contradict each other.
     """
 
     vocab_size: int
@@ -41,8 +41,8 @@ class DataConfig(Source):
     add_eos: bool = True
     """End each document with the end-of-text token."""
     document_mask: bool = False
-    """Whether attention is limited to the tokens of one document if several share a window. The
-    prepared data do not depend on it."""
+    """Whether attention is limited to the tokens of one document if several share a window. It does
+    not change the prepared data."""
     workers: int | None = None
     """Number of tokenizing processes; default: one per core, fewer for a small corpus."""
 

@@ -9,7 +9,7 @@ from mobilellm.data.tokenizer import EOS_ID, load_tokenizer
 def find_eos_token_id(config: DataConfig) -> int:
     """The id of the token that ends each document; -1 if there is none.
 
-    For text it is the id of the tokenizer; for data that are token ids, `data.eos_token_id`.
+    For text, it is the end-of-text token of the tokenizer; for token ids, `data.eos_token_id`.
 
     Raises:
         FileNotFoundError: the tokenizer does not exist.
@@ -17,17 +17,17 @@ def find_eos_token_id(config: DataConfig) -> int:
             `data.eos_token_id` is not that of the tokenizer.
     """
     if config.tokenizer is None:
-        return _checked(config, config.end_of_text_id) if config.is_tokenized else EOS_ID
+        return _check_token_id(config, config.end_of_text_id) if config.is_tokenized else EOS_ID
     eos = load_tokenizer(Path(config.tokenizer), config.vocab_size).eos_id()
     if config.is_tokenized:
-        said = _checked(config, config.end_of_text_id)
-        if eos not in (-1, said):
+        configured = _check_token_id(config, config.end_of_text_id)
+        if eos not in (-1, configured):
             raise ValueError(
-                f"data.eos_token_id={said}, but the end-of-text token of data.tokenizer="
+                f"data.eos_token_id={configured}, but the end-of-text token of data.tokenizer="
                 f"{config.tokenizer} is {eos}; use data.eos_token_id={eos}, or the tokenizer that "
                 "the ids were made with"
             )
-        return said
+        return configured
     if eos < 0 and config.add_eos:
         raise ValueError(
             f"data.tokenizer={config.tokenizer} has no end-of-text token; use another, or "
@@ -36,7 +36,7 @@ def find_eos_token_id(config: DataConfig) -> int:
     return eos
 
 
-def _checked(config: DataConfig, eos: int | None) -> int:
+def _check_token_id(config: DataConfig, eos: int | None) -> int:
     if eos is None or not 0 <= eos < config.vocab_size:
         raise ValueError(
             f"data.eos_token_id={eos} must be a token id below vocab_size={config.vocab_size}; "

@@ -1,4 +1,4 @@
-"""The two JSON files of a data folder: its inputs, and its contents (the manifest)."""
+"""Read and write the two JSON files of a data folder: its inputs, and its manifest."""
 
 import json
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ _MANIFEST_FIELDS = {
 
 
 def has_tokenizer(folder: Path, tokenizer: Path) -> bool:
-    """Whether a finished data folder was made with the tokenizer in this file."""
+    """Whether a data folder is finished and was made with the tokenizer in the given file."""
     own = folder / TOKENIZER
     is_finished = (folder / MANIFEST).is_file() and own.is_file()
     return is_finished and own.read_bytes() == tokenizer.read_bytes()
@@ -50,7 +50,7 @@ def read_manifest(folder: Path) -> Record | None:
 def read_inputs(folder: Path) -> Record | None:
     """The recorded inputs of a data folder, finished or not; None if there are none.
 
-    Fields may be missing, which counts as different inputs.
+    Fields may be missing: such inputs differ from any complete ones.
 
     Raises:
         ValueError: the file is damaged; the message names the field.

@@ -7,7 +7,7 @@ from mobilellm.units import bytes_text
 
 
 def overview(prepared: PreparedData) -> Iterator[str]:
-    """Lines with sizes, vocabulary, baselines and the time of preparation."""
+    """Yield lines with the sizes, the vocabulary, the baselines and the time of preparation."""
     manifest = prepared.manifest
     yield f"{manifest['name']} in {prepared.dir}"
     yield ""
@@ -25,7 +25,7 @@ def overview(prepared: PreparedData) -> Iterator[str]:
         f"{losses['bigram_nats_per_token']:.3f} nats per token on validation"
     )
     if manifest.get("held_out") == "last_share":
-        yield "validation  the end of the text, since there are too few documents"
+        yield "validation  the end of the text, because there are too few documents"
     yield from _changes(prepared)
     size = sum(sizes["text_bytes"] or 0 for sizes in manifest["splits"].values())
     speed = size / manifest["tokenizing_seconds"]
@@ -38,7 +38,7 @@ def _tokenizer(prepared: PreparedData) -> str:
     if sample:
         whole = prepared.manifest["tokenizer_sampled_from_bytes"]
         return f"trained on {bytes_text(sample)} of {bytes_text(whole)}"
-    return "the given tokenizer" if prepared.tokenizer_path else "the text came as token ids"
+    return "the given tokenizer" if prepared.tokenizer_path else "the data were given as token ids"
 
 
 def _changes(prepared: PreparedData) -> Iterator[str]:
@@ -48,8 +48,8 @@ def _changes(prepared: PreparedData) -> Iterator[str]:
         yield f"note        {manifest['unknown_tokens']:,} characters are unknown to the tokenizer"
     if manifest["space_marks"]:
         yield (
-            f"note        {manifest['space_marks']:,} times U+2581 in the text, which comes back "
-            "as a space"
+            f"note        the text has U+2581 {manifest['space_marks']:,} times, which the "
+            "tokenizer decodes as a space"
         )
     elif any(
         None not in (sizes["text_bytes"], sizes["token_bytes"])

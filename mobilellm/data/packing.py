@@ -12,34 +12,34 @@ from torch.utils.data import Dataset
 from mobilellm.data.shards import TokenSequence
 from mobilellm.data.windows import IGNORED_LABEL
 
-# Number of open windows, which each sequence searches; more of them would hardly save padding.
+# Number of open windows that are searched for each sequence; more would hardly reduce padding.
 _OPEN_WINDOWS = 256
 
 
 def pack(lengths: Sequence[int] | NDArray[Any], capacity: int) -> NDArray[np.int64]:
-    """First fit: each sequence goes into the first open window that has room for it.
+    """Assign each sequence to the first open window that has room for it (first fit).
 
     Args:
-        lengths: of the sequences, in the order in which they are packed; none above `capacity`.
-        capacity: of a window.
+        lengths: lengths of the sequences, at most `capacity`, in the order of packing.
+        capacity: length of a window.
 
     Returns:
-        The window number of each sequence (sequences,); every number from 0 on is used.
+        The index of the window of each sequence, (sequences,), counted from 0 without gaps.
     """
-    places = np.empty(len(lengths), dtype=np.int64)
+    assigned = np.empty(len(lengths), dtype=np.int64)
     numbers = np.zeros(_OPEN_WINDOWS, dtype=np.int64)
     room = np.full(_OPEN_WINDOWS, -1)
     windows = 0
     for index, length in enumerate(np.asarray(lengths).tolist()):
         slot = int(np.argmax(room >= length))
         if room[slot] < length:
-            # Take an unused window, or else close the fullest one.
+            # Open a new window in an unused slot; if there is none, close the fullest window.
             slot = int(np.argmin(room))
             room[slot], numbers[slot] = capacity, windows
             windows += 1
         room[slot] -= length
-        places[index] = numbers[slot]
-    return places
+        assigned[index] = numbers[slot]
+    return assigned
 
 
 class PackedDataset(Dataset[dict[str, Tensor]]):
@@ -55,7 +55,7 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         tokens: the stream of tokens.
         bounds: offsets in the stream at which the prompt begins, the target begins, and the
             sequence ends (sequences, 3).
-        tasks: number of the task of each sequence (sequences,), counted from 1.
+        tasks: number of the task of each sequence, (sequences,), counted from 1.
         sequence_length: positions per window.
         padding: token id for unused positions.
 
@@ -88,9 +88,9 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
                 f"prompted sequences, which are never cut; use at least {longest}, or remove "
                 "the longest rows"
             )
-        places = pack(lengths, sequence_length)
-        self._order = np.argsort(places, kind="stable")
-        self._firsts = np.concatenate([[0], np.cumsum(np.bincount(places))])
+        assigned = pack(lengths, sequence_length)
+        self._order = np.argsort(assigned, kind="stable")
+        self._firsts = np.concatenate([[0], np.cumsum(np.bincount(assigned))])
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -124,5 +124,5 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         return {name: torch.from_numpy(values) for name, values in window.items()}
 
     def sequences(self, index: int) -> NDArray[np.int64]:
-        """The numbers of the sequences in a window, in order."""
+        """Indices of the sequences in a window, in order."""
         return self._order[self._firsts[index] : self._firsts[index + 1]]

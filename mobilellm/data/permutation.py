@@ -1,9 +1,9 @@
 """A pseudorandom permutation that is not stored: each entry is computed from its position.
 
-A Feistel network is a permutation of the numbers below a power of four, whatever its round
-function. Results that are not below n are permuted again until they are. A permutation of a billion
-windows therefore takes no memory, training can resume at any position, and the order does not
-depend on the version of a random number library.
+A Feistel network is a permutation of the numbers below a power of four for any round function.
+Results that are not below n are permuted again until they are. A permutation of a billion windows
+therefore takes no memory, training can resume at any position, and the order does not depend on the
+version of a random number library.
 
 Source: Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains", section 4 (cycle walking).
 """
@@ -24,10 +24,10 @@ def permute(positions: NDArray[np.integer], size: int, *, seed: int, epoch: int)
         positions: any shape, each in [0, size).
         size: number of entries.
         seed: any integer; the permutation depends on its lowest 64 bits.
-        epoch: number of the pass over the data; each has another permutation.
+        epoch: index of the pass over the data; each epoch has a different permutation.
 
     Returns:
-        int64 with the shape of `positions`; all positions together give each number once.
+        int64 with the shape of `positions`; different positions have different entries.
 
     Raises:
         ValueError: a position is outside [0, size).

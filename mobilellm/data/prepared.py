@@ -22,7 +22,7 @@ class PreparedData:
     """A finished data folder.
 
     Args:
-        folder: in which `prepare_data` has finished.
+        folder: a folder in which `prepare_data` has finished.
 
     Raises:
         FileNotFoundError: the folder has no finished data.
@@ -35,7 +35,7 @@ class PreparedData:
         if manifest is None:
             raise FileNotFoundError(
                 f"{self.dir} holds no finished data; run {command_for('prepare_data')} with the "
-                "same data"
+                "same data settings"
             )
         self.manifest: Record = manifest
         """The inputs and contents of the folder, as plain data."""
@@ -48,7 +48,7 @@ class PreparedData:
 
     @property
     def vocab_size(self) -> int:
-        """Token ids are below this."""
+        """Exclusive upper limit of the token ids."""
         return self.manifest["vocab_size"]
 
     @property
@@ -61,8 +61,8 @@ class PreparedData:
         """Hashes of "data", "tokenizer", "train" and "validation".
 
         "data" is the hash of the text or of the given ids, and does not depend on the tokenizer.
-        "tokenizer" is that of its tokens and scores; None if there is no tokenizer. "train" and
-        "validation" are those of the token streams.
+        "tokenizer" is the hash of its tokens and scores; None if there is no tokenizer. "train" and
+        "validation" are the hashes of the token streams.
         """
         return self.manifest["hashes"]
 
@@ -118,18 +118,18 @@ class PreparedData:
         except (ValueError, EOFError) as error:
             raise damaged(path, str(error)) from None
         if counts.shape != (self.vocab_size,):
-            raise damaged(path, f"it is of shape {counts.shape}, not ({self.vocab_size},)")
+            raise damaged(path, f"its shape is {counts.shape}, not ({self.vocab_size},)")
         return counts
 
-    def bytes_of(self, tokens: NDArray[Any]) -> int:
-        """Bytes of UTF-8 text that the tokens, of any shape, stand for.
+    def count_bytes(self, tokens: NDArray[Any]) -> int:
+        """Number of bytes of UTF-8 text that the tokens (an array of any shape) stand for.
 
         Raises:
-            ValueError: no tokenizer is known.
+            ValueError: the data were prepared without a tokenizer.
         """
         if self.token_bytes is None:
             raise ValueError(
-                f"{self.dir} was prepared from token ids, and their text is not known; give "
+                f"{self.dir} was prepared from token ids, and their text is not known; set "
                 "data.tokenizer to measure bits per byte"
             )
         return int(self.token_bytes[tokens].sum(dtype=np.int64))

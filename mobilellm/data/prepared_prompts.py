@@ -1,8 +1,8 @@
 """Prepared data of prompted sequences, and the questions for measuring the accuracy of a student.
 
-The stream of a split has a prompt and its target for each task of each row in turn, with an
-end-of-text token after the target. Prompts and targets are documents of the stream. The task of a
-sequence follows from its number.
+The stream of a split contains, for each row and each of its tasks, the prompt and then the target
+with an end-of-text token. Each prompt and each target is a document of the stream. The index of a
+sequence determines its task.
 """
 
 import json
@@ -34,7 +34,7 @@ class Question:
     prompt: NDArray[Any]
     """(tokens,)"""
     label: NDArray[Any]
-    """The correct answer, including the end-of-text token (tokens,)."""
+    """The correct answer, including the end-of-text token, (tokens,)."""
     choices: tuple[NDArray[Any], ...]
     """Answers to choose from, each like `label`; empty if any text may be the answer."""
 
@@ -43,8 +43,9 @@ class PreparedPrompts(PreparedData):
     """A data folder of prompted sequences.
 
     Args:
-        folder: in which `prepare_data` has finished.
-        tasks: the tasks to train, out of those in the folder; validation always uses labels only.
+        folder: a folder in which `prepare_data` has finished.
+        tasks: the tasks to train on, some or all of those in the folder; validation always uses
+            labels only.
     """
 
     def __init__(self, folder: Path, tasks: Sequence[Task] = TASKS) -> None:
@@ -80,7 +81,7 @@ class PreparedPrompts(PreparedData):
         )
 
     def questions(self, most: int | None = None) -> list[Question]:
-        """The questions of all validation rows, or of `most` of them, spread evenly."""
+        """The questions of all validation rows, or of at most `most` rows, spread evenly."""
         stream = self.tokens("validation")
         rows = self.bounds("validation")[self._tasks("validation") == TASKS.index("label") + 1]
         choices = self._choices(len(rows))
@@ -104,10 +105,10 @@ class PreparedPrompts(PreparedData):
             raise damaged(path, str(error)) from None
         fault = find_fault({"rows": choices}, {"rows": [[[int]]]})
         if fault or len(choices) != num_rows:
-            raise damaged(path, fault or f"it is of {len(choices)} rows, not of {num_rows}")
+            raise damaged(path, fault or f"it has {len(choices)} rows, not {num_rows}")
         return choices
 
     def _tasks(self, split: Split) -> NDArray[np.int64]:
-        """The number of the task of each sequence (sequences,)."""
+        """The number of the task of each sequence, (sequences,), counted from 1."""
         numbers = [TASKS.index(task) + 1 for task in self.manifest["tasks"]]
         return np.tile(numbers, self.manifest["splits"][split]["documents"])

@@ -1,4 +1,4 @@
-"""Everything about a data configuration that depends on the files of this machine."""
+"""The values of a data configuration that depend on files of this machine."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ class ResolvedData:
     name: str
     """Name of the data in folder names and reports."""
     folder: Path
-    """Folder of the tokenizer and the shards; need not exist yet."""
+    """Folder of the tokenizer and the shards; it may not exist yet."""
     vocab_size: int
-    """Token ids are below this: the size of the given tokenizer, or the configured size.
+    """Size of the given tokenizer, or the configured vocabulary size.
 
     A model may have more embedding rows than this, so that one folder serves several models.
     """
     eos_token_id: int
-    """Token that ends a document; -1: none does."""
+    """Token that ends a document; -1 if there is none."""
 
     def options(self) -> dict[str, Any]:
-        """Plain data that, together with the contents of files and tokenizer, fix the shards."""
+        """The settings, as plain data, that determine the shards of given files and tokenizer."""
         return {
             **self.config.identity(),
             "vocab_size": self.vocab_size,

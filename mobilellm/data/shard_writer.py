@@ -1,4 +1,4 @@
-"""Writes token shards, and continues after the complete ones if writing was interrupted."""
+"""Write token shards; after an interruption, continue after the complete ones."""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ class ShardWriter:
 
     Shards are written atomically, so that all existing ones are complete. A new writer counts the
     complete documents in them (`documents_done`); the caller skips these and continues with the
-    next document. Its tokens that are already in a shard are compared and not written again.
+    next document. Tokens of that document that are already in a shard are compared with it.
 
     Args:
-        folder: of the shards; created if it does not exist.
-        dtype: of the tokens.
+        folder: folder of the shards; created if it does not exist.
+        dtype: number type of the tokens.
         shard_tokens: tokens in every shard but the last.
     """
 
@@ -43,7 +43,7 @@ class ShardWriter:
         self._num_shards = 0
         folder.mkdir(parents=True, exist_ok=True)
         starts = self._recover()
-        # The last document that begins in the shards may be incomplete: it is given again.
+        # The last document that begins in the shards may be incomplete: the caller repeats it.
         self.documents_done = max(len(starts) - 1, 0)
         self.num_tokens = int(starts[-1]) if len(starts) else 0
         self.num_documents = self.documents_done
@@ -60,7 +60,7 @@ class ShardWriter:
 
         Args:
             tokens: (tokens,).
-            document_ends: offsets in `tokens` at which documents end, in rising order.
+            document_ends: offsets in `tokens` at which documents end, in increasing order.
 
         Raises:
             OSError: ENOSPC if the disk is full; the shards written so far are kept.
@@ -75,10 +75,10 @@ class ShardWriter:
         """Write the last shard and return the hash of the whole stream.
 
         Raises:
-            ValueError: the existing shards have more tokens than were given.
+            ValueError: the existing shards have more tokens than were appended.
         """
         if self._to_check:
-            raise self._other_tokens()
+            raise self._mismatch_error()
         if self._filled:
             self._write_shard()
         self._buffer = self._buffer[:0].copy()
@@ -103,7 +103,7 @@ class ShardWriter:
             self._begins_document = True
 
     def _check_repeated(self, tokens: NDArray[Any]) -> NDArray[Any]:
-        """Compare tokens with existing shards; returns those that are not in one."""
+        """Compare tokens with the existing shards, and return those that are in none of them."""
         repeated = tokens[: self._to_check]
         if len(repeated):
             existing = TokenStream(
@@ -115,21 +115,21 @@ class ShardWriter:
             if not np.array_equal(
                 existing[self.num_tokens : self.num_tokens + len(repeated)], repeated
             ):
-                raise self._other_tokens()
+                raise self._mismatch_error()
             self.num_tokens += len(repeated)
             self._to_check -= len(repeated)
         return tokens[len(repeated) :]
 
-    def _other_tokens(self) -> ValueError:
+    def _mismatch_error(self) -> ValueError:
         return ValueError(
             f"the tokens in {self.folder} are not those of this text; remove {self.folder.parent} "
-            "to prepare it again"
+            "to prepare the data again"
         )
 
     def _write_shard(self) -> None:
         tokens = self._buffer[: self._filled]
         starts = np.array(self._starts, OFFSET)
-        # The tokens are written last: if their file exists, that of the documents does too.
+        # The tokens are written last: if their file exists, the file of the documents does too.
         write_bytes_atomically(documents_path(self.folder, self._num_shards), [starts])
         write_bytes_atomically(
             shard_path(self.folder, self._num_shards),

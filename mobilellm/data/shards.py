@@ -37,12 +37,12 @@ class TokenSequence(Protocol):
 class TokenStream:
     """The tokens of a split, read from disk on access.
 
-    It can be pickled; the other process opens the files itself.
+    A stream can be pickled; the process that unpickles it opens the files itself.
 
     Args:
-        folder: of the shards.
+        folder: folder of the shards.
         num_tokens: total number of tokens.
-        dtype: of the tokens.
+        dtype: number type of the tokens.
         shard_tokens: tokens in every shard but the last.
 
     Raises:
@@ -69,12 +69,12 @@ class TokenStream:
             expected = min(shard_tokens, num_tokens - shard * shard_tokens) * self.dtype.itemsize
             if not path.is_file():
                 raise FileNotFoundError(
-                    f"{path} is missing; remove {self.folder.parent} to prepare it again"
+                    f"{path} is missing; remove {self.folder.parent} to prepare the data again"
                 )
             if path.stat().st_size != expected:
                 raise ValueError(
                     f"{path} has {path.stat().st_size} bytes, which must be {expected}; remove "
-                    f"{self.folder.parent} to prepare it again"
+                    f"{self.folder.parent} to prepare the data again"
                 )
 
     @property
@@ -87,13 +87,15 @@ class TokenStream:
         return self.num_tokens
 
     def __getitem__(self, key: slice) -> NDArray[Any]:
-        """The tokens of a slice with step 1 (tokens,): a view, or a copy if it spans two files.
+        """The tokens of a slice with step 1, (tokens,): a view, or a copy if it spans files.
 
         Raises:
             TypeError: the key is not a slice with step 1.
         """
         if not isinstance(key, slice) or key.step not in (None, 1):
-            raise TypeError(f"a token stream is read by slices of step 1, not by {key!r}")
+            raise TypeError(
+                f"a token stream must be indexed with a slice of step 1, not with {key!r}"
+            )
         start, stop, _ = key.indices(self.num_tokens)
         parts: list[NDArray[Any]] = []
         while start < stop:
@@ -117,11 +119,9 @@ class TokenStream:
         ]
         starts = np.concatenate([np.empty(0, OFFSET), *parts])
         if len(starts) and (starts[0] or starts[-1] >= self.num_tokens):
-            raise damaged(documents_path(self.folder, 0), "documents begin outside of the tokens")
+            raise damaged(documents_path(self.folder, 0), "a document begins outside the stream")
         if (starts[1:] <= starts[:-1]).any():
-            raise damaged(
-                documents_path(self.folder, 0), "documents do not begin one after another"
-            )
+            raise damaged(documents_path(self.folder, 0), "offsets of documents do not increase")
         return starts
 
     def __getstate__(self) -> dict[str, Any]:
@@ -137,14 +137,16 @@ class TokenStream:
 
 
 def read_starts(path: Path) -> NDArray[np.uint64]:
-    """Offsets of the documents that begin in a shard, from the start of the stream (documents,).
+    """Offsets of the documents that begin in a shard, from the start of the stream, (documents,).
 
     Raises:
         FileNotFoundError: the file is missing.
         ValueError: the file is damaged.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; remove {path.parents[1]} to prepare it again")
+        raise FileNotFoundError(
+            f"{path} is missing; remove {path.parents[1]} to prepare the data again"
+        )
     if path.stat().st_size % OFFSET.itemsize:
         raise damaged(
             path, f"its {path.stat().st_size} bytes are not a multiple of the size of an offset"

@@ -89,7 +89,7 @@ class Source(ABC):
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """Plain data that, together with the contents of `files`, determine every document."""
+        """Plain data that determine every document, given the contents of `files`."""
 
     def files(self, split: Split) -> list[Path]:
         """The local files that a split is read from, in order.
@@ -116,8 +116,8 @@ def read_texts(
 
     Args:
         dataset: any Hugging Face dataset, read in blocks.
-        column: with the text.
-        described: what to call the dataset in messages.
+        column: name of the column with the text.
+        described: name of the dataset in messages.
 
     Raises:
         ValueError: the column does not exist, or a row holds something other than a string.
@@ -133,7 +133,7 @@ def read_texts(
             if not isinstance(text, str):
                 raise ValueError(
                     f"row {row} of {described} holds {type(text).__name__} in column {column!r}, "
-                    "which must be text; set data.column to another, or remove the row"
+                    "which must be text; set data.column to another column, or remove the row"
                 )
             yield encode_text(text, f"row {row} of {described}")
             row += 1
@@ -169,8 +169,8 @@ def document_chunks(text: bytes) -> Iterator[Chunk]:
 def cut_text(text: bytes, limit: int) -> Iterator[bytes]:
     """Cut `text` into parts of at most `limit` bytes.
 
-    It is cut before a run of spaces, which no token of a SentencePiece model that splits at white
-    space can contain within; if there is none, it is cut between any two characters.
+    Parts end before a run of spaces: a SentencePiece model that splits at white space has no token
+    that contains such a place. If there is no space, parts end between any two characters.
     """
     start = 0
     while len(text) - start > limit:
@@ -186,7 +186,7 @@ def cut_text(text: bytes, limit: int) -> Iterator[bytes]:
 
 
 def _last_word_end(text: bytes, start: int, stop: int) -> int:
-    """The end of the last word that is followed by a space; -1 if there is none after `start`."""
+    """The end of the last word that a space follows; at most `start` if there is none."""
     end = text.rfind(b" ", start, stop)
     while end > start and text[end - 1] == 0x20:
         end -= 1

@@ -1,8 +1,8 @@
 """SentencePiece models: training, loading, and the bytes of text per token.
 
 A trained model is lossless: it uses byte-pair encoding of text without normalisation, encodes rare
-characters as bytes, and neither adds nor removes spaces. The one exception is U+2581, which
-SentencePiece uses for a space, and which is therefore decoded as a space.
+characters as bytes, and neither adds nor removes spaces. The only exception is U+2581: it is
+SentencePiece's mark for a space, and is therefore decoded as a space.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 UNKNOWN_ID, BOS_ID, EOS_ID = 0, 1, 2
 SPACE_MARK = "\u2581"
 
-# SentencePiece skips longer training texts without a warning,
+# SentencePiece skips longer training sentences without a warning.
 _MAX_SENTENCE_BYTES = 4192
-# and those with NUL or with its character for unknown tokens.
+# SentencePiece also skips sentences with NUL or with U+2585, its character for unknown tokens.
 _RESERVED = [0x0000, 0x2585]
-# Share of the characters of a text that are covered by characters with a token of their own.
+# Share of the text's characters that the characters with a token of their own must cover.
 _CHARACTER_COVERAGE = 0.9995
 _PARTS_PER_COUNT = 256
 _NUM_SPECIAL = 3 + 256
@@ -79,7 +79,7 @@ def train_tokenizer(parts: Sequence[bytes], vocab_size: int) -> bytes:
         The bytes of the model file; the same text gives the same bytes.
 
     Raises:
-        ValueError: the text is empty, or has too little variety for such a large vocabulary.
+        ValueError: the text is empty, or too small for the vocabulary size.
     """
     from sentencepiece import SentencePieceTrainer
 
@@ -103,7 +103,7 @@ def train_tokenizer(parts: Sequence[bytes], vocab_size: int) -> bytes:
             bos_id=BOS_ID,
             eos_id=EOS_ID,
             pad_id=-1,
-            # It is stored in the model: another number would give another file for the same text.
+            # Fixed, because the model file contains it: the same text must give the same file.
             num_threads=2,
             minloglevel=2,
         )
@@ -125,7 +125,7 @@ def load_tokenizer(
     """Load a SentencePiece model with at most `vocab_size` tokens.
 
     Args:
-        path: of the file.
+        path: path of the model file.
         vocab_size: number of rows of the language model's embedding.
         name: text before the path in messages.
 
@@ -175,13 +175,13 @@ def check_tokenizer_file(path: Path, *, name: str = "data.tokenizer=") -> None:
 
 
 def _kind_of(path: Path) -> str:
-    """What a file is that is not a SentencePiece model."""
+    """Describe, for messages, a file that is not a SentencePiece model."""
     with path.open("rb") as file:
         begin = file.read(512)
     if begin.lstrip()[:1] == b"{":
-        return "is JSON, as the tokenizer.json of Hugging Face, which is not supported"
+        return "is JSON, like the tokenizer.json of Hugging Face, which is not supported"
     if re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", begin):
-        return "is a tokenizer of tiktoken, which is not supported"
+        return "is a tiktoken tokenizer, which is not supported"
     return "is not a SentencePiece model"
 
 
@@ -200,8 +200,8 @@ def token_byte_counts(
 
     Args:
         processor: the tokenizer.
-        num_ids: number of entries, which are 0 for ids that the tokenizer does not have; default:
-            the number of its tokens.
+        num_ids: number of entries; entries beyond the tokenizer's tokens are 0. Default: the number
+            of its tokens.
     """
     counts = np.zeros(num_ids or processor.vocab_size(), dtype=np.int32)
     for token in range(processor.vocab_size()):
@@ -213,7 +213,7 @@ def token_byte_counts(
 
 
 def _sentences(parts: Sequence[bytes], vocab_size: int) -> Iterator[bytes]:
-    """The text in parts that training does not skip, without its rarest characters.
+    """Yield the sentences to train on, without the rarest characters of the text.
 
     Rare characters are encoded as bytes. At most half of the vocabulary is used for single
     characters: otherwise a small vocabulary for a text with many of them, such as Chinese, would
@@ -228,7 +228,7 @@ def _sentences(parts: Sequence[bytes], vocab_size: int) -> Iterator[bytes]:
 
 
 def _frequent_characters(parts: Sequence[bytes], most: int) -> NDArray[np.bool_]:
-    """Whether each code point gets a token of its own (code points,)."""
+    """Whether each code point gets a token of its own, (code points,)."""
     counts = np.zeros(sys.maxunicode + 1, dtype=np.int64)
     for first in range(0, len(parts), _PARTS_PER_COUNT):
         text = b"".join(parts[first : first + _PARTS_PER_COUNT]).decode()

@@ -4,8 +4,8 @@
    that overlap by one: the last label of a window is the first input of the next.
 2. Training consumes an endless stream of samples; sample g is window
    `permutation(seed, epoch)[position]` with epoch, position = divmod(g, number of windows).
-3. Optimizer step k takes the samples [k G, (k + 1) G), G = samples_per_step, on any number of
-   ranks. The position of a run is therefore one number, the samples consumed.
+3. Optimizer step k takes the samples [k G, (k + 1) G) with G = samples_per_step, on any number of
+   ranks. The position of a run is therefore a single number: the samples consumed.
 """
 
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ from mobilellm.data.permutation import permute
 from mobilellm.data.shards import TokenSequence
 
 IGNORED_LABEL = -100
-"""Label of a position that no loss counts (torch's default)."""
+"""Label of positions that every loss ignores (the default `ignore_index` of PyTorch)."""
 
 
 class Windows(Protocol):
-    """Windows by number; each has named tensors (seq,), at least `input_ids` and `labels`."""
+    """A sequence of windows: dicts of tensors (seq,) with at least `input_ids` and `labels`."""
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -74,7 +74,9 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
                 f"{max(len(tokens) - 1, 0)}, or more text"
             )
         if document_mask and eos_token_id is None:
-            raise ValueError("document_mask=true needs eos_token_id; give it, or use false")
+            raise ValueError(
+                "document_mask=true needs eos_token_id; give it, or use document_mask=false"
+            )
         self.tokens = tokens
         self.sequence_length = sequence_length
         self.eos_token_id = eos_token_id
@@ -106,7 +108,7 @@ class WindowBatchSampler(Sampler[list[int]]):
 
     Micro-batch m of a step on rank r takes the slice of the step's samples that begins at
     (m * world_size + r) * micro_batch_size: the set of samples of a step is the same for any number
-    of ranks. With `start` = samples consumed so far, the next run continues exactly.
+    of ranks. A sampler with `start` = samples consumed so far continues the same order.
 
     Args:
         num_windows: windows per epoch.
@@ -116,12 +118,12 @@ class WindowBatchSampler(Sampler[list[int]]):
         start: samples consumed before, over all ranks.
         stop: samples consumed when iteration ends, over all ranks; None: it never ends. If the last
             step is incomplete, its batches are smaller, and some ranks may have one batch less.
-        rank: of this process, below `world_size`.
+        rank: rank of this process, below `world_size`.
         world_size: number of processes that share each step.
         shuffle: False keeps the order of the stream in every epoch.
 
     Raises:
-        ValueError: sizes do not divide each other, or are out of range.
+        ValueError: a size is out of range, or `samples_per_step` is not divisible as required.
     """
 
     def __init__(

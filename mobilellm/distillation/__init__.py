@@ -1,7 +1,7 @@
 """Distillation: losses with which a student learns from a teacher, teachers, and logit stores.
 
-A loss is a pure function on tensors (`forward_kl`) and a class with its settings, which
-configurations name (`mobilellm.distillation.ForwardKL`); both lie in the file named after them.
+Each loss consists of a pure function on tensors (`forward_kl`) and a class with its settings
+(`ForwardKL`), which configurations instantiate. Both are in the file with the name of the function.
 """
 
 from typing import Any
@@ -46,5 +46,5 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A loss in a file of `losses/` that is not imported above, by the name of its class."""
+    """Import a loss that is not listed above from its file in `losses/`."""
     return public_class(__name__, name, files=f"{__name__}.losses")

@@ -1,4 +1,4 @@
-"""Turn the output of a teacher into terms of the training loss."""
+"""Compute the terms of the training loss that compare the student with its teacher."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -15,17 +15,21 @@ from mobilellm.losses.loss_terms import LogitTerm, LossTerm, Terms
 
 Losses = Mapping[str, DistillationLoss]
 
-# Of a projection's first weights, so that they are the same on every process and after a resume.
+# Seed of the initial weights of projections, which must be the same on every rank.
 PROJECTION_SEED = 0
 
 
-def captures_of(losses: Collection[DistillationLoss]) -> tuple[str, ...]:
-    """What the losses compare inside the models, each name once."""
+def required_captures(losses: Collection[DistillationLoss]) -> tuple[str, ...]:
+    """Names of the tensors inside the models that the losses compare, without duplicates."""
     return tuple(dict.fromkeys(loss.capture for loss in losses if isinstance(loss, StateLoss)))
 
 
 def make_projections(losses: Losses, student: Structure, teacher: Structure) -> dict[str, Any]:
-    """By name of the loss, one linear map (teacher's width, student's width) per pair of layers."""
+    """Make the linear maps from the student's width to the teacher's, one per pair of layers.
+
+    Returns:
+        The maps of each loss with `projection`, as a `ModuleList`, by the name of the loss.
+    """
     made: dict[str, Any] = {}
     for name, loss in losses.items():
         if isinstance(loss, StateLoss) and loss.projection:
@@ -34,8 +38,8 @@ def make_projections(losses: Losses, student: Structure, teacher: Structure) -> 
                 nn.Linear(student.hidden_size, teacher.hidden_size, bias=False)
                 for _ in loss.pairs(student, teacher)
             ]
-            for one in maps:
-                nn.init.orthogonal_(one.weight, generator=generator)
+            for linear in maps:
+                nn.init.orthogonal_(linear.weight, generator=generator)
             made[name] = nn.ModuleList(maps)
     return made
 
@@ -54,14 +58,14 @@ def distillation_terms(
     """The terms of one micro-batch.
 
     Args:
-        losses: by the name that the log shows.
-        teacher_output: what the teacher gives for the same micro-batch.
+        losses: the losses, by their names in the log.
+        teacher_output: the teacher's output for the same micro-batch.
         output: the student's `ModelOutput`.
-        labels: (batch, seq); -100 counts for nothing.
+        labels: (batch, seq); positions with -100 are ignored.
         student: structure of the student.
         teacher: structure of the teacher.
-        progress: share of the budget used up, for what is scheduled.
-        projections: from `make_projections`, as they are trained.
+        progress: used share of the training budget, for scheduled weights and temperatures.
+        projections: the trained maps, made by `make_projections`.
     """
     mask = labels != IGNORE_INDEX
     terms: dict[str, LossTerm | LogitTerm | SoftLabels] = {}
@@ -71,20 +75,20 @@ def distillation_terms(
             if (
                 isinstance(loss, ForwardKL)
                 and teacher_output.logits is not None
-                and loss.is_plain(progress)
+                and loss.has_temperature_one(progress)
             ):
                 terms[name] = SoftLabels(teacher_output.logits, weight)
             else:
                 value = _on_logits(loss, teacher_output, mask.flatten(), progress)
-                # The top k keep nothing of the logits' size.
+                # A loss on top-k probabilities keeps no tensor of the logits' size for backward.
                 terms[name] = LogitTerm(value, weight, 0.5 if teacher_output.logits else 1.0)
             continue
         pairs = loss.pairs(student, teacher)
-        mine, theirs = output.captured[loss.capture], teacher_output.captured[loss.capture]
+        own, target = output.captured[loss.capture], teacher_output.captured[loss.capture]
         maps = projections.get(name)
         value = loss(
-            [mine[i] for i, _ in pairs],
-            [theirs[j] for _, j in pairs],
+            [own[i] for i, _ in pairs],
+            [target[j] for _, j in pairs],
             mask,
             None if maps is None else lambda index, states, maps=maps: maps[index](states),
         )

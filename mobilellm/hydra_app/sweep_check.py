@@ -17,7 +17,7 @@ from mobilellm.hydra_app.override_text import by_key, override_key, shown_overri
 from mobilellm.hydra_app.sweep_expansion import BASIC_SWEEPER, compose_trial, expand, sweep_lines
 from mobilellm.hydra_app.sweep_launcher import SweepLauncher, sweep_launcher_of
 from mobilellm.hydra_app.trial import Trial, without_hydra
-from mobilellm.training.places import launched_place
+from mobilellm.training.process_rank import launched_process_rank
 
 Check = Callable[[DictConfig], Any]
 CheckTogether = Callable[[Sequence[Trial]], None]
@@ -123,7 +123,7 @@ def _checked(config: DictConfig, check: Check | None) -> Path | None:
 
 def _refuse_several_sweeps(launcher: type[SweepLauncher]) -> None:
     """Refuse to start a sweep in each of the processes that torchrun or srun started."""
-    place = launched_place()
+    place = launched_process_rank()
     if place is not None and place.world_size > 1:
         raise CommandError(
             f"{place.launcher} started {place.world_size} processes, each of which would run the "

@@ -20,17 +20,17 @@ def adamw(
     decay_embeddings: bool = True,
     fused: bool | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW over `model`, one group per role (`parameter_groups`).
+    """Make AdamW for `model` with one parameter group per role; see `parameter_groups`.
 
     Args:
-        model: on the device it trains on.
+        model: the model, on the device on which it is trained.
         learning_rate: peak learning rate, which the factor of the schedule multiplies.
         weight_decay: decoupled weight decay of matrices and, by default, of embeddings.
         betas: decay rates of the two moments.
         eps: added to the square root of the second moment.
         decay_embeddings: whether weight decay applies to the embedding and the head.
-        fused: whether to use the fused kernel; default: if torch has one for the devices. On CPUs
-            it needs a fifth of the time of the other implementations.
+        fused: whether to use the fused kernel; default: whether torch has one for the device. On
+            CPUs it takes a fifth of the time of the other implementations.
 
     Raises:
         ValueError: a number is out of range.

@@ -72,13 +72,13 @@ def muon(
     eps: float = 1e-8,
     decay_embeddings: bool = True,
 ) -> MuonWithAdamW:
-    """Muon for the two-dimensional matrices of the blocks, AdamW for embeddings and vectors.
+    """Make Muon for the two-dimensional matrices of the blocks and AdamW for all other parameters.
 
     With `match_rms_adamw` an update of Muon has the same root mean square as one of AdamW at the
     same learning rate, so that a learning rate found for AdamW is a reasonable starting point.
 
     Args:
-        model: on the device it trains on.
+        model: the model, on the device on which it is trained.
         learning_rate: peak learning rate of AdamW.
         muon_learning_rate_ratio: learning rate of Muon as a multiple of `learning_rate`.
         weight_decay: decoupled weight decay.

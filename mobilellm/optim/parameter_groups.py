@@ -19,9 +19,9 @@ EPS = Range(above=0, at_most=1)
 def parameters_by_role(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The trainable parameters by role (`ROLES`), each once, in the model's order.
 
-    `embedding` is a matrix with one row per token (the embedding, and the head if it is not tied),
-    `vector` a parameter with fewer than two dimensions (norm weights, biases), and `matrix` any
-    other parameter.
+    `embedding`: a matrix with one row per vocabulary entry (the embedding, and the head if it is
+    not tied). `vector`: a parameter with fewer than two dimensions (norm weights, biases).
+    `matrix`: any other parameter.
     """
     roles: dict[str, list[nn.Parameter]] = {role: [] for role in ROLES}
     for name, parameter in model.named_parameters():
@@ -39,7 +39,7 @@ def parameters_by_role(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 def parameter_groups(
     model: nn.Module, *, weight_decay: float, decay_embeddings: bool = True
 ) -> list[dict[str, Any]]:
-    """Optimizer groups with weight decay for matrices, optionally for embeddings, not for vectors.
+    """Parameter groups with weight decay for matrices, optionally embeddings, but not vectors.
 
     Weight decay applies to embeddings by default, as in MobileLLM's published training recipe. It
     does not apply to the weights of norms, because it would pull them to zero instead of one.

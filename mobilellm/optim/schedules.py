@@ -1,9 +1,9 @@
 """Learning-rate schedules as pure functions of the progress of a run.
 
 A schedule maps (step, progress) to a factor of the peak learning rate. `step` is the index of the
-optimizer step, from 0; `progress` is the share of the budget that is used after that step, so that
-the last step has progress 1, whether the budget is in tokens, steps or seconds. Schedules have no
-state, so that a resumed run has nothing to restore.
+optimizer step, from 0; `progress` is the share of the budget (tokens, steps or seconds) that is
+used after that step, so that the last step has progress 1. Schedules have no state, so that a
+resumed run has nothing to restore.
 """
 
 import math
@@ -71,17 +71,17 @@ def warmup_stable_decay(
     """
     warmup = _Warmup(warmup_steps, warmup_fraction)
 
-    def is_falling(progress: float) -> bool:
+    def is_decaying(progress: float) -> bool:
         return 1.0 - min(progress, 1.0) < decay_fraction
 
     def factor(step: int, progress: float) -> float:
         falling = 1.0
-        if is_falling(progress):
+        if is_decaying(progress):
             height = (1.0 - min(progress, 1.0)) / decay_fraction
             falling = final_fraction + (1.0 - final_fraction) * height
         return min(warmup.factor(step, progress), falling)
 
-    return WithPlateau(factor, is_falling)
+    return WithPlateau(factor, is_decaying)
 
 
 @checked(warmup_steps=STEPS, warmup_fraction=SHARE)
@@ -101,14 +101,14 @@ def constant(*, warmup_steps: int | None = None, warmup_fraction: float | None =
 
 @dataclass(frozen=True)
 class WithPlateau:
-    """A schedule with a plateau at the peak, which reports when the decay begins.
+    """A schedule with a plateau at the peak, for which it is known whether the decay has begun.
 
-    A run can be extended to a larger budget from a checkpoint on the plateau, with the result that
-    it would have had with the larger budget from the start.
+    A run can be extended to a larger budget from a checkpoint on the plateau; the result is that of
+    a run with the larger budget from the start.
     """
 
     factor: Schedule
-    is_falling: Callable[[float], bool]
+    is_decaying: Callable[[float], bool]
     """Whether the decay has begun at this share of the budget."""
 
     def __call__(self, step: int, progress: float) -> float:
@@ -116,31 +116,31 @@ class WithPlateau:
         return self.factor(step, progress)
 
 
-def is_falling(schedule: Schedule, progress: float) -> bool | None:
+def is_decaying(schedule: Schedule, progress: float) -> bool | None:
     """Whether the decay has begun at `progress`; None for a schedule without a plateau."""
-    return schedule.is_falling(progress) if isinstance(schedule, WithPlateau) else None
+    return schedule.is_decaying(progress) if isinstance(schedule, WithPlateau) else None
 
 
-def from_plateau(schedule: Schedule) -> Schedule:
-    """`schedule` for a run that continues from the plateau: at the peak until the decay begins.
+def continue_from_plateau(schedule: Schedule) -> Schedule:
+    """Change `schedule` to start on its plateau, for a run that continues from there.
 
-    Otherwise a warm-up that is a share of the budget would begin again if the new budget is many
-    times larger.
+    Without the change, a warm-up that is a share of the budget would begin again if the new budget
+    is many times larger.
     """
     if not isinstance(schedule, WithPlateau):
         return schedule
 
     def factor(step: int, progress: float) -> float:
-        return schedule(step, progress) if schedule.is_falling(progress) else 1.0
+        return schedule(step, progress) if schedule.is_decaying(progress) else 1.0
 
-    return WithPlateau(factor, schedule.is_falling)
+    return WithPlateau(factor, schedule.is_decaying)
 
 
 def rewarmed(schedule: Schedule, *, step: int, progress: float) -> Schedule:
-    """`schedule` applied again to the rest of a larger budget, to continue a run that has ended.
+    """Apply `schedule` again to the rest of a larger budget, to continue a run that has ended.
 
-    The learning rate rises again from its final value, with the warm-up that the schedule has for
-    the rest of the budget, and then decays again.
+    The learning rate rises from its final value, with the warm-up that the schedule has for the
+    rest of the budget, and then decays again.
 
     Args:
         schedule: the schedule of the run that ended.
@@ -163,7 +163,7 @@ def rewarmed(schedule: Schedule, *, step: int, progress: float) -> Schedule:
         return max(low, schedule(now - step, rest(done)))
 
     if isinstance(schedule, WithPlateau):
-        return WithPlateau(factor, lambda done: schedule.is_falling(rest(done)))
+        return WithPlateau(factor, lambda done: schedule.is_decaying(rest(done)))
     return factor
 
 

@@ -16,7 +16,7 @@ from mobilellm.files import write_text_atomically
 from mobilellm.pipeline.run import Run
 from mobilellm.run_folder import METRICS
 from mobilellm.training.atomic_save import save_atomically
-from mobilellm.training.divergence import RollBack, roll_back
+from mobilellm.training.divergence import RollbackRequest, rewind_past_bad_step
 
 
 def first_checkpoint(run: Run) -> Path | None:
@@ -46,7 +46,7 @@ def first_checkpoint(run: Run) -> Path | None:
     return path
 
 
-def rewind_checkpoint(run: Run, request: RollBack) -> Path:
+def rewind_checkpoint(run: Run, request: RollbackRequest) -> Path:
     """Let the last checkpoint continue with the samples after those of the bad step.
 
     Raises:
@@ -56,5 +56,7 @@ def rewind_checkpoint(run: Run, request: RollBack) -> Path:
     if path is None:
         raise FileNotFoundError(f"{run.folder} has no checkpoint to roll back to") from request
     state = torch.load(path, map_location="cpu", weights_only=True)
-    save_atomically(roll_back(state, LossGuardCallback.__qualname__, request.event), path)
+    save_atomically(
+        rewind_past_bad_step(state, LossGuardCallback.__qualname__, request.event), path
+    )
     return path

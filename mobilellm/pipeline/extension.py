@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from mobilellm.checkpoint_files import CHECKPOINTS, PLATEAU_CHECKPOINT, last_checkpoint
 from mobilellm.data import PreparedData
 from mobilellm.hydra_app.override_text import override_key
-from mobilellm.optim.schedules import Schedule, from_plateau, is_falling, rewarmed
+from mobilellm.optim.schedules import Schedule, continue_from_plateau, is_decaying, rewarmed
 from mobilellm.paths import user_path
 from mobilellm.pipeline.identity import PROBE, RATE, identity, read_config
 from mobilellm.pipeline.recorded import MISSING, differing, gives, replaced
@@ -170,7 +170,7 @@ def extended_schedule(
     if extension is None:
         return schedule
     if not extension.rewarmed:
-        return from_plateau(schedule)
+        return continue_from_plateau(schedule)
     progress = budget.progress(extension.steps, extension.seconds)
     return rewarmed(schedule, step=extension.steps, progress=progress)
 
@@ -182,7 +182,7 @@ def _parent(cfg: DictConfig) -> Path:
 def _choose(folder: Path, schedule: Schedule) -> tuple[Path, bool]:
     """The checkpoint to continue from, and whether its learning rate has fallen."""
     last = last_checkpoint(folder)
-    falls = is_falling(schedule, 1.0)
+    falls = is_decaying(schedule, 1.0)
     plateau = folder / CHECKPOINTS / PLATEAU_CHECKPOINT
     if falls and plateau.exists():
         return plateau, False

@@ -28,9 +28,9 @@ from mobilellm.pipeline.results import EarlyEnd, Results, callback_of, end_early
 from mobilellm.pipeline.run import Run
 from mobilellm.pipeline.stages import report_stages, stages_of
 from mobilellm.training.datamodule import TokenDataModule
-from mobilellm.training.divergence import RollBack
+from mobilellm.training.divergence import RollbackRequest
 from mobilellm.training.module import LanguageModelModule
-from mobilellm.training.ranks import first_does
+from mobilellm.training.ranks import run_on_first_rank
 from mobilellm.training.trainer import make_trainer
 
 
@@ -52,7 +52,7 @@ def fit(run: Run, prepared: PreparedData) -> Fitted:
         ValueError: the checkpoints are damaged.
         Stopped: a signal ended the run after it saved.
     """
-    checkpoint = first_does(partial(first_checkpoint, run))
+    checkpoint = run_on_first_rank(partial(first_checkpoint, run))
     size = micro_batch_size(run)
     data = make_data(run, prepared, size)
     reset_peak_memory(run.trainer.device_type)
@@ -63,8 +63,8 @@ def fit(run: Run, prepared: PreparedData) -> Fitted:
             try:
                 module, early = _fit_stages(run, initial, data, checkpoint)
                 break
-            except RollBack as request:
-                checkpoint = first_does(partial(rewind_checkpoint, run, request))
+            except RollbackRequest as request:
+                checkpoint = run_on_first_rank(partial(rewind_checkpoint, run, request))
     results = measure_results(run, module.trainer, module, micro_batch_size=size, ended_early=early)
     further = report_stages(run, results)
     return Fitted(replace(results, further=results.further | further), _whole_model(run, module))
@@ -76,7 +76,7 @@ def _fit_stages(
     """Train until the last stage ends, or the run is stopped; the module of the last fit.
 
     Raises:
-        RollBack: the run has to continue from its last checkpoint.
+        RollbackRequest: the run has to continue from its last checkpoint.
         Stopped: a signal ended the run after it saved.
     """
     module, early = initial, None

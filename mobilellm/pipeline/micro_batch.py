@@ -3,7 +3,7 @@
 from mobilellm.accounting import largest_micro_batch
 from mobilellm.pipeline.memory import free_memory_bytes
 from mobilellm.pipeline.run import Run
-from mobilellm.training.ranks import smallest_of_ranks
+from mobilellm.training.ranks import min_over_ranks
 
 # Share of the free memory that micro_batch_size=auto plans with: a forecast is not a measurement.
 MEMORY_SHARE = 0.7
@@ -25,7 +25,7 @@ def micro_batch_size(run: Run) -> int:
     teacher_bytes = 0 if distillation is None else distillation.weight_bytes(run.model)
     size = largest_micro_batch(
         run.model,
-        MEMORY_SHARE * smallest_of_ranks(free_memory_bytes(device)) - teacher_bytes,
+        MEMORY_SHARE * min_over_ranks(free_memory_bytes(device)) - teacher_bytes,
         length,
         divides=run.samples_per_step // world,
         optimizer=run.optimizer_name,

@@ -22,7 +22,7 @@ from mobilellm.pipeline.summary import recording
 from mobilellm.run_folder import read_summary
 from mobilellm.run_lock import RunIsBusy, locked
 from mobilellm.training.divergence import TrainingDiverged
-from mobilellm.training.ranks import agreed, is_first_process
+from mobilellm.training.ranks import broadcast_from_first, is_first_process
 from mobilellm.training.training_budget import TrainingBudget
 
 logger = logging.getLogger(__name__)
@@ -99,13 +99,13 @@ def try_learning_rates(run: Run, prepared: PreparedData) -> list[Facts]:
         busy = []
         for probe in waiting:
             with ExitStack() as stack:
-                if not agreed(_lock(probe.folder, timeout, stack)):
+                if not broadcast_from_first(_lock(probe.folder, timeout, stack)):
                     busy.append(probe)
-                elif not agreed(_is_tried(probe)):
+                elif not broadcast_from_first(_is_tried(probe)):
                     _try(probe, prepared)
         waiting, timeout = busy, -1
     # The first process writes the summaries: the others might look too early.
-    return agreed(
+    return broadcast_from_first(
         [
             {"learning_rate": probe.learning_rate, "val_loss": summary.get("val_loss")}
             for probe in (runs if is_first_process() else ())

@@ -28,7 +28,7 @@ from mobilellm.pipeline.results import Facts
 from mobilellm.pipeline.run import Run
 from mobilellm.pipeline.summary import describe_failure
 from mobilellm.run_folder import read_summary, write_summary
-from mobilellm.training.signals import ends_at_once, handled_signals, leave_closed_terminal
+from mobilellm.training.signals import handled_signals, leave_closed_terminal, stops_immediately
 
 POLL_SECONDS = 0.05
 # How long the other ranks may take to end by themselves: after one has failed or finished, and
@@ -66,7 +66,7 @@ class RankTraceback(Exception):
 
 def starts_ranks(run: Run) -> bool:
     """Whether this process must start the ranks: there are several, and no launcher has."""
-    place = run.trainer.place
+    place = run.trainer.process_rank
     return place.world_size > 1 and place.launcher is None
 
 
@@ -206,7 +206,7 @@ class _Ranks:
     @contextmanager
     def _passing_signals_on(self) -> Iterator[None]:
         def receive(number: int, _frame: object) -> None:
-            if ends_at_once(self.signals, number):
+            if stops_immediately(self.signals, number):
                 self._kill()
             self.signals.append(number)
             self.signalled_at = min(self.signalled_at, time.monotonic())

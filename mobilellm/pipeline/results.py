@@ -20,7 +20,7 @@ from mobilellm.models import ModelConfig
 from mobilellm.pipeline.memory import peak_memory_bytes
 from mobilellm.pipeline.run import Run
 from mobilellm.provenance import device_name
-from mobilellm.training.compilation import compiled_graphs, tell_if_uncompiled
+from mobilellm.training.compilation import compiled_graphs, warn_if_uncompiled
 from mobilellm.training.module import LanguageModelModule
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def measure_results(
     throughput = callback_of(ThroughputCallback, run.parts.callbacks)
     rate = None if throughput is None else throughput.tokens_per_second
     if run.trainer.compile and rate is not None:
-        tell_if_uncompiled()
+        warn_if_uncompiled()
     reported: Facts = {}
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
         reported |= getattr(callback, "summary", dict)()

@@ -39,7 +39,7 @@ def check_data_folders(trials: Sequence[Trial]) -> None:
 
     Raises:
         ValueError: two trials whose data differ and have the same folder; a folder that was
-            prepared from other input; a path with nothing in it.
+            prepared from different inputs; a path with nothing in it.
         FileNotFoundError: a path of the data that does not exist.
     """
     first: dict[Path, tuple[Trial, ResolvedData]] = {}

@@ -22,12 +22,12 @@ from mobilellm.pipeline.summary import recording
 from mobilellm.run_folder import check_may_start, read_summary
 from mobilellm.run_lock import locked
 from mobilellm.training.ranks import (
-    agreed,
+    broadcast_from_first,
     check_same_configuration,
-    first_does,
     is_first_process,
-    join_ranks,
-    leave_ranks,
+    join_process_group,
+    leave_process_group,
+    run_on_first_rank,
 )
 
 logger = logging.getLogger(__name__)
@@ -57,9 +57,9 @@ def train(cfg: DictConfig) -> Facts:
         run, tried = probe_learning_rate(run, prepared)
         with locked(run.folder) if is_first_process() else nullcontext():
             # Asked again: the same command may have finished the run meanwhile.
-            if agreed(run.is_sweep and run.is_finished()):
+            if broadcast_from_first(run.is_sweep and run.is_finished()):
                 return read_summary(run.folder) or {}
-            first_does(partial(check_may_start, run.folder, resume=run.resume))
+            run_on_first_rank(partial(check_may_start, run.folder, resume=run.resume))
             with recording(run, prepared, tried) as summary:
                 return summary.finish(fit(run, prepared))
 
@@ -67,7 +67,7 @@ def train(cfg: DictConfig) -> Facts:
 @contextmanager
 def _joined_ranks(run: Run) -> Iterator[None]:
     """Join the processes of the run, if there are several, to one process group."""
-    join_ranks(run.trainer)
+    join_process_group(run.trainer)
     # What `auto` means is decided on each machine: all must have decided alike.
     resolved = {"device": run.trainer.device_type, "precision": run.trainer.resolved_precision}
     check_same_configuration(run.config | {"resolved": resolved})
@@ -75,9 +75,9 @@ def _joined_ranks(run: Run) -> Iterator[None]:
         yield
     except Stopped:
         # All ranks stopped at the same step. After any other error they may be anywhere.
-        leave_ranks()
+        leave_process_group()
         raise
-    leave_ranks()
+    leave_process_group()
 
 
 def prepare(run: Run) -> PreparedData:

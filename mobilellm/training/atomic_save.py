@@ -33,7 +33,7 @@ def save_atomically(checkpoint: dict[str, Any], path: Path) -> None:
             with temporary.open("wb", buffering=0) as file:
                 torch.save(checkpoint, file)
                 os.fsync(file.fileno())
-                _forget_cached(file.fileno())
+                _drop_from_page_cache(file.fileno())
             if (damage := find_damage(temporary)) is not None:
                 raise OSError(errno.EIO, f"read back, it is damaged ({damage})")
             if path.name == LAST_CHECKPOINT and path.exists():
@@ -61,7 +61,7 @@ def link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def _forget_cached(descriptor: int) -> None:
+def _drop_from_page_cache(descriptor: int) -> None:
     """Drop the file from the page cache, if the system can: reading it then tests the disk."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

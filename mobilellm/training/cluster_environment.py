@@ -6,28 +6,28 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-from mobilellm.training.places import Place
+from mobilellm.training.process_rank import ProcessRank
 
 # Above the ports of common services and below the range of ephemeral ports.
 FIRST_PORT, NUM_PORTS = 15_000, 16_000
 
 
-def cluster_environment(place: Place) -> ClusterEnvironment:
-    """Lightning's environment for a process at `place`.
+def cluster_environment(process_rank: ProcessRank) -> ClusterEnvironment:
+    """Lightning's environment for a process at `process_rank`.
 
     If there are several processes and no launcher has started them, Lightning starts the others.
     """
-    if place.launcher is None and place.world_size > 1:
+    if process_rank.launcher is None and process_rank.world_size > 1:
         return LightningEnvironment()
-    return _PlacedProcess(place)
+    return _KnownRankEnvironment(process_rank)
 
 
-class _PlacedProcess(ClusterEnvironment):
+class _KnownRankEnvironment(ClusterEnvironment):
     """A process with a known rank, whose peers already exist. It handles no signals."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, process_rank: ProcessRank) -> None:
         super().__init__()
-        self.place = place
+        self.process_rank = process_rank
 
     @property
     def creates_processes_externally(self) -> bool:
@@ -36,7 +36,7 @@ class _PlacedProcess(ClusterEnvironment):
     @property
     def main_address(self) -> str:
         given = os.environ.get("MASTER_ADDR")
-        if given is None and self.place.launcher == "srun":
+        if given is None and self.process_rank.launcher == "srun":
             nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_NODELIST"]
             return SLURMEnvironment.resolve_root_node_address(nodes)
         return given or "127.0.0.1"
@@ -55,19 +55,19 @@ class _PlacedProcess(ClusterEnvironment):
         return False
 
     def world_size(self) -> int:
-        return self.place.world_size
+        return self.process_rank.world_size
 
     def set_world_size(self, size: int) -> None:
         pass
 
     def global_rank(self) -> int:
-        return self.place.rank
+        return self.process_rank.rank
 
     def set_global_rank(self, rank: int) -> None:
         pass
 
     def local_rank(self) -> int:
-        return self.place.local_rank
+        return self.process_rank.local_rank
 
     def node_rank(self) -> int:
-        return self.place.node
+        return self.process_rank.node

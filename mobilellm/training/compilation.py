@@ -6,7 +6,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 # A block is compiled separately for training, validation, masks and sizes of micro-batches.
-GRAPHS_PER_FORM = 8
+GRAPHS_PER_BLOCK_KIND = 8
 
 
 def compile_blocks_(model: Any, *, backend: str = "inductor") -> None:
@@ -25,7 +25,7 @@ def compile_blocks_(model: Any, *, backend: str = "inductor") -> None:
 
     _dynamo.reset()
     _dynamo.utils.counters.clear()
-    limit = GRAPHS_PER_FORM * len({_form_of(block) for block in model.blocks})
+    limit = GRAPHS_PER_BLOCK_KIND * len({_block_kind(block) for block in model.blocks})
     for name in ("recompile_limit", "accumulated_recompile_limit"):
         setattr(_dynamo.config, name, max(limit, getattr(_dynamo.config, name)))
     for block in model.blocks:
@@ -46,7 +46,7 @@ def uncompiled_frames() -> int:
     return counters["frames"]["total"] - counters["frames"]["ok"]
 
 
-def tell_if_uncompiled() -> None:
+def warn_if_uncompiled() -> None:
     """Warn if blocks ran uncompiled: the measured rates are then not those of compiled code."""
     if compiled_graphs() == 0 or uncompiled_frames() > 0:
         logger.warning(
@@ -58,7 +58,7 @@ def tell_if_uncompiled() -> None:
         )
 
 
-def _form_of(block: Any) -> tuple[Any, ...]:
+def _block_kind(block: Any) -> tuple[Any, ...]:
     """A key that is equal for blocks that can share their compiled code."""
     parts = tuple(type(part).__name__ for part in block.modules())
     return parts, tuple(parameter.shape for parameter in block.parameters())

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import LightningDataModule
 
-from mobilellm.data.batches import Batch, CorpusBatches, gather
+from mobilellm.data.batches import Batch, CorpusBatches, stack_windows
 from mobilellm.data.windows import WindowBatchSampler, Windows
 
 
@@ -158,7 +158,7 @@ class StepLoader:
         """The steps, beginning at the sampler's `start`."""
         indices = iter(self.sampler)
         while True:
-            step = [gather(self.windows, next(indices)) for _ in range(self.accumulation)]
+            step = [stack_windows(self.windows, next(indices)) for _ in range(self.accumulation)]
             if self.pin_memory:
                 step = [{k: v.pin_memory() for k, v in batch.items()} for batch in step]
             yield step

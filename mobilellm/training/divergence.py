@@ -17,7 +17,7 @@ class TrainingDiverged(ValueError):
     """Training cannot continue, because the loss or the gradient of a step has diverged."""
 
 
-class RollBack(Exception):
+class RollbackRequest(Exception):
     """Raised to continue from the last checkpoint with the samples after those of the bad step.
 
     Args:
@@ -59,7 +59,7 @@ class DivergenceRule:
             spike_nats=Range(above=0, remedy=remedy),
         )
 
-    def find(self, loss: float, norm: float, recent: Sequence[float]) -> str | None:
+    def reason(self, loss: float, norm: float, recent: Sequence[float]) -> str | None:
         """The reason why a step has diverged; None if it has not.
 
         Args:
@@ -83,7 +83,9 @@ class DivergenceRule:
         return None
 
 
-def roll_back(checkpoint: Mapping[str, Any], guard: str, event: Mapping[str, Any]) -> Any:
+def rewind_past_bad_step(
+    checkpoint: Mapping[str, Any], guard: str, event: Mapping[str, Any]
+) -> Any:
     """Rewind a checkpoint past the bad batch: it continues with the samples after the bad step.
 
     Weights, optimizer, step and tokens do not change. The samples between the checkpoint's position

@@ -157,7 +157,7 @@ class LanguageModelModule(LightningModule):
             optimizer.zero_grad()
         optimizer.step()
         self.tokens += self.budget.tokens_per_step
-        self.finished = self.budget.is_spent(self.global_step, self.agreed_seconds())
+        self.finished = self.budget.is_spent(self.global_step, self.mean_elapsed_seconds())
         if self.is_logged():
             self._write_step(sums, norm, rates)
         if self.finished:
@@ -171,7 +171,7 @@ class LanguageModelModule(LightningModule):
     def _set_learning_rates(self, optimizer: Any) -> dict[str, float]:
         """Set the learning rate of each group for this step; returns them by their logged names."""
         step = self.global_step
-        self.progress = self.budget.progress(step + 1, self.agreed_seconds())
+        self.progress = self.budget.progress(step + 1, self.mean_elapsed_seconds())
         return set_learning_rates(optimizer, self.schedule(step, self.progress))
 
     def _clip_gradients(self) -> Tensor | None:
@@ -282,7 +282,7 @@ class LanguageModelModule(LightningModule):
         self._seconds_before = checkpoint["progress"]["seconds"]
         torch.set_rng_state(checkpoint["random_state"].cpu())
 
-    def agreed_seconds(self) -> float:
+    def mean_elapsed_seconds(self) -> float:
         """Elapsed time, averaged over all ranks; 0 if the budget does not limit the time."""
         if self.budget.max_seconds is None:
             return 0.0

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mobilellm.optim.schedules import is_falling
+from mobilellm.optim.schedules import is_decaying
 
 
 def leaves_plateau(module: Any) -> bool:
@@ -15,10 +15,10 @@ def leaves_plateau(module: Any) -> bool:
         module: a LanguageModelModule between two steps.
     """
     step, budget, schedule = module.global_step, module.budget, module.schedule
-    if not is_falling(schedule, 1.0):
+    if not is_decaying(schedule, 1.0):
         return False
-    seconds = module.agreed_seconds()
+    seconds = module.mean_elapsed_seconds()
     now = module.progress or budget.progress(step, seconds)
-    return not is_falling(schedule, now) and bool(
-        is_falling(schedule, budget.progress(step + 1, seconds))
+    return not is_decaying(schedule, now) and bool(
+        is_decaying(schedule, budget.progress(step + 1, seconds))
     )

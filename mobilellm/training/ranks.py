@@ -17,7 +17,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from mobilellm.run_settings import flat_config
-from mobilellm.training.places import misleading_variables
+from mobilellm.training.process_rank import ignored_rank_variables
 from mobilellm.training.trainer import TrainerConfig, make_trainer
 
 T = TypeVar("T")
@@ -32,19 +32,19 @@ _RUNS = itertools.count()
 _STORES: list[Store] = []
 
 
-def join_ranks(config: TrainerConfig) -> None:
+def join_process_group(config: TrainerConfig) -> None:
     """Create the process group that Lightning will use, so that ranks can communicate before.
 
-    `leave_ranks` destroys it; the next run of the same processes then creates its own. A single
-    process is rank 0 of 1, whatever the environment variables say; a message lists those that are
-    ignored.
+    `leave_process_group` destroys it; the next run in the same processes then creates its own. A
+    single process is rank 0 of 1, whatever the environment variables say; those that are ignored
+    are logged.
     """
     from lightning.pytorch.utilities import rank_zero_only
 
     if config.world_size == 1:
         # Lightning sets this from the environment when it is imported.
         rank_zero_only.rank = 0
-        _note_ignored(misleading_variables(is_alone=True))
+        _note_ignored(ignored_rank_variables(is_alone=True))
         return
     if distributed.is_initialized():
         return
@@ -79,7 +79,7 @@ def _open_store(address: str, port: int, rank: int, size: int) -> Store:
     return next(rendezvous("env://", rank, size))[0]
 
 
-def leave_ranks() -> None:
+def leave_process_group() -> None:
     """Wait until all ranks are done, then destroy the process group with all its threads.
 
     If the group still exists when the interpreter ends, the process may abort, because the threads
@@ -123,7 +123,7 @@ def num_ranks() -> int:
     return distributed.get_world_size() if joined else 1
 
 
-def agreed(value: Any) -> Any:
+def broadcast_from_first(value: Any) -> Any:
     """Rank 0's value, on every rank; called on all of them."""
     if num_ranks() == 1:
         return value
@@ -132,12 +132,12 @@ def agreed(value: Any) -> Any:
     return values[0]
 
 
-def smallest_of_ranks(value: float) -> float:
+def min_over_ranks(value: float) -> float:
     """The smallest value of all ranks, on every rank; called on all of them."""
     return value if num_ranks() == 1 else min(_gather(value))
 
 
-def first_does(action: Callable[[], T]) -> T:
+def run_on_first_rank(action: Callable[[], T]) -> T:
     """Run `action` on rank 0 only; every rank returns its result or raises its error."""
     outcome: Any = None
     if num_ranks() == 1:
@@ -147,7 +147,7 @@ def first_does(action: Callable[[], T]) -> T:
             outcome = (action(), None)
         except Exception as error:
             outcome = (None, error)
-    result, error = agreed(outcome)
+    result, error = broadcast_from_first(outcome)
     if error is not None:
         raise error
     return result

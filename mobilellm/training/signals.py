@@ -17,7 +17,7 @@ def handled_signals() -> list[signal.Signals]:
     return [number for number in STOP_SIGNALS if not (is_kept and number == signal.SIGHUP)]
 
 
-def ends_at_once(before: Sequence[int], number: int) -> bool:
+def stops_immediately(before: Sequence[int], number: int) -> bool:
     """Whether signal `number` stops a run immediately that earlier signals already asked to stop.
 
     Ctrl-C after any other signal does, and so does a second SIGTERM. Repeated warnings of a

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mobilellm.ranges import Range, check_fields
-from mobilellm.training.places import Place, find_place
+from mobilellm.training.process_rank import ProcessRank, find_process_rank
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -94,7 +94,7 @@ class TrainerConfig:
         return self.accelerator
 
     @property
-    def place(self) -> Place:
+    def process_rank(self) -> ProcessRank:
         """Which process of the run this one is.
 
         Raises:
@@ -104,22 +104,22 @@ class TrainerConfig:
         import torch
 
         there = torch.cuda.device_count() if self.device_type == "cuda" else 1
-        place = find_place(self.devices, self.num_nodes, there)
-        if self.device_type != "cpu" and place.local_world_size > there:
+        process_rank = find_process_rank(self.devices, self.num_nodes, there)
+        if self.device_type != "cpu" and process_rank.local_world_size > there:
             raise ValueError(
                 f"trainer.devices={self.devices}, but this machine has {there}; use at most {there}"
             )
-        return place
+        return process_rank
 
     @property
     def num_devices(self) -> int:
-        """Number of processes per node; raises the errors of `place`."""
-        return self.place.local_world_size
+        """Number of processes per node; raises the errors of `process_rank`."""
+        return self.process_rank.local_world_size
 
     @property
     def world_size(self) -> int:
-        """Number of processes in total; raises the errors of `place`."""
-        return self.place.world_size
+        """Number of processes in total; raises the errors of `process_rank`."""
+        return self.process_rank.world_size
 
     @property
     def resolved_precision(self) -> str:
@@ -167,14 +167,14 @@ def make_trainer(
         torch.set_num_threads(config.num_threads)
     if config.device_type == "cuda":
         torch.set_float32_matmul_precision("high")
-    place = config.place
+    process_rank = config.process_rank
     # Given explicitly: Lightning would otherwise use any rank variables of the environment, and
     # for requeueing it would save inside the signal handler.
-    plugins: list[Any] = [AtomicCheckpointIO(), cluster_environment(place)]
+    plugins: list[Any] = [AtomicCheckpointIO(), cluster_environment(process_rank)]
     callbacks = list(callbacks)
     return Trainer(
         accelerator="gpu" if config.device_type == "cuda" else config.device_type,
-        devices=place.local_world_size,
+        devices=process_rank.local_world_size,
         num_nodes=config.num_nodes,
         strategy=_make_strategy(config),
         precision=config.resolved_precision,  # pyright: ignore[reportArgumentType]

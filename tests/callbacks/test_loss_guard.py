@@ -10,7 +10,7 @@ from small_run import SAMPLES, VOCAB, fit, make_data, make_model, make_module, r
 from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.callbacks.loss_guard import LossGuardCallback
 from mobilellm.optim import adamw, muon
-from mobilellm.training.divergence import RollBack, TrainingDiverged
+from mobilellm.training.divergence import RollbackRequest, TrainingDiverged
 
 STEPS = 8
 BAD = 3 * SAMPLES
@@ -121,7 +121,7 @@ def test_skips_in_a_row_are_limited(tmp_path):
 
 
 def test_a_rollback_is_asked_for_with_a_checkpoint_from_the_start(tmp_path):
-    with pytest.raises(RollBack, match="step 1: the gradient's norm is nan") as caught:
+    with pytest.raises(RollbackRequest, match="step 1: the gradient's norm is nan") as caught:
         run(tmp_path, Poison([0]), action="rollback")
     assert caught.value.event["next_sample"] == SAMPLES
     assert torch.load(tmp_path / "checkpoints/last.ckpt")["global_step"] == 0

@@ -56,8 +56,8 @@ def test_damaged_packed_files(tmp_path, ending, damage):
         ("Text: é\n".encode("utf-16le"), "convert it with `iconv -f utf-16le -t utf-8`"),
         ("Text: é\n".encode("utf-16be"), "convert it with `iconv -f utf-16be -t utf-8`"),
         ("é\n".encode("latin1"), "for instance with `iconv -f latin1 -t utf-8`, or leave"),
-        (gzip.compress(b"text", mtime=0), "it is packed with gzip; let its name end in .gz"),
-        (zstd(b"text"), "it is packed with zstd; let its name end in .zst"),
+        (gzip.compress(b"text", mtime=0), "it is compressed with gzip; its name must end in .gz"),
+        (zstd(b"text"), "it is compressed with zstd; its name must end in .zst"),
     ],
 )
 def test_what_is_not_utf8_gets_the_fitting_remedy(tmp_path, content, remedy):
@@ -77,9 +77,12 @@ def test_what_is_not_utf8_gets_the_fitting_remedy(tmp_path, content, remedy):
         ("[" * 100_000, r"a.jsonl line 1 holds lists or objects nested too deeply"),
         ('{"text": ' + "[" * 100_000, r"a.jsonl line 1 holds lists or objects nested too deeply"),
         ('{"text": "", "n": ' + "9" * 5_000 + "}", r"a.jsonl line 1 cannot be read \(Exceeds the"),
-        ('[{"text": "a"}]', r"line 1 is a JSON list, .* the file is one JSON array: write each"),
-        ('[\n{"text": "a"},\n', r"line 1 is not JSON .* the file is one JSON array: write each"),
-        ('{\n"text": "a"\n}', r"line 1 is not JSON .* is JSON over several lines: write each"),
+        ('[{"text": "a"}]', r"line 1 is a JSON list, .* the file is a JSON array: write one"),
+        ('[\n{"text": "a"},\n', r"line 1 is not JSON .* the file is a JSON array: write one"),
+        (
+            '{\n"text": "a"\n}',
+            r"line 1 is not JSON .* an object extends over several lines: write one",
+        ),
         ('{"text": "a"}\n[1]', r"line 2 is a JSON list, .*; correct or remove the line"),
     ],
 )
@@ -132,7 +135,9 @@ def test_damaged_parquet(tmp_path):
     content = bytearray(path.read_bytes())
     content[20:600] = bytes(580)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a.parquet is damaged in column 'text' \(.*\); fetch it"):
+    with pytest.raises(
+        ValueError, match=r"a.parquet is damaged in column 'text' \(.*\); download it"
+    ):
         documents(parquet(path))
     path.write_bytes(content[:-30])
     with pytest.raises(ValueError, match=r"a.parquet is not a Parquet file \(.*\); leave it out"):

@@ -79,7 +79,7 @@ def test_the_command_prepares_once_and_says_what_there_is(tmp_path):
     refused = command(tmp_path, *overrides, "model.vocab_size=400", "data.held_out=0.5")
     assert refused.returncode == 2
     assert refused.stderr.startswith(
-        "error: prepared/corpus-400 was prepared from other input: data.held_out was 0.05, now 0.5"
+        "error: prepared/corpus-400 was prepared from different inputs: data.held_out was 0.05, now"
     )
     assert refused.stderr.count("\n") == 1
 

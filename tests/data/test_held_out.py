@@ -12,7 +12,7 @@ from sentencepiece import SentencePieceProcessor
 
 from mobilellm.data import JsonlData, TextData, TokenizedData
 from mobilellm.data.overview import overview
-from mobilellm.data.preparation.held_out import Outline, last_of
+from mobilellm.data.preparation.held_out import Outline, last_share_of
 from mobilellm.data.source import Chunk, document_chunks
 
 
@@ -141,15 +141,15 @@ def test_few_rationales(tmp_path):
     assert prepared.manifest["splits"]["train"]["documents"] == 3
     assert prepared.manifest["splits"]["validation"]["documents"] == 2
     assert prepared.manifest["held_out"] == "last_share"
-    with pytest.raises(ValueError, match=r"leaves none for validation, since there is so little"):
+    with pytest.raises(ValueError, match=r"leaves none for validation, because there is so little"):
         prepare(rationale_config(tmp_path, made[:1] * 3, validation=None, name="one"))
 
 
 def test_last_of_keys():
-    assert last_of("abcab", 0.05) == {"c"}
-    assert last_of("abcd", 0.9) == {"b", "c", "d"}
-    assert last_of("aaa", 0.5) == set()
-    assert last_of("", 0.5) == set()
+    assert last_share_of("abcab", 0.05) == {"c"}
+    assert last_share_of("abcd", 0.9) == {"b", "c", "d"}
+    assert last_share_of("aaa", 0.5) == set()
+    assert last_share_of("", 0.5) == set()
 
 
 def split_of(documents, share):

@@ -28,7 +28,7 @@ def test_streams_equal_the_documents_encoded_and_joined(corpus, workers):
         sizes = prepared.manifest["splits"][split]
         assert sizes["documents"] == len(texts) == len(stream.document_starts())
         assert sizes["text_bytes"] == sizes["token_bytes"] == sum(map(len, texts))
-        assert prepared.bytes_of(stream[:]) == sum(map(len, texts))
+        assert prepared.count_bytes(stream[:]) == sum(map(len, texts))
         starts = stream.document_starts().astype(int)
         assert (stream[:][starts[1:] - 1] == prepared.eos_token_id).all()
     assert prepared.vocab_size == 400
@@ -47,7 +47,9 @@ def test_bits_per_byte_can_be_made_exactly(corpus):
     processor = SentencePieceProcessor(model_file=str(prepared.tokenizer_path))
     first = prepared.tokens("validation")[:1].tolist()
     text = processor.decode([*first, *labels.tolist()])
-    assert prepared.bytes_of(labels) == len(text.encode()) - prepared.bytes_of(np.array(first))
+    assert prepared.count_bytes(labels) == len(text.encode()) - prepared.count_bytes(
+        np.array(first)
+    )
 
 
 def test_held_out_documents_are_stable(tmp_path):
@@ -106,11 +108,11 @@ def test_tokens_given_as_ids(tmp_path):
     assert prepared.tokenizer_path is None
     assert prepared.token_bytes is None
     assert prepared.eos_token_id == 2
-    with pytest.raises(ValueError, match="from token ids, and their text is not known; give"):
-        prepared.bytes_of(np.array([5]))
+    with pytest.raises(ValueError, match="from token ids, and their text is not known; set"):
+        prepared.count_bytes(np.array([5]))
     ended = prepare(data(add_eos=True, name="ended"))
     assert ended.tokens("train")[:12].tolist() == [5, 6, 2, 7, 2, 8, 2, 9, 9, 9, 2, 5]
-    assert any("the text came as token ids" in line for line in overview(prepared))
+    assert any("the data were given as token ids" in line for line in overview(prepared))
     (tmp_path / "train.jsonl").write_text('{"token_ids": [5, 70000]}', encoding="utf-8")
     with pytest.raises(ValueError, match="token id 70000 in document 1 of train is not below"):
         prepare(data(name="large"))
@@ -153,7 +155,7 @@ def test_marks_that_read_back_as_spaces_are_counted(corpus):
     assert prepared.manifest["space_marks"] == 20
     sizes = prepared.manifest["splits"]["train"]
     assert sizes["text_bytes"] - sizes["token_bytes"] == 2 * 20
-    assert any("20 times U+2581" in line for line in overview(prepared))
+    assert any("U+2581 20 times" in line for line in overview(prepared))
 
 
 def test_overview_says_what_there_is(corpus):

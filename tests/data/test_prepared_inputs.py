@@ -73,7 +73,7 @@ def test_changed_input_is_refused(corpus):
     def refused(message, **kwargs):
         config = config_for(corpus, dir=str(prepared.dir), **kwargs)
         for action in (prepare, open_prepared):
-            with pytest.raises(ValueError, match="was prepared from other input: " + message):
+            with pytest.raises(ValueError, match="was prepared from different inputs: " + message):
                 action(config)
 
     ending = "; choose another data.dir .* or remove that folder$"
@@ -88,7 +88,7 @@ def test_changed_input_is_refused(corpus):
     file = corpus / "train" / "queue.txt"
     text = file.read_text(encoding="utf-8")
     file.write_text(text.replace("queue", "Queue", 1), encoding="utf-8")
-    refused("data.train: .*queue.txt has other contents" + ending)
+    refused("data.train: .*queue.txt has different contents" + ending)
     file.write_text(text, encoding="utf-8")
     assert open_prepared(config_for(corpus)) is not None
     (corpus / "train" / "more.txt").write_text("more", encoding="utf-8")
@@ -171,7 +171,7 @@ def test_an_existing_tokenizer_is_used(corpus):
         (
             {"train": "ONE", "validation": None},
             ValueError,
-            r"held_out=0.05 of the text in data.train leaves none for validation, since there is "
+            r"held_out=0.05 of the text in data.train leaves none for validation, because there is "
             "so little of it; give more text, or a validation split",
         ),
         (

@@ -111,10 +111,10 @@ def test_a_finished_folder_is_reused_and_refused_for_other_prompts(tmp_path):
     assert prepare(tmp_path).hashes == first.hashes
     assert times.keys() == {path for path in first.dir.rglob("*") if path.is_file()}
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
-    with pytest.raises(ValueError, match=r"prepared from other input: data.prompts.label was "
+    with pytest.raises(ValueError, match=r"prepared from different inputs: data.prompts.label was "
                        r"predict: , now answer: "):  # fmt: skip
         prepare(tmp_path, label_prompt="answer: ")
-    with pytest.raises(ValueError, match=r"data.train: .*train.jsonl has other contents"):
+    with pytest.raises(ValueError, match=r"data.train: .*train.jsonl has different contents"):
         prepare(tmp_path, rows(61))
 
 
@@ -202,7 +202,7 @@ def test_a_dataset_as_datasets_saves_it_gives_the_same(tmp_path):
     [
         ({"why": None}, r"train.jsonl line 3 holds NoneType in column 'why', which must be text; "
                         r"set data.rationale_column to another"),
-        ({"why": "  "}, r"train.jsonl line 3 has an empty 'why'; write one, or remove the row"),
+        ({"why": "  "}, r"train.jsonl line 3 has an empty 'why'; fill it in, or remove the row"),
         ({"question": ""}, r"line 3 has an empty 'question'"),
         ({"answer": "neither"}, r"line 3: the answer 'neither' in column 'answer' is not among "
                                 r"the choices '\w+', '\w+', '\w+'; correct or remove the row"),
@@ -233,12 +233,12 @@ def test_a_missing_column_is_named_with_its_place_and_the_others(tmp_path, field
     ("options", "message"),
     [
         ({"tasks": ["labels"]}, "must be a list, of which each is label or rationale"),
-        ({"tasks": ["rationale"]}, r"data.tasks=\[rationale\] must hold label"),
-        ({"tasks": ["label", "label"]}, r"data.tasks=\[label,label\] must hold label, and each"),
-        ({"rationale_column": None}, r"data.rationale_column=null says that there are none"),
+        ({"tasks": ["rationale"]}, r"data.tasks=\[rationale\] must contain label"),
+        ({"tasks": ["label", "label"]}, r"data.tasks=\[label,label\] must contain label, and no"),
+        ({"rationale_column": None}, r"data.rationale_column=null: the rows have no rationales"),
         ({"label_prompt": "explain: "}, r"data.label_prompt='explain: ' must be text that differs"),
         ({"label_prompt": ""}, r"data.label_prompt='' must be text"),
-        ({"label_column": "why"}, r"two columns of data are both 'why'"),
+        ({"label_column": "why"}, r"column 'why' is used for two fields of data"),
         ({"add_eos": False}, r"data.add_eos=False has no effect on prompted sequences"),
         ({"max_megabytes": 1.0}, r"data.max_megabytes=1.0 has no effect"),
     ],

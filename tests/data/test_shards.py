@@ -140,9 +140,9 @@ def test_streams_that_are_damaged_are_refused(tmp_path):
     write(tmp_path / "train", documents)
     size = sum(map(len, documents))
     stream = TokenStream(tmp_path / "train", size, "<u2", shard_tokens=SHARD)
-    with pytest.raises(TypeError, match="read by slices of step 1, not by 3"):
+    with pytest.raises(TypeError, match="indexed with a slice of step 1, not with 3"):
         stream[3]
-    with pytest.raises(TypeError, match="read by slices of step 1"):
+    with pytest.raises(TypeError, match="indexed with a slice of step 1"):
         stream[::2]
     with shard_path(tmp_path / "train", 1).open("r+b") as file:
         file.truncate(10)

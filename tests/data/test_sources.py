@@ -203,10 +203,10 @@ def test_mixture_validation_is_all_of_each(tmp_path):
         ({}, {}, ValueError, "data.sources is empty; give at least one"),
         ({"a": 3}, {"a": 1}, TypeError, "data.sources.a is a int; give it a _target_ such as"),
         ("one", {"b": 1}, ValueError, "data.weights is given for b, data.sources for a; give one"),
-        ("one", {"a": 0}, ValueError, r"data.weights.a=0 must be above 0; leave out a source"),
+        ("one", {"a": 0}, ValueError, r"data.weights.a=0 must be above 0; remove a source"),
         ("one", {"a": -1.5}, ValueError, r"data.weights.a=-1.5 must be above 0"),
         ("one", {"a": float("nan")}, ValueError, r"data.weights.a=nan must be a finite number"),
-        ("tokens", {"a": 1}, ValueError, "data.sources.a is token ids, whose text is not known"),
+        ("tokens", {"a": 1}, ValueError, "data.sources.a has token ids, whose text is not known"),
     ],
 )
 def test_bad_mixtures(sources, weights, error, message):
@@ -220,7 +220,9 @@ def test_bad_mixtures(sources, weights, error, message):
 
 def test_mixture_of_sources_with_and_without_validation():
     sources = {"a": StandardLibrary(), "b": TextFiles(train="x", validation="y")}
-    with pytest.raises(ValueError, match=r"data.sources.a has no validation split, others have"):
+    with pytest.raises(
+        ValueError, match=r"data.sources.a has no validation split, but others have"
+    ):
         MixtureData(sources=sources, weights={"a": 1, "b": 1}, vocab_size=300)
 
 

@@ -38,7 +38,7 @@ def test_jensen_shannon_is_symmetric_bounded_and_tends_to_both_divergences():
 
 def test_logit_mse_needs_all_logits():
     student, teacher, mask = make_logits()
-    with pytest.raises(ValueError, match="needs all logits of the teacher and got its 4 highest"):
+    with pytest.raises(ValueError, match="needs all logits of the teacher, but got its 4 highest"):
         LogitMSE()(student, top_k_of(teacher, 4), mask)
     structure = Structure(num_layers=1, hidden_size=8, num_heads=(2,), vocab_size=10)
     with pytest.raises(ValueError, match="a logit store has the most likely tokens only"):

@@ -165,12 +165,12 @@ def test_what_a_model_captures_can_be_learned_from(loss):
         (
             lambda: AttentionKL().check(SMALL, Structure(2, 8, (2, 2), 30, ("hidden_states",))),
             ValueError,
-            "AttentionKL needs the teacher's attention, and this teacher gives hidden_states",
+            "AttentionKL needs the teacher's attention, but this teacher has hidden_states",
         ),
         (
             lambda: HiddenStateMSE().check(SMALL, Structure(0, 0, (), 30, ())),
             ValueError,
-            "this teacher gives only probabilities; use another loss or another teacher",
+            "this teacher has only probabilities; use another loss or another teacher",
         ),
         (
             lambda: hidden_state_mse(randn(2, 3, 4), randn(2, 3, 5), ALL),

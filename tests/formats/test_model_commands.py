@@ -154,8 +154,8 @@ def test_ids_of_a_saved_model_follow_its_tokenizer(options, before, after, tmp_p
     [
         (b"", "is empty; fetch it again"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a Git LFS pointer"),
-        (b"aGk= 0\nYQ== 1\n", "is a tokenizer of tiktoken, which is not supported; give a Sent"),
-        (b'{"model": {}}', "is JSON, as the tokenizer.json of Hugging Face, which is not supp"),
+        (b"aGk= 0\nYQ== 1\n", "is a tiktoken tokenizer, which is not supported; give a Sent"),
+        (b'{"model": {}}', "is JSON, like the tokenizer.json of Hugging Face, which is not supp"),
         (b"some text", "is not a SentencePiece model; give a SentencePiece tokenizer.model"),
     ],
 )

@@ -6,9 +6,9 @@ import pytest
 
 from mobilellm.optim.schedules import (
     constant,
+    continue_from_plateau,
     cosine,
-    from_plateau,
-    is_falling,
+    is_decaying,
     rewarmed,
     warmup_stable_decay,
 )
@@ -88,20 +88,20 @@ def test_a_schedule_knows_when_it_leaves_its_plateau(decay):
     for total in (7, 10, 40):
         for step in range(1, total):
             progress = (step + 1) / total
-            assert is_falling(schedule, progress) == (schedule(step, progress) < 1.0)
-    assert is_falling(constant(warmup_steps=3), 1.0) is False
-    assert is_falling(cosine(), 0.5) is None
+            assert is_decaying(schedule, progress) == (schedule(step, progress) < 1.0)
+    assert is_decaying(constant(warmup_steps=3), 1.0) is False
+    assert is_decaying(cosine(), 0.5) is None
 
 
 @pytest.mark.parametrize("final", [0.0, 0.1, 0.3])
 def test_from_its_plateau_a_schedule_is_not_warmed_up_again(final):
     """Where the warm-up was in steps, nothing changes at all."""
     share = warmup_stable_decay(warmup_fraction=0.05, decay_fraction=0.2, final_fraction=final)
-    longer = [from_plateau(share)(step, (step + 1) / 1000) for step in range(8, 1000)]
+    longer = [continue_from_plateau(share)(step, (step + 1) / 1000) for step in range(8, 1000)]
     assert longer[:791] == [1.0] * 791
     assert longer[791:] == [share(step, (step + 1) / 1000) for step in range(799, 1000)]
     steps = warmup_stable_decay(warmup_steps=5, decay_fraction=0.2, final_fraction=final)
-    assert factors(from_plateau(steps), 100)[5:] == factors(steps, 100)[5:]
+    assert factors(continue_from_plateau(steps), 100)[5:] == factors(steps, 100)[5:]
     assert factors(steps, 100)[5:79] == [1.0] * 74
 
 
@@ -116,7 +116,7 @@ def test_a_rewarmed_schedule_rises_from_where_it_ended_and_falls_again():
     assert values == pytest.approx([schedule(n, (n + 1) / 100) for n in range(100)])
     slow = rewarmed(cosine(warmup_steps=20, final_fraction=0.2), step=10, progress=0.1)
     assert slow(10, 0.11) == pytest.approx(0.2), "not below the rate at which it ended"
-    assert is_falling(rewarmed(warmup_stable_decay(), step=10, progress=0.5), 0.89) is False
-    assert is_falling(rewarmed(warmup_stable_decay(), step=10, progress=0.5), 0.91) is True
+    assert is_decaying(rewarmed(warmup_stable_decay(), step=10, progress=0.5), 0.89) is False
+    assert is_decaying(rewarmed(warmup_stable_decay(), step=10, progress=0.5), 0.91) is True
     with pytest.raises(ValueError, match="nothing is left of the budget"):
         rewarmed(schedule, step=10, progress=1.0)

@@ -65,7 +65,7 @@ def test_bits_per_byte_follow_from_nats_and_bytes(tiny_run, prepared_dir):
     labels = np.concatenate([tokens[start + 1 : start + 33] for start in starts])
     nats = summary["val_loss"] * len(labels)
     assert summary["val_bits_per_byte"] == pytest.approx(
-        nats / math.log(2) / prepared.bytes_of(labels)
+        nats / math.log(2) / prepared.count_bytes(labels)
     )
 
 

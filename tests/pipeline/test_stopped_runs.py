@@ -85,13 +85,13 @@ def sizes_of_unequal_ranks(rank, port, overrides, free, folder):
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
     }  # fmt: skip
-    from mobilellm.training.ranks import join_ranks, leave_ranks
+    from mobilellm.training.ranks import join_process_group, leave_process_group
 
     micro_batch.free_memory_bytes = lambda _: free[rank]
     planned = plan_run(compose("train", overrides))
-    join_ranks(planned.trainer)
+    join_process_group(planned.trainer)
     (folder / str(rank)).write_text(str(micro_batch.micro_batch_size(planned)), encoding="utf-8")
-    leave_ranks()
+    leave_process_group()
 
 
 def test_unequal_free_memory_gives_one_answer(tiny_overrides, tmp_path, monkeypatch):

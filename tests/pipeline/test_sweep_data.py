@@ -39,7 +39,7 @@ def test_two_corpora_in_one_folder_are_refused_before_the_first_trial(sweep, tex
         CommandError,
         match=r"data.train=\S*a.txt' and '\S*data.train=\S*b.txt' wou"
         r"ld prepare different data in the same folder, \S*mine-\d+ \(data.train: "
-        r"\S*b.txt has other contents\); start a command for each, .* no trial",
+        r"\S*b.txt has different contents\); start a command for each, .* no trial",
     ):
         sweep(f"data.train={a},{b}", "data.name=mine")
     assert len(sweep(f"data.train={a},{b}")) == 2  # each has a folder of its own
@@ -64,7 +64,9 @@ def test_missing_corpora_and_foreign_folders(sweep, texts, tmp_path):
     ids.write_text(json.dumps({"token_ids": list(range(100))}), encoding="utf-8")
     other = TokenizedData(train=str(ids), vocab_size=100, dir=str(tmp_path / "mine"))
     prepare_data(other, progress=False)
-    with pytest.raises(CommandError, match=r"mine was prepared from other input: .*; no trial was"):
+    with pytest.raises(
+        CommandError, match=r"mine was prepared from different inputs: .*; no trial was"
+    ):
         sweep(f"data.train={texts}/a.txt", f"data.dir={tmp_path}/mine", "seed=0,1")
 
 

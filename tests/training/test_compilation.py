@@ -9,8 +9,8 @@ from small_run import make_model
 from mobilellm.training.compilation import (
     compile_blocks_,
     compiled_graphs,
-    tell_if_uncompiled,
     uncompiled_frames,
+    warn_if_uncompiled,
 )
 
 dynamo = pytest.importorskip("torch._dynamo")
@@ -54,7 +54,7 @@ def test_blocks_that_ran_uncompiled_are_told_of(caplog):
     compile_blocks_(model, backend="eager")
     with caplog.at_level(logging.WARNING), dynamo.config.patch(recompile_limit=1):
         step(model)
-        tell_if_uncompiled()
+        warn_if_uncompiled()
     assert compiled_graphs() == 1
     assert uncompiled_frames() >= 1
     assert "compiled 1 graphs of the blocks and ran" in caplog.text
@@ -62,5 +62,5 @@ def test_blocks_that_ran_uncompiled_are_told_of(caplog):
     compile_blocks_(model, backend="eager")
     with caplog.at_level(logging.WARNING):
         step(model)
-        tell_if_uncompiled()
+        warn_if_uncompiled()
     assert not [record for record in caplog.records if record.name.startswith("mobilellm")]

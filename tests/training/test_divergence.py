@@ -4,28 +4,30 @@ import math
 
 import pytest
 
-from mobilellm.training.divergence import DivergenceRule, roll_back
+from mobilellm.training.divergence import DivergenceRule, rewind_past_bad_step
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_always_found(value):
     rule = DivergenceRule()
-    assert rule.find(value, 1.0, []) == f"train/loss is {value}"
-    assert rule.find(2.0, value, []) == f"the gradient's norm is {value} at train/loss 2"
-    assert rule.find(1e9, 1e9, [1.0] * 99) is None
+    assert rule.reason(value, 1.0, []) == f"train/loss is {value}"
+    assert rule.reason(2.0, value, []) == f"the gradient's norm is {value} at train/loss 2"
+    assert rule.reason(1e9, 1e9, [1.0] * 99) is None
 
 
 def test_spikes_are_measured_against_the_median_of_a_full_window():
     recent = [3.0, 2.0, 50.0, 2.1]
     rule = DivergenceRule(window=4, spike_factor=2.0)
-    assert rule.find(5.0, 1.0, recent) is None
-    assert "train/loss 5.2 is far above 2.55, the median of 4" in (rule.find(5.2, 1, recent) or "")
-    assert rule.find(5.2, 1.0, recent[:3]) is None
+    assert rule.reason(5.0, 1.0, recent) is None
+    assert "train/loss 5.2 is far above 2.55, the median of 4" in (
+        rule.reason(5.2, 1, recent) or ""
+    )
+    assert rule.reason(5.2, 1.0, recent[:3]) is None
     nats = DivergenceRule(window=4, spike_nats=0.5)
-    assert nats.find(3.0, 1.0, recent) is None
-    assert nats.find(3.1, 1.0, recent) is not None
+    assert nats.reason(3.0, 1.0, recent) is None
+    assert nats.reason(3.1, 1.0, recent) is not None
     both = DivergenceRule(window=4, spike_nats=0.5, spike_factor=9.0)
-    assert both.find(3.1, 1.0, recent) is not None
+    assert both.reason(3.1, 1.0, recent) is not None
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_a_rollback_moves_the_place_in_the_data_and_nothing_else():
         "callbacks": {"LossGuardCallback": state, "Other": {"a": 1}}, "state_dict": {"w": 1},
     }  # fmt: skip
     event = {"step": 6, "reason": "train/loss is nan", "action": "rollback", "next_sample": 24}
-    after = roll_back(before, "LossGuardCallback", event)
+    after = rewind_past_bad_step(before, "LossGuardCallback", event)
     assert before["TokenDataModule"] == {"consumed_samples": 16}
     assert state["events"] == []
     assert after["TokenDataModule"] == {"consumed_samples": 24}

@@ -10,7 +10,7 @@ import torch
 import torch.multiprocessing
 from torch import distributed
 
-from mobilellm.training.ranks import agreed, join_ranks, leave_ranks
+from mobilellm.training.ranks import broadcast_from_first, join_process_group, leave_process_group
 from mobilellm.training.trainer import TrainerConfig
 
 CONFIG = TrainerConfig(accelerator="cpu", devices=2, strategy="ddp", num_threads=1)
@@ -31,8 +31,8 @@ def run(rank, port):
     }  # fmt: skip
     # A second run of the same processes meets anew, through the same store.
     for value in ("first", "second"):
-        join_ranks(CONFIG)
-        assert agreed(f"{value} {rank}") == f"{value} 0"
+        join_process_group(CONFIG)
+        assert broadcast_from_first(f"{value} {rank}") == f"{value} 0"
         model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(3, 2))
         model(torch.ones(1, 3)).sum().backward()
         # As Lightning's trainer and module: nothing but the garbage collector ends it.
@@ -40,7 +40,7 @@ def run(rank, port):
         del model
         assert group_threads()
         gc.disable()
-        leave_ranks()
+        leave_process_group()
         gc.enable()
         assert not distributed.is_initialized()
         assert group_threads() == []

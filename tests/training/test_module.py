@@ -21,7 +21,7 @@ from small_run import (
 from mobilellm.data.windows import WindowBatchSampler, WindowDataset
 from mobilellm.losses.loss_terms import LossTerm
 from mobilellm.optim import adamw, muon
-from mobilellm.training.datamodule import gather
+from mobilellm.training.datamodule import stack_windows
 
 STEPS = 10
 
@@ -42,7 +42,7 @@ def bare_loop(model, steps, *, document_mask=False, clip=1.0):
     )
     losses = []
     for step, indices in zip(range(steps), order, strict=False):
-        batch = gather(windows, indices)
+        batch = stack_windows(windows, indices)
         share = (step + 1 - 3) / (steps - 3)
         falling = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share))
         for group in optimizer.param_groups:

@@ -2,10 +2,15 @@
 
 import pytest
 
-from mobilellm.training.places import Place, find_place, launched_place, misleading_variables
+from mobilellm.training.process_rank import (
+    ProcessRank,
+    find_process_rank,
+    ignored_rank_variables,
+    launched_process_rank,
+)
 from mobilellm.training.trainer import TrainerConfig, make_trainer
 
-ALONE = Place()
+ALONE = ProcessRank()
 TORCHRUN = {
     "RANK": "5", "LOCAL_RANK": "2", "GROUP_RANK": "1", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3",
     "MASTER_ADDR": "here", "MASTER_PORT": "1",
@@ -21,23 +26,23 @@ BATCH = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_
 @pytest.mark.parametrize(
     ("environment", "place"),
     [
-        (TORCHRUN, Place(rank=5, local_rank=2, node=1, world_size=6, local_world_size=3,
+        (TORCHRUN, ProcessRank(rank=5, local_rank=2, node=1, world_size=6, local_world_size=3,
                          launcher="torchrun")),
-        (SRUN, Place(rank=3, local_rank=1, node=1, world_size=4, local_world_size=2,
+        (SRUN, ProcessRank(rank=3, local_rank=1, node=1, world_size=4, local_world_size=2,
                      launcher="srun")),
         # torchrun, or a process that starts its own ranks, inside of a step.
-        ({**SRUN, **TORCHRUN}, Place(rank=5, local_rank=2, node=1, world_size=6,
+        ({**SRUN, **TORCHRUN}, ProcessRank(rank=5, local_rank=2, node=1, world_size=6,
                                      local_world_size=3, launcher="torchrun")),
         # Lightning starts further processes so.
         ({"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "here",
-          "MASTER_PORT": "1"}, Place(rank=1, local_rank=1, world_size=2, local_world_size=2,
+          "MASTER_PORT": "1"}, ProcessRank(rank=1, local_rank=1, world_size=2, local_world_size=2,
                                      launcher="torchrun")),
         ({}, None), (BATCH, None), ({"RANK": "1"}, None), ({"LOCAL_RANK": "0"}, None),
         ({**TORCHRUN, "RANK": "6"}, None), ({**TORCHRUN, "RANK": "first"}, None),
     ],
 )  # fmt: skip
 def test_only_a_whole_description_comes_from_a_launcher(environment, place):
-    assert launched_place(environment) == place
+    assert launched_process_rank(environment) == place
 
 
 @pytest.mark.parametrize("environment", [
@@ -45,22 +50,22 @@ def test_only_a_whole_description_comes_from_a_launcher(environment, place):
     {"WORLD_SIZE": "2", "RANK": "x"}, SRUN,
 ])  # fmt: skip
 def test_one_device_is_one_whole_run(environment):
-    assert find_place(1, 1, 4, environment) == ALONE
+    assert find_process_rank(1, 1, 4, environment) == ALONE
     if environment is not SRUN:
-        assert find_place("auto", 1, 1, environment) == ALONE
+        assert find_process_rank("auto", 1, 1, environment) == ALONE
 
 
 def test_started_processes_are_the_ranks():
-    assert find_place("auto", 2, 1, TORCHRUN) == find_place(3, 2, 1, TORCHRUN)
-    assert find_place("auto", 2, 1, SRUN).rank == 3
-    assert find_place("auto", 1, 1, {**SRUN, "SLURM_STEP_NUM_NODES": "1"}).world_size == 4
+    assert find_process_rank("auto", 2, 1, TORCHRUN) == find_process_rank(3, 2, 1, TORCHRUN)
+    assert find_process_rank("auto", 2, 1, SRUN).rank == 3
+    assert find_process_rank("auto", 1, 1, {**SRUN, "SLURM_STEP_NUM_NODES": "1"}).world_size == 4
     # One task is no rank: it starts its own.
     single = {
         "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS": "1",
         "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1",
     }  # fmt: skip
-    assert launched_place(single).world_size == 1
-    assert find_place(2, 1, 1, single) == Place(world_size=2, local_world_size=2)
+    assert launched_process_rank(single).world_size == 1
+    assert find_process_rank(2, 1, 1, single) == ProcessRank(world_size=2, local_world_size=2)
 
 
 @pytest.mark.parametrize(("devices", "nodes", "environment", "message"), [
@@ -76,14 +81,14 @@ def test_started_processes_are_the_ranks():
 ])  # fmt: skip
 def test_what_contradicts_the_run_is_refused(devices, nodes, environment, message):
     with pytest.raises(ValueError, match=message):
-        find_place(devices, nodes, 1, environment)
+        find_process_rank(devices, nodes, 1, environment)
 
 
 def test_the_note_names_only_what_says_that_there_are_others():
     single = {"RANK": "0", "WORLD_SIZE": "1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
-    assert misleading_variables(single, is_alone=True) == ""
-    assert misleading_variables(single) == "RANK=0, WORLD_SIZE=1"
-    found = misleading_variables(SRUN, is_alone=True)
+    assert ignored_rank_variables(single, is_alone=True) == ""
+    assert ignored_rank_variables(single) == "RANK=0, WORLD_SIZE=1"
+    found = ignored_rank_variables(SRUN, is_alone=True)
     assert found == "SLURM_PROCID=3, SLURM_LOCALID=1, SLURM_NTASKS=4"
 
 

@@ -2,12 +2,16 @@
 
 import pytest
 
-from mobilellm.training.ranks import agreed, check_same_configuration, describe_differences
+from mobilellm.training.ranks import (
+    broadcast_from_first,
+    check_same_configuration,
+    describe_differences,
+)
 from mobilellm.training.trainer import TrainerConfig
 
 
 def test_alone_there_is_nothing_to_agree_on():
-    assert agreed({"a": 1}) == {"a": 1}
+    assert broadcast_from_first({"a": 1}) == {"a": 1}
     check_same_configuration({"seed": 1})
 
 

@@ -8,7 +8,7 @@ from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR2
 
 import pytest
 
-from mobilellm.training.signals import STOP_SIGNALS, ends_at_once, handled_signals
+from mobilellm.training.signals import STOP_SIGNALS, handled_signals, stops_immediately
 
 
 @pytest.mark.parametrize(("before", "number", "expected"), [
@@ -19,7 +19,7 @@ from mobilellm.training.signals import STOP_SIGNALS, ends_at_once, handled_signa
     ([SIGUSR2], SIGTERM, False), ([SIGUSR2], SIGUSR2, False), ([SIGHUP], SIGHUP, False),
 ])  # fmt: skip
 def test_only_impatience_ends_at_once(before, number, expected):
-    assert ends_at_once(before, number) is expected
+    assert stops_immediately(before, number) is expected
 
 
 def test_under_nohup_a_closed_terminal_ends_nothing():

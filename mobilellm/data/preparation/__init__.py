@@ -1,1 +1,1 @@
-"""From a corpus to a data folder: tokenizer, shards and counts."""
+"""Preparation of a corpus: tokenizer, shards, counts and baselines of a data folder."""

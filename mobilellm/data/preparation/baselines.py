@@ -14,7 +14,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Baselines:
-    """Losses of models with a context of no token (unigram) and of one token (bigram)."""
+    """Losses of a unigram model (no context) and of a bigram model (a context of one token)."""
 
     unigram_nats_per_token: float
     bigram_nats_per_token: float
@@ -25,11 +25,11 @@ class UnigramModel:
 
     Args:
         tokens: training tokens, (tokens,).
-        vocab_size: ids are below this.
+        vocab_size: size of the vocabulary.
     """
 
     def __init__(self, tokens: NDArray[Any], vocab_size: int) -> None:
-        """Count."""
+        """Count the tokens."""
         counts = np.zeros(vocab_size, dtype=np.int64)
         # In chunks, because bincount makes a copy of four times the size.
         for start in range(0, len(tokens), _CHUNK):
@@ -37,7 +37,7 @@ class UnigramModel:
         self.log_probabilities = np.log(counts + 1) - np.log(len(tokens) + vocab_size)
 
     def loss(self, tokens: NDArray[Any]) -> float:
-        """Sum of the losses in nats over all tokens but the first, which no model predicts."""
+        """Sum of the losses in nats over all tokens except the first, which is only context."""
         return float(-self.log_probabilities[tokens[1:]].sum())
 
 
@@ -52,7 +52,7 @@ class BigramModel:
 
     Args:
         tokens: training tokens, (tokens,).
-        vocab_size: ids are below this.
+        vocab_size: size of the vocabulary.
 
     Source: Chen and Goodman 1999, "An empirical study of smoothing techniques for language
     modeling", section 2.7 and equation (17); the discount after Ney, Essen and Kneser 1994.
@@ -60,7 +60,7 @@ class BigramModel:
     """
 
     def __init__(self, tokens: NDArray[Any], vocab_size: int) -> None:
-        """Count the pairs; this takes a few times the memory of the tokens."""
+        """Count the pairs; this needs a few times the memory of the tokens."""
         self._vocab_size = vocab_size
         self._pairs, self._counts = self._count_pairs(tokens)
         first, second = np.divmod(self._pairs, self._pairs.dtype.type(vocab_size))
@@ -74,8 +74,8 @@ class BigramModel:
     def probabilities(self, first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
         """P(second | first), elementwise."""
         keys = self._keys(first, second)
-        places = np.searchsorted(self._pairs, keys).clip(max=len(self._pairs) - 1)
-        counts = np.where(self._pairs[places] == keys, self._counts[places], 0)
+        indices = np.searchsorted(self._pairs, keys).clip(max=len(self._pairs) - 1)
+        counts = np.where(self._pairs[indices] == keys, self._counts[indices], 0)
         totals = self._totals[first]
         seen = np.maximum(totals, 1)
         direct = np.maximum(counts - self.discount, 0) / seen
@@ -83,19 +83,19 @@ class BigramModel:
         return direct + rest * self._continuation[second]
 
     def loss(self, tokens: NDArray[Any]) -> float:
-        """Sum of the losses in nats over all tokens but the first."""
+        """Sum of the losses in nats over all tokens except the first."""
         return float(-np.log(self.probabilities(tokens[:-1], tokens[1:])).sum())
 
     def _keys(self, first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
         dtype = np.uint32 if self._vocab_size <= 1 << 16 else np.uint64
-        # In place: there are up to MAX_TRAIN_TOKENS of them.
+        # In place, because there are up to MAX_TRAIN_TOKENS keys.
         keys = first.astype(dtype)
         keys *= dtype(self._vocab_size)
         np.add(keys, second, out=keys, casting="unsafe")
         return keys
 
     def _count_pairs(self, tokens: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """The different pairs, sorted, and how often each occurs."""
+        """The distinct pairs, sorted, and the number of occurrences of each."""
         keys = self._keys(tokens[:-1], tokens[1:])
         keys.sort()
         starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
@@ -109,10 +109,10 @@ def measure_baselines(
 
     Args:
         train: at least two tokens; at most MAX_TRAIN_TOKENS are used, in chunks spread evenly.
-        validation: at least two tokens, all of which are used.
-        vocab_size: ids are below this.
+        validation: at least two tokens; all of them are used.
+        vocab_size: size of the vocabulary.
     """
-    tokens = _spread(train, MAX_TRAIN_TOKENS)
+    tokens = _sample_chunks(train, MAX_TRAIN_TOKENS)
     sums = []
     for model in (UnigramModel(tokens, vocab_size), BigramModel(tokens, vocab_size)):
         # Chunks overlap by one token, which is the context of the first loss of the next chunk.
@@ -126,7 +126,7 @@ def measure_baselines(
     return Baselines(unigram, bigram)
 
 
-def _spread(tokens: TokenSequence, most: int) -> NDArray[Any]:
+def _sample_chunks(tokens: TokenSequence, most: int) -> NDArray[Any]:
     """At most `most` tokens, in chunks spread evenly over the stream."""
     if len(tokens) <= most:
         return tokens[0 : len(tokens)]

@@ -1,4 +1,4 @@
-"""Makes the contents of a data folder: tokenizer, shards and counts."""
+"""Create the contents of a data folder: tokenizer, shards and counts."""
 
 import hashlib
 import io
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 _BATCH_BYTES = 1 << 18
-# Starting a process takes about as long as tokenizing this many bytes.
+# Starting a process takes about as long as tokenizing this much text.
 _BYTES_PER_WORKER = 1 << 22
 
 
@@ -47,9 +47,9 @@ def build_contents(data: ResolvedData, bar: ProgressBar, *, shard_tokens: int) -
     """Write tokenizer and shards into the data folder; existing complete files are kept.
 
     Args:
-        data: to prepare; its folder exists.
-        bar: shows the phases.
-        shard_tokens: tokens in every shard but the last of a split.
+        data: the data to prepare; its folder exists.
+        bar: progress bar for the phases.
+        shard_tokens: tokens in every shard of a split except the last.
 
     Returns:
         The entries of the manifest, as plain data.
@@ -57,10 +57,10 @@ def build_contents(data: ResolvedData, bar: ProgressBar, *, shard_tokens: int) -
     config = data.config
     trains = config.tokenizer is None and not config.is_tokenized
     sample_bytes = int(config.tokenizer_sample_megabytes * 1e6) if trains else None
-    with bar.phase("reading", _known_size(config)):
+    with bar.phase("reading", _estimate_size(config)):
         found = survey(data, sample_bytes=sample_bytes, bar=bar)
     processor = make_tokenizer(data, found.sample, bar)
-    build = _Build(data, processor, found, bar, shard_tokens)
+    build = _CorpusBuild(data, processor, found, bar, shard_tokens)
     with bar.phase("tokenizing", found.num_bytes.total() if found.is_complete else None):
         started = time.perf_counter()
         hashes = build.write()
@@ -95,7 +95,7 @@ def build_contents(data: ResolvedData, bar: ProgressBar, *, shard_tokens: int) -
             | {
                 "tokens": len(stream),
                 # Equal to text_bytes if the tokenizer is lossless.
-                "token_bytes": bytes_of(processor, counts[split]),
+                "token_bytes": count_bytes(processor, counts[split]),
             }
             for split, stream in streams.items()
         },
@@ -103,15 +103,15 @@ def build_contents(data: ResolvedData, bar: ProgressBar, *, shard_tokens: int) -
         "tokenizer_sample_bytes": found.sample.num_bytes if found.sample else None,
         "tokenizer_sampled_from_bytes": found.num_bytes["train"] if found.sample else None,
         "space_marks": build.space_marks,
-        "unknown_tokens": num_unknown(processor, counts),
+        "unknown_tokens": count_unknown_tokens(processor, counts),
         "baselines": asdict(baselines),
-        # Only of this process: text that an interrupted one has tokenized is only read again.
+        # Time of this process; text that an interrupted process has tokenized is only read again.
         "tokenizing_seconds": round(seconds, 3),
     }
 
 
-def _known_size(config: DataConfig) -> int | None:
-    """The approximate number of bytes of text, from the sizes of files."""
+def _estimate_size(config: DataConfig) -> int | None:
+    """Estimate the number of bytes of text from the sizes of the files."""
     files = [file for split in SPLITS for file in config.files(split)]
     if not files or not config.is_local:
         return None
@@ -122,7 +122,7 @@ def _known_size(config: DataConfig) -> int | None:
 def make_tokenizer(
     data: ResolvedData, sample: EvenSample | None, bar: ProgressBar
 ) -> "SentencePieceProcessor | None":
-    """Copy the given tokenizer into the folder, reuse the one there, or train one."""
+    """Copy the given tokenizer into the folder; without one, reuse the folder's or train one."""
     path = data.folder / TOKENIZER
     if data.config.tokenizer is not None:
         given = Path(data.config.tokenizer)
@@ -141,8 +141,8 @@ def make_tokenizer(
     return processor
 
 
-class _Build:
-    """One pass over the corpus, which writes the shards of both splits and counts tokens."""
+class _CorpusBuild:
+    """One pass over the corpus that writes the shards of both splits and counts their text."""
 
     def __init__(
         self,
@@ -167,10 +167,10 @@ class _Build:
         self.space_marks = 0
 
     def write(self) -> dict[str, str]:
-        """Write all shards; returns the hashes of the text and of both streams."""
-        encoded = self._tokenized() if self._config.is_tokenized else self._encode()
+        """Write all shards, and return the hashes of the text and of both streams."""
+        encoded = self._given_tokens() if self._config.is_tokenized else self._encode()
         for split, batch in encoded:
-            self._expect_more()
+            self._estimate_remaining()
             self.writers[split].append(batch.tokens, batch.document_ends)
         check_splits(self._data, self._documents)
         hashes = {split: self.writers[split].finish() for split in SPLITS}
@@ -184,7 +184,7 @@ class _Build:
         }
 
     def _routed(self) -> Iterator[RoutedChunk]:
-        """The chunks that are not in shards yet; all chunks are counted."""
+        """Count all chunks, and yield those that are not in a shard yet."""
         for routed in routed_chunks(self._config, self._found.last_share):
             split, chunk, begins = routed
             content = chunk_bytes(chunk)
@@ -224,7 +224,7 @@ class _Build:
             if batch.texts:
                 yield split, batch
 
-    def _tokenized(self) -> Iterator[tuple[Split, Encoded]]:
+    def _given_tokens(self) -> Iterator[tuple[Split, Encoded]]:
         vocab_size, eos = self._data.vocab_size, self.eos_token_id
         for split, chunk, _ in self._routed():
             tokens = np.asarray(chunk.content)
@@ -232,7 +232,7 @@ class _Build:
                 raise ValueError(
                     f"token id {tokens.max()} in document {self._documents[split]} of {split} is "
                     f"not below vocab_size={vocab_size}; use the model.vocab_size that the "
-                    "corpus was made with"
+                    "corpus was tokenized for"
                 )
             if self._config.add_eos and tokens[-1] != eos:
                 tokens = np.append(tokens, eos)
@@ -247,7 +247,7 @@ class _Build:
         useful = self._found.num_bytes.total() // _BYTES_PER_WORKER
         return min(available_cores(), max(1, useful))
 
-    def _expect_more(self) -> None:
+    def _estimate_remaining(self) -> None:
         """Estimate the size of the remaining shards, for the message if the disk is full."""
         if not self._found.is_complete:
             return
@@ -259,21 +259,23 @@ class _Build:
 
 
 def count_tokens(stream: TokenStream, vocab_size: int) -> NDArray[np.int64]:
-    """How often each token occurs, (vocab,)."""
+    """Number of occurrences of each token, (vocab,)."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     for start in range(0, len(stream), 1 << 20):
         counts += np.bincount(stream[start : start + (1 << 20)], minlength=vocab_size)
     return counts
 
 
-def bytes_of(processor: "SentencePieceProcessor | None", counts: NDArray[np.int64]) -> int | None:
+def count_bytes(
+    processor: "SentencePieceProcessor | None", counts: NDArray[np.int64]
+) -> int | None:
     """Bytes of text that the tokens of a split stand for; None without a tokenizer."""
     if processor is None:
         return None
     return int((counts * token_byte_counts(processor, len(counts))).sum())
 
 
-def num_unknown(
+def count_unknown_tokens(
     processor: "SentencePieceProcessor | None", counts: Mapping[Split, NDArray[np.int64]]
 ) -> int:
     """Number of characters that the tokenizer maps to its unknown token."""

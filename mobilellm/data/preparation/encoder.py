@@ -1,4 +1,4 @@
-"""Encodes text to token ids."""
+"""Encode text as token ids."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _MAX_CACHED_WORDS = 1 << 18
 _MAX_CACHED_BYTES = 64
-# Spaces belong to the word after them, as in SentencePiece's own tokens.
+# Spaces belong to the word after them, as in the tokens of SentencePiece.
 _WORDS = re.compile(rb" *[^ ]+| +")
 _PROBE = "A  b c\n\n  d\te \u00bd\ufb01 \u3000x "
 
@@ -46,7 +46,7 @@ class Encoder:
 
     Args:
         processor: the SentencePiece model.
-        dtype: of the tokens.
+        dtype: number type of the tokens.
         eos_token_id: appended to each document; None appends nothing.
     """
 
@@ -57,7 +57,7 @@ class Encoder:
         self._processor = processor
         self._dtype = np.dtype(dtype)
         self._end = b"" if eos_token_id is None else self._bytes([eos_token_id])
-        # Some models, such as Llama's, put a space before every text.
+        # Some models, such as Llama's, prepend a space to every text.
         self._adds_space = str(processor.encode("a", out_type=str)[0]).startswith(SPACE_MARK)
         self._cache = _WordCache(self._encode_word)
         self.by_word = False
@@ -91,7 +91,7 @@ class Encoder:
 
     def _encode_word(self, word: bytes) -> bytes:
         if self._adds_space and word == b" ":
-            # Nothing is left without the space, and the model adds no space to an empty text.
+            # Without its space the word is empty, and the model adds no space to an empty text.
             return self._bytes([self._processor.piece_to_id(SPACE_MARK)])
         drop = self._adds_space and word.startswith(b" ")
         return self._bytes(self._processor.encode(word[drop:]))

@@ -1,4 +1,4 @@
-"""Chooses what is held out for validation if a corpus has no validation split.
+"""Choose the validation text of a corpus that has no validation split.
 
 Whole documents are held out, chosen by a hash of their beginning. If there are so few documents
 that one of the splits would have none, the end of the text is held out instead.
@@ -14,7 +14,7 @@ from mobilellm.data.source import Chunk, Split
 
 Key = TypeVar("Key")
 
-# Places at which a text is cut, the best first: after a blank line, after a line, before a space,
+# Where a text may be cut, in order of preference: after a blank line, after a line, before a space,
 # and between any two characters.
 _BOUNDARIES = (
     re.compile(rb"\n(?:[ \t\r]*\n)+"),
@@ -34,7 +34,7 @@ class RoutedChunk(NamedTuple):
 
 
 def is_held_out(text: bytes, share: float) -> bool:
-    """Whether a document that begins with `text` is held out, for a share of all documents."""
+    """Whether a document that begins with `text` is held out if `share` of all documents are."""
     if not share:
         return False
     digest = hashlib.blake2b(text, digest_size=8, person=b"held_out").digest()
@@ -46,10 +46,10 @@ def chunk_bytes(chunk: Chunk) -> bytes:
     return chunk.content if isinstance(chunk.content, bytes) else chunk.content.tobytes()
 
 
-def last_of(keys: Sequence[Key], share: float) -> set[Key]:
-    """The last share of the distinct keys, in order of first occurrence: at least one, not all.
+def last_share_of(keys: Sequence[Key], share: float) -> set[Key]:
+    """The last `share` of the distinct keys, in order of first occurrence: at least one, not all.
 
-    Empty if there are fewer than two distinct keys.
+    The result is empty if there are fewer than two distinct keys.
     """
     different = list(dict.fromkeys(keys))
     count = min(max(round(share * len(different)), 1), len(different) - 1)
@@ -57,7 +57,7 @@ def last_of(keys: Sequence[Key], share: float) -> set[Key]:
 
 
 class Outline:
-    """The sizes of documents, and which of them are copies of each other."""
+    """Sizes and hashes of the documents of a text, from which it can be split near its end."""
 
     def __init__(self) -> None:
         """Start without documents."""
@@ -77,10 +77,10 @@ class Outline:
         self._digest, self._size = hashlib.blake2b(digest_size=16), 0
 
     def last_share(self, share: float) -> "LastShare":
-        """The split at the end of the text.
+        """The split that holds out the end of the text.
 
         Args:
-            share: of the bytes of the distinct documents that is held out.
+            share: fraction of the bytes of the distinct documents that is held out.
         """
         sizes = dict(self._documents)
         total = sum(sizes.values())
@@ -90,7 +90,7 @@ class Outline:
         end = 0
         for digest, size in sizes.items():
             start, end = end, end + size
-            # If a document begins near the exact place, the cut is made there.
+            # If a document begins near the exact position, the cut is made there.
             if end <= target or (end < total and end - target <= slack):
                 cuts[digest] = None
             elif start and start >= target - slack:
@@ -102,21 +102,21 @@ class Outline:
 
 @dataclass(frozen=True)
 class LastShare:
-    """Splits the text at a place near its end: training text before it, validation text after it.
+    """Cuts the text near its end: training text before the cut, validation text after it.
 
-    The place is at most half of the share away from the exact one. It is between two documents;
-    if there is no such place, it is after a blank line, after a line, before a space, or between
-    two characters, whichever of these exists first. A document that is cut counts in both splits.
-    Copies of a document are cut at the same place, so that no text is in both splits.
+    The cut is at most half of the share away from the exact position. It is made between two
+    documents if possible, otherwise at the best of these: after a blank line, after a line, before
+    a space, between two characters. A document that is cut counts in both splits. Copies of a
+    document are cut at the same position, so that no text is in both splits.
     """
 
     cuts: tuple[int | None, ...]
-    """For each document, the byte near which its validation text begins; None: it has none."""
+    """For each document, the byte near which its validation text begins; None if it has none."""
     slack: int
     """Largest distance in bytes from that byte."""
 
     def route(self, chunks: Iterator[Chunk]) -> Iterator[RoutedChunk]:
-        """Assign all chunks of the training text to splits; a chunk that is cut becomes two."""
+        """Assign all chunks of the text to splits; a chunk that is cut becomes two."""
         document, position, begins = 0, 0, True
         split: Split = "train"
         for chunk in chunks:
@@ -142,21 +142,21 @@ class LastShare:
         """Cut a chunk into the end of the training text and the beginning of the held-out text."""
         content = chunk.content
         if isinstance(content, bytes):
-            place = _nearest_boundary(content, target, self.slack)
+            cut = _nearest_boundary(content, target, self.slack)
         else:
-            place = min(max(target // content.itemsize, 1), len(content))
-        tail: Any = content[place:]
-        return Chunk(content[:place], True), Chunk(tail, chunk.ends_document) if len(tail) else None
+            cut = min(max(target // content.itemsize, 1), len(content))
+        tail: Any = content[cut:]
+        return Chunk(content[:cut], True), Chunk(tail, chunk.ends_document) if len(tail) else None
 
 
 def _nearest_boundary(text: bytes, target: int, slack: int) -> int:
-    """The best place near `target` at which to cut a text so that neither part is empty."""
+    """The best position near `target` at which to cut a text so that neither part is empty."""
     slack = max(slack, _MAX_CHARACTER_BYTES)
     first, last = max(target - slack, 1), min(target + slack, len(text) - 1)
     for boundary in _BOUNDARIES:
-        # From the byte before: a match that begins there may end at the place of the cut.
-        places = [match.end() for match in boundary.finditer(text, max(first - 2, 0), last + 1)]
-        inside = [place for place in places if first <= place <= last]
+        # The search begins before `first`, because a match may begin there and end in the range.
+        ends = [match.end() for match in boundary.finditer(text, max(first - 2, 0), last + 1)]
+        inside = [end for end in ends if first <= end <= last]
         if inside:
-            return min(inside, key=lambda place: abs(place - target))
+            return min(inside, key=lambda end: abs(end - target))
     return len(text)

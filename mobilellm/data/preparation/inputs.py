@@ -1,4 +1,4 @@
-"""Describes the inputs of prepared data, so that a folder is reused for the same inputs only."""
+"""Describe the inputs of prepared data, so that a folder is reused for the same inputs only."""
 
 import hashlib
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ def describe_inputs(data: ResolvedData, known: Mapping[str, Any] | None = None) 
     same path, size and modification time, its hash is reused without reading the file.
 
     Args:
-        data: to prepare.
+        data: the data to prepare.
         known: an earlier description.
 
     Raises:
@@ -103,4 +103,4 @@ def _file_differences(split: str, old: list[Record], new: list[Record]) -> list[
         return [f"data.{split} had {len(old)} files, now {len(new)}"]
     changed = [b["path"] for a, b in zip(old, new, strict=True) if a["hash"] != b["hash"]]
     more = f" and {len(changed) - 1} more files" if len(changed) > 1 else ""
-    return [f"data.{split}: {changed[0]}{more} has other contents"]
+    return [f"data.{split}: {changed[0]}{more} has different contents"]

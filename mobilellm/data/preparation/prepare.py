@@ -1,4 +1,4 @@
-"""Prepares a corpus once: from text to a data folder.
+"""Prepare a corpus once: convert its text to a data folder.
 
 1. Describe the inputs. A finished folder is reused for the same inputs and refused for others.
 2. Under a lock, read the corpus to find errors, sizes and a sample of text.
@@ -42,7 +42,7 @@ def open_prepared(config: DataConfig) -> PreparedData | None:
     """The finished data of a configuration; None if they are not prepared.
 
     Raises:
-        ValueError: the folder was prepared from other inputs.
+        ValueError: the folder was prepared from different inputs.
         FileNotFoundError: a path of the configuration does not exist.
     """
     return _open_prepared(resolve_data(config))
@@ -55,7 +55,7 @@ def _open_prepared(data: ResolvedData) -> PreparedData | None:
     changes = differences(manifest["inputs"], describe_inputs(data, manifest["inputs"]))
     if changes:
         raise ValueError(
-            f"{data.folder} was prepared from other input: {'; '.join(changes[:3])}; choose "
+            f"{data.folder} was prepared from different inputs: {'; '.join(changes[:3])}; choose "
             "another data.dir (or data.name), or remove that folder"
         )
     return _open(data)
@@ -68,7 +68,7 @@ def _open(data: ResolvedData) -> PreparedData:
 
 
 def _build(data: ResolvedData, bar: ProgressBar, shard_tokens: int) -> Record:
-    """Write tokenizer and shards; returns the entries of the manifest."""
+    """Write tokenizer and shards, and return the entries of the manifest."""
     if isinstance(data.config, RationaleConfig):
         return build_prompted(data, data.config, bar, shard_tokens=shard_tokens)
     return build_contents(data, bar, shard_tokens=shard_tokens)
@@ -108,12 +108,14 @@ def prepare_data(
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        bar.say(f"waiting for another process that prepares {data.folder}")
+        bar.show_message(f"waiting for another process that prepares {data.folder}")
         lock.acquire()
     try:
         return _open_prepared(data) or _prepare(data, bar, shard_tokens)
     except KeyboardInterrupt:
-        bar.say(f"stopped; {data.folder} keeps what is finished, and the next call continues")
+        bar.show_message(
+            f"stopped; {data.folder} keeps the finished files, and the next call continues"
+        )
         raise
     finally:
         lock.release()

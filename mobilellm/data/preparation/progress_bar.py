@@ -12,7 +12,7 @@ class ProgressBar:
     """
 
     def __init__(self, enabled: bool) -> None:
-        """Keep the setting; nothing is shown before the first phase."""
+        """Store the setting; nothing is shown before the first phase."""
         self._enabled = enabled
         self._progress = None
         self._task = None
@@ -61,8 +61,8 @@ class ProgressBar:
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, num_bytes)
 
-    def say(self, message: str) -> None:
-        """Write a message."""
+    def show_message(self, message: str) -> None:
+        """Write a message to stderr, unless the bar is disabled."""
         if self._enabled:
             from rich.console import Console
 

@@ -1,7 +1,7 @@
-"""Makes the contents of a data folder of prompted sequences: tokenizer, shards, choices, counts.
+"""Create the contents of a data folder of prompted sequences: tokenizer, shards, choices, counts.
 
 Prompt and target are tokenized separately, so that a prompt has the same tokens with and without
-its target. All rows are kept in memory: data sets of rationales are small.
+its target. All rows are kept in memory, because datasets of rationales are small.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from mobilellm.data.manifest import Record
 from mobilellm.data.preparation.baselines import measure_baselines
 from mobilellm.data.preparation.building import (
-    bytes_of,
+    count_bytes,
     count_tokens,
+    count_unknown_tokens,
     make_tokenizer,
-    num_unknown,
 )
-from mobilellm.data.preparation.held_out import is_held_out, last_of
+from mobilellm.data.preparation.held_out import is_held_out, last_share_of
 from mobilellm.data.preparation.progress_bar import ProgressBar
 from mobilellm.data.preparation.splitting import check_splits, held_out_rule
 from mobilellm.data.prepared_prompts import CHOICES
@@ -51,16 +51,16 @@ def build_prompted(
     """Write tokenizer, shards and answer choices into the data folder.
 
     Args:
-        data: to prepare; its folder exists.
-        config: the same as `data.config`.
-        bar: shows the phases.
-        shard_tokens: tokens in every shard but the last of a split.
+        data: the data to prepare; its folder exists.
+        config: `data.config`, with its more specific type.
+        bar: progress bar for the phases.
+        shard_tokens: tokens in every shard of a split except the last.
 
     Returns:
         The entries of the manifest, as plain data.
 
     Raises:
-        ValueError: a row has errors, a split has no rows, or the tokenizer does not fit.
+        ValueError: a row is invalid, a split has no rows, or the tokenizer does not fit.
     """
     with bar.phase("reading", counts_bytes=False):
         examples, rule = read_splits(data, config)
@@ -118,12 +118,12 @@ def _counts(
                 "documents": len(texts[split]) // (2 * num_tasks),
                 "text_bytes": _num_bytes(texts[split]),
                 "tokens": len(streams[split]),
-                "token_bytes": bytes_of(processor, counts[split]),
+                "token_bytes": count_bytes(processor, counts[split]),
             }
             for split in SPLITS
         },
         "space_marks": sum(text.count(SPACE_MARK) for split in SPLITS for text in texts[split]),
-        "unknown_tokens": num_unknown(processor, counts),
+        "unknown_tokens": count_unknown_tokens(processor, counts),
         "baselines": asdict(measure_baselines(train, validation, data.vocab_size)),
     }
 
@@ -137,14 +137,14 @@ def read_splits(
     the splits would have no rows, the last inputs are held out instead.
 
     Raises:
-        ValueError: a row has errors, or a split has no rows.
+        ValueError: a row is invalid, or a split has no rows.
     """
     rows = list(config.examples("train"))
     inputs = [row.input for row in rows]
     held_out = {text for text in inputs if is_held_out(text.encode(), config.held_out_share)}
     is_last_share = not config.has_validation and len(held_out) in (0, len(set(inputs)))
     if is_last_share:
-        held_out = last_of(inputs, config.held_out_share)
+        held_out = last_share_of(inputs, config.held_out_share)
     examples: dict[Split, list[Example]] = {
         "train": [row for row in rows if row.input not in held_out],
         "validation": [row for row in rows if row.input in held_out],
@@ -194,7 +194,7 @@ def _write_choices(
     processor: "SentencePieceProcessor",
     examples: Sequence[Example],
 ) -> None:
-    """Write the tokens of the choices of each row, tokenized like labels."""
+    """Write the tokens of the answer choices of each row, tokenized like labels."""
     eos = data.eos_token_id
     choices = [
         [[*ids, eos] for ids in processor.encode(list(example.choices))] for example in examples
@@ -207,7 +207,7 @@ def _num_bytes(texts: Sequence[str]) -> int:
 
 
 def _label_tokens(stream: TokenStream, num_tasks: int) -> NDArray[Any]:
-    """The tokens of all labels of a split, concatenated (tokens,)."""
+    """The tokens of all labels of a split, concatenated, (tokens,)."""
     starts = np.append(stream.document_starts().astype(np.int64), len(stream))
     targets = zip(starts[1 :: 2 * num_tasks], starts[2 :: 2 * num_tasks], strict=True)
     return np.concatenate([stream[start:end] for start, end in targets])

@@ -1,4 +1,4 @@
-"""Assigns documents to splits, and surveys a corpus in one pass."""
+"""Assign documents to splits, and survey a corpus in one pass."""
 
 import logging
 from collections import Counter
@@ -22,21 +22,21 @@ logger = logging.getLogger(__name__)
 
 
 def routed_chunks(config: DataConfig, last_share: LastShare | None = None) -> Iterator[RoutedChunk]:
-    """All chunks of the corpus with their split; a separate validation split comes last.
+    """Yield all chunks of the corpus with their splits; a separate validation split comes last.
 
     A document is held out if the hash of its beginning is below the share. The choice depends only
     on the text: it does not change if other documents are added, removed or moved, and copies of a
     document are in the same split.
 
     Args:
-        config: the data.
-        last_share: hold out the end of the text instead of whole documents.
+        config: configuration of the corpus.
+        last_share: if given, the end of the text is held out instead of whole documents.
     """
-    chunks = _taken(config)
+    chunks = _limited_chunks(config)
     yield from (
-        _by_hash(chunks, config.held_out_share)
+        _route_by_hash(chunks, config.held_out_share)
         if last_share is None
-        else (last_share.route(chunks))
+        else last_share.route(chunks)
     )
     if config.has_validation:
         begins = True
@@ -45,7 +45,7 @@ def routed_chunks(config: DataConfig, last_share: LastShare | None = None) -> It
             begins = chunk.ends_document
 
 
-def _taken(config: DataConfig) -> Iterator[Chunk]:
+def _limited_chunks(config: DataConfig) -> Iterator[Chunk]:
     """The chunks of `train`, up to the end of the document that reaches `max_megabytes`."""
     size, limit = 0, (config.max_megabytes or float("inf")) * 1e6
     for chunk in config.chunks("train"):
@@ -55,7 +55,7 @@ def _taken(config: DataConfig) -> Iterator[Chunk]:
             return
 
 
-def _by_hash(chunks: Iterator[Chunk], share: float) -> Iterator[RoutedChunk]:
+def _route_by_hash(chunks: Iterator[Chunk], share: float) -> Iterator[RoutedChunk]:
     split: Split = "train"
     begins = True
     for chunk in chunks:
@@ -66,7 +66,7 @@ def _by_hash(chunks: Iterator[Chunk], share: float) -> Iterator[RoutedChunk]:
 
 
 def num_bytes(chunk: Chunk) -> int:
-    """Bytes of text, or of ids if the corpus is token ids."""
+    """Size of a chunk in bytes, of its text or of its token ids."""
     content = chunk.content
     return len(content) if isinstance(content, bytes) else content.nbytes
 
@@ -82,8 +82,8 @@ class Survey:
     is_complete: bool = True
     """Whether the whole corpus was read."""
     last_share: LastShare | None = None
-    """The place at which the validation text begins, if there are too few documents to hold out
-    whole ones; else None."""
+    """Where the validation text begins, if there are too few documents to hold out whole ones;
+    else None."""
 
     @property
     def has_both(self) -> bool:
@@ -98,17 +98,17 @@ class Survey:
 def survey(data: ResolvedData, *, sample_bytes: int | None, bar: ProgressBar) -> Survey:
     """Read the corpus once, to find errors, its size, and a sample of text for the tokenizer.
 
-    If the corpus is not on this machine, only 16 times the size of the sample is read, or more
-    until a document is held out. If there are too few documents to hold out whole ones, the corpus
-    is read twice, because the place of the split depends on its size.
+    If the corpus is not on this machine, reading stops after 16 times the size of the sample, as
+    soon as a document has been held out. If there are too few documents to hold out whole ones, the
+    corpus is read twice, because the position of the split depends on its size.
 
     Args:
-        data: to prepare.
+        data: the data to prepare.
         sample_bytes: largest size of the sample; None: no sample.
-        bar: advanced by the bytes read.
+        bar: progress bar, advanced by the bytes read.
 
     Raises:
-        ValueError: the text has errors, or a split has no text.
+        ValueError: the text is invalid, or a split has no text.
     """
     config = data.config
     if not config.is_local and not sample_bytes and config.has_validation:
@@ -149,7 +149,7 @@ def _read(
         if found.sample is not None and split == "train" and isinstance(chunk.content, bytes):
             found.sample.add(chunk.content)
         if outline is not None and not found.has_both:
-            # There are enough documents as soon as each split has one.
+            # The outline is needed only if one of the splits has no document in the end.
             outline.add(chunk)
         elif last_share is None and found.num_bytes.total() > limit:
             found.is_complete = False
@@ -158,7 +158,7 @@ def _read(
 
 
 def held_out_rule(config: DataConfig, *, is_last_share: bool) -> str | None:
-    """The manifest's entry about how validation text was held out; None: it is a separate split."""
+    """The manifest's entry on how validation text was held out; None for a separate split."""
     if config.has_validation:
         return None
     return "last_share" if is_last_share else "documents"
@@ -180,6 +180,6 @@ def check_splits(data: ResolvedData, documents: Counter[Split]) -> None:
     elif not (documents["train"] and documents["validation"]):
         raise ValueError(
             f"data.held_out={config.held_out_share} of the text in data.train leaves none for "
-            f"{'validation' if documents['train'] else 'training'}, since there is so little of "
+            f"{'validation' if documents['train'] else 'training'}, because there is so little of "
             "it; give more text, or a validation split"
         )

@@ -34,18 +34,18 @@ def encode_batches(
     eos_token_id: int | None,
     workers: int,
 ) -> Generator[tuple[Label, Encoded], None, None]:
-    """The tokens of each batch, in the order of the batches.
+    """Encode batches in parallel and yield their tokens, in the order of the batches.
 
     Closing the generator, or an exception in it, ends the processes.
 
     Args:
-        batches: each with a label, which is returned with its tokens. Only a few batches are read
+        batches: batches with a label, which is yielded with the tokens. Only a few batches are read
             in advance.
-        tokenizer_path: of the SentencePiece model.
-        vocab_size: of the model.
-        dtype: of the tokens.
+        tokenizer_path: path of the SentencePiece model.
+        vocab_size: vocabulary size of the language model.
+        dtype: number type of the tokens.
         eos_token_id: appended to each document; None appends nothing.
-        workers: number of processes; 1: no process but this one.
+        workers: number of processes; 1 encodes in this process.
     """
     arguments = (str(tokenizer_path), vocab_size, str(dtype), eos_token_id)
     if workers == 1:
@@ -79,7 +79,7 @@ def _make_encoder(
 def _start_worker(
     tokenizer_path: str, vocab_size: int, dtype: str, eos_token_id: int | None
 ) -> None:
-    global _encoder  # noqa: PLW0603 - a worker process has one, for all its batches
+    global _encoder  # noqa: PLW0603 - one per worker process, for all its batches
     # Ctrl-C reaches all processes of a terminal; only the parent reacts to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Splits text files into documents, without loading a whole file or a whole document."""
+"""Split text files into documents, without loading a whole file or a whole document."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,11 +14,11 @@ _Part = tuple[bytes, bool]
 
 
 def read_documents(files: Iterable[Path], rule: str) -> Iterator[Chunk]:
-    """The documents of UTF-8 files as chunks; a file always begins a new document.
+    """Yield the documents of UTF-8 files as chunks; a file always begins a new document.
 
     Args:
-        files: read in this order.
-        rule: `file`, `line`, `blank_line` or a regular expression, see `TextFiles.document`.
+        files: the files, in the order of reading.
+        rule: `file`, `line`, `blank_line` or a regular expression; see `TextFiles.document`.
 
     Raises:
         ValueError: the text is not UTF-8, or no line matches the regular expression.
@@ -32,7 +32,7 @@ def read_documents(files: Iterable[Path], rule: str) -> Iterator[Chunk]:
 
 
 def compile_rule(rule: str, choices: Sequence[str] = DOCUMENT_RULES) -> re.Pattern[str]:
-    """Compile a rule for documents; for one of `choices`, the result is not used.
+    """Compile a rule for documents as a regular expression; `choices` are for the message.
 
     Raises:
         ValueError: the rule is not a regular expression.
@@ -47,11 +47,11 @@ def compile_rule(rule: str, choices: Sequence[str] = DOCUMENT_RULES) -> re.Patte
 
 
 def join_sections(files: Iterable[Iterable[bytes]], rule: str) -> Iterator[Chunk]:
-    """Join the parts of each file to documents; a part that matches the rule begins a new one.
+    """Join the parts of each file into documents; a part that matches the rule begins a new one.
 
     Args:
         files: the parts of each file, such as lines with their line ends.
-        rule: a regular expression that is matched with the start of each part.
+        rule: a regular expression that is matched against the start of each part.
 
     Raises:
         ValueError: no part matches.
@@ -80,7 +80,7 @@ def join_sections(files: Iterable[Iterable[bytes]], rule: str) -> Iterator[Chunk
 
 
 def _assemble(parts: Iterable[_Part]) -> Iterator[Chunk]:
-    """Join parts to chunks; a chunk is yielded when it is known whether its document ends."""
+    """Join parts into chunks; a chunk is yielded once it is known whether its document ends."""
     held: list[bytes] = []
     size = 0
     for part, begins_document in parts:

@@ -1,4 +1,4 @@
-"""Reads files, which may be compressed, as blocks of bytes, UTF-8 text or lines."""
+"""Read files, which may be compressed, as blocks of bytes, UTF-8 text or lines."""
 
 import bz2
 import gzip
@@ -16,10 +16,10 @@ COMPRESSED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 
 # First bytes of files that are often mistaken for text, with a description and a remedy.
 _KNOWN = (
-    (b"\x1f\x8b", "packed with gzip; let its name end in .gz"),
-    (b"\x28\xb5\x2f\xfd", "packed with zstd; let its name end in .zst"),
-    (b"BZh", "packed with bzip2; let its name end in .bz2"),
-    (b"\xfd7zXZ\0", "packed with xz; let its name end in .xz"),
+    (b"\x1f\x8b", "compressed with gzip; its name must end in .gz"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd; its name must end in .zst"),
+    (b"BZh", "compressed with bzip2; its name must end in .bz2"),
+    (b"\xfd7zXZ\0", "compressed with xz; its name must end in .xz"),
     (b"PK\x03\x04", "a zip archive; unpack it"),
     (b"PAR1", "a Parquet file; use data=parquet"),
     (b"%PDF", "a PDF document; extract its text, for instance with `pdftotext`"),
@@ -45,7 +45,7 @@ def read_blocks(path: Path) -> Iterator[bytes]:
             while block := file.read(_BLOCK_BYTES):
                 yield block
         return
-    # Opened before decompression: a missing or unreadable file is not reported as damaged.
+    # Opened before decompression, so that a missing or unreadable file is not called damaged.
     path.open("rb").close()
     try:
         with _unpacked(path, packed_with) as file:
@@ -54,8 +54,8 @@ def read_blocks(path: Path) -> Iterator[bytes]:
     except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(
-            f"{path} is damaged, truncated or not compressed with {packed_with} ({reason}); fetch "
-            "it again, name it after its format, or leave it out"
+            f"{path} is damaged, truncated or not compressed with {packed_with} ({reason}); "
+            "download it again, correct the suffix of its name, or leave it out"
         ) from error
 
 
@@ -68,10 +68,10 @@ def _unpacked(path: Path, packed_with: str) -> AbstractContextManager[Any]:
 
 
 def read_utf8(path: Path) -> Iterator[bytes]:
-    """Blocks of a file, none of which ends within a character.
+    """Yield blocks of UTF-8 text; no block ends within a character.
 
     Raises:
-        ValueError: the file is not UTF-8 (the message has the place), or is damaged.
+        ValueError: the file is not UTF-8 (the message gives the offset), or is damaged.
     """
     carried, offset = b"", 0
     begin = b""
@@ -91,7 +91,7 @@ def read_utf8(path: Path) -> Iterator[bytes]:
 
 
 def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines with their line ends; only a line feed ends a line."""
+    """Yield lines with their line ends; only a line feed ends a line."""
     carried: list[bytes] = []
     for block in blocks:
         *lines, rest = block.split(b"\n")
@@ -105,7 +105,7 @@ def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def describe_not_utf8(begin: bytes) -> str:
-    """What a file that is not UTF-8 probably is, by its first bytes, and the remedy."""
+    """Describe a file that is not UTF-8, judging by its first bytes, and what to do about it."""
     for signature, description in _KNOWN:
         if begin.startswith(signature):
             return f"it is {description}"

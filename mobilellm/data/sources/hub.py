@@ -49,7 +49,7 @@ class HubRows(Source):
         return f"{name}-{self.dataset_config}" if self.dataset_config else name
 
     def identity(self) -> Mapping[str, Any]:
-        """The settings that identify the rows; these can change if no commit is given."""
+        """The settings that identify the rows; the rows can change if no commit is given."""
         return {
             "format": "hub",
             "dataset_name": self.dataset_name,
@@ -98,8 +98,8 @@ class HubDataset(HubRows):
     column: str = "text"
     """The column with the text."""
     document: str = "row"
-    """`row`: each row is a document. Any other value is a regular expression: a row whose start it
-    matches begins a document, which the following rows continue."""
+    """`row`: each row is a document. Any other value is a regular expression: a row that it matches
+    at the start begins a document, and the following rows continue it."""
 
     def __post_init__(self) -> None:
         """Check the regular expression."""

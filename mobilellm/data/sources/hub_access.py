@@ -1,4 +1,4 @@
-"""Prepares the environment of the hub's libraries: a folder for caches, and offline mode."""
+"""Set up the environment of the hub's libraries: a folder for caches, and offline mode."""
 
 import logging
 import os
@@ -34,7 +34,8 @@ def ensure_cache(parent: Path) -> None:
 def offline_without_network() -> Iterator[str | None]:
     """Use offline mode if the hub cannot be reached; the libraries would retry for 30 seconds.
 
-    Cached data are still found. Yields the reason why the hub cannot be reached, or None.
+    Cached data are still found. The context variable is the reason why the hub cannot be reached,
+    or None.
     """
     from datasets import config
     from huggingface_hub import constants

@@ -43,13 +43,13 @@ class JsonlFiles(JsonlRows):
         """All documents, file by file.
 
         Raises:
-            ValueError: a line is not a JSON object or lacks the key; the message has its place.
+            ValueError: a line is not a JSON object or lacks the key; the message names the line.
         """
         for text, place in read_column(self.files(split), self.column):
             if not isinstance(text, str):
                 raise ValueError(
                     f"{place} holds {type(text).__name__} in column {self.column!r}, which must be "
-                    "text; set data.column to another, or correct the line"
+                    "text; set data.column to another column, or correct the line"
                 )
             yield from document_chunks(encode_text(text, place))
 
@@ -60,7 +60,7 @@ class JsonlData(JsonlFiles, DataConfig):
 
 
 def read_column(files: Sequence[Path], column: str) -> Iterator[tuple[Any, str]]:
-    """The values under a key, each with its place for messages; blank lines are skipped.
+    """Yield the values under a key, each with its location for messages; skip blank lines.
 
     Raises:
         ValueError: a line is not UTF-8, not a JSON object, or lacks the key.
@@ -75,7 +75,7 @@ def read_column(files: Sequence[Path], column: str) -> Iterator[tuple[Any, str]]
 
 
 def read_rows(files: Sequence[Path]) -> Iterator[tuple[dict[str, Any], str]]:
-    """The objects, each with its place for messages; blank lines are skipped.
+    """Yield the objects, each with its location for messages; skip blank lines.
 
     Raises:
         ValueError: a line is not UTF-8 or not a JSON object.
@@ -98,7 +98,7 @@ def _parse(line: bytes, file: Path, number: int, *, is_first: bool) -> dict[str,
             f"{error.start + 1}; {describe_not_utf8(line if is_first else b'')}"
         ) from None
     except json.JSONDecodeError as error:
-        remedy = _unlike_lines(line) if is_first else None
+        remedy = _remedy_for_other_json(line) if is_first else None
         raise ValueError(
             f"{place} is not JSON ({error.msg} at column {error.colno}); "
             + (remedy or "correct or remove the line")
@@ -113,7 +113,7 @@ def _parse(line: bytes, file: Path, number: int, *, is_first: bool) -> dict[str,
         reason = str(error).partition(";")[0]
         raise ValueError(f"{place} cannot be read ({reason}); correct or remove the line") from None
     if not isinstance(row, dict):
-        remedy = _unlike_lines(line) if is_first else None
+        remedy = _remedy_for_other_json(line) if is_first else None
         raise ValueError(
             f"{place} is a JSON {type(row).__name__}, which must be an object such as "
             f'{{"text": "…"}}; ' + (remedy or "correct or remove the line")
@@ -121,11 +121,11 @@ def _parse(line: bytes, file: Path, number: int, *, is_first: bool) -> dict[str,
     return row
 
 
-def _unlike_lines(first: bytes) -> str | None:
-    """The remedy if the first line of a file shows that it is JSON, but not JSON lines."""
+def _remedy_for_other_json(first: bytes) -> str | None:
+    """What to do if the first line of a file shows that it is JSON, but not JSON lines."""
     begin = first.removeprefix(codecs.BOM_UTF8).strip()
     if begin.startswith(b"["):
-        return "the file is one JSON array: write each element on a line, as `jq -c '.[]'` does"
+        return "the file is a JSON array: write one element per line, as `jq -c '.[]'` does"
     if begin == b"{":
-        return "the file is JSON over several lines: write each object on one, as `jq -c .` does"
+        return "an object extends over several lines: write one object per line, as `jq -c .` does"
     return None

@@ -65,7 +65,7 @@ class LocalFiles(Source):
         return f"{name}-{first.name.partition('.')[0]}" if is_whole else name
 
     def files(self, split: Split) -> list[Path]:
-        """The files of a split: for each path in turn, its files in order of name."""
+        """The files of a split, in the order of the paths and then of the names."""
         paths = self.train if split == "train" else self.validation or ()
         files = [
             file for path in paths for file in find_files(str(path), self.suffixes, f"data.{split}")
@@ -79,11 +79,12 @@ class LocalFiles(Source):
 
 
 def find_files(path: str, suffixes: tuple[str, ...], field: str) -> list[Path]:
-    """The files that a path stands for, in order of name.
+    """List the files of a path, in order of name.
 
     Args:
         path: a file, a folder (searched recursively, following links) or a pattern.
-        suffixes: of the files that are read from a folder; empty: all files but hidden ones.
+        suffixes: suffixes of the files that are read from a folder; empty: all files but hidden
+            ones.
         field: name of the setting, for messages.
 
     Raises:
@@ -97,7 +98,7 @@ def find_files(path: str, suffixes: tuple[str, ...], field: str) -> list[Path]:
         files = [
             file
             for file in _visible_files(given)
-            if (not suffixes or file.name.endswith(suffixes)) and _leads_somewhere(file, field)
+            if (not suffixes or file.name.endswith(suffixes)) and _is_file(file, field)
         ]
         if not files:
             wanted = f" ending in {' or '.join(suffixes)}" if suffixes else ""
@@ -116,32 +117,32 @@ def find_files(path: str, suffixes: tuple[str, ...], field: str) -> list[Path]:
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
-    """All files that are not hidden or in hidden folders; cycles of links are not followed."""
+    """All files that are neither hidden nor in hidden folders; cycles of links are not followed."""
 
     def fail(error: OSError) -> None:
         raise error
 
     # Without `onerror`, `os.walk` silently skips folders that it is not allowed to read.
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
-        above = {os.path.realpath(place), *map(str, Path(os.path.realpath(place)).parents)}
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        above = {os.path.realpath(parent), *map(str, Path(os.path.realpath(parent)).parents)}
         folders[:] = [
             name
             for name in folders
             if not name.startswith(".")
             and not (
-                os.path.islink(os.path.join(place, name))
-                and os.path.realpath(os.path.join(place, name)) in above
+                os.path.islink(os.path.join(parent, name))
+                and os.path.realpath(os.path.join(parent, name)) in above
             )
         ]
-        yield from (Path(place, name) for name in names if not name.startswith("."))
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
-def _leads_somewhere(file: Path, field: str) -> bool:
+def _is_file(file: Path, field: str) -> bool:
     """Whether a path is a file; a broken link is skipped with a warning."""
     if file.is_file():
         return True
     if file.is_symlink() and not file.exists():
-        logger.warning("%s: %s is a broken link and is left out", field, file)
+        logger.warning("%s: skipping %s, which is a broken link", field, file)
     return False
 
 

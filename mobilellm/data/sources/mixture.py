@@ -1,4 +1,4 @@
-"""Several corpora in given shares."""
+"""A mixture of several corpora in given shares."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from mobilellm.data.config import DataConfig
 from mobilellm.data.source import Chunk, Source, Split
 from mobilellm.ranges import Range, check_value
 
-WEIGHT = Range(above=0, cap=1e9, remedy="leave out a source to use none of it")
+WEIGHT = Range(above=0, cap=1e9, remedy="remove a source from data.sources to use none of it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Mixture(Source):
     repeated, and the remaining documents of the other sources are not used.
 
     Raises:
-        ValueError: there are no sources, a weight is not positive, or a source gives token ids.
+        ValueError: there are no sources, a weight is not positive, or a source has token ids.
         TypeError: an entry of `sources` is not a source.
     """
 
@@ -47,15 +47,15 @@ class Mixture(Source):
                 )
             if source.is_tokenized:
                 raise ValueError(
-                    f"data.sources.{name} is token ids, whose text is not known; mix sources "
-                    "of text, or prepare it alone"
+                    f"data.sources.{name} has token ids, whose text is not known; mix sources "
+                    "of text only, or prepare this source alone"
                 )
         self._check_weights()
         without = [name for name, source in self.sources.items() if not source.has_validation]
         if without and len(without) < len(self.sources):
             raise ValueError(
-                f"data.sources.{without[0]} has no validation split, others have; give each one, "
-                "or none and data.held_out"
+                f"data.sources.{without[0]} has no validation split, but others have; give every "
+                "source one, or none and set data.held_out"
             )
         super().__post_init__()
 
@@ -100,7 +100,7 @@ class Mixture(Source):
         """Training documents interleaved; all validation documents, one source after another."""
         streams = [source.chunks(split) for source in self.sources.values()]
         if split == "train":
-            yield from _in_turn(streams, [self.weights[name] for name in self.sources])
+            yield from _interleave(streams, [self.weights[name] for name in self.sources])
         else:
             yield from itertools.chain.from_iterable(streams)
 
@@ -110,7 +110,7 @@ class MixtureData(Mixture, DataConfig):
     """Training data mixed from several sources: `data=mixture`."""
 
 
-def _in_turn(streams: list[Iterator[Chunk]], weights: Sequence[float]) -> Iterator[Chunk]:
+def _interleave(streams: list[Iterator[Chunk]], weights: Sequence[float]) -> Iterator[Chunk]:
     """Whole documents, each from the stream with the fewest bytes per weight so far."""
     sizes = [0] * len(streams)
     while True:

@@ -32,8 +32,8 @@ class ParquetFiles(LocalFiles):
         """All rows, file by file.
 
         Raises:
-            ValueError: a file is not a Parquet file, is damaged or lacks the column, or the column
-                or a row is not text.
+            ValueError: a file is not Parquet, is damaged or lacks the column, or the column or one
+                of its rows is not text.
         """
         files = self.files(split)
         for file in files:
@@ -44,7 +44,7 @@ class ParquetFiles(LocalFiles):
                 if not isinstance(text, str):
                     raise ValueError(
                         f"{place} holds {type(text).__name__} in column {self.column!r}, which "
-                        "must be text; set data.column to another, or remove the row"
+                        "must be text; set data.column to another column, or remove the row"
                     )
                 yield from document_chunks(encode_text(text, place))
 
@@ -55,7 +55,7 @@ class ParquetData(ParquetFiles, DataConfig):
 
 
 def _check_column(file: Path, column: str) -> None:
-    """Check by the schema of a file that the column exists and contains text."""
+    """Check the schema of a file: the column must exist and contain text."""
     import pyarrow
     from pyarrow import parquet, types
 
@@ -75,7 +75,7 @@ def _check_column(file: Path, column: str) -> None:
     kind = schema.field(column).type
     values = kind.value_type if types.is_dictionary(kind) else kind
     is_text = types.is_string(values) or types.is_large_string(values)
-    # A column with only nulls: its first row, if there is one, is refused later.
+    # Nulls are accepted here: if such a column has a row, the row is refused later.
     if not (is_text or types.is_string_view(values) or types.is_null(values)):
         texts = [
             field.name
@@ -99,7 +99,7 @@ def _read_column(file: Path, column: str) -> Iterator[Any]:
                 yield from batch.column(column).to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{file} is damaged in column {column!r} ({_first_line(error)}); fetch it again, or "
+            f"{file} is damaged in column {column!r} ({_first_line(error)}); download it again, or "
             "leave it out"
         ) from error
 

@@ -11,20 +11,21 @@ from mobilellm.data.sources.hub import HubRows
 from mobilellm.data.sources.jsonl import JsonlRows, read_rows
 from mobilellm.data.sources.rationales import TASKS, Rationales, Task
 
-# Options of running text; short rows that are kept whole and apart have no use for them.
+# Options that have an effect on running text only, with their defaults.
 _WITHOUT_EFFECT = {"add_eos": True, "document_mask": False, "max_megabytes": None, "workers": None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RationaleConfig(Rationales, DataConfig):
-    """How rows become prompted sequences, and which of them are trained on.
+    """Settings for converting rows to prompted sequences, and the tasks to train on.
 
     Raises:
-        ValueError: an unknown task, rationales asked of rows without, an option without effect.
+        ValueError: a task is unknown, the rows have no rationales for the rationale task, or an
+            option has no effect.
     """
 
     tasks: Sequence[Task] = TASKS
-    """What is trained: `label`, or `label` and `rationale`; the folder serves both."""
+    """Tasks to train on: `label`, or `label` and `rationale`. The prepared data are the same."""
 
     def __post_init__(self) -> None:
         """Check the tasks."""
@@ -38,13 +39,13 @@ class RationaleConfig(Rationales, DataConfig):
                 raise ValueError(f"data.tasks has {task!r}, which must be {' or '.join(nearest)}")
         if "label" not in self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise ValueError(
-                f"data.tasks=[{','.join(self.tasks)}] must hold label, and each task once; use "
+                f"data.tasks=[{','.join(self.tasks)}] must contain label, and no task twice; use "
                 "[label] or [label,rationale]"
             )
         if "rationale" in self.tasks and self.rationale_column is None:
             raise ValueError(
-                "data.tasks asks for rationales and data.rationale_column=null says that there "
-                "are none; name the column, or use data.tasks=[label]"
+                "data.tasks contains rationale, but data.rationale_column=null: the rows have no "
+                "rationales; set data.rationale_column, or use data.tasks=[label]"
             )
         for name, default in _WITHOUT_EFFECT.items():
             if getattr(self, name) != default:
@@ -70,10 +71,10 @@ class RationaleData(JsonlRows, RationaleConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class HubRationaleData(HubRows, RationaleConfig):
-    """Rationales in a dataset of the hub, or a local folder like one: `data=rationales_hub`."""
+    """Rationales in a hub dataset, or in a local folder like one: `data=rationales_hub`."""
 
     def identity(self) -> Mapping[str, Any]:
-        """What names the rows, the columns and the prompts."""
+        """The settings that identify the rows, and the columns and the prompts."""
         return {**super().identity(), **self.layout}
 
     def rows(self, split: Split) -> Iterator[tuple[Mapping[str, Any], str]]:

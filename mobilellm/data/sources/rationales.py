@@ -23,7 +23,7 @@ TASKS: tuple[Task, Task] = ("label", "rationale")
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A row that has been checked."""
+    """A valid row."""
 
     input: str
     """The input of the student, including answer choices."""
@@ -63,12 +63,14 @@ class Rationales(Source):
             raise ValueError(
                 f"data.label_prompt={self.label_prompt!r} must be text that differs from "
                 f"data.rationale_prompt={self.rationale_prompt!r}; otherwise the student cannot "
-                "know which of the two is asked for"
+                "tell the two tasks apart"
             )
         columns = [column for column in self.columns.values() if column is not None]
         twice = next((column for column in columns if columns.count(column) > 1), None)
         if twice is not None:
-            raise ValueError(f"two columns of data are both {twice!r}; give each its own")
+            raise ValueError(
+                f"column {twice!r} is used for two fields of data; give each field its own column"
+            )
         super().__post_init__()
 
     @property
@@ -99,7 +101,7 @@ class Rationales(Source):
 
         Raises:
             ValueError: a row lacks a column, a text is empty, or a label is not among the choices;
-                the message has the location.
+                the message names the location.
         """
         for row, place in self.rows(split):
             yield self._example(row, place)
@@ -150,7 +152,7 @@ class Rationales(Source):
                 f"set data.{field} to another column, or correct the row"
             )
         if not value.strip():
-            raise ValueError(f"{place} has an empty {column!r}; write one, or remove the row")
+            raise ValueError(f"{place} has an empty {column!r}; fill it in, or remove the row")
         encode_text(value, place)
         return value
 

@@ -46,7 +46,7 @@ class TokenizedJsonlFiles(JsonlRows):
         """All rows, file by file.
 
         Raises:
-            ValueError: a row is not a list of nonnegative integers; the message has its place.
+            ValueError: a row is not a list of nonnegative integers; the message names the line.
         """
         for ids, place in read_column(self.files(split), self.column):
             tokens = _token_ids(ids, self.column, place)

@@ -56,7 +56,7 @@ class LogitStore:
         self.folder = Path(folder)
         record = read_record(self.folder / MANIFEST)
         if record is None:
-            raise self._why_unfinished()
+            raise self._unfinished_error()
         self.manifest: dict[str, Any] = record
         """The inputs and the contents of the store, as plain data."""
         self.inputs = read_inputs(record, self.folder / MANIFEST)
@@ -133,21 +133,21 @@ class LogitStore:
         """
         mine = self.inputs
         if vocab_size != mine.vocab_size:
-            raise self._foreign(
+            raise self._mismatch_error(
                 f"a teacher of vocab_size={mine.vocab_size}, not {vocab_size}",
                 f"use a student of vocab_size={mine.vocab_size}",
             )
         if None not in (tokenizer_hash, mine.tokenizer_hash) and (
             tokenizer_hash != mine.tokenizer_hash
         ):
-            raise self._foreign("another tokenizer", "prepare the data with the teacher's")
+            raise self._mismatch_error("another tokenizer", "prepare the data with the teacher's")
         if data_hash != mine.data_hash:
-            raise self._foreign("other training data", "train on the data it was made from")
+            raise self._mismatch_error("other training data", "train on the data it was made from")
         self.check_windows(sequence_length=sequence_length, document_mask=document_mask)
         if teacher_hash not in (None, mine.teacher_hash):
-            raise self._foreign("another teacher", "use its store")
+            raise self._mismatch_error("another teacher", "use its store")
         if temperature not in (None, mine.temperature):
-            raise self._foreign(
+            raise self._mismatch_error(
                 f"temperature={mine.temperature:g}, not {temperature:g}", "use the same"
             )
 
@@ -163,12 +163,12 @@ class LogitStore:
         """
         mine = self.inputs
         if sequence_length != mine.sequence_length:
-            raise self._foreign(
+            raise self._mismatch_error(
                 f"windows of {mine.sequence_length} tokens, not of {sequence_length}",
                 f"use sequence_length={mine.sequence_length}",
             )
         if document_mask != mine.document_mask:
-            raise self._foreign(
+            raise self._mismatch_error(
                 f"data.document_mask={str(mine.document_mask).lower()}", "use the same in training"
             )
 
@@ -202,7 +202,7 @@ class LogitStore:
         size = self.inputs.window_bytes
         return self._maps[shard][place * size : (place + 1) * size]
 
-    def _foreign(self, what: str, remedy: str) -> ValueError:
+    def _mismatch_error(self, what: str, remedy: str) -> ValueError:
         return ValueError(
             f"the logit store {self.folder} was made with {what}; {remedy}, or make another store "
             f"with {command_for('prepare_logits')}"
@@ -218,7 +218,7 @@ class LogitStore:
                 f"{path} has {path.stat().st_size} bytes and must have {size}; {remedy}"
             )
 
-    def _why_unfinished(self) -> FileNotFoundError | ValueError:
+    def _unfinished_error(self) -> FileNotFoundError | ValueError:
         record = read_record(self.folder / INPUTS)
         if record is None:
             what = "is empty" if _is_empty(self.folder) else "holds no logit store"

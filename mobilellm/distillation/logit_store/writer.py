@@ -52,7 +52,7 @@ class LogitWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         if read_record(self.folder / INPUTS) is None:
             write_record(self.folder / INPUTS, {"inputs": inputs.to_dict()})
-        self._shards: dict[int, ShardFacts] = {}
+        self._shards: dict[int, ShardStatistics] = {}
 
     @property
     def missing(self) -> list[int]:
@@ -73,12 +73,12 @@ class LogitWriter:
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             writer = ShardWriter(file, self.inputs.codec)
             yield writer
-            if writer.facts.size != size:
+            if writer.statistics.size != size:
                 raise ValueError(
-                    f"shard {number} got {writer.facts.size} bytes instead of {size}; append "
+                    f"shard {number} got {writer.statistics.size} bytes instead of {size}; append "
                     f"all tokens of windows {self.inputs.windows_of(number)}"
                 )
-        self._shards[number] = writer.facts
+        self._shards[number] = writer.statistics
 
     def finish(self) -> dict[str, Any]:
         """Finish the store: write its manifest and return it.
@@ -88,19 +88,22 @@ class LogitWriter:
         """
         if self.missing:
             raise ValueError(f"shards {self.missing} are missing; write them before the manifest")
-        facts = [self._shards.get(n) or self._facts(n) for n in range(self.inputs.num_shards)]
-        counts = np.sum([one.counts for one in facts], axis=0)
+        statistics = [
+            self._shards.get(n) or self._compute_statistics(n)
+            for n in range(self.inputs.num_shards)
+        ]
+        counts = np.sum([one.counts for one in statistics], axis=0)
         num_tokens = self.inputs.num_windows * self.inputs.sequence_length
         manifest = {
             "inputs": self.inputs.to_dict(),
             "num_tokens": num_tokens,
             "bytes_per_token": self.inputs.codec.bytes_per_token,
-            "bytes": sum(one.size for one in facts),
+            "bytes": sum(one.size for one in statistics),
             "captured_mass": {
-                "mean": sum(one.mass for one in facts) / _PARTS / num_tokens,
+                "mean": sum(one.mass for one in statistics) / _PARTS / num_tokens,
                 "percentile_5": int(np.searchsorted(counts.cumsum(), 0.05 * num_tokens)) / _BINS,
             },
-            "shards": [{"bytes": one.size, "hash": one.digest.hexdigest()} for one in facts],
+            "shards": [{"bytes": one.size, "hash": one.digest.hexdigest()} for one in statistics],
         }
         remove_temporary_files(self.folder)
         write_record(self.folder / MANIFEST, manifest)
@@ -109,17 +112,17 @@ class LogitWriter:
     def _has(self, number: int) -> bool:
         return number in self._shards or has_shard(self.folder, self.inputs, number)
 
-    def _facts(self, number: int) -> "ShardFacts":
-        """The facts of a shard that an earlier process wrote."""
-        facts = ShardFacts(self.inputs.codec)
+    def _compute_statistics(self, number: int) -> "ShardStatistics":
+        """The statistics of a shard that an earlier process wrote."""
+        statistics = ShardStatistics(self.inputs.codec)
         block = _BLOCK_TOKENS * self.inputs.codec.bytes_per_token
         with shard_path(self.folder, number).open("rb") as file:
             while part := file.read(block):
-                facts.add(part)
-        return facts
+                statistics.add(part)
+        return statistics
 
 
-class ShardFacts:
+class ShardStatistics:
     """Size, hash and captured probability of a shard, computed from its bytes.
 
     Args:
@@ -159,7 +162,7 @@ class ShardWriter:
     def __init__(self, file: BinaryIO, codec: Packing) -> None:
         """Start an empty shard."""
         self.file = file
-        self.facts = ShardFacts(codec)
+        self.statistics = ShardStatistics(codec)
 
     def append(self, top: TopK) -> None:
         """Write the next tokens.
@@ -175,9 +178,9 @@ class ShardWriter:
                 "the teacher's logits contain NaN; check its weights, or run it with "
                 "teacher_precision=float32"
             )
-        data = self.facts.codec.encode(top).cpu().numpy().tobytes()
+        data = self.statistics.codec.encode(top).cpu().numpy().tobytes()
         self.file.write(data)
-        self.facts.add(data)
+        self.statistics.add(data)
 
 
 def check_folder(folder: Path, inputs: LogitInputs) -> None:

@@ -1,4 +1,4 @@
-"""Kullback-Leibler divergence of attention maps: KL(teacher ‖ student)."""
+"""Kullback-Leibler divergence of attention maps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,17 +28,18 @@ def attention_kl(
     *,
     heads: str = "match",
 ) -> Float[Tensor, ""]:
-    """Σ_keys p_T (log p_T − log p_S), mean over heads and unmasked queries, in nats.
+    """KL(teacher ‖ student) = Σ_keys p_T (log p_T − log p_S) of attention weights, in nats.
 
-    Keys with zero attention weight, such as later tokens, add 0 to the value and the gradient. A
-    weight of the student that was rounded to 0 counts as the smallest normal number of its type.
+    The result is the mean over heads and unmasked queries. Keys with zero attention weight, such as
+    later tokens, add 0 to the value and the gradient. A weight of the student that was rounded to 0
+    counts as the smallest normal number of its type.
 
     Args:
         student: (batch, heads, queries, keys); each row is a distribution.
         teacher: likewise; it receives no gradient.
         mask: bool (batch, queries); True: the query counts.
-        heads: `match`: head by head, which needs equally many heads; `mean`: the mean of each
-            model over its heads.
+        heads: `match`: compare head by head, which requires equal numbers of heads; `mean`:
+            compare the means over the heads of each model.
 
     Returns:
         A scalar; 0 if student and teacher are equal.
@@ -64,7 +65,7 @@ def attention_kl(
 
 
 def _rows(weights: Tensor, mask: Tensor, heads: str) -> Tensor:
-    """In float32 or more, with 0 for masked queries, whose weights may be anything."""
+    """The weights in float32 or more, with 0 for masked queries, whose weights may be invalid."""
     weights = weights.masked_fill(~mask[:, None, :, None], 0.0)
     weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
     return weights.mean(1, keepdim=True) if heads == "mean" else weights
@@ -77,18 +78,18 @@ def _check_heads(heads: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionKL(StateLoss):
-    """The student's tokens attend to the tokens that the teacher's attend to.
+    """`attention_kl` of mapped layers: the student learns to attend to the same tokens.
 
     Raises:
-        ValueError: `heads` is unknown, or a projection, which attention maps cannot use.
+        ValueError: `heads` is unknown, or `projection` is set, which attention maps cannot use.
     """
 
     CAPTURES: ClassVar[tuple[str, ...]] = ("attention",)
 
     capture: str = "attention"
-    """What is compared."""
+    """The captured tensors that are compared."""
     heads: str = "match"
-    """`match`: head by head; `mean`: the mean of each model over its heads."""
+    """See `attention_kl`."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -101,13 +102,13 @@ class AttentionKL(StateLoss):
             )
 
     def check_widths(self, student: Structure, teacher: Structure) -> None:
-        """Refuse different numbers of heads if heads are compared one by one."""
-        for mine, theirs in self.pairs(student, teacher):
-            there, here = teacher.num_heads[theirs], student.num_heads[mine]
-            if self.heads == "match" and here != there:
+        """Check that the numbers of heads are equal, if heads are compared one by one."""
+        for i, j in self.pairs(student, teacher):
+            own, target = student.num_heads[i], teacher.num_heads[j]
+            if self.heads == "match" and own != target:
                 raise ValueError(
-                    f"AttentionKL: layer {mine} of the student has {here} heads, layer {theirs} of "
-                    f"the teacher {there}; use heads=mean, or equal numbers of heads"
+                    f"AttentionKL: layer {i} of the student has {own} heads, layer {j} of the "
+                    f"teacher {target}; use heads=mean, or equal numbers of heads"
                 )
 
     def __call__(
@@ -117,6 +118,6 @@ class AttentionKL(StateLoss):
         mask: Tensor,
         project: Projection | None = None,
     ) -> Tensor:
-        """See `attention_kl`; sum over the pairs of layers."""
+        """Sum of `attention_kl` over the pairs of layers."""
         distance = partial(attention_kl, heads=self.heads)
         return sum_over_pairs(distance, student, teacher, mask, project)

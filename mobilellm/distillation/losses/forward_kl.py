@@ -1,4 +1,4 @@
-"""Kullback-Leibler divergence of the student from the teacher: KL(teacher ‖ student)."""
+"""Forward Kullback-Leibler divergence, from the teacher to the student."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +13,9 @@ from mobilellm.distillation.losses.schedule import value_at
 from mobilellm.distillation.losses.targets import (
     Target,
     TopK,
-    all_count,
     check_mask,
     check_same_shape,
+    is_unmasked,
     log_probability_pair,
     log_softmax,
 )
@@ -29,7 +29,9 @@ def forward_kl(
     temperature: float = 1.0,
     rest: str = "bucket",
 ) -> Float[Tensor, ""]:
-    """Σ p_T (log p_T − log p_S), mean over unmasked tokens, in nats × temperature².
+    """KL(teacher ‖ student) = Σ p_T (log p_T − log p_S), in nats × temperature².
+
+    The sum runs over the vocabulary; the result is the mean over unmasked tokens.
 
     Args:
         student_logits: (..., vocab).
@@ -59,9 +61,9 @@ def forward_kl(
 
 
 class _OnAllLogits(torch.autograd.Function):
-    """The divergence of each token together with its gradient, softmax(student) − softmax(teacher).
+    """The divergence of each token, with the gradient softmax(student) − softmax(teacher).
 
-    It takes less than half of the time and memory that autograd needs for the formula.
+    It takes less than half of the time and memory that autograd would need.
     """
 
     @staticmethod
@@ -81,16 +83,16 @@ class _OnAllLogits(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         gradient = ctx.gradient * (grad_output / ctx.temperature).unsqueeze(-1)
-        if not all_count(ctx.mask):
+        if not is_unmasked(ctx.mask):
             gradient.masked_fill_(~ctx.mask.unsqueeze(-1), 0.0)
         return gradient.to(ctx.dtype), None, None, None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardKL(LogitLoss):
-    """KL(teacher ‖ student): the student must cover all tokens that the teacher finds likely."""
+    """`forward_kl`: the student must assign probability to all tokens likely for the teacher."""
 
-    def is_plain(self, progress: float) -> bool:
+    def has_temperature_one(self, progress: float) -> bool:
         """Whether the temperature is 1, so that the softmax of the cross entropy can be shared."""
         return value_at(self.temperature, progress) == 1
 

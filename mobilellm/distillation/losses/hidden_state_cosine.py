@@ -11,8 +11,8 @@ from mobilellm.distillation.losses.loss import (
     Projection,
     StateLoss,
     check_states,
-    compared_states,
     masked_mean,
+    masked_states,
     sum_over_pairs,
 )
 
@@ -24,28 +24,19 @@ def hidden_state_cosine(
 ) -> Float[Tensor, ""]:
     """1 − cos(h_S, h_T), mean over the unmasked tokens.
 
-    Args:
-        student: (..., width).
-        teacher: the same shape; it receives no gradient.
-        mask: bool (...); True: the token counts.
-
-    Returns:
-        A scalar; 0 if the states have the same direction, 2 if they are opposite. A token with a
-        zero state counts as 1 and has no gradient.
-
-    Raises:
-        ValueError, TypeError: shapes do not fit, or the mask is not bool.
+    Arguments and errors are those of `hidden_state_mse`. The value is 0 if the states have the same
+    direction and 2 if they are opposite. A token with a zero state counts as 1 and has no gradient.
 
     Source: Sanh et al. 2019, DistilBERT, arXiv:1910.01108, section 2, for the last layer.
     """
     check_states(student, teacher, mask)
-    student, teacher = compared_states(student, mask), compared_states(teacher.detach(), mask)
+    student, teacher = masked_states(student, mask), masked_states(teacher.detach(), mask)
     return masked_mean(1 - cosine_similarity(student, teacher, dim=-1), mask)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenStateCosine(StateLoss):
-    """The student's states approach the teacher's in direction; their norm is free."""
+    """`hidden_state_cosine` of mapped layers: it compares the direction of states, not the norm."""
 
     def __call__(
         self,
@@ -54,5 +45,5 @@ class HiddenStateCosine(StateLoss):
         mask: Tensor,
         project: Projection | None = None,
     ) -> Tensor:
-        """See `hidden_state_cosine`; sum over the pairs of layers."""
+        """Sum of `hidden_state_cosine` over the pairs of layers."""
         return sum_over_pairs(hidden_state_cosine, student, teacher, mask, project)

@@ -1,4 +1,4 @@
-"""Squared difference of hidden states."""
+"""Mean squared error of hidden states."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from mobilellm.distillation.losses.loss import (
     Projection,
     StateLoss,
     check_states,
-    compared_states,
     masked_mean,
+    masked_states,
     sum_over_pairs,
 )
 
@@ -38,13 +38,13 @@ def hidden_state_mse(
     Source: Edalati et al. 2022, KnGPT-2, arXiv:2110.08152: embedding and feed-forward outputs.
     """
     check_states(student, teacher, mask)
-    student, teacher = compared_states(student, mask), compared_states(teacher.detach(), mask)
+    student, teacher = masked_states(student, mask), masked_states(teacher.detach(), mask)
     return masked_mean(mse_loss(student, teacher, reduction="none").mean(-1), mask)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenStateMSE(StateLoss):
-    """The student's states approach the teacher's in direction and in norm."""
+    """`hidden_state_mse` of mapped layers: it compares the direction and the norm of states."""
 
     def __call__(
         self,
@@ -53,5 +53,5 @@ class HiddenStateMSE(StateLoss):
         mask: Tensor,
         project: Projection | None = None,
     ) -> Tensor:
-        """See `hidden_state_mse`; sum over the pairs of layers."""
+        """Sum of `hidden_state_mse` over the pairs of layers."""
         return sum_over_pairs(hidden_state_mse, student, teacher, mask, project)

@@ -1,4 +1,4 @@
-"""Generalised Jensen-Shannon divergence: the divergence of both models from their mixture."""
+"""Generalised Jensen-Shannon divergence."""
 
 import math
 from dataclasses import dataclass
@@ -22,23 +22,13 @@ def jensen_shannon(
 ) -> Float[Tensor, ""]:
     """β KL(p_T ‖ m) + (1 − β) KL(p_S ‖ m) with the mixture m = β p_T + (1 − β) p_S.
 
-    With β = 0.5 it is symmetric in student and teacher, and at most log 2. Divided by β,
-    it tends to KL(p_T ‖ p_S) as β → 0; divided by 1 − β, to KL(p_S ‖ p_T) as β → 1.
-
-    Args:
-        student_logits: (..., vocab).
-        teacher_logits: the same shape, or the teacher's `TopK`; they receive no gradient.
-        mask: bool (...); True: the token counts.
-        beta: share of the teacher in the mixture, between 0 and 1.
-        temperature: the logits of both models are divided by it.
-        rest: how a `TopK` is compared; see `mobilellm.distillation.losses.targets`.
-
-    Returns:
-        A scalar, the mean over unmasked tokens, in nats × temperature²; 0 if student and teacher
-        are equal.
+    `beta` is the share of the teacher in the mixture, above 0 and below 1. The other arguments,
+    averaging, unit and errors are those of `forward_kl`. The value is 0 if student and teacher are
+    equal. With β = 0.5 it is symmetric in student and teacher, and at most log 2. Divided by β, it
+    tends to KL(p_T ‖ p_S) as β → 0; divided by 1 − β, to KL(p_S ‖ p_T) as β → 1.
 
     Raises:
-        ValueError, TypeError: `beta` is out of range; see also `log_probability_pair`.
+        ValueError: `beta` is out of range.
 
     Source: Agarwal et al. 2023, arXiv:2306.13649, section 2.
     """
@@ -47,8 +37,8 @@ def jensen_shannon(
         student_logits, teacher_logits, temperature=temperature, rest=rest, mask=mask
     )
     with torch.no_grad():
-        # log m − log p_T, computed from the difference so that it is accurate if models are equal.
-        # No gradient: the one through the logarithms is that of Σ m = Σ p_S = 1, which is 0.
+        # log m − log p_T, computed from the difference, so that it is accurate for equal models.
+        # No gradient is needed: through the logarithms it is that of Σ m = Σ p_S = 1, which is 0.
         log_ratio = student - teacher
         mixture = torch.logaddexp(
             log_ratio + math.log1p(-beta), log_ratio.new_full((), math.log(beta))
@@ -69,10 +59,10 @@ def _check_beta(beta: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class JensenShannon(LogitLoss):
-    """Between forward KL (β → 0) and reverse KL (β → 1), and bounded.
+    """`jensen_shannon`: bounded, and between forward KL (β → 0) and reverse KL (β → 1).
 
     Raises:
-        ValueError: `beta` out of range.
+        ValueError: `beta` is out of range.
     """
 
     beta: float = 0.5

@@ -1,4 +1,4 @@
-"""Layer maps: which layer of the student learns from which layer of the teacher.
+"""Layer maps: rules that pair each layer of the student with a layer of the teacher.
 
 Layers are counted by application: a block that is applied twice counts as two layers.
 """
@@ -10,11 +10,11 @@ from typing import Protocol
 from mobilellm.ranges import Range, check_fields
 
 Pairs = tuple[tuple[int, int], ...]
-"""(layer of the student, layer of the teacher), counted from 0."""
+"""Pairs (layer of the student, layer of the teacher), counted from 0."""
 
 
 class LayerMap(Protocol):
-    """A rule that gives the pairs of layers for any two depths."""
+    """A rule that pairs the layers of two models of any depths."""
 
     def pairs(self, num_student: int, num_teacher: int) -> Pairs:
         """The pairs, in the student's order.
@@ -90,15 +90,15 @@ class Explicit:
         """The pairs as given.
 
         Raises:
-            ValueError: a layer out of range.
+            ValueError: a layer is out of range.
         """
         for student, teacher in self.layers:
-            for name, layer, there in (
+            for name, layer, num_layers in (
                 ("student", student, num_student), ("teacher", teacher, num_teacher)
             ):  # fmt: skip
-                if not 0 <= layer < there:
+                if not 0 <= layer < num_layers:
                     raise ValueError(
-                        f"layers names layer {layer} of the {name}, which has {there} layers "
-                        f"counted by application; use 0 to {there - 1}"
+                        f"layers names layer {layer} of the {name}, which has {num_layers} layers "
+                        f"counted by application; use 0 to {num_layers - 1}"
                     )
         return tuple((student, teacher) for student, teacher in self.layers)

@@ -1,4 +1,4 @@
-"""Squared difference of the logits."""
+"""Mean squared error of the logits."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,8 @@ def logit_mse(
 ) -> Float[Tensor, ""]:
     """(z_S − z_T)², mean over the vocabulary and the unmasked tokens.
 
-    It has no temperature: dividing the logits by it and multiplying by its square would cancel.
+    There is no temperature: dividing the logits by it and multiplying the loss by its square would
+    cancel.
 
     Args:
         student_logits: (..., vocab).
@@ -42,7 +43,7 @@ def logit_mse(
     """
     if isinstance(teacher_logits, TopK):
         raise ValueError(
-            "logit_mse needs all logits of the teacher and got its "
+            "logit_mse needs all logits of the teacher, but got its "
             f"{teacher_logits.indices.shape[-1]} highest probabilities; use a teacher in memory "
             "without top_k, or another loss"
         )
@@ -57,10 +58,10 @@ def logit_mse(
 
 @dataclass(frozen=True, kw_only=True)
 class LogitMSE(LogitLoss):
-    """Mean squared difference of the logits; the teacher must give all of them.
+    """`logit_mse`; the teacher must provide all logits.
 
     Raises:
-        ValueError: a temperature other than 1, which would have no effect.
+        ValueError: the temperature is not 1, which would have no effect.
     """
 
     def __post_init__(self) -> None:
@@ -73,14 +74,14 @@ class LogitMSE(LogitLoss):
             )
 
     def check(self, student: Structure, teacher: Structure) -> None:
-        """Refuse another vocabulary, and a logit store, which has the most likely tokens only.
+        """Check that the vocabularies are equal, and that the teacher is not a logit store.
 
         Raises:
-            ValueError: one of these.
+            ValueError: they differ, or it is one.
         """
         if teacher.num_layers == 0:
             raise ValueError(
-                "LogitMSE needs all logits of the teacher, and a logit store has the most likely "
+                "LogitMSE needs all logits of the teacher, but a logit store has the most likely "
                 "tokens only; use a teacher in memory without top_k, or another loss"
             )
         super().check(student, teacher)

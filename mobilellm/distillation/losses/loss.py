@@ -1,9 +1,9 @@
 """The two kinds of distillation losses: on logits, and on hidden states or attention weights.
 
 A `LogitLoss` compares next-token distributions; it is called for one chunk of tokens at a time. A
-`StateLoss` compares captured tensors, one per application of a block, so that a shared block counts
-as often as it is applied. All values are means over unmasked tokens: they depend neither on the
-size of the batch nor on its chunks. The teacher receives no gradient.
+`StateLoss` compares captured tensors, one per application of a block: a shared block counts as
+often as it is applied. All values are means over unmasked tokens, which do not depend on the batch
+size or on the chunks. The teacher receives no gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mobilellm.distillation.losses.layer_map import UNIFORM, LayerMap
-from mobilellm.distillation.losses.schedule import Scheduled, check_scheduled, extremes, value_at
+from mobilellm.distillation.losses.schedule import Scheduled, check_scheduled, end_values, value_at
 from mobilellm.distillation.losses.targets import RESTS, Target, check_mask
 from mobilellm.ranges import check_fields
 
@@ -25,19 +25,19 @@ Projection = Callable[[int, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Structure:
-    """What a loss needs to know about a model before its weights are read."""
+    """Sizes of a model, by which losses are checked before any weights are read."""
 
     num_layers: int
-    """Applications of blocks; 0: a logit store."""
+    """Number of applications of blocks; 0 for a logit store."""
     hidden_size: int
     """Width of the residual stream."""
     num_heads: tuple[int, ...]
-    """Query heads of each application."""
+    """Number of query heads of each application."""
     vocab_size: int
     captures: tuple[str, ...] = ("embedding", "hidden_states", "attention", "feed_forward")
     """The names of the tensors that the model can capture."""
     temperature: float | None = None
-    """The only temperature at which all its probabilities are known; None: any."""
+    """The only temperature at which its probabilities are known; None if any temperature is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class LogitLoss:
     """A loss on next-token distributions.
 
     Raises:
-        ValueError: a weight below 0, a temperature out of range, or an unknown `rest`.
+        ValueError: the weight or the temperature is out of range, or `rest` is unknown.
     """
 
     weight: Scheduled = 1.0
@@ -53,8 +53,8 @@ class LogitLoss:
     temperature: Scheduled = 1.0
     """The logits of both models are divided by it; the loss is multiplied by its square."""
     rest: str = "bucket"
-    """If the teacher gives a `TopK`: `bucket` (all other tokens are one class) or `renormalize`
-    (probabilities among the k tokens)."""
+    """How a `TopK` of the teacher is compared: `bucket` (all other tokens are one class) or
+    `renormalize` (probabilities among the k tokens)."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -71,7 +71,7 @@ class LogitLoss:
 
         Args:
             student_logits: (tokens, vocab).
-            teacher: logits of the same shape, or their `TopK`.
+            teacher: the teacher's logits of the same shape, or its `TopK`.
             mask: bool (tokens,); True: the token counts.
             progress: used share of the training budget, for a scheduled temperature.
         """
@@ -84,8 +84,8 @@ class LogitLoss:
         """Check that the two models can be compared throughout the run.
 
         Raises:
-            ValueError: the vocabularies differ, or the logit store has another temperature than
-                the loss at some step.
+            ValueError: the vocabularies differ, or the temperature of the loss differs from that of
+                the logit store at some step.
         """
         if student.vocab_size != teacher.vocab_size:
             raise ValueError(
@@ -95,7 +95,7 @@ class LogitLoss:
         known = teacher.temperature
         if known is None or self.rest == "renormalize":
             return
-        others = [value for value in extremes(self.temperature) if value != known]
+        others = [value for value in end_values(self.temperature) if value != known]
         if others:
             raise ValueError(
                 f"{type(self).__name__}: the logit store was made at temperature {known:g}, and "
@@ -117,19 +117,19 @@ class StateLoss:
     """A loss on tensors that are captured in mapped layers of student and teacher.
 
     Raises:
-        ValueError: a weight below 0, a capture that the loss cannot compare, or a layer map for
-            the embedding.
+        ValueError: the weight is below 0, the loss cannot compare the captured tensors, or a layer
+            map is given for the embedding.
     """
 
     CAPTURES: ClassVar[tuple[str, ...]] = ("hidden_states", "feed_forward", "embedding")
-    """The captures that the loss can compare."""
+    """Names of the captured tensors that the loss can compare."""
 
     weight: Scheduled = 1.0
     """Factor in the training loss."""
     capture: str = "hidden_states"
-    """What is compared: `hidden_states`, `feed_forward`, `embedding` or `attention`."""
+    """Captured tensors to compare: `hidden_states`, `feed_forward`, `embedding` or `attention`."""
     layers: LayerMap = UNIFORM
-    """Which layer of the student learns from which layer of the teacher."""
+    """Map of the student's layers to the teacher's."""
     projection: bool = False
     """Train a linear map from the student's width to the teacher's for each pair of layers."""
 
@@ -163,7 +163,7 @@ class StateLoss:
         """
         if self.capture not in teacher.captures:
             raise ValueError(
-                f"{type(self).__name__} needs the teacher's {self.capture}, and this teacher gives "
+                f"{type(self).__name__} needs the teacher's {self.capture}, but this teacher has "
                 f"{', '.join(teacher.captures) or 'only probabilities'}; use another loss or "
                 "another teacher"
             )
@@ -191,7 +191,7 @@ class StateLoss:
             student: one captured tensor per pair of layers.
             teacher: likewise.
             mask: bool (batch, seq); True: the token counts.
-            project: the trained maps, with `projection`.
+            project: applies the trained maps; None without `projection`.
         """
         raise NotImplementedError
 
@@ -213,10 +213,10 @@ def masked_mean(
     return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
 
 
-def compared_states(
+def masked_states(
     states: Float[Tensor, "*tokens width"], mask: Bool[Tensor, "*tokens"]
 ) -> Float[Tensor, "*tokens width"]:
-    """States (..., width) in float32 or more; 0 for masked tokens, whose states may be anything."""
+    """States (..., width) in float32 or more, with 0 for masked tokens, which may be invalid."""
     dtype = torch.promote_types(states.dtype, torch.float32)
     return states.masked_fill(~mask.unsqueeze(-1), 0.0).to(dtype)
 
@@ -245,8 +245,8 @@ def sum_over_pairs(
 ) -> Tensor:
     """Sum of `distance(student, teacher, mask)` over the pairs of captured tensors."""
     total = mask.new_zeros((), dtype=torch.float32)
-    for index, (mine, theirs) in enumerate(zip(student, teacher, strict=True)):
-        # Masked before the projection, whose gradient would otherwise include masked tokens.
-        states = mine if project is None else project(index, mine.masked_fill(~mask[..., None], 0))
-        total = total + distance(states, theirs, mask)
+    for index, (own, target) in enumerate(zip(student, teacher, strict=True)):
+        # Masked first, because the gradient of the projection must exclude masked tokens.
+        states = own if project is None else project(index, own.masked_fill(~mask[..., None], 0))
+        total = total + distance(states, target, mask)
     return total

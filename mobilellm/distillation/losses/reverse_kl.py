@@ -1,4 +1,4 @@
-"""Kullback-Leibler divergence of the teacher from the student: KL(student ‖ teacher)."""
+"""Reverse Kullback-Leibler divergence, from the student to the teacher."""
 
 from dataclasses import dataclass
 
@@ -17,20 +17,10 @@ def reverse_kl(
     temperature: float = 1.0,
     rest: str = "bucket",
 ) -> Float[Tensor, ""]:
-    """Σ p_S (log p_S − log p_T), mean over unmasked tokens, in nats × temperature².
+    """KL(student ‖ teacher) = Σ p_S (log p_S − log p_T), in nats × temperature².
 
-    Args:
-        student_logits: (..., vocab).
-        teacher_logits: the same shape, or the teacher's `TopK`; they receive no gradient.
-        mask: bool (...); True: the token counts.
-        temperature: the logits of both models are divided by it.
-        rest: how a `TopK` is compared; see `mobilellm.distillation.losses.targets`.
-
-    Returns:
-        A scalar; 0 if student and teacher are equal.
-
-    Raises:
-        ValueError, TypeError: as `log_probability_pair`.
+    Arguments, averaging and errors are those of `forward_kl`. The value is 0 if student and teacher
+    are equal.
 
     Source: Gu et al. 2023, MiniLLM, arXiv:2306.08543; here on the given text (teacher forcing), not
     on sampled text.
@@ -45,7 +35,7 @@ def reverse_kl(
 
 @dataclass(frozen=True, kw_only=True)
 class ReverseKL(LogitLoss):
-    """KL(student ‖ teacher): the student may prefer only tokens that the teacher finds likely."""
+    """`reverse_kl`: the student may assign probability only to tokens likely for the teacher."""
 
     def divergence(
         self, student_logits: Tensor, teacher: Target, mask: Tensor, *, temperature: float,

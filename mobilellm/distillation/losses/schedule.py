@@ -9,16 +9,18 @@ WEIGHT = Range(at_least=0, cap=1e6)
 
 @dataclass(frozen=True, kw_only=True)
 class Ramp:
-    """Changes linearly from `start` to `end` between two shares of the budget; constant outside.
+    """A value that changes linearly from `start` to `end` between two shares of the budget.
+
+    It is constant before and after.
 
     Raises:
-        ValueError: values are not finite, or the shares are not 0 <= begin < until <= 1.
+        ValueError: values are not finite, or the shares do not satisfy 0 <= begin < until <= 1.
     """
 
     start: float
-    """Value up to `begin`."""
+    """Value before `begin`."""
     end: float
-    """Value from `until` on."""
+    """Value after `until`."""
     begin: float = 0.0
     """Used share of the training budget at which the change begins."""
     until: float = 1.0
@@ -47,16 +49,16 @@ def value_at(value: Scheduled, progress: float) -> float:
     return value.at(progress) if isinstance(value, Ramp) else float(value)
 
 
-def extremes(value: Scheduled) -> tuple[float, ...]:
+def end_values(value: Scheduled) -> tuple[float, ...]:
     """The values at both ends of the run."""
     return (value.start, value.end) if isinstance(value, Ramp) else (value,)
 
 
 def check_scheduled(name: str, value: Scheduled, *, positive: bool = False) -> None:
-    """Check a weight, or with `positive` a temperature.
+    """Check the range of a weight, or of a temperature if `positive` is true.
 
     Raises:
-        ValueError: a weight below 0, or a temperature out of range.
+        ValueError: the value is out of range at some step.
     """
-    for end in extremes(value):
+    for end in end_values(value):
         check_value(name, end, float, TEMPERATURE if positive else WEIGHT)

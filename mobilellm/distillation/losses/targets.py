@@ -1,12 +1,12 @@
-"""The distribution of the teacher as far as it is known, and the classes that are compared.
+"""Targets of logit losses: all logits of the teacher, or the probabilities of its top k tokens.
 
-A teacher in memory gives all logits. A logit store, or a teacher in memory with `top_k`, gives the
-probabilities of the k most likely tokens. The two models are then compared either on k + 1 classes,
-the k tokens and all others together (`bucket`), or by their probabilities among the k tokens
-(`renormalize`). In both cases every divergence of equal models is zero.
+A teacher in memory provides all logits. A logit store, or a teacher in memory with `top_k`,
+provides the probabilities of the k most likely tokens. The two models are then compared either on
+k + 1 classes, the k tokens and all others together (`bucket`), or by their probabilities among the
+k tokens (`renormalize`). In both cases every divergence of equal models is zero.
 
 The gradient of the student is exactly 0 for masked tokens, even if its logits or the teacher's are
-not finite there. With a `TopK`, nothing of the size of the logits is kept for the backward pass.
+not finite there. With a `TopK`, no tensor of the size of the logits is kept for the backward pass.
 """
 
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def top_k_of(logits: Float[Tensor, "*tokens vocab"], k: int, *, temperature: flo
     Args:
         logits: (..., vocab).
         k: at most vocab.
-        temperature: of the softmax.
+        temperature: temperature of the softmax.
 
     Raises:
         ValueError: k is out of range.
@@ -75,7 +75,7 @@ def log_probability_pair(
         teacher: logits (..., vocab), or the teacher's `TopK`; it receives no gradient.
         temperature: the logits of both models are divided by it.
         rest: how tokens outside a `TopK` are treated: `bucket` or `renormalize`.
-        mask: bool (...); tokens with False receive no gradient, and what is returned for them is
+        mask: bool (...); tokens with False receive no gradient, and their returned values are
             undefined.
 
     Returns:
@@ -124,11 +124,11 @@ def check_same_shape(student_logits: Tensor, teacher: Tensor) -> None:
 def mask_gradient(
     rows: Float[Tensor, "*tokens width"], mask: Bool[Tensor, "*tokens"] | None
 ) -> Float[Tensor, "*tokens width"]:
-    """The same rows (..., width), whose gradient is 0 for masked rows even if it would be NaN.
+    """Return rows (..., width) unchanged, with gradient 0 for masked rows even if it would be NaN.
 
     Masking the values themselves would keep a copy of them for the backward pass.
     """
-    if mask is None or all_count(mask):
+    if mask is None or is_unmasked(mask):
         return rows
     return _MaskedGradient.apply(rows, mask)  # pyright: ignore[reportReturnType]
 
@@ -145,8 +145,8 @@ class _MaskedGradient(torch.autograd.Function):
         return grad_output.masked_fill(~mask.unsqueeze(-1), 0.0), None
 
 
-def all_count(mask: Tensor) -> bool:
-    """Whether nothing is masked; False if it is not known without waiting for the device."""
+def is_unmasked(mask: Tensor) -> bool:
+    """Whether no token is masked; False on a device that would have to be waited for."""
     return mask.device.type == "cpu" and bool(mask.all())
 
 
@@ -178,7 +178,7 @@ def _top_k_pair(
 
 
 class _ChosenLogProbabilities(torch.autograd.Function):
-    """Selected log-probabilities of each row, without keeping the others for the backward pass."""
+    """Selected log-probabilities of each row; the others are not kept for the backward pass."""
 
     @staticmethod
     def forward(
@@ -195,7 +195,7 @@ class _ChosenLogProbabilities(torch.autograd.Function):
         grad_output = grad_output / ctx.temperature
         gradient = _scaled(logits, ctx.temperature).softmax(-1, dtype=_dtype_of(logits))
         gradient.mul_(-grad_output.sum(-1, keepdim=True)).scatter_add_(-1, indices, grad_output)
-        if mask is not None and not all_count(mask):
+        if mask is not None and not is_unmasked(mask):
             gradient.masked_fill_(~mask.unsqueeze(-1), 0.0)
         return gradient.to(logits.dtype), None, None, None
 

@@ -17,24 +17,11 @@ def teacher_cross_entropy(
     temperature: float = 1.0,
     rest: str = "bucket",
 ) -> Float[Tensor, ""]:
-    """−Σ p_T log p_S, mean over unmasked tokens, in nats × temperature².
+    """−Σ p_T log p_S, in nats × temperature².
 
-    The gradient is that of `forward_kl`, so the factor temperature² is the same; the value is
-    higher by the teacher's entropy × temperature². With a `TopK` this holds for the classes that
-    are compared: k + 1 with `bucket`, k with `renormalize`.
-
-    Args:
-        student_logits: (..., vocab).
-        teacher_logits: the same shape, or the teacher's `TopK`; they receive no gradient.
-        mask: bool (...); True: the token counts.
-        temperature: the logits of both models are divided by it.
-        rest: how a `TopK` is compared; see `mobilellm.distillation.losses.targets`.
-
-    Returns:
-        A scalar; the teacher's entropy × temperature² if student and teacher are equal.
-
-    Raises:
-        ValueError, TypeError: as `log_probability_pair`.
+    Arguments, averaging, errors and gradient are those of `forward_kl`; the value is higher by the
+    teacher's entropy × temperature². With a `TopK`, this holds for the classes that are compared:
+    k + 1 with `bucket`, k with `renormalize`.
 
     Source: Liu et al. 2024, MobileLLM, arXiv:2402.14905, table 16 (which names no temperature).
     """
@@ -46,7 +33,7 @@ def teacher_cross_entropy(
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherCrossEntropy(LogitLoss):
-    """Forward KL plus the entropy of the teacher, which does not depend on the student."""
+    """`teacher_cross_entropy`: trains like `ForwardKL`, and logs the cross entropy instead."""
 
     def divergence(
         self, student_logits: Tensor, teacher: Target, mask: Tensor, *, temperature: float,

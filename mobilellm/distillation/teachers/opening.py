@@ -32,7 +32,7 @@ BYTES_PER_STORED_WEIGHT = 2
 
 
 @dataclass(frozen=True)
-class TeacherFacts:
+class TeacherDescription:
     """What is known about a teacher before its weights are read."""
 
     kind: str
@@ -46,7 +46,7 @@ class TeacherFacts:
     """Weights in memory; for a model of transformers, estimated from the size of its files."""
 
 
-def describe_teacher(folder: str | Path) -> TeacherFacts:
+def describe_teacher(folder: str | Path) -> TeacherDescription:
     """Kind and structure of the teacher in a folder.
 
     Raises:
@@ -61,23 +61,23 @@ def describe_teacher(folder: str | Path) -> TeacherFacts:
     if is_logit_store(folder):
         store = LogitStore(folder)
         # The window of a store is checked by `check_windows`, which names it.
-        return TeacherFacts("store", StoredTeacher(store).structure, None)
+        return TeacherDescription("store", StoredTeacher(store).structure, None)
     if _is_llama(folder):
         config = open_config(folder)
-        return facts_of(config)
+        return describe_model(config)
     from mobilellm.distillation.teachers.transformers_teacher import describe_transformers
 
     structure, max_tokens, ends = describe_transformers(folder)
     stored = sum(p.stat().st_size for e in ("*.safetensors", "*.bin") for p in folder.glob(e))
-    return TeacherFacts(
+    return TeacherDescription(
         "transformers", structure, max_tokens, ends, stored // BYTES_PER_STORED_WEIGHT
     )
 
 
-def facts_of(config: ModelConfig) -> TeacherFacts:
+def describe_model(config: ModelConfig) -> TeacherDescription:
     """What is known about a model of this project."""
     parameters = count_parameters(config).stored
-    return TeacherFacts(
+    return TeacherDescription(
         "model",
         structure_of(config),
         config.max_position_embeddings,
@@ -120,7 +120,7 @@ def open_teacher(
 
 
 def check_options(
-    facts: TeacherFacts, precision: str, top_k: int | None, rounding: str | None
+    facts: TeacherDescription, precision: str, top_k: int | None, rounding: str | None
 ) -> None:
     """Check the options of a teacher.
 
@@ -148,7 +148,7 @@ def check_windows(folder: str | Path, *, sequence_length: int, document_mask: bo
         )
 
 
-def check_fits(facts: TeacherFacts, student: Structure, sequence_length: int) -> None:
+def check_fits(facts: TeacherDescription, student: Structure, sequence_length: int) -> None:
     """Check that the teacher has the student's vocabulary and can read its windows.
 
     Raises:

@@ -196,7 +196,7 @@ class Supervisor:
         """Pass Ctrl-C, SIGTERM and SIGHUP on to the jobs; at the end no process is left."""
 
         def receive(number: int, _frame: object) -> None:
-            self.must_kill = self.must_kill or signals.ends_at_once(self.signals, number)
+            self.must_kill = self.must_kill or signals.stops_immediately(self.signals, number)
             self.signals.append(number)
             if number == signal.SIGHUP:
                 signals.leave_closed_terminal()

@@ -16,7 +16,7 @@ SIZES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ProcessRank:
     """The rank of one process of a run."""
 
     rank: int = 0
@@ -30,27 +30,27 @@ class Place:
     starts the others."""
 
 
-def find_place(
+def find_process_rank(
     devices: int | str,
     num_nodes: int,
-    devices_here: int,
+    local_devices: int,
     environment: Mapping[str, str] = os.environ,
-) -> Place:
+) -> ProcessRank:
     """The place of this process in a run of `devices` times `num_nodes` processes.
 
     If `srun` started several tasks and one device is requested, each task is a run of its own.
 
     Args:
-        devices: processes per node, or `auto`: as many as were started, else `devices_here`.
+        devices: processes per node, or `auto`: as many as were started, else `local_devices`.
         num_nodes: number of machines.
-        devices_here: the value of `auto` if no launcher has started several processes.
+        local_devices: the value of `auto` if no launcher has started several processes.
         environment: variables that a launcher sets.
 
     Raises:
         ValueError: the number of processes started is another one, or the variables of a launcher
             are incomplete.
     """
-    launched = launched_place(environment)
+    launched = launched_process_rank(environment)
     has_one = (devices, num_nodes) == (1, 1)
     if (
         launched is not None
@@ -68,8 +68,8 @@ def find_place(
                 "trainer.devices=auto and the number of nodes, or start that many processes"
             )
         return launched
-    per_node = devices_here if devices == "auto" else int(devices)
-    misleading = misleading_variables(environment)
+    per_node = local_devices if devices == "auto" else int(devices)
+    misleading = ignored_rank_variables(environment)
     if per_node * num_nodes > 1 and misleading:
         raise ValueError(
             f"{misleading} in the environment, but neither torchrun nor srun has started this "
@@ -77,15 +77,15 @@ def find_place(
             f"and trainer.num_nodes={num_nodes}; unset the variables that are left over (env -u "
             f"{misleading.partition('=')[0]} …), or start the command with torchrun or srun"
         )
-    return Place(world_size=per_node * num_nodes, local_world_size=per_node)
+    return ProcessRank(world_size=per_node * num_nodes, local_world_size=per_node)
 
 
-def launched_place(environment: Mapping[str, str] = os.environ) -> Place | None:
+def launched_process_rank(environment: Mapping[str, str] = os.environ) -> ProcessRank | None:
     """The place that a launcher's variables give this process; None if they are incomplete."""
-    return _torchrun_place(environment) or _srun_place(environment)
+    return _torchrun_rank(environment) or _srun_rank(environment)
 
 
-def misleading_variables(
+def ignored_rank_variables(
     environment: Mapping[str, str] = os.environ, *, is_alone: bool = False
 ) -> str:
     """The variables that a process without a launcher ignores: `SLURM_PROCID=3, …`, or empty.
@@ -96,17 +96,21 @@ def misleading_variables(
     """
     names = [name for name in RANK_VARIABLES if name in environment]
     if is_alone:
-        names = [name for name in names if environment[name] != _alone(name)]
+        names = [name for name in names if environment[name] != _single_process_value(name)]
     # A batch script has these too; it is a single process if it requested one task.
-    names += [n for n in SLURM_RANK_VARIABLES if environment.get(n, _alone(n)) != _alone(n)]
+    names += [
+        n
+        for n in SLURM_RANK_VARIABLES
+        if environment.get(n, _single_process_value(n)) != _single_process_value(n)
+    ]
     return ", ".join(f"{name}={environment[name]}" for name in names)
 
 
-def _alone(name: str) -> str:
+def _single_process_value(name: str) -> str:
     return "1" if name in SIZES else "0"
 
 
-def _torchrun_place(environment: Mapping[str, str]) -> Place | None:
+def _torchrun_rank(environment: Mapping[str, str]) -> ProcessRank | None:
     """The place by the variables of torchrun, Lightning and most job controllers, or None."""
     size, local_rank = _number(environment, "WORLD_SIZE"), _number(environment, "LOCAL_RANK")
     if size is None or local_rank is None or not {"MASTER_ADDR", "MASTER_PORT"} <= set(environment):
@@ -121,14 +125,14 @@ def _torchrun_place(environment: Mapping[str, str]) -> Place | None:
     if rank is None:
         return None
     local_size = local_size or size
-    place = Place(
+    place = ProcessRank(
         rank=rank, local_rank=local_rank, node=node or rank // local_size, world_size=size,
         local_world_size=local_size, launcher="torchrun",
     )  # fmt: skip
     return place if rank < size and local_rank < local_size <= size else None
 
 
-def _srun_place(environment: Mapping[str, str]) -> Place | None:
+def _srun_rank(environment: Mapping[str, str]) -> ProcessRank | None:
     """The place of a task of srun, or None; a batch script by itself is not such a task."""
     names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS",
              "SLURM_STEP_NUM_NODES", "SLURM_STEP_ID")  # fmt: skip
@@ -136,7 +140,7 @@ def _srun_place(environment: Mapping[str, str]) -> Place | None:
     if None in numbers:
         return None
     rank, local_rank, node, size, nodes, _ = (number or 0 for number in numbers)
-    return Place(
+    return ProcessRank(
         rank=rank, local_rank=local_rank, node=node, world_size=size,
         local_world_size=max(1, size // max(1, nodes)), launcher="srun",
     )  # fmt: skip
