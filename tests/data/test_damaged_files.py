@@ -40,7 +40,7 @@ def test_packed_text(tmp_path, ending):
 def test_damaged_packed_files(tmp_path, ending, damage):
     packed = PACKERS[ending](TEXT.encode())
     content = {"cut short": packed[:-12], "other bytes": b"text " * 40, "nothing": b"\0"}[damage]
-    message = rf"a.jsonl.{ending} is damaged, truncated or not compressed with \w+ \(.*\); fetch"
+    message = rf"a.jsonl.{ending} is damaged, truncated or not compressed with \w+ \(.*\); download"
     (tmp_path / f"a.jsonl.{ending}").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         documents(TextData(train=str(tmp_path), vocab_size=300))
