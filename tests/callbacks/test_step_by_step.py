@@ -1,17 +1,11 @@
 """Labels and rationales as two tasks, trained by Lightning and counted on the label path."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
-from small_run import Tokens, fit, make_data, make_model, make_module, read_rows, without_times
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-
 from question_rows import prepare, rows
+from small_run import Tokens, fit, make_data, make_model, make_module, read_rows, without_times
 
 from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.callbacks.label_accuracy import LabelAccuracyCallback

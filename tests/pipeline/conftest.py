@@ -1,14 +1,30 @@
-"""The recipe of tests/training serves here too, in commands as well."""
+"""Commands as a user gives them, stages of compression, and the tokenizer of the tiny runs."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 TRAINING = str(Path(__file__).parents[1] / "training")
-sys.path.insert(0, TRAINING)
-sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture
+def command(tiny_overrides):
+    """Train as the command line would, which tells what was given from what conf/ says."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from mobilellm.hydra_app.configuration import config_loader, load
+    from mobilellm.hydra_app.trial import without_hydra
+    from mobilellm.pipeline.train import train
+
+    def run(*overrides, kept=tiny_overrides):
+        with config_loader() as loader:
+            config = load(loader, "train", [*kept, *overrides], RunMode.RUN)
+        HydraConfig.instance().set_config(config)
+        return train(without_hydra(config))
+
+    return run
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 from killed_runs import assert_same, rows
-from test_continued_settings import command, config_of  # noqa: F401
+from omegaconf import OmegaConf
 
 from mobilellm.cli.command import Stopped
 from mobilellm.optim.schedules import cosine
@@ -82,15 +82,15 @@ def test_a_constant_rate_goes_on_from_the_end(tiny_run, tmp_path):
     assert_same(folder_of(tmp_path, rewarmed=False), folder_of(tmp_path, experiment="whole"))
 
 
-def test_the_command_needs_no_more_than_the_run_and_the_budget(command, tmp_path):  # noqa: F811
+def test_the_command_needs_no_more_than_the_run_and_the_budget(command, tmp_path):
     """All else is the run's: micro-batch, data, shape; what cannot change the result may differ."""
     command("micro_batch_size=2", "seed=3", "learning_rate_probe=true",
             "learning_rate_probe_factors=[1,2]", "learning_rate_probe_share=0.1")  # fmt: skip
     parent = folder_of(tmp_path, seed=3)
     extended = command(f"extend_from={parent}", "max_tokens=2048", kept=[])
-    config = config_of(folder_of(tmp_path, rewarmed=True))
+    config = OmegaConf.load(folder_of(tmp_path, rewarmed=True) / "config.yaml")
     assert (extended["seed"], extended["steps"], config.micro_batch_size) == (3, 16, 2)
-    recorded = config_of(parent)
+    recorded = OmegaConf.load(parent / "config.yaml")
     assert config.optimizer == recorded.optimizer
     assert config.data == recorded.data
     other = command(
@@ -117,7 +117,7 @@ def test_the_command_needs_no_more_than_the_run_and_the_budget(command, tmp_path
          "teacher=x does not exist"),
     ],
 )  # fmt: skip
-def test_what_makes_it_another_run_is_refused(command, tmp_path, overrides, message, finished):  # noqa: F811
+def test_what_makes_it_another_run_is_refused(command, tmp_path, overrides, message, finished):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         command(f"extend_from={finished}", "max_tokens=9999", *overrides, kept=[])
 

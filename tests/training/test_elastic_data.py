@@ -4,17 +4,12 @@ For text, mixtures, packed rationales and a teacher's store, at random places an
 """
 
 import random
-import sys
 from collections import Counter
 from itertools import islice
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-
 from question_rows import config_for
 
 from mobilellm.data import MixtureData, TextData, TextFiles, prepare_data

@@ -9,27 +9,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from mobilellm.cli.command import Stopped
-from mobilellm.hydra_app.configuration import compose, config_loader, load
-from mobilellm.hydra_app.trial import without_hydra
+from mobilellm.hydra_app.configuration import compose, config_loader
 from mobilellm.pipeline.plan import plan_run
-from mobilellm.pipeline.train import train
 
 STOP = ["+callbacks.stop._target_=stopping.StopAt", "+callbacks.stop.step=4"]
-
-
-@pytest.fixture
-def command(tiny_overrides):
-    """Train as the command line would, which tells what was given from what conf/ says."""
-
-    def run(*overrides, kept=tiny_overrides):
-        from hydra.types import RunMode
-
-        with config_loader() as loader:
-            config = load(loader, "train", [*kept, *overrides], RunMode.RUN)
-        HydraConfig.instance().set_config(config)
-        return train(without_hydra(config))
-
-    return run
 
 
 def the_folder(tmp_path):

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 
 POISON = ["+callbacks.poison._target_=poison.Poison", "+callbacks.poison.at=[20]"]
 ROLL_BACK = ["callbacks.loss_guard.action=rollback", "log_interval_steps=1"]
-SEEN = "+callbacks.seen._target_=test_rollback.Seen"
+SEEN = "+callbacks.seen._target_=test_fit_rollback.Seen"
 seen: list[tuple[int, list[int]]] = []
 
 
@@ -24,7 +24,7 @@ class Seen(Callback):
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch):
-    monkeypatch.setitem(sys.modules, "test_rollback", sys.modules[__name__])
+    monkeypatch.setitem(sys.modules, "test_fit_rollback", sys.modules[__name__])
     seen.clear()
 
 

@@ -1,16 +1,11 @@
 """Rows of questions, answers and reasons: from files to prompted windows."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from sentencepiece import SentencePieceProcessor
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from question_rows import config_for, prepare, rows, write
+from sentencepiece import SentencePieceProcessor
 
 from mobilellm.data import HubRationaleData, open_prepared, prepare_data
 from mobilellm.data.overview import overview
