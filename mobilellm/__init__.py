@@ -19,7 +19,7 @@ Importing the package loads none of its dependencies; each name loads what it ne
 
 from typing import TYPE_CHECKING, Any
 
-from mobilellm.public_names import listed_name
+from mobilellm.public_names import import_public_name
 from mobilellm.version import __version__
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
-    return listed_name(__name__, name, _MODULES)
+    return import_public_name(__name__, name, _MODULES)
 
 
 def __dir__() -> list[str]:

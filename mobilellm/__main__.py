@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def help_text() -> str:
-    """The commands, with a sentence about each."""
+    """Return a list of the commands, with one sentence about each."""
     known = modules()
     width = max(map(len, known)) + 2
     lines = [

@@ -1,4 +1,4 @@
-"""The folder of a model: config.json, model.safetensors and optionally tokenizer.model."""
+"""Saves and loads the folder of a model: config.json, model.safetensors and tokenizer.model."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mobilellm.files import TOKENIZER_FILE, atomic_write, describe_unread
+from mobilellm.files import TOKENIZER_FILE, atomic_write, describe_invalid_file
 from mobilellm.layers import describe_tensors
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.saved_config import (
@@ -46,10 +46,10 @@ def save_model(
     """Write `model` into `folder`; each file is written atomically.
 
     Args:
-        model: each parameter is stored once, even if blocks are shared or embeddings are tied. Of
-            a masked matrix, the remaining weights and one bit per entry are stored.
+        model: each parameter is stored once, even if blocks are shared or embeddings are tied. A
+            masked matrix is stored as its remaining weights and one bit per entry.
         folder: created if it does not exist; a model in it is replaced.
-        tokenizer: a SentencePiece model, as a path or as its bytes.
+        tokenizer: a SentencePiece model, as a path or as its bytes; None: no tokenizer is written.
 
     Raises:
         FileNotFoundError: the path of the tokenizer does not exist.
@@ -66,11 +66,11 @@ def save_model(
 
 
 def stored_bytes(model: MobileLLM, dtype: torch.dtype | None = None) -> int:
-    """Size in bytes of all tensors in the file that `save_model` writes for `model`.
+    """Return the size in bytes of all tensors in the file that `save_model` writes for `model`.
 
     Args:
-        model: to measure.
-        dtype: of the weights in the file; None: that of the model.
+        model: it is not written.
+        dtype: data type of the weights in the file; None: that of the model.
     """
     return sum(
         tensor.numel() * (dtype or tensor.dtype).itemsize
@@ -81,11 +81,12 @@ def stored_bytes(model: MobileLLM, dtype: torch.dtype | None = None) -> int:
 
 
 def load_model(folder: str | Path) -> MobileLLM:
-    """Read a model that `save_model` wrote, onto the CPU, in the number type of the file.
+    """Load a model that `save_model` wrote, onto the CPU and in the data type of the file.
 
     Raises:
         FileNotFoundError: the folder or one of its files does not exist.
-        ValueError: the configuration has an unknown field, or weights do not have its shapes.
+        ValueError: a file is damaged, the configuration has an unknown field, or the weights do not
+            have the shapes of the configuration.
     """
     folder = Path(folder)
     config, state = read_config(folder), read_tensors(folder / WEIGHTS_FILE)
@@ -108,13 +109,13 @@ def _packed_state(model: MobileLLM) -> dict[str, Tensor]:
 
 
 def _layer_tensors(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors of one layer, by their names in the layer."""
+    """The tensors of one layer, named as in the layer."""
     prefix = f"{name}."
     return {k.removeprefix(prefix): tensor for k, tensor in state.items() if k.startswith(prefix)}
 
 
 def _take_layer(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """As `_layer_tensors`, and remove them from `state`."""
+    """Remove the tensors of one layer from `state` and return them, named as in the layer."""
     tensors = _layer_tensors(state, name)
     for key in tensors:
         del state[f"{name}.{key}"]
@@ -124,26 +125,43 @@ def _take_layer(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 def model_from_state(
     config: ModelConfig, state: Mapping[str, Tensor], origin: str | Path
 ) -> MobileLLM:
-    """A model of `config` with the given weights, without drawing random ones first.
+    """Build a model with the given weights, without initialising it with random ones first.
+
+    Args:
+        config: of the model.
+        state: a state dictionary; its tensors become the parameters and are not copied.
+        origin: file or folder of the weights, for messages.
 
     Raises:
-        ValueError: a weight is missing, unknown or has the wrong shape; the message names it and
-            `origin`.
+        ValueError: a weight is missing, is unknown, or has the wrong shape.
     """
     with torch.device("meta"):
         model = MobileLLM(config)
     expected = model.state_dict()
     _check_kinds(expected, state, config, origin)
     for name in [*expected, *state]:
-        wanted = tuple(expected[name].shape) if name in expected else "nothing"
-        given = tuple(state[name].shape) if name in state else "nothing"
-        if wanted != given:
+        mismatch = _describe_mismatch(expected.get(name), state.get(name))
+        if mismatch:
             raise ValueError(
-                f"weight {name} in {origin} has shape {given} where config.json asks for "
-                f"{wanted}; use the config.json the weights were saved with"
+                f"weight {name} in {origin} {mismatch}; use the config.json that was saved with "
+                "the weights"
             )
     model.load_state_dict(state, assign=True)
     return model
+
+
+def _describe_mismatch(expected: Tensor | None, given: Tensor | None) -> str | None:
+    """How a weight differs from the weight of config.json; None if it has the same shape."""
+    if given is None:
+        return "is missing, but config.json requires it"
+    if expected is None:
+        return "is unknown: config.json describes a model without it"
+    if given.shape != expected.shape:
+        return (
+            f"has shape {tuple(given.shape)}, but config.json requires shape "
+            f"{tuple(expected.shape)}"
+        )
+    return None
 
 
 def _check_kinds(
@@ -152,7 +170,7 @@ def _check_kinds(
     config: ModelConfig,
     origin: str | Path,
 ) -> None:
-    """Check that each matrix is stored in the form (dense, factorised, masked) that `config` says.
+    """Check that each matrix is stored in the form (dense, factorised or masked) of `config`.
 
     Raises:
         ValueError: a matrix is stored in another form.
@@ -163,18 +181,18 @@ def _check_kinds(
         )
         if wanted != given and given is not None:
             raise ValueError(
-                f"{name} is {given} in {origin}, and {wanted} by config.json "
+                f"{name} is {given} in {origin}, but {wanted} according to config.json "
                 f"({'with' if config.compressed_layers else 'without'} compressed_layers); use the "
-                "config.json the weights were saved with: its compressed_layers give the form of "
-                "each matrix"
+                "config.json that was saved with the weights: its field compressed_layers gives "
+                "the form of each matrix"
             )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, copied into memory.
+    """Read all tensors of a safetensors file into memory.
 
     Raises:
-        FileNotFoundError: the folder or the file is missing.
+        FileNotFoundError: the folder or the file does not exist.
         ValueError: the file is damaged.
     """
     from safetensors import SafetensorError
@@ -182,10 +200,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     check_exists(path)
     try:
-        # load_file maps the file into memory: the model would change if the file were overwritten.
+        # load_file maps the file into memory: without the copy, overwriting the file would change
+        # the model.
         return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except SafetensorError as error:
-        reason = describe_unread(path) or f"is damaged ({error}); save or fetch it again"
+        reason = describe_invalid_file(path) or f"is damaged ({error}); save or fetch it again"
         raise ValueError(f"{path} {reason}") from error
 
 
@@ -193,7 +212,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON object atomically.
 
     Raises:
-        OSError: as `model_file`.
+        OSError: the file could not be written; the previous one is kept.
     """
     text = json.dumps(values, indent=2, allow_nan=False) + "\n"
     with model_file(path) as temporary:
@@ -204,7 +223,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file atomically.
 
     Raises:
-        OSError: as `model_file`.
+        OSError: the file could not be written; the previous one is kept.
     """
     from safetensors.torch import save_file
 
@@ -215,7 +234,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def model_file(path: Path) -> Iterator[Path]:
-    """`files.atomic_write` for a file of a model folder, with a remedy in its error.
+    """Write a file of a model folder with `files.atomic_write`; errors say what to do.
 
     Raises:
         OSError: the file could not be written, for example because the disk is full.
@@ -227,8 +246,8 @@ def model_file(path: Path) -> Iterator[Path]:
             yield temporary
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"cannot write {path} ({error}); make room or choose another folder, "
-            "what was there before is kept"
+            f"cannot write {path} ({error}); free some space or choose another folder (a file that "
+            "existed before is unchanged)"
         ) from error
 
 

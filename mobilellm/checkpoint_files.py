@@ -1,4 +1,4 @@
-"""The checkpoint files of a run: their names, and which of them is intact."""
+"""The checkpoint files of a run: their names, and checks whether they are intact."""
 
 import logging
 import os
@@ -10,24 +10,27 @@ CHECKPOINTS = "checkpoints"
 LAST_CHECKPOINT = "last.ckpt"
 PREVIOUS_CHECKPOINT = "previous.ckpt"
 DAMAGED_CHECKPOINT = "damaged.ckpt"
-# The state before the learning rate began to decay, from which a larger budget can continue.
+# The state before the learning rate began to decay, from which `extend_from` continues.
 PLATEAU_CHECKPOINT = "plateau.ckpt"
 
 logger = logging.getLogger(__name__)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Path of the checkpoint that an unfinished run resumes from, or None; it is not read."""
+    """Return the checkpoint from which an unfinished run resumes; None if there is none.
+
+    The file is not read; `latest_valid_checkpoint` does that.
+    """
     paths = (folder / CHECKPOINTS / name for name in (LAST_CHECKPOINT, PREVIOUS_CHECKPOINT))
     return next((path for path in paths if path.exists()), None)
 
 
 def latest_valid_checkpoint(folder: Path) -> Path | None:
-    """Path of the latest checkpoint whose file is intact; None if there is no checkpoint.
+    """Return the latest checkpoint whose file is intact; None if there is no checkpoint.
 
-    If `last.ckpt` is damaged, it is renamed to `damaged.ckpt` with a warning, and the path of
-    `previous.ckpt` is returned. The renaming keeps the next save from overwriting `previous.ckpt`
-    with the damaged file.
+    If `last.ckpt` is damaged, it is renamed to `damaged.ckpt` with a warning, and `previous.ckpt`
+    is returned. Without the renaming, the next save would replace `previous.ckpt` by the damaged
+    file.
 
     Raises:
         ValueError: there are checkpoints, and all of them are damaged.
@@ -50,7 +53,7 @@ def latest_valid_checkpoint(folder: Path) -> Path | None:
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint file; None if it is intact.
+    """Describe what is wrong with a checkpoint file; None if it is intact.
 
     `torch.save` writes a zip archive in which each record has a CRC-32 checksum.
     """

@@ -1,17 +1,18 @@
-"""Writes commands of the project as the user would type them, for help texts and messages."""
+"""Spells commands of the project as the user types them, for help texts and messages."""
 
 import sys
 from pathlib import Path
 
 
 def command_for(name: str) -> str:
-    """How the user runs another command of the project: in the same way as the current one.
+    """Return another command of the project as the user would type it.
 
     Args:
-        name: of the command, e.g. `status`.
+        name: of the command, e.g. `prepare_data`.
 
     Returns:
-        `python scripts/status.py` if a file of scripts/ is running, else `mobilellm status`.
+        `python scripts/prepare_data.py` if a file of scripts/ is running, otherwise `mobilellm
+        prepare-data`.
     """
     program = Path(sys.argv[0])
     if program.suffix == ".py" and program.parent.name == "scripts":

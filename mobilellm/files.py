@@ -1,4 +1,4 @@
-"""Writing files atomically, and diagnosing files that cannot be read."""
+"""Writes files atomically, and diagnoses files that cannot be read."""
 
 import errno
 import os
@@ -63,10 +63,11 @@ def write_bytes_atomically(
     Args:
         path: replaced if it exists.
         parts: objects with a buffer, such as bytes or contiguous arrays.
-        remaining_bytes: expected size of the files still to be written, for the message below.
+        remaining_bytes: expected size of the files that are still to be written, for the message.
 
     Raises:
-        OSError: ENOSPC with the bytes needed and the bytes free, if the disk is full.
+        OSError: the file could not be written; if the disk is full (ENOSPC), the message says how
+            many bytes are needed and free.
     """
     views = [memoryview(part).cast("B") for part in parts]
     size = sum(view.nbytes for view in views)
@@ -80,18 +81,18 @@ def write_bytes_atomically(
         free = shutil.disk_usage(path.parent).free
         raise OSError(
             errno.ENOSPC,
-            f"{path} takes {bytes_text(size)}, about {bytes_text(size + remaining_bytes)} are "
-            f"needed in all, {bytes_text(free)} are free",
+            f"{path} takes {bytes_text(size)}; about {bytes_text(size + remaining_bytes)} are "
+            f"needed in total, {bytes_text(free)} are free",
         ) from error
 
 
 def is_temporary(name: str, target: str) -> bool:
-    """Whether a file of this name may be the temporary file of `target` in the same folder."""
+    """Whether a file of this name can be a temporary file of `target` in the same folder."""
     return name.startswith(f"{target}.") and name.endswith(".tmp")
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Delete what killed processes left behind in `folder`; no other process may write there."""
+    """Delete the temporary files of killed processes; no other process may write to `folder`."""
     for path in folder.glob("*.tmp"):
         path.unlink(missing_ok=True)
 
@@ -104,16 +105,16 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def describe_unread(path: Path) -> str | None:
-    """Why a model file has invalid contents, and the remedy; None if the cause is unknown.
+def describe_invalid_file(path: Path) -> str | None:
+    """Describe why a model file is invalid, and what to do; None if the cause is unknown.
 
     Two causes are common in clones and downloads of model repositories: an empty file, and a Git
-    LFS pointer of a few lines in place of the file that was not fetched.
+    LFS pointer of a few lines instead of the file itself.
     """
     with path.open("rb") as file:
         begin = file.read(len(_LFS_POINTER))
     if not begin:
         return "is empty; fetch it again"
     if begin == _LFS_POINTER:
-        return "is a Git LFS pointer and not the file itself; fetch that with `git lfs pull`"
+        return "is a Git LFS pointer and not the file itself; fetch the file with `git lfs pull`"
     return None

@@ -1,4 +1,4 @@
-"""Paths that the user gives: home folders, and folders that can be written to."""
+"""Paths that the user gives: expands home folders, and checks that folders can be written to."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
-    """A path of the user, with `~` and `~name` replaced by home folders.
+    """Return a path of the user, with `~` and `~name` replaced by home folders.
 
     Shells do not replace them in quotes and in `key=~/x`.
 
@@ -19,10 +19,10 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise ValueError(f"{text}: {error}; write the whole path") from error
+        raise ValueError(f"{text}: {error}; give the whole path") from error
 
 
-def home_in_override(override: str) -> str:
+def expand_home_in_override(override: str) -> str:
     """Replace `~` by the home folder in overrides: `key=~/x`, `key=~/a,~/b` and `key=[~/a]`.
 
     Hydra's grammar does not allow a `~` outside of quotes.
@@ -30,16 +30,16 @@ def home_in_override(override: str) -> str:
     return re.sub(r"(?<=[=,\[])~(?=/)", str(Path.home()), override)
 
 
-def with_home_folders(config: Any) -> Any:
+def expand_home_folders(config: Any) -> Any:
     """Replace `~/` at the beginning of every string in plain data by the home folder.
 
-    It is not known which settings are paths, since users can add callbacks, but only paths begin
-    like this.
+    Users can add callbacks with settings of their own, so it is not known which settings are paths;
+    but only paths begin with `~/`.
     """
     if isinstance(config, Mapping):
-        return {key: with_home_folders(value) for key, value in config.items()}
+        return {key: expand_home_folders(value) for key, value in config.items()}
     if isinstance(config, list | tuple):
-        return [with_home_folders(item) for item in config]
+        return [expand_home_folders(item) for item in config]
     if isinstance(config, str) and (config == "~" or config.startswith("~/")):
         return str(user_path(config))
     return config
@@ -57,12 +57,12 @@ def check_writable(name: str, folder: Path) -> None:
     """
     nearest = next((p for p in (folder, *folder.absolute().parents) if p.exists()), Path("/"))
     if not nearest.is_dir():
-        raise ValueError(f"{name}={folder} cannot be a folder: {nearest} is a file; give another")
+        raise ValueError(f"{name}={folder}: {nearest} is a file, not a folder; give another path")
     try:
         # Permissions are not sufficient: the file system may be read-only, or restrict root.
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise ValueError(
-            f"{name}={folder} cannot be written ({error.strerror} in {nearest}); give another"
+            f"{name}={folder} cannot be written ({error.strerror} in {nearest}); give another path"
         ) from error

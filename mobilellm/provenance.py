@@ -13,18 +13,18 @@ from mobilellm.version import __version__
 
 CODE_ROOT = Path(__file__).resolve().parents[1]
 """The folder that contains the package: the clone, or a copy of it."""
-# Beside a copy of the package: the state of the clone that it was copied from.
 SNAPSHOT = "snapshot.json"
+"""In the folder of a copy: the git state of the clone at the time of copying."""
 PACKAGES = ("torch", "lightning", "hydra-core", "datasets", "sentencepiece", "numpy")
 
 
 def provenance() -> dict[str, Any]:
-    """Command line, git commit, versions, as plain data for summary.json."""
+    """Return command line, git commit and versions, as plain data for summary.json."""
     return {"command": command_line(), "git": git_state(), "versions": versions()}
 
 
 def command_line() -> str:
-    """The command as it can be typed again: `mobilellm train …` or `python scripts/train.py …`."""
+    """Return the command as the user can type it again, e.g. `mobilellm train …`."""
     program = Path(sys.argv[0])
     if program.name == "__main__.py":
         program = Path("mobilellm")
@@ -34,9 +34,10 @@ def command_line() -> str:
 
 @cache
 def git_state() -> dict[str, Any]:
-    """Commit of the clone this package runs from, and whether it has changes; None without git.
+    """Return the commit of the clone from which the package runs, and whether it has changes.
 
-    Of a copy made for a cluster's jobs it is the state at the time of copying.
+    Both values are None without git. For a copy that was made for jobs on a cluster, they describe
+    the clone at the time of copying.
     """
     if (CODE_ROOT / SNAPSHOT).exists():
         return json.loads((CODE_ROOT / SNAPSHOT).read_text(encoding="utf-8"))
@@ -47,7 +48,7 @@ def git_state() -> dict[str, Any]:
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of its numerical libraries."""
+    """Return the versions of Python, of this package and of its numerical libraries."""
     found = {"python": platform.python_version(), "mobilellm": __version__}
     for package in PACKAGES:
         try:
@@ -58,7 +59,7 @@ def versions() -> dict[str, str]:
 
 
 def device_name(accelerator: str) -> str:
-    """Name of the processor or the GPU."""
+    """Return the name of the processor, or of the GPU if `accelerator` is `cuda`."""
     if accelerator == "cuda":
         import torch
 
@@ -72,7 +73,7 @@ def device_name(accelerator: str) -> str:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """What git prints; None if `root` is not a clone, even if a folder above it is one."""
+    """The output of git; None if `root` is not a clone, even if a folder above it is one."""
     if not (root / ".git").exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Public names of packages, each imported from its file when it is first used."""
+"""Imports public names of packages from their files when they are first used."""
 
 import re
 from collections.abc import Mapping
@@ -7,13 +7,13 @@ from importlib.util import find_spec
 from typing import Any
 
 
-def listed_name(package: str, name: str, modules: Mapping[str, str]) -> Any:
-    """A public name of a package that lists in which module each of its names lies.
+def import_public_name(package: str, name: str, modules: Mapping[str, str]) -> Any:
+    """Import a public name of a package that lists the module of each of its names.
 
     Args:
         package: full name of the package that offers the name, for messages.
         name: as it is imported.
-        modules: full name of the module of each public name.
+        modules: full names of the modules, by public name.
 
     Raises:
         AttributeError: the name is not listed.
@@ -23,17 +23,19 @@ def listed_name(package: str, name: str, modules: Mapping[str, str]) -> Any:
     return getattr(import_module(modules[name]), name)
 
 
-def public_class(package: str, name: str, *, files: str | None = None, suffix: str = "") -> Any:
-    """The class or function `name` of a package, from the file that is named after it.
+def import_public_class(
+    package: str, name: str, *, files: str | None = None, suffix: str = ""
+) -> Any:
+    """Import a class or function of a package from the file that is named after it.
 
-    `ForwardKL` is looked for in `forward_kl.py`, and with the suffix `Callback`,
-    `LossGuardCallback` in `loss_guard.py`. A new file needs no entry in a list.
+    `ForwardKL` is imported from `forward_kl.py`; with the suffix `Callback`, `LossGuardCallback` is
+    imported from `loss_guard.py`. A new file needs no entry in a list.
 
     Args:
         package: full name of the package that offers the name, for messages.
         name: as it is imported.
         files: full name of the package with the files; default: `package`.
-        suffix: of all class names, which file names leave out.
+        suffix: last part of all class names, which file names omit.
 
     Raises:
         AttributeError: there is no such file, or it does not define the name.

@@ -1,7 +1,7 @@
-"""Checks types and ranges of settings: the type is the annotation, the range is beside it.
+"""Checks types and ranges of settings: types are given by annotations, ranges by `Range`.
 
 Every number that a user can give is checked when the object with the setting is constructed, before
-any data are read. NaN and infinity are never in range; null means that there is no limit.
+any data are read. NaN and infinity are never in range.
 """
 
 import functools
@@ -24,14 +24,14 @@ MAX_INDEX = 2**31 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """The range of a number, or of each number in a list; without limits, every finite number."""
+    """The range of a number, or of each number in a list; without limits: every finite number."""
 
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
     cap: float | None = None
-    """Largest value that does not cause an overflow; messages mention it only if it is exceeded."""
+    """Largest value without an overflow; messages mention it only if a value exceeds it."""
     remedy: str = ""
     """A hint at the end of the message, e.g. `null disables clipping`."""
 
@@ -58,7 +58,7 @@ class Range:
 
 
 ANYWHERE = Range()
-# For temperatures: at the cap, probabilities are uniform up to rounding.
+# At the cap, the probabilities of a softmax are uniform up to rounding.
 TEMPERATURE = Range(above=0, cap=1_000_000)
 
 
@@ -75,21 +75,21 @@ def check_value(name: str, value: Any, hint: Any, allowed: Range = ANYWHERE) -> 
     Raises:
         ValueError: the type is wrong, or a number is out of range.
     """
-    if _fits(value, hint, allowed):
+    if _is_valid(value, hint, allowed):
         return
     message = f"{name}={value!r} must be {_requirement(value, hint, allowed)}"
-    if isinstance(value, str) and not _fits("", hint, allowed) and _is_number(value):
+    if isinstance(value, str) and not _is_valid("", hint, allowed) and _is_number(value):
         message += ", not text: leave out the quotes"
     raise ValueError(message + (f"; {allowed.remedy}" if allowed.remedy else ""))
 
 
 def check_fields(instance: Any, prefix: str = "", /, **ranges: Range) -> None:
-    """Check all fields of a dataclass; to be called at the start of its `__post_init__`.
+    """Check all fields of a dataclass; call it at the start of its `__post_init__`.
 
     Args:
         instance: of the dataclass.
-        prefix: of the names in messages.
-        ranges: of the numbers, by field.
+        prefix: put before the names of fields in messages.
+        ranges: of the numbers, by name of the field.
 
     Raises:
         ValueError: see `check_value`.
@@ -100,11 +100,11 @@ def check_fields(instance: Any, prefix: str = "", /, **ranges: Range) -> None:
 
 
 def checked(prefix: str = "", /, **ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator that checks the arguments of a function or an `__init__` at each call.
+    """Return a decorator that checks the arguments of a function or an `__init__` at each call.
 
     Args:
-        prefix: of the names in messages.
-        ranges: of the numbers, by argument.
+        prefix: put before the names of arguments in messages.
+        ranges: of the numbers, by name of the argument.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -115,7 +115,7 @@ def checked(prefix: str = "", /, **ranges: Range) -> Callable[[Callable[P, R]], 
             try:
                 given = signature.bind(*args, **kwargs).arguments
             except TypeError:
-                given = {}  # said by the call itself
+                given = {}  # the call below raises the same error
             for name, value in given.items():
                 hint = signature.parameters[name].annotation
                 check_value(f"{prefix}{name}", value, hint, ranges.get(name, ANYWHERE))
@@ -135,24 +135,24 @@ KINDS: dict[Any, str] = {
 }  # fmt: skip
 
 
-def _fits(value: Any, hint: Any, allowed: Range) -> bool:
+def _is_valid(value: Any, hint: Any, allowed: Range) -> bool:
     origin = typing.get_origin(hint)
     if origin in UNIONS:
-        return any(_fits(value, part, allowed) for part in typing.get_args(hint))
+        return any(_is_valid(value, part, allowed) for part in typing.get_args(hint))
     if origin in LISTS:
         is_list = isinstance(value, Sequence) and not isinstance(value, str)
-        return is_list and all(_fits(item, part, allowed) for item, part in _items(value, hint))
+        return is_list and all(_is_valid(item, part, allowed) for item, part in _items(value, hint))
     if origin is typing.Literal:
         return isinstance(value, str) and value in typing.get_args(hint)
     if hint in (int, float):
         is_number = isinstance(value, int if hint is int else int | float)
-        # An integer beyond the largest float would overflow in calculations.
+        # An integer above the largest float would overflow in calculations.
         is_float = hint is int or (is_number and abs(value) <= sys.float_info.max)
         return is_number and not isinstance(value, bool) and is_float and value in allowed
     kind = origin or hint
     if kind in KINDS:
         return value is None if kind is None else isinstance(value, kind)
-    # For other classes, only null is refused.
+    # Values of other classes are not checked, except that null is refused.
     return value is not None or not isinstance(hint, type)
 
 
@@ -161,13 +161,13 @@ def _items(value: Sequence[Any], hint: Any) -> list[tuple[Any, Any]]:
     arguments = typing.get_args(hint)
     is_open = typing.get_origin(hint) is not tuple or arguments[-1:] == (...,)
     if not is_open and len(arguments) != len(value):
-        return [(None, int)]  # fits nothing
+        return [(None, int)]  # a pair that is never valid
     parts = arguments[:1] * len(value) if is_open else arguments
     return list(zip(value, parts, strict=True))
 
 
 def _requirement(value: Any, hint: Any, allowed: Range) -> str:
-    """The requirement that `value` violates; if a number is only out of range, the range."""
+    """The requirement that `value` violates; for a number that is out of range, the range."""
     parts = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number or allowed.remedy.startswith("null"):
@@ -177,23 +177,23 @@ def _requirement(value: Any, hint: Any, allowed: Range) -> str:
         return f"at most {_number(allowed.cap)}"
     if parts == (float,) and is_finite and str(allowed):
         return str(allowed)
-    text = " or ".join(dict.fromkeys(_described(part, allowed) for part in parts))
+    text = " or ".join(dict.fromkeys(_describe_type(part, allowed) for part in parts))
     if is_number and not is_finite:
         text = text.replace(f"{KINDS[float]} that is finite", KINDS[float])
         text = text.replace(KINDS[float], "a finite number")
     return text
 
 
-def _described(hint: Any, allowed: Range) -> str:
+def _describe_type(hint: Any, allowed: Range) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return " or ".join(arguments)
     if origin in UNIONS:
-        return " or ".join(dict.fromkeys(_described(part, allowed) for part in arguments))
+        return " or ".join(dict.fromkeys(_describe_type(part, allowed) for part in arguments))
     if origin in LISTS:
         is_fixed = origin is tuple and arguments[-1:] != (...,)
         size = f" of {len(arguments)}" if is_fixed else ""
-        return f"a list{size}, of which each is {_described(arguments[0], allowed)}"
+        return f"a list{size} in which each item is {_describe_type(arguments[0], allowed)}"
     if hint in (int, float):
         anywhere = "that is finite" if hint is float else ""
         limits = f"of {allowed}" if str(allowed).startswith("at") else str(allowed)

@@ -3,20 +3,21 @@
 from collections.abc import Mapping
 from typing import Any
 
-# Until version 0.2 the settings of two groups were nested: names below each group that held them.
+# Before version 0.2, the settings of these groups were nested below one of these names.
 NESTED = {"compression": ("compression",), "distillation": ("distillation", "step_by_step")}
-# In compression the recipe was nested once more.
+# The recipe of a compression was nested once more, below this name.
 RECIPE = "recipe"
 TARGET = "_target_"
-# Former names of packages of this project.
+# Earlier names of packages of this project, and the current ones.
 RENAMED = {"compressor": "compression"}
 
 
-def in_todays_form(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded configuration with flat groups, and with classes named by their packages.
+def to_current_form(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a recorded configuration to the current form.
 
-    Version 0.1 nested compression and distillation, and named classes by their files
-    (`mobilellm.callbacks.loss_guard.LossGuardCallback`).
+    Version 0.1 nested the groups `compression` and `distillation`, which are flat now, and
+    `_target_` named classes by their files (`mobilellm.callbacks.loss_guard.LossGuardCallback`),
+    not by their packages.
 
     Args:
         config: as recorded in a run's config.yaml.
@@ -25,7 +26,7 @@ def in_todays_form(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def class_name(target: Any) -> str:
-    """`TextData` of `mobilellm.data.TextData`."""
+    """Return the last part of a `_target_`: `TextData` of `mobilellm.data.TextData`."""
     return str(target).rpartition(".")[2]
 
 
@@ -41,7 +42,7 @@ def _with_public_targets(node: Any) -> Any:
 
 
 def _public_target(target: Any) -> Any:
-    """The class as its package offers it; a target of another project is left as it is."""
+    """The public name of a class of this project; targets of other projects are unchanged."""
     parts = str(target).split(".")
     if parts[0] != "mobilellm" or len(parts) < 3:
         return target
@@ -52,7 +53,7 @@ def _flat_groups(config: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(config)
     for group, names in NESTED.items():
         node = config.get(group)
-        inner = _nested(node, names) if isinstance(node, Mapping) else None
+        inner = _inner_node(node, names) if isinstance(node, Mapping) else None
         if inner is not None:
             recipe = inner.get(RECIPE)
             if isinstance(recipe, Mapping):
@@ -62,6 +63,6 @@ def _flat_groups(config: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _nested(node: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any] | None:
+def _inner_node(node: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any] | None:
     found = (node.get(name) for name in names)
     return next((inner for inner in found if isinstance(inner, Mapping)), None)

@@ -16,7 +16,7 @@ MODEL = "model"
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The run's summary.json, or None if the run has not begun.
+    """Read the summary.json of a run; None if the run has not started.
 
     Raises:
         ValueError: the file is not JSON.
@@ -27,7 +27,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); remove it to run again") from error
+        raise ValueError(f"{path} is not JSON ({error}); remove the file to run again") from error
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -36,10 +36,14 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def check_may_start(folder: Path, *, resume: bool) -> None:
-    """Refuse to overwrite a finished run, or an unfinished one without `resume`.
+    """Check that training in `folder` would not overwrite another run.
+
+    Args:
+        folder: of the run; it need not exist.
+        resume: whether an unfinished run is to be continued.
 
     Raises:
-        ValueError: the run is finished, or begun and `resume` is false.
+        ValueError: the folder contains a finished run, or an unfinished one and `resume` is false.
     """
     summary = read_summary(folder)
     if summary is not None and summary.get("status") == "finished":

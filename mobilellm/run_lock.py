@@ -1,4 +1,4 @@
-"""One process at a time trains in a run folder."""
+"""Locks a run folder, so that only one process at a time trains in it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,12 +8,14 @@ from mobilellm.checkpoint_files import CHECKPOINTS
 
 
 class RunIsBusy(ValueError):
-    """Another process is training in the folder."""
+    """Raised if another process is training in the folder."""
 
 
 @contextmanager
-def locked(folder: Path, timeout: float = 0) -> Iterator[None]:
-    """Lock `folder` against other training processes; the lock of a killed process is released.
+def lock_run_folder(folder: Path, timeout: float = 0) -> Iterator[None]:
+    """Lock a run folder against other processes inside a `with` block.
+
+    The lock of a process that is killed is released.
 
     Args:
         folder: created if it does not exist.
@@ -29,7 +31,7 @@ def locked(folder: Path, timeout: float = 0) -> Iterator[None]:
         lock = FileLock(folder / CHECKPOINTS / ".lock").acquire(timeout=timeout)
     except Timeout as error:
         raise RunIsBusy(
-            f"{folder} is being trained by another process; wait for it, or end that process"
+            f"another process is training in {folder}; wait for it, or end that process"
         ) from error
     with lock:
         yield

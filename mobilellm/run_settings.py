@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-# Settings of the machine, speed and output: they cannot change the result beyond rounding.
-# A resumed run keeps its recorded values of these unless others are given.
+# Settings of paths, speed, hardware and output: they cannot change the result beyond rounding.
+# A resumed run keeps the recorded values of these settings unless others are given.
 NOT_IDENTITY = (
     "output_dir",
     "prepared_dir",
@@ -26,7 +26,7 @@ NOT_IDENTITY = (
 
 
 def flat_config(config: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested configuration as dotted keys and plain values."""
+    """Flatten a nested configuration to a dictionary with dotted keys."""
     if not isinstance(config, Mapping):
         return {prefix: config}
     flat: dict[str, Any] = {}

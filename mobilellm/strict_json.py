@@ -1,7 +1,7 @@
-"""Standard JSON, without infinity and NaN, and checks of the fields of records.
+"""Writes standard JSON, and checks the fields of records that are read.
 
-Python writes infinity and NaN by default, which the standard does not allow and other programs
-cannot read.
+By default, Python's `json` writes infinity and NaN, which the standard does not allow and other
+programs cannot read.
 """
 
 import json
@@ -17,9 +17,9 @@ def to_json(
     ensure_ascii: bool = True,
     default: Callable[[Any], Any] | None = None,
 ) -> str:
-    """A record as JSON text, with null instead of numbers that are not finite.
+    """Convert a record to JSON text, with null instead of numbers that are not finite.
 
-    Records that must be read back exactly are written with `json.dumps(…, allow_nan=False)`.
+    Use `json.dumps(…, allow_nan=False)` instead for records that must be read back exactly.
 
     Args:
         record: plain data.
@@ -28,31 +28,39 @@ def to_json(
         default: converts other objects to plain data; see `json.dumps`.
     """
     return json.dumps(
-        finite(record), indent=indent, ensure_ascii=ensure_ascii, default=default, allow_nan=False
+        replace_non_finite(record),
+        indent=indent,
+        ensure_ascii=ensure_ascii,
+        default=default,
+        allow_nan=False,
     )
 
 
-def finite(value: Any) -> Any:
-    """Replace infinite numbers and NaN in plain data by None, and such keys by strings."""
+def replace_non_finite(value: Any) -> Any:
+    """Replace infinite numbers and NaN in plain data by None, and float keys by strings."""
     if isinstance(value, Mapping):
         return {
-            str(key) if isinstance(key, float) else key: finite(item) for key, item in value.items()
+            str(key) if isinstance(key, float) else key: replace_non_finite(item)
+            for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [replace_non_finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
 
 def find_fault(record: Any, fields: Mapping[str, Any], name: str = "") -> str | None:
-    """Describe the first field of a record that is missing or has the wrong type; None: no fault.
+    """Describe the first field of a record that is missing or has the wrong type.
 
     Args:
         record: the contents of a JSON file.
         fields: for each required field: its type, a tuple of types, the fields of an object, or a
             list with one of these for all of its elements.
         name: of the record, if it is itself a field.
+
+    Returns:
+        None if all fields are valid.
     """
     if not isinstance(record, Mapping):
         return f"{name or 'it'} is {shorten(record)}, which must be an object"
@@ -80,6 +88,6 @@ def _find_kind_fault(value: Any, kind: Any, path: str) -> str | None:
 
 
 def shorten(value: Any) -> str:
-    """A value as text for messages, truncated if it is long."""
+    """Format a value for messages; a long text is cut."""
     text = to_json(value, indent=None, default=str)
     return text if len(text) <= 40 else f"{text[:37]}..."

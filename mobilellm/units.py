@@ -1,15 +1,15 @@
-"""Numbers as text: counts, bytes, durations, rates; and lists of names."""
+"""Formats counts, bytes, durations and rates as text, and joins lists of names."""
 
 from collections.abc import Sequence
 
 MISSING = "–"
-"""Stands for a value that is not known."""
+"""The text for an unknown value."""
 
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 
 
 def count_text(value: float | None) -> str:
-    """A count with three significant digits and an SI prefix: `1.02M`; `–` if it is not known."""
+    """Format a count with three significant digits and an SI prefix: `1.02M`; `–` if unknown."""
     if value is None:
         return MISSING
     number, prefix = _scale(value)
@@ -19,17 +19,17 @@ def count_text(value: float | None) -> str:
 
 
 def si_text(value: float) -> str:
-    """At most three significant digits and an SI prefix, to put a unit behind: `249 M`, `12`."""
+    """Format a number to be followed by a unit: `249 M`, `12`; at most three significant digits."""
     number, prefix = _scale(value)
     return f"{number:.3g} {prefix}".rstrip()
 
 
 def bytes_text(value: float | None, *, aligned: bool = False) -> str:
-    """Bytes in powers of 1000: `249 MB`, `1.7 MB`; `–` if the number is not known.
+    """Format a number of bytes in powers of 1000: `249 MB`, `1.7 MB`; `–` if unknown.
 
     Args:
         value: number of bytes.
-        aligned: always three significant digits (`1.70 MB`), for columns of a table.
+        aligned: always give three significant digits (`1.70 MB`), for columns of a table.
     """
     if value is None:
         return MISSING
@@ -39,7 +39,11 @@ def bytes_text(value: float | None, *, aligned: bool = False) -> str:
 
 
 def duration_text(seconds: float | None) -> str:
-    """An estimate: `3.2 days`, in the largest unit that gives at least one; `–` if not known."""
+    """Format an estimated time in the largest unit of which it is at least 1: `3.2 days`.
+
+    Args:
+        seconds: None if the time is unknown, which gives `–`.
+    """
     if seconds is None:
         return MISSING
     for unit, size in (("years", 365 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60)):
@@ -49,14 +53,14 @@ def duration_text(seconds: float | None) -> str:
 
 
 def clock_text(seconds: float) -> str:
-    """A remaining time to the second: `1:02:03`, or `2:03` below an hour."""
+    """Format a remaining time to the second: `1:02:03`, or `2:03` below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def elapsed_text(seconds: float) -> str:
-    """An elapsed time in a table: `45 s`, `3:05 min` or `2:10 h`."""
+    """Format an elapsed time for a table: `45 s`, `3:05 min` or `2:10 h`."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -66,15 +70,15 @@ def elapsed_text(seconds: float) -> str:
 
 
 def rate_text(value: float | None) -> str:
-    """A learning rate: `0.002`, `3e-05`; `–` if it is not known."""
+    """Format a learning rate: `0.002`, `3e-05`; `–` if unknown."""
     return MISSING if value is None else f"{value:.3g}"
 
 
 def axis_text(value: float, _position: int = 0) -> str:
-    """A tick label of an axis: `500k`, `0.2`.
+    """Format the tick label of an axis: `500k`, `0.2`.
 
-    Small numbers get no prefix, because `200m` reads as metres. The second argument is there for
-    matplotlib's `FuncFormatter`.
+    Numbers below 1 get no prefix, because `200m` would be read as 200 metres. The second argument
+    is required by matplotlib's `FuncFormatter`.
     """
     if abs(value) < 1000:
         return f"{value:g}"
@@ -83,12 +87,17 @@ def axis_text(value: float, _position: int = 0) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """`1 seed`, `3 seeds`."""
+    """Format a number with its noun: `1 seed`, `3 seeds`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def listed(names: Sequence[str], word: str = "and") -> str:
-    """`a, b and c`."""
+def join_names(names: Sequence[str], word: str = "and") -> str:
+    """Join names as in `a, b and c`.
+
+    Args:
+        names: to join.
+        word: before the last name.
+    """
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} {word} {names[-1]}"

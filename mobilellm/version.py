@@ -1,3 +1,3 @@
-"""The package's version, in a module that any other can import."""
+"""The version of the package, in a module without imports."""
 
 __version__ = "0.2.0"

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PATH_METAVARS = {"MODEL_DIR", "DIR", "FOLDER", "RUN_OR_SWEEP_DIR"}
-# Beside Hydra's overrides, whose paths `mobilellm.paths.with_home_folders` reads.
+# Beside Hydra's overrides, whose paths `mobilellm.paths.expand_home_folders` reads.
 COMMANDS = ("compare", "compress", "export", "generate", "import_", "status")
 
 

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 import mobilellm.callbacks
 import mobilellm.distillation
 import mobilellm.training
-from mobilellm.public_names import public_class
+from mobilellm.public_names import import_public_class
 
 
 def test_every_callback_is_found_by_its_name():
@@ -34,7 +34,9 @@ def test_names_of_the_training_package():
     ],
 )
 def test_a_loss_is_found_by_the_name_of_its_file(name, file):
-    found = public_class("mobilellm.distillation", name, files="mobilellm.distillation.losses")
+    found = import_public_class(
+        "mobilellm.distillation", name, files="mobilellm.distillation.losses"
+    )
     assert found.__module__ == f"mobilellm.distillation.losses.{file}"
 
 

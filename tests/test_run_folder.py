@@ -4,7 +4,7 @@ import pytest
 
 from mobilellm.checkpoint_files import CHECKPOINTS, LAST_CHECKPOINT
 from mobilellm.run_folder import check_may_start, read_summary, write_summary
-from mobilellm.run_lock import locked
+from mobilellm.run_lock import lock_run_folder
 
 
 def test_nothing_is_overwritten(tmp_path):
@@ -23,13 +23,13 @@ def test_nothing_is_overwritten(tmp_path):
 def test_a_broken_summary_is_named(tmp_path):
     assert read_summary(tmp_path) is None
     (tmp_path / "summary.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"summary\.json is not JSON .* remove it to run again"):
+    with pytest.raises(ValueError, match=r"summary\.json is not JSON .* remove the file to run"):
         read_summary(tmp_path)
 
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
-    refused = pytest.raises(ValueError, match="is being trained by another process; wait for it")
-    with locked(tmp_path), refused, locked(tmp_path):
+    refused = pytest.raises(ValueError, match=r"another process is training in .*; wait for it")
+    with lock_run_folder(tmp_path), refused, lock_run_folder(tmp_path):
         pass
-    with locked(tmp_path):
+    with lock_run_folder(tmp_path):
         pass

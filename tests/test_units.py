@@ -9,7 +9,7 @@ from mobilellm.units import (
     count_text,
     duration_text,
     elapsed_text,
-    listed,
+    join_names,
     plural,
     rate_text,
     si_text,
@@ -55,5 +55,5 @@ def test_what_is_not_known():
 def test_rates_axes_and_lists():
     assert [rate_text(rate) for rate in (0.002, 3e-5)] == ["0.002", "3e-05"]
     assert [axis_text(value) for value in (0.2, 500_000)] == ["0.2", "500k"]
-    assert [listed(list("abc"[:n])) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+    assert [join_names(list("abc"[:n])) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
     assert [plural(1, "seed"), plural(3, "seed")] == ["1 seed", "3 seeds"]

@@ -5,7 +5,7 @@ Each class is found by its file's name: `LossGuardCallback` in `loss_guard.py`.
 
 from typing import TYPE_CHECKING, Any
 
-from mobilellm.public_names import public_class
+from mobilellm.public_names import import_public_class
 
 if TYPE_CHECKING:
     from mobilellm.callbacks.checkpoint import CheckpointCallback as CheckpointCallback
@@ -25,4 +25,4 @@ def __getattr__(name: str) -> Any:
     """Import a callback when it is first used: most of them import Lightning."""
     if not name.endswith("Callback"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return public_class(__name__, name, suffix="Callback")
+    return import_public_class(__name__, name, suffix="Callback")

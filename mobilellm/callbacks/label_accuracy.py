@@ -29,6 +29,8 @@ class LabelAccuracyCallback(Callback):
         ValueError: a number below 1.
     """
 
+    measures_only = True
+
     @checked(max_questions=COUNT, validation_questions=COUNT, batch_tokens=COUNT)
     def __init__(
         self,

@@ -5,7 +5,7 @@ A recipe is a class in the file of its name: `StructuredPruning` in `structured_
 
 from typing import TYPE_CHECKING, Any
 
-from mobilellm.public_names import public_class
+from mobilellm.public_names import import_public_class
 
 if TYPE_CHECKING:
     from mobilellm.compression.factorization import Factorization as Factorization
@@ -15,4 +15,4 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """A recipe by the name of its class, imported when it is first used."""
-    return public_class(__name__, name)
+    return import_public_class(__name__, name)

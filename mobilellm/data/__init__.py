@@ -17,7 +17,7 @@ from mobilellm.data.sources.rationale_data import HubRationaleData, RationaleDat
 from mobilellm.data.sources.stdlib import StandardLibrary, StandardLibraryData
 from mobilellm.data.sources.text import TextData, TextFiles
 from mobilellm.data.sources.tokenized import TokenizedData, TokenizedJsonlFiles
-from mobilellm.public_names import public_class
+from mobilellm.public_names import import_public_class
 
 __all__ = [
     "DataConfig",
@@ -47,4 +47,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a source that is not listed above: `XData` or `XFiles` from `sources/x.py`."""
     suffix = "Files" if name.endswith("Files") else "Data"
-    return public_class(__name__, name, files=f"{__name__}.sources", suffix=suffix)
+    return import_public_class(__name__, name, files=f"{__name__}.sources", suffix=suffix)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilellm.data.source import cut_text
-from mobilellm.files import TOKENIZER_FILE, describe_unread
+from mobilellm.files import TOKENIZER_FILE, describe_invalid_file
 from mobilellm.units import bytes_text
 
 if TYPE_CHECKING:
@@ -152,7 +152,9 @@ def open_tokenizer(path: Path, *, name: str = "data.tokenizer=") -> "SentencePie
     try:
         processor.LoadFromSerializedProto(path.read_bytes())
     except RuntimeError:
-        kind = describe_unread(path) or f"{_kind_of(path)}; give a SentencePiece tokenizer.model"
+        kind = (
+            describe_invalid_file(path) or f"{_kind_of(path)}; give a SentencePiece tokenizer.model"
+        )
         raise ValueError(f"{name}{path} {kind}") from None
     return processor
 

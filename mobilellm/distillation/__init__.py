@@ -19,7 +19,7 @@ from mobilellm.distillation.losses.teacher_cross_entropy import (
     TeacherCrossEntropy,
     teacher_cross_entropy,
 )
-from mobilellm.public_names import public_class
+from mobilellm.public_names import import_public_class
 
 __all__ = [
     "AttentionKL",
@@ -47,4 +47,4 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a loss that is not listed above from its file in `losses/`."""
-    return public_class(__name__, name, files=f"{__name__}.losses")
+    return import_public_class(__name__, name, files=f"{__name__}.losses")

@@ -21,8 +21,8 @@ def open_config(folder: str | Path) -> ModelConfig:
         FileNotFoundError, ValueError: as `open_model`.
         NotRepresentable: the architecture is not supported.
     """
-    folder = _holding_config(Path(folder))
-    if _is_ours(folder):
+    folder = _folder_with_config(Path(folder))
+    if _is_own_format(folder):
         return read_config(folder)
     return read_huggingface_config(folder)
 
@@ -47,8 +47,8 @@ def open_model(folder: str | Path, *, as_stored: bool = False) -> "tuple[MobileL
     from mobilellm.checkpoint import load_model
     from mobilellm.formats.huggingface import import_huggingface
 
-    folder = _holding_config(Path(folder))
-    if not _is_ours(folder):
+    folder = _folder_with_config(Path(folder))
+    if not _is_own_format(folder):
         model = import_huggingface(folder, **({"dtype": None} if as_stored else {}))
     else:
         model = load_model(folder) if as_stored else load_model(folder).float()
@@ -57,7 +57,7 @@ def open_model(folder: str | Path, *, as_stored: bool = False) -> "tuple[MobileL
 
 def describe_missing_tokenizer(folder: str | Path) -> str:
     """Error message for a folder in which `open_model` finds no tokenizer."""
-    folder = _holding_config(Path(folder))
+    folder = _folder_with_config(Path(folder))
     other = next((n for n in _OTHER_TOKENIZERS if (folder / n).is_file()), None)
     kind = f" contains {other}, which is not supported, and no" if other else " contains no"
     return f"{folder}{kind} SentencePiece tokenizer.model"
@@ -65,16 +65,16 @@ def describe_missing_tokenizer(folder: str | Path) -> str:
 
 def find_tokenizer(folder: str | Path) -> Path | None:
     """The tokenizer.model of a model's or a run's folder; None if there is none."""
-    path = _holding_config(Path(folder)) / TOKENIZER_FILE
+    path = _folder_with_config(Path(folder)) / TOKENIZER_FILE
     return path if path.is_file() else None
 
 
-def _holding_config(folder: Path) -> Path:
+def _folder_with_config(folder: Path) -> Path:
     """The folder itself, or `model/` in a run's folder."""
     in_run = folder / "model"
     own = (folder / CONFIG_FILE).is_file() or not (in_run / CONFIG_FILE).is_file()
     return folder if own else in_run
 
 
-def _is_ours(folder: Path) -> bool:
+def _is_own_format(folder: Path) -> bool:
     return "format" in read_json(folder / CONFIG_FILE)

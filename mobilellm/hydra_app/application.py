@@ -22,7 +22,7 @@ from mobilellm.hydra_app.root_schema import register_root_schema
 from mobilellm.hydra_app.sweep_check import check_sweep
 from mobilellm.hydra_app.sweep_task import SweepTask
 from mobilellm.hydra_app.trial import Trial
-from mobilellm.paths import home_in_override, user_path, with_home_folders
+from mobilellm.paths import expand_home_folders, expand_home_in_override, user_path
 
 # Our run folders hold the configuration and the results, so Hydra need not write any files.
 NO_HYDRA_FILES = {
@@ -75,7 +75,9 @@ class HydraApplication:
         if arguments.config_dir is not None:
             arguments.overrides.append(_search_path(arguments.config_dir, arguments.overrides))
             arguments.config_dir = None
-        arguments.overrides = [home_in_override(override) for override in arguments.overrides]
+        arguments.overrides = [
+            expand_home_in_override(override) for override in arguments.overrides
+        ]
         given = {override.partition("=")[0] for override in arguments.overrides}
         arguments.overrides = [
             *(f"{key}={value}" for key, value in self.defaults.items() if key not in given),
@@ -132,7 +134,7 @@ def _search_path(config_dir: str, overrides: Sequence[str]) -> str:
 def _home_of_logs(trials: Sequence[Trial]) -> list[str]:
     """The override for the folder of a sweep's logs if it is given with `~`."""
     folder = str(trials[0].config.hydra.sweep.dir) if trials else ""
-    expanded = with_home_folders(folder)
+    expanded = expand_home_folders(folder)
     return [] if expanded == folder else [f"hydra.sweep.dir={_quoted(expanded)}"]
 
 

@@ -20,7 +20,7 @@ from mobilellm.hydra_app.composition_errors import composition_message
 from mobilellm.hydra_app.errors import describe_configuration_error, instantiation_cause
 from mobilellm.hydra_app.old_keys import refuse_old_keys
 from mobilellm.hydra_app.root_schema import register_root_schema
-from mobilellm.paths import home_in_override
+from mobilellm.paths import expand_home_in_override
 
 
 def config_folder() -> Path:
@@ -63,7 +63,7 @@ def compose(
         FileNotFoundError: there is no conf/ folder.
     """
     with config_loader(config_dir) as loader:
-        lines = [home_in_override(override) for override in overrides]
+        lines = [expand_home_in_override(override) for override in overrides]
         config = load(loader, config_name, lines, RunMode.RUN)
     with open_dict(config):
         del config["hydra"]

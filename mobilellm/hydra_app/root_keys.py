@@ -14,7 +14,7 @@ from mobilellm.cli.errors import CommandError, listed, nearest
 from mobilellm.hydra_app.old_keys import refuse_old_nodes
 from mobilellm.hydra_app.root_schema import RunConfig
 from mobilellm.hydra_app.synonyms import meant_by
-from mobilellm.paths import with_home_folders
+from mobilellm.paths import expand_home_folders
 from mobilellm.ranges import ANYWHERE, MAX_SEED, TEMPERATURE, Range, check_value
 
 Rows = dict[str, tuple[Any, Range]]
@@ -111,7 +111,7 @@ def checked_config(root: str, cfg: DictConfig) -> DictConfig:
     Raises:
         ValueError: a key at the root that does not exist or is missing, or a value out of range.
     """
-    plain: Any = with_home_folders(OmegaConf.to_container(cfg, resolve=False))
+    plain: Any = expand_home_folders(OmegaConf.to_container(cfg, resolve=False))
     expanded: Any = OmegaConf.create(plain)
     refuse_old_nodes(plain)
     _check_names(plain, root)

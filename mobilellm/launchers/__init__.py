@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mobilellm.public_names import listed_name
+from mobilellm.public_names import import_public_name
 
 if TYPE_CHECKING:
     from mobilellm.launchers.local.launcher import LocalLauncher as LocalLauncher
@@ -17,4 +17,4 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     """The public names, each imported from its module."""
-    return listed_name(__name__, name, _MODULES)
+    return import_public_name(__name__, name, _MODULES)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from mobilellm.models.config import ModelConfig
-from mobilellm.public_names import listed_name
+from mobilellm.public_names import import_public_name
 
 if TYPE_CHECKING:
     from mobilellm.models.mobilellm import MobileLLM, ModelOutput
@@ -13,4 +13,4 @@ __all__ = ["MobileLLM", "ModelConfig", "ModelOutput"]
 
 def __getattr__(name: str) -> Any:
     """Import torch only if a model class is used: `--help` and parameter counts stay fast."""
-    return listed_name(__name__, name, dict.fromkeys(__all__, "mobilellm.models.mobilellm"))
+    return import_public_name(__name__, name, dict.fromkeys(__all__, "mobilellm.models.mobilellm"))

@@ -25,7 +25,7 @@ from mobilellm.hydra_app.override_text import (
     shown_value,
 )
 from mobilellm.paths import user_path
-from mobilellm.recorded_config import TARGET, class_name, in_todays_form
+from mobilellm.recorded_config import TARGET, class_name, to_current_form
 from mobilellm.run_folder import CONFIG, read_summary
 from mobilellm.run_settings import flat_config, is_identity
 
@@ -195,7 +195,7 @@ def _read_config(path: Path, _changed: int) -> dict[str, Any]:
         config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except Exception:
         return {}
-    return in_todays_form(config) if isinstance(config, dict) else {}
+    return to_current_form(config) if isinstance(config, dict) else {}
 
 
 def _is_older(
@@ -222,19 +222,34 @@ def _is_probed(recorded: Any, configured: Any, config: Mapping[str, Any]) -> boo
         return False
 
 
+def passive_callbacks(config: Mapping[str, Any]) -> list[str]:
+    """Names of the callbacks that do not change the trained model.
+
+    Their class sets `watches_only = True`, or `measures_only = True` if they add results to those
+    of the run, so that they are part of its identity.
+    """
+    return _marked_callbacks(config, "watches_only", "measures_only")
+
+
 def _watching_callbacks(config: Mapping[str, Any]) -> list[str]:
-    """Keys `callbacks.<name>` of the callbacks that do not affect training."""
+    """Keys `callbacks.<name>` of the callbacks that affect neither training nor results."""
+    return [f"callbacks.{name}" for name in _marked_callbacks(config, "watches_only")]
+
+
+def _marked_callbacks(config: Mapping[str, Any], *attributes: str) -> list[str]:
+    """Names of the callbacks whose class sets one of the attributes to True."""
     nodes = (config.get("callbacks") or {}).items()
-    return [f"callbacks.{name}" for name, node in nodes if node and _watches_only(node)]
+    return [name for name, node in nodes if node and _is_marked(node, attributes)]
 
 
-def _watches_only(node: Any) -> bool:
-    """Whether the callback's class sets `watches_only`, which subclasses do not inherit."""
+def _is_marked(node: Any, attributes: Sequence[str]) -> bool:
+    """Whether the callback's class itself sets an attribute; subclasses do not inherit it."""
     try:
-        return vars(get_class(node["_target_"])).get("watches_only") is True
+        own = vars(get_class(node["_target_"]))
     except Exception:
         # If the class cannot be imported, an error is raised later, when it is instantiated.
         return False
+    return any(own.get(attribute) is True for attribute in attributes)
 
 
 def _path(key: str, value: Any, base: str) -> Any:

@@ -20,7 +20,7 @@ from mobilellm.pipeline.results import Facts
 from mobilellm.pipeline.run import Run
 from mobilellm.pipeline.summary import recording
 from mobilellm.run_folder import read_summary
-from mobilellm.run_lock import RunIsBusy, locked
+from mobilellm.run_lock import RunIsBusy, lock_run_folder
 from mobilellm.training.divergence import TrainingDiverged
 from mobilellm.training.ranks import broadcast_from_first, is_first_process
 from mobilellm.training.training_budget import TrainingBudget
@@ -134,7 +134,7 @@ def _lock(folder: Path, timeout: float, stack: ExitStack) -> bool:
     """Whether the first of the run's processes, which decides for all, holds the lock."""
     if is_first_process():
         try:
-            stack.enter_context(locked(folder, timeout))
+            stack.enter_context(lock_run_folder(folder, timeout))
         except RunIsBusy:
             return False
     return True

@@ -12,7 +12,7 @@ from mobilellm.data.resolved import data_name
 from mobilellm.files import write_text_atomically
 from mobilellm.pipeline.fit import Fitted
 from mobilellm.pipeline.hydra_job import hydra_job
-from mobilellm.pipeline.identity import IDENTITY_VERSION
+from mobilellm.pipeline.identity import IDENTITY_VERSION, passive_callbacks
 from mobilellm.pipeline.results import Facts, describe_model, timestamp
 from mobilellm.pipeline.run import Run
 from mobilellm.provenance import provenance
@@ -48,6 +48,7 @@ def describe_run(run: Run, prepared: PreparedData) -> Facts:
         "identity_version": IDENTITY_VERSION,
         "overrides": list(run.overrides),
         "choices": hydra_job().choices,
+        "passive_callbacks": passive_callbacks(run.config),
         "starts_from": start_from(run.config["init_from"]).to_dict(),
         "seed": run.config["seed"],
         **describe_model(run.model, length),

@@ -20,7 +20,7 @@ from mobilellm.pipeline.run import Run
 from mobilellm.pipeline.start_messages import start_messages
 from mobilellm.pipeline.summary import recording
 from mobilellm.run_folder import check_may_start, read_summary
-from mobilellm.run_lock import locked
+from mobilellm.run_lock import lock_run_folder
 from mobilellm.training.ranks import (
     broadcast_from_first,
     check_same_configuration,
@@ -55,7 +55,7 @@ def train(cfg: DictConfig) -> Facts:
     with _joined_ranks(run):
         prepared = prepare(run)
         run, tried = probe_learning_rate(run, prepared)
-        with locked(run.folder) if is_first_process() else nullcontext():
+        with lock_run_folder(run.folder) if is_first_process() else nullcontext():
             # Asked again: the same command may have finished the run meanwhile.
             if broadcast_from_first(run.is_sweep and run.is_finished()):
                 return read_summary(run.folder) or {}

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilellm.report.caution import Caution
-from mobilellm.report.comparability import comparable_subsets, obstacle
-from mobilellm.report.compressed import CompressedModel, compressed_cautions, ranked
-from mobilellm.report.fairness import cautions, metric_of
+from mobilellm.report.comparability import (
+    choose_metric,
+    comparable_subsets,
+    incomparability_reason,
+)
+from mobilellm.report.compressed import CompressedModel, compressed_cautions, rank_models
+from mobilellm.report.fairness import cautions
 from mobilellm.report.findings import findings, lowest_label
 from mobilellm.report.leaderboard import leaderboard_sentence
 from mobilellm.report.run_groups import RunGroup, group_runs
@@ -19,28 +23,29 @@ from mobilellm.report.statistics import (
     mean_interval,
     paired_differences,
 )
-from mobilellm.units import listed
+from mobilellm.units import join_names
 
-MOST_GROUPS = 8
-"""With more configurations, they are compared with the best one instead of in pairs."""
+MAX_PAIRWISE_GROUPS = 8
+"""If there are more configurations, each is compared with the best one instead of every other."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """The results of a comparison; the files of the report are in `folder`."""
+    """The results of a comparison."""
 
     title: str
     sources: tuple[Path, ...]
     """The folders that were read."""
     folder: Path
+    """The folder of the report."""
     groups: tuple[RunGroup, ...]
-    """Runs of one configuration each, from wide to deep."""
+    """The configurations, each with its runs, from wide to deep."""
     metric: str | None
     """`val_loss`, `val_bits_per_byte`, or None if no loss can be compared."""
     pairs: tuple[Pair, ...]
-    """Every pair of configurations, or every pair with the baseline; empty without a metric."""
+    """Every pair of configurations, or every pair with the baseline; empty if `metric` is None."""
     reference: str | None
-    """Label of the configuration that all others are compared with; None: every pair is shown."""
+    """Label of the configuration with which the others are compared; None: every pair is shown."""
     is_baseline: bool
     """Whether the reference was given as baseline; otherwise it has the lowest loss."""
     compressed: tuple[CompressedModel, ...]
@@ -49,8 +54,9 @@ class Analysis:
     """What makes the comparison unfair or weak, serious cautions first."""
     left_out: tuple[LeftOut, ...]
     num_probes: int
+    """Number of learning-rate probes that were skipped."""
     findings: tuple[str, ...]
-    """Sentences, the main result first."""
+    """Findings in sentences, the main result first."""
 
     @property
     def verdict(self) -> str:
@@ -63,7 +69,7 @@ class Analysis:
         return self.folder / "index.html"
 
     def pair(self, first: str, second: str) -> Pair | None:
-        """The first configuration compared with the second, by label; None if not compared."""
+        """Return the comparison of two configurations, given by label; None if there is none."""
         for pair in self.pairs:
             if (pair.first, pair.second) == (first, second):
                 return pair
@@ -72,7 +78,7 @@ class Analysis:
         return None
 
     def difference(self, pair: Pair, metric: str) -> Interval | None:
-        """The paired difference of a pair in either metric; None if unknown."""
+        """Return the paired difference of a pair in the given metric; None if it is unknown."""
         by_label = {group.label: group for group in self.groups}
         first, second = (by_label[label].losses(metric) for label in (pair.first, pair.second))
         differences = paired_differences(first, second)
@@ -88,19 +94,27 @@ def analyse(
     baseline: str | None = None,
     models: Sequence[CompressedModel] = (),
 ) -> Analysis:
-    """Compare the runs that were read; writes no files.
+    """Compare runs that were already read, without writing files.
+
+    Args:
+        runs: from `read_runs`.
+        sources: the folders that were read.
+        folder: of the report, recorded in the result.
+        title: heading of the report; default: the name of the experiment.
+        baseline: see `compare`.
+        models: compressed models, from `read_compressed`.
 
     Raises:
         ValueError: the baseline names no configuration, or several.
     """
     groups, repeated = group_runs(runs.finished)
-    metric = metric_of(groups) if groups else None
+    metric = choose_metric(groups) if groups else None
     given = None if baseline is None else find_baseline(groups, baseline)
     pairs = _pairs(groups, metric, given)
     reference = given
-    if reference is None and metric is not None and len(groups) > MOST_GROUPS:
+    if reference is None and metric is not None and len(groups) > MAX_PAIRWISE_GROUPS:
         reference = lowest_label(comparable_subsets(groups)[0], metric)
-    rows = ranked(models, groups)
+    rows = rank_models(models, groups)
     found = findings(groups, pairs, metric, given) if groups else ()
     ranking = leaderboard_sentence(rows) if models else None
     return Analysis(
@@ -123,7 +137,11 @@ def analyse(
 
 
 def find_baseline(groups: Sequence[RunGroup], name: str) -> str:
-    """The label of the configuration with this label, or with a run in a folder of this name.
+    """Return the label of the configuration that a user's `--baseline` names.
+
+    Args:
+        groups: all configurations.
+        name: label of a configuration, or name or path of the folder of one of its runs.
 
     Raises:
         ValueError: there is none, or more than one.
@@ -136,7 +154,7 @@ def find_baseline(groups: Sequence[RunGroup], name: str) -> str:
     if len(found) == 1:
         return found[0]
     if not groups:
-        raise ValueError(f"--baseline {name!r} needs runs, and none were found; leave it out")
+        raise ValueError(f"--baseline {name!r} requires runs, but there are none; leave it out")
     labels = ", ".join(repr(group.label) for group in groups)
     raise ValueError(
         f"--baseline {name!r} is not one of the configurations; use one of {labels}, or the name "
@@ -152,14 +170,14 @@ def _pairs(
     by_label = {group.label: group for group in groups}
     return compare_pairs(
         {group.label: group.losses(metric) for group in groups},
-        lambda first, second: obstacle(by_label[first], by_label[second]),
+        lambda first, second: incomparability_reason(by_label[first], by_label[second]),
         baseline,
     )
 
 
 def _title(groups: Sequence[RunGroup], sources: Sequence[Path]) -> str:
     if not groups:
-        return f"Compressed models in {listed([str(path) for path in sources])}"
+        return f"Compressed models in {join_names([str(path) for path in sources])}"
     names = {str(run.fact("experiment") or "") for group in groups for run in group.runs}
     named = " and ".join(sorted(name.replace("_", " ") for name in names if name))
     return (named[:1].upper() + named[1:]) or f"Comparison of {len(groups)} configurations"

@@ -1,4 +1,4 @@
-"""The initial weights of a run: random, or from another model with its own training."""
+"""Where the initial weights of a run come from, and how many tokens they were trained on."""
 
 import json
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 COMPRESSION = "compression.json"
 """Written by `mobilellm compress` beside the model; its `source` is the folder of the original."""
-DEPTH = 20
-"""Limit of ancestors to follow, in case the folders refer to each other in a circle."""
+MAX_ANCESTORS = 20
+"""The most ancestors to follow, in case folders refer to each other in a circle."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Start:
     folder: str | None = None
     """The value of `init_from`; None: random initialisation."""
     origin: str | None = None
-    """The first ancestor if its training is unknown; None: it was trained from scratch."""
+    """The earliest known ancestor, if its own training is unknown; None: all training is known."""
     tokens: int = 0
-    """Training tokens since the origin, without those of the run itself."""
+    """Training tokens of all ancestors since the origin, without those of the run itself."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for summary.json."""
@@ -34,7 +34,11 @@ class Start:
 
 
 def start_of(run: "Run") -> Start:
-    """The initial weights as recorded in summary.json; for older runs, found from the folders."""
+    """Return the initial weights of a run.
+
+    They are recorded in summary.json; for runs of versions that did not record them, the folders of
+    the ancestors are read.
+    """
     known = run.fact("starts_from")
     if isinstance(known, Mapping):
         return Start(known.get("folder"), known.get("origin"), int(known.get("tokens") or 0))
@@ -42,30 +46,34 @@ def start_of(run: "Run") -> Start:
 
 
 def start_from(folder: str | None) -> Start:
-    """The training history of the model in `folder`, which may be a run's; None: from scratch."""
+    """Find the training history of a model from the folders of its ancestors.
+
+    Args:
+        folder: of the model, or of the run that trained it; None: random initialisation.
+    """
     if folder is None:
         return Start()
     place, tokens = Path(folder).absolute(), 0
-    for _ in range(DEPTH):
+    for _ in range(MAX_ANCESTORS):
         before = _parent(place)
         if before is None:
-            return Start(_normal(folder), str(place.resolve()), tokens)
+            return Start(_normalised(folder), str(place.resolve()), tokens)
         parent, own = before
         tokens += own
         if parent is None:
-            return Start(_normal(folder), None, tokens)
+            return Start(_normalised(folder), None, tokens)
         place = Path(parent).absolute()
-    return Start(_normal(folder), str(place.resolve()), tokens)
+    return Start(_normalised(folder), str(place.resolve()), tokens)
 
 
-def _normal(folder: str) -> str:
-    """The folder as an absolute path, without `model/`: one spelling per model."""
+def _normalised(folder: str) -> str:
+    """The absolute path without a final `model/`, so that each model has one spelling."""
     path = Path(folder).absolute()
     return str(path.parent if path.name == MODEL else path)
 
 
 def _parent(place: Path) -> tuple[str | None, int] | None:
-    """(folder of the initial weights, tokens trained since); None if unknown."""
+    """Folder of the initial weights, and tokens trained since then; None if they are unknown."""
     for folder in (place, place.parent) if place.name == MODEL else (place,):
         summary = _read(folder / SUMMARY)
         if isinstance(summary.get("tokens"), int | float):

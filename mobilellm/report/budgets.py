@@ -1,4 +1,4 @@
-"""Which budgets configurations share: stored or body parameters, or FLOPs per token."""
+"""Which budgets of configurations are equal: stored or body parameters, or FLOPs per token."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,15 +7,16 @@ from mobilellm.report.run_groups import RunGroup
 from mobilellm.units import count_text
 
 TOLERANCE = 0.02
-"""Budgets are equal if they deviate from their midrange by at most this: the solver's tolerance."""
+"""Budgets count as equal if their `spread` is at most this, which is the solver's tolerance."""
 
 GAP = 0.15
-"""Budgets with a relative gap larger than this are taken as different on purpose."""
+"""If one budget exceeds the next smaller one by more than this fraction, the two are regarded as
+different on purpose."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The range of one quantity over several configurations."""
+    """The smallest and the largest value of one quantity over several configurations."""
 
     name: str
     """`body parameters`, `stored parameters` or `training FLOPs per token`."""
@@ -50,7 +51,7 @@ QUANTITIES: Mapping[str, Callable[[RunGroup], float]] = {
 
 
 def budgets(groups: Sequence[RunGroup]) -> tuple[Budget, ...]:
-    """Each budget over these configurations, body parameters first."""
+    """Return the range of each quantity over these configurations, body parameters first."""
     found = []
     for name, quantity in QUANTITIES.items():
         smallest, largest = min(groups, key=quantity), max(groups, key=quantity)
@@ -59,21 +60,21 @@ def budgets(groups: Sequence[RunGroup]) -> tuple[Budget, ...]:
 
 
 def split_by_budget(groups: Sequence[RunGroup]) -> tuple[tuple[RunGroup, ...], ...]:
-    """Subsets of configurations with about the same budget, small budgets first.
+    """Divide configurations into subsets of about equal budget, small budgets first.
 
-    They are divided by the quantity that gives the fewest subsets, and among those by the one that
-    varies least within them. The order within a subset is kept.
+    The budget is the quantity that gives the fewest subsets; among several such quantities, it is
+    the one that varies least within the subsets. The order within a subset is kept.
     """
     order = {group.label: index for index, group in enumerate(groups)}
-    divisions = [(_divided(groups, quantity), quantity) for quantity in QUANTITIES.values()]
+    divisions = [(_split(groups, quantity), quantity) for quantity in QUANTITIES.values()]
     subsets, _ = min(divisions, key=lambda item: (len(item[0]), _variation(*item)))
     return tuple(tuple(sorted(subset, key=lambda group: order[group.label])) for subset in subsets)
 
 
-def _divided(
+def _split(
     groups: Sequence[RunGroup], quantity: Callable[[RunGroup], float]
 ) -> list[list[RunGroup]]:
-    """Subsets with a gap of more than `GAP` between them."""
+    """Subsets that are separated by gaps of more than `GAP`."""
     subsets: list[list[RunGroup]] = []
     for group in sorted(groups, key=quantity):
         if subsets and quantity(group) <= (1 + GAP) * quantity(subsets[-1][-1]):

@@ -15,7 +15,7 @@ class Column:
 
     name: str
     meaning: str
-    """What it measures, with the unit."""
+    """What the column shows, with the unit."""
     text: Callable[[RunGroup], str]
     value: Callable[[RunGroup], float | None]
     """The number by which the column is sorted."""
@@ -96,7 +96,7 @@ COLUMNS = (
 
 
 def shown_columns(groups: Sequence[RunGroup]) -> list[Column]:
-    """The columns that have a value for at least one configuration."""
+    """Return the columns that have a value for at least one configuration."""
     return [
         column for column in COLUMNS if any(column.value(group) is not None for group in groups)
     ]

@@ -1,4 +1,4 @@
-"""Compare runs, and write the report."""
+"""Compares runs, and writes the report."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ from mobilellm.files import write_text_atomically
 from mobilellm.report.analysis import Analysis, analyse
 from mobilellm.report.comparison import Comparison
 from mobilellm.report.compressed import read_compressed
-from mobilellm.report.drawing import house_style, palette, svg_text
+from mobilellm.report.drawing import palette, plot_style, svg_text
 from mobilellm.report.page import page_text
 from mobilellm.report.plots import PLOTS, Plot
 from mobilellm.report.records import csv_text, json_text
@@ -35,14 +35,17 @@ def compare(
         out: folder of the report; default `<first path>/comparison`. An earlier report in it is
             overwritten; other files are never overwritten.
         title: heading of the page; default: the name of the experiment.
-        baseline: label of a configuration, or name of a run's folder, that all others are compared
-            with; default: compare every pair, or with more than eight configurations each with the
-            best.
+        baseline: configuration with which all others are compared, given by its label or by the
+            name of a run's folder. Default: every pair is compared; if there are more than eight
+            configurations, each is compared with the best one.
+
+    Returns:
+        The results, which `print` and notebooks can show.
 
     Raises:
-        FileNotFoundError: a path that does not exist.
-        ValueError: no path is given, nothing can be compared, `out` contains other files, or the
-            baseline does not exist.
+        FileNotFoundError: a path does not exist.
+        ValueError: no path is given, no finished run was found, `out` contains other files, or the
+            baseline is not one of the configurations.
     """
     if not paths:
         raise ValueError("no folder given; give run or sweep folders, e.g. outputs/depth_vs_width")
@@ -50,7 +53,7 @@ def compare(
     folder = Path(out) if out is not None else sources[0] / FOLDER
     _check_may_write(folder)
     models, unreadable = read_compressed([path for path in sources if path.exists()])
-    runs = read_runs(sources, may_be_none=bool(models))
+    runs = read_runs(sources, may_be_empty=bool(models))
     analysis = analyse(
         replace(runs, left_out=(*runs.left_out, *unreadable)),
         models=models, sources=sources, folder=folder, title=title, baseline=baseline,
@@ -64,10 +67,10 @@ def compare(
 
 
 def write_plots(analysis: Analysis) -> list[tuple[Plot, str]]:
-    """Write each plot for which the runs have data as PNG; return these plots with their SVGs."""
+    """Write each plot for which there are data as a PNG file; return these plots with their SVG."""
     drawings = []
     colours = palette(len(analysis.groups))
-    with house_style():
+    with plot_style():
         for plot in PLOTS:
             path = analysis.folder / f"{plot.name}.png"
             figure = plot.draw(analysis) if analysis.groups else None

@@ -1,4 +1,4 @@
-"""What `compare` returns: the analysis, with its representations for terminals and notebooks."""
+"""The result of `compare`: the analysis, with its representations for terminals and notebooks."""
 
 from typing import TYPE_CHECKING
 
@@ -21,11 +21,11 @@ class Comparison(Analysis):
     """
 
     def to_pandas(self) -> "pd.DataFrame":
-        """One row per run and compressed model, with the columns of comparison.csv.
+        """Return a table with one row per run and compressed model: the columns of comparison.csv.
 
-        The column `shape` has the label of the configuration. Losses are in nats per token
-        (`val_loss`) and bits per byte (`val_bits_per_byte`). Runs that were left out are in
-        `left_out` only.
+        The column `shape` contains the label of the configuration. Losses are in nats per token
+        (`val_loss`) and in bits per byte (`val_bits_per_byte`). Runs that were left out of the
+        comparison are only in `left_out`.
 
         Raises:
             ModuleNotFoundError: pandas is not installed.
@@ -36,13 +36,16 @@ class Comparison(Analysis):
         return pd.DataFrame(run_records(self))
 
     def to_latex(self) -> str:
-        r"""One row per configuration as a LaTeX table; it needs `\usepackage{booktabs}`.
+        r"""Return a LaTeX table with one row per configuration; it needs `\usepackage{booktabs}`.
 
         The columns are those of the table in the terminal. Losses are means over seeds with 95 %
         intervals.
+
+        Raises:
+            ValueError: there are no finished runs, only compressed models.
         """
         return latex_table(self.groups)
 
     def __rich__(self) -> RenderableType:
-        """Tables, verdicts and cautions for the terminal."""
+        """Return tables, verdicts and cautions for the terminal."""
         return terminal_report(self)

@@ -11,7 +11,7 @@ from typing import Any
 from mobilellm.command_names import command_for
 from mobilellm.models.saved_config import CONFIG_FILE, read_config
 from mobilellm.report.ancestry import COMPRESSION, start_of
-from mobilellm.report.caution import Caution, some
+from mobilellm.report.caution import Caution, shorten_list
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.run_settings import compression_node, recipe_text
 from mobilellm.report.runs import LeftOut, number_or_none
@@ -22,17 +22,17 @@ DENSE, GIVEN, COMPRESSED, RECOVERED = "dense", "given", "compressed", "recovered
 
 @dataclass(frozen=True, kw_only=True)
 class CompressedModel:
-    """One row of the leaderboard; unknown values are None."""
+    """One row of the leaderboard of compressed models; unknown values are None."""
 
     label: str
     folder: Path
     kind: str
-    """`dense`, `given` (already compressed before), `compressed` (without training after it) or
-    `recovered` (with training after it)."""
+    """`dense` or `given` (the model before compression, which was dense or compressed already),
+    `compressed` (without training after compression) or `recovered` (with training after it)."""
     loss: float
     """Nats per token."""
     dense_loss: float | None
-    """Of the model before compression, on the same text."""
+    """Loss of the model before compression, on the same text."""
     bytes_on_disk: float | None
     ratio: float | None
     """Unmasked parameters, relative to those of the dense model."""
@@ -44,14 +44,18 @@ class CompressedModel:
 
     @property
     def is_before(self) -> bool:
-        """Whether it is the model that was compressed."""
+        """Whether this is the model before compression."""
         return self.kind in (DENSE, GIVEN)
 
 
 def read_compressed(
     folders: Sequence[Path],
 ) -> tuple[tuple[CompressedModel, ...], tuple[LeftOut, ...]]:
-    """Every compressed model at or below the given folders, and the models they were made from."""
+    """Read every compressed model at or below the given folders, and the model it was made from.
+
+    Returns:
+        The models, and the folders that could not be read.
+    """
     found: list[CompressedModel] = []
     broken: list[LeftOut] = []
     for folder in _folders(folders):
@@ -67,17 +71,17 @@ def read_compressed(
     return tuple(found), tuple(broken)
 
 
-def ranked(
+def rank_models(
     rows: Sequence[CompressedModel], groups: Sequence[RunGroup]
 ) -> tuple[CompressedModel, ...]:
-    """The leaderboard: sorted by text and then by loss, with unique labels.
+    """Make the leaderboard: sorted by validation text and then by loss, with unique labels.
 
     Args:
         rows: from `read_compressed`.
-        groups: those that compressed their model and trained it become rows too.
+        groups: configurations; those whose runs compressed the model are added as rows.
     """
     every = [*rows, *(row for group in groups for row in _recovered(group))]
-    every = list({_one_of(row): row for row in reversed(every)}.values())[::-1]
+    every = list({_model_key(row): row for row in reversed(every)}.values())[::-1]
     texts = list(dict.fromkeys(row.text for row in every))
     labels = [(row.kind, row.label) for row in every]
     named = [
@@ -89,27 +93,27 @@ def ranked(
     return tuple(sorted(named, key=lambda row: (texts.index(row.text), row.loss)))
 
 
-def _one_of(row: CompressedModel) -> tuple[Any, ...]:
+def _model_key(row: CompressedModel) -> tuple[Any, ...]:
     """A key that is equal for rows of the same model."""
     place = round(row.loss, 4) if row.is_before else row.folder
     return row.kind, row.label, row.text, place
 
 
 def compressed_cautions(rows: Sequence[CompressedModel]) -> tuple[Caution, ...]:
-    """Cautions about texts that differ and about missing seeds."""
+    """Return cautions about different validation texts and about missing seeds."""
     found = []
     texts = {row.text: row.label for row in reversed(rows)}
     if len(texts) > 1:
         text = (
             f"the losses of the compressed models were measured on {len(texts)} different texts or "
-            f"window lengths (the first model of each: {some(list(texts.values()))}) and can only "
-            "be compared within one of them"
+            f"window lengths (the first model of each: {shorten_list(list(texts.values()))}); only "
+            "losses on the same text and window length are comparable"
         )
         found.append(Caution("compressed models", True, text))
     if any(row.kind == COMPRESSED for row in rows):
         text = (
-            "a compressed model has a single measurement, so there is no verdict; train it with "
-            f"several seeds ({command_for('train')} init_from=…) to get one"
+            "each compressed model was measured only once, so there is no verdict; to get one, "
+            f"train the models with several seeds ({command_for('train')} init_from=…)"
         )
         found.append(Caution("compressed models", False, text))
     return tuple(found)
@@ -133,7 +137,9 @@ def _rows(folder: Path) -> Iterator[CompressedModel]:
     after = by_name[COMPRESSED]
     before = next((row for name, row in by_name.items() if name != COMPRESSED), None)
     if before is None:
-        raise ValueError(f"{COMPRESSION} has no model before compression; compress it again")
+        raise ValueError(
+            f"{COMPRESSION} does not contain the model before compression; compress it again"
+        )
     config = read_config(folder) if (folder / CONFIG_FILE).is_file() else None
     size = f"{config.num_blocks}×{config.hidden_size}" if config else folder.name
     known = (report.get("hashes") or {}).get("validation")
@@ -147,7 +153,7 @@ def _rows(folder: Path) -> Iterator[CompressedModel]:
     place = source if source is not None else folder
     kind = DENSE if name == DENSE else GIVEN
     yield _row(name, place, kind, before, before, text, disk_bytes(source))
-    label = f"{size} {recipe_text(parsed_recipe(report['recipe']))}"
+    label = f"{size} {recipe_text(parse_recipe(report['recipe']))}"
     yield _row(label, folder, COMPRESSED, after, before, text, disk_bytes(folder))
 
 
@@ -157,7 +163,7 @@ def _row(
 ) -> CompressedModel:  # fmt: skip
     loss = float(row["loss"])
     if not math.isfinite(loss):
-        raise ValueError(f"loss={loss} of {row['model']} is not finite")
+        raise ValueError(f"loss={loss} of the {row['model']} model is not finite")
     kept = row["parameters"].get("nonzero") or row["parameters"]["stored"]
     return CompressedModel(
         label=label,
@@ -175,7 +181,7 @@ def _row(
 
 
 def _recovered(group: RunGroup) -> Iterator[CompressedModel]:
-    """The dense model and the recovered one of runs with compression; nothing for other runs."""
+    """The dense and the recovered model of runs with compression; no rows for other runs."""
     run, interval = group.first, group.interval("val_loss")
     if compression_node(run.config) is None or interval is None:
         return
@@ -201,7 +207,7 @@ def _recovered(group: RunGroup) -> Iterator[CompressedModel]:
 
 
 def disk_bytes(folder: Path | None) -> float | None:
-    """Bytes of the weight files in a model's or a run's folder; None if there are none."""
+    """Return the size of the weight files in a model's or a run's folder; None without files."""
     for place in () if folder is None else (folder, folder / MODEL):
         sizes = [file.stat().st_size for file in place.glob("*.safetensors")]
         if sizes:
@@ -209,8 +215,8 @@ def disk_bytes(folder: Path | None) -> float | None:
     return None
 
 
-def parsed_recipe(text: str) -> dict[str, Any]:
-    """Settings of a recipe, parsed from its text: `Pruning(layers=['blocks.*'], sparsity=0.5)`."""
+def parse_recipe(text: str) -> dict[str, Any]:
+    """Parse the settings of a recipe from its text, `Pruning(method='wanda', sparsity=0.5)`."""
     kind = text.partition("(")[0]
     values = {
         name: _value(value)

@@ -39,7 +39,7 @@ class MeanCurve:
 
     tokens: np.ndarray
     seconds: np.ndarray
-    """Mean wall time until these tokens."""
+    """Mean wall time at these token counts."""
     mean: np.ndarray
     low: np.ndarray
     """The minimum over runs."""
@@ -48,7 +48,11 @@ class MeanCurve:
 
 
 def read_curve(path: Path) -> Curve:
-    """Read metrics.csv; empty if there is none. Rows without finite numbers are skipped."""
+    """Read metrics.csv; rows without finite numbers are skipped.
+
+    Args:
+        path: of the file; if it does not exist, the curve has no points.
+    """
     if not path.exists():
         return Curve()
     with path.open(newline="", encoding="utf-8") as file:
@@ -57,9 +61,13 @@ def read_curve(path: Path) -> Curve:
 
 
 def mean_curve(curves: Sequence[Points]) -> MeanCurve | None:
-    """Mean and range of several runs, at the token counts of the run with the fewest points.
+    """Compute mean and range of the losses of several runs at common token counts.
 
-    Other runs are interpolated linearly. None if the runs have no common range of tokens.
+    The token counts are those of the run with the fewest points; the losses of the other runs are
+    interpolated linearly.
+
+    Returns:
+        None if the runs have no common range of tokens.
     """
     if not curves or not all(len(points) for points in curves):
         return None

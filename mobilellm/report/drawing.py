@@ -1,4 +1,4 @@
-"""Style of the plots: colours from wide to deep, labels that do not overlap, themed SVG."""
+"""Style of the plots: colours from wide to deep, labels that do not overlap, SVG for two themes."""
 
 import io
 import re
@@ -17,24 +17,27 @@ if TYPE_CHECKING:
 
 Point = tuple[float, float]
 
-# The page replaces these colours, so that the plots suit light and dark themes.
+# The page replaces these colours by CSS variables, for its light and its dark theme.
 INK = "#1d2126"
 MUTED = "#6b7480"
 GRID = "#e3e6ea"
 PAPER = "#fefefe"
 
 LIGHT_RANGE = (0.82, 0.0)
+"""Section of the colour map viridis, from the widest to the deepest configuration, for the light
+theme. Colours that resemble the background are left out."""
 DARK_RANGE = (1.0, 0.36)
-"""Section of viridis from the widest to the deepest; colours near the background are left out."""
-FEW_COLOURS = 8
-"""More colours of one scale are hard to distinguish."""
+"""The same for the dark theme."""
+MAX_SOLID_LINES = 8
+"""If there are more lines, they also differ in their pattern: more colours of one colour map are
+hard to distinguish."""
 LEGEND_CHARACTERS = 26
-"""Longer labels are wrapped."""
+"""Width at which labels are wrapped."""
 
 
 @contextmanager
-def house_style() -> Iterator[None]:
-    """Fonts, sizes and colours of all figures, inside a `with` block."""
+def plot_style() -> Iterator[None]:
+    """Set the fonts, sizes and colours of all figures that are drawn inside a `with` block."""
     import matplotlib as mpl
 
     with mpl.rc_context(
@@ -69,7 +72,7 @@ def house_style() -> Iterator[None]:
 
 
 def palette(number: int, ends: tuple[float, float] = LIGHT_RANGE) -> list[str]:
-    """`number` colours of viridis, from wide (bright) to deep (dark)."""
+    """Return `number` colours of viridis, from wide (bright) to deep (dark)."""
     import matplotlib as mpl
     from matplotlib.colors import to_hex
 
@@ -79,8 +82,11 @@ def palette(number: int, ends: tuple[float, float] = LIGHT_RANGE) -> list[str]:
 
 
 def line_styles(groups: Sequence[RunGroup]) -> list[dict[str, Any]]:
-    """Dashed for shared blocks; with many lines, neighbouring colours get different patterns."""
-    plain = ["-", (0, (1, 1.2)), (0, (6, 1.2, 1, 1.2))] if len(groups) > FEW_COLOURS else ["-"]
+    """Return the line style of each group: dashed for shared blocks, otherwise mostly solid.
+
+    If there are many groups, lines of similar colours get different patterns.
+    """
+    plain = ["-", (0, (1, 1.2)), (0, (6, 1.2, 1, 1.2))] if len(groups) > MAX_SOLID_LINES else ["-"]
     return [
         {"linestyle": (0, (4, 1.6)) if group.is_shared else plain[index % len(plain)]}
         for index, group in enumerate(groups)
@@ -88,14 +94,20 @@ def line_styles(groups: Sequence[RunGroup]) -> list[dict[str, Any]]:
 
 
 def mark_style(group: RunGroup, colour: str) -> dict[str, Any]:
-    """An open diamond for shared blocks, else a dot."""
+    """Return the marker style of a group: an open diamond for shared blocks, otherwise a dot."""
     if group.is_shared:
         return {"marker": "D", "markerfacecolor": PAPER, "markeredgecolor": colour}
     return {"marker": "o", "markerfacecolor": colour, "markeredgecolor": colour}
 
 
 def svg_text(figure: "Figure", name: str, colours: Sequence[str]) -> str:
-    """The figure as SVG for a page: colours are CSS variables, ids begin with `name`."""
+    """Return the figure as SVG for the page.
+
+    Args:
+        figure: to convert.
+        name: prefix of all ids, so that the SVGs of one page do not clash.
+        colours: of the configurations; these and the colours above become CSS variables.
+    """
     import matplotlib as mpl
 
     buffer = io.StringIO()
@@ -114,8 +126,8 @@ def svg_text(figure: "Figure", name: str, colours: Sequence[str]) -> str:
     return svg
 
 
-def folded(label: str, characters: int = LEGEND_CHARACTERS) -> str:
-    """A long label, wrapped."""
+def wrap_label(label: str, characters: int = LEGEND_CHARACTERS) -> str:
+    """Insert line breaks into a long label."""
     return textwrap.fill(label, characters, break_long_words=False)
 
 
@@ -125,9 +137,15 @@ def label_points(
     texts: Sequence[str],
     segments: Iterable[tuple[Point, Point]] = (),
 ) -> None:
-    """Write each text beside its point, with the least overlap with points, segments and texts.
+    """Write each text beside its point, where it hides the least.
 
-    Must be called last: it measures the axes as they are drawn, and freezes their layout.
+    This must be called last, since it measures the axes as they are drawn and freezes their layout.
+
+    Args:
+        axes: to write on.
+        points: in data coordinates.
+        texts: one per point.
+        segments: lines that the texts should not hide, in data coordinates.
     """
     figure = axes.get_figure(root=True)
     if figure is None:
@@ -137,16 +155,18 @@ def label_points(
     places = axes.transData.transform(np.array(points))
     taken = [_square(place, 10 * pixel) for place in places]
     for segment in segments:
-        taken += _along(axes.transData.transform(np.array(segment)), 3 * pixel)
+        taken += _squares_along(axes.transData.transform(np.array(segment)), 3 * pixel)
     frame = np.array(axes.get_window_extent().extents)
     for place, point, text in zip(places, points, texts, strict=True):
-        note = axes.annotate(folded(text), point, (0, 0), textcoords="offset points", fontsize=9)
+        note = axes.annotate(
+            wrap_label(text), point, (0, 0), textcoords="offset points", fontsize=9
+        )
         extent = note.get_window_extent()
         size = np.array([extent.width, extent.height])
         offsets = np.array(_offsets(*(size / pixel)))
         corners = place + offsets * pixel
         boxes = np.concatenate([corners, corners + size], axis=1)
-        best = int(np.argmin([_covered(box, np.array(taken), frame) for box in boxes]))
+        best = int(np.argmin([_hidden_area(box, np.array(taken), frame) for box in boxes]))
         note.set_position(tuple(offsets[best]))
         taken.append(boxes[best])
 
@@ -162,15 +182,15 @@ def _square(middle: np.ndarray, side: float) -> np.ndarray:
     return np.concatenate([middle - side / 2, middle + side / 2])
 
 
-def _along(ends: np.ndarray, side: float) -> list[np.ndarray]:
-    """Squares that cover a segment, in pixels."""
+def _squares_along(ends: np.ndarray, side: float) -> list[np.ndarray]:
+    """Squares, in pixels, that cover a line segment."""
     steps = max(1, round(float(np.hypot(*(ends[1] - ends[0]))) / side))
     shares = np.linspace(0, 1, steps + 1)
     return [_square(ends[0] + share * (ends[1] - ends[0]), side) for share in shares]
 
 
 def _offsets(width: float, height: float) -> list[Point]:
-    """Candidates for a text's lower left corner, relative to its point, in order of preference."""
+    """Possible positions of a text's lower left corner relative to its point, the best first."""
     right, left, middle = 7.0, -7.0 - width, -width / 2
     heights = [-height / 2 + 1, 5.0, -5.0 - height, 13.0, -13.0 - height, 24.0, -24.0 - height]
     return [(x, y) for y in heights for x in (right, left)] + [
@@ -178,14 +198,14 @@ def _offsets(width: float, height: float) -> list[Point]:
     ]
 
 
-def _covered(box: np.ndarray, taken: np.ndarray, frame: np.ndarray) -> float:
-    """Area of a text that overlaps something or lies outside the axes, in square pixels."""
-    outside = float(np.prod(box[2:] - box[:2])) - float(_shared(box, frame[None]).sum())
-    return float(_shared(box, taken).sum()) + outside
+def _hidden_area(box: np.ndarray, taken: np.ndarray, frame: np.ndarray) -> float:
+    """Area of a text box that overlaps something or lies outside the axes, in square pixels."""
+    outside = float(np.prod(box[2:] - box[:2])) - float(_overlap_areas(box, frame[None]).sum())
+    return float(_overlap_areas(box, taken).sum()) + outside
 
 
-def _shared(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Overlap of a box with each of `others` (boxes, 4), in square pixels."""
+def _overlap_areas(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Areas of the overlap of a box with each of `others` (number, 4), in square pixels."""
     low = np.maximum(box[:2], others[:, :2])
     high = np.minimum(box[2:], others[:, 2:])
     return np.clip(high - low, 0, None).prod(axis=1)

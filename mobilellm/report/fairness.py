@@ -1,7 +1,7 @@
-"""Cautions: what makes a comparison unfair, or too weak for a conclusion.
+"""Finds what makes a comparison unfair, or too weak for a conclusion.
 
-Source: the confounds of the depth-against-width grid of Liu et al. 2024, arXiv:2402.14905,
-tables 11 and 12: unequal body parameters, one learning rate for all widths, one seed.
+The depth-against-width tables of Liu et al. 2024 (arXiv:2402.14905, tables 11 and 12) have three of
+these confounds: unequal body parameters, one learning rate for all widths, and a single seed.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 from mobilellm.models.config import BlockShape, ModelConfig
 from mobilellm.report.budgets import TOLERANCE, budgets, split_by_budget
-from mobilellm.report.caution import MOST_NAMES, Caution, by_value, some
+from mobilellm.report.caution import MAX_NAMES, Caution, labels_by_value, shorten_list
 from mobilellm.report.comparability import (
     CONDITION_SETTINGS,
     EQUAL_TOKENS,
@@ -31,28 +31,15 @@ from mobilellm.report.run_settings import (
 )
 from mobilellm.report.runs import Run
 from mobilellm.report.statistics import MINIMUM_SEEDS
-from mobilellm.units import count_text, listed, plural
+from mobilellm.units import count_text, join_names, plural
 
 NATS_BELOW_UNIGRAM = 1.0
-"""A run that ends closer than this to the unigram loss has learned little beyond frequencies."""
-
-
-def metric_of(groups: Sequence[RunGroup]) -> str | None:
-    """The loss by which configurations are compared.
-
-    `val_loss` if all have the same tokenizer, else `val_bits_per_byte`, or None if a run has no
-    bits per byte. `comparability.obstacle` decides which pairs are comparable.
-    """
-    runs = [run for group in groups for run in group.runs]
-    if len({run.fact("hashes.tokenizer") for run in runs}) == 1:
-        return "val_loss"
-    if all(run.val_bits_per_byte is not None for run in runs):
-        return "val_bits_per_byte"
-    return None
+"""A run that ends less than this below the unigram loss has learned little more than the
+frequencies of tokens."""
 
 
 def cautions(groups: Sequence[RunGroup]) -> tuple[Caution, ...]:
-    """All cautions, serious ones first."""
+    """Return all cautions about these configurations, serious ones first."""
     found = [
         *_budget(groups),
         *_amounts(groups),
@@ -60,7 +47,7 @@ def cautions(groups: Sequence[RunGroup]) -> tuple[Caution, ...]:
         *loss_cautions(groups),
         *(Caution("learning rate", True, text) for text in learning_rate_cautions(groups)),
         *_seeds(groups),
-        *_learnt_little(groups),
+        *_near_unigram(groups),
         *_architecture(groups),
         *_settings(groups),
         *_circumstances(groups),
@@ -69,7 +56,7 @@ def cautions(groups: Sequence[RunGroup]) -> tuple[Caution, ...]:
 
 
 def _budget(groups: Sequence[RunGroup]) -> Iterable[Caution]:
-    """Which budgets are equal and which are not."""
+    """Yield cautions about unequal parameters and FLOPs."""
     subsets = split_by_budget(groups)
     for subset in subsets:
         if len(subset) < 2:
@@ -79,17 +66,20 @@ def _budget(groups: Sequence[RunGroup]) -> Iterable[Caution]:
         unmatched = [str(budget) for budget in found if not budget.is_matched]
         within = f"within ±{100 * TOLERANCE:.0f} %"
         if not matched:
-            yield Caution("budget", True, f"no budget is equal {within}: {listed(unmatched)}")
+            yield Caution("budget", True, f"no budget is equal {within}: {join_names(unmatched)}")
         elif unmatched:
-            text = f"equal {within}: {listed(matched)}; not equal: {listed(unmatched)}"
+            text = f"equal {within}: {join_names(matched)}; not equal: {join_names(unmatched)}"
             yield Caution("budget", False, text)
     if len(subsets) > 1:
-        text = "; ".join(some([group.label for group in subset]) for subset in subsets)
+        text = "; ".join(shorten_list([group.label for group in subset]) for subset in subsets)
         yield Caution("budget", True, f"configurations of different budgets are compared: {text}")
 
 
 def _amounts(groups: Sequence[RunGroup]) -> Iterable[Caution]:
-    """Different training tokens (those of the initial weights included, if known) and batches."""
+    """Yield cautions about different numbers of training tokens and different batches.
+
+    The tokens of the initial weights are included if they are known.
+    """
     runs = [run for group in groups for run in group.runs]
     totals = [total_tokens(run) for run in runs]
     is_known = None not in totals
@@ -105,18 +95,18 @@ def _amounts(groups: Sequence[RunGroup]) -> Iterable[Caution]:
         }
         has_parents = any(run.tokens != amount for run, amount in zip(runs, tokens, strict=True))
         note = " (including those of the initial weights)" if has_parents else ""
-        text = f"the numbers of training tokens differ{note}: {by_value(per_group)}"
+        text = f"the numbers of training tokens differ{note}: {labels_by_value(per_group)}"
         yield Caution("tokens", True, text)
     values = {group.label: count_text(group.first.tokens_per_step) for group in groups}
     if len(set(values.values())) > 1:
-        text = f"tokens_per_step differs (in tokens): {by_value(values)}"
+        text = f"tokens_per_step differs (in tokens): {labels_by_value(values)}"
         yield Caution("tokens_per_step", True, text)
 
 
 def _data(groups: Sequence[RunGroup]) -> Iterable[Caution]:
-    """Differences in text, tokenizer or validation split, by the hashes of the prepared data."""
+    """Yield cautions about different data or tokenizers, found by the hashes of prepared data."""
     consequences = {
-        "tokenizer": "nats per token are not comparable; verdicts use bits per byte",
+        "tokenizer": "nats per token are not comparable, so verdicts use bits per byte",
         "validation": "no verdict is given between them",
         "train": "the configurations were trained on different text",
         "data": "the data were prepared from different sources",
@@ -131,33 +121,32 @@ def _data(groups: Sequence[RunGroup]) -> Iterable[Caution]:
     for name in differing:
         values = {group.label: str(group.first.fact(f"hashes.{name}"))[:8] for group in groups}
         noun = {"train": "training text", "validation": "validation text"}.get(name, name)
-        text = f"the {noun} differs ({by_value(values)}): {consequences[name]}"
+        text = f"the {noun} differs ({labels_by_value(values)}): {consequences[name]}"
         yield Caution("data", True, text)
     if "tokenizer" in differing and any(validation_tokens(run) for run in runs):
         text = (
-            "validation_tokens selects windows spread over the validation text, which depend on "
-            "the "
-            "tokenizer: part of a difference may come from this sampling; validation_tokens=null "
-            "uses all of the text"
+            "validation_tokens selects windows of the validation text, and which ones depends on "
+            "the tokenizer: part of a difference may come from this choice; validation_tokens=null "
+            "uses the whole text"
         )
         yield Caution("data", True, text)
 
 
 def _seeds(groups: Sequence[RunGroup]) -> Iterable[Caution]:
-    """Too few seeds, and seeds that some configurations lack."""
+    """Yield cautions about too few seeds, and about seeds that some configurations lack."""
     few = [group.label for group in groups if len(group.seeds) < MINIMUM_SEEDS]
     if few:
         text = (
-            f"fewer than {MINIMUM_SEEDS} seeds: {some(few)}; there is no verdict on them, "
-            "train more seeds"
+            f"fewer than {MINIMUM_SEEDS} seeds: {shorten_list(few)}; there is no verdict on them, "
+            "so train more seeds"
         )
         yield Caution("seeds", True, text)
     common = set.intersection(*(set(group.seeds) for group in groups))
     missing = {group.label: sorted(set(group.seeds) - common) for group in groups}
     if any(missing.values()):
-        unpaired = some(
+        unpaired = shorten_list(
             [
-                f"{label} seed {listed([str(seed) for seed in seeds])}"
+                f"{label} seed {join_names([str(seed) for seed in seeds])}"
                 for label, seeds in missing.items()
                 if seeds
             ]
@@ -169,8 +158,8 @@ def _seeds(groups: Sequence[RunGroup]) -> Iterable[Caution]:
         yield Caution("seeds", False, text)
 
 
-def _learnt_little(groups: Sequence[RunGroup]) -> Iterable[Caution]:
-    """Runs that end near the unigram loss."""
+def _near_unigram(groups: Sequence[RunGroup]) -> Iterable[Caution]:
+    """Yield a caution about runs that end near the unigram loss."""
     near = []
     for group in groups:
         gaps = [
@@ -183,22 +172,24 @@ def _learnt_little(groups: Sequence[RunGroup]) -> Iterable[Caution]:
             near.append(f"{group.label} ({abs(min(gaps)):.2f} {side})")
     if near:
         text = (
-            f"less than {NATS_BELOW_UNIGRAM:g} nat below the unigram loss: {some(near)}; training "
-            "was too short for a conclusion, increase max_tokens"
+            f"less than {NATS_BELOW_UNIGRAM:g} nat below the unigram loss: {shorten_list(near)}; "
+            "training was too short for a conclusion, increase max_tokens"
         )
         yield Caution("training length", True, text)
 
 
 def _architecture(groups: Sequence[RunGroup]) -> Iterable[Caution]:
-    """Architectural differences besides depth and width."""
+    """Yield a caution about architectural differences other than depth and width."""
     differing = []
     for name, trait in _TRAITS:
         values = sorted({trait(block, s.model) for s in groups for block in s.model.block_shapes})
         if len(values) > 1:
             ends = values if len(values) < 4 else [values[0], values[-1]]
-            differing.append(f"{name} ({listed(ends) if len(values) < 4 else ' to '.join(ends)})")
+            differing.append(
+                f"{name} ({join_names(ends) if len(values) < 4 else ' to '.join(ends)})"
+            )
     if differing:
-        text = f"besides depth and width, the models differ in {listed(differing)}"
+        text = f"besides depth and width, the models differ in {join_names(differing)}"
         yield Caution("architecture", False, text)
 
 
@@ -221,40 +212,44 @@ _TRAITS: tuple[tuple[str, Callable[[BlockShape, ModelConfig], str]], ...] = (
 
 
 def _settings(groups: Sequence[RunGroup]) -> Iterable[Caution]:
-    """Differences in compression, distillation and other settings."""
+    """Yield cautions about differences in compression, distillation and other settings."""
     for name, read in (("compression", compression_text), ("distillation", distillation_text)):
         values = list(dict.fromkeys(read(group.first) or "none" for group in groups))
         if len(values) > 1:
-            yield Caution(name, False, f"{name} differs: {some(values, noun='kinds')}")
+            yield Caution(name, False, f"{name} differs: {shorten_list(values, noun='kinds')}")
     compressed = [group.label for group in groups if compression_text(group.first)]
     if compressed:
-        who = "all configurations" if len(compressed) == len(groups) else some(compressed)
+        who = "all configurations" if len(compressed) == len(groups) else shorten_list(compressed)
         text = f"the models were compressed and then trained (recovered) during these runs: {who}"
         yield Caution("compression", False, text)
     rewarmed = [s.label for s in groups if extension_text(s.first) == "re-warmed"]
     if rewarmed:
         text = (
-            f"continued after the learning rate had decayed, with a second warmup (re-warmed): "
-            f"{some(rewarmed)}; a single run over all tokens has another schedule"
+            "continued after the learning rate had decayed, with a second warmup (re-warmed): "
+            f"{shorten_list(rewarmed)}; a single run over all tokens has another schedule"
         )
         yield Caution("schedule", len(rewarmed) < len(groups), text)
     flat = [settings(group.first) for group in groups]
-    names = [name for name in differing_settings(flat) if not name.startswith(_HAVE_OTHER_CAUTIONS)]
+    names = [
+        name for name in differing_settings(flat) if not name.startswith(_COVERED_BY_OTHER_CAUTIONS)
+    ]
     if names:
         values = [list(dict.fromkeys(_value(one, name) for one in flat)) for name in names]
         shown = [
-            f"{name} ({some(found, noun='values')})"
-            for name, found in zip(names[:MOST_NAMES], values, strict=False)
+            f"{name} ({shorten_list(found, noun='values')})"
+            for name, found in zip(names[:MAX_NAMES], values, strict=False)
         ]
-        more = [f"{len(names) - MOST_NAMES} more settings"] if len(names) > MOST_NAMES else []
-        yield Caution("settings", False, f"the configurations differ in {listed([*shown, *more])}")
+        more = [f"{len(names) - MAX_NAMES} more settings"] if len(names) > MAX_NAMES else []
+        yield Caution(
+            "settings", False, f"the configurations differ in {join_names([*shown, *more])}"
+        )
 
 
-_HAVE_OTHER_CAUTIONS = (
+_COVERED_BY_OTHER_CAUTIONS = (
     "compression", "distillation", "optimizer", "max_tokens", "tokens_per_step", "sequence_length",
     START, EXTENDED, *CONDITION_SETTINGS,
 )  # fmt: skip
-"""Settings that other cautions cover."""
+"""Settings about which other functions yield cautions."""
 
 
 def _value(settings: Mapping[str, Any], name: str) -> str:
@@ -262,12 +257,12 @@ def _value(settings: Mapping[str, Any], name: str) -> str:
 
 
 def _circumstances(groups: Sequence[RunGroup]) -> Iterable[Caution]:
-    """Differences in optimizer, precision, machine and code."""
+    """Yield cautions about differences in optimizer, precision, machine and code."""
     runs = [run for group in groups for run in group.runs]
     for name, read, is_serious in _CIRCUMSTANCES:
         values = sorted({_shortened(read(run)) for run in runs})
         if len(values) > 1:
-            yield Caution(name, is_serious, f"{name} differs: {listed(values)}")
+            yield Caution(name, is_serious, f"{name} differs: {join_names(values)}")
     dirty = [run for run in runs if run.fact("git.dirty")]
     if dirty:
         text = (
@@ -288,6 +283,6 @@ _CIRCUMSTANCES: tuple[tuple[str, Callable[[Run], Any], bool], ...] = (
 
 
 def _shortened(value: Any) -> str:
-    """A text; a hash is shortened to ten digits."""
+    """The value as text; a hash is shortened to ten digits."""
     text = "unknown" if value is None else str(value)
     return text[:10] if len(text) == 40 and " " not in text else text

@@ -1,4 +1,4 @@
-"""Plots of the final loss against depth, and against size or speed."""
+"""Plots of the final loss against depth, size and speed."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mobilellm.report.analysis import Analysis
 from mobilellm.report.budgets import split_by_budget
 from mobilellm.report.drawing import MUTED, Point, label_points, mark_style, palette
-from mobilellm.report.findings import kinds
+from mobilellm.report.findings import group_by_kind
 from mobilellm.report.reference_lines import loss_metric, loss_unit, reference_lines
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.runs import Run
@@ -32,13 +32,17 @@ class _Mark:
 
 
 def against_depth(analysis: Analysis) -> "Figure | None":
-    """Final loss against depth, if depths differ; lines connect configurations of equal budget."""
+    """Draw the final loss against depth; lines connect configurations of equal budget.
+
+    Returns:
+        None if all depths are equal.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
     marks = _marks(analysis, lambda run: run.model.num_layers)
     depths = sorted({mark.x for mark in marks})
-    marks = _side_by_side(marks)
+    marks = _shift_equal_depths(marks)
     if len(depths) < 2:
         return None
     figure = Figure(figsize=(8.2, 4.4), layout="constrained")
@@ -48,9 +52,9 @@ def against_depth(analysis: Analysis) -> "Figure | None":
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("depth (layers run per token, logarithmic axis)")
     lines = [
-        _joined(kind, marks)
+        _connecting_line(kind, marks)
         for subset in split_by_budget(analysis.groups)
-        for kind in kinds([group for group in subset if not group.is_shared])
+        for kind in group_by_kind([group for group in subset if not group.is_shared])
     ]
     for line in lines:
         if line:
@@ -63,7 +67,16 @@ def against_depth(analysis: Analysis) -> "Figure | None":
 def against_cost(
     analysis: Analysis, label: str, cost: Callable[[Run], float | None]
 ) -> "Figure | None":
-    """Final loss against a cost, if it differs, with the Pareto front."""
+    """Draw the final loss against a cost, with the Pareto front.
+
+    Args:
+        analysis: content of the report.
+        label: of the axis.
+        cost: reads the cost of a run; None: unknown.
+
+    Returns:
+        None if all costs are equal, or fewer than two are known.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
@@ -86,7 +99,10 @@ def against_cost(
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other point dominates, in order of the first coordinate."""
+    """Return the points that no other point dominates, in order of the first coordinate.
+
+    Lower is better in both coordinates.
+    """
     front: list[Point] = []
     for point in sorted(set(points)):
         if not front or point[1] < front[-1][1]:
@@ -105,7 +121,7 @@ def _marks(analysis: Analysis, position: Callable[[Run], float | None]) -> list[
     return found
 
 
-def _side_by_side(marks: Sequence[_Mark]) -> list[_Mark]:
+def _shift_equal_depths(marks: Sequence[_Mark]) -> list[_Mark]:
     """Shift markers of equal depth a little, so that they do not overlap."""
     apart = []
     for mark in marks:
@@ -115,7 +131,7 @@ def _side_by_side(marks: Sequence[_Mark]) -> list[_Mark]:
     return apart
 
 
-def _joined(subset: Sequence[RunGroup], marks: Sequence[_Mark]) -> list[Point]:
+def _connecting_line(subset: Sequence[RunGroup], marks: Sequence[_Mark]) -> list[Point]:
     """The line through configurations of one budget and kind; empty if two are equally deep."""
     labels = {group.label for group in subset}
     members = [mark for mark in marks if mark.group.label in labels]
@@ -131,7 +147,7 @@ def _draw_marks(
     segments: Sequence[tuple[Point, Point]],
     front: Sequence[Point] = (),
 ) -> None:
-    """Means with intervals, single seeds, the Pareto front, and labels that avoid `segments`."""
+    """Draw means with intervals, single seeds, the Pareto front, and labels beside `segments`."""
     bars = []
     for mark in marks:
         losses = list(mark.group.losses(loss_metric(analysis)).values())
@@ -151,7 +167,7 @@ def _draw_marks(
 
 
 def _draw_front(axes: "Axes", front: Sequence[Point]) -> Iterable[tuple[Point, Point]]:
-    """Draw the front as steps from the top to the right end of the axes; returns its segments."""
+    """Draw the front as steps from the top to the right edge of the axes; return its segments."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     corners = [(front[0][0], top)]
     for cost, loss in front:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mobilellm.report.budgets import split_by_budget
-from mobilellm.report.caution import some
+from mobilellm.report.caution import shorten_list
 from mobilellm.report.comparability import comparable_subsets, total_tokens
 from mobilellm.report.interval_text import interval_text, signed_text, size_text
 from mobilellm.report.run_groups import RunGroup
@@ -19,7 +19,7 @@ from mobilellm.report.statistics import (
     WORSE,
     Pair,
 )
-from mobilellm.units import count_text, listed, plural
+from mobilellm.units import count_text, join_names, plural
 
 UNIT = {"val_loss": "nats per token", "val_bits_per_byte": "bits per byte"}
 
@@ -29,7 +29,8 @@ NO_METRIC = (
 )
 
 ENOUGH_TOKENS_PER_PARAMETER = 20
-"""With fewer, a run counts as short. Source: Hoffmann et al. 2022, arXiv:2203.15556, table 3."""
+"""Runs with fewer training tokens per body parameter count as short. Source: Hoffmann et al. 2022,
+arXiv:2203.15556, table 3."""
 
 
 def findings(
@@ -38,13 +39,13 @@ def findings(
     metric: str | None,
     baseline: str | None = None,
 ) -> tuple[str, ...]:
-    """Sentences, the main result first; at least one.
+    """Return the findings in sentences, the main result first; there is at least one.
 
     Args:
         groups: all configurations.
         pairs: every pair, or every pair with the baseline.
-        metric: the loss that is compared.
-        baseline: label of the configuration that all others are compared with.
+        metric: the loss that is compared, `val_loss` or `val_bits_per_byte`; None: no comparison.
+        baseline: label of the configuration with which all others are compared.
     """
     if metric is None:
         return (NO_METRIC,)
@@ -55,8 +56,8 @@ def findings(
     if len(groups) == 1:
         loss = interval_text(groups[0].interval(metric))
         return (
-            f"Only one configuration, {groups[0].label}: {loss} {UNIT[metric]}; nothing to "
-            "compare.",
+            f"Only one configuration, {groups[0].label}: {loss} {UNIT[metric]}; there is nothing "
+            "to compare.",
             *end,
         )
     if baseline is not None:
@@ -76,10 +77,10 @@ def findings(
 
 def _not_compared(alone: Sequence[str], pairs: Sequence[Pair], number: int) -> str:
     reasons = sorted({pair.reason for pair in pairs if {pair.first, pair.second} & {*alone}} - {""})
-    why = listed(reasons, "or")
+    why = join_names(reasons, "or")
     if len(alone) == number:
         return f"No verdict: no two of the {number} configurations are comparable ({why})."
-    return f"Not comparable with any other configuration: {some(alone)} ({why})."
+    return f"Not comparable with any other configuration: {shorten_list(alone)} ({why})."
 
 
 def _against_baseline(
@@ -88,7 +89,7 @@ def _against_baseline(
     labels = [group.label for group in groups if group.label != baseline]
     loss = next(group for group in groups if group.label == baseline).interval(metric)
     parts = [
-        f"{word}: {some(names)}"
+        f"{word}: {shorten_list(names)}"
         for verdict, word in (
             (BETTER, "better"),
             (WORSE, "worse"),
@@ -105,11 +106,13 @@ def _against_baseline(
 
 
 def deepest_and_widest(groups: Sequence[RunGroup], metric: str) -> tuple[RunGroup, RunGroup] | None:
-    """The deepest and the widest configuration without sharing; None if the former is not both
-    deeper and narrower.
+    """Return the deepest and the widest configuration without sharing.
 
-    If several are equally deep or wide (at other learning rates, say), the one with the lowest
-    loss is taken.
+    If several are equally deep or wide, for example with different learning rates, the one with the
+    lowest loss is taken.
+
+    Returns:
+        None if the deepest configuration is not both deeper and narrower than the widest one.
     """
     plain = [group for group in groups if not group.is_shared] or list(groups)
     ranked = [(group, interval.mean) for group in plain if (interval := group.interval(metric))]
@@ -124,15 +127,15 @@ def deepest_and_widest(groups: Sequence[RunGroup], metric: str) -> tuple[RunGrou
     return (deepest, widest) if is_range else None
 
 
-def sentence(pair: Pair, metric: str) -> str:
-    """The verdict: `24×64 is better than 2×232 by 0.050 ± 0.020 nats per token`."""
+def verdict_sentence(pair: Pair, metric: str) -> str:
+    """Return the verdict: `24×64 is better than 2×232 by 0.050 ± 0.020 nats per token`."""
     unit = UNIT[metric]
     if pair.verdict == NOT_COMPARABLE:
         return f"{pair.first} and {pair.second} are not comparable ({pair.reason})"
     if pair.verdict == TOO_FEW_SEEDS or pair.difference is None:
         return (
             f"{pair.first} against {pair.second}: no verdict with "
-            f"{plural(len(pair.seeds), 'common seed')}, at least {MINIMUM_SEEDS} are needed"
+            f"{plural(len(pair.seeds), 'common seed')}; at least {MINIMUM_SEEDS} are needed"
         )
     if pair.verdict == NOT_DISTINGUISHABLE:
         return (
@@ -145,7 +148,7 @@ def sentence(pair: Pair, metric: str) -> str:
 
 
 def short_runs(groups: Sequence[RunGroup]) -> str | None:
-    """A statement that the runs are short, or None if they are not."""
+    """Return a sentence that says how short the runs are; None if they are not short."""
     runs = [run for group in groups for run in group.runs]
     trained = [(tokens, run) for run in runs if (tokens := total_tokens(run)) is not None]
     ratios = [tokens / run.parameters["body"] for tokens, run in trained]
@@ -153,36 +156,39 @@ def short_runs(groups: Sequence[RunGroup]) -> str | None:
         return None
     tokens = sorted({tokens for tokens, _ in trained})
     texts = list(dict.fromkeys(map(count_text, tokens)))
-    many = listed(texts) if len(texts) < 4 else f"{texts[0]} to {texts[-1]}"
+    many = join_names(texts) if len(texts) < 4 else f"{texts[0]} to {texts[-1]}"
     return (
         f"The runs are too short to settle the question: {many} training tokens are "
         f"{min(ratios):.2g} per body parameter, while about {ENOUGH_TOKENS_PER_PARAMETER} are "
-        "usual for a trained model and MobileLLM used thousands. The ranking can change with "
-        "longer training."
+        "usual and MobileLLM was trained on thousands. The ranking can change with longer "
+        "training."
     )
 
 
 def _deep_against_wide(
     groups: Sequence[RunGroup], by_names: dict[tuple[str, str], Pair], metric: str
 ) -> list[str]:
-    """One sentence per budget with configurations of different depths."""
+    """One sentence per budget that has configurations of different depths."""
     sentences = []
     ranges = [
         (subset, ends)
         for budget in split_by_budget(groups)
-        for subset in kinds(budget)
+        for subset in group_by_kind(budget)
         if (ends := deepest_and_widest(subset, metric))
     ]
     for subset, (deepest, widest) in ranges:
-        text = sentence(by_names[deepest.label, widest.label], metric)
+        text = verdict_sentence(by_names[deepest.label, widest.label], metric)
         body = count_text(subset[0].first.parameters["body"])
         where = f" at {body} body parameters" if len(ranges) > 1 else ""
         sentences.append(f"Deepest against widest{where}: {text}.")
     return sentences
 
 
-def kinds(groups: Sequence[RunGroup]) -> list[list[RunGroup]]:
-    """Subsets of equal block type, compression and distillation: the rest is depth and width."""
+def group_by_kind(groups: Sequence[RunGroup]) -> list[list[RunGroup]]:
+    """Divide configurations into subsets that mainly differ in depth and width.
+
+    Within a subset, the types of the blocks, compression and distillation are equal.
+    """
     found: dict[tuple[str | bool, ...], list[RunGroup]] = defaultdict(list)
     for group in groups:
         model, treatment = group.model, _treatment(group)
@@ -206,8 +212,9 @@ def _sharing(
         counterpart = counterparts.get(_without_sharing(group))
         if group.is_shared and counterpart:
             sentences.append(
-                f"Sharing: {sentence(by_names[group.label, counterpart.label], metric)}, with the "
-                f"same stored blocks and {_times(group, counterpart):.2g} times the FLOPs."
+                f"Sharing: {verdict_sentence(by_names[group.label, counterpart.label], metric)}, "
+                f"with the same stored blocks and {_flops_ratio(group, counterpart):.2g} times the "
+                "FLOPs."
             )
     return sentences
 
@@ -218,12 +225,12 @@ def _without_sharing(group: RunGroup) -> str:
     return f"{model} {_treatment(group)}"
 
 
-def _times(group: RunGroup, counterpart: RunGroup) -> float:
+def _flops_ratio(group: RunGroup, counterpart: RunGroup) -> float:
     return group.first.flops_per_token["training"] / counterpart.first.flops_per_token["training"]
 
 
 def _lowest(groups: Sequence[RunGroup], by_names: dict[tuple[str, str], Pair], metric: str) -> str:
-    """The lowest mean loss, with the verdicts against the others."""
+    """The lowest mean loss, and the verdicts against all other configurations."""
     means = {group.label: found for group in groups if (found := group.interval(metric))}
     best = lowest_label(groups, metric)
     parts = []
@@ -241,7 +248,7 @@ def _lowest(groups: Sequence[RunGroup], by_names: dict[tuple[str, str], Pair], m
 
 
 def lowest_label(groups: Sequence[RunGroup], metric: str) -> str:
-    """Label of the configuration with the lowest mean loss."""
+    """Return the label of the configuration with the lowest mean loss."""
     means = {group.label: found.mean for group in groups if (found := group.interval(metric))}
     return min(means, key=lambda label: means[label])
 
@@ -250,12 +257,12 @@ def _named(labels: list[str], number: int) -> str:
     """`all 5 others`, `2×208 and 4×160`, or `5 of the 8 others`."""
     if len(labels) == number > 1:
         return f"all {number} others"
-    return listed(labels) if len(labels) < 4 else f"{len(labels)} of the {number} others"
+    return join_names(labels) if len(labels) < 4 else f"{len(labels)} of the {number} others"
 
 
 def question(groups: Sequence[RunGroup], metric: str | None) -> str:
-    """The question that the comparison can answer, given its configurations."""
-    subsets = [subset for budget in split_by_budget(groups) for subset in kinds(budget)]
+    """Return the question that a comparison of these configurations can answer."""
+    subsets = [subset for budget in split_by_budget(groups) for subset in group_by_kind(budget)]
     has_range = any(deepest_and_widest(subset, metric or "val_loss") for subset in subsets)
     is_shared = any(group.is_shared for group in groups)
     if not has_range:

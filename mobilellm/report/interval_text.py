@@ -7,7 +7,7 @@ from mobilellm.units import MISSING
 
 
 def interval_text(interval: Interval | None) -> str:
-    """`4.213 ± 0.012`; the mean alone where one value gives no interval."""
+    """Format an interval as `4.213 ± 0.012`, or the mean alone if there is no interval."""
     if interval is None:
         return MISSING
     if interval.half_width is None:
@@ -17,17 +17,17 @@ def interval_text(interval: Interval | None) -> str:
 
 
 def signed_text(interval: Interval) -> str:
-    """A difference with its sign: `+0.050 ± 0.020`."""
+    """Format a difference with its sign: `+0.050 ± 0.020`."""
     return f"{'' if interval.mean < 0 else '+'}{interval_text(interval)}"
 
 
 def size_text(interval: Interval) -> str:
-    """The size of a difference without its sign: `0.050 ± 0.020`."""
+    """Format the absolute value of a difference: `0.050 ± 0.020`."""
     return interval_text(Interval(abs(interval.mean), interval.half_width, interval.count))
 
 
 def _digits(half_width: float) -> int:
-    """3 decimals, or as many as the first digit of a smaller half-width needs, at most 5."""
+    """The number of decimals: 3, or up to 5 to show the first digit of a small half-width."""
     if not 0 < half_width < math.inf:
         return 3
     return min(5, max(3, -math.floor(math.log10(half_width))))

@@ -17,17 +17,18 @@ from mobilellm.report.run_settings import (
 from mobilellm.report.runs import Run
 from mobilellm.units import count_text, rate_text
 
-MOST_SETTINGS = 3
-"""The most settings in a label; labels that are still equal are numbered."""
-MOST_CHARACTERS = 24
-"""The most characters of a setting's value."""
+MAX_SETTINGS = 3
+"""The most settings in a label."""
+MAX_CHARACTERS = 24
+"""The most characters of the value of a setting."""
 
 
-def labels_of(runs: Sequence[Run]) -> list[str]:
-    """Short labels that are all different, one per run.
+def make_labels(runs: Sequence[Run]) -> list[str]:
+    """Make a short label for each run; all labels are different.
 
-    They begin with depth, width and compression. Traits of the model and of training, and finally
-    up to three settings, are added only if runs with the same label differ in them.
+    A label begins with depth, width and compression. Traits of the model and of training, and
+    finally at most `MAX_SETTINGS` settings, are added only if runs with the same label differ in
+    them. Labels that are still equal are numbered.
     """
     labels = [_base_label(run) for run in runs]
     for describe in (*map(_each, _TRAITS), _differing):
@@ -69,34 +70,34 @@ def _each(trait: Callable[[Run], str]) -> Callable[[Sequence[Run]], list[str]]:
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:
-    """`gradient_clip_norm=0.5`, `from base`, `schedule wsd`: at most `MOST_SETTINGS` of them."""
+    """`gradient_clip_norm=0.5`, `from base`, `schedule wsd`: at most `MAX_SETTINGS` of them."""
     flat = [settings(run) for run in runs]
-    names = differing_settings(flat)[:MOST_SETTINGS]
+    names = differing_settings(flat)[:MAX_SETTINGS]
     return [" ".join(filter(None, (_setting(one, name, flat) for name in names))) for one in flat]
 
 
 def _setting(one: dict[str, Any], name: str, every: Sequence[dict[str, Any]]) -> str:
     if name == START:
-        return f"from {_cut(setting_text(one, name))}" if name in one else "from scratch"
-    text = _cut(setting_text(one, name))
+        return f"from {_shorten(setting_text(one, name))}" if name in one else "from scratch"
+    text = _shorten(setting_text(one, name))
     if name == EXTENDED:
         return text or "single run"
     if any(f"{name}._target_" in other for other in every):
-        return f"{_short(name)} {text}" if text else f"no {_short(name)}"
-    return f"{_short(name)}={text}" if text else ""
+        return f"{_short_name(name)} {text}" if text else f"no {_short_name(name)}"
+    return f"{_short_name(name)}={text}" if text else ""
 
 
-def _short(name: str) -> str:
-    """The last part of a setting's name, with the one before if it is a single word."""
+def _short_name(name: str) -> str:
+    """The last part of a setting's name; if it is a single word, the last two parts."""
     parts = name.split(".")
     return ".".join(parts[-2:]) if "_" not in parts[-1] and len(parts) > 2 else parts[-1]
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 1]}…"
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 1]}…"
 
 
-def _sizes(value: Any) -> str:
+def _size_text(value: Any) -> str:
     if not isinstance(value, tuple):
         return str(value)
     return str(value[0]) if len(set(value)) == 1 else f"{min(value)}–{max(value)}"
@@ -107,16 +108,18 @@ def _distilled(run: Run) -> str:
     return f"+ {name}" if name else ""
 
 
-# In the order in which they are tried; the text of the usual value is empty.
+# In the order in which they are added; the text of the default value is empty.
 _TRAITS: tuple[Callable[[Run], str], ...] = (
     _model_trait(lambda m: m.layer_sharing if m.is_shared else ""),
     _model_trait(lambda m: "first kv" if m.share_kv == "first" and m.is_shared else ""),
     _model_trait(lambda m: "" if m.feed_forward == "swiglu" else m.feed_forward),
     _model_trait(lambda m: "" if m.tie_word_embeddings else "untied"),
     _model_trait(lambda m: "" if m.qk_norm == "none" else f"qk {m.qk_norm}"),
-    _model_trait(lambda m: f"{_sizes(m.num_attention_heads)}h{_sizes(m.num_key_value_heads)}kv"),
+    _model_trait(
+        lambda m: f"{_size_text(m.num_attention_heads)}h{_size_text(m.num_key_value_heads)}kv"
+    ),
     _model_trait(lambda m: f"head {m.head_dim}"),
-    _model_trait(lambda m: f"ffn {_sizes(m.intermediate_size)}"),
+    _model_trait(lambda m: f"ffn {_size_text(m.intermediate_size)}"),
     _model_trait(lambda m: f"vocab {m.vocab_size}"),
     _distilled,
     lambda run: f"{count_text(run.number('max_tokens') or run.tokens)} tokens",

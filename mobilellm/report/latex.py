@@ -12,11 +12,11 @@ _ESCAPES = {
     "–": "--", "…": r"\dots{}", "½": r"$\frac{1}{2}$", "⅓": r"$\frac{1}{3}$",
     "⅔": r"$\frac{2}{3}$", "¼": r"$\frac{1}{4}$", "¾": r"$\frac{3}{4}$", "⅛": r"$\frac{1}{8}$",
 }  # fmt: skip
-"""LaTeX for the characters of labels and numbers that it treats specially or may not know."""
+"""LaTeX for characters of labels and numbers that are special in LaTeX or may be undefined."""
 
 
 def latex_table(groups: Sequence[RunGroup]) -> str:
-    """A `tabular` with rules of the package booktabs and one row per configuration.
+    """Return a `tabular` with one row per configuration, for the LaTeX package booktabs.
 
     Columns without any value are left out.
 
@@ -25,7 +25,8 @@ def latex_table(groups: Sequence[RunGroup]) -> str:
     """
     if not groups:
         raise ValueError(
-            "there are no finished runs to tabulate; compressed models are in comparison.compressed"
+            "there are no finished runs for the table; compressed models are in the attribute "
+            "`compressed`"
         )
     columns = shown_columns(groups)
     heads = ["configuration", *(column.name for column in columns)]
@@ -45,7 +46,7 @@ def latex_table(groups: Sequence[RunGroup]) -> str:
 
 
 def latex_text(text: str) -> str:
-    """The text with all characters escaped that are special in LaTeX."""
+    """Escape all characters of a text that are special in LaTeX."""
     return "".join(_ESCAPES.get(character, character) for character in text)
 
 

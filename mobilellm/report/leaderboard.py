@@ -1,4 +1,4 @@
-"""The columns of the table of compressed models, and a sentence about its best row."""
+"""The columns of the leaderboard of compressed models, and a sentence about its best row."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class LeaderboardColumn:
 
     name: str
     meaning: str
-    """What it measures, with the unit."""
+    """What the column shows, with the unit."""
     text: Callable[[CompressedModel], str]
-    """Empty if unknown."""
+    """The cell of a model; empty if the value is unknown."""
     value: Callable[[CompressedModel], float | None]
     """The number by which the column is sorted."""
 
@@ -46,8 +46,8 @@ def _increase_text(row: CompressedModel) -> str:
 COLUMNS: tuple[LeaderboardColumn, ...] = (
     LeaderboardColumn(
         "state",
-        "dense, given (already compressed before), compressed (without training after it), or "
-        "recovered (with training after it)",
+        "dense or given (the model before compression, dense or compressed already), compressed "
+        "(without training after compression), or recovered (with training after compression)",
         lambda row: row.kind,
         lambda row: None,
     ),
@@ -77,7 +77,7 @@ COLUMNS: tuple[LeaderboardColumn, ...] = (
 
 
 def leaderboard_sentence(rows: Sequence[CompressedModel]) -> str | None:
-    """Which compressed model has the lowest loss; None if there are none."""
+    """Return a sentence about the compressed model with the lowest loss; None without models."""
     made = [row for row in rows if not row.is_before]
     if not made:
         return None

@@ -1,7 +1,7 @@
-"""Whether the learning rate of each configuration was tuned, and is not at the edge of its range.
+"""Cautions about learning rates that were not tuned, or that lie at the edge of those tried.
 
-The best rate decreases with width, so that a single rate for all widths favours some of them: a
-confound of the published depth-against-width grid.
+The best learning rate decreases with width, so that a single rate for all widths favours some of
+them.
 """
 
 import math
@@ -10,11 +10,14 @@ from collections.abc import Sequence
 
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.runs import Run
-from mobilellm.units import listed, rate_text
+from mobilellm.units import join_names, rate_text
 
 
 def rates_tried(run: Run) -> dict[float, float]:
-    """Validation loss of the probe (NaN if unknown) by learning rate, in ascending order."""
+    """Return the validation loss of each learning rate that the probe tried, in ascending order.
+
+    A loss is NaN if it is unknown, for example because the probe diverged.
+    """
     entries = run.fact("learning_rates_tried") or []
     tried = {
         float(entry["learning_rate"]): _loss(entry.get("val_loss"))
@@ -25,7 +28,7 @@ def rates_tried(run: Run) -> dict[float, float]:
 
 
 def learning_rate_cautions(groups: Sequence[RunGroup]) -> tuple[str, ...]:
-    """Sentences about rates that were not tuned, or are the lowest or highest of those tried."""
+    """Return sentences about rates that were not tuned, or that are at the edge of those tried."""
     by_model: dict[str, set[float]] = defaultdict(set)
     for group in groups:
         by_model[str(group.model)] |= {
@@ -48,14 +51,18 @@ def learning_rate_cautions(groups: Sequence[RunGroup]) -> tuple[str, ...]:
         found.append(_untried_sentence(untried, groups))
     if edges:
         found.append(
-            f"the learning rate is the lowest or highest of those tried: {listed(edges)}; a better "
-            "one may lie outside, widen learning_rate_probe_factors"
+            f"the learning rate is the lowest or highest of those tried: {join_names(edges)}; a "
+            "better one may lie outside, so widen learning_rate_probe_factors"
         )
     return tuple(found)
 
 
 def _untried_sentence(untried: Sequence[RunGroup], groups: Sequence[RunGroup]) -> str:
-    who = "any configuration" if len(untried) == len(groups) else listed([s.label for s in untried])
+    who = (
+        "any configuration"
+        if len(untried) == len(groups)
+        else join_names([s.label for s in untried])
+    )
     rates = {rate_text(group.first.number("learning_rate")) for group in untried}
     widths = {group.model.hidden_size for group in untried}
     text = f"no other learning rate was tried for {who}"

@@ -1,4 +1,4 @@
-"""How the results were obtained: tokens, seeds, data, learning rates, machine, code, statistics."""
+"""Describes how the results were obtained: seeds, tokens, data, machine, code, statistics."""
 
 from collections.abc import Iterable
 
@@ -6,11 +6,14 @@ from mobilellm.report.analysis import Analysis
 from mobilellm.report.learning_rates import rates_tried
 from mobilellm.report.runs import Run
 from mobilellm.report.statistics import FAMILY_LEVEL, MINIMUM_SEEDS
-from mobilellm.units import count_text, duration_text, listed, plural, rate_text
+from mobilellm.units import count_text, duration_text, join_names, plural, rate_text
 
 
 def methods(analysis: Analysis) -> list[tuple[str, list[str]]]:
-    """(heading, lines) in the order of the page; unknown facts are left out."""
+    """Return pairs of a heading and its lines, in the order of the page.
+
+    Unknown facts are left out.
+    """
     runs = [run for group in analysis.groups for run in group.runs]
     rows = [
         ("Runs", [_runs(analysis, runs)]),
@@ -30,8 +33,8 @@ def _runs(analysis: Analysis, runs: list[Run]) -> str:
     spent = sum(run.number("wall_seconds") or 0 for run in runs)
     return (
         f"{plural(len(runs), 'run')} of {plural(len(analysis.groups), 'configuration')}, "
-        f"seeds {listed([str(seed) for seed in seeds])}, {duration_text(spent)} of training in "
-        f"total; from {listed([str(path) for path in analysis.sources])}"
+        f"seeds {join_names([str(seed) for seed in seeds])}, {duration_text(spent)} of training in "
+        f"total; from {join_names([str(path) for path in analysis.sources])}"
     )
 
 
@@ -41,10 +44,10 @@ def _training(runs: list[Run]) -> list[str]:
         ("tokens per optimizer step", {count_text(run.tokens_per_step) for run in runs}),
         ("tokens per window", {count_text(run.sequence_length) for run in runs}),
     )
-    line = "; ".join(f"{listed(sorted(values), 'or')} {name}" for name, values in sizes)
+    line = "; ".join(f"{join_names(sorted(values), 'or')} {name}" for name, values in sizes)
     optimizers = {run.optimizer for run in runs if run.optimizer}
     made = [
-        f"{name} {listed(sorted(values), 'or')}"
+        f"{name} {join_names(sorted(values), 'or')}"
         for name, values in (("optimizer", optimizers), ("precision", _texts(runs, "precision")))
         if values
     ]
@@ -52,23 +55,23 @@ def _training(runs: list[Run]) -> list[str]:
 
 
 def _rates(analysis: Analysis) -> list[str]:
-    """The learning rate of each configuration, with those tried in brackets."""
+    """The learning rate of each configuration, with the rates that were tried in brackets."""
     lines = []
     for group in analysis.groups:
         rate = group.first.number("learning_rate")
         if rate is None:
             continue
         tried = [rate_text(value) for value in rates_tried(group.first)]
-        note = f"tried {listed(tried)}" if tried else "no other was tried"
+        note = f"tried {join_names(tried)}" if tried else "no other was tried"
         lines.append(f"{group.label}: {rate_text(rate)} ({note})")
     return lines
 
 
 def _data(runs: list[Run]) -> list[str]:
     names = _texts(runs, "data.name")
-    lines = [listed(sorted(names))] if names else []
+    lines = [join_names(sorted(names))] if names else []
     hashes = [
-        f"{name} {listed(sorted(value[:12] for value in values), 'or')}"
+        f"{name} {join_names(sorted(value[:12] for value in values), 'or')}"
         for name in ("data", "tokenizer", "train", "validation")
         if (values := _texts(runs, f"hashes.{name}"))
     ]
@@ -77,9 +80,9 @@ def _data(runs: list[Run]) -> list[str]:
 
 def _machine(runs: list[Run]) -> list[str]:
     devices, threads = _texts(runs, "device"), _texts(runs, "threads")
-    lines = [listed(sorted(devices))] if devices else []
+    lines = [join_names(sorted(devices))] if devices else []
     if threads:
-        lines.append(f"{listed(sorted(threads), 'or')} threads per run")
+        lines.append(f"{join_names(sorted(threads), 'or')} threads per run")
     rates = [rate for run in runs if (rate := run.number("matmul_flops_per_second"))]
     if rates:
         ends = dict.fromkeys((count_text(min(rates)), count_text(max(rates))))
@@ -99,16 +102,16 @@ def _code(runs: list[Run]) -> list[str]:
     if commits:
         is_dirty = any(run.fact("git.dirty") for run in runs)
         changed = ", with uncommitted changes" if is_dirty else ""
-        lines.append(f"git commit {listed(sorted(commits))}{changed}")
+        lines.append(f"git commit {join_names(sorted(commits))}{changed}")
     names = dict.fromkeys(name for run in runs for name in (run.fact("versions") or {}))
     versions = [
-        f"{name} {listed(sorted(_texts(runs, f'versions.{name}')), 'or')}" for name in names
+        f"{name} {join_names(sorted(_texts(runs, f'versions.{name}')), 'or')}" for name in names
     ]
     return [*lines, ", ".join(versions)] if versions else lines
 
 
 def _commands(runs: list[Run]) -> list[str]:
-    """The different commands, at most six."""
+    """The distinct commands, at most six."""
     commands = sorted(_texts(runs, "command"))
     more = [f"and {len(commands) - 6} more, see comparison.csv"] if len(commands) > 6 else []
     return [*commands[:6], *more]
@@ -117,15 +120,14 @@ def _commands(runs: list[Run]) -> list[str]:
 def _statistics() -> str:
     return (
         "Intervals are 95 % Student t intervals over seeds. Runs with the same seed see the same "
-        "data "
-        "in the same order, so configurations are compared by the differences between these runs: "
-        f"paired t-test, at least {MINIMUM_SEEDS} common seeds, Holm’s correction over all pairs "
-        f"at a level of {100 * FAMILY_LEVEL:.0f} %, so that the chance of even one wrong verdict "
-        "is below 5 %. The seed determines the "
-        "initial weights and the data order; the results hold for this data set and machine only."
+        "data in the same order, so configurations are compared by the differences between these "
+        f"runs: paired t-test, at least {MINIMUM_SEEDS} common seeds, Holm’s correction over all "
+        f"pairs at a level of {100 * FAMILY_LEVEL:.0f} %, so that the chance of even one wrong "
+        "verdict is below 5 %. The seed determines the initial weights and the data order; the "
+        "results hold for this data set and machine only."
     )
 
 
 def _texts(runs: Iterable[Run], path: str) -> set[str]:
-    """The different known values of a fact."""
+    """The distinct known values of a fact."""
     return {str(value) for run in runs if (value := run.fact(path)) not in (None, "")}

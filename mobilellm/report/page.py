@@ -1,4 +1,4 @@
-"""The report as one self-contained page."""
+"""The report as one self-contained HTML page."""
 
 import base64
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def page_text(analysis: Analysis, drawings: "Sequence[tuple[Plot, str]]") -> str:
-    """The page as HTML.
+    """Return the page as HTML.
 
     Args:
         analysis: content of the report.
@@ -79,12 +79,10 @@ def _compressed(analysis: Analysis) -> str:
     return (
         f"<h2>Compressed models</h2>{leaderboard_html(analysis)}"
         '<p class="small">On disk: size of the weight files; ratio: unmasked parameters, relative '
-        "to "
-        "those of the dense model; loss: nats per token; vs. dense: difference from the loss of "
-        "the "
-        "dense model on the same text; milliseconds and memory were measured on the machine that "
-        "compressed the model. Compressed: without training after compression; recovered: with "
-        "training after compression, mean over seeds.</p>"
+        "to those of the dense model; loss: nats per token; vs. dense: difference from the loss of "
+        "the dense model on the same text; milliseconds and memory were measured on the machine "
+        "that compressed the model. Compressed: without training after compression; recovered: "
+        "with training after compression, mean over seeds.</p>"
     )
 
 
@@ -94,7 +92,7 @@ def _findings(analysis: Analysis) -> str:
 
 
 def _warnings(analysis: Analysis) -> str:
-    """Serious cautions are highlighted; the others are in small print."""
+    """Serious cautions in a highlighted box; the others in small print."""
 
     def items(is_serious: bool) -> str:
         return "".join(
@@ -103,10 +101,10 @@ def _warnings(analysis: Analysis) -> str:
             if caution.is_serious == is_serious
         )
 
-    grave, notes = items(True), items(False)
+    serious, notes = items(True), items(False)
     parts = []
-    if grave:
-        parts.append(f'<section class="warnings"><h2>Cautions</h2><ul>{grave}</ul></section>')
+    if serious:
+        parts.append(f'<section class="warnings"><h2>Cautions</h2><ul>{serious}</ul></section>')
     if notes:
         parts.append(f'<section class="notes"><ul>{notes}</ul></section>')
     return "\n".join(parts)
@@ -125,9 +123,8 @@ def _pairs(analysis: Analysis) -> str:
     tested = sum(pair.p_value is not None for pair in analysis.pairs)
     caption = (
         f"Each row compared with each column: difference in {unit} with its 95 % interval, "
-        "negative "
-        "if the row has the lower (better) loss. Differences are between runs of the same seed; a "
-        f"verdict needs {MINIMUM_SEEDS} common seeds. The tests are corrected for "
+        "negative if the row has the lower (better) loss. Differences are between runs of the same "
+        f"seed; a verdict needs {MINIMUM_SEEDS} common seeds. The tests are corrected for "
         f"{plural(tested, 'pair')} (Holm), the intervals are not: a pair whose interval excludes "
         "zero can still be “not distinguishable”."
     )
@@ -165,7 +162,7 @@ def _methods(analysis: Analysis) -> str:
 
 
 def _downloads(analysis: Analysis, drawings: "Sequence[tuple[Plot, str]]") -> str:
-    """Links to the data, which the page contains, and to the plots beside it."""
+    """Links to the data, which are part of the page, and to the plots in the same folder."""
     links = [
         _data_link("comparison.csv", "text/csv", csv_text(analysis), "one row per run"),
         _data_link("comparison.json", "application/json", json_text(analysis), "all results"),

@@ -1,4 +1,4 @@
-"""Style sheet and script of the page, which loads no other files."""
+"""Style sheet and script of the page; both are part of it, so that it loads no other files."""
 
 from collections.abc import Sequence
 
@@ -87,7 +87,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 
 def style_text(light: Sequence[str], dark: Sequence[str]) -> str:
-    """The style sheet with the colours of the groups, for light and dark."""
+    """Return the style sheet with the colours of the configurations, for both themes."""
 
     def variables(colours: Sequence[str]) -> str:
         return " ".join(f"--shape-{index}: {colour};" for index, colour in enumerate(colours))

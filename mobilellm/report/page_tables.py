@@ -19,17 +19,18 @@ from mobilellm.report.statistics import (
 )
 from mobilellm.units import MISSING
 
-WORDS = {
+CELLS = {
     BETTER: ("better", "▲ better"),
     WORSE: ("worse", "▼ worse"),
     NOT_DISTINGUISHABLE: ("same", "≈"),
     TOO_FEW_SEEDS: ("same", "?"),
     NOT_COMPARABLE: ("same", "–"),
 }
+"""CSS class and text of the cell for each verdict."""
 
 
 def groups_html(analysis: Analysis) -> str:
-    """Sortable table with one row per configuration."""
+    """Return a sortable table with one row per configuration."""
     columns = shown_columns(analysis.groups)
     heads = '<th scope="col">configuration</th>' + "".join(
         f'<th scope="col" title="{escape(column.meaning)}">{escape(column.name)}</th>'
@@ -40,7 +41,7 @@ def groups_html(analysis: Analysis) -> str:
 
 
 def matrix_html(analysis: Analysis) -> str:
-    """The configuration of each row compared with that of each column."""
+    """Return a table that compares the configuration of each row with that of each column."""
     labels = [group.label for group in analysis.groups]
     heads = "".join(f'<th scope="col">{escape(label)}</th>' for label in labels)
     rows = "".join(
@@ -53,14 +54,14 @@ def matrix_html(analysis: Analysis) -> str:
 
 
 def reference_html(analysis: Analysis) -> str:
-    """Each configuration compared with the reference, the lowest loss first."""
+    """Return a table that compares each configuration with the reference, lowest loss first."""
     heads = "".join(
         f'<th scope="col">{name}</th>'
         for name in ("configuration", "difference", "verdict", "p after Holm", "common seeds")
     )
     rows = "".join(
         f'<tr><th scope="row">{escape(row.label)}</th><td>{escape(row.difference)}</td>'
-        f'<td class="{WORDS[row.pair.verdict][0] if row.pair else "self"}">{escape(row.verdict)}'
+        f'<td class="{CELLS[row.pair.verdict][0] if row.pair else "self"}">{escape(row.verdict)}'
         f"</td><td>{escape(row.p_value)}</td><td>{escape(row.seeds)}</td></tr>"
         for row in reference_rows(analysis)
     )
@@ -68,7 +69,7 @@ def reference_html(analysis: Analysis) -> str:
 
 
 def leaderboard_html(analysis: Analysis) -> str:
-    """Sortable table with one row per compressed model."""
+    """Return a sortable table with one row per compressed model."""
     shown = [c for c in LEADERBOARD if any(c.text(row) for row in analysis.compressed)]
     heads = '<th scope="col">model</th>' + "".join(
         f'<th scope="col" title="{escape(column.meaning)}">{escape(column.name)}</th>'
@@ -109,7 +110,7 @@ def _group_row(index: int, group: RunGroup, columns: Sequence[Column]) -> str:
 def _pair_cell(pair: Pair | None) -> str:
     if pair is None:
         return '<td class="self">·</td>'
-    kind, word = WORDS[pair.verdict]
+    kind, word = CELLS[pair.verdict]
     difference = "" if pair.difference is None else signed_text(pair.difference)
     if pair.verdict == NOT_COMPARABLE:
         title = f"{pair.first} against {pair.second}: not comparable, {pair.reason}"

@@ -20,20 +20,20 @@ class ReferenceRow:
     difference: str
     verdict: str
     p_value: str
-    """After Holm's correction."""
+    """The p-value after Holm's correction."""
     seeds: str
     """Number of common seeds."""
 
 
 def reference_rows(analysis: Analysis) -> list[ReferenceRow]:
-    """The lowest loss first; configurations that are not comparable at the end."""
+    """Return one row per configuration, the lowest loss first, those not comparable last."""
     reference = analysis.reference or ""
     found = [_row(group.label, analysis.pair(group.label, reference)) for group in analysis.groups]
     return sorted(found, key=_place)
 
 
 def reference_caption(analysis: Analysis) -> str:
-    """The reference, the unit, and how many tests are corrected for."""
+    """Return a caption that names the reference, the unit and the number of corrected tests."""
     unit = UNIT[analysis.metric or "val_loss"]
     tested = sum(pair.p_value is not None for pair in analysis.pairs)
     what = "baseline" if analysis.is_baseline else "lowest loss"
@@ -41,7 +41,7 @@ def reference_caption(analysis: Analysis) -> str:
         f"Holm’s correction for {plural(tested, 'pair')}"
         if analysis.is_baseline
         else f"Holm’s correction for all {plural(tested, 'pair')}, since the reference was chosen "
-        "by its loss; with --baseline there are fewer tests"
+        "by its loss; --baseline needs fewer tests"
     )
     return f"Compared with {analysis.reference} ({what}), difference in {unit}; {family}:"
 

@@ -1,4 +1,4 @@
-"""The plots of a analysis, with their titles and captions."""
+"""The plots of the report, with their titles and captions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,20 +20,19 @@ class Plot:
     """File name without extension."""
     title: str
     caption: str
-    """What it shows, and how to read it."""
+    """What the plot shows, and how to read it."""
     draw: Callable[[Analysis], "Figure | None"]
-    """Returns None if the runs lack the data for it."""
+    """Draws the plot; returns None if the runs lack the data for it."""
 
 
 PLOTS: tuple[Plot, ...] = (
     Plot(
         "loss_against_depth", "Final loss against depth",
         "Does more depth reduce the loss at the same budget? Large markers are means over seeds "
-        "with "
-        "95 % intervals, dashes are single seeds. Lines connect configurations of equal budget. "
-        "Models with shared blocks are open diamonds, at the number of layers that run. The "
-        "intervals of two configurations may overlap although the verdict is clear, since it "
-        "compares runs of the same seed.",
+        "with 95 % intervals, dashes are single seeds. Lines connect configurations of equal "
+        "budget. Models with shared blocks are open diamonds, and their depth counts every "
+        "application of a block. The intervals of two configurations may overlap although the "
+        "verdict is clear, since it compares runs of the same seed.",
         against_depth,
     ),
     Plot(

@@ -1,4 +1,4 @@
-"""The analysis as data: CSV with one row per run, and JSON with all results."""
+"""The analysis as CSV with one row per run, and as JSON with all results."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from mobilellm.report.statistics import Interval, Pair
 from mobilellm.strict_json import to_json
 
 FORMAT = 1
-"""Version of comparison.json."""
+"""Version of the format of comparison.json."""
 
 FACTS = (
     "experiment", "run", "learning_rate", "max_tokens", "unigram_loss", "bigram_loss",
@@ -27,13 +27,13 @@ FACTS = (
 
 
 def run_records(analysis: Analysis) -> list[dict[str, Any]]:
-    """One record per run, and per compressed model without training."""
+    """Return one record per run, and per model that was compressed without training after it."""
     rows = [_run_record(group, run) for group in analysis.groups for run in group.runs]
     return rows + [_compressed_record(row) for row in analysis.compressed if row.kind == COMPRESSED]
 
 
 def csv_text(analysis: Analysis) -> str:
-    """One row per run; those left out at the end, with their status and the reason."""
+    """Return the CSV: one row per run, then the runs left out with their status and the reason."""
     rows = run_records(analysis)
     columns = list(dict.fromkeys([*(name for row in rows for name in row), "reason"]))
     rows += [
@@ -48,7 +48,7 @@ def csv_text(analysis: Analysis) -> str:
 
 
 def json_text(analysis: Analysis) -> str:
-    """All results: findings, cautions, configurations (`shapes`), pairs and runs."""
+    """Return the JSON: findings, cautions, configurations (`shapes`), pairs and runs."""
     record = {
         "format": FORMAT,
         "title": analysis.title,

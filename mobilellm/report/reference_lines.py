@@ -1,4 +1,4 @@
-"""The unit of the loss in plots, and lines for the unigram and bigram losses."""
+"""The unit of the loss in plots, and horizontal lines at the unigram and bigram losses."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def reference_lines(axes: "Axes", analysis: Analysis) -> None:
-    """Draw the unigram and bigram loss of the validation text, if they lie inside the axes."""
+    """Draw a line at the unigram and at the bigram loss, if it lies inside the axes."""
     bottom, top = axes.get_ylim()
     for name in ("unigram", "bigram"):
         values = {
@@ -30,17 +30,20 @@ def reference_lines(axes: "Axes", analysis: Analysis) -> None:
 
 
 def loss_scale(run: Run, metric: str | None) -> float:
-    """Factor from nats per token to the unit of the comparison; depends on text and tokenizer."""
+    """Return the factor from nats per token to the unit of the comparison, for one run.
+
+    In bits per byte, it depends on the validation text and the tokenizer.
+    """
     if metric == "val_bits_per_byte" and run.val_bits_per_byte is not None:
         return run.val_bits_per_byte / run.val_loss
     return 1.0
 
 
 def loss_metric(analysis: Analysis) -> str:
-    """The metric of the plots; nats per token if no metric is comparable."""
+    """Return the metric of the plots: nats per token if no metric is comparable."""
     return analysis.metric or "val_loss"
 
 
 def loss_unit(analysis: Analysis) -> str:
-    """The unit of the metric of the plots."""
+    """Return the unit of the loss in the plots."""
     return UNIT[loss_metric(analysis)]

@@ -1,4 +1,4 @@
-"""Groups of runs that differ only in the seed: one group per configuration."""
+"""Groups runs that differ only in the seed: one group per configuration."""
 
 import json
 import math
@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mobilellm.models.config import ModelConfig
-from mobilellm.report.labels import labels_of
+from mobilellm.report.labels import make_labels
 from mobilellm.report.run_settings import (
-    canonical,
+    canonical_text,
     compression_text,
     configured_model,
     distillation_text,
@@ -30,7 +30,7 @@ class RunGroup:
 
     @property
     def first(self) -> Run:
-        """The run with the lowest seed, for facts that do not depend on the seed."""
+        """The run with the lowest seed; it provides facts that do not depend on the seed."""
         return self.runs[0]
 
     @property
@@ -40,7 +40,7 @@ class RunGroup:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Seeds in order."""
+        """The seeds in ascending order."""
         return tuple(run.seed for run in self.runs)
 
     @property
@@ -49,25 +49,32 @@ class RunGroup:
         return self.model.is_shared
 
     def losses(self, metric: str) -> dict[int, float]:
-        """Final loss by seed; `metric` is `val_loss` or `val_bits_per_byte`."""
+        """Return the final loss by seed.
+
+        Args:
+            metric: `val_loss` (nats per token) or `val_bits_per_byte`.
+        """
         values = {run.seed: getattr(run, metric) for run in self.runs}
         return {seed: value for seed, value in values.items() if value is not None}
 
     def interval(self, metric: str) -> Interval | None:
-        """Mean and interval over seeds; None if no run has the metric."""
+        """Return mean and interval of a loss over seeds; None if no run has the metric."""
         values = list(self.losses(metric).values())
         return mean_interval(values) if values else None
 
     def median(self, path: str) -> float | None:
-        """Median over the runs of a number in summary.json, by dotted path."""
+        """Return the median of a number in summary.json, given by dotted path; None if unknown."""
         values = [value for run in self.runs if (value := run.number(path)) is not None]
         return statistics.median(values) if values else None
 
 
 def group_runs(runs: Iterable[Run]) -> tuple[tuple[RunGroup, ...], tuple[LeftOut, ...]]:
-    """Groups from wide to deep, and the runs that duplicate another.
+    """Group runs by configuration.
 
     Of several runs with the same configuration and seed, the one that finished last is kept.
+
+    Returns:
+        The groups from wide to deep, and the runs that duplicate another one.
     """
     by_key: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -85,14 +92,17 @@ def group_runs(runs: Iterable[Run]) -> tuple[tuple[RunGroup, ...], tuple[LeftOut
         for older, kept in repeated
     )
     ordered = sorted(groups, key=_from_wide_to_deep)
-    labels = labels_of([group.first for group in ordered])
+    labels = make_labels([group.first for group in ordered])
     named = [replace(s, label=label) for s, label in zip(ordered, labels, strict=True)]
     return tuple(named), left_out
 
 
 def group_key(run: Run) -> str:
-    """Canonical text of the configuration: all that affects the result except the seed."""
-    given = {name: canonical(value) for name, value in settings(run).items()}
+    """Return a text that is equal for runs of one configuration.
+
+    It contains everything that affects the result, except the seed.
+    """
+    given = {name: canonical_text(value) for name, value in settings(run).items()}
     facts = {
         name: run.fact(name) for name in ("max_tokens", "learning_rate", "precision", "hashes")
     }
@@ -105,7 +115,7 @@ def group_key(run: Run) -> str:
 
 
 def _from_wide_to_deep(group: RunGroup) -> tuple[Any, ...]:
-    """Sort key: depth and width, the dense model first, then the numbers of the settings."""
+    """Sort key: depth, width, dense before compressed, then the values of the settings."""
     run, model = group.first, group.model
     treatment = (compression_text(run), distillation_text(run))
     rate = run.number("learning_rate") or 0.0

@@ -1,13 +1,11 @@
-"""What distinguishes the configurations of a comparison: settings, compression, distillation.
-
-This module alone decides which settings of config.yaml make two runs different configurations.
-"""
+"""Decides which settings of config.yaml make two runs different configurations."""
 
 import json
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from mobilellm.recorded_config import TARGET, class_name
 from mobilellm.report.ancestry import start_of
 from mobilellm.report.runs import Run
 from mobilellm.run_settings import NOT_IDENTITY, flat_config
@@ -20,20 +18,27 @@ NOT_COMPARED = (
     "learning_rate_probe", "learning_rate_probe_factors", "learning_rate_probe_share",
     "learning_rate_probe_seed", "trainer", "experiment", "variant",
 )  # fmt: skip
-"""Settings that do not change the result, or whose effective values are in summary.json."""
+"""Settings that do not change the result, or whose values are read from summary.json instead."""
 
 DATA_SETTINGS = ("data.document_mask", "data.tasks")
-"""Data settings on which the hashes of the prepared data do not depend."""
+"""Settings of the group `data` that change the result without changing the prepared data."""
 
-WATCHING_CALLBACKS = frozenset(
+LIGHTNING_CALLBACKS = frozenset(
     {
-        "CheckpointCallback", "GracefulStopCallback", "LabelAccuracyCallback", "ProgressCallback",
-        "RunSummaryCallback", "ThroughputCallback",
         "DeviceStatsMonitor", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary",
         "RichModelSummary", "RichProgressBar", "TQDMProgressBar",
     }
 )  # fmt: skip
-"""Callbacks that do not change the result; any other may."""
+"""Lightning's own callbacks that do not change the trained model."""
+
+EARLIER_CALLBACKS = frozenset(
+    {
+        "CheckpointCallback", "GracefulStopCallback", "LabelAccuracyCallback", "ProgressCallback",
+        "RunSummaryCallback", "ThroughputCallback",
+    }
+)  # fmt: skip
+"""The same of this project, for runs of versions that did not record `passive_callbacks`. New
+callbacks are not added here: their class has an attribute, see `pipeline.identity`."""
 
 START = "starts from"
 """Key of `settings` for the folder of the initial weights."""
@@ -48,39 +53,41 @@ FRACTIONS = {
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """Dotted names and values of all settings that distinguish configurations.
+    """Return all settings that distinguish configurations, by dotted name.
 
-    Settings of the model are left out, since summary.json has the model itself. The folder of the
-    initial weights has the key `START`.
+    Settings of the model are left out, since summary.json contains the model itself. The folder of
+    the initial weights has the key `START`.
     """
     flat = flat_config(run.config)
     found = {name: value for name, value in flat.items() if not _is_below(name, NOT_COMPARED)}
     found |= {name: flat[name] for name in DATA_SETTINGS if name in flat}
-    found |= flat_config(_changing_callbacks(run.config), "callbacks")
-    # Null equals a setting that did not exist yet in the version that made the run.
-    found = {name: _class_name(name, value) for name, value in found.items() if value is not None}
+    found |= flat_config(_changing_callbacks(run), "callbacks")
+    # A version in which a setting did not exist yet behaves as null does now.
+    found = {
+        name: _without_module(name, value) for name, value in found.items() if value is not None
+    }
     if how := extension_text(run):
         found[EXTENDED] = how
     start = start_of(run)
     return found | {START: start.folder} if start.folder else found
 
 
-def _class_name(name: str, value: Any) -> Any:
-    """The value, or for `_target_` the name of the class: its module may have moved since."""
-    return str(value).rpartition(".")[2] if name.endswith("_target_") else value
+def _without_module(name: str, value: Any) -> Any:
+    """The value; of a `_target_` only the class name, since the class may have been moved."""
+    return class_name(value) if name.endswith(TARGET) else value
 
 
 def extension_text(run: Run) -> str:
-    """How a finished run was continued with a larger budget; empty if it was not."""
+    """Say how the run continued a finished one: `re-warmed`, `extended`, or empty if it did not."""
     if run.fact("extended_from") is None:
         return ""
     return "re-warmed" if run.fact("rewarmed") else "extended"
 
 
 def configured_model(run: Run) -> dict[str, Any]:
-    """The model as configured, before any compression during the run.
+    """Return the configuration of the model before any compression during the run.
 
-    The compressed model can depend on the calibration text, and so on the seed.
+    The compressed model can depend on the calibration text, and therefore on the seed.
     """
     given = run.config.get("model")
     if compression_node(run.config) is not None and isinstance(given, Mapping) and given:
@@ -89,12 +96,12 @@ def configured_model(run: Run) -> dict[str, Any]:
 
 
 def compression_node(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The recipe in config.yaml, None without compression."""
+    """Return the group `compression` of config.yaml; None without compression."""
     return _node(config, "compression")
 
 
 def compression_text(run: Run) -> str:
-    """`low rank ½`, `wanda ½ zero`, `structured channels ½`; empty for a dense model."""
+    """Describe the compression of a run: `low rank ½`, `wanda ½ zero`; empty for a dense model."""
     node = compression_node(run.config)
     if node is not None:
         return recipe_text(node, _chosen(run, "compression"))
@@ -102,13 +109,13 @@ def compression_text(run: Run) -> str:
 
 
 def recipe_text(recipe: Mapping[str, Any], name: str | None = None) -> str:
-    """A short name of a compression recipe.
+    """Describe a compression recipe in a few words.
 
     Args:
         recipe: its settings, as in config.yaml.
-        name: of the choice in conf/compression, if known.
+        name: of its file in conf/compression, if it is known.
     """
-    kind = str(recipe.get("_target_", "")).rpartition(".")[2]
+    kind = class_name(recipe.get(TARGET, ""))
     if "sparsity" in recipe:
         pattern = str(recipe.get("pattern", "unstructured"))
         share = f"{share_text(recipe['sparsity'])} zero" if pattern == "unstructured" else pattern
@@ -120,12 +127,12 @@ def recipe_text(recipe: Mapping[str, Any], name: str | None = None) -> str:
     ]
     if kept:
         return f"structured {', '.join(kept)}"
-    words = (name or _sum_name(recipe) or kind).replace("_", " ")
+    words = (name or _factorization_name(recipe) or kind).replace("_", " ")
     return f"{words} {budget_text(recipe.get('budget') or {})}".strip()
 
 
 def budget_text(budget: Mapping[str, Any]) -> str:
-    """The budget of a factorisation: `½`, `½ of the model`, `20.0 MB`; empty if unlimited."""
+    """Format the budget of a factorisation: `½`, `½ of the model`, `20 MB`; empty without limit."""
     if budget.get("ratio") is not None:
         return share_text(budget["ratio"])
     if budget.get("stored_ratio") is not None:
@@ -138,29 +145,31 @@ def budget_text(budget: Mapping[str, Any]) -> str:
 
 
 def stored_text(model: Any) -> str:
-    """How the compressed matrices of a model are stored, e.g. `factorised`; empty if none are."""
+    """List the kinds of compressed matrices of a model, e.g. `factorised`; empty without any."""
     return " and ".join(sorted({shape.kind for shape in model.layer_shapes.values()}))
 
 
 def distillation_text(run: Run) -> str:
-    """The name of the choice, e.g. `forward_kl`, or its losses; empty without distillation."""
+    """Name the distillation of a run, e.g. `forward_kl`, or its losses; empty without it."""
     node = _node(run.config, "distillation")
     if node is None:
         return ""
     losses = node.get("losses")
-    kind = str(node.get("_target_", "")).rpartition(".")[2].removesuffix("Callback")
+    kind = class_name(node.get(TARGET, "")).removesuffix("Callback")
     named = ", ".join(losses) if isinstance(losses, Mapping) else kind
     return _chosen(run, "distillation") or named or "distillation"
 
 
 def differing_settings(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the settings that differ between configurations, the most general first.
+    """Return the names of the settings that differ between configurations, the shortest first.
 
-    If the class of a part differs (`_target_`), the part is named instead of its settings.
+    If the classes of a part differ (`_target_`), the part is named instead of its settings.
     """
     names = sorted({name for flat in configurations for name in flat})
     differing = [
-        name for name in names if len({canonical(flat.get(name)) for flat in configurations}) > 1
+        name
+        for name in names
+        if len({canonical_text(flat.get(name)) for flat in configurations}) > 1
     ]
     parts = [name.removesuffix("._target_") for name in differing if name.endswith("._target_")]
     outer = [part for part in parts if not _is_below(part, [p for p in parts if p != part])]
@@ -173,7 +182,7 @@ def differing_settings(configurations: Sequence[Mapping[str, Any]]) -> list[str]
     everywhere = [name for name in named if all(_has(flat, name) for flat in configurations)]
     by_common = {tuple(setting_text(flat, name) for name in everywhere) for flat in configurations}
     by_all = {tuple(setting_text(flat, name) for name in named) for flat in configurations}
-    # Settings that only some configurations have are named only if they are needed.
+    # Settings that only some configurations have are named only if the others do not suffice.
     return everywhere if len(by_common) == len(by_all) else named
 
 
@@ -182,9 +191,9 @@ def _has(flat: Mapping[str, Any], name: str) -> bool:
 
 
 def setting_text(flat: Mapping[str, Any], name: str) -> str:
-    """A setting's value in short, or the class name of a part; empty if it is not set."""
+    """Format the value of a setting, or the class name of a part; empty if it is not set."""
     if f"{name}._target_" in flat:
-        return str(flat[f"{name}._target_"]).rpartition(".")[2].removesuffix("Callback")
+        return class_name(flat[f"{name}.{TARGET}"]).removesuffix("Callback")
     if name not in flat:
         return ""
     value = flat[name]
@@ -198,7 +207,7 @@ def setting_text(flat: Mapping[str, Any], name: str) -> str:
 
 
 def share_text(value: Any) -> str:
-    """`½` for 0.5; `37.5 %` for fractions without a character of their own."""
+    """Format a fraction as `½`, or as `37.5 %` if there is no character for it."""
     try:
         share = float(value)
     except (TypeError, ValueError):
@@ -206,25 +215,28 @@ def share_text(value: Any) -> str:
     return FRACTIONS.get(Fraction(share).limit_denominator(1000), f"{100 * share:.3g} %")
 
 
-def canonical(value: Any) -> str:
-    """Equal text for equal values: 10000 is 1e4."""
+def canonical_text(value: Any) -> str:
+    """Return a text that is equal for equal values: 10000 and 1e4 have the same text."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return repr(float(value))
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _changing_callbacks(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The callbacks that can change the result.
+def _changing_callbacks(run: Run) -> dict[str, Any]:
+    """The callbacks that can change the trained model.
 
     A loss guard that only stops runs has no effect on a run that finished, so it is ignored.
     """
-    nodes = config.get("callbacks")
+    nodes = run.config.get("callbacks")
     nodes = nodes if isinstance(nodes, Mapping) else {}
+    passive = run.fact("passive_callbacks")
+    classes = LIGHTNING_CALLBACKS | (EARLIER_CALLBACKS if passive is None else frozenset())
     found = {
         name: node
         for name, node in nodes.items()
         if isinstance(node, Mapping)
-        and str(node.get("_target_", "")).rpartition(".")[2] not in WATCHING_CALLBACKS
+        and name not in (passive or ())
+        and class_name(node.get(TARGET, "")) not in classes
     }
     guard = found.get(GUARD, {})
     if guard.get("action", "stop") == "stop":
@@ -245,8 +257,8 @@ def _chosen(run: Run, group: str) -> str | None:
     return str(name) if name not in (None, "none") else None
 
 
-def _sum_name(recipe: Mapping[str, Any]) -> str:
-    """The name in conf/compression of this kind of factorisation."""
+def _factorization_name(recipe: Mapping[str, Any]) -> str:
+    """The name in conf/compression of this factorisation; empty for other recipes."""
     if "parts" not in recipe:
         return ""
     if recipe["parts"] is None:

@@ -1,4 +1,4 @@
-"""Reading run folders: finished runs, and runs that are left out with the reason."""
+"""Reads run folders: finished runs, and those that are left out, with the reason."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mobilellm.models.config import ModelConfig
-from mobilellm.recorded_config import in_todays_form
+from mobilellm.recorded_config import TARGET, class_name, to_current_form
 from mobilellm.report.curves import Curve, read_curve
 from mobilellm.run_folder import CONFIG, METRICS, SUMMARY, read_summary
 
 PROBES = "probes"
-"""Folders with this name contain learning-rate probes: shorter runs that are never compared."""
+"""Folders of this name contain learning-rate probes: shorter runs that are never compared."""
 
 NUMBERS = ("tokens", "steps", "sequence_length", "tokens_per_step", "val_loss")
 
@@ -27,7 +27,7 @@ class Run:
     val_loss: float
     """Final validation loss in nats per token."""
     val_bits_per_byte: float | None
-    """None if the tokenizer is unknown."""
+    """Final validation loss in bits per byte of text; None if the tokenizer is unknown."""
     tokens: int
     """Training tokens seen."""
     steps: int
@@ -38,13 +38,13 @@ class Run:
     flops_per_token: Mapping[str, float]
     """`matmul`, `attention`, `forward`, `training`."""
     summary: Mapping[str, Any]
-    """All of summary.json."""
+    """The contents of summary.json."""
     config: Mapping[str, Any]
-    """All of config.yaml; empty if there is none."""
+    """The contents of config.yaml; empty if there is none."""
     curve: Curve
 
     def fact(self, path: str) -> Any:
-        """A value of summary.json by dotted path, e.g. `versions.torch`; None if absent."""
+        """Return a value of summary.json by dotted path, e.g. `versions.torch`; None if absent."""
         value: Any = self.summary
         for key in path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
@@ -56,7 +56,7 @@ class Run:
         value = self.fact("optimizer")
         if not isinstance(value, Mapping):
             return None if value is None else str(value)
-        name = str(value.get("_target_", "")).rpartition(".")[2]
+        name = class_name(value.get(TARGET, ""))
         settings = [
             f"{key}={setting}"
             for key, setting in sorted(value.items())
@@ -65,7 +65,7 @@ class Run:
         return " ".join([name, *settings]).strip()
 
     def number(self, path: str) -> float | None:
-        """Like `fact`, but None for anything except a finite number."""
+        """Return a value like `fact`, but None for anything except a finite number."""
         return number_or_none(self.fact(path))
 
 
@@ -81,20 +81,22 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class RunSet:
-    """All runs that were found."""
+    """The runs that were found in the given folders."""
 
     finished: tuple[Run, ...]
     left_out: tuple[LeftOut, ...]
     num_probes: int
-    """Learning-rate probes that were skipped."""
+    """Number of learning-rate probes that were skipped."""
 
 
-def read_runs(paths: Sequence[Path | str], *, may_be_none: bool = False) -> RunSet:
-    """Read every run at or below the given folders once.
+def read_runs(paths: Sequence[Path | str], *, may_be_empty: bool = False) -> RunSet:
+    """Read every run at or below the given folders.
+
+    A run that is found below several of them is read once.
 
     Args:
         paths: run or sweep folders.
-        may_be_none: whether folders without a finished run are allowed.
+        may_be_empty: whether it is allowed that no run is finished.
 
     Raises:
         FileNotFoundError: a folder does not exist.
@@ -108,13 +110,13 @@ def read_runs(paths: Sequence[Path | str], *, may_be_none: bool = False) -> RunS
         run = _read_run(folder)
         (finished if isinstance(run, Run) else left_out).append(run)
     given = ", ".join(str(path) for path in paths)
-    if not finished and may_be_none:
+    if not finished and may_be_empty:
         return RunSet((), tuple(left_out), num_probes)
     if not finished and not left_out:
         found = f" ({num_probes} learning-rate probes only)" if num_probes else ""
         raise ValueError(
-            f"no run found in {given or 'no folder'}{found}; give run folders (they hold "
-            f"{SUMMARY}) or a sweep folder above them, e.g. outputs/depth_vs_width"
+            f"no run found in {given or 'no folder'}{found}; give run folders (they contain "
+            f"{SUMMARY}), or the folder of a sweep, e.g. outputs/depth_vs_width"
         )
     if not finished:
         states = ", ".join(f"{run.folder.name}: {run.status}" for run in left_out[:5])
@@ -192,7 +194,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
-    return in_todays_form(config) if isinstance(config, Mapping) else {}
+    return to_current_form(config) if isinstance(config, Mapping) else {}
 
 
 def _unfinished_reason(summary: Mapping[str, Any]) -> str:
@@ -213,7 +215,7 @@ def _required_number(summary: Mapping[str, Any], name: str) -> float:
 
 
 def number_or_none(value: Any) -> float | None:
-    """A finite number; None for anything else."""
+    """Return a finite number as float; None for anything else."""
     return float(value) if _is_finite(value) else None
 
 

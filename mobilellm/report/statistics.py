@@ -47,12 +47,12 @@ class Pair:
     """Loss of the first minus that of the second over common seeds; None if there are none, or if
     the losses are not comparable."""
     p_value: float | None
-    """Two-sided, of the paired t-test; None with fewer than `MINIMUM_SEEDS` common seeds."""
+    """Two-sided p-value of the paired t-test; None with fewer than `MINIMUM_SEEDS` common seeds."""
     adjusted_p_value: float | None
     """After Holm's procedure over all pairs that were tested."""
     verdict: str
-    """`better`, `worse`, `not distinguishable`, `too few seeds` or `not comparable`; better = lower
-    loss."""
+    """`better` (the loss of the first is lower), `worse`, `not distinguishable`, `too few seeds` or
+    `not comparable`."""
     reason: str = ""
     """Why the two are not comparable."""
 
@@ -77,17 +77,19 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
     count = len(values)
     if not count:
-        raise ValueError("an interval needs at least 1 value; 0 given")
+        raise ValueError("an interval needs at least 1 value; 0 were given")
     mean = math.fsum(values) / count
     if count == 1:
         return Interval(mean, None, 1)
-    return Interval(mean, float(t.ppf((1 + INTERVAL) / 2, count - 1)) * _error(values), count)
+    return Interval(
+        mean, float(t.ppf((1 + INTERVAL) / 2, count - 1)) * _standard_error(values), count
+    )
 
 
 def paired_p_value(differences: Sequence[float]) -> float:
     """Two-sided p-value of the paired t-test that the mean difference is zero.
 
-    If all differences are equal there is no variance: 1 if they are zero, else 0.
+    If all differences are equal, there is no variance: the p-value is 1 if they are zero, else 0.
 
     Raises:
         ValueError: fewer than 2 differences.
@@ -95,17 +97,19 @@ def paired_p_value(differences: Sequence[float]) -> float:
     from scipy.stats import t
 
     if len(differences) < 2:
-        raise ValueError(f"a paired test needs at least 2 differences; {len(differences)} given")
-    mean, error = math.fsum(differences) / len(differences), _error(differences)
+        raise ValueError(
+            f"a paired test needs at least 2 differences; {len(differences)} were given"
+        )
+    mean, error = math.fsum(differences) / len(differences), _standard_error(differences)
     if error == 0:
         return 1.0 if mean == 0 else 0.0
     return float(2 * t.sf(abs(mean) / error, len(differences) - 1))
 
 
-def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+def holm_adjusted(p_values: Sequence[float]) -> tuple[float, ...]:
     """Adjusted p-values of Holm's step-down procedure, in the order given.
 
-    Source: Holm 1979, A simple sequentially rejective multiple test procedure.
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted = [0.0] * len(p_values)
@@ -118,36 +122,36 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 def compare_pairs(
     losses: Mapping[str, Mapping[int, float]],
-    obstacle: Callable[[str, str], str | None] = lambda first, second: None,
+    incomparability_reason: Callable[[str, str], str | None] = lambda first, second: None,
     against: str | None = None,
 ) -> tuple[Pair, ...]:
-    """A verdict for every pair of configurations, or for every pair with a baseline.
+    """Return a verdict for every pair of configurations, or for every pair with a baseline.
 
     Args:
         losses: final loss by label and seed; lower is better.
-        obstacle: gives the reason why two configurations are not comparable, or None.
+        incomparability_reason: returns why two configurations are not comparable, or None.
         against: label of the baseline, chosen before the losses were known; Holm's procedure then
             only counts the pairs with it.
     """
     names = itertools.combinations(losses, 2)
     if against is not None:
         names = ((name, against) for name in losses if name != against)
-    tested = [_tested(pair, losses, obstacle(*pair)) for pair in names]
-    adjusted = iter(holm([pair.p_value for pair in tested if pair.p_value is not None]))
+    tested = [_test_pair(pair, losses, incomparability_reason(*pair)) for pair in names]
+    adjusted = iter(holm_adjusted([pair.p_value for pair in tested if pair.p_value is not None]))
     return tuple(
         pair
         if pair.verdict == NOT_COMPARABLE
-        else _judged(pair, None if pair.p_value is None else next(adjusted))
+        else _add_verdict(pair, None if pair.p_value is None else next(adjusted))
         for pair in tested
     )
 
 
-def _judged(pair: Pair, corrected: float | None) -> Pair:
+def _add_verdict(pair: Pair, corrected: float | None) -> Pair:
     verdict = _verdict(pair.difference, corrected)
     return replace(pair, adjusted_p_value=corrected, verdict=verdict)
 
 
-def _tested(
+def _test_pair(
     names: tuple[str, str], losses: Mapping[str, Mapping[int, float]], reason: str | None
 ) -> Pair:
     """One pair before Holm's correction."""
@@ -161,7 +165,7 @@ def _tested(
 
 
 def paired_differences(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:
-    """First minus second by seed, for the common seeds in order."""
+    """Differences, first minus second, for the common seeds in ascending order."""
     return {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
 
 
@@ -173,7 +177,7 @@ def _verdict(difference: Interval | None, adjusted_p_value: float | None) -> str
     return BETTER if difference.mean < 0 else WORSE
 
 
-def _error(values: Sequence[float]) -> float:
+def _standard_error(values: Sequence[float]) -> float:
     """Standard error of the mean."""
     mean = math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)

@@ -20,7 +20,7 @@ from mobilellm.report.statistics import (
     WORSE,
     Pair,
 )
-from mobilellm.units import listed
+from mobilellm.units import join_names
 
 SYMBOL = {
     BETTER: "better", WORSE: "worse", NOT_DISTINGUISHABLE: "≈", TOO_FEW_SEEDS: "?",
@@ -30,14 +30,14 @@ COLOUR = {
     BETTER: "green", WORSE: "red", NOT_DISTINGUISHABLE: "dim", TOO_FEW_SEEDS: "yellow",
     NOT_COMPARABLE: "dim",
 }  # fmt: skip
-SHORTEST = 18
-"""Least width in characters of the label column; longer labels are wrapped."""
+MIN_LABEL_WIDTH = 18
+"""Smallest width of the label column, in characters; longer labels are wrapped."""
 GAP = 2
 """Spaces between two columns."""
 
 
 def terminal_report(analysis: Analysis) -> RenderableType:
-    """Table, reference losses, verdicts, cautions, runs that were left out, and findings."""
+    """Return tables, verdicts, cautions, the runs that were left out, and the findings."""
     parts: list[RenderableType] = [Text(analysis.title, style="bold"), Text()]
     if analysis.groups:
         parts += [
@@ -64,7 +64,7 @@ def terminal_report(analysis: Analysis) -> RenderableType:
 
 
 class WideTable:
-    """A table that is split into parts, one below the other, so that no number is cut."""
+    """A table that is split into parts, one below the other, if it is wider than the terminal."""
 
     def __init__(
         self,
@@ -75,26 +75,26 @@ class WideTable:
         *,
         breaks: Iterable[int] = (),
     ) -> None:
-        """Store the cells; the layout is computed when the width is known.
+        """Store the cells; the layout is computed when the width of the terminal is known.
 
         Args:
             head: heading of the first column, which every part repeats.
             labels: cells of the first column.
             names: headings of the other columns.
             rows: one cell per label and name.
-            breaks: columns before which a new part begins, if the table does not fit as a whole.
+            breaks: columns before which a new part begins if the table is split.
         """
         self.head, self.labels, self.names, self.rows = head, labels, names, rows
         self.breaks = frozenset(breaks)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """As few parts as the console allows, with labels as wide as possible."""
+        """Yield the parts: as few as possible, with labels as wide as possible."""
         widths = [self._width(column) for column in range(len(self.names))]
         longest = max(map(len, (self.head, *self.labels)))
         if longest + sum(widths) + GAP * len(widths) <= options.max_width:
             yield self._part(longest, range(len(widths)), widths)
         else:
-            shortest = min(longest, max(SHORTEST, len(self.head)))
+            shortest = min(longest, max(MIN_LABEL_WIDTH, len(self.head)))
             most = max(shortest, options.max_width - max(widths) - GAP)
             layouts = [
                 (label, self._parts(options.max_width - label, widths))
@@ -135,7 +135,7 @@ class WideTable:
 
 
 class RunGroupTable(WideTable):
-    """All columns in one table, or configuration and results one below the other."""
+    """The main table; if it is split, a new part begins with the first result."""
 
     def __init__(self, groups: Sequence[RunGroup]) -> None:
         """Make the cells."""
@@ -155,7 +155,7 @@ def _text(column: Column, group: RunGroup) -> Text:
 
 
 def leaderboard_table(analysis: Analysis) -> WideTable:
-    """Compressed models, the lowest loss first."""
+    """Return the table of compressed models, the lowest loss first."""
     from mobilellm.report.leaderboard import COLUMNS
 
     rows = analysis.compressed
@@ -169,7 +169,7 @@ def leaderboard_table(analysis: Analysis) -> WideTable:
 
 
 def reference_sentence(groups: Sequence[RunGroup]) -> str:
-    """Unigram and bigram loss of the validation text."""
+    """Return a sentence with the unigram and bigram losses of the validation text."""
     parts = []
     for name in ("unigram", "bigram"):
         values = {
@@ -179,10 +179,10 @@ def reference_sentence(groups: Sequence[RunGroup]) -> str:
             if (value := run.number(f"{name}_loss")) is not None
         }
         if values:
-            parts.append(f"{name} model {listed(sorted(values), 'or')}")
+            parts.append(f"{name} model {join_names(sorted(values), 'or')}")
     if not parts:
-        return "Unigram and bigram loss of the validation text are unknown."
-    return f"For reference, on the same validation text: {listed(parts)} nats per token."
+        return "The unigram and bigram losses of the validation text are unknown."
+    return f"For reference, on the same validation text: {join_names(parts)} nats per token."
 
 
 def _pairs(analysis: Analysis) -> list[RenderableType]:

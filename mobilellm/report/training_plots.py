@@ -8,7 +8,7 @@ import numpy as np
 
 from mobilellm.report.analysis import Analysis
 from mobilellm.report.curves import MeanCurve, Points, mean_curve
-from mobilellm.report.drawing import fix_layout, folded, line_styles, palette
+from mobilellm.report.drawing import fix_layout, line_styles, palette, wrap_label
 from mobilellm.report.reference_lines import loss_scale, loss_unit, reference_lines
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.units import axis_text
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 
 def against_tokens(analysis: Analysis) -> "Figure | None":
-    """Validation loss against training tokens; None without curves."""
+    """Draw the validation loss against training tokens; None without curves."""
     return _over_training(analysis, "training tokens", _tokens)
 
 
 def against_flops(analysis: Analysis) -> "Figure | None":
-    """Validation loss against training FLOPs; None without curves."""
+    """Draw the validation loss against training FLOPs; None without curves."""
     return _over_training(analysis, "training FLOPs", _flops)
 
 
 def against_time(analysis: Analysis) -> "Figure | None":
-    """Validation loss against wall time; None without curves or times."""
+    """Draw the validation loss against wall time; None without curves or times."""
     return _over_training(analysis, None, _time)
 
 
 LEGEND_ROW = 0.17
-"""Height of a line of the legend, in inches."""
+"""Height of one line of the legend, in inches."""
 
 FEW_POINTS = 6
-"""Lines with fewer points also get markers."""
+"""Curves with fewer points also get markers."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,13 @@ def _over_training(
     unit: str | None,
     position: Callable[[RunGroup, MeanCurve], np.ndarray],
 ) -> "Figure | None":
-    """The whole of training on a logarithmic axis, and its end enlarged."""
+    """Draw the whole training on a logarithmic axis, and beside it the end enlarged.
+
+    Args:
+        analysis: content of the report.
+        unit: label of the horizontal axis; None: wall time in a suitable unit.
+        position: computes the horizontal positions of a curve.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -64,7 +70,7 @@ def _over_training(
     if unit is None:
         seconds, unit = _time_unit(max(line.x[-1] for line in lines))
         lines = [replace(line, x=line.x / seconds) for line in lines]
-    rows = sum(folded(line.group.label).count("\n") + 1 for line in lines)
+    rows = sum(wrap_label(line.group.label).count("\n") + 1 for line in lines)
     figure = Figure(figsize=(9.6, max(3.9, 0.9 + LEGEND_ROW * rows)), layout="constrained")
     whole, end = figure.subplots(1, 2, width_ratios=[1, 1.15])
     for axes in (whole, end):
@@ -119,7 +125,7 @@ def _lines(
 
 
 def _draw_line(axes: "Axes", line: _Line) -> None:
-    curve, label = line.curve, folded(line.group.label)
+    curve, label = line.curve, wrap_label(line.group.label)
     marks = {"marker": "o", "markersize": 4} if len(line.x) < FEW_POINTS else {}
     axes.plot(
         line.x, curve.mean, color=line.colour, linewidth=1.8, label=label, **line.style, **marks
@@ -128,7 +134,7 @@ def _draw_line(axes: "Axes", line: _Line) -> None:
 
 
 def _enlarge_end(axes: "Axes", lines: Sequence[_Line]) -> None:
-    """Show losses below the highest one that a configuration has at half of its tokens."""
+    """Show only losses below the highest one that a configuration has at half of its tokens."""
     halves = [
         float(np.interp(0.5 * line.curve.tokens[-1], line.curve.tokens, line.curve.mean))
         for line in lines

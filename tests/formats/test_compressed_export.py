@@ -87,13 +87,13 @@ def test_half_precision_goes_out_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("saved", "asked", "message"),
     [
-        ({UP: TURNED}, {}, rf"{UP} is factorised in 2 of .*, row_order, column_order in .*, and "
-         r"dense by config.json \(without compressed_layers\); use the config.json the weights"),
-        ({}, {UP: TURNED}, rf"{UP} is dense in .*, and factorised in 2 .*compressed_layers give"),
-        ({UP: {"nonzero": 5}}, {}, rf"{UP} is masked in .*, and dense by config.json"),
-        ({"embedding": TABLE}, {}, "embedding is factorised in 1 of .*, and dense by config.json"),
+        ({UP: TURNED}, {}, rf"{UP} is factorised in 2 of .*, row_order, column_order in .*, but "
+         r"dense according to config.json \(without compressed_layers\); use the config.json that"),
+        ({}, {UP: TURNED}, rf"{UP} is dense in .*, but factorised in 2 .*compressed_layers give"),
+        ({UP: {"nonzero": 5}}, {}, rf"{UP} is masked in .*, but dense according to"),
+        ({"embedding": TABLE}, {}, "embedding is factorised in 1 of .*, but dense according to"),
         ({UP: {"parts": [LOW_RANK]}}, {UP: {"parts": [KRONECKER]}},
-         r"is factorised in 1 of \(3, 40, 1\) and \(3, 1, 24\) in .*, and factorised in 1 of \(1"),
+         r"is factorised in 1 of \(3, 40, 1\) and \(3, 1, 24\) in .*, but factorised in 1 of \(1"),
         ({UP: TURNED}, {UP: {"parts": [LOW_RANK, KRONECKER]}}, "row_order, column_order in "),
     ],
 )  # fmt: skip

@@ -15,6 +15,7 @@ from mobilellm.pipeline.identity import (
     differences,
     find_run_folder,
     identity,
+    passive_callbacks,
     run_name,
 )
 from mobilellm.run_folder import CONFIG, write_summary
@@ -142,8 +143,22 @@ def test_a_callback_of_ones_own_counts_until_it_says_otherwise():
     assert config_hash(composed(watching)) == config_hash(composed())
 
 
+def test_passive_callbacks_are_those_whose_class_is_marked():
+    marked = ["run_summary", "throughput", "progress", "graceful_stop", "checkpoint"]
+    assert set(passive_callbacks(composed())) == set(marked)
+    for kind, is_passive in (("Watching", True), ("Measuring", True), ("Derived", False)):
+        config = composed(f"+callbacks.own._target_={__name__}.{kind}")
+        assert ("own" in passive_callbacks(config)) == is_passive
+    measuring = composed(f"+callbacks.own._target_={__name__}.Measuring")
+    assert config_hash(measuring) != config_hash(composed())
+
+
 class Watching:
     watches_only = True
+
+
+class Measuring:
+    measures_only = True
 
 
 class Derived(Watching):

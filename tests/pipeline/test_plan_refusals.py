@@ -66,7 +66,7 @@ def test_the_largest_seed_trains(tiny_run):
 
 def test_an_output_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
-    message = f"output_dir={tmp_path}/file/runs cannot be a folder: {tmp_path}/file is a file; give"
+    message = f"output_dir={tmp_path}/file/runs: {tmp_path}/file is a file, not a folder; give"
     assert refusal(f"output_dir={tmp_path}/file/runs").startswith(message)
     assert "output_dir=/proc/runs cannot be written (" in refusal("output_dir=/proc/runs")
 

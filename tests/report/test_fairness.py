@@ -3,7 +3,8 @@
 import pytest
 from simulated_sweep import SHAPES, model, write_sweep
 
-from mobilellm.report.fairness import cautions, metric_of
+from mobilellm.report.comparability import choose_metric
+from mobilellm.report.fairness import cautions
 from mobilellm.report.run_groups import group_runs
 from mobilellm.report.runs import read_runs
 
@@ -32,7 +33,7 @@ def pair(tmp_path, **changes):
 
 def test_a_fair_sweep_has_no_grave_warning(tmp_path):
     shapes = read(write_sweep(tmp_path / "s"))
-    assert metric_of(shapes) == "val_loss"
+    assert choose_metric(shapes) == "val_loss"
     assert [caution.kind for caution in cautions(shapes) if caution.is_serious] == []
     (budget,) = found(shapes, "budget")
     assert budget.startswith("equal within ±2 %: body parameters 985k–1.01M (±1.1 %, most in 2×208")
@@ -74,7 +75,7 @@ def test_other_text(tmp_path):
         "the validation text differs (2×208: bbbbbbbb; 24×64: zzzzzzzz): no verdict is given "
         "between them"
     )
-    assert metric_of(shapes) == "val_loss"
+    assert choose_metric(shapes) == "val_loss"
 
 
 def test_another_tokenizer_of_the_same_text(tmp_path):
@@ -82,12 +83,12 @@ def test_another_tokenizer_of_the_same_text(tmp_path):
     shapes = pair(tmp_path, hashes=hashes)
     (text,) = found(shapes, "data")
     assert text.startswith("the tokenizer differs (2×208: eeeeeeee; 24×64: tttttttt): nats per")
-    assert metric_of(shapes) == "val_bits_per_byte"
+    assert choose_metric(shapes) == "val_bits_per_byte"
 
 
 def test_another_tokenizer_without_bits_per_byte(tmp_path):
     hashes = OTHER | {"tokenizer": "t" * 64}
-    assert metric_of(pair(tmp_path, hashes=hashes, val_bits_per_byte=None)) is None
+    assert choose_metric(pair(tmp_path, hashes=hashes, val_bits_per_byte=None)) is None
 
 
 def test_one_rate_for_all_widths(tmp_path):
@@ -110,7 +111,7 @@ def test_a_rate_at_the_edge(tmp_path, rate):
     (text,) = found(pair(tmp_path, learning_rate=rate), "learning rate", is_serious=True)
     assert text == (
         f"the learning rate is the lowest or highest of those tried: 24×64 ({rate} of "
-        "0.001–0.004); a better one may lie outside, widen learning_rate_probe_factors"
+        "0.001–0.004); a better one may lie outside, so widen learning_rate_probe_factors"
     )
 
 
@@ -130,7 +131,7 @@ def test_too_few_and_unpaired_seeds(tmp_path):
     write_sweep(tmp_path / "b", {"24×64": SHAPES["24×64"]}, seeds=(1, 2))
     shapes = read(tmp_path)
     assert found(shapes, "seeds", is_serious=True) == [
-        "fewer than 3 seeds: 24×64; there is no verdict on them, train more seeds"
+        "fewer than 3 seeds: 24×64; there is no verdict on them, so train more seeds"
     ]
     assert found(shapes, "seeds", is_serious=False) == [
         "some configurations lack seeds that others have: 2×208 seed 0; a pair is compared only on "

@@ -43,7 +43,7 @@ def test_no_difference(tmp_path):
 def test_too_few_seeds(tmp_path):
     found = analysed(write_sweep(tmp_path, two(4.1, 4.3), seeds=(0, 1)))
     assert found.verdict == (
-        "Deepest against widest: 24×64 against 2×208: no verdict with 2 common seeds, at least 3 "
+        "Deepest against widest: 24×64 against 2×208: no verdict with 2 common seeds; at least 3 "
         "are needed."
     )
 

@@ -14,7 +14,7 @@ from mobilellm.compression.pruning import Pruning
 from mobilellm.compression.size_budget import SizeBudget
 from mobilellm.compression.structured_pruning import StructuredPruning
 from mobilellm.report import compare
-from mobilellm.report.compressed import parsed_recipe
+from mobilellm.report.compressed import parse_recipe
 from mobilellm.report.run_settings import recipe_text
 
 HASHES = {"data": "d", "tokenizer": "e", "train": "a", "validation": "b" * 64}
@@ -69,7 +69,7 @@ def printed(found, width):
     ],
 )
 def test_a_recipe_is_named_as_it_is_configured(recipe, expected):
-    assert recipe_text(parsed_recipe(str(recipe))) == expected
+    assert recipe_text(parse_recipe(str(recipe))) == expected
 
 
 def test_ranked_by_loss_beside_the_dense_model(tmp_path):
@@ -122,7 +122,7 @@ def test_masked_weights_do_not_count_as_kept(tmp_path):
 
 def test_a_baseline_needs_runs(tmp_path):
     write_compressed(tmp_path / "one", WANDA, 4.4)
-    with pytest.raises(ValueError, match="--baseline '8×112' needs runs, and none were found"):
+    with pytest.raises(ValueError, match="--baseline '8×112' requires runs, but there are none"):
         compare([tmp_path], baseline="8×112")
 
 

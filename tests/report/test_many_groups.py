@@ -7,7 +7,7 @@ from rich.console import Console
 from simulated_sweep import SHAPES, model, summary, write_run, write_sweep
 
 from mobilellm.report import compare
-from mobilellm.report.analysis import MOST_GROUPS, analyse, find_baseline
+from mobilellm.report.analysis import MAX_PAIRWISE_GROUPS, analyse, find_baseline
 from mobilellm.report.columns import shown_columns
 from mobilellm.report.runs import read_runs
 
@@ -24,14 +24,14 @@ def fourteen():
     for index, (name, (config, loss)) in enumerate(list(SHAPES.items())[:5]):
         fields = config.to_dict() | {"compressed_layers": {}}
         shapes[name] = (config, loss)
-        shapes[f"{name} shared"] = (model(**_sizes(fields), block_repeats=2), loss - 0.03)
+        shapes[f"{name} shared"] = (model(**_size_text(fields), block_repeats=2), loss - 0.03)
         if index < 4:
-            untied = model(**_sizes(fields), tie_word_embeddings=False)
+            untied = model(**_size_text(fields), tie_word_embeddings=False)
             shapes[f"{name} untied"] = (untied, loss + 0.015)
     return shapes
 
 
-def _sizes(fields):
+def _size_text(fields):
     return {
         "blocks": fields["num_blocks"], "hidden": fields["hidden_size"],
         "ffn": fields["intermediate_size"], "heads": fields["num_attention_heads"],
@@ -45,7 +45,7 @@ def many(tmp_path_factory):
 
 
 def test_beyond_eight_shapes_each_is_set_against_the_best(many):
-    assert len(many.groups) == 14 > MOST_GROUPS
+    assert len(many.groups) == 14 > MAX_PAIRWISE_GROUPS
     means = {shape.label: shape.interval("val_loss").mean for shape in many.groups}
     assert many.reference == min(means, key=means.get)
     assert len(many.pairs) == 91, "all are corrected for, since the best is known only afterwards"

@@ -7,7 +7,7 @@ from simulated_sweep import model, summary, write_run
 
 from mobilellm.report.fairness import cautions
 from mobilellm.report.run_groups import group_runs
-from mobilellm.report.run_settings import WATCHING_CALLBACKS, share_text
+from mobilellm.report.run_settings import EARLIER_CALLBACKS, LIGHTNING_CALLBACKS, share_text
 from mobilellm.report.runs import read_runs
 
 FACTORIZATION = "mobilellm.compression.factorization.Factorization"
@@ -165,39 +165,31 @@ def test_arms_that_differ_in_one_thing_are_not_merged(tmp_path, one, other, expe
     assert not left_out and found == expected
 
 
-def test_what_watches_and_what_is_null_makes_no_arm(tmp_path):
-    watching = {
-        name.lower(): {"_target_": f"some.module.{name}", "refresh": 1}
-        for name in WATCHING_CALLBACKS
-    }
-    configs = [
-        {"callbacks": watching},
-        {"callbacks": {}},
-        guard("stop", window=9),
-        {"max_seconds": None, "init_layers": None},
+def test_passive_callbacks_and_null_do_not_distinguish_configurations(tmp_path):
+    """Callbacks of earlier runs are known by their class, others from summary.json."""
+    earlier, lightning = (
+        {n.lower(): {"_target_": f"some.module.{n}", "refresh": 1} for n in names}
+        for names in (EARLIER_CALLBACKS, LIGHTNING_CALLBACKS)
+    )
+    mine = {"mine": {"_target_": "my.WeightNorm", "every_steps": 9}}
+    runs = [
+        ({"callbacks": earlier | lightning}, {}),
+        ({"callbacks": mine | lightning}, {"passive_callbacks": ["mine"]}),
+        ({"callbacks": {}}, {"passive_callbacks": []}),
+        (guard("stop", window=9), {}),
+        ({"max_seconds": None, "init_layers": None}, {}),
     ]
-    for index, config in enumerate(configs):
-        write_run(tmp_path / str(index), summary(model(), seed=index), config=config)
+    for seed, (config, facts) in enumerate(runs):
+        write_run(tmp_path / str(seed), summary(model(), seed=seed, **facts), config=config)
     assert len(group_runs(read_runs([tmp_path]).finished)[0]) == 1
 
 
-def test_our_callbacks_say_the_same_of_themselves():
-    """The report names callbacks without importing them."""
-    import importlib
-    import pkgutil
-
-    import mobilellm.callbacks as package
-
-    classes = [
-        value
-        for module in pkgutil.iter_modules(package.__path__)
-        for value in vars(importlib.import_module(f"{package.__name__}.{module.name}")).values()
-        if isinstance(value, type) and value.__module__.startswith(package.__name__)
-    ]
-    watching = {kind.__name__ for kind in classes if vars(kind).get("watches_only")}
-    ours = {kind.__name__ for kind in classes}
-    # Its answers are a result of the run, though it changes nothing of what is learnt.
-    assert watching | {"LabelAccuracyCallback"} == WATCHING_CALLBACKS & ours
+def test_a_callback_that_is_not_recorded_as_passive_distinguishes_configurations(tmp_path):
+    name = min(EARLIER_CALLBACKS)
+    config = {"callbacks": {"one": {"_target_": f"my.{name}"}}}
+    write_run(tmp_path / "a", summary(model(), passive_callbacks=["other"]), config=config)
+    write_run(tmp_path / "b", summary(model(), passive_callbacks=["one"]), config=config)
+    assert len(group_runs(read_runs([tmp_path]).finished)[0]) == 2
 
 
 def test_extended_runs_say_so(tmp_path):

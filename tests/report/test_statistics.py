@@ -13,7 +13,7 @@ from mobilellm.report.statistics import (
     TOO_FEW_SEEDS,
     WORSE,
     compare_pairs,
-    holm,
+    holm_adjusted,
     mean_interval,
     paired_differences,
     paired_p_value,
@@ -56,7 +56,7 @@ def test_interval_of_one_value_has_no_width():
 
 
 def test_interval_of_nothing_is_an_error():
-    with pytest.raises(ValueError, match="an interval needs at least 1 value; 0 given"):
+    with pytest.raises(ValueError, match="an interval needs at least 1 value; 0 were given"):
         mean_interval([])
 
 
@@ -74,7 +74,9 @@ def test_p_value_without_noise():
 
 
 def test_p_value_of_one_difference_is_an_error():
-    with pytest.raises(ValueError, match="a paired test needs at least 2 differences; 1 given"):
+    with pytest.raises(
+        ValueError, match="a paired test needs at least 2 differences; 1 were given"
+    ):
         paired_p_value([0.1])
 
 
@@ -82,7 +84,7 @@ def test_p_value_of_one_difference_is_an_error():
 def test_holm_rejects_what_the_procedure_rejects(seed):
     random = np.random.default_rng(seed)
     p_values = (random.random(random.integers(1, 12)) ** 4).tolist()
-    adjusted = holm(p_values)
+    adjusted = holm_adjusted(p_values)
     for level in (FAMILY_LEVEL, 0.3):
         rejected = {index for index, value in enumerate(adjusted) if value <= level}
         assert rejected == naive_holm(p_values, level)
@@ -90,8 +92,8 @@ def test_holm_rejects_what_the_procedure_rejects(seed):
 
 
 def test_holm_of_a_known_example():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == ()
+    assert holm_adjusted([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm_adjusted([]) == ()
 
 
 def test_at_most_5_percent_of_sweeps_without_effect_contain_a_verdict():

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mobilellm.public_names import listed_name
+from mobilellm.public_names import import_public_name
 
 if TYPE_CHECKING:
     from mobilellm.formats.huggingface.weights import export_huggingface, import_huggingface
@@ -12,6 +12,6 @@ __all__ = ["export_huggingface", "import_huggingface"]
 
 def __getattr__(name: str) -> Any:
     """Import torch only to read or write weights: `explain.py` reads a config.json alone."""
-    return listed_name(
+    return import_public_name(
         __name__, name, dict.fromkeys(__all__, "mobilellm.formats.huggingface.weights")
     )

@@ -59,24 +59,24 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
     _, activation, qk_norm = _ARCHITECTURES[model_type]
     _check_representable(values, activation)
     # Meta's code writes share_embedding, also into configurations of the type llama.
-    tied = _switch(values, "share_embedding") or _switch(values, "tie_word_embeddings")
+    tied = _boolean(values, "share_embedding") or _boolean(values, "tie_word_embeddings")
     return ModelConfig(
-        vocab_size=_whole(values, "vocab_size"),
-        hidden_size=_whole(values, "hidden_size"),
-        intermediate_size=_whole(values, "intermediate_size"),
-        num_blocks=_whole(values, "num_hidden_layers"),
-        num_attention_heads=_whole(values, "num_attention_heads"),
-        num_key_value_heads=_whole_or_none(values, "num_key_value_heads"),
-        head_dim=_whole_or_none(values, "head_dim"),
-        block_repeats=2 if _switch(values, "layer_sharing") else 1,
+        vocab_size=_integer(values, "vocab_size"),
+        hidden_size=_integer(values, "hidden_size"),
+        intermediate_size=_integer(values, "intermediate_size"),
+        num_blocks=_integer(values, "num_hidden_layers"),
+        num_attention_heads=_integer(values, "num_attention_heads"),
+        num_key_value_heads=_optional_integer(values, "num_key_value_heads"),
+        head_dim=_optional_integer(values, "head_dim"),
+        block_repeats=2 if _boolean(values, "layer_sharing") else 1,
         tie_word_embeddings=tied,
-        max_position_embeddings=_whole(values, "max_position_embeddings", default=2048),
-        rope_theta=_positive(_rope(values), "rope_theta", 1e4),
-        rms_norm_eps=_positive(values, "rms_norm_eps", 1e-6),
+        max_position_embeddings=_integer(values, "max_position_embeddings", default=2048),
+        rope_theta=_positive_number(_rotary_settings(values), "rope_theta", 1e4),
+        rms_norm_eps=_positive_number(values, "rms_norm_eps", 1e-6),
         feed_forward="swiglu" if activation == "silu" else "relu",
         qk_norm=qk_norm,
-        eos_token_id=_one_token(values, "eos_token_id", 2),
-        bos_token_id=_one_token(values, "bos_token_id", 1),
+        eos_token_id=_token_id(values, "eos_token_id", 2),
+        bos_token_id=_token_id(values, "bos_token_id", 1),
     )
 
 
@@ -154,7 +154,7 @@ def _check_representable(values: Mapping[str, Any], activation: str) -> None:
             raise NotRepresentable(
                 f"{name}={rope} cannot be represented; only unscaled rotary embedding is supported"
             )
-    rope = _rope(values)
+    rope = _rotary_settings(values)
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise NotRepresentable(
             f"partial_rotary_factor={rope['partial_rotary_factor']} cannot be represented; "
@@ -162,14 +162,14 @@ def _check_representable(values: Mapping[str, Any], activation: str) -> None:
         )
 
 
-def _rope(values: Mapping[str, Any]) -> dict[str, Any]:
+def _rotary_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Rotary settings, from the fields of transformers 5 or of earlier versions."""
     names = ("rope_theta", "partial_rotary_factor")
     rope = {name: values[name] for name in names if values.get(name) is not None}
     return rope | (values.get("rope_scaling") or {}) | (values.get("rope_parameters") or {})
 
 
-def _whole(
+def _integer(
     values: Mapping[str, Any], name: str, *, least: int = 1, default: int | None = None
 ) -> int:
     if name not in values and default is None:
@@ -180,11 +180,11 @@ def _whole(
     return value
 
 
-def _whole_or_none(values: Mapping[str, Any], name: str) -> int | None:
-    return None if values.get(name) is None else _whole(values, name)
+def _optional_integer(values: Mapping[str, Any], name: str) -> int | None:
+    return None if values.get(name) is None else _integer(values, name)
 
 
-def _positive(values: Mapping[str, Any], name: str, default: float) -> float:
+def _positive_number(values: Mapping[str, Any], name: str, default: float) -> float:
     value = values.get(name, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 < value < float("inf"):
@@ -192,14 +192,14 @@ def _positive(values: Mapping[str, Any], name: str, default: float) -> float:
     return float(value)
 
 
-def _switch(values: Mapping[str, Any], name: str) -> bool:
+def _boolean(values: Mapping[str, Any], name: str) -> bool:
     value = values.get(name)
     if value is not None and not isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be true or false")
     return bool(value)
 
 
-def _one_token(values: Mapping[str, Any], name: str, default: int) -> int:
+def _token_id(values: Mapping[str, Any], name: str, default: int) -> int:
     value = values.get(name)
     if value is None:
         return default
@@ -207,4 +207,4 @@ def _one_token(values: Mapping[str, Any], name: str, default: int) -> int:
         if len(value) != 1:
             raise NotRepresentable(f"{name}={value} names several tokens; keep one of them")
         value = value[0]
-    return _whole({name: value}, name, least=0)
+    return _integer({name: value}, name, least=0)

@@ -20,7 +20,7 @@ from mobilellm.checkpoint import (
     write_tensors,
 )
 from mobilellm.data.tokenizer import load_tokenizer
-from mobilellm.files import describe_unread
+from mobilellm.files import describe_invalid_file
 from mobilellm.formats.huggingface.config import config_to_huggingface, read_huggingface_config
 from mobilellm.formats.huggingface.tokenizer_files import tokenizer_files
 from mobilellm.formats.special_tokens import with_tokenizer_ids
@@ -62,8 +62,8 @@ def import_huggingface(
     state: dict[str, Tensor] = {}
     for name, tensor in _read_weights(folder).items():
         if not name.endswith("rotary_emb.inv_freq"):  # computed; older versions stored it
-            state[_our_name(name)] = tensor if dtype is None else tensor.to(dtype)
-    _settle_head(state, folder, tied=config.tie_word_embeddings)
+            state[_own_name(name)] = tensor if dtype is None else tensor.to(dtype)
+    _resolve_tied_head(state, folder, tied=config.tie_word_embeddings)
     return model_from_state(config, state, folder)
 
 
@@ -101,11 +101,11 @@ def export_huggingface(
     for name, content in files.items():
         with model_file(folder / name) as temporary:
             temporary.write_bytes(content)
-    write_tensors(folder / WEIGHTS_FILE, _their_state(model))
+    write_tensors(folder / WEIGHTS_FILE, _huggingface_state(model))
     write_json(folder / CONFIG_FILE, values)
 
 
-def _our_name(name: str) -> str:
+def _own_name(name: str) -> str:
     """`model.layers.3.mlp.up_proj.weight` -> `blocks.3.feed_forward.up_proj.weight`."""
     if name in _OUR_TOP_NAMES:
         return _OUR_TOP_NAMES[name]
@@ -129,7 +129,7 @@ def _dense_state(model: MobileLLM) -> dict[str, Tensor]:
     return state
 
 
-def _their_state(model: MobileLLM) -> dict[str, Tensor]:
+def _huggingface_state(model: MobileLLM) -> dict[str, Tensor]:
     ours = _dense_state(model)
     state = {_TOP_NAMES[name]: tensor for name, tensor in ours.items() if name in _TOP_NAMES}
     written: set[int] = set()
@@ -193,7 +193,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         reason = "is damaged: truncated, or not written by torch.save; fetch it again"
         if isinstance(error, UnpicklingError) and "Unsupported" in str(error):
             reason = "contains more than tensors and cannot be loaded safely; make it safetensors"
-        raise ValueError(f"{path} {describe_unread(path) or reason}") from error
+        raise ValueError(f"{path} {describe_invalid_file(path) or reason}") from error
     is_state = isinstance(state, Mapping) and all(isinstance(t, Tensor) for t in state.values())
     if not is_state:
         raise ValueError(
@@ -203,7 +203,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _settle_head(state: dict[str, Tensor], folder: Path, *, tied: bool) -> None:
+def _resolve_tied_head(state: dict[str, Tensor], folder: Path, *, tied: bool) -> None:
     """If head and embedding are tied, keep one table, whichever of the two is stored.
 
     Raises:

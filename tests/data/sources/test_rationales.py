@@ -227,7 +227,7 @@ def test_a_missing_column_is_named_with_its_place_and_the_others(tmp_path, field
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tasks": ["labels"]}, "must be a list, of which each is label or rationale"),
+        ({"tasks": ["labels"]}, "must be a list in which each item is label or rationale"),
         ({"tasks": ["rationale"]}, r"data.tasks=\[rationale\] must contain label"),
         ({"tasks": ["label", "label"]}, r"data.tasks=\[label,label\] must contain label, and no"),
         ({"rationale_column": None}, r"data.rationale_column=null: the rows have no rationales"),

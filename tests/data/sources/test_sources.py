@@ -242,7 +242,11 @@ def test_mixture_of_sources_with_and_without_validation():
             ValueError,
             "document_mask=true finds doc",
         ),
-        ({"train": 3}, ValueError, "data.train=3 must be text or a list, of which each is text"),
+        (
+            {"train": 3},
+            ValueError,
+            "data.train=3 must be text or a list in which each item is text",
+        ),
         ({"train": []}, TypeError, r"data.train=\[\] must be a path or a list of paths"),
     ],
 )
