@@ -51,6 +51,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def saved_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with an untrained model and its tokenizer of 64 tokens; only read it."""
+    # Most tests need neither torch nor SentencePiece.
+    from tiny_tokenizers import save_run
+
+    return save_run(tmp_path_factory.mktemp("saved_run"))
+
+
+@pytest.fixture(scope="session")
 def prepared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all tests keep token shards, so that they are made once."""
     return tmp_path_factory.mktemp("prepared")

@@ -2,6 +2,7 @@
 
 import torch
 
+from mobilellm.checkpoint import save_model
 from mobilellm.models import MobileLLM, ModelConfig
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs away from the big bad wolf again\n"
@@ -36,3 +37,13 @@ def make_constant_model(token, **changes):
         model.norm.weight.fill_(1)
         model.head.weight[token] = 1
     return model
+
+
+def save_run(folder):
+    """Write the folder of a run: `model/` with an untrained model and a tokenizer of 64 tokens."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=24, num_blocks=2, num_attention_heads=2
+    )
+    save_model(MobileLLM(config), folder / "model", make_tokenizer(folder / "tokenizer"))
+    return folder

@@ -12,7 +12,7 @@ from torch import nn
 from mobilellm.data.prepared_prompts import Question
 from mobilellm.evaluation.continuations import ContinuationScore, score_continuations
 
-# 97.5 % quantile of the normal distribution: intervals of 95 %.
+# The 97.5 % quantile of the normal distribution, for intervals of 95 %.
 _QUANTILE = 1.959963984540054
 
 
@@ -21,10 +21,11 @@ class Accuracy:
     """How many questions were answered correctly."""
 
     correct: int
+    """Number of correct answers."""
     count: int
-    """Questions asked."""
+    """Number of questions."""
     chance: float
-    """Expected accuracy of choosing at random; 0 for questions without choices."""
+    """Expected accuracy of random choices; 0 for questions without choices."""
 
     @property
     def share(self) -> float:
@@ -45,26 +46,28 @@ def answer_accuracy(
     batch_tokens: int = 8192,
     device: torch.device | None = None,
 ) -> Accuracy:
-    """Answer each question after its prompt alone.
+    """Let a model answer questions, and count the correct answers.
 
-    If there are choices, the answer is the most likely one, end of text included; of equally likely
-    ones the first. Otherwise the answer is the result of greedy decoding, and correct if it equals
-    the label: then each token of the label is the most likely one after those before it, which a
-    single forward pass determines.
+    The answer to a question with choices is the most likely choice given the prompt, with its
+    end-of-text token; among equally likely choices, the first. A question without choices is
+    answered correctly if greedy decoding gives its label. A single forward pass shows this: each
+    token of the label must be the most likely one after the tokens before it.
 
     Args:
         model: a MobileLLM.
         questions: at least one.
-        per_token: compare log likelihoods per token, so that long choices are not at a
-            disadvantage; default: of the choices as a whole.
-        batch_tokens: most tokens of a forward pass.
-        device: where the model is; default: its first parameter's.
+        per_token: compare choices by their log-likelihood per token, so that long choices are not
+            at a disadvantage; otherwise by the log-likelihood of all tokens.
+        batch_tokens: the most tokens per forward pass.
+        device: of the model; default: the device of its first parameter.
 
     Raises:
-        ValueError: no questions.
+        ValueError: there are no questions.
     """
     if not questions:
-        raise ValueError("accuracy needs at least 1 question; give rows for validation")
+        raise ValueError(
+            "accuracy needs at least 1 question; give a validation split with at least 1 row"
+        )
     answers = [question.choices or (question.label,) for question in questions]
     pairs = [
         (question.prompt, answer)
@@ -85,7 +88,7 @@ def answer_accuracy(
 
 
 def wilson_interval(correct: int, count: int) -> tuple[float, float]:
-    """95 % interval of a probability from `correct` of `count` independent trials.
+    """Compute the 95 % interval of a probability, given `correct` of `count` independent trials.
 
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """

@@ -1,4 +1,4 @@
-"""Log likelihoods of continuations of prompts."""
+"""Log-likelihoods of continuations of prompts."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-# Rows of logits in memory at the same time.
+# The most rows of logits that are in memory at the same time.
 _LOGIT_ROWS = 1024
 
 Tokens = NDArray[Any]
@@ -19,9 +19,9 @@ class ContinuationScore(NamedTuple):
     """The likelihood of one continuation."""
 
     log_likelihood: float
-    """Of all its tokens together, in nats, at most 0."""
+    """Sum over all tokens of the continuation, in nats; at most 0."""
     is_greedy: bool
-    """Whether greedy decoding gives it: each token is the most likely one after those before."""
+    """Whether greedy decoding gives the continuation."""
 
 
 @torch.no_grad()
@@ -32,18 +32,20 @@ def score_continuations(
     batch_tokens: int = 8192,
     device: torch.device | None = None,
 ) -> list[ContinuationScore]:
-    """Log likelihood of each continuation after its prompt.
+    """Compute the log-likelihood of each continuation, given its prompt.
 
-    Rows of similar length are batched, padded at the end, where causal attention ignores it.
+    Pairs of similar length form a batch and are padded at the end, which causal attention ignores.
 
     Args:
-        model: a MobileLLM; it is left in the mode it was in.
-        pairs: prompt and continuation, (tokens,) each, of at least one token each.
-        batch_tokens: most tokens of a forward pass, padding included; a longer row goes alone.
-        device: where the model is; default: its first parameter's.
+        model: a MobileLLM; its mode (training or evaluation) is restored.
+        pairs: token ids of a prompt and of its continuation, (tokens,) each, at least one token
+            each.
+        batch_tokens: the most tokens per forward pass, padding included; a longer pair forms a
+            batch of its own.
+        device: of the model; default: the device of its first parameter.
 
     Returns:
-        A score for each pair, in their order.
+        One score per pair, in the order of `pairs`.
     """
     device = device or next(model.parameters()).device
     scores: dict[int, ContinuationScore] = {}
@@ -57,7 +59,7 @@ def score_continuations(
 
 
 def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Rows of each batch, the longest first."""
+    """Yield the indices of the rows of each batch, the longest rows first."""
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
@@ -73,13 +75,13 @@ def _score(
 ) -> list[ContinuationScore]:
     size = max(len(prompt) + len(rest) for prompt, rest in pairs) - 1
     input_ids = torch.zeros(len(pairs), size, dtype=torch.long)
-    is_asked = torch.zeros(len(pairs), size, dtype=torch.bool)
+    is_target = torch.zeros(len(pairs), size, dtype=torch.bool)
     for row, (prompt, rest) in enumerate(pairs):
         tokens = torch.from_numpy(np.concatenate([prompt, rest]).astype(np.int64))
         input_ids[row, : len(tokens) - 1] = tokens[:-1]
-        is_asked[row, len(prompt) - 1 : len(tokens) - 1] = True
+        is_target[row, len(prompt) - 1 : len(tokens) - 1] = True
     targets = torch.from_numpy(np.concatenate([rest for _, rest in pairs]).astype(np.int64))
-    hidden = model(input_ids.to(device), logits=False).hidden[is_asked.to(device)]
+    hidden = model(input_ids.to(device), logits=False).hidden[is_target.to(device)]
     nats, likeliest = zip(
         *(
             _compare(model.unembed(rows), expected)
@@ -99,6 +101,9 @@ def _score(
 
 
 def _compare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats of each target, float64, and whether it is the most likely token; both on the CPU."""
+    """Cross entropy of each target, float64 in nats, and whether it is the most likely token.
+
+    Both are (tokens,) and on the CPU.
+    """
     nats = F.cross_entropy(logits.float(), targets, reduction="none")
     return nats.cpu().double(), (logits.argmax(dim=-1) == targets).cpu()

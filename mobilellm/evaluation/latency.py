@@ -21,12 +21,12 @@ from mobilellm.models.cache import KVCache
 
 @dataclass(frozen=True)
 class Latency:
-    """Measurements of one model: medians over rounds."""
+    """Measurements of one model; times are medians over rounds."""
 
     prefill_ms: float
-    """Milliseconds from the prompt to the logits of its next token."""
+    """Milliseconds to process the prompt and to compute the logits of the next token."""
     decode_ms_per_token: float
-    """Milliseconds per generated token, with cached keys and values."""
+    """Milliseconds per generated token, with a KV cache."""
     peak_memory_bytes: int | None
     """Peak memory of prefill, weights included; None if the device does not report it."""
 
@@ -39,20 +39,20 @@ def measure_latency(
     rounds: int = 5,
     batch_size: int = 1,
 ) -> Latency:
-    """Time one model, on the device and in the number type it has.
+    """Measure one model on its device and in its data type.
 
-    Decoding runs the model's own forward pass with its KV cache, whatever its layers: `generate`
-    may be faster, where it packs the weights of dense models.
+    Decoding calls the forward pass of the model with a KV cache. `generate` may be faster for dense
+    models, because it packs their weights.
 
     Args:
-        model: left as it is.
-        prefill_tokens: tokens of the prompt, drawn at random.
-        decode_tokens: tokens written after it.
-        rounds: of which the medians are given; one more comes first and is not counted.
-        batch_size: rows.
+        model: it is not changed.
+        prefill_tokens: length of the prompt, which consists of random tokens.
+        decode_tokens: number of tokens that are decoded after the prompt, one by one.
+        rounds: number of measurements, after one that is not counted.
+        batch_size: number of sequences.
 
     Raises:
-        ValueError: a count below 1, more tokens than the context holds.
+        ValueError: a number is below 1, or the tokens exceed the context length of the model.
     """
     return _measure({"": model}, prefill_tokens, decode_tokens, rounds, batch_size)[0][0]
 
@@ -65,21 +65,23 @@ def compare_latency(
     rounds: int = 5,
     batch_size: int = 1,
 ) -> list[dict[str, Any]]:
-    """Time several models in turns, so that whatever slows the machine slows all of them alike.
+    """Measure several models in alternation, so that other work on the machine affects all alike.
 
     Args:
-        models: by name; the first is what the others are compared with.
-        prefill_tokens: as for `measure_latency`, like the rest.
-        decode_tokens: tokens written.
-        rounds: the order turns around with each.
-        batch_size: rows.
+        models: by name; the others are compared with the first.
+        prefill_tokens: length of the prompt.
+        decode_tokens: number of tokens that are decoded after the prompt.
+        rounds: number of measurements of each model; each round reverses the order of the models.
+        batch_size: number of sequences.
 
     Returns:
-        One row per model: `model`, the fields of `Latency`, and `prefill_ratio` and `decode_ratio`,
-        times over the first model's: medians of the quotients within the rounds.
+        One row per model: `model`, the fields of `Latency`, and `prefill_ratio` and `decode_ratio`.
+        A ratio is the time of the model divided by the time of the first model, as the median of
+        the ratios within the rounds.
 
     Raises:
-        ValueError: no model, or as `measure_latency`.
+        ValueError: there is no model, a number is below 1, or the tokens exceed the context length
+            of a model.
     """
     if not models:
         raise ValueError("models is empty; give at least one, e.g. {'dense': model}")
@@ -97,21 +99,24 @@ def compare_latency(
 
 
 def weights_in_memory(model: MobileLLM) -> int:
-    """Bytes of all parameters and buffers (masks, orders) as the model holds them."""
+    """Return the bytes of all parameters and buffers; tensors that share memory count once."""
     tensors = [*model.parameters(), *model.buffers()]
     return sum({t.untyped_storage().data_ptr(): t.nbytes for t in tensors}.values())
 
 
 @torch.no_grad()
 def peak_memory_bytes(model: MobileLLM, input_ids: Tensor) -> int | None:
-    """Peak memory of a forward pass, without what was allocated before it.
+    """Measure the peak memory of a forward pass, without the memory allocated before it.
 
-    On a GPU as its allocator reports it; on a CPU summed over all allocations and frees. None on
-    other devices.
+    On a GPU, CUDA's allocator reports the peak. On a CPU, it is the largest sum of allocations and
+    frees.
 
     Args:
-        model: left as it is.
-        input_ids: token ids (batch, seq).
+        model: it is not changed.
+        input_ids: token ids, (batch, seq), on the device of the model.
+
+    Returns:
+        Bytes; None on other devices.
     """
     if input_ids.is_cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -141,7 +146,7 @@ def _measure(
     rounds: int,
     batch_size: int,
 ) -> list[tuple[Latency, list[tuple[float, float]]]]:
-    """Of each model its latency, and of every round its seconds: prompt, and per token."""
+    """For each model its latency, and the seconds of each round: for the prompt, and per token."""
     for name, value in (
         ("prefill_tokens", prefill_tokens), ("decode_tokens", decode_tokens),
         ("rounds", rounds), ("batch_size", batch_size),
@@ -171,7 +176,7 @@ def _measure(
 
 @torch.no_grad()
 def _run(model: MobileLLM, tokens: Tensor, prefill_tokens: int) -> tuple[float, float]:
-    """Seconds of the prompt, and of each token after it."""
+    """Seconds for the prompt, and for each token after it."""
     cache = KVCache(model.config, capacity=tokens.shape[1])
     _synchronize(tokens)
     start = time.perf_counter()
@@ -185,7 +190,7 @@ def _run(model: MobileLLM, tokens: Tensor, prefill_tokens: int) -> tuple[float, 
 
 
 def _next_logits(model: MobileLLM, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-    """Logits (batch, vocab) of what comes after `tokens`, as decoding needs them."""
+    """Logits of the next token, (batch, vocab)."""
     cache = KVCache(model.config, capacity=tokens.shape[1]) if cache is None else cache
     return model.unembed(model(tokens, cache, logits=False).hidden[:, -1])
 
@@ -204,5 +209,5 @@ def _check_length(models: Mapping[str, MobileLLM], length: int) -> None:
     if length > context:
         raise ValueError(
             f"prefill_tokens and decode_tokens together are {length}, more than "
-            f"max_position_embeddings={context}; use fewer"
+            f"max_position_embeddings={context}; use fewer tokens"
         )

@@ -10,18 +10,18 @@ UNTRAINED_SHARE = 0.9
 
 
 def warn_if_untrained(loss: float, vocab_size: int, origin: str) -> None:
-    """Warn if given weights predict no better than random ones.
+    """Warn if weights that were given predict no better than random ones.
 
     Args:
-        loss: nats per token on validation text.
+        loss: nats per token on the validation text.
         vocab_size: of the model.
-        origin: where the weights are from.
+        origin: file or folder of the weights, for the message.
     """
     chance = math.log(vocab_size)
     if loss < UNTRAINED_SHARE * chance:
         return
     logger.warning(
-        "%s has a loss of %.2f nats per token on the validation text before anything is done, and "
-        "chance is ln(%d) = %.2f: was it trained, and with this tokenizer?",
+        "%s has an initial loss of %.2f nats per token on the validation text, about that of a "
+        "uniform prediction, ln(%d) = %.2f; check that it was trained, and with this tokenizer",
         origin, loss, vocab_size, chance,
     )  # fmt: skip

@@ -20,11 +20,11 @@ class ValidationResult:
     """Sums over tokens, from which the means follow."""
 
     nats: float
-    """Cross entropy of all tokens with a label."""
+    """Sum of the cross entropy of all tokens with a label."""
     tokens: int
-    """Tokens with a label."""
+    """Number of tokens with a label."""
     text_bytes: int
-    """Bytes of text of these tokens; 0 if the tokenizer is unknown."""
+    """Number of bytes of text of these tokens; 0 if the tokenizer is unknown."""
 
     @property
     def loss(self) -> float:
@@ -33,7 +33,7 @@ class ValidationResult:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Bits per byte of text, comparable between tokenizers; None if the bytes are unknown."""
+        """Bits per byte of text, which is comparable between tokenizers; None if unknown."""
         return self.nats / math.log(2) / self.text_bytes if self.text_bytes else None
 
 
@@ -46,20 +46,20 @@ def sum_losses(
     device: torch.device | None = None,
     reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> ValidationResult:
-    """Cross entropy of `model` over all `batches`, which may be of any sizes.
+    """Sum the cross entropy of a model over batches of any sizes.
 
     Args:
-        model: a MobileLLM; it is left in the mode it was in.
-        batches: `input_ids`, `labels` (batch, seq) and perhaps `document_ids`.
-        token_bytes: bytes of text each token id stands for.
-        device: where the model is; default: its first parameter's.
-        reduce: sums a float64 tensor on the CPU over ranks.
+        model: a MobileLLM; its mode (training or evaluation) is restored.
+        batches: `input_ids` and `labels`, (batch, seq) each, and optionally `document_ids`.
+        token_bytes: number of bytes of text of each token id, (vocab,); None: unknown.
+        device: of the model; default: the device of its first parameter.
+        reduce: sums a float64 tensor on the CPU over all ranks; None: there is one process.
 
     Raises:
-        ValueError: no token with a label.
+        ValueError: no token has a label.
     """
     device = device or next(model.parameters()).device
-    with _evaluation_mode(model):
+    with _EvaluationMode(model):
         sums = torch.zeros(3, dtype=torch.float64)
         for batch in batches:
             inputs = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
@@ -67,7 +67,7 @@ def sum_losses(
                 inputs["input_ids"], attention_mask=attention_mask_of(inputs), logits=False
             )
             losses = token_losses(output.hidden, model.unembed, inputs["labels"])
-            # Summed in float64, row by row alike however the rows are batched.
+            # In float64, the sum does not depend on how the rows are batched.
             sums[0] += losses.cpu().double().sum()
             labels = batch["labels"][batch["labels"] != IGNORE_INDEX]
             sums[1] += labels.numel()
@@ -75,12 +75,12 @@ def sum_losses(
                 sums[2] += int(token_bytes[labels.numpy()].sum())
     nats, tokens, text_bytes = (sums if reduce is None else reduce(sums)).tolist()
     if tokens == 0:
-        raise ValueError("the validation data has no token with a label; give more text")
+        raise ValueError("no token of the validation data has a label; give more text")
     return ValidationResult(nats, int(tokens), int(text_bytes))
 
 
-class _evaluation_mode:
-    """Switches to `eval()` inside a `with` block."""
+class _EvaluationMode:
+    """Puts a model into evaluation mode inside a `with` block."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model, self.training = model, model.training

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def export_summary(model: "MobileLLM", folder: str | Path) -> str:
-    """Layers, parameters and bytes of an export, and those of `model` if it has fewer.
+    """Describe the size of an export, and the size of `model` if that is smaller.
 
     Args:
         model: the model that was exported.
@@ -32,9 +32,9 @@ def export_summary(model: "MobileLLM", folder: str | Path) -> str:
     stored = sum(parameter.numel() for parameter in model.parameters())
     reasons = []
     if config.num_layers > config.num_blocks:
-        reasons.append(f"{config.num_blocks} shared blocks are written once per application")
+        reasons.append(f"its {config.num_blocks} shared blocks are exported once per application")
     if config.compressed_layers:
-        reasons.append("compressed matrices are written dense")
+        reasons.append("its compressed matrices are exported as dense ones")
     if not reasons:
         return text
     own = f"{stored:,} parameters in {bytes_text(stored_bytes(model))}"

@@ -1,4 +1,4 @@
-"""Opening a saved model of any supported format: ours, a run's, or Hugging Face's."""
+"""Opens saved models of all supported formats: those of this project, and Hugging Face's."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,15 @@ _OTHER_TOKENIZERS = ("tokenizer.json", "tiktoken.model", "vocab.json")
 
 
 def open_config(folder: str | Path) -> ModelConfig:
-    """The architecture of a saved model, from its config.json alone, without torch.
+    """Read the architecture of a saved model from its config.json, without loading torch.
+
+    Args:
+        folder: see `open_model`.
 
     Raises:
-        FileNotFoundError, ValueError: as `open_model`.
+        FileNotFoundError: the folder or config.json does not exist.
         NotRepresentable: the architecture is not supported.
+        ValueError: the file is damaged, or has an invalid value.
     """
     folder = _folder_with_config(Path(folder))
     if _is_own_format(folder):
@@ -33,8 +37,8 @@ def open_model(folder: str | Path, *, as_stored: bool = False) -> "tuple[MobileL
     Args:
         folder: written by `save_model`, a run's folder (its `model/` is opened), or a Llama-type
             Hugging Face folder.
-        as_stored: keep the number types of the stored weights. The default is float32, since 16
-            bits are too few for weight updates and for sums over many tokens.
+        as_stored: keep the data types of the stored weights. The default is float32, since 16 bits
+            are too few for weight updates and for sums over many tokens.
 
     Returns:
         The model on the CPU; the path of its tokenizer.model, or None.
@@ -56,7 +60,7 @@ def open_model(folder: str | Path, *, as_stored: bool = False) -> "tuple[MobileL
 
 
 def describe_missing_tokenizer(folder: str | Path) -> str:
-    """Error message for a folder in which `open_model` finds no tokenizer."""
+    """Return the error message for a folder in which `open_model` finds no tokenizer."""
     folder = _folder_with_config(Path(folder))
     other = next((n for n in _OTHER_TOKENIZERS if (folder / n).is_file()), None)
     kind = f" contains {other}, which is not supported, and no" if other else " contains no"
@@ -64,7 +68,7 @@ def describe_missing_tokenizer(folder: str | Path) -> str:
 
 
 def find_tokenizer(folder: str | Path) -> Path | None:
-    """The tokenizer.model of a model's or a run's folder; None if there is none."""
+    """Return the path of the tokenizer.model of a model or run; None if there is none."""
     path = _folder_with_config(Path(folder)) / TOKENIZER_FILE
     return path if path.is_file() else None
 

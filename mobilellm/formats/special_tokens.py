@@ -1,4 +1,4 @@
-"""The begin- and end-of-text tokens of a saved model: those of its tokenizer."""
+"""Replaces the special tokens of a saved model by those of its tokenizer."""
 
 import logging
 from dataclasses import replace
@@ -13,15 +13,15 @@ logger = logging.getLogger(__name__)
 
 
 def with_tokenizer_ids(config: ModelConfig, processor: "SentencePieceProcessor") -> ModelConfig:
-    """`config` with the end-of-text token of the model's tokenizer; warns if they differ.
+    """Return `config` with the end-of-text token of the tokenizer; warn if the two differ.
 
-    In training, documents end with the tokenizer's token; a model that waits for another one never
-    stops. The begin-of-text token is only changed if it equals the former end-of-text token, or is
-    unknown to the tokenizer.
+    In training, documents end with the end-of-text token of the tokenizer, so that a model that
+    waits for another token would never stop. The begin-of-text token is replaced only if it equals
+    the replaced end-of-text token, or is unknown to the tokenizer.
 
     Args:
         config: of the saved model.
-        processor: its tokenizer; without an end-of-text token it changes nothing.
+        processor: its tokenizer; if it has no end-of-text token, `config` is returned unchanged.
     """
     eos = processor.eos_id()
     if eos < 0:

@@ -1,1 +1,1 @@
-"""Using trained models: loading a model together with its tokenizer, and generating text."""
+"""Loads trained models together with their tokenizers, and generates text."""

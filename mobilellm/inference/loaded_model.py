@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class LoadedModel:
-    """What `load` returns."""
+    """A model with its tokenizer, as `load` returns it."""
 
     folder: Path
     """The folder that was given to `load`."""
@@ -39,15 +39,16 @@ class LoadedModel:
         top_p: float | None = None,
         seed: int | None = None,
     ) -> str:
-        """The text and its continuation, up to the end-of-text token.
+        """Return a text and its continuation, up to the end-of-text token.
 
         Args:
-            text: prompt; if empty, the model starts a new text.
+            text: the prompt; if it is empty, the model starts a new text.
             max_new_tokens: the most tokens to add.
             temperature: 0 is greedy decoding; otherwise logits are divided by it before sampling.
-            top_k: sample among the k most likely tokens only.
-            top_p: sample among the most likely tokens whose probabilities sum to at least this.
-            seed: of the sampling; None uses torch's global random generator.
+            top_k: sample only from the k most likely tokens.
+            top_p: sample only from the smallest set of most likely tokens whose probabilities sum
+                to at least this value.
+            seed: of the sampling; None: torch's global random generator is used.
 
         Raises:
             FileNotFoundError: the model has no tokenizer.
@@ -64,7 +65,7 @@ class LoadedModel:
         )  # fmt: skip
 
     def __repr__(self) -> str:
-        """Folder and size, in one line."""
+        """Return folder and size in one line."""
         config, stored = self.config, sum(p.numel() for p in self.model.parameters())
         return (
             f"LoadedModel({str(self.folder)!r}: {config.num_layers} layers of width "
@@ -76,13 +77,13 @@ def load(folder: str | Path, *, tokenizer: str | Path | None = None) -> LoadedMo
     """Load a saved model with its tokenizer.
 
     Args:
-        folder: of a model that this project saved, of a run (its `model/` is loaded), or a
-            Llama-type Hugging Face folder.
+        folder: the folder of a model that this project saved, of a run (its `model/` is loaded), or
+            of a Llama-type Hugging Face checkpoint.
         tokenizer: path of a SentencePiece model; default: tokenizer.model in the folder, if there
             is one.
 
     Returns:
-        `.model`, `.tokenizer`, and `.generate(text)`.
+        An object with `.model`, `.tokenizer` and `.generate(text)`.
 
     Raises:
         FileNotFoundError: the folder, a file of the model, or `tokenizer` does not exist.

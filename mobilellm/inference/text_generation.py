@@ -1,4 +1,4 @@
-"""Text in, text out: a model with its SentencePiece tokenizer."""
+"""Continues a text with a model and its SentencePiece tokenizer."""
 
 from typing import TYPE_CHECKING
 
@@ -23,10 +23,10 @@ def continue_text(
     top_p: float | None = None,
     seed: int | None = None,
 ) -> str:
-    """The prompt and its continuation, up to the end-of-text token of the tokenizer.
+    """Return a prompt and its continuation, up to the end-of-text token of the tokenizer.
 
     Args:
-        model: gets its `bos_token_id` and then the prompt.
+        model: it is given its `bos_token_id` and then the prompt.
         tokenizer: of the model.
         prompt: text to continue; may be empty.
         max_new_tokens: the most tokens to add.
@@ -55,5 +55,5 @@ def continue_text(
     end = next(
         (i for i in range(len(begin), len(tokens)) if tokens[i] == ids.eos_token_id), len(tokens)
     )
-    # A padded embedding has rows that no token of the tokenizer stands for.
+    # A padded embedding has more rows than the tokenizer has tokens.
     return tokenizer.decode([token for token in tokens[1:end] if token < tokenizer.vocab_size()])

@@ -88,7 +88,7 @@ def test_masked_documents_are_scored_as_if_alone():
 
 def test_nothing_to_score_is_refused():
     empty = {"input_ids": torch.zeros(1, 4, dtype=torch.long), "labels": torch.full((1, 4), -100)}
-    with pytest.raises(ValueError, match="no token with a label; give more text"):
+    with pytest.raises(ValueError, match="no token of the validation data has a label; give"):
         sum_losses(make_model(), [empty])
     with pytest.raises(ValueError, match="validation_tokens=3 must be at least one window, seq"):
         make_data(validation_tokens=3)

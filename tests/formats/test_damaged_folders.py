@@ -64,7 +64,7 @@ def test_weights_that_cannot_be_read(llama):
     with pytest.raises(ValueError, match=r"bin is a Git LFS pointer .* with `git lfs pull`$"):
         import_huggingface(llama)
     path.write_bytes(pickle.dumps(Path("x"), protocol=2))
-    with pytest.raises(ValueError, match="contains more than tensors and cannot be loaded safely"):
+    with pytest.raises(ValueError, match="contains objects other than tensors and can"):
         import_huggingface(llama)
     for other in ([torch.zeros(2)], {"model": {"w": torch.zeros(2)}}):
         torch.save(other, path)
@@ -187,8 +187,8 @@ def test_transformers_reads_the_tied_form_alike(tmp_path):
 def test_a_missing_or_another_head_is_refused_with_the_remedy(tmp_path):
     state = their_state(make_model(), tmp_path)
     untied = write_folder(tmp_path / "untied", state, tie_word_embeddings=False)
-    with pytest.raises(ValueError, match=r"lm_head.weight is missing in .*untied; if the head is "
-                       "the embedding, set tie_word_embeddings to true"):  # fmt: skip
+    with pytest.raises(ValueError, match=r"lm_head.weight is missing in .*untied; if the head "
+                       "equals the embedding, set tie_word_embeddings to true"):  # fmt: skip
         import_huggingface(untied)
     state["lm_head.weight"] = state["model.embed_tokens.weight"] + 1
     other = write_folder(tmp_path / "other", state, share_embedding=True)

@@ -145,9 +145,15 @@ def test_token_ids_and_number_type_go_out(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"share_kv": "first", "block_repeats": 2}, "share_kv='first' has no Hugging Face"),
-        ({"intermediate_size": [8, 9, 8]}, "blocks of different sizes have no Hugging Face"),
-        ({"feed_forward": "relu", "qk_norm": "l2"}, "feed_forward='relu' with qk_norm='l2' has no"),
+        (
+            {"share_kv": "first", "block_repeats": 2},
+            "Hugging Face architecture has share_kv='first'",
+        ),
+        (
+            {"intermediate_size": [8, 9, 8]},
+            "architecture has blocks of different sizes",
+        ),
+        ({"feed_forward": "relu", "qk_norm": "l2"}, "has feed_forward='relu' with qk_norm='l2'; a"),
     ],
 )
 def test_what_transformers_cannot_hold_is_refused(tmp_path, changes, message):

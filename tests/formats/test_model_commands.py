@@ -20,18 +20,6 @@ from mobilellm.units import bytes_text
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    """A run's folder with a model and a tokenizer of 64 tokens."""
-    folder = tmp_path_factory.mktemp("run")
-    torch.manual_seed(0)
-    config = ModelConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=24, num_blocks=2, num_attention_heads=2
-    )
-    save_model(MobileLLM(config), folder / "model", make_tokenizer(folder / "made"))
-    return folder
-
-
 @pytest.fixture
 def run_script(tmp_path, monkeypatch, capsys):
     """Run a script in this process from another folder; give exit code, output and errors."""
@@ -49,18 +37,18 @@ def run_script(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_out_and_in_again_writes_the_same_text(run_script, run_folder, tmp_path):
+def test_out_and_in_again_writes_the_same_text(run_script, saved_run, tmp_path):
     llama, back = tmp_path / "llama", tmp_path / "back"
-    out = run_script("export", run_folder, "--format", "huggingface", "--out", llama)
-    stored = count_parameters(read_config(run_folder / "model")).stored
+    out = run_script("export", saved_run, "--format", "huggingface", "--out", llama)
+    stored = count_parameters(read_config(saved_run / "model")).stored
     size = (llama / "model.safetensors").stat().st_size
     assert out == (0, f"{llama}: 2 layers, {stored:,} parameters, {bytes_text(size)} on disk\n", "")
     assert run_script("import", llama, "--out", back) == (0, f"{back}: 5,456 parameters\n", "")
     sampled = ("--prompt", "the", "--temperature", "1.5", "--top-k", "20", "--seed", "0")
-    code, written, _ = run_script("generate", run_folder, *sampled)
+    code, written, _ = run_script("generate", saved_run, *sampled)
     assert code == 0
     assert written.startswith("the")
-    for source in (run_folder / "model", llama, back):
+    for source in (saved_run / "model", llama, back):
         settings = {"temperature": 1.5, "top_k": 20, "seed": 0}
         assert load(source).generate("the", 100, **settings) + "\n" == written
 
@@ -89,8 +77,8 @@ def test_transformers_splits_text_as_we_do(tmp_path, prefix, begin):
     assert (theirs.bos_token_id, theirs.eos_token_id) == (begin, 2)
 
 
-def test_a_wrong_tokenizer_does_not_go_out(run_folder, tmp_path):
-    model, tokenizer = open_model(run_folder)
+def test_a_wrong_tokenizer_does_not_go_out(saved_run, tmp_path):
+    model, tokenizer = open_model(saved_run)
     (tmp_path / "wrong.model").write_bytes(b"wrong")
     with pytest.raises(ValueError, match=r"wrong.model is not a SentencePiece model; give a Sent"):
         export_huggingface(model, tmp_path / "out", tmp_path / "wrong.model")
@@ -159,12 +147,12 @@ def test_ids_of_a_saved_model_follow_its_tokenizer(options, before, after, tmp_p
         (b"some text", "is not a SentencePiece model; give a SentencePiece tokenizer.model"),
     ],
 )
-def test_what_is_no_tokenizer(content, message, run_script, run_folder, tmp_path):
+def test_what_is_no_tokenizer(content, message, run_script, saved_run, tmp_path):
     (tmp_path / "given").write_bytes(content)
-    code, _, errors = run_script("generate", run_folder, "--tokenizer", tmp_path / "given")
+    code, _, errors = run_script("generate", saved_run, "--tokenizer", tmp_path / "given")
     assert (code, errors.count("\n")) == (2, 1)
     assert errors.startswith(f"error: tokenizer {tmp_path}/given {message}")
-    export_huggingface(open_model(run_folder)[0], tmp_path / "hf")
+    export_huggingface(open_model(saved_run)[0], tmp_path / "hf")
     (tmp_path / "hf/tokenizer.model").write_bytes(content)
     code, _, errors = run_script("import", tmp_path / "hf", "--out", tmp_path / "ours")
     assert (code, errors.count("\n")) == (2, 1)
@@ -172,12 +160,12 @@ def test_what_is_no_tokenizer(content, message, run_script, run_folder, tmp_path
     assert not (tmp_path / "ours").exists()
 
 
-def test_a_folder_or_another_kind_of_tokenizer_is_named(run_script, run_folder, tmp_path):
-    given = run_folder / "model"
-    code, _, errors = run_script("generate", run_folder, "--tokenizer", given)
+def test_a_folder_or_another_kind_of_tokenizer_is_named(run_script, saved_run, tmp_path):
+    given = saved_run / "model"
+    code, _, errors = run_script("generate", saved_run, "--tokenizer", given)
     assert (code, errors) == (2, f"error: tokenizer {given} is a folder; give the file in it, "
                               f"{given}/tokenizer.model\n")  # fmt: skip
-    save_model(open_model(run_folder)[0], tmp_path / "json")
+    save_model(open_model(saved_run)[0], tmp_path / "json")
     (tmp_path / "json/tokenizer.json").write_text("{}", encoding="utf-8")
     code, _, errors = run_script("generate", tmp_path / "json")
     assert (code, errors) == (2, f"error: {tmp_path}/json contains tokenizer.json, which is not "
@@ -186,8 +174,8 @@ def test_a_folder_or_another_kind_of_tokenizer_is_named(run_script, run_folder, 
                               "--tokenizer PATH\n")  # fmt: skip
 
 
-def test_a_prompt_that_is_not_utf8(run_script, run_folder):
-    code, _, errors = run_script("generate", run_folder, "--prompt", b"a\xff".decode(
+def test_a_prompt_that_is_not_utf8(run_script, saved_run):
+    code, _, errors = run_script("generate", saved_run, "--prompt", b"a\xff".decode(
         errors="surrogateescape"))  # fmt: skip
     assert (code, errors.count("\n")) == (2, 1)
     assert errors.startswith("error: the prompt is not UTF-8 text ('\\udcff' at character 1); conv")
@@ -195,8 +183,8 @@ def test_a_prompt_that_is_not_utf8(run_script, run_folder):
 
 @pytest.mark.parametrize("sampled", [[], ["--temperature", "1", "--seed", "0"]])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers(sampled, value, run_script, run_folder, tmp_path):
-    model, tokenizer = open_model(run_folder)
+def test_weights_that_are_no_numbers(sampled, value, run_script, saved_run, tmp_path):
+    model, tokenizer = open_model(saved_run)
     with torch.no_grad():
         model.norm.weight[3] = value
     save_model(model, tmp_path / "diverged", tokenizer)

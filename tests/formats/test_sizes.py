@@ -28,8 +28,9 @@ def test_a_shared_and_masked_model_is_larger_written_out(tmp_path):
     assert written > 2 * stored
     assert export_summary(model, tmp_path / "out") == (
         f"6 layers, {written:,} parameters, {bytes_text(path.stat().st_size)} on disk; the model "
-        f"itself has {stored:,} parameters in {bytes_text(stored_bytes(model))}: 2 shared blocks "
-        "are written once per application, compressed matrices are written dense"
+        f"itself has {stored:,} parameters in {bytes_text(stored_bytes(model))}: its 2 shared "
+        "blocks are exported once per application, its compressed matrices are exported as dense "
+        "ones"
     )
 
 

@@ -91,7 +91,7 @@ def test_depth_is_compared_among_models_of_one_kind(tmp_path):
 def test_only_one_shape(tmp_path):
     found = analysed(write_sweep(tmp_path, {"a": (model(), 4.2)}))
     assert found.verdict.startswith("Only one configuration, 8×112: 4.2")
-    assert found.verdict.endswith(" nats per token; nothing to compare.")
+    assert found.verdict.endswith(" nats per token; there is nothing to compare.")
 
 
 def test_long_runs_have_no_caveat(tmp_path):

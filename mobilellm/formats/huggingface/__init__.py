@@ -1,4 +1,4 @@
-"""Llama-type Hugging Face folders, read and written without `transformers`."""
+"""Reads and writes Llama-type Hugging Face folders, without `transformers`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ __all__ = ["export_huggingface", "import_huggingface"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only to read or write weights: `explain.py` reads a config.json alone."""
+    """Import a public name when it is first used: `explain` reads a config.json without torch."""
     return import_public_name(
         __name__, name, dict.fromkeys(__all__, "mobilellm.formats.huggingface.weights")
     )

@@ -1,8 +1,9 @@
 """Conversion between `ModelConfig` and the config.json of Hugging Face.
 
-Models are written as `LlamaForCausalLM` if possible, with QK-norm as `Qwen3ForCausalLM` (whose norm
-with weights of one equals the weightless norm), and with a ReLU feed-forward layer as
-`ArceeForCausalLM`. Models that none of these can represent raise an error.
+Models are written as `LlamaForCausalLM` if possible; models with QK-norm as `Qwen3ForCausalLM`, and
+models with a ReLU feed-forward layer as `ArceeForCausalLM`. The norm of Qwen3 has weights; with
+weights of 1 it equals a norm without weights. Models that none of these classes can represent are
+refused.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 from mobilellm.models.config import ModelConfig
 from mobilellm.models.saved_config import CONFIG_FILE, read_json
 
-# By model_type: the class in `transformers`, its activation, and its QK-norm.
+# For each model_type: the class in `transformers`, its activation function and its QK-norm.
 _ARCHITECTURES = {
     "llama": ("LlamaForCausalLM", "silu", "none"),
     "qwen3": ("Qwen3ForCausalLM", "silu", "rms"),
@@ -22,11 +23,11 @@ _ARCHITECTURES = {
 
 
 class NotRepresentable(ValueError):
-    """The model is valid, but `ModelConfig` cannot represent its architecture."""
+    """Raised for a valid model whose architecture `ModelConfig` cannot represent."""
 
 
 def read_huggingface_config(folder: str | Path) -> ModelConfig:
-    """The configuration of the model in a Hugging Face folder.
+    """Read the configuration of the model in a Hugging Face folder.
 
     Raises:
         FileNotFoundError: the folder or its config.json does not exist.
@@ -44,7 +45,7 @@ def read_huggingface_config(folder: str | Path) -> ModelConfig:
 
 
 def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
-    """The configuration for the contents of a Hugging Face config.json.
+    """Convert the contents of a Hugging Face config.json to a `ModelConfig`.
 
     Raises:
         NotRepresentable: the architecture is not supported.
@@ -58,7 +59,7 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
         )
     _, activation, qk_norm = _ARCHITECTURES[model_type]
     _check_representable(values, activation)
-    # Meta's code writes share_embedding, also into configurations of the type llama.
+    # Meta's code writes share_embedding, even if model_type is llama.
     tied = _boolean(values, "share_embedding") or _boolean(values, "tie_word_embeddings")
     return ModelConfig(
         vocab_size=_integer(values, "vocab_size"),
@@ -81,24 +82,24 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
 
 
 def config_to_huggingface(config: ModelConfig) -> dict[str, Any]:
-    """The contents of config.json for the model with shared blocks unrolled.
+    """Return the contents of a Hugging Face config.json for the model, with shared blocks unrolled.
 
     Raises:
         ValueError: no architecture of `transformers` can represent the model.
     """
     if config.share_kv == "first" and config.is_shared:
         raise ValueError(
-            "share_kv='first' has no Hugging Face architecture; only 'own' can be exported"
+            "no Hugging Face architecture has share_kv='first'; only 'own' can be exported"
         )
     if len(set(config.block_shapes)) > 1:
         raise ValueError(
-            "blocks of different sizes have no Hugging Face architecture; "
+            "no Hugging Face architecture has blocks of different sizes; "
             "only blocks of equal sizes can be exported"
         )
     if config.feed_forward == "relu" and config.qk_norm != "none":
         raise ValueError(
-            f"feed_forward='relu' with qk_norm={config.qk_norm!r} has no Hugging Face "
-            "architecture; a model with only one of the two can be exported"
+            f"no Hugging Face architecture has feed_forward='relu' with qk_norm={config.qk_norm!r}"
+            "; a model with only one of the two can be exported"
         )
     model_type = "arcee" if config.feed_forward == "relu" else "llama"
     if config.qk_norm != "none":
@@ -163,7 +164,7 @@ def _check_representable(values: Mapping[str, Any], activation: str) -> None:
 
 
 def _rotary_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary settings, from the fields of transformers 5 or of earlier versions."""
+    """Settings of the rotary embedding, from the fields of transformers 5 or earlier versions."""
     names = ("rope_theta", "partial_rotary_factor")
     rope = {name: values[name] for name in names if values.get(name) is not None}
     return rope | (values.get("rope_scaling") or {}) | (values.get("rope_parameters") or {})

@@ -1,4 +1,4 @@
-"""The files with which `transformers.AutoTokenizer` tokenizes text as this project does."""
+"""The files from which `transformers.AutoTokenizer` loads a tokenizer of this project."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,18 @@ from mobilellm.models import ModelConfig
 
 
 def tokenizer_files(tokenizer: str | Path, config: ModelConfig) -> dict[str, bytes]:
-    """File names and contents: the SentencePiece model, and settings for `LlamaTokenizer`.
+    """Return the contents of the tokenizer's files by name.
 
-    Without these settings `transformers` puts a space before the text and adds no BOS token.
+    The files are the SentencePiece model and the settings of `LlamaTokenizer`. Without these
+    settings, `transformers` would put a space before the text and add no begin-of-text token.
+
+    Args:
+        tokenizer: path of a SentencePiece model.
+        config: of the exported model, with the ids of its special tokens.
 
     Raises:
         FileNotFoundError: the tokenizer does not exist.
-        ValueError: it is not a SentencePiece model, or larger than the model's vocabulary.
+        ValueError: it is not a SentencePiece model, or has more tokens than the model.
     """
     processor = load_tokenizer(Path(tokenizer), config.vocab_size, name="tokenizer ")
     size = processor.vocab_size()

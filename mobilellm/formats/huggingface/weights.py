@@ -1,4 +1,4 @@
-"""The weights of Llama-type Hugging Face folders; `config` has the supported architectures."""
+"""Reads and writes the weights of Llama-type Hugging Face folders."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -50,7 +50,7 @@ def import_huggingface(
 
     Args:
         folder: contains config.json and the weights.
-        dtype: of the model's weights; None keeps the stored types.
+        dtype: data type of the model's weights; None: as they are stored.
 
     Raises:
         FileNotFoundError: the folder, config.json or the weights do not exist.
@@ -61,7 +61,8 @@ def import_huggingface(
     config = read_huggingface_config(folder)
     state: dict[str, Tensor] = {}
     for name, tensor in _read_weights(folder).items():
-        if not name.endswith("rotary_emb.inv_freq"):  # computed; older versions stored it
+        # Older versions of transformers stored these frequencies, which are computed here.
+        if not name.endswith("rotary_emb.inv_freq"):
             state[_own_name(name)] = tensor if dtype is None else tensor.to(dtype)
     _resolve_tied_head(state, folder, tied=config.tie_word_embeddings)
     return model_from_state(config, state, folder)
@@ -72,12 +73,12 @@ def export_huggingface(
 ) -> None:
     """Write a folder from which `transformers.AutoModelForCausalLM` loads the same model.
 
-    The logits are equal. Shared blocks are unrolled: one stored layer per application. A tied head
-    stays tied. Compressed matrices (factorised or masked) are written as dense ones, since
-    `transformers` has no such layers: the export is as large as the dense model.
+    The logits are equal. Shared blocks are unrolled: one layer is stored per application. A tied
+    head stays tied. Compressed matrices (factorised or masked) are written as dense ones, since
+    `transformers` has no such layers, so the export is as large as the dense model.
 
     Args:
-        model: is left unchanged.
+        model: it is not changed.
         folder: new or empty.
         tokenizer: path of a SentencePiece model, which `transformers.AutoTokenizer` then loads;
             its end-of-text token is written as the model's.
@@ -111,7 +112,7 @@ def _own_name(name: str) -> str:
         return _OUR_TOP_NAMES[name]
     match = re.fullmatch(r"model\.layers\.(\d+)\.(\w+)\.(.+)", name)
     if match is None or match[2] not in _OUR_LAYER_NAMES:
-        return name  # `model_from_state` then names it as an unknown weight
+        return name  # `model_from_state` refuses it as an unknown weight
     return f"blocks.{match[1]}.{_OUR_LAYER_NAMES[match[2]]}.{match[3]}"
 
 
@@ -139,7 +140,7 @@ def _huggingface_state(model: MobileLLM) -> dict[str, Tensor]:
             if not name.startswith(prefix):
                 continue
             part, _, rest = name.removeprefix(prefix).partition(".")
-            # safetensors cannot store tensors that share memory, as the repeats of a block do.
+            # safetensors cannot store tensors that share memory, as repeated blocks do.
             content = tensor.clone() if index in written else tensor
             state[f"model.layers.{layer}.{_LAYER_NAMES[part]}.{rest}"] = content
         if model.config.qk_norm == "l2":
@@ -151,7 +152,7 @@ def _huggingface_state(model: MobileLLM) -> dict[str, Tensor]:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the checkpoint, from the first of the usual file names that exists."""
+    """Read all tensors of a checkpoint from the first of the known file names that exists."""
     readers: dict[str, Callable[[Path], dict[str, Tensor]]] = {
         WEIGHTS_FILE: read_tensors,
         "pytorch_model.bin": _read_pickle,
@@ -169,16 +170,16 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _indexed_files(index: Path) -> list[str]:
-    """The files that an index of shards lists.
+    """The files of the shards that an index lists.
 
     Raises:
-        ValueError: it lists none.
+        ValueError: the index does not list files.
     """
     names = read_json(index).get("weight_map")
     is_map = isinstance(names, Mapping) and all(isinstance(n, str) for n in names.values())
     if not is_map or not names:
         raise ValueError(
-            f"{index} has no weight_map, the file of each weight by the weight's name; fetch it "
+            f"{index} has no weight_map, which maps the name of each weight to its file; fetch it "
             "again"
         )
     return sorted(set(names.values()))
@@ -188,11 +189,14 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     check_exists(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    # torch raises any of these for a damaged file, depending on where it ends.
+    # torch raises any of these for a damaged file, depending on where the damage is.
     except (UnpicklingError, EOFError, OSError, RuntimeError, LookupError, ValueError) as error:
         reason = "is damaged: truncated, or not written by torch.save; fetch it again"
         if isinstance(error, UnpicklingError) and "Unsupported" in str(error):
-            reason = "contains more than tensors and cannot be loaded safely; make it safetensors"
+            reason = (
+                "contains objects other than tensors and cannot be loaded safely; convert it to "
+                "safetensors"
+            )
         raise ValueError(f"{path} {describe_invalid_file(path) or reason}") from error
     is_state = isinstance(state, Mapping) and all(isinstance(t, Tensor) for t in state.values())
     if not is_state:
@@ -204,21 +208,27 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _resolve_tied_head(state: dict[str, Tensor], folder: Path, *, tied: bool) -> None:
-    """If head and embedding are tied, keep one table, whichever of the two is stored.
+    """Keep one matrix if head and embedding are tied; checkpoints store either of them or both.
+
+    Args:
+        state: weights by this project's names; changed in place.
+        folder: of the checkpoint, for messages.
+        tied: whether config.json ties head and embedding.
 
     Raises:
-        ValueError: tied, but both are stored and differ; or not tied, and there is no head.
+        ValueError: they are tied, but both are stored and differ; or they are not tied, and the
+            head is missing.
     """
     if not tied:
         if "head.weight" not in state and "embedding.weight" in state:
             raise ValueError(
-                f"lm_head.weight is missing in {folder}; if the head is the embedding, set "
-                "tie_word_embeddings to true in config.json, else fetch the weights again"
+                f"lm_head.weight is missing in {folder}; if the head equals the embedding, set "
+                "tie_word_embeddings to true in config.json, otherwise fetch the weights again"
             )
         return
     head = state.pop("head.weight", None)
     if head is not None and not torch.equal(head, state.setdefault("embedding.weight", head)):
         raise ValueError(
             f"lm_head.weight in {folder} differs from the embedding although config.json ties "
-            "them; set tie_word_embeddings (in Meta's own form, share_embedding) to false"
+            "them; set tie_word_embeddings (in Meta's own checkpoints, share_embedding) to false"
         )
