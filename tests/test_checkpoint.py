@@ -83,7 +83,7 @@ def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(OSError, match=r"cannot write .*model.safetensors .*No space left.*; make"):
+    with pytest.raises(OSError, match=r"cannot write .*model.safetensors .*No space left.*; free"):
         save_model(make_model(hidden_size=48), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -20,7 +20,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path):
     path = tmp_path / "file"
     write_bytes_atomically(path, [b"old"])
     (tmp_path / f"file.{os.getpid()}.tmp").symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"file takes 27 B, about 5 MB are needed") as caught:
+    with pytest.raises(OSError, match=r"file takes 27 B; about 5 MB are needed") as caught:
         write_bytes_atomically(path, [b"new", np.arange(3)], remaining_bytes=5_000_000)
     assert caught.value.errno == errno.ENOSPC
     assert path.read_bytes() == b"old"
