@@ -120,7 +120,7 @@ def test_a_full_disk_keeps_what_is_written(tmp_path):
     folder.mkdir()
     (folder / f"00002.tokens.{os.getpid()}.tmp").symlink_to("/dev/full")
     with pytest.raises(
-        OSError, match=r"00002.tokens takes 128 B, about .* needed in total, .* free"
+        OSError, match=r"00002.tokens takes 128 B; about .* needed in total, .* free"
     ) as e:
         write(folder, documents)
     assert e.value.errno == errno.ENOSPC
