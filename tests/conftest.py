@@ -31,9 +31,12 @@ MODULES = ("argparse", "ast", "calendar", "csv", "datetime", "decimal", "difflib
            "statistics", "string", "tarfile", "textwrap", "threading", "typing")  # fmt: skip
 
 
-# A shell starts what it puts into the background with SIGINT ignored, and children inherit that.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Children inherit ignored signals: a shell ignores SIGINT for commands in the background, and nohup
+# ignores SIGHUP. The tests of signals need both.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, default)
 
 
 @pytest.fixture(scope="session")

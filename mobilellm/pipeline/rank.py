@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from mobilellm.cli.messages import shown_messages
 from mobilellm.files import write_bytes_atomically
-from mobilellm.pipeline.rank_processes import Report
+from mobilellm.pipeline.rank_report import Report
 from mobilellm.pipeline.train import train
 
 

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -24,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
 from mobilellm.cli.command import Stopped
+from mobilellm.pipeline.rank_report import Report
 from mobilellm.pipeline.results import Facts
 from mobilellm.pipeline.run import Run
 from mobilellm.pipeline.summary import describe_failure
@@ -38,18 +38,6 @@ FAILED_GRACE_SECONDS, STOPPED_GRACE_SECONDS = 10.0, 120.0
 # has ended never end.
 SIGNAL_GRACE_SECONDS = 600.0
 PROGRAM = "import sys; from mobilellm.pipeline.rank import main; sys.exit(main())"
-
-
-@dataclass(frozen=True)
-class Report:
-    """How a rank ended; the rank writes it to a file."""
-
-    time: float
-    """Seconds since the epoch."""
-    rank: int
-    error: BaseException | None
-    """What ended the rank before the run's end; None: all ranks have finished their work."""
-    traceback: str = ""
 
 
 class RankDied(RuntimeError):

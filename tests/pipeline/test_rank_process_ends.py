@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 # Reads what a rank is given, reports as `outcome` says, and aborts.
 PROGRAM = """
 import os, pickle, sys
-from mobilellm.pipeline.rank import Report
+from mobilellm.pipeline.rank_report import Report
 cfg, _, rank, path = pickle.load(sys.stdin.buffer)
 outcome = cfg.outcomes[rank]
 if outcome != "nothing":
