@@ -7,6 +7,7 @@ of it: the wall's, and the time that a process had a processor, which other work
 hardly changes and which is the wall's where every process has a core of its own.
 """
 
+import gc
 import json
 import statistics
 import tempfile
@@ -147,6 +148,10 @@ def _rank(rank: int, folder: str, workload: Workload, rounds: int) -> None:
         (Path(folder) / "seconds.json").write_text(
             json.dumps(clocks, allow_nan=False), encoding="utf-8"
         )
+    # The wrapper of the model refers to the group, in reference cycles; a group that outlives the
+    # interpreter may abort the process.
+    del step, contestants, together
+    gc.collect()
     dist.destroy_process_group()
 
 

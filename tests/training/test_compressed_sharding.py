@@ -1,5 +1,7 @@
 """Compressed models on two processes: sharded (FSDP) and replicated (DDP), as on one."""
 
+import gc
+
 import pytest
 import torch
 import torch.multiprocessing
@@ -73,6 +75,9 @@ def run(rank, strategy, folder):
     if rank == 0:
         torch.save(weights, f"{folder}/weights.pt")
     distributed.barrier()
+    # The wrapper refers to the group; a group that outlives the interpreter may abort the process.
+    del model
+    gc.collect()
     distributed.destroy_process_group()
 
 
