@@ -76,6 +76,7 @@ def test_all_text_is_opened_as_utf8(part):
     assert not without
 
 
+@pytest.mark.slow
 def test_a_run_in_the_c_locale(tmp_path, tiny_overrides):
     text = "Ein übermäßig großer Text — voilà 五六七 𝄞.\n\n" * 600
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")

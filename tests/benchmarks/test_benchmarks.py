@@ -103,6 +103,7 @@ def test_a_distilled_step_is_measured():
     assert memory["labels_loss_bytes"] >= 0
 
 
+@pytest.mark.slow
 def test_factorised_layers_have_half_the_parameters_of_dense_ones():
     rows = measure_factorized(rounds=1, seconds=0.01, quick=True)
     assert all(row.keys() == rows[0].keys() for row in rows)

@@ -52,6 +52,7 @@ def test_every_public_package_has_an_api_page():
     assert pages == packages - internal | {"mobilellm", "index"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "source"), PYTHON, ids=lambda value: getattr(value, "name", ""))
 def test_the_python_of_a_page_runs(page: Path, source: str, monkeypatch, example_runs):
     monkeypatch.chdir(example_runs)

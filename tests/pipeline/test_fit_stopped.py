@@ -94,6 +94,7 @@ def sizes_of_unequal_ranks(rank, port, overrides, free, folder):
     leave_process_group()
 
 
+@pytest.mark.slow
 def test_unequal_free_memory_gives_one_answer(tiny_overrides, tmp_path, monkeypatch):
     many = [*tiny_overrides, "tokens_per_step=2048", "max_tokens=2048", "micro_batch_size=auto"]
     free = [8e9, 3e6]

@@ -9,6 +9,8 @@ import torch
 from distilled_run import CASES, LOSSES, make_teacher
 from small_run import command
 
+pytestmark = pytest.mark.slow  # It trains in one and in two processes.
+
 SCRIPT = Path(__file__).with_name("distilled_run.py")
 
 

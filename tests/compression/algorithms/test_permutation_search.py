@@ -127,7 +127,7 @@ def test_every_order_of_four_rows():
     best_found = 0
     many = PermutationSearch(restarts=30)
     part = PartShape(left=(2, 4), right=(2, 1))
-    for seed in range(20):
+    for seed in range(8):
         weight = draw(4, 4, seed=seed)
         errors = [
             relative_error(weight[list(order)], part) for order in itertools.permutations(range(4))
@@ -135,7 +135,7 @@ def test_every_order_of_four_rows():
         found = search_permutations(weight, part.left, part.right, search=many)
         assert min(errors) - 1e-9 <= found.error <= found.identity_error
         best_found += found.error <= min(errors) + 1e-6
-    assert best_found >= 18
+    assert best_found >= 7
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def test_a_hugging_face_folder_teaches(teacher, model, prepared, options, tmp_pa
     assert torch.allclose(found.log_probabilities, expected.log_probabilities, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_killed_store_is_gone_on_with_byte_for_byte(teacher, options, tmp_path):
     more = ("micro_batch_size=3", "windows_per_shard=50")
     whole = make_store(teacher, options, *more)
@@ -197,15 +198,10 @@ def test_the_command_line(teacher, options, tmp_path):
             encoding="utf-8",
         )  # fmt: skip
 
-    shown = run("--help")
-    assert shown.returncode == 0
-    for part in ("TEACHER_DIR", "k: 32", "precision: fixed16", "tinystories", "out: null"):
-        assert part in shown.stdout
     refused = run(str(teacher), *options, "k=9999")
     assert refused.returncode == 2
     assert "error: k=9999 is above vocab_size=512" in refused.stderr
     assert "Traceback" not in refused.stderr
-    assert run("data=text").returncode == 2
     done = run(str(teacher), *options)
     assert done.returncode == 0, done.stderr
     assert "captured probability mass" in done.stdout
