@@ -3,12 +3,13 @@ import re
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mobilellm.layers import parse_layer_shape
-from mobilellm.layers.factorized import FactorizedShape
+from mobilellm.layers import DENSE, parse_layer_shape
+from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
 from mobilellm.layers.kronecker import KroneckerLinear, PartShape, low_rank_shape, part_with_right
-from mobilellm.layers.masked import MaskedShape
+from mobilellm.layers.masked import MaskedLinear, MaskedShape
 
 PARTS = [
     PartShape(left=(3, 2), right=(5, 7)),
@@ -121,3 +122,13 @@ def test_a_right_factor_must_divide(right, problem, near):
 def test_shapes_are_checked(build, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         build()
+
+
+def test_a_shape_builds_its_layer():
+    low_rank = FactorizedShape(parts=(low_rank_shape(6, 4, 2),))
+    kinds = {DENSE: nn.Linear, low_rank: FactorizedLinear, MaskedShape(nonzero=3): MaskedLinear}
+    for shape, kind in kinds.items():
+        layer = shape.empty((6, 4), bias=True)
+        assert type(layer) is kind
+        assert layer(torch.zeros(2, 4)).shape == (2, 6)
+        assert layer.bias.shape == (6,)

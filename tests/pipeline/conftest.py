@@ -44,3 +44,10 @@ def corpus_tokenizer(tiny_overrides):
     from mobilellm.hydra_app.configuration import compose, instantiate
 
     return prepare_data(instantiate(compose("train", tiny_overrides).data)).tokenizer_path
+
+
+@pytest.fixture
+def trained(tiny_run, tmp_path) -> Path:
+    """The folder of a run of the tiny model on the test corpus."""
+    summary = tiny_run("max_tokens=512")
+    return next((tmp_path / "outputs").glob(f"*/{summary['run']}"))

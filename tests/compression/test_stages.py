@@ -1,14 +1,9 @@
-"""When the stages begin, which layers they take, and what of a checkpoint survives one."""
+"""When the stages of a compression begin, and which layers each of them takes."""
 
 import pytest
-import torch
-from low_rank_recipe import LowRank
-from small_run import fit, make_data, make_model, make_module
+from small_run import make_model
 
-from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.compression.stages import Stages, group_layers, stage_starts
-from mobilellm.optim import adamw, muon
-from mobilellm.training.carry_over import carry_over
 
 CONFIG = make_model().config
 NAMES = [name for name in CONFIG.matrix_sizes if "feed_forward" in name]
@@ -103,69 +98,3 @@ def test_orders_of_the_layers():
 def test_groups_that_cannot_be_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         group_layers(CONFIG, NAMES, **{"num_stages": 1, **options})
-
-
-def trained_checkpoint(folder, optimizer):
-    saver = CheckpointCallback(folder)
-    module = make_module(4, optimizer=optimizer)
-    fit(module, make_data(), callbacks=[saver])
-    return module, torch.load(saver.last_path, weights_only=True)
-
-
-def named_state(state, module):
-    """The optimizer's state in a checkpoint, by the names of the parameters it belongs to."""
-    optimizer = module.configure_optimizers()
-    names = {id(parameter): name for name, parameter in module.model.named_parameters()}
-    ordered = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
-    assert [n for g in state["param_groups"] for n in g["params"]] == list(range(len(ordered)))
-    return {ordered[number]: values for number, values in state["state"].items()}
-
-
-@pytest.mark.parametrize("optimizer", [adamw, muon])
-@pytest.mark.parametrize("layers", [("blocks.0.feed_forward.*", "embedding"), ("blocks.*",)])
-def test_state_of_untouched_parameters_survives_and_new_ones_are_empty(tmp_path, optimizer, layers):
-    old, checkpoint = trained_checkpoint(tmp_path, optimizer)
-    recipe = LowRank(layers=layers)
-    plan = recipe.plan(old.model, [])
-    new = make_module(4, optimizer=optimizer, model=recipe.apply(old.model, plan, []).model)
-    result = carry_over(checkpoint, old, new)
-    before = named_state(checkpoint["optimizer_states"][0], old)
-    after = named_state(result["optimizer_states"][0], new)
-    expected = {name for name in before if name.removesuffix(".weight") not in plan.names}
-    assert set(after) == expected
-    assert len(expected) < len(before)
-    for name, values in after.items():
-        for key, value in values.items():
-            assert torch.equal(value, before[name][key])
-    # All else is what it was, and another run goes on with it.
-    changed = {"state_dict", "model_config", "optimizer_states"}
-    assert all(result[key] is checkpoint[key] for key in checkpoint if key not in changed)
-    optimizer_state = new.configure_optimizers()
-    optimizer_state.load_state_dict(result["optimizer_states"][0])
-    assert {g["initial_lr"] for g in optimizer_state.param_groups} == {1e-2}
-    rates = {group["lr"] for group in checkpoint["optimizer_states"][0]["param_groups"]}
-    assert {group["lr"] for group in optimizer_state.param_groups} <= rates | {1e-2}
-
-
-def test_permuted_weights_do_not_keep_their_state(tmp_path):
-    """Same name and size, other values: moments belong to entries that are elsewhere now."""
-    old, checkpoint = trained_checkpoint(tmp_path, adamw)
-    new = make_module(4)
-    new.model.load_state_dict(old.model.state_dict())
-    name = "blocks.0.feed_forward.up_proj.weight"
-    with torch.no_grad():
-        new.model.get_parameter(name).copy_(old.model.get_parameter(name).flip(0))
-    result = carry_over(checkpoint, old, new)
-    before = named_state(checkpoint["optimizer_states"][0], old)
-    assert set(named_state(result["optimizer_states"][0], new)) == set(before) - {name}
-
-
-def test_calibration_does_not_depend_on_where_the_run_stands():
-    first, later = make_data(4), make_data(2)
-    later.load_state_dict({"consumed_samples": 24})
-    batches, again = first.calibration_batches(161), later.calibration_batches(161)
-    assert [len(batch["input_ids"]) for batch in batches] == [8, 3]
-    for a, b in zip(batches, again, strict=True):
-        assert torch.equal(a["input_ids"], b["input_ids"])
-    with pytest.raises(ValueError, match="calibration_tokens=2000 is more than the training split"):
-        first.calibration_batches(2000)

@@ -1,0 +1,32 @@
+"""Configurations whose identities are compared."""
+
+import copy
+
+from mobilellm.hydra_app.configuration import compose
+
+SMALL = {
+    "model": {"num_blocks": 4},
+    "data": {"train": "a.txt", "dir": "x", "workers": 2},
+    "trainer": {"devices": 1, "precision": "32-true", "strategy": "auto"},
+    "logger": {},
+    "output_dir": "outputs",
+    "seed": 0,
+}
+
+
+def changed(path, value, config=None):
+    config = copy.deepcopy(SMALL if config is None else config)
+    *parents, key = path.split(".")
+    node = config
+    for parent in parents:
+        node = node.setdefault(parent, {})
+    node[key] = value
+    return config
+
+
+def composed(*overrides):
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(
+        compose("train", ["data=text", "data.train=a", *overrides]), resolve=True
+    )
