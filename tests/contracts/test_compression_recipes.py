@@ -77,7 +77,7 @@ def make_batches():
 
 
 def pairs():
-    """Each recipe with two schemes, each scheme with at least four recipes; the other pairs are slow.
+    """Each recipe with two schemes, each scheme with four or more recipes; other pairs are slow.
 
     What structured pruning removes depends on the scheme, so that it meets all of them.
     """
