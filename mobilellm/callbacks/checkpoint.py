@@ -1,4 +1,4 @@
-"""Writes the checkpoints of a run: last.ckpt, previous.ckpt, best.ckpt and plateau.ckpt."""
+"""Write the checkpoints of a run: last.ckpt, previous.ckpt, best.ckpt and plateau.ckpt."""
 
 import math
 import time
@@ -23,26 +23,26 @@ class CheckpointCallback(Checkpoint):
     `last.ckpt` is written at each validation, at the end, on request (`save`) and at regular
     intervals; `previous.ckpt` is the former `last.ckpt`. `best.ckpt` is written when a validation
     loss is the lowest so far. `plateau.ckpt` is written before the first step in which the learning
-    rate falls from its plateau (`schedule=wsd`): a run can be extended from there. Each file is
-    replaced atomically, after it has been read back. The loggers are flushed before, so that
-    metrics.csv includes all steps up to the checkpoint.
+    rate decays (`schedule=wsd`): a run can be extended from there. Each file is replaced
+    atomically, after it has been read back. The loggers are flushed before, so that metrics.csv
+    includes all steps up to the checkpoint.
 
     Args:
-        folder: for the files, by convention `<run folder>/checkpoints`.
+        folder: folder of the files, by convention `<run folder>/checkpoints`.
         every_seconds: wall time between two writes of `last.ckpt`; None disables it.
         every_steps: optimizer steps between two writes of `last.ckpt`; None disables it.
         keep_best: whether to write `best.ckpt`.
         keep_plateau: whether to write `plateau.ckpt`.
 
     Raises:
-        ValueError: an interval that is not above 0.
+        ValueError: an interval is not above 0.
     """
 
     watches_only = True
 
     @checked(
-        every_seconds=Range(above=0, remedy="null switches it off"),
-        every_steps=Range(at_least=1, remedy="null switches it off"),
+        every_seconds=Range(above=0, remedy="null disables it"),
+        every_steps=Range(at_least=1, remedy="null disables it"),
     )
     def __init__(
         self,
@@ -112,10 +112,10 @@ class CheckpointCallback(Checkpoint):
             link_or_copy(self.last_path, self.folder / PLATEAU_CHECKPOINT)
 
     def save(self, trainer: Any, pl_module: Any) -> Path:
-        """Write the current state, at most once per step; called on all ranks.
+        """Write the current state, at most once per step; must be called on all ranks.
 
         Raises:
-            OSError: it could not be written; the previous checkpoint is kept.
+            OSError: the state could not be written; the previous checkpoint is kept.
         """
         step = trainer.global_step
         if self.saved_step == step:

@@ -33,33 +33,34 @@ METRICS = {
 
 
 class CompressionCallback(Callback):
-    """Compresses the model in stages, each of which is followed by steps of recovery training.
+    """Compresses the model in stages, each of which is followed by recovery training.
 
-    Compression changes the structure of the model, and so each stage needs a `Trainer.fit` of its
-    own; `stages` compresses the model between them:
+    Compression changes the structure of the model, and so each stage needs a separate
+    `Trainer.fit`; `stages` compresses the model between them:
 
         compression = CompressionCallback(recipe, num_stages=3)
         for stage in compression.stages(module, data, folder):
             trainer = Trainer(max_steps=stage.max_steps, callbacks=[compression, checkpoints])
             trainer.fit(stage.module, data, ckpt_path=stage.checkpoint)
 
-    During a fit, the callback logs what the stage did (`compression/loss_before`, …) and keeps the
-    records of all stages in every checkpoint.
+    During a fit, the callback logs the result of the stage's compression
+    (`compression/loss_before`, …) and saves the records of all stages in every checkpoint.
 
     Args:
         recipe: the compression method.
-        num_stages: in how many stages the matrices are compressed; None: one, or one per group.
+        num_stages: number of stages; None: one, or one per group.
         order: `forward` (by depth), `backward`, `least_sensitive` (smallest expected error first)
             or `given`; None: `forward`, or `given` if there are groups.
         groups: patterns of the matrices of each stage, for the order `given`.
         first_start: share of the run's steps before the first stage; 0: the model is compressed
             before the first step.
-        recovery_share: share of the run's steps between one stage and the next, the last stage has
-            the rest; None: the same number after each stage.
-        calibration_tokens: training text that the recipe sees, in tokens.
+        recovery_share: share of the run's steps in each stage except the last, which has the rest;
+            None: all stages have the same number of steps.
+        calibration_tokens: amount of training text for the recipe's calibration, in tokens.
 
     Raises:
-        ValueError: an unknown order, numbers out of range, groups that contradict other settings.
+        ValueError: the order is unknown, a number is out of range, or the groups contradict other
+            settings.
     """
 
     def __init__(
@@ -88,12 +89,12 @@ class CompressionCallback(Callback):
 
     @property
     def records(self) -> tuple[StageRecord, ...]:
-        """What each stage so far did."""
+        """Records of the compressions so far."""
         return self._records
 
     @property
     def dense_folder(self) -> Path | None:
-        """Where the model before compression is kept; None before `stages` was called."""
+        """Folder of the model before compression; None before `stages` was called."""
         return None if self._folder is None else dense_folder(self._folder)
 
     def stages(
@@ -108,25 +109,26 @@ class CompressionCallback(Callback):
         mixed_precision: bool = False,
         weights_from: str | None = None,
     ) -> Iterator[Stage]:
-        """The stages that are left of a run, each yielded once its model has been compressed.
+        """Yield the remaining stages of a run, each after its model has been compressed.
 
         Every stage must end with a checkpoint in `folder/checkpoints`, which a `CheckpointCallback`
-        writes: the next stage starts from it, and so does a run that was interrupted. Call it on
-        all ranks. The iteration ends after the last stage, or after a stage that was stopped early.
+        writes: the next stage starts from it, and so does a run that was interrupted. It must be
+        called on all ranks. The iteration ends after the last stage, or after a stage that was
+        stopped early.
 
         Args:
-            module: with the initial model, and the settings that all stages are trained with.
-            data: calibrates the recipe and measures the validation loss; its seed is the recipe's.
-            folder: of the run; `folder/compression` keeps the plan.
-            checkpoint: where to resume; None: the last valid checkpoint in the folder, if any.
+            module: module with the initial model and the training settings of all stages.
+            data: for calibration and validation; its seed is also the seed of the recipe.
+            folder: folder of the run; the plan is saved in `folder/compression`.
+            checkpoint: checkpoint to resume from; None: the last valid one in the folder, if any.
             keep_dense: save the model before compression, which `teacher="dense"` needs.
-            device: on which the model is compressed and measured, `cpu` or `cuda`.
-            mixed_precision: measure in bfloat16, for a trainer with `precision="bf16-mixed"`.
-            weights_from: where the initial weights were read from, for a warning if they do no
-                better than chance; None: they were drawn at random.
+            device: device for compression and validation, `cpu` or `cuda`.
+            mixed_precision: validate in bfloat16, for a trainer with `precision="bf16-mixed"`.
+            weights_from: origin of the initial weights, for a warning if they are no better than
+                chance; None: they were drawn at random.
 
         Raises:
-            ValueError: see `check`; a stage ended without a checkpoint.
+            ValueError: a check of `check` fails, or a stage ended without a checkpoint.
         """
         self.check(module.model.config, module.budget)
         self._folder = Path(folder)
@@ -148,9 +150,9 @@ class CompressionCallback(Callback):
             stage = driver.next_stage(checkpoint)
             if previous is not None and stage.max_steps == previous.max_steps:
                 raise ValueError(
-                    f"stage ended at step {stage.max_steps}, and {self._folder / CHECKPOINTS} has "
-                    "no checkpoint of that step to start the next stage from; give the trainer a "
-                    "CheckpointCallback for that folder"
+                    f"the stage ended at step {stage.max_steps}, but {self._folder / CHECKPOINTS} "
+                    "has no checkpoint of that step, from which the next stage must start; give "
+                    "the trainer a CheckpointCallback for that folder"
                 )
             self._records = stage.records
             yield stage
@@ -159,7 +161,7 @@ class CompressionCallback(Callback):
             previous, checkpoint = stage, last_checkpoint(self._folder)
 
     def check(self, config: ModelConfig, budget: TrainingBudget) -> None:
-        """Check the recipe and the stages before any data is read.
+        """Check the recipe and the stages before any data are read.
 
         Raises:
             ValueError: the recipe cannot compress this model, the stages do not fit into the
@@ -168,7 +170,7 @@ class CompressionCallback(Callback):
         self.staged.check(config, budget)
 
     def configs_after(self, config: ModelConfig) -> list[ModelConfig]:
-        """The architectures that may result, as far as heads, widths and blocks are concerned."""
+        """The architectures that compression may result in: heads, widths and blocks only."""
         return self.staged.recipe.configs_after(config)
 
     def starts(self, budget: TrainingBudget) -> tuple[int, ...]:
@@ -180,10 +182,10 @@ class CompressionCallback(Callback):
         return self.staged.starts(budget)
 
     def report(self, final_loss: float | None) -> list[dict[str, Any]]:
-        """What each stage did and how far training recovered from it, as plain data.
+        """The records of all stages, with the validation loss after recovery, as plain data.
 
         Args:
-            final_loss: validation loss of the model as it is now, nats per token.
+            final_loss: validation loss of the current model, nats per token.
         """
         recovered = [record.loss_before for record in self._records[1:]] + [final_loss]
         return [
@@ -194,7 +196,7 @@ class CompressionCallback(Callback):
     # Lightning's hooks
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse a fit that `stages` did not prepare.
+        """Check that the fit was prepared by `stages`.
 
         Raises:
             ValueError: `stages` was not called.

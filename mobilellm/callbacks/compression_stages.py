@@ -1,8 +1,8 @@
 """The stages of a training run with compression: one `Trainer.fit` each.
 
-Between two stages the model changes its structure. Nothing is kept in memory from one stage to the
-next: the position of a run follows from its last checkpoint. A run that was killed at any moment
-and continued therefore gives the same result as one that was not interrupted.
+The structure of the model changes between two stages. Nothing is kept in memory from one stage to
+the next: the position of a run follows from its last checkpoint. A run that was killed at any
+moment and resumed therefore gives the same result as one that was not interrupted.
 """
 
 import json
@@ -24,7 +24,6 @@ from mobilellm.compression.stages import Stages
 from mobilellm.evaluation.untrained import warn_if_untrained
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.models import MobileLLM, ModelConfig
-from mobilellm.models.saved_config import CONFIG_FILE
 from mobilellm.run_folder import write_text_atomically
 from mobilellm.training.atomic_save import check_same_model, save_atomically
 from mobilellm.training.carry_over import PREFIX, carry_over
@@ -45,21 +44,22 @@ Checkpoint = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecord:
-    """What one stage did to the model. It is kept in every later checkpoint, as plain data."""
+    """Results of the compression of one stage; every later checkpoint has them as plain data."""
 
     stage: int
-    """Counted from 1."""
+    """Number of the stage, from 1."""
     layers: dict[str, Any]
-    """What became of each matrix, by name; empty if the model was changed as a whole."""
+    """Result for each compressed matrix, by name; empty if the model was changed as a whole."""
     loss_before: float
     """Validation loss before the stage's compression, nats per token."""
     loss_after: float
-    """Validation loss after it, before the first step of recovery."""
+    """Validation loss after the compression and before recovery, nats per token."""
     parameters_before: int
-    """Stored parameters."""
+    """Stored parameters before the compression."""
     parameters_after: int
+    """Stored parameters after the compression."""
     seconds: float
-    """Wall time of planning, compressing and measuring."""
+    """Wall time of planning, compression and validation."""
     step: int
     """Optimizer steps completed before the stage."""
     tokens: int
@@ -68,60 +68,54 @@ class StageRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What one `Trainer.fit` trains, and how far."""
+    """Arguments of the `Trainer.fit` of one stage."""
 
     module: LanguageModelModule
-    """To be trained; its model has the structure of this stage."""
+    """Module to train; its model has the structure of this stage."""
     checkpoint: Path | None
-    """What `fit` resumes from (`ckpt_path`); None: it starts with the weights in `module`."""
+    """`ckpt_path` of `fit`; None: the fit starts with the weights in `module`."""
     max_steps: int
     """Optimizer steps of the whole run that are completed when the stage ends; -1: no limit."""
     is_last: bool
     """Whether no further compression follows."""
     records: tuple[StageRecord, ...] = ()
-    """Of the compressions so far, this stage's included."""
+    """Records of the compressions so far, including that of this stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageDriver:
-    """Compresses the model of a run between two fits and says what the next fit trains.
+    """Compresses the model of a run between two fits, and determines the next fit.
 
-    The run's folder gets `compression/plan.json` (the plan, and how it is divided into stages),
-    `compression/start.ckpt` (the model if it was compressed before the first step) and
-    `compression/dense/` (the model before compression, if it is the teacher).
+    It writes into the run's folder: `compression/plan.json` (the plan and its division into
+    stages), `compression/start.ckpt` (the model, if it is compressed before the first step) and
+    `compression/dense/` (the model before compression, if it is the teacher). The fields are
+    described at `CompressionCallback.stages`.
     """
 
     staged: StagedRecipe
     state_key: str
-    """Under which checkpoints keep the records of the callback."""
+    """Key of the callback's state in checkpoints."""
     module: LanguageModelModule
-    """With the model and settings that the run starts with."""
     data: TokenDataModule
     folder: Path
-    """Of the run."""
     keeps_dense: bool = False
-    """Whether the model before compression is saved, as a teacher."""
     device: str = "cpu"
-    """On which the model is compressed and measured."""
     mixed_precision: bool = False
-    """Whether it is measured in bfloat16, as it is trained."""
     weights_from: str | None = None
-    """Where the initial weights were read from: a warning is due if they do no better than chance.
-    None: they were drawn at random."""
 
     @property
     def dense_folder(self) -> Path:
-        """Where the model before compression is saved."""
+        """Folder of the model before compression."""
         return dense_folder(self.folder)
 
     def next_stage(self, checkpoint: Path | None) -> Stage:
         """Compress the model if a stage begins now, and return the stage to train.
 
-        Called on all ranks. The first one replaces the checkpoint by that of the compressed model,
-        atomically, while the others wait: nothing that it does may communicate with them.
+        It must be called on all ranks. Rank 0 atomically replaces the checkpoint by that of the
+        compressed model while the others wait, and so it must not communicate with them.
 
         Args:
-            checkpoint: the last one of the run; None: there is none.
+            checkpoint: the last checkpoint of the run; None if there is none.
         """
         path = checkpoint or self.folder / FOLDER / START
         starts = self.staged.starts(self.module.budget)
@@ -152,11 +146,11 @@ class StageDriver:
         )
 
     def _compressed(self, checkpoint: Checkpoint | None, path: Path) -> Checkpoint:
-        """The checkpoint of the next stage.
+        """Make the checkpoint from which the next stage starts.
 
         Args:
-            checkpoint: of the stage before, read from `path`; None: the run has not begun.
-            path: for messages.
+            checkpoint: the last checkpoint of the previous stage; None: the run has not begun.
+            path: path of the checkpoint, for messages.
         """
         if checkpoint is None:
             checkpoint = {"callbacks": {}, "progress": {"step": 0, "tokens": 0}}
@@ -168,7 +162,7 @@ class StageDriver:
             save_model(model, self.dense_folder)
         self._check_base(model.config.to_dict(), records)
         compressed, record = self._compress(model, len(records), checkpoint["progress"])
-        state = {"records": [asdict(one) for one in (*records, record)]}
+        state = {"records": [asdict(each) for each in (*records, record)]}
         old, new = self.module.with_model(model), self.module.with_model(compressed)
         result = carry_over(checkpoint, old, new)
         return result | {"callbacks": checkpoint["callbacks"] | {self.state_key: state}}
@@ -176,11 +170,11 @@ class StageDriver:
     def _compress(
         self, model: MobileLLM, index: int, progress: dict[str, Any]
     ) -> tuple[MobileLLM, StageRecord]:
-        """Compress the matrices of stage `index`, counted from 0; the model, and what was done."""
+        """Compress the matrices of stage `index`, counted from 0; returns the model and record."""
         started = time.monotonic()
         calibration = self.data.calibration_batches(self.staged.settings.calibration_tokens)
         model = model.to(self.device)
-        # A recipe's random numbers are the same each time, and do not change those of training.
+        # The random numbers of a recipe are reproducible, and do not change those of training.
         with torch.random.fork_rng():
             torch.manual_seed(self.data.seed)
             before = self._loss(model)
@@ -204,7 +198,7 @@ class StageDriver:
         return compressed.model.to("cpu"), record
 
     def _loss(self, model: MobileLLM) -> float:
-        """Validation loss in nats per token, measured by this process alone."""
+        """Validation loss over the whole split in nats per token, without other ranks."""
         with torch.autocast(self.device, torch.bfloat16, enabled=self.mixed_precision):
             return sum_losses(model, self.data.all_validation_batches()).loss
 
@@ -212,7 +206,7 @@ class StageDriver:
         """The part of the plan for stage `index`; the first stage makes and saves the whole plan.
 
         Raises:
-            FileNotFoundError: a later stage, and the plan's file is gone.
+            FileNotFoundError: the file of the plan is missing in a later stage.
         """
         path, recipe = self.folder / FOLDER / PLAN, self.staged.recipe
         saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -221,12 +215,12 @@ class StageDriver:
             return plan.only(Stages.from_dict(saved["stages"]).groups[index])
         if index:
             raise FileNotFoundError(
-                f"{path} is missing, which says what stage {index + 1} compresses; put it back, or "
-                "remove the run's folder and start again"
+                f"{path}, the plan for stage {index + 1} of compression, is missing; restore it, "
+                "or remove the run's folder and start again"
             )
         if plan is None:
             plan = recipe.plan(model, calibration)
-            # Saved at once: a search takes minutes, and dividing its result may still fail.
+            # Saved immediately, because a search takes minutes and its division may still fail.
             _save_plan(path, plan, None)
         width = None if sys.stderr.isatty() else 80
         Console(stderr=True, width=width, highlight=False).print(plan.table())
@@ -235,7 +229,7 @@ class StageDriver:
         return plan if stages is None else plan.only(stages.groups[index])
 
     def _check_base(self, config: dict[str, Any], records: Sequence[StageRecord]) -> None:
-        """Before the first compression, a checkpoint must hold the model that the run trains."""
+        """Check that a checkpoint before the first compression has the model of the run."""
         if not records:
             check_same_model(config, self.module.model.config.to_dict())
 
@@ -245,13 +239,8 @@ class StageDriver:
 
 
 def dense_folder(folder: Path) -> Path:
-    """Where a run in `folder` keeps its model as it was before compression."""
+    """Folder in which a run in `folder` saves its model before compression."""
     return folder / FOLDER / DENSE
-
-
-def has_dense_model(folder: Path) -> bool:
-    """Whether the model before compression has been saved."""
-    return (dense_folder(folder) / CONFIG_FILE).is_file()
 
 
 def _save_plan(path: Path, plan: Plan, stages: Stages | None) -> None:
@@ -264,11 +253,11 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _model(config: ModelConfig, checkpoint: Checkpoint, path: Path) -> MobileLLM:
-    """The model in a checkpoint; its weights are copies, as the file may be replaced."""
+    """The model in a checkpoint; its weights are copies, because the file may be replaced."""
     weights = {k.removeprefix(PREFIX): v.clone() for k, v in checkpoint["state_dict"].items()}
     return model_from_state(config, weights, path)
 
 
 def _count(model: MobileLLM) -> int:
-    """Stored parameters."""
+    """Number of stored parameters."""
     return sum(parameter.numel() for parameter in model.parameters())

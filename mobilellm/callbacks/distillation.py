@@ -1,4 +1,4 @@
-"""Distillation during training: adds losses that compare the student with a teacher."""
+"""Distillation during training: losses that compare the student with a teacher."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -40,23 +40,24 @@ NO_COMPRESSION = (
 
 
 class DistillationCallback(Callback):
-    """Adds a teacher's losses to the training step.
+    """Adds distillation losses to the training step.
 
-    The teacher runs once per micro-batch, without gradients, in evaluation mode, and is in no
-    checkpoint. `train/loss` stays the cross entropy; each further loss is `train/loss/<name>`.
+    The teacher runs once per micro-batch, without gradients and in evaluation mode; checkpoints do
+    not contain it. `train/loss` is still the cross entropy; the further losses are logged as
+    `train/loss/<name>`.
 
     Args:
-        losses: by the name that the log shows.
         teacher: folder of a model, a run or a logit store; `dense`: in a run with compression, the
-            model as it was before its first stage.
-        cross_entropy_weight: factor of the labels' cross entropy beside the losses.
+            model before its first stage.
+        losses: the losses, by their names in the log.
+        cross_entropy_weight: weight of the labels' cross entropy in the sum of all losses.
         teacher_precision: `auto` or a number type; see `ModelTeacher`.
         top_k: let the student see the k most likely tokens only.
         rounding: with `top_k`, round as a logit store of this precision does.
 
     Raises:
-        ValueError: no losses, numbers out of range.
-        TypeError: something that is no loss.
+        ValueError: there are no losses, or a number is out of range.
+        TypeError: an entry of `losses` is not a loss.
     """
 
     @checked(top_k=Range(at_least=1))
@@ -87,10 +88,10 @@ class DistillationCallback(Callback):
         self.options = {"precision": teacher_precision, "top_k": top_k, "rounding": rounding}
         self.capture = required_captures(self.losses.values())
         self.folder: Path | None = None
-        """Of the teacher in this fit; None: there is none before the first stage of compression."""
+        """Folder of the teacher in this fit; None if the dense teacher is still the student."""
         self.teacher: Teacher | None = None
         self.facts: TeacherDescription | None = None
-        """Of the teacher, kept because its folder may be gone when the run ends."""
+        """Description of the teacher, whose folder may be removed before the run ends."""
 
     @property
     def is_dense(self) -> bool:
@@ -99,7 +100,7 @@ class DistillationCallback(Callback):
 
     @property
     def has_projections(self) -> bool:
-        """Whether weights are trained beside the student's."""
+        """Whether a loss trains projections besides the student."""
         return any(getattr(loss, "projection", False) for loss in self.losses.values())
 
     def weight_bytes(self, student: ModelConfig) -> int:
@@ -122,17 +123,18 @@ class DistillationCallback(Callback):
         document_mask: bool,
         compressed: Sequence[ModelConfig] | None = None,
     ) -> None:
-        """Refuse what cannot be done, before any data or weights are read.
+        """Check the teacher and the losses before any data or weights are read.
 
         Args:
-            student: the model before any compression, which `dense` means.
+            student: the model before any compression, which is the teacher for `dense`.
             sequence_length: tokens per window.
-            document_mask: whether documents are kept apart.
-            compressed: every architecture that may learn from the teacher in a run with
-                compression; None: the run has none, and `student` learns.
+            document_mask: whether attention is limited to the tokens of one document.
+            compressed: in a run with compression, every architecture that may learn from the
+                teacher; None: no compression.
 
         Raises:
-            ValueError, FileNotFoundError: no teacher, one that does not fit, layers out of range.
+            FileNotFoundError: the teacher does not exist.
+            ValueError: no teacher is given, or the teacher or a loss does not fit the student.
         """
         if self.teacher_folder is None:
             raise ValueError(NO_TEACHER)
@@ -140,8 +142,8 @@ class DistillationCallback(Callback):
             raise ValueError(NO_COMPRESSION)
         if compressed is not None and self.has_projections:
             raise ValueError(
-                "projection=true cannot be combined with compression, whose stages change what is "
-                "trained; a compressed model keeps its width: use projection=false"
+                "projection=true cannot be combined with compression, because each stage starts a "
+                "new model; a compressed model keeps its width: use projection=false"
             )
         facts = self._describe_teacher(student)
         check_fits(facts, structure_of(student), sequence_length)
@@ -163,7 +165,7 @@ class DistillationCallback(Callback):
                     if config == configured:
                         raise
                     raise ValueError(
-                        f"losses.{name}, with the student as compression leaves it: {error}"
+                        f"losses.{name}, with the compressed student: {error}"
                     ) from error
             if isinstance(loss, LogitMSE) and self.options["top_k"] is not None:
                 raise ValueError(
@@ -174,10 +176,10 @@ class DistillationCallback(Callback):
     def check_data(
         self, prepared: Any, *, vocab_size: int, sequence_length: int, document_mask: bool
     ) -> None:
-        """Refuse a teacher that belongs to another tokenizer or other data.
+        """Check that the teacher has the tokenizer and, for a logit store, the data of the run.
 
         Raises:
-            ValueError: it does.
+            ValueError: it has others.
         """
         if not self.is_dense:
             check_data(
@@ -189,7 +191,7 @@ class DistillationCallback(Callback):
             )
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Open the teacher; add the projections that are trained beside the student to the module.
+        """Load the teacher, and add the trained projections to the module.
 
         Raises:
             ValueError, FileNotFoundError: there is no teacher, or it does not fit the student.
@@ -209,7 +211,7 @@ class DistillationCallback(Callback):
         )
 
     def _find_teacher(self, callbacks: Iterable[Callback]) -> Path | None:
-        """The folder of the teacher; None if it is the student before compression, and still is.
+        """The folder of the teacher; None for `dense` before the first compression.
 
         Raises:
             ValueError: no teacher is given, or the model before compression was not kept.
@@ -226,25 +228,25 @@ class DistillationCallback(Callback):
         folder = compression.dense_folder
         if folder is None or not (folder / CONFIG_FILE).is_file():
             raise ValueError(
-                f"teacher=dense is the model before compression, which {folder} does not hold; "
-                "call CompressionCallback.stages with keep_dense=True from the start of the run"
+                f"teacher=dense is the model before compression, but {folder} has no model; call "
+                "CompressionCallback.stages with keep_dense=True from the start of the run"
             )
         return folder
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Move the teacher to where the student is."""
+        """Move the teacher to the device of the student."""
         if self.teacher is not None:
             self.teacher.to(pl_module.device)
 
     def describe(self) -> tuple[str, str]:
-        """For the table that is printed before the first step."""
+        """The row on the teacher in the table that is printed before the first step."""
         if self.folder is None:
             return "teacher", "the dense model, from the first stage of compression on"
         seen = "" if self.options["top_k"] is None else f", its top {self.options['top_k']} tokens"
         return "teacher", f"{self.folder}{seen}: {', '.join(self.losses)}"
 
     def summary(self) -> dict[str, Any]:
-        """Who taught what: for summary.json."""
+        """The teacher and the losses, for summary.json."""
         return {
             "distillation": {
                 "teacher": str(self.folder),
@@ -255,7 +257,7 @@ class DistillationCallback(Callback):
         }
 
     def label_weight(self, module: Any) -> float:
-        """Factor of the labels' cross entropy at this step; 1 while there is no teacher."""
+        """Weight of the labels' cross entropy at this step; 1 while there is no teacher."""
         if self.teacher is None:
             return 1.0
         return value_at(self.cross_entropy_weight, module.progress)

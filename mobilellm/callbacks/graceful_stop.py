@@ -1,4 +1,4 @@
-"""Saves and stops a run on Ctrl-C, SIGTERM, a closed terminal or a scheduler's warning."""
+"""Save and stop a run on Ctrl-C, SIGTERM, a closed terminal or a scheduler's warning."""
 
 import os
 import signal
@@ -16,8 +16,8 @@ class GracefulStopCallback(Callback):
     """Finishes the step, lets the checkpoint callback save, and stops; all ranks at the same step.
 
     The handler only records the signal. At the end of each step, the ranks exchange whether one of
-    them has received a signal. A second Ctrl-C stops the run immediately. Before and after
-    training, the former signal handlers are active.
+    them has received a signal. A second Ctrl-C stops the run immediately. The former signal
+    handlers are restored after training.
     """
 
     watches_only = True
@@ -33,7 +33,7 @@ class GracefulStopCallback(Callback):
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Install the handlers; Lightning has installed its own ones before."""
+        """Install the handlers, after Lightning has installed its own."""
         self._received, self.signal_name, self._process = 0, None, os.getpid()
         if threading.current_thread() is threading.main_thread():
             self._previous = {
@@ -41,7 +41,7 @@ class GracefulStopCallback(Callback):
             }
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Stop after this step if any rank got a signal; runs before the checkpoint callback."""
+        """Stop after this step if any rank has received a signal; runs before checkpoints."""
         received = self._received
         if trainer.world_size > 1:
             flag = torch.tensor(received, device=trainer.strategy.root_device)
@@ -61,7 +61,7 @@ class GracefulStopCallback(Callback):
         self.message = f"stopped by {self.signal_name} after step {step}; " + (
             "everything is saved; the same command with resume=true continues"
             if saved
-            else "nothing was saved, since no checkpoint callback is on"
+            else "nothing was saved, because there is no checkpoint callback"
         )
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -69,7 +69,7 @@ class GracefulStopCallback(Callback):
         self._restore()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # Child processes inherit the handler and must ignore what is sent to them.
+        # Child processes inherit the handler and must ignore the signals that they receive.
         if os.getpid() != self._process:
             return
         if self._received and number == signal.SIGINT:

@@ -1,4 +1,4 @@
-"""Checks the validation loss of loaded weights before they are trained further."""
+"""Check the validation loss of loaded weights before they are trained further."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ class InitialLossCallback(Callback):
     """Warns if the first validation loss of loaded weights is close to that of a uniform guess.
 
     Args:
-        origin: where the weights were read from.
-        vocab_size: of the model.
+        origin: folder or file from which the weights were read, for the message.
+        vocab_size: vocabulary size of the model.
     """
 
     def __init__(self, origin: str, vocab_size: int) -> None:

@@ -23,10 +23,10 @@ class LabelAccuracyCallback(Callback):
         max_questions: number of questions at the end, spread evenly over the split; None: all.
         validation_questions: number of questions at each earlier validation; None: none.
         per_token: compare choices by their log-likelihood per token.
-        batch_tokens: the most tokens per forward pass.
+        batch_tokens: largest number of tokens per forward pass.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: a number is below 1.
     """
 
     measures_only = True
@@ -58,7 +58,7 @@ class LabelAccuracyCallback(Callback):
         prepared = trainer.datamodule.prepared
         if not isinstance(prepared, PreparedPrompts):
             raise ValueError(
-                "callbacks.label_accuracy needs questions, and the data has none; use "
+                "callbacks.label_accuracy needs questions, but the data have none; use "
                 "data=rationales, or callbacks.label_accuracy=null"
             )
         self._questions = prepared.questions(self.max_questions)
@@ -72,13 +72,13 @@ class LabelAccuracyCallback(Callback):
         context = pl_module.model.config.max_position_embeddings
         if longest - 1 > context:
             raise ValueError(
-                f"a question with its answer has {longest} tokens, and the model's context allows "
+                f"a question with its answer has {longest} tokens, but the model's context allows "
                 f"max_position_embeddings + 1 = {context + 1}; use a model with a longer context, "
                 "or remove the row"
             )
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Evaluate if this step is validated or is the last one."""
+        """Evaluate if this is the last step or one with a validation."""
         step = pl_module.global_step
         if pl_module.finished or step == pl_module.budget.total_steps:
             self._evaluate(trainer, pl_module, self._questions)

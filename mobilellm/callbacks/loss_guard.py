@@ -1,4 +1,4 @@
-"""Refuses diverged optimizer steps: the run stops, skips the step, or rolls back."""
+"""Refuse diverged optimizer steps: the run stops, skips the step, or rolls back."""
 
 import logging
 from typing import Any
@@ -13,10 +13,11 @@ logger = logging.getLogger(__name__)
 
 
 class LossGuardCallback(Callback):
-    """Checks each step after its gradient and before its update, by values equal on all ranks.
+    """Checks the loss and the gradient of each step before its update, equally on all ranks.
 
     A step is bad if its loss or the norm of its gradient is not finite, or if a spike limit is set
-    and its loss exceeds the median of the recent losses by more than that. Then, by `action`:
+    and its loss exceeds the median of the recent losses by more than that. `action` determines
+    what follows:
 
     - `stop`: the run fails, and its checkpoints do not change;
     - `skip`: weights and optimizer state do not change, and the run continues with the next step;
@@ -27,13 +28,13 @@ class LossGuardCallback(Callback):
 
     Args:
         action: `stop`, `skip` or `rollback`.
-        window: number of losses in the median; until there are as many, no loss counts as a spike.
+        window: number of losses in the median; spikes are not checked until there are as many.
         spike_factor: largest loss as a multiple of the median; None disables the check.
         spike_nats: largest excess over the median, in nats per token; None disables the check.
         limit: the run is stopped after this many consecutive skipped steps, or rollbacks in total.
 
     Raises:
-        ValueError: an unknown action, or a number out of range.
+        ValueError: the action is unknown, or a number is out of range.
     """
 
     @checked(limit=Range(at_least=1))
@@ -73,15 +74,15 @@ class LossGuardCallback(Callback):
         """Make sure that there is a checkpoint to roll back to.
 
         Raises:
-            ValueError: `rollback` without a callback that writes checkpoints.
+            ValueError: the action is `rollback`, but no callback writes checkpoints.
         """
         if self.action != "rollback":
             return
         savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, CheckpointCallback)]
         if not savers:
             raise ValueError(
-                "callbacks.loss_guard.action=rollback needs checkpoints, and "
-                "callbacks.checkpoint is off; switch it on, or use action=skip"
+                "callbacks.loss_guard.action=rollback needs checkpoints, but "
+                "callbacks.checkpoint is disabled; enable it, or use action=skip"
             )
         if trainer.global_step == 0:
             savers[0].save(trainer, pl_module)

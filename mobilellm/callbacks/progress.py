@@ -22,8 +22,8 @@ class ProgressCallback(Callback):
     since the start, without validation.
 
     Args:
-        refresh_seconds: least time between two updates of the bar.
-        line_seconds: time between two lines if stderr is not a terminal.
+        refresh_seconds: minimum time between two updates of the bar.
+        line_seconds: minimum time between two lines if stderr is not a terminal.
     """
 
     watches_only = True
@@ -54,7 +54,7 @@ class ProgressCallback(Callback):
         self._bar.start()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Update the bar, or write a line, if the time has passed."""
+        """Update the bar or write a line, if the last one is old enough."""
         now = time.monotonic()
         wait = self.line_seconds if self._bar is None else self.refresh_seconds
         if now - self._shown_at < wait or not trainer.is_global_zero:

@@ -21,11 +21,11 @@ class StagedRecipe:
     settings: StageSettings
 
     def check(self, config: ModelConfig, budget: TrainingBudget) -> None:
-        """Check the recipe and the stages before any data is read.
+        """Check the recipe and the stages before any data are read.
 
         Args:
-            config: of the model before compression.
-            budget: of the run.
+            config: configuration of the model before compression.
+            budget: budget of the run.
 
         Raises:
             ValueError: the recipe cannot compress this model, the stages do not fit into the
@@ -62,7 +62,7 @@ class StagedRecipe:
         return starts
 
     def divide(self, plan: Plan, config: ModelConfig, budget: TrainingBudget) -> Stages | None:
-        """The matrices of the plan by stages; None if the plan changes the model as a whole.
+        """Divide the matrices of the plan into stages; None if it changes the model as a whole.
 
         Raises:
             ValueError: the matrices cannot be divided into these stages.

@@ -26,7 +26,7 @@ class StepByStepCallback(Callback):
         rationale_weight=Range(
             at_least=0,
             cap=1e6,
-            remedy="to leave the rationales out use distillation=none data.tasks=[label]",
+            remedy="to train without rationales use distillation=none data.tasks=[label]",
         )
     )
     def __init__(self, *, rationale_weight: float = 1.0) -> None:
@@ -34,15 +34,15 @@ class StepByStepCallback(Callback):
         self.task_weights = {"label": 1.0, "rationale": rationale_weight}
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Check that the data has rationales.
+        """Check that the data have rationales.
 
         Raises:
-            ValueError: the data has no rationales to learn from.
+            ValueError: the data have no rationales.
         """
         tasks = getattr(trainer.datamodule.prepared, "tasks", ())
         if "rationale" not in tasks:
             raise ValueError(
-                f"distillation=step_by_step needs rationales, and the data's tasks are "
+                f"distillation=step_by_step needs rationales, but the data's tasks are "
                 f"[{','.join(tasks)}]; use data=rationales data.tasks=[label,rationale], or "
                 "distillation=none"
             )

@@ -13,9 +13,9 @@ from mobilellm.training.device_rate import measure_matmul_rate
 class ThroughputCallback(Callback):
     """Logs `tokens_per_second` and `model_flops_utilization`.
 
-    Utilisation is the rate of the model's training FLOPs (from the accounting, without
-    recomputation) divided by the rate of a matrix product, measured at the start. The time excludes
-    validation and the first step, which compiles and allocates.
+    Utilisation is the rate of the model's training FLOPs (counted without recomputation), divided
+    by the rate of matrix products, which is measured at the start. The time excludes validation and
+    the first step, which compiles and allocates.
     """
 
     watches_only = True
@@ -38,7 +38,7 @@ class ThroughputCallback(Callback):
         device = trainer.strategy.root_device
         self.matmul_flops_per_second = measure_matmul_rate(device, dtype)
         pl_module.latest_metrics["matmul_flops_per_second"] = self.matmul_flops_per_second
-        # The callback may serve several fits, one per stage of compression.
+        # The callback may be used in several fits, one per stage of compression.
         self.tokens_per_second = self.model_flops_utilization = None
         self._first = self._last = None
         length = trainer.datamodule.sequence_length

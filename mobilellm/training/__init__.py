@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mobilellm.training.training_budget import TrainingBudget as TrainingBudget
     from mobilellm.training.wandb_logger import WandbLogger as WandbLogger
 
-# Imported when they are first used: budgets and trainer settings need neither torch nor Lightning.
+# Imported when first used, because budgets and trainer settings need neither torch nor Lightning.
 _MODULES = {
     "CSVLogger": "mobilellm.training.csv_logger",
     "Intervals": "mobilellm.training.intervals",
@@ -30,5 +30,5 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """The public names, each imported from its module."""
+    """Import a public name from its module when it is first used."""
     return import_public_name(__name__, name, _MODULES)

@@ -1,4 +1,4 @@
-"""Saving a checkpoint atomically, and checking its model configuration before it is loaded."""
+"""Save a checkpoint atomically, and check its model configuration before it is loaded."""
 
 import errno
 import os
@@ -13,12 +13,12 @@ from mobilellm.checkpoint_files import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, fin
 from mobilellm.files import atomic_write
 from mobilellm.layers import parse_layer_shape
 
-# What a text begins and ends with changes no weight and no step.
-_NO_WEIGHTS = ("eos_token_id", "bos_token_id")
+# Fields of the configuration that may differ: they change neither the weights nor the training.
+_MAY_DIFFER = ("eos_token_id", "bos_token_id")
 
 
 def save_atomically(checkpoint: dict[str, Any], path: Path) -> None:
-    """Save to a temporary file, flush it to disk, read it back, and put it in the place of `path`.
+    """Save to a temporary file, flush it to disk, read it back, and move it to `path`.
 
     The former `last.ckpt` is kept as `previous.ckpt`. At least one of the two files is complete at
     any moment.
@@ -35,12 +35,12 @@ def save_atomically(checkpoint: dict[str, Any], path: Path) -> None:
                 os.fsync(file.fileno())
                 _drop_from_page_cache(file.fileno())
             if (damage := find_damage(temporary)) is not None:
-                raise OSError(errno.EIO, f"read back, it is damaged ({damage})")
+                raise OSError(errno.EIO, f"it was damaged when it was read back ({damage})")
             if path.name == LAST_CHECKPOINT and path.exists():
                 link_or_copy(path, path.with_name(PREVIOUS_CHECKPOINT))
     except (OSError, RuntimeError) as error:
         cause = _os_error(error)
-        kept = f"{path.name} from before is kept" if path.exists() else "there is none before it"
+        kept = f"the former {path.name} is kept" if path.exists() else f"no {path.name} exists"
         raise OSError(
             cause.errno if cause else None,
             f"checkpoint {path} was not written: {cause.strerror if cause else error}; {kept}; "
@@ -62,7 +62,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _drop_from_page_cache(descriptor: int) -> None:
-    """Drop the file from the page cache, if the system can: reading it then tests the disk."""
+    """Drop the file from the page cache if the system can, so that reading it tests the disk."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -77,7 +77,7 @@ def check_same_model(saved: Mapping[str, Any], current: Mapping[str, Any]) -> No
     names = [
         name
         for name in {**saved, **current}
-        if name not in _NO_WEIGHTS and saved.get(name) != current.get(name)
+        if name not in _MAY_DIFFER and saved.get(name) != current.get(name)
     ]
     if names:
         differences = [
@@ -88,12 +88,12 @@ def check_same_model(saved: Mapping[str, Any], current: Mapping[str, Any]) -> No
         ]
         raise ValueError(
             f"the checkpoint holds another model: {', '.join(differences)}"
-            "; resume with the model it was made with, or start a new run"
+            "; resume with the model of the checkpoint, or start a new run"
         )
 
 
 def _layers_difference(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
-    """`compressed_layers differ in 12 matrices, e.g. head: dense, now 5 kept`."""
+    """Describe the differences: `compressed_layers differ in 12 matrices, e.g. head: …`."""
     before, now = (dict(v.get("compressed_layers") or {}) for v in (saved, current))
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     shapes = [
@@ -105,7 +105,7 @@ def _layers_difference(saved: Mapping[str, Any], current: Mapping[str, Any]) -> 
 
 
 def _os_error(error: BaseException | None) -> OSError | None:
-    """The OSError that `error` is or was caused by: torch.save wraps it."""
+    """The OSError among `error` and its causes, because torch.save wraps it; None if none is."""
     while error is not None:
         if isinstance(error, OSError):
             return error

@@ -1,4 +1,4 @@
-"""Converts a checkpoint of one model into a checkpoint of its compressed form.
+"""Convert a checkpoint of one model into a checkpoint of its compressed form.
 
 The structure of a model follows from the configuration in its checkpoint. The transition from one
 stage of compression to the next is therefore a function of the checkpoint alone, and each stage is
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# Prefix of the model in the names of a checkpoint: it is an attribute of LanguageModelModule.
+# Prefix of parameter names in a checkpoint: the model is an attribute of LanguageModelModule.
 PREFIX = "model."
 
 
@@ -25,9 +25,9 @@ def carry_over(checkpoint: Mapping[str, Any], old: Any, new: Any) -> dict[str, A
     loops) is copied.
 
     Args:
-        checkpoint: as Lightning saved it, with or without `optimizer_states`; it is not modified.
-        old: the LanguageModelModule with the checkpoint's weights.
-        new: a LanguageModelModule with the compressed model and the same optimizer settings.
+        checkpoint: saved by Lightning, with or without `optimizer_states`; it is not modified.
+        old: LanguageModelModule with the weights of the checkpoint.
+        new: LanguageModelModule with the compressed model and the same optimizer settings.
     """
     result = dict(checkpoint)
     result["model_config"] = new.model.config.to_dict()

@@ -32,7 +32,9 @@ class AtomicCheckpointIO(CheckpointIO):
             FileNotFoundError: the file does not exist.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(f"checkpoint {path} does not exist; give the path of one")
+            raise FileNotFoundError(
+                f"checkpoint {path} does not exist; give the path of an existing one"
+            )
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
     def remove_checkpoint(self, path: str | Path) -> None:

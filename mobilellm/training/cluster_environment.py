@@ -1,4 +1,4 @@
-"""Tells Lightning the rank of this process, so that it does not read environment variables."""
+"""The rank of this process for Lightning, which would otherwise read environment variables."""
 
 import os
 
@@ -8,12 +8,12 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from mobilellm.training.process_rank import ProcessRank
 
-# Above the ports of common services and below the range of ephemeral ports.
+# Ports above those of common services and below the range of ephemeral ports.
 FIRST_PORT, NUM_PORTS = 15_000, 16_000
 
 
 def cluster_environment(process_rank: ProcessRank) -> ClusterEnvironment:
-    """Lightning's environment for a process at `process_rank`.
+    """Make Lightning's environment for a process with the given rank.
 
     If there are several processes and no launcher has started them, Lightning starts the others.
     """
@@ -23,7 +23,10 @@ def cluster_environment(process_rank: ProcessRank) -> ClusterEnvironment:
 
 
 class _KnownRankEnvironment(ClusterEnvironment):
-    """A process with a known rank, whose peers already exist. It handles no signals."""
+    """Environment of a process with a known rank, if all processes of the run already exist.
+
+    It handles no signals.
+    """
 
     def __init__(self, process_rank: ProcessRank) -> None:
         super().__init__()

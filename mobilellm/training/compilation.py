@@ -13,13 +13,13 @@ def compile_blocks_(model: Any, *, backend: str = "inductor") -> None:
     """Compile each stored block in place; a shared block is compiled once.
 
     Blocks of the same shape share the compiled code, so that compile time does not grow with depth.
-    Names in the state dict do not change. Compiled code of earlier models in this process is
-    dropped: PyTorch compiles a function at most `recompile_limit` (8) times and then runs it
-    uncompiled. For the same reason the limit is raised with the number of different blocks.
+    Names in the state dict do not change. PyTorch compiles a function at most `recompile_limit` (8)
+    times and then runs it uncompiled. Therefore compiled code of earlier models in this process is
+    dropped, and the limit is raised with the number of different blocks.
 
     Args:
-        model: its `blocks` are compiled when they first run.
-        backend: of `torch.compile`.
+        model: model with `blocks`, which are compiled when they first run.
+        backend: backend of `torch.compile`.
     """
     from torch import _dynamo
 
@@ -47,7 +47,7 @@ def uncompiled_frames() -> int:
 
 
 def warn_if_uncompiled() -> None:
-    """Warn if blocks ran uncompiled: the measured rates are then not those of compiled code."""
+    """Warn if blocks ran uncompiled, because the measured rates are not those of compiled code."""
     if compiled_graphs() == 0 or uncompiled_frames() > 0:
         logger.warning(
             "trainer.compile=true, but PyTorch compiled %d graphs of the blocks and ran %d frames "

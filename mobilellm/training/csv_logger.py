@@ -28,7 +28,7 @@ class CSVLogger(Logger):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Remember the folder; the file is opened with the first row."""
+        """Keep the folder; the file is created with the first row."""
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
         self._columns: list[str] = list(COLUMNS)

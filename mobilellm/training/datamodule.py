@@ -1,4 +1,4 @@
-"""Training and validation batches from prepared tokens, exactly resumable."""
+"""Training and validation batches of prepared data, with a position that can be resumed."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,14 +13,14 @@ from mobilellm.data.windows import WindowBatchSampler, Windows
 class TokenDataModule(LightningDataModule):
     """Optimizer steps as Lightning batches: one item is the list of a step's micro-batches.
 
-    The position of a run is one number, the samples consumed over all ranks. It is saved in the
-    checkpoint, so that a run continues with the sample after the last one that it was trained on,
-    even on a different number of ranks. Windows are slices of memory-mapped shards: reading them
-    takes much less time than a step, so there are no worker processes.
+    The position of a run is a single number: the samples consumed over all ranks. It is saved in
+    the checkpoint, so that a run continues with the next sample, even on a different number of
+    ranks. Windows are slices of memory-mapped shards: reading them takes much less time than a
+    step, and so there are no worker processes.
 
     Args:
-        prepared: has `windows("train"|"validation", …)` and `token_bytes`, such as
-            `mobilellm.data.PreparedData`.
+        prepared: provides `windows("train"|"validation", …)` and `token_bytes`, as
+            `mobilellm.data.PreparedData` does.
         sequence_length: tokens per window.
         micro_batch_size: windows per device and forward pass.
         samples_per_step: windows per optimizer step over all ranks and micro-batches.
@@ -98,8 +98,8 @@ class TokenDataModule(LightningDataModule):
             self._first_step = self.trainer.global_step
 
     def train_dataloader(self) -> "StepLoader":
-        """The steps after the samples consumed so far, without an end."""
-        rank, world_size = self._place()
+        """An endless iterator over the steps that follow the samples consumed so far."""
+        rank, world_size = self._rank_and_world_size()
         if self.trainer is not None:
             self._first_step = self.trainer.global_step
         sampler = WindowBatchSampler(
@@ -117,21 +117,21 @@ class TokenDataModule(LightningDataModule):
 
     def validation_batches(self) -> Iterator[Batch]:
         """This rank's share of the validation windows; all ranks get the same number of batches."""
-        return self.batches.validation(*self._place())
+        return self.batches.validation(*self._rank_and_world_size())
 
     def all_validation_batches(self) -> Iterator[Batch]:
         """All validation windows, not only this rank's share."""
         return self.batches.validation()
 
     def calibration_batches(self, tokens: int) -> list[Batch]:
-        """The first windows of the training order, whatever the position of the run.
+        """Batches of the first windows in the training order, at any position of the run.
 
         Raises:
             ValueError: the training split has fewer tokens.
         """
         return self.batches.calibration(tokens)
 
-    def _place(self) -> tuple[int, int]:
+    def _rank_and_world_size(self) -> tuple[int, int]:
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size

@@ -1,4 +1,4 @@
-"""The FLOP rate of matrix products on this device, the reference for model FLOPs utilisation."""
+"""The rate of matrix products on this device, the reference for model FLOPs utilisation."""
 
 import time
 
@@ -14,14 +14,14 @@ def measure_matmul_rate(
     *,
     seconds: float = 0.3,
 ) -> float:
-    """FLOP/s of the fastest square matrix product among those computed within `seconds`.
+    """Measure the FLOP/s of the fastest square matrix product within `seconds`.
 
-    The fastest one counts, because disturbances only make a measurement slower. A multiplication
-    and an addition are two FLOPs.
+    The fastest product counts, because disturbances can only slow a measurement down. A
+    multiplication and an addition are two FLOPs.
 
     Args:
-        device: to measure.
-        dtype: of both factors and the product.
+        device: the device to measure.
+        dtype: number type of both factors and the product.
         seconds: duration of the measurement, after one product as warm-up.
     """
     device = torch.device(device)

@@ -1,4 +1,4 @@
-"""Detects diverged steps, and rewinds a checkpoint past the bad batch."""
+"""Detect diverged steps, and rewind a checkpoint past the bad batch."""
 
 import math
 import statistics
@@ -9,7 +9,7 @@ from typing import Any
 from mobilellm.ranges import Range, check_fields
 
 ACTIONS = ("stop", "skip", "rollback")
-# Key of the data module's state in a checkpoint: Lightning uses the name of the class.
+# Key of the data module's state in a checkpoint, for which Lightning uses the name of the class.
 DATA = "TokenDataModule"
 
 
@@ -25,7 +25,7 @@ class RollbackRequest(Exception):
     """
 
     def __init__(self, event: dict[str, Any]) -> None:
-        """Remember why."""
+        """Keep the description."""
         super().__init__(f"step {event['step']}: {event['reason']}")
         self.event = event
 
@@ -34,23 +34,23 @@ class RollbackRequest(Exception):
 class DivergenceRule:
     """Decides whether a step has diverged.
 
-    A step with a loss or gradient norm that is not finite has always diverged. A spike of the loss
-    counts only if `spike_factor` or `spike_nats` is set.
+    A step whose loss or gradient norm is not finite has always diverged. Spikes of the loss are
+    checked only if `spike_factor` or `spike_nats` is set.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number is out of range.
     """
 
     window: int = 50
-    """The loss is compared with the median of this many accepted steps; until there are as many,
-    no loss counts as a spike."""
+    """The loss is compared with the median of this many accepted steps. Spikes are not checked
+    until there are as many."""
     spike_factor: float | None = None
     """Largest loss as a multiple of the median; None disables the check."""
     spike_nats: float | None = None
     """Largest excess of the loss over the median, in nats per token; None disables the check."""
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check the numbers."""
         remedy = "null disables the check"
         check_fields(
             self,
@@ -63,8 +63,8 @@ class DivergenceRule:
         """The reason why a step has diverged; None if it has not.
 
         Args:
-            loss: of the whole step, in nats per token.
-            norm: of the whole gradient.
+            loss: loss of the whole step, in nats per token.
+            norm: norm of the whole gradient.
             recent: losses of the last `window` accepted steps, or of all if there were fewer.
         """
         if not math.isfinite(loss):
@@ -86,19 +86,19 @@ class DivergenceRule:
 def rewind_past_bad_step(
     checkpoint: Mapping[str, Any], guard: str, event: Mapping[str, Any]
 ) -> Any:
-    """Rewind a checkpoint past the bad batch: it continues with the samples after the bad step.
+    """Change the position of a checkpoint in the data to the first sample after the bad step.
 
-    Weights, optimizer, step and tokens do not change. The samples between the checkpoint's position
-    in the data and the end of the bad step are skipped.
+    Weights, optimizer, step and tokens do not change. The samples between the former position and
+    the end of the bad step are skipped.
 
     Args:
-        checkpoint: the last one before the bad step; it is not modified.
-        guard: key of the state of the `LossGuardCallback` in it.
-        event: describes the bad step; `next_sample` is the first sample after it.
+        checkpoint: the last checkpoint before the bad step; it is not modified.
+        guard: key of the state of the `LossGuardCallback` in the checkpoint.
+        event: description of the bad step; `next_sample` is the first sample after it.
     """
-    place = checkpoint[DATA]["consumed_samples"]
+    position = checkpoint[DATA]["consumed_samples"]
     state = checkpoint["callbacks"][guard]
-    note = {**event, "to_step": checkpoint["progress"]["step"], "first_sample": place}
+    note = {**event, "to_step": checkpoint["progress"]["step"], "first_sample": position}
     return {
         **checkpoint,
         DATA: {**checkpoint[DATA], "consumed_samples": event["next_sample"]},

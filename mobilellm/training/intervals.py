@@ -1,4 +1,4 @@
-"""How often a run writes metrics and validates."""
+"""The intervals at which a run writes metrics and validates."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ class Intervals:
     """Intervals in optimizer steps.
 
     Raises:
-        ValueError: an interval below 1.
+        ValueError: an interval is below 1.
     """
 
     log_steps: int = 10
-    """Steps between two writes of metrics, which also follow the first and the last step."""
+    """Steps between two writes of metrics; they are also written after the first and last step."""
     validation_steps: int | None = None
-    """Steps between two validations; the last step is always followed by one. None: only that."""
+    """Steps between two validations; None: validate only after the last step, as is always done."""
     validate_at_start: bool = True
     """Whether to validate before the first step too."""
 

@@ -106,7 +106,7 @@ class LanguageModelModule(LightningModule):
         )  # fmt: skip
 
     def setup(self, stage: str) -> None:
-        """Collect what callbacks offer; apply compilation and activation checkpointing."""
+        """Collect loss terms and step filters; apply compilation and activation checkpointing."""
         callbacks: Any = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         self._term_sources, self._step_filters = term_sources(callbacks), step_filters(callbacks)
         self.task_weights = task_weights_of(callbacks)
@@ -131,13 +131,13 @@ class LanguageModelModule(LightningModule):
         return optimizer
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add the callback that validates, so that it runs before checkpoints are written."""
+        """Add the validation callback, so that it runs before checkpoints are written."""
         return [ValidationCallback()]
 
     # Training
 
     def training_step(self, batch: list[Batch], batch_idx: int) -> None:
-        """One optimizer step over all micro-batches of `batch`."""
+        """Run one optimizer step over all micro-batches of `batch`."""
         optimizer: Any = self.optimizers()
         rates = self._set_learning_rates(optimizer)
         counts = self._count_labels(batch)
@@ -164,18 +164,18 @@ class LanguageModelModule(LightningModule):
             self.trainer.should_stop = True
 
     def _count_labels(self, batch: list[Batch]) -> Tensor:
-        """Unmasked tokens of the whole step over all ranks, by task; index 0: without a task."""
+        """Count the unmasked tokens of the step over all ranks, by task; index 0: no task."""
         counts = [count_tasks(m, len(self.task_weights)) for m in batch]
         return self._sum_over_ranks(torch.stack(counts).sum(0))
 
     def _set_learning_rates(self, optimizer: Any) -> dict[str, float]:
-        """Set the learning rate of each group for this step; returns them by their logged names."""
+        """Set the learning rates of this step, and return them by their names in the log."""
         step = self.global_step
         self.progress = self.budget.progress(step + 1, self.mean_elapsed_seconds())
         return set_learning_rates(optimizer, self.schedule(step, self.progress))
 
     def _clip_gradients(self) -> Tensor | None:
-        """Norm of the whole gradient before clipping; None if nothing needs it."""
+        """Clip the gradient, and return its norm before clipping; None if it is not needed."""
         is_needed = self._step_filters or self.is_logged(ahead=1)
         if self.gradient_clip_norm is None and not is_needed:
             return None
@@ -184,7 +184,7 @@ class LanguageModelModule(LightningModule):
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def _should_apply(self, loss: Tensor, norm: Tensor | None) -> bool:
-        """Whether every step filter accepts the step; the same on all ranks."""
+        """Whether every step filter accepts the step; all ranks get the same answer."""
         if not self._step_filters or norm is None:
             return True
         mean = float(self._sum_over_ranks(loss) / self.trainer.world_size)
@@ -214,7 +214,7 @@ class LanguageModelModule(LightningModule):
         self.write_metrics(metrics | dict(rates))
 
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Send values of the current step to every logger, which merges those of one step."""
+        """Send values of the current step to all loggers, which merge the values of a step."""
         row = {"tokens": self.tokens, "seconds": round(self.elapsed_seconds, 3), **metrics}
         self.latest_metrics.update(row)
         # Lightning's own callbacks, such as EarlyStopping, read their metrics from here.
@@ -225,7 +225,7 @@ class LanguageModelModule(LightningModule):
     # Validation
 
     def is_validated(self, step: int) -> bool:
-        """Whether to validate after step number `step`: by interval, or at the end of a fit."""
+        """Whether to validate after `step` steps: by interval, or at the end of a fit."""
         every = self.intervals.validation_steps
         ends = (self.budget.total_steps, self.trainer.max_steps)
         return self.finished or step in ends or bool(every and step % every == 0)
@@ -248,7 +248,7 @@ class LanguageModelModule(LightningModule):
         return self._seconds_before + running
 
     def on_train_start(self) -> None:
-        """Start the clock, remove logged rows after the checkpoint, and validate if requested."""
+        """Start the clock, remove the logged rows after the checkpoint, and validate if asked."""
         check_stored_parameters(self.model, "after wrapping and loading")
         self._started = time.monotonic()
         for logger in self.trainer.loggers:
@@ -275,7 +275,7 @@ class LanguageModelModule(LightningModule):
         """Restore the state from a checkpoint.
 
         Raises:
-            ValueError: the checkpoint is of another architecture.
+            ValueError: the checkpoint has another architecture.
         """
         check_same_model(checkpoint["model_config"], self.model.config.to_dict())
         self.tokens = checkpoint["progress"]["tokens"]
@@ -290,7 +290,7 @@ class LanguageModelModule(LightningModule):
         return float(self._sum_over_ranks(mine))
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
-        """Sum over all ranks, on the device that they communicate through."""
+        """Sum a tensor over all ranks, on the device through which they communicate."""
         if self.trainer.world_size == 1:
             return value
         summed = value.to(self.device, copy=True)

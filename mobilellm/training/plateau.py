@@ -1,4 +1,4 @@
-"""When a schedule leaves its plateau."""
+"""Detect the step at which the learning rate leaves its plateau."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from mobilellm.optim.schedules import is_decaying
 
 
 def leaves_plateau(module: Any) -> bool:
-    """Whether the learning rate falls for the first time in the next step; the same on all ranks.
+    """Whether the learning rate decays for the first time in the next step; equal on all ranks.
 
     This is exact if tokens or steps limit the run. If time limits it, the rate of the next step
     depends on when the step begins, and the answer may be one step late.

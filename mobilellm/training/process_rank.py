@@ -1,15 +1,15 @@
-"""Determines which rank of a run this process is.
+"""Determine the rank of this process in a run.
 
-The requested devices and nodes are decisive, and the environment has to agree with them. Only a
-complete set of the variables of `torchrun` or `srun` is used; single variables that are left over
-from another program are not.
+The requested devices and nodes determine the number of processes, and the environment must agree.
+The variables of `torchrun` or `srun` are used only if the set is complete; single variables that
+are left over from another program are not.
 """
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Each contains the rank of this process, or the number of processes.
+# Variables with the rank of this process, or the number of processes.
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 SLURM_RANK_VARIABLES = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
 SIZES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS")
@@ -17,7 +17,7 @@ SIZES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS")
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessRank:
-    """The rank of one process of a run."""
+    """The rank of a process among all processes of a run, and on its node."""
 
     rank: int = 0
     local_rank: int = 0
@@ -26,8 +26,7 @@ class ProcessRank:
     world_size: int = 1
     local_world_size: int = 1
     launcher: str | None = None
-    """What started the processes, `torchrun` or `srun`; None: no launcher, so that this process
-    starts the others."""
+    """`torchrun` or `srun`, if it started the processes; None: this process starts the others."""
 
 
 def find_process_rank(
@@ -36,19 +35,19 @@ def find_process_rank(
     local_devices: int,
     environment: Mapping[str, str] = os.environ,
 ) -> ProcessRank:
-    """The place of this process in a run of `devices` times `num_nodes` processes.
+    """Find the rank of this process in a run of `devices` times `num_nodes` processes.
 
-    If `srun` started several tasks and one device is requested, each task is a run of its own.
+    If `srun` started several tasks and one device is requested, each task is a separate run.
 
     Args:
         devices: processes per node, or `auto`: as many as were started, else `local_devices`.
         num_nodes: number of machines.
         local_devices: the value of `auto` if no launcher has started several processes.
-        environment: variables that a launcher sets.
+        environment: environment variables, some of which a launcher sets.
 
     Raises:
-        ValueError: the number of processes started is another one, or the variables of a launcher
-            are incomplete.
+        ValueError: another number of processes was started, or the variables of a launcher are
+            incomplete.
     """
     launched = launched_process_rank(environment)
     has_one = (devices, num_nodes) == (1, 1)
@@ -81,23 +80,23 @@ def find_process_rank(
 
 
 def launched_process_rank(environment: Mapping[str, str] = os.environ) -> ProcessRank | None:
-    """The place that a launcher's variables give this process; None if they are incomplete."""
+    """The rank according to a launcher's variables; None if they are incomplete."""
     return _torchrun_rank(environment) or _srun_rank(environment)
 
 
 def ignored_rank_variables(
     environment: Mapping[str, str] = os.environ, *, is_alone: bool = False
 ) -> str:
-    """The variables that a process without a launcher ignores: `SLURM_PROCID=3, …`, or empty.
+    """List the variables that a process without a launcher ignores, as `SLURM_PROCID=3, …`.
 
     Args:
-        environment: all variables.
-        is_alone: list only the variables that mention other processes.
+        environment: all environment variables.
+        is_alone: list only the variables that indicate other processes.
     """
     names = [name for name in RANK_VARIABLES if name in environment]
     if is_alone:
         names = [name for name in names if environment[name] != _single_process_value(name)]
-    # A batch script has these too; it is a single process if it requested one task.
+    # A batch script has these variables too; with one task, it is a single process.
     names += [
         n
         for n in SLURM_RANK_VARIABLES
@@ -111,7 +110,7 @@ def _single_process_value(name: str) -> str:
 
 
 def _torchrun_rank(environment: Mapping[str, str]) -> ProcessRank | None:
-    """The place by the variables of torchrun, Lightning and most job controllers, or None."""
+    """The rank by the variables of torchrun, Lightning and most job controllers, or None."""
     size, local_rank = _number(environment, "WORLD_SIZE"), _number(environment, "LOCAL_RANK")
     if size is None or local_rank is None or not {"MASTER_ADDR", "MASTER_PORT"} <= set(environment):
         return None
@@ -119,21 +118,21 @@ def _torchrun_rank(environment: Mapping[str, str]) -> ProcessRank | None:
     local_size = _number(environment, "LOCAL_WORLD_SIZE")
     rank = _number(environment, "RANK")
     if "RANK" not in environment and node is not None:
-        # As in Lightning: the same number of processes on each node.
+        # Like Lightning, assume the same number of processes on each node.
         local_size = local_size or size
         rank = node * local_size + local_rank
     if rank is None:
         return None
     local_size = local_size or size
-    place = ProcessRank(
+    found = ProcessRank(
         rank=rank, local_rank=local_rank, node=node or rank // local_size, world_size=size,
         local_world_size=local_size, launcher="torchrun",
     )  # fmt: skip
-    return place if rank < size and local_rank < local_size <= size else None
+    return found if rank < size and local_rank < local_size <= size else None
 
 
 def _srun_rank(environment: Mapping[str, str]) -> ProcessRank | None:
-    """The place of a task of srun, or None; a batch script by itself is not such a task."""
+    """The rank of a task of srun, or None; a batch script without srun is not such a task."""
     names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS",
              "SLURM_STEP_NUM_NODES", "SLURM_STEP_ID")  # fmt: skip
     numbers = [_number(environment, name) for name in names]
@@ -147,6 +146,6 @@ def _srun_rank(environment: Mapping[str, str]) -> ProcessRank | None:
 
 
 def _number(environment: Mapping[str, str], *names: str) -> int | None:
-    """The first of these variables that is a whole number."""
+    """The value of the first of these variables that is a whole number."""
     found = (environment[name] for name in names if environment.get(name, "").isdecimal())
     return next((int(text) for text in found), None)

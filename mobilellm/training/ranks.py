@@ -1,4 +1,4 @@
-"""The process group of a run: joining it, exchanging values between ranks, and leaving it."""
+"""The process group of a run: create it, exchange values between ranks, and destroy it."""
 
 import gc
 import hashlib
@@ -51,11 +51,11 @@ def join_process_group(config: TrainerConfig) -> None:
     strategy: Any = make_trainer(replace(config, strategy="ddp")).strategy
     strategy.accelerator.setup_device(strategy.root_device)
     strategy.set_world_ranks()
-    place, device = strategy.cluster_environment, strategy.root_device
-    rank, size = place.global_rank(), place.world_size()
-    # A prefix of its own keeps the keys of an earlier group out of this one.
+    cluster, device = strategy.cluster_environment, strategy.root_device
+    rank, size = cluster.global_rank(), cluster.world_size()
+    # Each group has its own prefix, so that it cannot see the keys of an earlier group.
     store = PrefixStore(
-        f"run{next(_RUNS)}", _open_store(place.main_address, place.main_port, rank, size)
+        f"run{next(_RUNS)}", _open_store(cluster.main_address, cluster.main_port, rank, size)
     )
     distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -69,12 +69,12 @@ def join_process_group(config: TrainerConfig) -> None:
 
 def _note_ignored(variables: str) -> None:
     if variables:
-        logger.warning("%s: ignored, since this run is one process", variables)
+        logger.warning("%s: ignored, because this run is one process", variables)
 
 
 @cache
 def _open_store(address: str, port: int, rank: int, size: int) -> Store:
-    """The TCP store for all runs of this process; the launcher or the first rank hosts it."""
+    """Open the TCP store for all runs of this process; the launcher or rank 0 hosts it."""
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
     return next(rendezvous("env://", rank, size))[0]
 
@@ -83,18 +83,18 @@ def leave_process_group() -> None:
     """Wait until all ranks are done, then destroy the process group with all its threads.
 
     If the group still exists when the interpreter ends, the process may abort, because the threads
-    of the group still access Python objects. Called on all ranks.
+    of the group still access Python objects. It must be called on all ranks.
 
     Raises:
-        TimeoutError: another rank did not get here in time.
+        TimeoutError: another rank did not call it in time.
     """
     if not distributed.is_initialized():
         return
     store, rank, ranks = _STORES.pop(), distributed.get_rank(), range(distributed.get_world_size())
-    # Through the store: a collective fails if a rank that has left it closes its connections.
+    # Not with a collective: it fails if a rank that has left closes its connections.
     store.set(f"done{rank}", "")
     _wait(store, [f"done{other}" for other in ranks])
-    # The trainer and the wrapper of the model refer to the group, in reference cycles.
+    # Reference cycles of the trainer and the wrapper of the model keep the group alive.
     gc.collect()
     distributed.destroy_process_group()
     store.set(f"left{rank}", "")
@@ -104,16 +104,19 @@ def leave_process_group() -> None:
 
 
 def _wait(store: Store, keys: list[str]) -> None:
-    """Wait for the keys in a way that signals interrupt."""
+    """Wait for the keys by polling, which signals can interrupt."""
     end = time.monotonic() + LEAVE_SECONDS
     while not store.check(keys):
         if time.monotonic() > end:
-            raise TimeoutError(f"no other rank came within {LEAVE_SECONDS} s: {', '.join(keys)}")
+            raise TimeoutError(
+                f"not all ranks have set {', '.join(keys)} within {LEAVE_SECONDS} s; look for an "
+                "error in the output of the other ranks"
+            )
         time.sleep(POLL_SECONDS)
 
 
 def is_first_process() -> bool:
-    """Whether this process is the only one, or the one of several that writes files and logs."""
+    """Whether this process is rank 0, which writes files and logs, or the only process."""
     return num_ranks() == 1 or distributed.get_rank() == 0
 
 
@@ -124,7 +127,7 @@ def num_ranks() -> int:
 
 
 def broadcast_from_first(value: Any) -> Any:
-    """Rank 0's value, on every rank; called on all of them."""
+    """Return the value of rank 0 on every rank; must be called on all ranks."""
     if num_ranks() == 1:
         return value
     values = [value]
@@ -133,12 +136,15 @@ def broadcast_from_first(value: Any) -> Any:
 
 
 def min_over_ranks(value: float) -> float:
-    """The smallest value of all ranks, on every rank; called on all of them."""
+    """Return the smallest value of all ranks on every rank; must be called on all ranks."""
     return value if num_ranks() == 1 else min(_gather(value))
 
 
 def run_on_first_rank(action: Callable[[], T]) -> T:
-    """Run `action` on rank 0 only; every rank returns its result or raises its error."""
+    """Run `action` on rank 0 only; every rank returns its result or raises its error.
+
+    It must be called on all ranks.
+    """
     outcome: Any = None
     if num_ranks() == 1:
         return action()
@@ -154,12 +160,13 @@ def run_on_first_rank(action: Callable[[], T]) -> T:
 
 
 def check_same_configuration(config: Mapping[str, Any]) -> None:
-    """Check that all ranks have the same configuration; called on all of them.
+    """Check that all ranks have the same configuration; must be called on all ranks.
 
     The ranks exchange a hash, and whole configurations only if the hashes differ.
 
     Raises:
-        ValueError: on every rank, with the ranks and the first differing keys.
+        ValueError: the configurations differ; every rank raises it, and the message has the first
+            differing keys with their values.
     """
     if num_ranks() == 1:
         return
@@ -169,10 +176,10 @@ def check_same_configuration(config: Mapping[str, Any]) -> None:
 
 
 def describe_differences(configs: Sequence[Mapping[str, Any]]) -> str:
-    """`the ranks … have different configurations: seed=0 on rank 0 and 2, seed=1 on rank 1; …`.
+    """Describe the first differences, such as `seed is 0 on rank 0 and 2, 1 on rank 1`.
 
     Args:
-        configs: flat configuration of each rank; they differ.
+        configs: flat configuration of each rank, at least two of which differ.
     """
     missing = "not there"
     keys = sorted({key for config in configs for key in config})
@@ -188,7 +195,7 @@ def describe_differences(configs: Sequence[Mapping[str, Any]]) -> str:
     return (
         f"the {len(configs)} ranks of this run have different configurations: "
         f"{'; '.join(parts[:SHOWN_KEYS])}{more}; start all ranks with the same command "
-        "(if each task of srun is a run of its own, use trainer.devices=1)"
+        "(if each task of srun is to be a separate run, use trainer.devices=1)"
     )
 
 

@@ -25,7 +25,7 @@ def gradient_sync(wrapped: Any, model: nn.Module, *, is_last: bool) -> AbstractC
     """Let ranks exchange gradients only in the backward pass of a step's last micro-batch.
 
     Args:
-        wrapped: the LightningModule as wrapped by the strategy, e.g. by DDP.
+        wrapped: the LightningModule, wrapped by the strategy, e.g. by DDP.
         model: the model in it, sharded or not.
         is_last: whether this is the last micro-batch.
     """
@@ -39,17 +39,17 @@ def gradient_sync(wrapped: Any, model: nn.Module, *, is_last: bool) -> AbstractC
 
 
 def check_stored_parameters(model: Any, when: str) -> None:
-    """Check that a model has as many parameters as its configuration says, each counted once.
+    """Check that the number of distinct parameters is that of the model's configuration.
 
-    If wrapping, loading or gathering copied a shared or tied weight, training would otherwise
-    continue without an error.
+    Without this check, training would continue without an error if wrapping, loading or gathering
+    copied a shared or tied weight.
 
     Args:
-        model: replicated or sharded, on any device.
-        when: for the message, e.g. `after loading`.
+        model: replicated or sharded model, on any device.
+        when: time of the check, for the message, e.g. `after loading`.
 
     Raises:
-        RuntimeError: the numbers differ, which is a defect of the program.
+        RuntimeError: the numbers differ, which is a bug of the program.
     """
     found = sum(parameter.numel() for parameter in model.parameters())
     stored = count_parameters(model.config).stored

@@ -1,4 +1,4 @@
-"""The signals that ask a run to save and stop, and when one of them stops it immediately."""
+"""The signals on which a run saves and stops, or stops immediately."""
 
 import errno
 import os
@@ -12,21 +12,26 @@ STOP_SIGNALS = (
 
 
 def handled_signals() -> list[signal.Signals]:
-    """The signals to handle now: under `nohup`, a closed terminal is ignored."""
+    """The signals to handle; not SIGHUP if it is ignored already, as under `nohup`."""
     is_kept = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [number for number in STOP_SIGNALS if not (is_kept and number == signal.SIGHUP)]
 
 
 def stops_immediately(before: Sequence[int], number: int) -> bool:
-    """Whether signal `number` stops a run immediately that earlier signals already asked to stop.
+    """Whether a further signal stops a run immediately, instead of after saving.
 
-    Ctrl-C after any other signal does, and so does a second SIGTERM. Repeated warnings of a
-    scheduler, a closed terminal, and a SIGTERM after a warning do not: they are sent automatically.
+    Ctrl-C does so after any earlier signal, and SIGTERM after Ctrl-C or another SIGTERM. Other
+    signals (repeated warnings of a scheduler, a closed terminal, SIGTERM after a warning) do not,
+    because they are sent automatically.
+
+    Args:
+        before: the signals received so far.
+        number: the further signal.
     """
     if number == signal.SIGINT:
         return bool(before)
-    impatient = (signal.SIGINT, signal.SIGTERM)
-    return number == signal.SIGTERM and any(earlier in impatient for earlier in before)
+    requests = (signal.SIGINT, signal.SIGTERM)
+    return number == signal.SIGTERM and any(earlier in requests for earlier in before)
 
 
 def leave_closed_terminal() -> None:
@@ -38,6 +43,6 @@ def leave_closed_terminal() -> None:
             termios.tcgetattr(descriptor)
         except termios.error as error:
             if error.args[0] == errno.EIO:
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, descriptor)
-                os.close(nowhere)
+                null_device = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null_device, descriptor)
+                os.close(null_device)

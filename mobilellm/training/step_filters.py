@@ -14,7 +14,7 @@ class StepFilter(Protocol):
     def should_apply(self, module: "LightningModule", loss: float, norm: float) -> bool:
         """Whether the step may change the weights and the optimizer state.
 
-        A refused step is counted, and its tokens too.
+        A refused step and its tokens still count towards the budget.
 
         Args:
             module: the LanguageModelModule; `global_step` is the number of completed steps.

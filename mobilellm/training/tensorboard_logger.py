@@ -24,7 +24,7 @@ class TensorBoardLogger(Logger):
         """Check that the package is installed, before any data is read.
 
         Raises:
-            ValueError: it is not.
+            ValueError: the package is missing.
         """
         if importlib.util.find_spec("tensorboard") is None:
             raise ValueError(
@@ -33,7 +33,7 @@ class TensorBoardLogger(Logger):
             )
 
     def __init__(self, folder: str | Path) -> None:
-        """Remember the folder; nothing is written before the first value."""
+        """Keep the folder; nothing is written before the first value."""
         super().__init__()
         self.check()
         self.folder = Path(folder) / "tensorboard"

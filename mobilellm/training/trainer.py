@@ -1,4 +1,4 @@
-"""The trainer: which device, how many, which precision. Importable without torch or Lightning."""
+"""Devices, strategy and precision of training. Importable without torch or Lightning."""
 
 import logging
 import warnings
@@ -31,7 +31,7 @@ class TrainerConfig:
     devices: int | Literal["auto"] = "auto"
     """Devices per node; `auto`: as many as torchrun or srun started, else all GPUs or one CPU."""
     num_nodes: int = 1
-    """Machines."""
+    """Number of machines."""
     strategy: str = "auto"
     """`ddp`, `fsdp` (sharded parameters), or `auto`: `ddp` if there are several devices."""
     precision: str = "auto"
@@ -48,7 +48,7 @@ class TrainerConfig:
     detect_anomaly: bool = False
     """Let autograd name the operation that produced a NaN; much slower."""
     deterministic: bool | Literal["warn"] | None = None
-    """Deterministic algorithms of torch: true, or `warn` to only warn about operations without."""
+    """Use deterministic algorithms of torch; `warn`: only warn about operations that have none."""
     benchmark: bool | None = None
     """Let cuDNN choose the fastest algorithm by measuring."""
 
@@ -85,17 +85,17 @@ class TrainerConfig:
             "cpu": True,
         }
         if self.accelerator == "auto":
-            return next(name for name, there in present.items() if there)
+            return next(name for name, is_present in present.items() if is_present)
         if not present[self.accelerator]:
-            there = ", ".join(name for name, there in present.items() if there)
+            names = ", ".join(name for name, is_present in present.items() if is_present)
             raise ValueError(
-                f"trainer.accelerator={self.accelerator} is not available here; use {there}"
+                f"trainer.accelerator={self.accelerator} is not available here; use {names}"
             )
         return self.accelerator
 
     @property
     def process_rank(self) -> ProcessRank:
-        """Which process of the run this one is.
+        """The rank of this process in the run.
 
         Raises:
             ValueError: more GPUs are requested than this machine has, or the variables of a
@@ -103,11 +103,11 @@ class TrainerConfig:
         """
         import torch
 
-        there = torch.cuda.device_count() if self.device_type == "cuda" else 1
-        process_rank = find_process_rank(self.devices, self.num_nodes, there)
-        if self.device_type != "cpu" and process_rank.local_world_size > there:
+        count = torch.cuda.device_count() if self.device_type == "cuda" else 1
+        process_rank = find_process_rank(self.devices, self.num_nodes, count)
+        if self.device_type != "cpu" and process_rank.local_world_size > count:
             raise ValueError(
-                f"trainer.devices={self.devices}, but this machine has {there}; use at most {there}"
+                f"trainer.devices={self.devices}, but this machine has {count}; use at most {count}"
             )
         return process_rank
 
@@ -143,7 +143,7 @@ def make_trainer(
     loggers: Iterable[Any] = (),
     log_steps: int = 10,
 ) -> "Trainer":
-    """Lightning's trainer, without the features that this project implements itself.
+    """Make Lightning's trainer, without the features that this project implements itself.
 
     Validation, logging, progress and checkpoints belong to the module and the callbacks; Lightning
     creates no folders, does no sanity check and prints no messages.
@@ -218,7 +218,7 @@ def _make_strategy(config: TrainerConfig) -> Any:
 
 
 def _quieten_lightning() -> None:
-    """Hide Lightning's tips, and its warnings about choices that are intended."""
+    """Hide Lightning's tips, and its warnings about intended choices."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # The report of a requested profiler is logged at this level.

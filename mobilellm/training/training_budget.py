@@ -1,4 +1,4 @@
-"""How long a run trains: tokens, optimizer steps or seconds, whichever ends first."""
+"""The budget of a run: tokens, optimizer steps or seconds, whichever is used up first."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ from mobilellm.ranges import Range, check_fields
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBudget:
-    """When a run ends; if several limits are given, the first one that is reached counts.
+    """Limits at which a run ends; if there are several, the first one that is reached counts.
 
     Raises:
-        ValueError: there is no limit, a limit is not above 0, or the tokens are fewer than those of
-            one step.
+        ValueError: there is no limit, a limit is not above 0, or `max_tokens` is less than one
+            step.
     """
 
     tokens_per_step: int

@@ -1,4 +1,4 @@
-"""Validation after a step, as a callback: before the callbacks that write checkpoints."""
+"""Validation as a callback that runs before the callbacks that write checkpoints."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from lightning.pytorch import Callback
 class ValidationCallback(Callback):
     """Validates after the steps for which the module's `is_validated` is true.
 
-    Lightning's own validation loop is disabled, so this callback calls `on_validation_end` of the
-    others: EarlyStopping and ModelCheckpoint then read `trainer.callback_metrics`.
+    Lightning's own validation loop is disabled. This callback therefore calls `on_validation_end`
+    of all callbacks, in which EarlyStopping and ModelCheckpoint read `trainer.callback_metrics`.
     """
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Validate if this step is to be validated."""
+        """Validate if it is due after this step."""
         if pl_module.is_validated(pl_module.global_step):
             pl_module.validate()
             for callback in trainer.callbacks:

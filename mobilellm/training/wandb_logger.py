@@ -25,18 +25,18 @@ class WandbLogger(Logger):
     """Writes metrics to a W&B run whose id is kept in the run's folder.
 
     A requeued or resumed run reads it there. The id is random, so that the same experiment of
-    another user has a different one.
+    another user has a different id.
 
     The W&B run starts with the first value and ends with `close`, which must be called in a
-    `finally`: otherwise the next trial in the same process would write to this run.
+    `finally` block: otherwise the next trial in the same process would write to this run.
 
     Args:
-        folder: `<experiment>/<run>`: name and id come from it, the configuration from its
-            config.yaml; files go to its `wandb`.
+        folder: folder of the run. Its name is the name of the W&B run, its config.yaml is the
+            configuration, and `wandb` in it gets the files.
         project: W&B project.
         offline: only write files, which `wandb sync` uploads later.
-        group: runs that belong together.
-        tags: labels.
+        group: W&B group, to which related runs belong.
+        tags: W&B tags.
     """
 
     @checked()
@@ -75,7 +75,7 @@ class WandbLogger(Logger):
             wandb.login(verify=False)
         except wandb.Error as error:
             raise ValueError(
-                f"logger.wandb.offline=false needs a key of W&B ({_one_line(error)}); run `wandb "
+                f"logger.wandb.offline=false needs a W&B API key ({_one_line(error)}); run `wandb "
                 f"login`, set WANDB_API_KEY, or {REMEDY}"
             ) from error
 
@@ -129,7 +129,7 @@ class WandbLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The configuration was given to `wandb.init`."""
+        """Do nothing: `wandb.init` has the configuration."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

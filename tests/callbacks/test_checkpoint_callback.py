@@ -118,7 +118,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint_before(tmp_path, monk
         real_save(content, file)
 
     monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(OSError, match=r"last\.ckpt was not written: No space left on device; last"):
+    with pytest.raises(OSError, match=r"last\.ckpt was not written: No space left on device; the"):
         run(tmp_path, 6, every_steps=2)
     assert load(tmp_path / "last.ckpt")["global_step"] == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt"]
@@ -132,16 +132,16 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 
 def test_bad_intervals_are_refused(tmp_path):
     with pytest.raises(
-        ValueError, match="every_steps=0 must be a whole number of at least 1; null switches it off"
+        ValueError, match="every_steps=0 must be a whole number of at least 1; null disables it"
     ):
         CheckpointCallback(tmp_path, every_steps=0)
-    with pytest.raises(ValueError, match="every_seconds=-1 must be above 0; null switches it off"):
+    with pytest.raises(ValueError, match="every_seconds=-1 must be above 0; null disables it"):
         CheckpointCallback(tmp_path, every_seconds=-1)
 
 
 def test_a_model_of_another_shape_is_refused_before_training(tmp_path):
     run(tmp_path, 2)
-    with pytest.raises(ValueError, match="num_blocks=2, now 3; resume with the model it was made"):
+    with pytest.raises(ValueError, match="num_blocks=2, now 3; resume with the model of the"):
         fit(
             make_module(4, model=make_model(num_blocks=3)), make_data(),
             resume=tmp_path / "last.ckpt",

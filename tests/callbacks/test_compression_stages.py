@@ -151,7 +151,7 @@ def test_the_plan_of_a_later_stage_must_not_be_lost(tmp_path):
     next(stages)
     (tmp_path / FOLDER / PLAN).unlink()
     train_rest = compression_of(num_stages=2)
-    with pytest.raises(FileNotFoundError, match="says what stage 2 compresses"):
+    with pytest.raises(FileNotFoundError, match="the plan for stage 2 of compression, is missing"):
         train(tmp_path, train_rest)
 
 

@@ -58,7 +58,8 @@ def test_without_checkpoints_it_says_so():
     stop = GracefulStopCallback()
     fit(make_module(8), make_data(), callbacks=[Send(signal.SIGTERM, 1), stop])
     assert stop.message == (
-        "stopped by SIGTERM after step 2; nothing was saved, since no checkpoint callback is on"
+        "stopped by SIGTERM after step 2; nothing was saved, because there is no checkpoint "
+        "callback"
     )
 
 

@@ -128,7 +128,7 @@ def test_a_rollback_is_asked_for_with_a_checkpoint_from_the_start(tmp_path):
 
 
 def test_a_rollback_needs_checkpoints():
-    with pytest.raises(ValueError, match=r"action=rollback needs checkpoints, and"):
+    with pytest.raises(ValueError, match=r"action=rollback needs checkpoints, but"):
         fit(make_module(2), make_data(), callbacks=[LossGuardCallback(action="rollback")])
 
 

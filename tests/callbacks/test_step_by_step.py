@@ -154,10 +154,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(folder, tmp_path):
 
 
 def test_other_data_is_refused():
-    message = r"needs rationales, and the data's tasks are \[\]; use data=rationales"
+    message = r"needs rationales, but the data's tasks are \[\]; use data=rationales"
     with pytest.raises(ValueError, match=message):
         fit(make_module(1), make_data(tokens=Tokens()), callbacks=[StepByStepCallback()])
-    with pytest.raises(ValueError, match=r"needs questions, and the data has none; use data=r"):
+    with pytest.raises(ValueError, match=r"needs questions, but the data have none; use data=r"):
         fit(make_module(1), make_data(tokens=Tokens()), callbacks=[LabelAccuracyCallback()])
 
 
@@ -173,7 +173,7 @@ def test_labels_alone_are_refused(folder):
 def test_a_question_beyond_the_context_is_refused(folder):
     module = make_module(1, model=model_of(max_position_embeddings=64))
     with pytest.raises(
-        ValueError, match=r"a question with its answer has \d+ tokens, and the model"
+        ValueError, match=r"a question with its answer has \d+ tokens, but the model"
     ):
         fit(module, data_of(folder), callbacks=[LabelAccuracyCallback()])
 

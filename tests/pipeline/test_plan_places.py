@@ -26,7 +26,7 @@ def test_a_run_on_one_device_is_complete(tiny_run, tmp_path, monkeypatch, variab
     for name in ("summary.json", "config.yaml", "metrics.csv", "model/model.safetensors"):
         assert (folder / name).exists(), name
     [(name, value)] = variables.items()
-    assert f"{name}={value}: ignored, since this run is one process" in caplog.text
+    assert f"{name}={value}: ignored, because this run is one process" in caplog.text
 
 
 @pytest.mark.parametrize("variables", [{"LOCAL_RANK": "0"}, {"SLURM_NTASKS": "2"}])

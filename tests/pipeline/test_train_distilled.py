@@ -149,7 +149,10 @@ def test_a_store_teaches_what_its_teacher_teaches(tiny_overrides, tiny_run, teac
     hotter = f"{loss}.temperature={{_target_:{ramp},start:1.0,end:2.0}}"
     for overrides, message in (
         (["sequence_length=16"], "with windows of 32 tokens, not of 16; use sequence_length=32"),
-        (["data.document_mask=true"], "with data.document_mask=false; use the same in training"),
+        (
+            ["data.document_mask=true"],
+            "with data.document_mask=false; use the same value in training",
+        ),
         ([f"{loss}.temperature=2.0"], "at temperature 1, .* all other tokens at 2 is not known;"),
         ([hotter], "at temperature 1, .* all other tokens at 2 is not known; use temperature=1 "),
     ):
@@ -166,13 +169,13 @@ LOSSES = "distillation.losses"
     ("overrides", "message"),
     [
         (["compression.keep_heads=0.5"],
-         "losses.attention, with the student as compression leaves it: AttentionKL: layer 0 of the "
+         "losses.attention, with the compressed student: AttentionKL: layer 0 of the "
          "student has 1 heads, layer 0 of the teacher 2; use heads=mean"),
         (["compression.keep_heads=0.5", "compression.first_start=0.9"], "as compression"),
         (["compression.keep_blocks=0.5", f"{LOSSES}.feed_forward.layers._target_="
           "mobilellm.distillation.losses.layer_map.Explicit",
           f"+{LOSSES}.feed_forward.layers.layers=[[1,1]]"],
-         "losses.feed_forward, with the student as compression leaves it: layers names layer "
+         "losses.feed_forward, with the compressed student: layers names layer "
          "1 of the student, which has 1 layers"),
     ],
 )  # fmt: skip
@@ -220,7 +223,7 @@ def test_the_student_is_checked_before_its_compression_too(
         (["distillation=forward_kl", f"{TEACHER}=TEACHER", "sequence_length=128"],
          "longer than the teacher's context of 64 tokens"),
         (["distillation=forward_kl", f"{TEACHER}=TEACHER", "distillation.top_k=513"],
-         "top_k=513 is above vocab_size"),
+         "top_k=513 must be at most vocab_size"),
         (["distillation=hidden_states", f"{TEACHER}=TEACHER",
           "distillation.losses.hidden_states.layers._target_="
           "mobilellm.distillation.losses.layer_map.Explicit",

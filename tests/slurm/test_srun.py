@@ -40,7 +40,7 @@ def test_tasks_with_one_device_each_are_runs_of_their_own(slurm, tiny_overrides,
     for summary in found:
         assert (summary["status"], summary["devices"]) == ("finished", 1)
     assert len(list(tmp_path.glob("outputs/*/*/model/model.safetensors"))) == 2
-    assert "SLURM_PROCID=1, SLURM_LOCALID=1, SLURM_NTASKS=2: ignored, since this run is one" in (
+    assert "SLURM_PROCID=1, SLURM_LOCALID=1, SLURM_NTASKS=2: ignored, because this run is one" in (
         done.stderr
     )
 

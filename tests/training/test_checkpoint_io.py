@@ -64,7 +64,7 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_before(tmp_path):
     )  # fmt: skip
     message, *files = done.stdout.strip().splitlines()
     assert message.startswith("27 ")
-    assert "was not written: File too large; last.ckpt from before is kept; free space" in message
+    assert "was not written: File too large; the former last.ckpt is kept; free space" in message
     assert "the same command again with resume=true" in message
     assert files == ["last.ckpt {'step': 1}", "previous.ckpt {'step': 0}"]
 
@@ -80,7 +80,9 @@ def test_a_file_that_reads_back_otherwise_takes_no_place(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", save)
     for step in range(2):
         save_atomically({"step": step}, tmp_path / "last.ckpt")
-    with pytest.raises(OSError, match=r"was not written: read back, it is damaged \(BadZipFile"):
+    with pytest.raises(
+        OSError, match=r"was not written: it was damaged when it was read back \(BadZipFile"
+    ):
         save_atomically({"step": 2, "weight": torch.zeros(999)}, tmp_path / "last.ckpt")
     assert torch.load(tmp_path / "last.ckpt") == {"step": 1}
     assert torch.load(tmp_path / "previous.ckpt") == {"step": 0}

@@ -77,7 +77,9 @@ def test_the_end_of_an_offline_run_says_what_to_sync(tmp_path, no_wandb_account,
 
 
 def test_an_online_run_without_a_key_is_refused_before_work(tiny_run, tmp_path, no_wandb_account):
-    with pytest.raises(ValueError, match=r"needs a key of W&B \(.*\); run `wandb login`, set") as e:
+    with pytest.raises(
+        ValueError, match=r"needs a W&B API key \(.*\); run `wandb login`, set"
+    ) as e:
         tiny_run("logger=wandb", "logger.wandb.offline=false")
     assert "\n" not in str(e.value)
     assert not (tmp_path / "outputs").exists()

@@ -152,6 +152,6 @@ def test_wall_time_goes_on(tmp_path):
 def test_another_model_is_refused(tmp_path):
     run(tmp_path, StopAfter(3))
     with pytest.raises(
-        ValueError, match="another model: hidden_size=16, now 32; resume with the model it was made"
+        ValueError, match="another model: hidden_size=16, now 32; resume with the model of the"
     ):
         run(tmp_path, resume=True, model=make_model(hidden_size=32, head_dim=4))

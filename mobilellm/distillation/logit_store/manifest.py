@@ -23,23 +23,23 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class LogitInputs:
-    """Everything that determines the bytes of a store, except the number type that `auto` means.
+    """Everything that determines the bytes of a store, except the number type chosen by `auto`.
 
     Raises:
-        ValueError: see `Packing`; numbers below 1.
+        ValueError: a number is below 1, or the settings are invalid for `Packing`.
     """
 
     data_hash: str
-    """Of the tokens of the training split."""
+    """Hash of the tokens of the training split."""
     tokenizer_hash: str | None
-    """None if the data was given as token ids without a tokenizer."""
+    """Hash of the tokenizer; None if the data were given as token ids without one."""
     teacher_hash: str
-    """Of its configuration and weights."""
+    """Hash of the configuration and weights of the teacher."""
     vocab_size: int
     sequence_length: int
     """Tokens per window."""
     document_mask: bool
-    """Whether documents that share a window cannot attend to each other."""
+    """Whether attention is limited to the tokens of one document."""
     k: int
     precision: str
     packing: str
@@ -48,7 +48,7 @@ class LogitInputs:
     num_windows: int
     """Windows of the training split."""
     windows_per_shard: int
-    """In every shard but the last, which may have fewer."""
+    """Windows in every shard except the last, which may have fewer."""
     teacher_precision: str = "auto"
     """The number type that was requested for the teacher."""
 
@@ -88,10 +88,10 @@ class LogitInputs:
         return asdict(self)
 
     def differences(self, known: Mapping[str, Any]) -> list[str]:
-        """What differs from the recorded inputs of a folder, as text for users."""
+        """The differences from the recorded inputs of a folder, as text for users."""
         changed = [name for name, value in self.to_dict().items() if known.get(name) != value]
         if changed != ["windows_per_shard"]:
-            # It follows from the other inputs, unless it was given.
+            # By default, the number of windows per shard follows from the other inputs.
             changed = [name for name in changed if name != "windows_per_shard"]
         return [f"{name} was {known.get(name)}, now {getattr(self, name)}" for name in changed]
 
@@ -109,7 +109,7 @@ def has_shard(folder: Path, inputs: LogitInputs, shard: int) -> bool:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Read a JSON file of a logit store; None if there is none, or it is not of a logit store.
+    """Read a JSON file of a logit store; None if the file is missing or does not belong to one.
 
     Raises:
         ValueError: it is damaged or has another version.
@@ -124,7 +124,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return None
     if record.get("version") != VERSION:
         raise ValueError(
-            f"{path} has version {record.get('version')}, and this program reads {VERSION}; "
+            f"{path} has version {record.get('version')}, but this program reads {VERSION}; "
             f"make the store again with {command_for('prepare_logits')}"
         )
     fault = find_fault(record, {"inputs": {}})
@@ -137,8 +137,8 @@ def read_inputs(record: Mapping[str, Any], path: Path) -> LogitInputs:
     """The inputs in a record of a store.
 
     Args:
-        record: from `read_record`.
-        path: of its file, for messages.
+        record: a record that `read_record` returned.
+        path: path of its file, for messages.
 
     Raises:
         ValueError: a field is missing, unknown or of another type.

@@ -1,4 +1,4 @@
-"""Encodes the k most likely next tokens of a teacher in a few bytes per token of text.
+"""Encode the k most likely next tokens of a teacher in a few bytes per token of text.
 
 For each token of text, the k token ids come first and the k probabilities after them. A probability
 p is stored as the square root of -log p, rounded to equal steps up to a largest value. The steps
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mobilellm.distillation.losses.targets import TopK
 
-# Bits, and the largest -log p in nats; smaller probabilities are stored as this one.
+# Bits per probability, and the largest -log p in nats, at which smaller probabilities are clamped.
 _FORMS = {"fixed16": (16, 32.0), "fixed8": (8, 16.0)}
 PRECISIONS = tuple(_FORMS)
 PACKINGS = ("plain", "bits")
@@ -29,16 +29,16 @@ class Packing:
     """
 
     vocab_size: int
-    """Token ids are below this."""
+    """Vocabulary size of the teacher."""
     k: int
     """Number of tokens that are kept."""
     precision: str = "fixed16"
-    """Of each probability. The largest error of log p in nats is 8.7e-5 sqrt(-log p) for `fixed16`
-    (2.8e-5 at p = 0.9, 4.9e-4 at the smallest p, 1.3e-14), and 0.016 sqrt(-log p) for `fixed8`
-    (0.0052 at p = 0.9, 0.063 at the smallest p, 1.1e-7)."""
+    """Number format of a probability. The largest error of log p in nats is 8.7e-5 sqrt(-log p) for
+    `fixed16` (2.8e-5 at p = 0.9, 4.9e-4 at the smallest p, 1.3e-14), and 0.016 sqrt(-log p) for
+    `fixed8` (0.0052 at p = 0.9, 0.063 at the smallest p, 1.1e-7)."""
     packing: str = "plain"
-    """`plain`: a token id takes 2 bytes, or 4 if vocab_size is above 65,536; `bits`: the number of
-    bits that the vocabulary needs."""
+    """`plain`: a token id takes 2 bytes, or 4 if vocab_size is above 65,536; `bits`: it takes as
+    many bits as the vocabulary needs."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -52,7 +52,7 @@ class Packing:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
         if self.k > self.vocab_size:
-            raise ValueError(f"k={self.k} is above vocab_size={self.vocab_size}; use at most that")
+            raise ValueError(f"k={self.k} must be at most vocab_size={self.vocab_size}; lower k")
 
     @property
     def index_bits(self) -> int:
@@ -67,7 +67,7 @@ class Packing:
         return self._index_bytes + self.k * _FORMS[self.precision][0] // 8
 
     def encode(self, top: TopK) -> Tensor:
-        """Encode.
+        """Encode the top k tokens of each position.
 
         Args:
             top: (..., k), on any device.
@@ -80,7 +80,7 @@ class Packing:
         """
         if top.indices.shape[-1] != self.k:
             raise ValueError(
-                f"top has {top.indices.shape[-1]} tokens, and k={self.k}; give k tokens"
+                f"top has {top.indices.shape[-1]} tokens, but k={self.k}; give k tokens"
             )
         if self.packing == "bits":
             indices = _pack_bits(top.indices, self.index_bits)
@@ -90,11 +90,11 @@ class Packing:
         return torch.cat([indices, _to_bytes(levels, _FORMS[self.precision][0])], -1)
 
     def decode(self, packed: Tensor, *, temperature: float = 1.0) -> TopK:
-        """Decode; the inverse of `encode`, up to rounding.
+        """Invert `encode`, up to rounding.
 
         Args:
             packed: uint8 (..., bytes_per_token).
-            temperature: at which the probabilities were taken.
+            temperature: temperature of the probabilities.
         """
         indices, levels = packed.split(
             [self._index_bytes, packed.shape[-1] - self._index_bytes], -1
@@ -107,7 +107,7 @@ class Packing:
         return TopK(indices, values, temperature)
 
     def rounded(self, top: TopK) -> TopK:
-        """The result of `decode(encode(top))`, without bytes in between."""
+        """The result of `decode(encode(top))`, computed without encoding."""
         values = self._values(self._levels(top.log_probabilities))
         return TopK(top.indices, values, top.temperature)
 
@@ -147,8 +147,8 @@ def _from_bytes(packed: Tensor, bits: int) -> Tensor:
 
 def _pack_bits(numbers: Tensor, bits: int) -> Tensor:
     """Integers (..., k) below 2**bits to uint8 (..., bytes), lowest bit first, zero-padded."""
-    places = torch.arange(bits, device=numbers.device, dtype=torch.int32)
-    single = (numbers.to(torch.int32).unsqueeze(-1) >> places).to(torch.uint8) & 1
+    shifts = torch.arange(bits, device=numbers.device, dtype=torch.int32)
+    single = (numbers.to(torch.int32).unsqueeze(-1) >> shifts).to(torch.uint8) & 1
     single = single.flatten(-2)
     single = torch.nn.functional.pad(single, (0, -single.shape[-1] % 8)).unflatten(-1, (-1, 8))
     packed = single[..., 0].clone()

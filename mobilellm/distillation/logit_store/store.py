@@ -1,4 +1,4 @@
-"""Reads the top-k probabilities of a teacher from disk, by window."""
+"""Read the top-k probabilities of a teacher from disk, by window."""
 
 import hashlib
 from collections.abc import Sequence
@@ -41,14 +41,14 @@ def is_logit_store(folder: str | Path) -> bool:
 class LogitStore:
     """A logit store made by `mobilellm prepare-logits`; windows can be read in any order.
 
-    It can be pickled; the other process opens the files itself.
+    A store can be pickled; the process that unpickles it opens the files itself.
 
     Args:
-        folder: of the store.
+        folder: folder of the store.
 
     Raises:
         FileNotFoundError: there is no store, or one of its files is missing.
-        ValueError: it is not finished, or a file has the wrong size.
+        ValueError: the store is not finished, or a file has the wrong size.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -70,7 +70,7 @@ class LogitStore:
 
     @property
     def vocab_size(self) -> int:
-        """Of the teacher."""
+        """Vocabulary size of the teacher."""
         return self.inputs.vocab_size
 
     @property
@@ -88,10 +88,10 @@ class LogitStore:
         return self.inputs.num_windows
 
     def read(self, windows: Tensor | Sequence[int]) -> TopK:
-        """The probabilities of some windows.
+        """Read the probabilities of some windows.
 
         Args:
-            windows: numbers (batch,) of windows of the training data.
+            windows: indices (batch,) of windows of the training data.
 
         Returns:
             (batch, seq, k), on the CPU.
@@ -120,46 +120,47 @@ class LogitStore:
         """Check that the store was made for this student and this data.
 
         Args:
-            vocab_size: of the student.
+            vocab_size: vocabulary size of the student.
             sequence_length: tokens per window.
-            document_mask: whether documents cannot attend to each other.
-            data_hash: of the tokens of the training split.
-            tokenizer_hash: None if the data was given as token ids.
-            teacher_hash: of the expected teacher; None: any.
-            temperature: the expected one; None: any.
+            document_mask: whether attention is limited to the tokens of one document.
+            data_hash: hash of the tokens of the training split.
+            tokenizer_hash: hash of the tokenizer; None if the data were given as token ids.
+            teacher_hash: hash of the expected teacher; None accepts any.
+            temperature: expected temperature; None accepts any.
 
         Raises:
-            ValueError: names what differs.
+            ValueError: the store was made for something else; the message says for what.
         """
         mine = self.inputs
         if vocab_size != mine.vocab_size:
             raise self._mismatch_error(
-                f"a teacher of vocab_size={mine.vocab_size}, not {vocab_size}",
-                f"use a student of vocab_size={mine.vocab_size}",
+                f"a teacher with vocab_size={mine.vocab_size}, not {vocab_size}",
+                f"use a student with vocab_size={mine.vocab_size}",
             )
         if None not in (tokenizer_hash, mine.tokenizer_hash) and (
             tokenizer_hash != mine.tokenizer_hash
         ):
             raise self._mismatch_error("another tokenizer", "prepare the data with the teacher's")
         if data_hash != mine.data_hash:
-            raise self._mismatch_error("other training data", "train on the data it was made from")
+            raise self._mismatch_error("other training data", "train on that data")
         self.check_windows(sequence_length=sequence_length, document_mask=document_mask)
         if teacher_hash not in (None, mine.teacher_hash):
-            raise self._mismatch_error("another teacher", "use its store")
+            raise self._mismatch_error("another teacher", "use the store of this teacher")
         if temperature not in (None, mine.temperature):
             raise self._mismatch_error(
-                f"temperature={mine.temperature:g}, not {temperature:g}", "use the same"
+                f"temperature={mine.temperature:g}, not {temperature:g}",
+                "use the same temperature",
             )
 
     def check_windows(self, *, sequence_length: int, document_mask: bool) -> None:
-        """Check the windows, before any data is read.
+        """Check the windows, before any data are read.
 
         Args:
             sequence_length: tokens per window.
-            document_mask: whether documents cannot attend to each other.
+            document_mask: whether attention is limited to the tokens of one document.
 
         Raises:
-            ValueError: names what differs.
+            ValueError: the store was made for other windows; the message says for which.
         """
         mine = self.inputs
         if sequence_length != mine.sequence_length:
@@ -169,11 +170,12 @@ class LogitStore:
             )
         if document_mask != mine.document_mask:
             raise self._mismatch_error(
-                f"data.document_mask={str(mine.document_mask).lower()}", "use the same in training"
+                f"data.document_mask={str(mine.document_mask).lower()}",
+                "use the same value in training",
             )
 
     def verify(self) -> None:
-        """Check every byte by the hashes of the shards.
+        """Check the hashes of all shards.
 
         Raises:
             ValueError: a file has changed; the message names it.
@@ -189,18 +191,18 @@ class LogitStore:
                 )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open files."""
+        """The state without the open files."""
         return {**self.__dict__, "_maps": {}}
 
     def _window(self, window: int) -> NDArray[np.uint8]:
         if not 0 <= window < len(self):
-            raise IndexError(f"window {window} does not exist in {self.folder}, of {len(self)}")
-        shard, place = divmod(window, self.inputs.windows_per_shard)
+            raise IndexError(f"window {window} does not exist; {self.folder} has {len(self)}")
+        shard, index = divmod(window, self.inputs.windows_per_shard)
         if shard not in self._maps:
             path = shard_path(self.folder, shard)
             self._maps[shard] = np.asarray(np.memmap(path, np.uint8, mode="r"))
         size = self.inputs.window_bytes
-        return self._maps[shard][place * size : (place + 1) * size]
+        return self._maps[shard][index * size : (index + 1) * size]
 
     def _mismatch_error(self, what: str, remedy: str) -> ValueError:
         return ValueError(

@@ -1,4 +1,4 @@
-"""Writes a logit store shard by shard; an interrupted store is continued."""
+"""Write a logit store shard by shard; after an interruption, continue it."""
 
 import hashlib
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from mobilellm.files import atomic_write, is_temporary, remove_temporary_files
 
 # The lock file of the process that writes a store.
 LOCK = ".lock"
-# Captured probability is summed in integer units of 1 / _PARTS, so that the order does not matter.
+# Captured probability is summed in integer units of 1 / _PARTS, so that any order gives equal sums.
 _PARTS = 1_000_000
 _BINS = 1_000
 # Tokens per read of a finished shard.
@@ -34,11 +34,11 @@ _BLOCK_TOKENS = 1 << 14
 class LogitWriter:
     """Writes the missing shards of a store, then its manifest.
 
-    The bytes depend only on the inputs and on what is appended, not on interruptions.
+    The bytes depend only on the inputs and on the appended tokens, not on interruptions.
 
     Args:
         folder: created if it does not exist; an unfinished store with the same inputs is continued.
-        inputs: of the store.
+        inputs: inputs of the store.
 
     Raises:
         ValueError: the folder has a store with other inputs, or other files.
@@ -56,17 +56,17 @@ class LogitWriter:
 
     @property
     def missing(self) -> list[int]:
-        """The shards that are not written yet."""
+        """Indices of the shards that are not written yet."""
         return [n for n in range(self.inputs.num_shards) if not self._has(n)]
 
     @contextmanager
     def shard(self, number: int) -> "Iterator[ShardWriter]":
-        """Write a shard: append the tokens of its windows in order.
+        """Context in which the tokens of a shard's windows are appended in order.
 
         The file appears when the context ends.
 
         Raises:
-            ValueError: not exactly all of its windows were appended.
+            ValueError: the number of appended tokens is not that of the shard's windows.
         """
         path = shard_path(self.folder, number)
         size = len(self.inputs.windows_of(number)) * self.inputs.window_bytes
@@ -130,14 +130,14 @@ class ShardStatistics:
     """
 
     def __init__(self, codec: Packing) -> None:
-        """Of an empty shard."""
+        """Start with an empty shard."""
         self.codec = codec
         self.size = 0
         self.digest = hashlib.blake2b(digest_size=16)
         self.mass = 0
         """Captured probability, summed over tokens, in millionths."""
         self.counts = np.zeros(_BINS + 1, np.int64)
-        """Number of tokens by captured probability, in thousandths."""
+        """Histogram of the captured probability of tokens, in bins of a thousandth."""
 
     def add(self, data: bytes) -> None:
         """Add the bytes of further tokens."""
@@ -155,7 +155,7 @@ class ShardWriter:
     """Appends tokens to a shard.
 
     Args:
-        file: open for writing.
+        file: file of the shard, open for writing.
         codec: the encoding of its tokens.
     """
 
@@ -197,7 +197,7 @@ def check_folder(folder: Path, inputs: LogitInputs) -> None:
         if changes:
             raise ValueError(
                 f"{folder} holds a logit store made from other inputs: {'; '.join(changes)}; "
-                "choose another out, or remove that folder"
+                "choose another folder (out=…), or remove that folder"
             )
         return
     others = [] if not folder.is_dir() else [path.name for path in folder.iterdir()]

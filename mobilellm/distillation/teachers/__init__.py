@@ -1,1 +1,1 @@
-"""Teachers: frozen models, or logit stores with the stored probabilities of one."""
+"""Teachers: frozen models, or logit stores with the stored probabilities of a model."""

@@ -1,7 +1,8 @@
 """Open the teacher in a folder, and check that it fits the student and the data.
 
-The folder is the first of these that applies: a logit store; a model of this project, or a run with
-one; a Hugging Face folder of a Llama model; any causal language model that `transformers` can open.
+A folder is opened as the first of these that applies: a logit store; a model of this project, or a
+run with one; a Hugging Face folder of a Llama model; any causal language model that `transformers`
+can open.
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ BYTES_PER_STORED_WEIGHT = 2
 
 @dataclass(frozen=True)
 class TeacherDescription:
-    """What is known about a teacher before its weights are read."""
+    """The properties of a teacher that are known before its weights are read."""
 
     kind: str
     """`store`, `model` or `transformers`."""
@@ -47,7 +48,7 @@ class TeacherDescription:
 
 
 def describe_teacher(folder: str | Path) -> TeacherDescription:
-    """Kind and structure of the teacher in a folder.
+    """Describe the teacher in a folder without reading its weights.
 
     Raises:
         FileNotFoundError: the folder does not exist or holds no teacher.
@@ -60,7 +61,7 @@ def describe_teacher(folder: str | Path) -> TeacherDescription:
         )
     if is_logit_store(folder):
         store = LogitStore(folder)
-        # The window of a store is checked by `check_windows`, which names it.
+        # The windows of a store are checked by `check_windows`, with a message of its own.
         return TeacherDescription("store", StoredTeacher(store).structure, None)
     if _is_llama(folder):
         config = open_config(folder)
@@ -75,7 +76,7 @@ def describe_teacher(folder: str | Path) -> TeacherDescription:
 
 
 def describe_model(config: ModelConfig) -> TeacherDescription:
-    """What is known about a model of this project."""
+    """Describe a model of this project as a teacher."""
     parameters = count_parameters(config).stored
     return TeacherDescription(
         "model",
@@ -93,11 +94,11 @@ def open_teacher(
     top_k: int | None = None,
     rounding: str | None = None,
 ) -> Teacher:
-    """The teacher in a folder, on the CPU.
+    """Load the teacher in a folder, on the CPU.
 
     Args:
-        folder: a logit store or a model.
-        precision: for a model, see `ModelTeacher`.
+        folder: folder of a logit store or of a model.
+        precision: see `ModelTeacher`; a logit store accepts the default only.
         top_k: likewise.
         rounding: likewise.
 
@@ -131,8 +132,8 @@ def check_options(
         check_teacher_options(precision, top_k, rounding, facts.structure.vocab_size)
     elif top_k is not None or rounding is not None or precision != "auto":
         raise ValueError(
-            "top_k, rounding and teacher_precision are for a teacher in memory; a logit store has "
-            f"those that {command_for('prepare_logits')} was given: leave them out"
+            "top_k, rounding and teacher_precision apply to a teacher in memory only; for a logit "
+            f"store, {command_for('prepare_logits')} has fixed them: leave them out"
         )
 
 
@@ -163,7 +164,7 @@ def check_fits(facts: TeacherDescription, student: Structure, sequence_length: i
     if facts.max_tokens is not None and sequence_length > facts.max_tokens:
         raise ValueError(
             f"sequence_length={sequence_length} is longer than the teacher's context of "
-            f"{facts.max_tokens} tokens; use at most that"
+            f"{facts.max_tokens} tokens; use sequence_length={facts.max_tokens} or less"
         )
 
 
@@ -177,17 +178,17 @@ def check_data(
 ) -> None:
     """Check that the teacher has the tokenizer of the student's data.
 
-    A model without a tokenizer.model is accepted: only the size of its vocabulary is known.
+    A model without a tokenizer.model is accepted, because only the size of its vocabulary is known.
 
     Args:
-        folder: of the teacher.
-        prepared: the data.
-        vocab_size: of the student.
+        folder: folder of the teacher.
+        prepared: the data of the student.
+        vocab_size: vocabulary size of the student.
         sequence_length: tokens per window.
-        document_mask: whether documents cannot attend to each other.
+        document_mask: whether attention is limited to the tokens of one document.
 
     Raises:
-        ValueError: the tokenizer is another one, or a logit store has other data or windows.
+        ValueError: the tokenizers differ, or a logit store was made for other data or windows.
     """
     folder = Path(folder)
     if is_logit_store(folder):
@@ -212,7 +213,7 @@ def check_data(
 
 
 def _is_llama(folder: Path) -> bool:
-    """Whether the project's own model can represent it; otherwise transformers must open it."""
+    """Whether this project can represent the model; otherwise transformers must open it."""
     try:
         open_config(folder)
     except FileNotFoundError as error:
@@ -220,7 +221,7 @@ def _is_llama(folder: Path) -> bool:
             f"teacher={folder} holds neither a model nor a logit store ({error})"
         ) from error
     except NotRepresentable:
-        # An error in the config.json of a Llama model is raised: transformers would not name it.
+        # Without a model_type, transformers cannot open the folder either: the error is raised.
         if "model_type" in read_json(folder / CONFIG_FILE):
             return False
         raise

@@ -31,7 +31,7 @@ class TeacherOutput:
 
 
 class Teacher(Protocol):
-    """A frozen model in evaluation mode, which is not part of any checkpoint."""
+    """A frozen model in evaluation mode, or its stored output; checkpoints do not contain it."""
 
     structure: Structure
 
@@ -45,12 +45,12 @@ class Teacher(Protocol):
         ...
 
     def to(self, device: torch.device) -> None:
-        """Move to the device of the student."""
+        """Move the teacher to the device of the student."""
         ...
 
 
 def structure_of(config: ModelConfig) -> Structure:
-    """What losses need to know about a model of this project."""
+    """The structure of a model of this project."""
     heads = [shape.num_attention_heads for shape in config.block_shapes]
     return Structure(
         num_layers=config.num_layers,
@@ -61,14 +61,14 @@ def structure_of(config: ModelConfig) -> Structure:
 
 
 class ModelTeacher:
-    """A model that runs beside the student.
+    """A teacher in memory, which runs during the training of the student.
 
     Args:
-        model: called as a `MobileLLM`; its parameters are frozen.
-        structure: of the model.
+        model: called like a `MobileLLM`; its parameters are frozen.
+        structure: structure of the model.
         precision: `auto` (weights as given, matrix products as in training), or the number type of
             weights and matrix products: `float32`, `bfloat16` or `float16`.
-        top_k: give only the k most likely tokens; None: all logits.
+        top_k: provide only the k most likely tokens; None: all logits.
         rounding: with `top_k`, round probabilities as a logit store of this precision does.
 
     Raises:
@@ -105,7 +105,7 @@ class ModelTeacher:
 
     @torch.no_grad()
     def run(self, batch: Batch, capture: Collection[str] = ()) -> TeacherOutput:
-        """One forward pass; the logits of each chunk are computed when they are requested."""
+        """Run one forward pass; the logits of a chunk are computed when they are requested."""
         with self._own_precision(batch["input_ids"].device.type):
             output = self.model(
                 batch["input_ids"],
@@ -153,7 +153,7 @@ class StoredTeacher:
     """
 
     def __init__(self, store: Any) -> None:
-        """Nothing is read yet."""
+        """Keep the store; no probabilities are read yet."""
         self.store = store
         self.structure = Structure(
             num_layers=0,
@@ -165,7 +165,7 @@ class StoredTeacher:
         )
 
     def to(self, device: torch.device) -> None:
-        """Nothing to do: the store stays on disk."""
+        """Do nothing: the store remains on disk."""
 
     def run(self, batch: Batch, capture: Collection[str] = ()) -> TeacherOutput:
         """Read the windows of the batch.
@@ -204,13 +204,13 @@ def check_teacher_options(
     if top_k is None:
         if rounding is not None:
             raise ValueError(
-                f"rounding={rounding} needs top_k, whose probabilities it rounds; give top_k too"
+                f"rounding={rounding} rounds the probabilities of the top k tokens; set top_k too"
             )
         return
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
         raise ValueError(f"top_k={top_k!r} must be a whole number of at least 1")
     if vocab_size is not None:
         if top_k > vocab_size:
-            raise ValueError(f"top_k={top_k} is above vocab_size={vocab_size}; use at most that")
+            raise ValueError(f"top_k={top_k} must be at most vocab_size={vocab_size}; lower top_k")
         if rounding is not None:
             Packing(vocab_size=vocab_size, k=top_k, precision=rounding)

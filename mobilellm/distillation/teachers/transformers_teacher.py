@@ -1,7 +1,7 @@
 """Any causal language model that `transformers` opens, with the interface of a MobileLLM.
 
-An optional extra: `pip install mobilellm[huggingface]`. Captured hidden states are those of
-transformers, of which the last one comes after the final norm.
+This needs `pip install mobilellm[huggingface]`. The captured hidden states are those of
+transformers: the last one is taken after the final norm.
 """
 
 from collections.abc import Collection
@@ -43,17 +43,17 @@ def describe_transformers(
     )
     ends = getattr(config, "eos_token_id", None)
     ends = tuple(ends) if isinstance(ends, list | tuple) else (ends,)
-    # A default outside of the vocabulary is no end-of-text token of this model.
+    # The default of transformers may be outside the vocabulary: it is then not a token.
     known = tuple(end for end in ends if isinstance(end, int) and end < vocab_size)
     return structure, getattr(config, "max_position_embeddings", None), known
 
 
 def open_transformers(folder: str | Path) -> "TransformersModel":
-    """The model in a folder, on the CPU.
+    """Load the model in a folder, on the CPU.
 
     Raises:
-        ValueError: transformers is not installed or cannot open it, weights are missing or
-            unexpected, or its logits are not its output embedding applied to the hidden states.
+        ValueError: transformers is not installed or cannot open the model, weights are missing or
+            unexpected, or the logits are not the output embedding applied to the hidden states.
     """
     model = _load(folder).float()
     teacher = TransformersModel(model)
@@ -119,14 +119,14 @@ class TransformersModel(nn.Module):
 
 
 def _load(folder: str | Path) -> Any:
-    """The model with all weights from the folder; transformers would draw missing ones at random.
+    """Load the model and check that no weight is missing; transformers would draw it at random.
 
     Raises:
         ValueError: files cannot be read, or weights are missing, unexpected or of another shape.
     """
     logging = _transformers().logging
     before = logging.get_verbosity()
-    # Its report is a long table; the error below contains what matters.
+    # The report of transformers is a long table; the errors below contain the important part.
     logging.set_verbosity_error()
     try:
         model, report = _transformers().AutoModelForCausalLM.from_pretrained(
@@ -137,10 +137,10 @@ def _load(folder: str | Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ValueError(
-            f"transformers cannot open the teacher in {folder} ({said}); download its files again, "
-            "or use the configuration that they were saved with"
+            f"transformers cannot open the teacher in {folder} ({reason}); download its files "
+            "again, or use the configuration that they were saved with"
         ) from error
     finally:
         logging.set_verbosity(before)

@@ -27,7 +27,7 @@ def test_what_the_manifest_says(store):
     [
         ({"temperature": 0.0}, "temperature=0.0 must be positive"),
         ({"num_windows": 0}, "num_windows=0 must be at least 1"),
-        ({"k": 301}, "k=301 is above vocab_size=300"),
+        ({"k": 301}, "k=301 must be at most vocab_size=300"),
     ],
 )
 def test_inputs_out_of_range(change, message):
@@ -40,7 +40,7 @@ def test_inputs_out_of_range(change, message):
     [
         (
             '{"format": "mobilellm-logits", "version": 0}',
-            "has version 0, and this program reads 1",
+            "has version 0, but this program reads 1",
         ),
         ("{", "manifest.json is damaged"),
         ("[" * 100_000, "manifest.json is damaged"),

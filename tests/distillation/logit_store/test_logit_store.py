@@ -34,7 +34,7 @@ def test_any_windows_in_any_order(tmp_path, packing, precision, windows_per_shar
 
 @pytest.mark.parametrize("window", [-1, WINDOWS])
 def test_a_window_that_is_not_there(store, window):
-    with pytest.raises(IndexError, match=f"window {window} does not exist .* of {WINDOWS}"):
+    with pytest.raises(IndexError, match=f"window {window} does not exist; .* has {WINDOWS}"):
         store.read([window])
 
 
@@ -53,12 +53,12 @@ def test_it_belongs_to_its_own_data(store):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vocab_size": 301}, "a teacher of vocab_size=300, not 301; use a student of vocab_size"),
+        ({"vocab_size": 301}, "a teacher with vocab_size=300, not 301; use a student with"),
         ({"tokenizer_hash": "b"}, "another tokenizer; prepare the data with the teacher's"),
-        ({"data_hash": "b"}, "other training data; train on the data it was made from"),
+        ({"data_hash": "b"}, "other training data; train on that data"),
         ({"sequence_length": 7}, "windows of 6 tokens, not of 7; use sequence_length=6"),
-        ({"document_mask": True}, "data.document_mask=false; use the same in training"),
-        ({"teacher_hash": "b"}, "another teacher; use its store"),
+        ({"document_mask": True}, "data.document_mask=false; use the same value in training"),
+        ({"teacher_hash": "b"}, "another teacher; use the store of"),
         ({"temperature": 1.0}, "temperature=2, not 1; use the same"),
     ],
 )

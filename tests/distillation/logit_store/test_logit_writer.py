@@ -35,7 +35,9 @@ def test_a_store_cut_short_is_found_and_gone_on_with(tmp_path, store):
 
 def test_other_inputs_do_not_mix(store):
     before = files(store.folder)
-    with pytest.raises(ValueError, match=r"other inputs: k was 5, now 6; choose another out, or"):
+    with pytest.raises(
+        ValueError, match=r"other inputs: k was 5, now 6; choose another folder \(out="
+    ):
         LogitWriter(store.folder, inputs(k=6, windows_per_shard=3))
     with pytest.raises(ValueError, match="other inputs: windows_per_shard was 4, now 3"):
         LogitWriter(store.folder, inputs(windows_per_shard=3))

@@ -142,7 +142,7 @@ def test_bits_are_packed_tight():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 11}, "k=11 is above vocab_size=10; use at most that"),
+        ({"k": 11}, "k=11 must be at most vocab_size=10; lower k"),
         ({"k": 0}, "k=0 must be a whole number of at least 1"),
         ({"k": True}, "k=True must be a whole number"),
         ({"precision": "fixed4"}, "precision='fixed4' is not known; use one of fixed16, fixed8"),
@@ -155,5 +155,5 @@ def test_refusals(options, message):
 
 
 def test_another_k_is_refused():
-    with pytest.raises(ValueError, match="top has 3 tokens, and k=4"):
+    with pytest.raises(ValueError, match="top has 3 tokens, but k=4"):
         Packing(vocab_size=10, k=4).encode(_top(10, 3, 0))

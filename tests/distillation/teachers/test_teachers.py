@@ -209,9 +209,9 @@ def test_soft_capped_logits_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top_k": 51}, "top_k=51 is above vocab_size=50"),
+        ({"top_k": 51}, "top_k=51 must be at most vocab_size=50"),
         ({"top_k": 0}, "top_k=0 must be a whole number"),
-        ({"rounding": "fixed16"}, "give top_k too"),
+        ({"rounding": "fixed16"}, "set top_k too"),
         ({"precision": "int8"}, "teacher_precision='int8' is not known; use one of auto"),
     ],
 )

@@ -200,7 +200,7 @@ def test_the_command_line(teacher, options, tmp_path):
 
     refused = run(str(teacher), *options, "k=9999")
     assert refused.returncode == 2
-    assert "error: k=9999 is above vocab_size=512" in refused.stderr
+    assert "error: k=9999 must be at most vocab_size=512" in refused.stderr
     assert "Traceback" not in refused.stderr
     done = run(str(teacher), *options)
     assert done.returncode == 0, done.stderr

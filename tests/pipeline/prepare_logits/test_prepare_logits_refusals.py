@@ -15,7 +15,7 @@ from mobilellm.hydra_app.configuration import compose, instantiate
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("k=513", "k=513 is above vocab_size=512"),
+        ("k=513", "k=513 must be at most vocab_size=512"),
         ("k=0", "k=0 must be a whole number of at least 1"),
         ("precision=float", "precision='float' is not known; use one of fixed16, fixed8"),
         ("packing=zip", "packing='zip' is not known; use one of plain, bits"),
