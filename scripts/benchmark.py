@@ -1,15 +1,21 @@
-"""The project's measurements, side by side with peers in one run: medians of alternating rounds.
+"""Measure speed and memory side by side with other projects; print medians of alternating rounds.
 
-  python scripts/benchmark.py                    everything
-  python scripts/benchmark.py train decode       some parts
-  python scripts/benchmark.py all --quick        one short round each: does it run?
+  python scripts/benchmark.py                    measure everything
+  python scripts/benchmark.py train decode       measure some parts
+  python scripts/benchmark.py all --quick        one short round each, to check that it runs
 
-Parts: train (step against Hugging Face's Llama), litgpt (against LitGPT's GPT, in the environment
-of LITGPT_PYTHON), memory (peak of a step), decode (against Hugging Face's generate), loop
-(Lightning with logging over a bare loop), startup (command to first step), data (preparing text),
-gpu, factorized (factorised feed-forward layers against dense ones), distillation (steps with a
-teacher or its stored logits against steps on labels alone), scaling (one process against two, and
-the forecast of both).
+Parts:
+  train         training steps, compared with Hugging Face's Llama
+  litgpt        training steps, compared with LitGPT's GPT (LITGPT_PYTHON: a Python that has it)
+  memory        peak memory of a training step
+  decode        generation, compared with Hugging Face's generate
+  loop          Lightning's loop with logging, compared with a bare loop
+  startup       time from the command to the first step
+  data          preparation of text
+  gpu           training steps on a GPU
+  factorized    factorised feed-forward layers, compared with dense ones
+  distillation  steps with a teacher or with its stored logits, compared with steps on labels alone
+  scaling       one process compared with two, and the forecast for both
 """
 
 import argparse
@@ -25,14 +31,17 @@ PARTS = ("train", "litgpt", "memory", "decode", "loop", "startup", "data", "gpu"
 
 
 def main() -> None:
-    """Measure what the command line names, print tables, write JSON."""
+    """Measure the parts that the command line names, print tables, and write JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", metavar="PART", choices=["all", *PARTS], default="all")
-    parser.add_argument("--rounds", type=int, default=5, help="alternating rounds")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="number of alternating rounds (default: 5)"
+    )
     parser.add_argument("--quick", action="store_true", help="one short round each")
-    parser.add_argument("--out", type=Path, default=Path("outputs/benchmark.json"))
+    out = Path("outputs/benchmark.json")
+    parser.add_argument("--out", type=Path, default=out, help=f"JSON file (default: {out})")
     arguments = parser.parse_args()
 
     from rich.console import Console

@@ -1,1 +1,1 @@
-"""The project's side-by-side measurements; `scripts/benchmark.py` runs them."""
+"""Side-by-side measurements of speed and memory; `scripts/benchmark.py` runs them."""

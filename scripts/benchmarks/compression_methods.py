@@ -1,4 +1,4 @@
-"""Every way to factorise the same matrices of a saved model, without training, in one table."""
+"""Compares methods that factorise the same matrices of a saved model, without training."""
 
 import json
 import time
@@ -41,30 +41,38 @@ def compare_methods(
     validation: str | Path,
     layers: Sequence[str],
     ratio: float = 0.5,
-    tell: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
-    """Compress the same matrices in every way; loss on 64 windows of 512 predicted tokens.
+    """Compress the same matrices by each method, and measure the loss on 64 windows.
 
     Args:
         folder: of the model, with its tokenizer.
-        train: jsonl with `text`; 32 windows of it are the calibration set.
-        validation: jsonl with `text`.
+        train: JSON lines with the field `text`; 32 windows of it are the calibration set.
+        validation: JSON lines with the field `text`.
         layers: patterns of the matrices.
-        ratio: share of their parameters that is kept, but where one product is half of a matrix.
-        tell: is given a line after each row.
+        ratio: share of their parameters that is kept; the method with one Kronecker product ignores
+            it, since its size is fixed.
+        log: called with one line after each method.
 
     Returns:
-        Rows of `method`, `parameters` of the matrices, `loss` in nats per token, `seconds`.
+        One row per method: `method`, `parameters` of the matrices, `loss` in nats per token, and
+        `seconds`.
+
+    Raises:
+        FileNotFoundError: the model has no tokenizer.
+        ValueError: a text has too few tokens.
     """
     model, tokenizer = open_model(folder)
     if tokenizer is None:
-        raise FileNotFoundError(f"{folder} has no tokenizer.model; give a whole model folder")
+        raise FileNotFoundError(
+            f"{folder} has no tokenizer.model; give a model folder with a tokenizer"
+        )
     calibration = list(windows(tokenizer, train, 32, model.config.bos_token_id))
     held_out = list(windows(tokenizer, validation, 64, model.config.bos_token_id))
     rows = [{"method": "dense", "loss": sum_losses(model, held_out).loss}]
     for method, choices in RECIPES.items():
         started = time.monotonic()
-        # One whole product says its own size: a half and two numbers, whatever the ratio.
+        # The size of a single whole product is fixed: half of the matrix, and two numbers.
         budget = None if choices.get("parts") is KRONECKER else {"ratio": ratio}
         recipe = Factorization(layers=layers, budget=budget, **choices)
         plan = recipe.plan(model, calibration)
@@ -75,14 +83,14 @@ def compare_methods(
             "loss": sum_losses(compressed, held_out).loss,
             "seconds": time.monotonic() - started,
         })  # fmt: skip
-        tell(f"{method}: {rows[-1]['loss']:.3f}")
+        log(f"{method}: {rows[-1]['loss']:.3f}")
     return rows
 
 
 def windows(
     tokenizer: Path, path: str | Path, count: int, bos_token_id: int
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of windows of 513 ids, from documents joined with BOS before each."""
+    """Yield batches of windows of 513 token ids, from joined documents that begin with BOS."""
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))  # pyright: ignore
@@ -93,7 +101,10 @@ def windows(
             if len(ids) >= count * (WINDOW + 1):
                 break
     if len(ids) < count * (WINDOW + 1):
-        raise ValueError(f"{path} has {len(ids)} tokens, fewer than {count} windows of {WINDOW}")
+        raise ValueError(
+            f"{path} has {len(ids)} tokens, fewer than {count} windows of {WINDOW} need; "
+            "give more text"
+        )
     whole = torch.tensor(ids[: count * (WINDOW + 1)]).view(count, WINDOW + 1)
     for first, end in pairwise(range(0, count + 1, BATCH)):
         rows = whole[first:end]

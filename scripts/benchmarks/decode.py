@@ -1,4 +1,4 @@
-"""Decoding one token after the other: 125M, float32, batch 1, beside Hugging Face's `generate`."""
+"""Measures decoding: 125M model, float32, batch 1, compared with Hugging Face's `generate`."""
 
 import statistics
 import time
@@ -18,11 +18,16 @@ PROMPT_TOKENS = 16
 
 
 def measure_decode(*, rounds: int, new_tokens: int) -> list[dict[str, Any]]:
-    """Tokens per second, and what bounds them.
+    """Measure tokens per second, and compare the time per token with a lower bound.
 
-    The bound is all weights read once per token at the rate at which this memory is read; all else
-    is attention, norms, Python, and products that read slower than a sum does. For comparison: what
-    the products alone take by `F.linear`, without the packed weights of `models/decoding.py`.
+    The bound is the time to read all weights once at the memory bandwidth that a sum reaches. The
+    remaining time is attention, norms, Python, and products that read more slowly than a sum. For
+    comparison, the products are also measured with `F.linear`, without the packed weights of
+    `models/decoding.py`.
+
+    Args:
+        rounds: number of alternating rounds.
+        new_tokens: tokens generated per round.
     """
     config = mobilellm_125m()
     ours, theirs = MobileLLM(config).eval(), huggingface_llama(config).eval()
@@ -77,7 +82,7 @@ def measure_decode(*, rounds: int, new_tokens: int) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def _seconds_of_products(model: MobileLLM) -> float:
-    """Every matrix times one vector, as `F.linear` does it, and nothing else."""
+    """Seconds to multiply each matrix by one vector with `F.linear`."""
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = {size: torch.randn(1, size) for size in {matrix.shape[1] for matrix in matrices}}
     repeats = 5
@@ -89,7 +94,7 @@ def _seconds_of_products(model: MobileLLM) -> float:
 
 
 def _bytes_read_per_second() -> float:
-    """Of a sum over 512 MB, the fastest of several."""
+    """Memory bandwidth of a sum over 512 MB, the fastest of four."""
     values = torch.ones(2**27)
     values.sum()
     seconds = []

@@ -1,8 +1,9 @@
-"""A distilled training step beside one on labels alone; also a process for the memory of the loss.
+"""Measures a distilled training step, compared with a step on labels alone.
 
-Contestants make the same forward and backward pass and the same update of the same student:
-`labels` alone, with a top-k `store` read from disk, and with the teacher `online`, all tokens or
-the top k of them. `teacher` is the teacher's forward pass without logits.
+All contestants run the same forward and backward pass and the same update of the same student:
+`labels` uses labels alone, `store` reads top-k probabilities from disk, `online` runs the teacher
+and uses all of its probabilities, and `online_top_k` its top k. `teacher` is the teacher's forward
+pass alone. Run as a program, this module measures the peak memory of one loss.
 """
 
 import json
@@ -34,10 +35,10 @@ VOCABULARIES = (2048, 32_000)
 
 
 class DistilledStep:
-    """One optimizer step of a student, with a teacher or without."""
+    """One optimizer step of a student, with or without a teacher."""
 
     def __init__(self, workload: Workload, teacher: Any = None) -> None:
-        """Build the student; the teacher is open already."""
+        """Build the student; `teacher` is already open."""
         self.model = MobileLLM(workload.config)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         tokens = random_tokens(workload)
@@ -54,7 +55,7 @@ class DistilledStep:
         self.module = SimpleNamespace(model=self.model, task_weights={}, auxiliary={}, progress=0.5)
 
     def __call__(self) -> None:
-        """Make the step."""
+        """Run one step."""
         counts = count_tasks(self.batch, 0)
         loss, _ = micro_batch_losses(self.module, self.batch, self.sources, counts)
         (loss / counts.sum()).backward()
@@ -63,7 +64,7 @@ class DistilledStep:
 
 
 class PackedStore:
-    """As a `LogitStore`: top-k probabilities in a file that is mapped into memory."""
+    """Replaces a `LogitStore`: top-k probabilities in a memory-mapped file."""
 
     temperature = 1.0
 
@@ -79,14 +80,14 @@ class PackedStore:
         self.packed = self.packed.view(packed.shape)
 
     def read(self, windows: torch.Tensor) -> TopK:
-        """(batch, seq, k)."""
+        """Return the probabilities of these windows, (batch, seq, k)."""
         return self.packing.decode(self.packed[windows])
 
 
 def measure_distillation(
     *, rounds: int, seconds: float, quick: bool = False
 ) -> list[dict[str, Any]]:
-    """A row a vocabulary: the cost of a step as multiples of the step on labels; then memory."""
+    """Measure one row per vocabulary, relative to a step on labels, and a row for the memory."""
     rows = [
         compare_costs(workload, rounds=rounds, seconds=seconds)
         for workload in (_workload(size, quick) for size in VOCABULARIES)
@@ -95,7 +96,7 @@ def measure_distillation(
 
 
 def compare_costs(workload: Workload, *, rounds: int, seconds: float) -> dict[str, Any]:
-    """One shape: medians over rounds in which all take turns."""
+    """Compare the costs of all contestants for one workload; medians of alternating rounds."""
     from mobilellm.distillation.teachers.teacher import StoredTeacher
 
     teacher_model = MobileLLM(_teacher_config(workload.config))
@@ -113,7 +114,7 @@ def compare_costs(workload: Workload, *, rounds: int, seconds: float) -> dict[st
         batch = steps["labels"].batch  # pyright: ignore[reportFunctionMemberAccess]
         steps["teacher"] = lambda: _whole_forward(teacher_model, batch)
         _, count = repeated(steps["labels"], seconds=seconds)
-        taken = alternate({n: _times(step, count) for n, step in steps.items()}, rounds=rounds)
+        taken = alternate({n: _repeat(step, count) for n, step in steps.items()}, rounds=rounds)
     cost = {name: 1 / median_ratio(taken, name, "labels") for name in steps if name != "labels"}
     return {
         "vocab_size": workload.config.vocab_size,
@@ -130,7 +131,7 @@ def compare_costs(workload: Workload, *, rounds: int, seconds: float) -> dict[st
 
 
 def measure_loss_memory(*, rounds: int, vocab_size: int) -> list[dict[str, Any]]:
-    """Peak bytes of the loss and its gradients alone, each contestant in fresh processes."""
+    """Measure the peak memory of the loss and its gradients, in a new process each time."""
     peaks: dict[str, list[int]] = {"labels": [], "store": [], "online": []}
     for _ in range(rounds):
         for name, found in peaks.items():
@@ -166,7 +167,7 @@ def _workload(vocab_size: int, quick: bool) -> Workload:
 
 
 def _teacher_config(config: ModelConfig) -> ModelConfig:
-    """Twice as wide with half the blocks: as a wide teacher of a deep-thin student."""
+    """A wide teacher for a deep and thin student: twice as wide, with half of the blocks."""
     return ModelConfig(
         vocab_size=config.vocab_size,
         hidden_size=2 * config.hidden_size,
@@ -178,13 +179,13 @@ def _teacher_config(config: ModelConfig) -> ModelConfig:
 
 @torch.no_grad()
 def _whole_forward(model: MobileLLM, batch: dict[str, torch.Tensor]) -> None:
-    """The teacher's forward pass with its logits, in chunks that are thrown away."""
+    """Run the teacher's forward pass with its logits, which are computed in chunks."""
     hidden = model(batch["input_ids"], logits=False).hidden.flatten(0, 1)
     for rows in hidden.tensor_split(16):
         model.unembed(rows)
 
 
-def _times(step: Callable[[], object], count: int) -> Callable[[], None]:
+def _repeat(step: Callable[[], object], count: int) -> Callable[[], None]:
     def repeat() -> None:
         for _ in range(count):
             step()
@@ -193,7 +194,7 @@ def _times(step: Callable[[], object], count: int) -> Callable[[], None]:
 
 
 def main(name: str, vocab_size: int) -> None:
-    """Compute one loss with its gradients and say how much memory that took at most."""
+    """Compute one loss with its gradients, and print its peak memory as JSON."""
     import psutil
 
     from mobilellm.distillation.terms import distillation_terms

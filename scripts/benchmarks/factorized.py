@@ -1,4 +1,7 @@
-"""Factorised layers beside dense ones and beside forming the product; also a process for memory."""
+"""Measures factorised layers, compared with dense ones and with forming the product.
+
+Run as a program, this module measures the peak memory of one forward pass.
+"""
 
 import json
 import statistics
@@ -25,28 +28,28 @@ TOKENS = (4096, 1)
 
 
 class FormedProduct(nn.Module):
-    """A factorised layer that forms its weight for every input."""
+    """A factorised layer that multiplies its factors into a dense weight in each forward pass."""
 
     def __init__(self, layer: KroneckerLinear) -> None:
-        """Take the layer over."""
+        """Wrap a layer."""
         super().__init__()
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """Apply the layer: (..., in) -> (..., out)."""
         return F.linear(x, self.layer.materialize())
 
 
 def feed_forward(name: str, width: int = WIDTH, inner: int = INNER) -> nn.Module:
-    """Two layers with a ReLU between; all but `dense` have half the parameters of it."""
+    """Build two layers with a ReLU between them; all kinds have half the parameters of `dense`."""
     make = _MAKERS[name]
     return nn.Sequential(make(inner, width), nn.ReLU(), make(width, inner))
 
 
 def measure_factorized(*, rounds: int, seconds: float, quick: bool = False) -> list[dict[str, Any]]:
-    """A row a contestant: milliseconds, memory of the forward pass, and how many times as fast.
+    """Measure time and memory of the forward pass, one row per contestant.
 
-    The last row factorises every matrix of the 125M model: seconds it takes in all.
+    The last row gives the seconds to factorise all matrices of the 125M model.
     """
     width, inner = (64, 128) if quick else (WIDTH, INNER)
     rows: list[dict[str, Any]] = [
@@ -75,7 +78,7 @@ def measure_factorized(*, rounds: int, seconds: float, quick: bool = False) -> l
 def compare_forward(
     tokens: int, rounds: int, seconds: float, width: int = WIDTH, inner: int = INNER
 ) -> dict[str, list[float]]:
-    """Seconds of one forward pass of each contestant in each round."""
+    """Measure the seconds of one forward pass of each contestant in each round."""
     x = torch.randn(tokens, width)
     contestants: dict[str, Callable[[], object]] = {}
     counts: dict[str, int] = {}
@@ -89,7 +92,7 @@ def compare_forward(
 
 
 def seconds_of_factorizing(config: ModelConfig) -> dict[str, float]:
-    """Of `nearest_kronecker` over every matrix, at half the parameters: (1x2), and low rank."""
+    """Measure `nearest_kronecker` on all matrices, at half the parameters: (1x2) and low rank."""
     generator = torch.Generator().manual_seed(0)
     matrices = [torch.randn(size, generator=generator) for size in config.matrix_sizes.values()]
     taken = {}
@@ -107,7 +110,7 @@ def _halving(rows: int, columns: int) -> PartShape:
 
 
 def _twin(rows: int, columns: int) -> PartShape:
-    """Low rank with at most as many parameters."""
+    """The low-rank shape with at most as many parameters as `_halving`."""
     return low_rank_shape(rows, columns, _halving(rows, columns).parameters // (rows + columns))
 
 
@@ -137,7 +140,7 @@ def _parameters(module: nn.Module) -> int:
 
 
 def _peak_bytes(name: str, rounds: int, width: int, inner: int) -> float:
-    """Median over fresh processes."""
+    """Median of the peak memory over new processes."""
     command = [sys.executable, "-m", "scripts.benchmarks.factorized", name, str(width), str(inner)]
     found = []
     for _ in range(rounds):
@@ -150,13 +153,13 @@ def _peak_bytes(name: str, rounds: int, width: int, inner: int) -> float:
 
 @torch.no_grad()
 def main(name: str, width: str, inner: str) -> None:
-    """Say how much memory one forward pass takes above weights and input."""
+    """Print the peak memory of one forward pass above weights and input, as JSON."""
     import psutil
 
     from mobilellm.pipeline.memory import peak_memory_bytes, reset_peak_memory
 
     layers, x = feed_forward(name, int(width), int(inner)), torch.randn(TOKENS[0], int(width))
-    layers(x[:8])  # what a first call sets up
+    layers(x[:8])  # the first call allocates memory that is kept
     reset_peak_memory("cpu")
     before = psutil.Process().memory_info().rss
     layers(x)

@@ -1,4 +1,4 @@
-"""LitGPT's training step, one for each line `step` on stdin; runs in LitGPT's own environment."""
+"""Runs a training step of LitGPT for each line on stdin, in LitGPT's own environment."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from litgpt.model import GPT  # pyright: ignore[reportMissingImports]
 
 
 def main() -> None:
-    """Build what the first line says, then make steps."""
+    """Build the model that the first line describes, then run one step per line."""
     settings = json.loads(sys.stdin.readline())
     torch.set_num_threads(settings["threads"])
     model = GPT(
@@ -35,18 +35,18 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     shape = (settings["batch"], settings["sequence_length"] + 1)
     tokens = torch.randint(settings["vocab_size"], shape)
-    say_done()
+    report_done()
     for _ in sys.stdin:
         logits = model(tokens[:, :-1])
         targets = tokens[:, 1:].reshape(-1)
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets).backward()
         optimizer.step()
         optimizer.zero_grad()
-        say_done()
+        report_done()
 
 
-def say_done() -> None:
-    """Tell the process that gave the order."""
+def report_done() -> None:
+    """Tell the parent process that the step is done."""
     sys.stdout.write("done\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""What the Lightning loop with logging costs over a bare loop of the same steps."""
+"""Measures the overhead of Lightning's loop with logging, compared with a bare loop."""
 
 import statistics
 import tempfile
@@ -21,21 +21,21 @@ WARM_UP_STEPS = 3
 
 
 class RandomTokens:
-    """Stands for prepared data: a stream of random tokens, the same for both splits."""
+    """Replaces prepared data: a stream of random tokens, the same for both splits."""
 
     token_bytes = None
 
     def __init__(self, vocab_size: int, length: int) -> None:
-        """Draw them."""
+        """Draw the tokens."""
         self.stream = np.random.default_rng(0).integers(0, vocab_size, length).astype(np.uint16)
 
     def windows(self, split: str, sequence_length: int, **_: bool) -> WindowDataset:
-        """All of them."""
+        """Return windows of all tokens."""
         return WindowDataset(self.stream, sequence_length)
 
 
 class _StepTimes:
-    """When each step ended."""
+    """The times at which the steps ended."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -46,7 +46,7 @@ class _StepTimes:
 
 
 def measure_loop(*, rounds: int, steps: int) -> list[dict[str, Any]]:
-    """At the demo's widest and deepest shape; a row each."""
+    """Measure the widest and the deepest shape of the demo, one row each."""
     shapes = demo_workloads()
     return [_compare(workload, rounds, steps) for workload in (shapes[0], shapes[-1])]
 
@@ -86,7 +86,10 @@ def _run_bare(workload: Workload, prepared: RandomTokens, steps: int) -> float:
 
 
 def _run_lightning(workload: Workload, prepared: RandomTokens, steps: int) -> float:
-    """As a run is by default, but without validation and checkpoints: those are work asked for."""
+    """Train as `mobilellm train` does, but without validation and checkpoints.
+
+    Those are not overhead of the loop.
+    """
     from lightning.pytorch import Callback
 
     from mobilellm.callbacks.graceful_stop import GracefulStopCallback

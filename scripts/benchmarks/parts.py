@@ -1,4 +1,4 @@
-"""Which measurement is meant by which name, and how long it takes."""
+"""The names of the measurements, their functions, and their settings."""
 
 from importlib import import_module
 from typing import Any
@@ -8,12 +8,12 @@ def measure(part: str, *, rounds: int, quick: bool = False) -> list[dict[str, An
     """Measure one part.
 
     Args:
-        part: its name, as `scripts/benchmark.py --help` lists them.
-        rounds: in which contestants take turns.
-        quick: one short round: to see that it runs, not to believe the figures.
+        part: one of the names that `scripts/benchmark.py --help` lists.
+        rounds: number of alternating rounds.
+        quick: one short round, to check that the measurement runs; its figures mean nothing.
 
     Raises:
-        ValueError: a part that there is not.
+        ValueError: the part does not exist.
     """
     turns: dict[str, Any] = {"rounds": 1 if quick else rounds}
     timed = turns | {"seconds": 0.2 if quick else 3.0}

@@ -1,7 +1,7 @@
 """Plain training steps of this project, of Hugging Face's Llama, and of LitGPT's GPT.
 
-All do the same: forward, cross entropy over all tokens, backward, fused AdamW; the same shape,
-precision and random tokens.
+All steps consist of the forward pass, cross entropy over all tokens, the backward pass and fused
+AdamW, with the same shape, precision and random tokens.
 """
 
 import json
@@ -18,14 +18,14 @@ from scripts.benchmarks.shapes import Workload
 
 
 def random_tokens(workload: Workload, device: str = "cpu") -> torch.Tensor:
-    """Token ids (batch, sequence_length + 1)."""
+    """Draw token ids, (batch, sequence_length + 1)."""
     shape = (workload.batch, workload.sequence_length + 1)
     generator = torch.Generator().manual_seed(0)
     return torch.randint(workload.config.vocab_size, shape, generator=generator).to(device)
 
 
 def huggingface_llama(config: ModelConfig) -> nn.Module:
-    """`LlamaForCausalLM` of the same shape, newly initialised."""
+    """Build a `LlamaForCausalLM` of the same shape with random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(
@@ -55,7 +55,7 @@ class OurStep:
         self.tokens = random_tokens(workload, device)
 
     def __call__(self) -> None:
-        """Make the step."""
+        """Run one step."""
         hidden = self.model(self.tokens[:, :-1], logits=False).hidden
         total = chunked_cross_entropy(hidden, self.model.unembed, self.tokens[:, 1:])
         (total / self.tokens[:, 1:].numel()).backward()
@@ -64,27 +64,27 @@ class OurStep:
 
 
 class HuggingFaceStep:
-    """The same by Hugging Face's model and its own loss."""
+    """The same step with Hugging Face's model and its own loss."""
 
     def __init__(self, workload: Workload, device: str = "cpu") -> None:
         """Build model and optimizer."""
         self.model = huggingface_llama(workload.config).to(device).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
-        # Their loss shifts by itself: with as many inputs, one token a row less is predicted.
+        # This loss shifts the labels itself, so one token per row fewer is predicted.
         self.tokens = random_tokens(workload, device)[:, :-1].contiguous()
 
     def __call__(self) -> None:
-        """Make the step."""
+        """Run one step."""
         self.model(self.tokens, labels=self.tokens, use_cache=False).loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
 
 class LitGPTStep:
-    """The same by LitGPT, in a process of its own environment that waits for orders."""
+    """The same step with LitGPT, in a process of LitGPT's environment that waits for commands."""
 
     def __init__(self, workload: Workload) -> None:
-        """Start the process and build model and optimizer there."""
+        """Start the process, which builds model and optimizer."""
         environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         self.process = subprocess.Popen(
             [os.environ["LITGPT_PYTHON"], str(Path(__file__).with_name("litgpt_child.py"))],
@@ -100,29 +100,27 @@ class LitGPTStep:
             "sequence_length": workload.sequence_length,
             "threads": torch.get_num_threads(),
         }
-        self._ask(json.dumps(settings, allow_nan=False))
+        self._send(json.dumps(settings, allow_nan=False))
 
     def __call__(self) -> None:
-        """Make the step over there, and wait for it."""
-        self._ask("step")
+        """Run one step in the process, and wait for it."""
+        self._send("step")
 
     def close(self) -> None:
         """End the process."""
         self.process.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]
         self.process.wait()
 
-    def _ask(self, line: str) -> None:
-        orders = self.process.stdin
-        if orders is None or self.process.stdout is None:
+    def _send(self, line: str) -> None:
+        stdin = self.process.stdin
+        if stdin is None or self.process.stdout is None:
             raise RuntimeError("the LitGPT process has no pipes")
-        orders.write(line + "\n")
-        orders.flush()
+        stdin.write(line + "\n")
+        stdin.flush()
         if self.process.stdout.readline().strip() != "done":
-            raise RuntimeError(
-                f"{self.process.args!r} ended; run it by hand with LITGPT_PYTHON to see why"
-            )
+            raise RuntimeError(f"{self.process.args!r} ended; run this command yourself to see why")
 
 
 def has_litgpt() -> bool:
-    """Whether `LITGPT_PYTHON` names a Python to run it with."""
+    """Whether `LITGPT_PYTHON` is set."""
     return bool(os.environ.get("LITGPT_PYTHON"))

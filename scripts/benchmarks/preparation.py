@@ -1,4 +1,4 @@
-"""Preparing data with a tokenizer that exists: megabytes of text per second, and peak memory."""
+"""Measures data preparation with an existing tokenizer: bytes per second, and peak memory."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ TOKENIZER_FILES = 40
 
 
 def measure_preparation(*, megabytes: int) -> list[dict[str, Any]]:
-    """A corpus of so much text, made of the standard library's sources over and over."""
+    """Prepare a corpus of this size, which repeats the source text of the standard library."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         size = _write_corpus(folder / "corpus", megabytes * 10**6)
@@ -41,7 +41,11 @@ def measure_preparation(*, megabytes: int) -> list[dict[str, Any]]:
 
 
 def _write_corpus(folder: Path, size: int) -> int:
-    """Files, one document each; each starts with another source, so that no two are the same."""
+    """Write files that start with different source files, so that no two are equal.
+
+    Returns:
+        The number of bytes written.
+    """
     folder.mkdir()
     sources = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     texts = [path.read_text(encoding="utf-8") for path in sources]
@@ -57,7 +61,7 @@ def _write_corpus(folder: Path, size: int) -> int:
 
 
 def _prepare(text: Path, prepared: Path, *more: str) -> int:
-    """Run the command; the most memory that its processes had together, in bytes."""
+    """Run the command; return the peak memory of its processes together, in bytes."""
     command = [
         sys.executable,
         "scripts/prepare_data.py",
@@ -78,7 +82,7 @@ def _prepare(text: Path, prepared: Path, *more: str) -> int:
 
 
 def _watch(process: subprocess.Popen, peaks: list[int]) -> None:
-    """Memory shared between the processes is counted once: proportional set size."""
+    """Record the peak of the proportional set size, which counts shared memory once."""
     import psutil
 
     while process.poll() is None:

@@ -1,4 +1,4 @@
-"""Results as a table for the terminal and as JSON."""
+"""Writes results as a table for the terminal and as JSON."""
 
 import json
 import os
@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 
 
 def results_table(title: str, rows: Sequence[Row]) -> Table:
-    """A column for each quantity, or for one row a line for each."""
+    """Return a table with one column per quantity, or one line per quantity of a single row."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     if len(rows) == 1:
         table.show_header = False
@@ -33,7 +33,7 @@ def results_table(title: str, rows: Sequence[Row]) -> Table:
 
 
 def cell(name: str, value: Any) -> str:
-    """A value as its name's unit asks for."""
+    """Format a value in the unit that its name implies."""
     if not isinstance(value, (int, float)):
         return str(value)
     if name.endswith("_bytes"):
@@ -52,7 +52,7 @@ def cell(name: str, value: Any) -> str:
 
 
 def write_results(path: Path, results: Mapping[str, Sequence[Row]]) -> None:
-    """Add to what the file has: a part that is measured again replaces its earlier rows."""
+    """Add results to a JSON file; a part that is measured again replaces its earlier rows."""
     from mobilellm.provenance import device_name
 
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

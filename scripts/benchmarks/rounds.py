@@ -1,4 +1,4 @@
-"""Measure contestants in turn, so that whatever slows the machine slows all of them alike."""
+"""Measures contestants in alternation, so that other work on the machine affects all alike."""
 
 import statistics
 import time
@@ -8,9 +8,9 @@ Contestant = Callable[[], object]
 
 
 def alternate(contestants: Mapping[str, Contestant], *, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round, after one call each to warm up.
+    """Measure the seconds of each contestant in each round, after one warm-up call each.
 
-    The order turns around with every round.
+    Each round reverses the order of the contestants.
     """
     for contestant in contestants.values():
         contestant()
@@ -25,13 +25,13 @@ def alternate(contestants: Mapping[str, Contestant], *, rounds: int) -> dict[str
 
 
 def median_ratio(seconds: Mapping[str, list[float]], ours: str, theirs: str) -> float:
-    """How many times as fast `ours` is: the median over rounds of the quotient within a round."""
+    """Return the speed of `ours` relative to `theirs`: the median of the ratios within rounds."""
     pairs = zip(seconds[theirs], seconds[ours], strict=True)
     return statistics.median(theirs_took / ours_took for theirs_took, ours_took in pairs)
 
 
 def repeated(contestant: Contestant, *, seconds: float) -> tuple[Contestant, int]:
-    """A contestant that repeats another for about so long, and how often that is."""
+    """Return a contestant that repeats another for about this time, and the number of repeats."""
     contestant()
     start = time.perf_counter()
     contestant()

@@ -1,10 +1,10 @@
-"""One process beside two: tokens per second, the share of communication, and both as forecast.
+"""Measures two processes, compared with one: tokens per second, and the share of communication.
 
-Both are on this machine, one thread each, with gloo. The forecast is `accounting/scaling.py`'s,
-from what one process alone, the optimizer alone and an all-reduce alone take in the same rounds;
-nothing is taken to be hidden, since the cores that compute also communicate. Two clocks measure all
-of it: the wall's, and the time that a process had a processor, which other work on the machine
-hardly changes and which is the wall's where every process has a core of its own.
+The processes run on this machine, with one thread each and gloo. `accounting/scaling.py` forecasts
+both quantities from the times that a single process, the optimizer and an all-reduce take alone in
+the same rounds. The forecast does not overlap communication with computation, since the same cores
+do both. All times are measured as wall time and as processor time. Processor time hardly depends on
+other work on the machine, and equals wall time if each process has a core of its own.
 """
 
 import gc
@@ -43,7 +43,7 @@ Seconds = Mapping[str, list[float]]
 
 
 def measure_scaling(*, rounds: int, quick: bool = False) -> list[dict[str, Any]]:
-    """From little to much to communicate per token; four rows a shape."""
+    """Measure shapes with little to much communication per token, four rows per shape."""
     shapes = [
         demo_workloads()[2],
         middle_workload(batch=2),
@@ -55,7 +55,7 @@ def measure_scaling(*, rounds: int, quick: bool = False) -> list[dict[str, Any]]
 
 
 def compare_processes(workload: Workload, *, rounds: int) -> list[dict[str, Any]]:
-    """Weak scaling, a batch for each process, and strong, half of it for each; by two clocks."""
+    """Measure weak scaling (a whole batch per process) and strong scaling (half a batch each)."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_rank, (folder, workload, rounds), nprocs=NUM_RANKS)  # pyright: ignore[reportPrivateImportUsage]
         clocks = json.loads((Path(folder) / "seconds.json").read_text(encoding="utf-8"))
@@ -67,7 +67,7 @@ def compare_processes(workload: Workload, *, rounds: int) -> list[dict[str, Any]
 
 
 def measured_cluster(workload: Workload, seconds: Seconds) -> Cluster:
-    """This machine as the scaling model sees it, from what was measured of each thing alone."""
+    """Describe this machine for the scaling model, from the times measured for each part alone."""
     one, update, large, small = (
         statistics.median(seconds[name]) for name in ("one", "update", "large", "small")
     )
@@ -113,7 +113,7 @@ def _row(workload: Workload, seconds: Seconds, kind: str) -> dict[str, Any]:
 
 
 def _rank(rank: int, folder: str, workload: Workload, rounds: int) -> None:
-    """One of the processes; the first writes what everything took."""
+    """Run one of the processes; the first one writes the times."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=NUM_RANKS
@@ -156,7 +156,7 @@ def _rank(rank: int, folder: str, workload: Workload, rounds: int) -> None:
 
 
 def _together(work: Any, spent: list[float]) -> None:
-    """Work that has ended when all ranks have ended theirs; notes the processor's time."""
+    """Run `work` and wait for all ranks; append the processor time of `work` to `spent`."""
     start = time.process_time()
     work()
     spent.append(time.process_time() - start)
@@ -164,7 +164,7 @@ def _together(work: Any, spent: list[float]) -> None:
 
 
 class _Step:
-    """A training step as DDP makes it; not synchronised, it is that of a process alone."""
+    """A training step with DDP, or, if it is not synchronised, of a single process."""
 
     def __init__(self, workload: Workload) -> None:
         model = MobileLLM(workload.config)

@@ -1,4 +1,4 @@
-"""The shapes that are measured."""
+"""The models and batches that are measured."""
 
 from dataclasses import dataclass
 
@@ -17,12 +17,12 @@ class Workload:
 
     @property
     def tokens(self) -> int:
-        """Of one step."""
+        """Tokens per step."""
         return self.batch * self.sequence_length
 
 
 def demo_workloads() -> list[Workload]:
-    """About 1M parameters in the body, from wide and shallow to deep and thin."""
+    """Return shapes with about 1M body parameters, from wide and shallow to deep and thin."""
     workloads = []
     for num_blocks in (2, 4, 8, 14, 24):
         config = config_for_budget(1e6, num_blocks, match="body", vocab_size=2048)
@@ -32,7 +32,7 @@ def demo_workloads() -> list[Workload]:
 
 
 def middle_workload(vocab_size: int = 4096, batch: int = 8, sequence_length: int = 256) -> Workload:
-    """12 blocks of width 256."""
+    """Return a workload with 12 blocks of width 256."""
     config = ModelConfig(
         vocab_size=vocab_size,
         hidden_size=256,
@@ -44,10 +44,10 @@ def middle_workload(vocab_size: int = 4096, batch: int = 8, sequence_length: int
 
 
 def large_workload() -> Workload:
-    """MobileLLM-125M on few tokens."""
+    """Return a workload with the shape of MobileLLM-125M and few tokens."""
     return Workload("30x576", mobilellm_125m(), batch=1, sequence_length=128)
 
 
 def mobilellm_125m() -> ModelConfig:
-    """30 blocks of width 576."""
+    """Return the shape of MobileLLM-125M: 30 blocks of width 576."""
     return config_for_budget(124_635_456, num_blocks=30)

@@ -1,4 +1,7 @@
-"""From the command to the end of the first step, and where the time goes; also such a run."""
+"""Measures the time from the command to the end of the first step, and its parts.
+
+Run as a program, this module trains one step and writes these times.
+"""
 
 import json
 import os
@@ -16,7 +19,7 @@ TRAIN = ["model=tiny_deep", "data=stdlib", "max_steps=1", "validation_tokens=204
 
 
 def measure_startup(*, rounds: int) -> list[dict[str, Any]]:
-    """`scripts/train.py` on prepared data, each time in a new process."""
+    """Run `scripts/train.py` on prepared data, in a new process each time."""
     with tempfile.TemporaryDirectory() as folder:
         prepared = f"prepared_dir={folder}/prepared"
         prepare = [sys.executable, "scripts/prepare_data.py", "data=stdlib", prepared]
@@ -32,7 +35,7 @@ def measure_startup(*, rounds: int) -> list[dict[str, Any]]:
 
 
 def main(report: str, overrides: list[str]) -> None:
-    """Train, and write when what was reached, in seconds since this process began."""
+    """Train, and write the seconds from the start of this process to each stage."""
     import psutil
 
     began = psutil.Process(os.getpid()).create_time()
@@ -66,7 +69,7 @@ def main(report: str, overrides: list[str]) -> None:
 
 
 def _mark(cls: type, method: str, marks: dict[str, float], name: str, began: float) -> None:
-    """Note when a method is first through."""
+    """Record when a method is first called (`on_train_start`) or first returns."""
     original = getattr(cls, method)
 
     def marked(self: Any, *arguments: Any, **options: Any) -> Any:

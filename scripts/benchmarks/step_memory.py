@@ -1,4 +1,7 @@
-"""Peak memory of a training step, each contestant in fresh processes; also such a process."""
+"""Measures the peak memory of a training step, in a new process each time.
+
+Run as a program, this module is such a process.
+"""
 
 import json
 import statistics
@@ -11,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def measure_memory(*, rounds: int) -> list[dict[str, Any]]:
-    """12 x 256, vocab_size 32,000, 4,096 tokens: bytes on top of the process after its imports."""
+    """Measure the bytes above the process after imports: 12x256, vocab_size 32,000, 4,096 tokens."""
     peaks: dict[str, list[int]] = {"ours": [], "huggingface": []}
     for _ in range(rounds):
         for name, found in peaks.items():
@@ -30,7 +33,7 @@ def measure_memory(*, rounds: int) -> list[dict[str, Any]]:
 
 
 def main(name: str) -> None:
-    """Make three steps and say how much memory they took at most."""
+    """Run three steps, and print their peak memory as JSON."""
     import psutil
 
     from mobilellm.pipeline.memory import peak_memory_bytes, reset_peak_memory
@@ -38,7 +41,7 @@ def main(name: str) -> None:
     from scripts.benchmarks.shapes import middle_workload
 
     small = middle_workload(vocab_size=8, batch=1, sequence_length=8)
-    huggingface_llama(small.config)  # imports what is imported late
+    huggingface_llama(small.config)  # so that late imports are not measured
     workload = middle_workload(vocab_size=32_000, sequence_length=512)
     reset_peak_memory("cpu")
     start = psutil.Process().memory_info().rss

@@ -1,4 +1,4 @@
-"""Training step: tokens per second beside Hugging Face's Llama and LitGPT's GPT."""
+"""Measures training steps, compared with Hugging Face's Llama and LitGPT's GPT."""
 
 import statistics
 from typing import Any
@@ -13,21 +13,21 @@ from scripts.benchmarks.shapes import Workload, demo_workloads, large_workload, 
 
 
 def measure_train_steps(*, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Against Hugging Face, at every shape; a row each."""
+    """Compare with Hugging Face at each shape, one row each."""
     workloads = [*demo_workloads(), middle_workload(), large_workload()]
     return [compare_steps(one, "huggingface", rounds=rounds, seconds=seconds) for one in workloads]
 
 
 def measure_litgpt(*, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Against LitGPT, where `LITGPT_PYTHON` says how to run it."""
+    """Compare with LitGPT at each shape, if `LITGPT_PYTHON` is set."""
     if not has_litgpt():
-        return [{"not measured": "set LITGPT_PYTHON to a Python that has litgpt"}]
+        return [{"not measured": "set LITGPT_PYTHON to a Python that has the package litgpt"}]
     workloads = [*demo_workloads(), middle_workload()]
     return [compare_steps(one, "litgpt", rounds=rounds, seconds=seconds) for one in workloads]
 
 
 def compare_steps(workload: Workload, peer: str, *, rounds: int, seconds: float) -> dict[str, Any]:
-    """One shape: medians over rounds in which both, and a matrix product, take turns."""
+    """Compare one shape: medians of rounds that alternate both steps and a matrix product."""
     ours = OurStep(workload)
     theirs = HuggingFaceStep(workload) if peer == "huggingface" else LitGPTStep(workload)
     run_ours, count = repeated(ours, seconds=seconds)
