@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def measure_memory(*, rounds: int) -> list[dict[str, Any]]:
-    """Measure the bytes above the process after imports: 12x256, vocab_size 32,000, 4,096 tokens."""
+    """Measure bytes above the process after imports: 12x256, vocab_size 32,000, 4,096 tokens."""
     peaks: dict[str, list[int]] = {"ours": [], "huggingface": []}
     for _ in range(rounds):
         for name, found in peaks.items():
