@@ -77,7 +77,7 @@ def test_a_comparison_gives_speeds_and_shares():
 def test_litgpt_is_not_measured_without_its_python(monkeypatch):
     monkeypatch.delenv("LITGPT_PYTHON", raising=False)
     (row,) = measure_litgpt(rounds=1, seconds=0.01)
-    assert row == {"not measured": "set LITGPT_PYTHON to a Python that has litgpt"}
+    assert row == {"not measured": "set LITGPT_PYTHON to a Python that has the package litgpt"}
 
 
 def test_the_loop_is_compared_with_a_bare_one():
