@@ -163,6 +163,7 @@ def test_init_from_takes_architecture_weights_and_tokenizer(tiny_run, tmp_path):
     assert start == pytest.approx(end, rel=1e-6)
     before = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert before["starts_from"] == {"folder": None, "origin": None, "tokens": 0}
+    assert set(before["passive_callbacks"]) == {"throughput", "graceful_stop", "checkpoint"}
     assert summary["starts_from"] == {
         "folder": str(folder.absolute()), "origin": None, "tokens": before["tokens"],
     }  # fmt: skip
