@@ -96,9 +96,7 @@ def change_config(folder, **changes):
 
 
 def test_broken_folders_are_refused(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"folder .*none does not exist; give a saved model"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"folder .*none does not exist; give the folder"):
         load_model(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match=r"config.json is missing in"):
         load_model(tmp_path)

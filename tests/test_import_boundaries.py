@@ -17,6 +17,7 @@ PACKAGE = ROOT / "mobilellm"
 LAYERS = (
     (
         "files",
+        "labels",
         "public_names",
         "recorded_config",
         "strict_json",

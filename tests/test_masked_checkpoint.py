@@ -90,7 +90,7 @@ def test_a_loaded_masked_model_is_exported(tmp_path):
 
 
 @pytest.mark.parametrize(("suffix", "change", "message"), [
-    ("mask_bits", lambda t: t[:-1], "mask_bits; 33x18 entries need 75"),
+    ("mask_bits", lambda t: t[:-1], "mask_bits, but 33x18 entries need 75"),
     ("kept_values", lambda t: t[:-1], "296 kept_values, and its mask_bits keep 297"),
     ("kept_values", None, "no kept_values"),
     ("mask_bits", None, "kept_values but no mask_bits"),

@@ -1,10 +1,10 @@
-"""Memory of the activations that a training step keeps for the backward pass, by precision."""
+"""Memory of the activations that a training step saves for the backward pass."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mobilellm.accounting.parameters import applications, check_count, head_dim
-from mobilellm.models.config import BlockShape, ModelConfig, check_choice
+from mobilellm.accounting.parameters import applications, head_dim
+from mobilellm.models.config import BlockShape, ModelConfig, check_choice, check_positive
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,18 @@ def activation_bytes(
         micro_batch_size: sequences per forward pass.
         sequence_length: tokens per sequence.
         precision: one of Lightning's names, e.g. `bf16-mixed`.
-        activation_checkpointing: keep only the input of every application of a block, and recompute
-            one block at a time in the backward pass.
+        activation_checkpointing: whether only the input of every layer is saved, and the backward
+            pass recomputes one layer at a time.
         document_mask: whether attention is restricted to tokens of the same document. Every
-            application then keeps an additive mask (tokens x tokens) and, except on CPUs, keys
+            application then saves an additive mask (tokens x tokens) and, except on CPUs, keys
             and values that are repeated for every query head.
         accelerator: `cpu`, `mps` or `cuda`.
 
     Raises:
         ValueError: a size is below 1, or the precision is unknown.
     """
-    check_count("micro_batch_size", micro_batch_size)
-    check_count("sequence_length", sequence_length)
+    check_positive("micro_batch_size", micro_batch_size)
+    check_positive("sequence_length", sequence_length)
     form = precision_of(precision)
     per_block = list(
         _application_bytes(
@@ -83,7 +83,7 @@ def activation_bytes(
 
 
 def precision_of(name: str) -> Precision:
-    """The precision with this name in Lightning.
+    """Look up a precision by its name in Lightning.
 
     Raises:
         ValueError: the name is unknown.
@@ -138,7 +138,7 @@ def _compressed_values(config: ModelConfig, block: int) -> int:
     return sum(
         # The inputs of the other matrices are shared and are counted above.
         uses[name]
-        * shape.kept_values(sizes[name], input_of_its_own=name.endswith(("o_proj", "down_proj")))
+        * shape.saved_values(sizes[name], has_own_input=name.endswith(("o_proj", "down_proj")))
         for name, shape in config.layer_shapes.items()
         if name.startswith(f"blocks.{block}.")
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from mobilellm.accounting.parameters import check_count
+from mobilellm.models.config import check_positive
 from mobilellm.ranges import Range, check_fields
 
 LATENCY = Range(at_least=0, cap=1000)
@@ -55,7 +55,7 @@ class Cluster:
         Raises:
             ValueError: several nodes are needed, and one would be used only in part.
         """
-        check_count("num_gpus", num_gpus)
+        check_positive("num_gpus", num_gpus)
         nodes = -(-num_gpus // self.gpus_per_node)
         if nodes > 1 and num_gpus % self.gpus_per_node:
             raise ValueError(

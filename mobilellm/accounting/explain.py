@@ -9,10 +9,10 @@ from mobilellm.accounting.memory import (
     kv_cache_bytes_per_token,
     weight_bytes,
 )
-from mobilellm.accounting.parameters import check_count, count_parameters, matrix_costs
+from mobilellm.accounting.parameters import count_parameters, matrix_costs
 from mobilellm.accounting.training_memory import training_memory_bytes
 from mobilellm.layers import summarize
-from mobilellm.models.config import ModelConfig
+from mobilellm.models.config import ModelConfig, check_positive
 
 WEIGHT_BITS = (4, 8, 16, 32)
 
@@ -32,7 +32,7 @@ def explain_model(config: ModelConfig, sequence_length: int) -> dict[str, Any]:
 
     Args:
         config: the model.
-        sequence_length: tokens, for attention and for the context of decoding.
+        sequence_length: number of tokens, for attention and for the context of decoding.
 
     Returns:
         Plain data for JSON: the configuration, `parameters`, `flops_per_token`,
@@ -70,7 +70,7 @@ def explain_model(config: ModelConfig, sequence_length: int) -> dict[str, Any]:
 
 
 def compressed_kinds(config: ModelConfig) -> list[dict[str, Any]]:
-    """The compressed matrices, as one entry per kind of matrix for all blocks.
+    """Summarise the compressed matrices, with one entry per kind of matrix for all blocks.
 
     Returns:
         For each kind of matrix (`embedding`, `q_proj`, …) that is compressed: the number of
@@ -111,13 +111,13 @@ def explain_training(
     num_devices: int = 1,
     **memory_options: Any,
 ) -> dict[str, Any]:
-    """Memory and time that training a model needs.
+    """Forecast the memory and the time of training a model.
 
     Args:
         config: the model.
-        sequence_length: tokens.
+        sequence_length: number of tokens.
         micro_batch_size: sequences per device and forward pass.
-        max_tokens: tokens of the run; default: 20 per stored parameter.
+        max_tokens: number of training tokens; default: 20 per stored parameter.
         accelerator: `cpu`, `mps` or `cuda`; determines the default of flops_per_second.
         flops_per_second: FLOP/s that one device reaches in training.
         num_devices: number of devices that share the work.
@@ -129,7 +129,7 @@ def explain_training(
     Raises:
         ValueError: a size is not positive, or a choice is unknown.
     """
-    check_count("num_devices", num_devices)
+    check_positive("num_devices", num_devices)
     memory = training_memory_bytes(
         config, micro_batch_size, sequence_length, accelerator=accelerator, **memory_options
     )

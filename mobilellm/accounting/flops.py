@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from mobilellm.accounting.parameters import (
     applications,
     block_costs,
-    check_count,
     head_cost,
     head_dim,
 )
-from mobilellm.models.config import ModelConfig
+from mobilellm.models.config import ModelConfig, check_positive
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def flops_per_token(config: ModelConfig, sequence_length: int) -> Flops:
 
     Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B (which ignores causality).
     """
-    check_count("sequence_length", sequence_length)
+    check_positive("sequence_length", sequence_length)
     matmul = head_cost(config).flops
     uses = applications(config)
     matmul += sum(uses[name] * cost.flops for _, name, cost in block_costs(config))

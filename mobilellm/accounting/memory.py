@@ -4,24 +4,23 @@ from collections import Counter
 
 from mobilellm.accounting.parameters import (
     block_parameters,
-    check_count,
     count_parameters,
     head_cost,
     head_dim,
 )
 from mobilellm.layers import DENSE
-from mobilellm.models.config import BlockShape, ModelConfig
+from mobilellm.models.config import BlockShape, ModelConfig, check_positive
 
 
 def weight_bytes(config: ModelConfig, bits: int) -> int:
-    """Bytes of the stored weights at `bits` bits each; masked weights are stored like others.
+    """Bytes of the stored weights with `bits` bits each, including masked weights.
 
     The scales of a quantised format, masks and stored permutations are not counted.
 
     Raises:
         ValueError: `bits` is below 1.
     """
-    check_count("bits", bits)
+    check_positive("bits", bits)
     return -(-count_parameters(config).stored * bits // 8)
 
 
@@ -34,7 +33,7 @@ def kv_cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> i
     Raises:
         ValueError: `bytes_per_value` is below 1.
     """
-    check_count("bytes_per_value", bytes_per_value)
+    check_positive("bytes_per_value", bytes_per_value)
     shapes = config.block_shapes
     keeping = range(config.num_blocks) if config.share_kv == "first" else config.layer_order
     return sum(_kv_values(config, shapes[block]) for block in keeping) * bytes_per_value
@@ -70,8 +69,8 @@ def decode_bytes_per_token(
     Source: Liu et al. 2024, arXiv:2402.14905, section 2.4 and table 7: 2.6 % more time per token
     for twice the layers.
     """
-    check_count("bits", bits)
-    check_count("kv_bits", kv_bits)
+    check_positive("bits", bits)
+    check_positive("kv_bits", kv_bits)
     if context < 0:
         raise ValueError(
             f"context={context} must not be negative; give the number of tokens in the KV cache"

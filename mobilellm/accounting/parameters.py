@@ -19,7 +19,7 @@ class ParameterCounts:
     body: int
     """stored - embedding: the blocks and the final norm."""
     executed: int
-    """stored, but with each block counted once per application."""
+    """Like `stored`, but with each block counted once per application."""
 
 
 @dataclass(frozen=True)
@@ -98,21 +98,11 @@ def head_cost(config: ModelConfig) -> LayerCost:
 
 
 def head_dim(config: ModelConfig) -> int:
-    """The width of one head, which is set in every validated configuration.
+    """The width of one head, which is never None in a validated configuration.
 
     Raises:
         ValueError: head_dim is None.
     """
     if config.head_dim is None:
-        raise ValueError("head_dim=None is not resolved; give head_dim")
+        raise ValueError("head_dim=None has no default here; give head_dim")
     return config.head_dim
-
-
-def check_count(name: str, value: int) -> None:
-    """Check that a value is an integer of at least 1.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")

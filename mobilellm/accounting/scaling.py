@@ -14,9 +14,9 @@ from typing import Any
 from mobilellm.accounting.activation_memory import precision_of
 from mobilellm.accounting.cluster import H100_CLUSTER, Cluster
 from mobilellm.accounting.flops import flops_per_token
-from mobilellm.accounting.parameters import block_parameters, check_count, count_parameters
+from mobilellm.accounting.parameters import block_parameters, count_parameters
 from mobilellm.accounting.training_memory import optimizer_bytes
-from mobilellm.models.config import ModelConfig, check_choice
+from mobilellm.models.config import ModelConfig, check_choice, check_positive
 
 STRATEGIES = ("ddp", "fsdp")
 
@@ -79,8 +79,8 @@ def communication_bytes(
     Source: Rajbhandari et al. 2020, ZeRO, arXiv:1910.02054, section 7.
     """
     check_choice("strategy", strategy, STRATEGIES)
-    check_count("num_gpus", num_gpus)
-    check_count("micro_batches", micro_batches)
+    check_positive("num_gpus", num_gpus)
+    check_positive("micro_batches", micro_batches)
     width = precision_of(precision).weight
     stored, blocks = count_parameters(config).stored, block_parameters(config)
     if strategy == "ddp":
@@ -137,7 +137,7 @@ def forecast_step(
     Raises:
         ValueError: a count is below 1, a node is used only in part, or a choice is unknown.
     """
-    check_count("sequences_per_gpu", sequences_per_gpu)
+    check_positive("sequences_per_gpu", sequences_per_gpu)
     moved = communication_bytes(
         config, num_gpus, strategy=strategy, precision=precision, micro_batches=micro_batches
     )
@@ -196,8 +196,8 @@ def forecast_scaling(
     """
     forecasts = []
     for count in num_gpus:
-        check_count("num_gpus", count)
-        check_count("micro_batch_size", micro_batch_size)
+        check_positive("num_gpus", count)
+        check_positive("micro_batch_size", micro_batch_size)
         if tokens_per_step % (count * sequence_length):
             raise ValueError(
                 f"tokens_per_step={tokens_per_step} must be divisible by num_gpus={count} x "

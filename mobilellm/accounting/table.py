@@ -15,7 +15,7 @@ Row = tuple[str, str, str]
 
 
 def model_table(explained: Explanation) -> RenderableType:
-    """All quantities of one model, with explanations.
+    """Create a table with all quantities of one model and explanations.
 
     Args:
         explained: the merged results of `explain_model` and `explain_training`, with `budget` if
@@ -36,7 +36,7 @@ def model_table(explained: Explanation) -> RenderableType:
 
 
 def ladder_table(explained: Sequence[Explanation], names: Sequence[str] = ()) -> RenderableType:
-    """A table with one row per model.
+    """Create a table with one row per model.
 
     Args:
         explained: as for `model_table`.

@@ -13,12 +13,11 @@ from mobilellm.accounting.activation_memory import Precision, activation_bytes, 
 from mobilellm.accounting.parameters import (
     applications,
     block_costs,
-    check_count,
     count_parameters,
     head_cost,
     matrix_costs,
 )
-from mobilellm.models.config import ModelConfig, check_choice
+from mobilellm.models.config import ModelConfig, check_choice, check_positive
 from mobilellm.units import bytes_text
 
 OPTIMIZERS = ("adamw", "muon", "sgd")
@@ -37,8 +36,8 @@ class TrainingMemory:
     """Bytes that a training step needs on one device."""
 
     weights: int
-    """The parameters; for masked matrices also the masked copy that each application computes; in
-    mixed precision also the copies in 16 bits that are multiplied."""
+    """The parameters, the masked copies of masked matrices, and in mixed precision the 16-bit
+    copies that are used in matrix products."""
     gradients: int
     optimizer: int
     activations: int
@@ -106,11 +105,11 @@ def training_memory_bytes(
     Raises:
         ValueError: a size is below 1, or the optimizer or the precision is unknown.
     """
-    check_count("num_shards", num_shards)
+    check_positive("num_shards", num_shards)
     form = precision_of(precision)
     parameters = count_parameters(config).stored
     head = head_cost(config).parameters
-    copies = _formed_bytes(config, form)
+    copies = _materialized_bytes(config, form)
     if form.is_mixed:
         copies += form.value * (_block_matrices(config) + head)
     allowed = LOSS_CHUNK_LOGITS.get(accelerator, LOSS_CHUNK_LOGITS["cpu"])
@@ -147,13 +146,13 @@ def largest_micro_batch(
         config: the model.
         memory_bytes: memory of one device that the step may use.
         sequence_length: tokens.
-        divides: sequences per optimizer step and device, which the result divides.
+        divides: number of sequences per optimizer step and device. The result divides it.
         options: options of `training_memory_bytes`.
 
     Raises:
         ValueError: even a single sequence does not fit.
     """
-    check_count("divides", divides)
+    check_positive("divides", divides)
     sizes = [size for size in range(1, divides + 1) if divides % size == 0]
     needed = {
         size: training_memory_bytes(config, size, sequence_length, **options).total
@@ -175,11 +174,13 @@ def _logit_bytes(precision: str, accelerator: str) -> int:
     return BFLOAT16_LOGIT_BYTES if is_converted else LOGIT_BYTES
 
 
-def _formed_bytes(config: ModelConfig, form: Precision) -> int:
+def _materialized_bytes(config: ModelConfig, form: Precision) -> int:
     """Bytes of the weights that every application computes from stored ones and keeps."""
     uses = applications(config)
     costs = matrix_costs(config)
-    return form.value * sum(uses[name] * costs[name].formed_values for name in config.layer_shapes)
+    return form.value * sum(
+        uses[name] * costs[name].materialized_values for name in config.layer_shapes
+    )
 
 
 def _block_matrices(config: ModelConfig) -> int:

@@ -1,6 +1,7 @@
-"""Compression of a MobileLLM: recipes that calibrate, plan and apply.
+"""Compression of a model by recipes, which make a plan and apply it.
 
-A recipe is a class in the file of its name: `StructuredPruning` in `structured_pruning.py`.
+Each recipe is a class in a file of the same name, e.g. `StructuredPruning` in
+`structured_pruning.py`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,5 +15,5 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """A recipe by the name of its class, imported when it is first used."""
+    """Import a recipe when it is first used, given the name of its class."""
     return import_public_class(__name__, name)

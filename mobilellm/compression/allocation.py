@@ -3,9 +3,10 @@
 The sensitivity is measured twice per matrix: the increase of the calibration loss with this matrix
 alone compressed, and the decrease when it is restored while all others are compressed. The increase
 at other sizes is assumed to be proportional to the squared error, and a knapsack over the matrices
-finds the sizes with the smallest sum. As this relies entirely on the measurements and tends to
-extremes, divisions between it and the uniform one are proposed too. The division with the lowest
-calibration loss, measured with all matrices compressed, is chosen.
+finds the sizes with the smallest sum of increases. This estimate relies entirely on the
+measurements and often gives extreme sizes, so intermediate divisions between it and the uniform
+division are proposed as well. Among all of them, the division with the lowest calibration loss,
+measured with all matrices compressed, is chosen.
 """
 
 import itertools
@@ -21,11 +22,12 @@ from mobilellm.compression.recipe import Batch
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.models import MobileLLM
 
-# The losses of two models are measured per matrix, on this many tokens: enough to rank them.
+# For each matrix, the losses of two models are measured on this many tokens, which suffices to rank
+# them.
 LOSS_TOKENS = 4_096
 # Positions of intermediate divisions between the uniform one (0) and that of the knapsack (1).
 STEPS = (0.25, 0.5, 0.75)
-# Smallest and largest multiple of its uniform share that the cautious knapsack gives a matrix.
+# Bounds of the second knapsack: smallest and largest multiple of a matrix's uniform share.
 CAUTIOUS = (0.5, 2.0)
 
 # The largest number of proposed divisions: three estimates of the sensitivity, and for each the two
@@ -47,10 +49,10 @@ def searched_budgets(
         model: dense in the named matrices.
         calibration: batches of `input_ids` and `labels`.
         metrics: how the error of each matrix is measured, by name.
-        division: the budget, and what the matrices are made of; one part has open terms.
+        division: the budget and the parts of the matrices. One part has num_terms=None.
 
     Returns:
-        Parameters by name; a matrix that stays dense has all of its own.
+        Number of parameters by name; for a matrix that stays dense, its number of entries.
     """
     batches = search_batches(calibration)
     curves = {
@@ -84,7 +86,7 @@ def searched_budgets(
 
 
 def search_batches(calibration: Sequence[Batch]) -> Sequence[Batch]:
-    """The first batches, as many as hold `LOSS_TOKENS`."""
+    """The first batches, with at least `LOSS_TOKENS` tokens in total if there are so many."""
     counts = itertools.accumulate(batch["input_ids"].numel() for batch in calibration)
     return calibration[: sum(count < LOSS_TOKENS for count in counts) + 1]
 
@@ -95,23 +97,23 @@ def proposals(
     uniform: Budgets,
     division: Division,
 ) -> Iterator[Budgets]:
-    """Divisions of the budget that are worth measuring, each within it; none twice.
+    """Propose divisions of the budget, without duplicates.
 
     Args:
-        curves: by name.
-        increases: of the loss, by name: each a way to say what a matrix is worth.
-        uniform: the division that they were measured at.
+        curves: error curve of each matrix, by name.
+        increases: several estimates of the increase of the loss, by name of the compressed matrix.
+        uniform: the division at which the increases were measured.
         division: the budget.
     """
-    given = [uniform]
+    proposed = [uniform]
     for increase in increases:
         best = _least_sum(curves, increase, uniform, division, (0.0, float("inf")))
         between = [
             {n: int((1 - step) * uniform[n] + step * best[n]) for n in best} for step in STEPS
         ]
         for budgets in (best, _least_sum(curves, increase, uniform, division, CAUTIOUS), *between):
-            if budgets not in given:
-                given.append(budgets)
+            if budgets not in proposed:
+                proposed.append(budgets)
                 yield budgets
 
 
@@ -122,19 +124,19 @@ def _least_sum(
     division: Division,
     bounds: tuple[float, float],
 ) -> Budgets:
-    """The division with the least sum of increases, each taken as proportional to the error.
+    """The division with the smallest sum of increases, assumed proportional to squared errors.
 
     Args:
-        curves: by name.
-        increases: of the loss, at `uniform`.
-        uniform: parameters by name.
+        curves: error curve of each matrix, by name.
+        increases: increase of the loss by each matrix at the division `uniform`.
+        uniform: number of parameters by name.
         division: the budget.
-        bounds: least and most of a matrix's uniform share.
+        bounds: smallest and largest multiple of a matrix's uniform share.
     """
     sizes: list[list[int]] = []
     costs, damages = [], []
     for name, curve in curves.items():
-        base = division.written(name, uniform[name])
+        base = division.shape_for(name, uniform[name])
         # If compressing a matrix seems to lower the loss, it counts as nearly free, not as a gain.
         gradient = max(increases[name], 1e-6) / max(curve.squared_error(base), 1e-30)
         least, most = (bound * uniform[name] for bound in bounds)
@@ -146,6 +148,6 @@ def _least_sum(
         if curve.size <= most:
             sizes[-1].append(curve.size)
             damages[-1].append(0.0)
-        costs.append([division.weights[name] * parameters for parameters in sizes[-1]])
-    chosen = choose(costs, damages, division.for_parameters)
+        costs.append([division.parameter_costs[name] * parameters for parameters in sizes[-1]])
+    chosen = choose(costs, damages, division.allowed_for_parameters)
     return {name: kept[index] for name, kept, index in zip(curves, sizes, chosen, strict=True)}

@@ -1,4 +1,4 @@
-"""Putting compressed layers into a model: its configuration and its weights change together."""
+"""Replacement of layers in a model, which changes its configuration and its weights together."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,16 +14,16 @@ from mobilellm.models import MobileLLM
 def with_layers(model: MobileLLM, layers: Mapping[str, nn.Module]) -> MobileLLM:
     """A copy of `model` in which the named matrices are stored as the given layers.
 
-    Every block is stored once and a tied table serves both ends, so that one replacement changes
-    all uses. The structure of the result follows from its own configuration.
+    A replacement affects all applications of a shared block, and a tied embedding both as embedding
+    and as head.
 
     Args:
-        model: left as it is.
-        layers: layers of `mobilellm.layers`, or `nn.Linear` (weight only) to make a matrix dense
-            again, by names of `ModelConfig.matrix_sizes`.
+        model: is not changed.
+        layers: layers of `mobilellm.layers`, or `nn.Linear` without bias for a dense matrix, by
+            their names in `ModelConfig.matrix_sizes`.
 
     Raises:
-        ValueError: an unknown name, or a layer of another size.
+        ValueError: a name is unknown, or a layer has another size.
     """
     shapes = dict(model.config.compressed_layers)
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -32,7 +32,7 @@ def with_layers(model: MobileLLM, layers: Mapping[str, nn.Module]) -> MobileLLM:
             del state[key]
         for key, tensor in layer.state_dict().items():
             state[f"{name}.{key}"] = tensor.detach().clone()
-        shape = getattr(layer, "shape", DENSE)  # `nn.Linear` has none
+        shape = getattr(layer, "shape", DENSE)  # `nn.Linear` has no `shape`.
         if shape is DENSE:
             shapes.pop(name, None)
         else:
@@ -43,10 +43,10 @@ def with_layers(model: MobileLLM, layers: Mapping[str, nn.Module]) -> MobileLLM:
 
 
 def dense_weight(model: MobileLLM, name: str) -> torch.Tensor:
-    """The dense matrix (out, in) of that name, as it is multiplied; no gradient."""
+    """The dense weight (out, in) of the named matrix, without gradient."""
     return materialize(model.get_submodule(name)).detach()
 
 
 def working_copy(model: MobileLLM) -> MobileLLM:
-    """A model of its own with the same weights and no gradients: to measure while compressing."""
+    """A copy of the model in evaluation mode and without gradients."""
     return with_layers(model, {}).eval().requires_grad_(False)

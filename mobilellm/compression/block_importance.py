@@ -1,4 +1,4 @@
-"""How much a model needs each of its stored blocks."""
+"""Importance of the stored blocks of a model."""
 
 from collections.abc import Sequence
 
@@ -13,16 +13,19 @@ from mobilellm.models import MobileLLM
 from mobilellm.models.attention_mask import attention_mask_of
 
 
-def losses_without(model: MobileLLM, calibration: Sequence[Batch]) -> list[float]:
-    """Nats per token without each stored block."""
-    every = range(model.config.num_blocks)
-    plans = [StructuredPlan.whole(model.config, [b for b in every if b != gone]) for gone in every]
+def losses_without_blocks(model: MobileLLM, calibration: Sequence[Batch]) -> list[float]:
+    """Loss of the model without each stored block, in nats per token."""
+    blocks = range(model.config.num_blocks)
+    plans = [
+        StructuredPlan.whole(model.config, [b for b in blocks if b != removed])
+        for removed in blocks
+    ]
     return [sum_losses(pruned_model(model, plan), calibration).loss for plan in plans]
 
 
 @torch.no_grad()
 def block_influences(model: MobileLLM, calibration: Sequence[Batch]) -> list[float]:
-    """Block influence of each stored block, summed over its uses and over tokens."""
+    """Block influence of each stored block, summed over its applications and over tokens."""
     sums = [0.0] * model.config.num_blocks
     device = next(model.parameters()).device
     for batch in calibration:

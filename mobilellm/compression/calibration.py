@@ -27,7 +27,8 @@ class Moments:
     tokens: int
     """Number of input vectors, over all applications of the matrix."""
     cross: Tensor | None = None
-    """E[t xᵀ], (in, in), with t the input of the same matrix in the teacher; None without one."""
+    """E[t xᵀ], (in, in), where t is the input of the same matrix in the teacher; None without a
+    teacher."""
 
 
 @torch.no_grad()
@@ -49,11 +50,11 @@ def gather_moments(
         calibration: batches of `input_ids` (batch, seq), with or without `document_ids`.
         names: keys of `ModelConfig.matrix_sizes`.
         teacher: a model with the same layers, which runs on the same text for `cross`.
-        run: takes a model and the index of a batch and runs all applications of the named matrices;
-            None: complete forward passes.
+        run: function of a model and the index of a batch that runs all applications of the named
+            matrices; None: complete forward passes.
 
     Raises:
-        ValueError: there is no batch, or inputs are not finite.
+        ValueError: there is no batch, or the inputs are not finite.
     """
     sums: dict[str, _MomentSum] = {name: _MomentSum() for name in names}
 
@@ -77,15 +78,15 @@ def gather_moments(
     for name, moment in moments.items():
         if not moment.inputs.isfinite().all():
             raise ValueError(
-                f"{name} gets inputs that are not finite (NaN or overflowed) on the calibration "
-                "text; compress a model whose loss on this text is finite, and use float32 if the "
-                "model is in float16"
+                f"the inputs of {name} are not finite (NaN or overflow) on the calibration text; "
+                "compress a model whose loss on this text is finite, and use float32 if the model "
+                "is in float16"
             )
     return moments
 
 
 def check_tokens(name: str, moments: Moments) -> None:
-    """Check that there are enough tokens for a moment of full rank.
+    """Check that there are enough tokens for a second moment of full rank.
 
     Raises:
         ValueError: there are fewer tokens than the matrix has inputs.
@@ -100,7 +101,7 @@ def check_tokens(name: str, moments: Moments) -> None:
 
 
 class _MomentSum:
-    """Running sums of outer products."""
+    """Running sums of outer products of the inputs of one matrix."""
 
     def __init__(self) -> None:
         self.inputs: Tensor | None = None
@@ -145,7 +146,7 @@ def _inputs_of(
 
     def keep(name: str, x: Tensor) -> None:
         if id(x) not in flat:
-            # A reference to x is kept, so that no other tensor can get its id.
+            # A reference to x is kept, because otherwise another tensor could get the same id.
             flat[id(x)] = (x, x.flatten(0, -2))
         inputs[name].append(flat[id(x)][1])
 

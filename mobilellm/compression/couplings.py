@@ -1,4 +1,4 @@
-"""Matrices of a MobileLLM that share the same hidden units or heads."""
+"""Couplings of a model: matrices that share hidden units or heads."""
 
 from mobilellm.compression.algorithms.coupling import Coupling
 from mobilellm.models.config import ModelConfig
@@ -8,8 +8,8 @@ def couplings(config: ModelConfig) -> tuple[Coupling, ...]:
     """The couplings of the `hidden` units and of the query `heads` of every stored block.
 
     Hidden units may be reordered freely, and query heads within the group that shares a key-value
-    head: neither positions nor norms (one weight per dimension for all heads) depend on the index
-    of a head. A block that is applied several times is listed once.
+    head, because neither rotary embeddings nor norms depend on the index of a head. A shared block
+    is listed once.
     """
     found = []
     for index, shape in enumerate(config.block_shapes):

@@ -1,4 +1,4 @@
-"""Dividing a budget among the matrices of a model, and the costs of the shapes that result."""
+"""Division of a budget among the matrices of a model, and costs of the resulting shapes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from functools import cached_property
 
 from mobilellm.compression.part_templates import PartTemplate, shape_from_parts
 from mobilellm.compression.permutations import with_permutations
-from mobilellm.compression.recipe import Spending
+from mobilellm.compression.recipe import BudgetUse
 from mobilellm.compression.size_budget import SizeBudget, uniform_budgets
 from mobilellm.compression.spending import one_term_more, spend
 from mobilellm.layers.factorized import FactorizedShape
@@ -18,20 +18,21 @@ ROUNDING = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Division:
-    """The budget of the selected matrices of a model, and shapes that meet it.
+    """The budget of the selected matrices of a model, and shapes within it.
 
-    Costs are in parameters of the model, or in the unit in which the budget counts them.
+    Costs are in parameters. If the budget counts the bytes read per decoded token, a parameter
+    costs as much as the number of times it is read.
     """
 
     config: ModelConfig
     names: Sequence[str]
     """Names of the selected matrices."""
     budget: SizeBudget | None
-    """None if the parts determine all numbers of terms."""
+    """The budget; None if all parts have num_terms."""
     parts: Sequence[PartTemplate]
-    """The parts of each shape; low rank if shapes are searched for."""
+    """The parts of each shape; a single low-rank part if the shapes are searched for."""
     permutations: str
-    """One of the recipe's choices: `none`, `absorbed`, `stored` or `all`."""
+    """`none`, `absorbed`, `stored` or `all`, as in the recipe."""
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -40,11 +41,11 @@ class Division:
         return {name: shapes[name][0] * shapes[name][1] for name in self.names}
 
     @cached_property
-    def weights(self) -> dict[str, float]:
+    def parameter_costs(self) -> dict[str, float]:
         """Cost of one parameter of each matrix."""
         if self.budget is None:
             return dict.fromkeys(self.names, 1.0)
-        return self.budget.weights_of(self.config, self.names)
+        return self.budget.parameter_costs(self.config, self.names)
 
     @cached_property
     def allowed(self) -> float:
@@ -58,20 +59,22 @@ class Division:
         return self.budget.allowed(self.config, self.names)
 
     @cached_property
-    def for_parameters(self) -> float:
-        """`allowed` minus the cost of the indices, if permutations are stored."""
+    def allowed_for_parameters(self) -> float:
+        """`allowed` minus the cost of stored permutations."""
         if self.budget is None or self.permutations not in ("stored", "all"):
             return self.allowed
         indices = {name: sum(self.config.matrix_sizes[name]) for name in self.names}
-        costs = (self.weights[n] * self.budget.index_cost(indices[n]) for n in self.names)
+        costs = (self.parameter_costs[n] * self.budget.index_cost(indices[n]) for n in self.names)
         return max(self.allowed - sum(costs), 0.0)
 
     def uniform(self) -> dict[str, int]:
-        """Number of parameters for each matrix, if each keeps the same share of its entries."""
-        return uniform_budgets(self.config, self.names, self.for_parameters, self.weights)
+        """Number of parameters of each matrix if all keep the same share of their entries."""
+        return uniform_budgets(
+            self.config, self.names, self.allowed_for_parameters, self.parameter_costs
+        )
 
-    def written(self, name: str, parameters: float) -> FactorizedShape:
-        """The shape that the parts give a matrix with at most `parameters` parameters.
+    def shape_for(self, name: str, parameters: float) -> FactorizedShape:
+        """The shape of the named matrix with at most `parameters` parameters.
 
         Raises:
             ValueError: the factors of a part do not divide the matrix, or there are too few
@@ -82,36 +85,36 @@ class Division:
         return with_permutations(shape, self.permutations)
 
     def cost(self, name: str, shape: FactorizedShape) -> float:
-        """Cost of a matrix in a shape."""
+        """Cost of the named matrix in the given shape."""
         cost = shape.parameters if self.budget is None else self.budget.cost(shape)
-        return self.weights[name] * cost
+        return self.parameter_costs[name] * cost
 
     def used(self, shapes: Mapping[str, FactorizedShape]) -> float:
         """Total cost of the selected matrices; those without a shape stay dense."""
         return sum(
-            self.cost(name, shapes[name]) if name in shapes else self.weights[name] * size
+            self.cost(name, shapes[name]) if name in shapes else self.parameter_costs[name] * size
             for name, size in self.sizes.items()
         )
 
     def spend_rest(
         self, shapes: Mapping[str, FactorizedShape], budgets: Mapping[str, float]
     ) -> dict[str, FactorizedShape]:
-        """The shapes, with additional terms that use up the rest of the budget.
+        """Add terms to the shapes until the rest of the budget is used.
 
         Args:
-            shapes: of the matrices that do not stay dense.
+            shapes: shapes of the matrices that do not stay dense.
             budgets: intended number of parameters of each matrix.
         """
         if self.budget is None:
             return dict(shapes)
-        shares = {name: self.weights[name] * budgets[name] for name in shapes}
+        shares = {name: self.parameter_costs[name] * budgets[name] for name in shapes}
         left = self.allowed - self.used(shapes)
         return spend(shapes, shares, left, self.cost, lambda _, shape: self._larger(shape))
 
     def _larger(self, shape: FactorizedShape) -> FactorizedShape | None:
         if len(shape.parts) == len(self.parts):
             open_parts = [i for i, part in enumerate(self.parts) if part.num_terms is None]
-        else:  # A search found the shape, and its parts are not those of the templates.
+        else:  # The shape was found by a search, so its parts are not those of the templates.
             open_parts = [i for i, part in enumerate(shape.parts) if part.is_low_rank]
         return one_term_more(shape, open_parts[0]) if open_parts else None
 
@@ -123,7 +126,7 @@ class Division:
         """
         used = self.used(shapes)
         if self.budget is not None and used > self.allowed + ROUNDING:
-            total = sum(self.weights[name] * size for name, size in self.sizes.items())
+            total = sum(self.parameter_costs[name] * size for name, size in self.sizes.items())
             raise ValueError(
                 f"{self.budget} allows these matrices {self.allowed:,.0f} parameters "
                 f"({self.allowed / total:.2%} of them), but the configured parts have "
@@ -131,8 +134,8 @@ class Division:
                 "null), or give parts with larger right factors or num_terms=null"
             )
 
-    def spending(self, shapes: Mapping[str, FactorizedShape]) -> Spending | None:
-        """How much of the budget the shapes use; None if there is no budget."""
+    def budget_use(self, shapes: Mapping[str, FactorizedShape]) -> BudgetUse | None:
+        """The budget and the part of it that the shapes use; None if there is no budget."""
         if self.budget is None:
             return None
-        return Spending(str(self.budget), self.allowed, self.used(shapes))
+        return BudgetUse(str(self.budget), self.allowed, self.used(shapes))

@@ -16,14 +16,14 @@ SHARES = tuple(step / 20 for step in range(1, 20))
 
 
 class ErrorCurve:
-    """Error of one matrix in each of the shapes that its parts allow.
+    """Error of one matrix for each number of terms of its open part.
 
     For low rank the error is exact: that of the best matrix of each rank under the metric. For
     Kronecker products it is that of the nearest sum in the Frobenius norm, as an estimate of the
     error under the metric.
 
     Args:
-        name: of the matrix.
+        name: name of the matrix.
         weight: (out, in).
         metric: the metric of the error.
         division: the parts of the shapes.
@@ -41,7 +41,7 @@ class ErrorCurve:
         return self.weight.numel()
 
     def choices(self, near: float) -> list[FactorizedShape]:
-        """Candidate shapes by increasing size, including the one for `near` parameters."""
+        """Candidate shapes by increasing size, including the shape for `near` parameters."""
         shapes: dict[int, FactorizedShape] = {}
         for parameters in (near, *(share * self.size for share in SHARES)):
             shape = self._shape_or_none(parameters)
@@ -53,7 +53,7 @@ class ErrorCurve:
         """Squared error of the best weights in a shape; only ratios of the values are meaningful.
 
         Args:
-            shape: one of those that the parts allow.
+            shape: a shape with the parts of the division.
         """
         return float(self._squared_errors[shape.parts[self._open_part].num_terms])
 
@@ -61,18 +61,18 @@ class ErrorCurve:
         """A fitted layer with at most `parameters` parameters; None if the matrix stays dense."""
         if parameters >= self.size:
             return None
-        shape = self.division.written(self.name, parameters)
+        shape = self.division.shape_for(self.name, parameters)
         return SumFit(self.weight, shape, self.metric).layer(self.weight.dtype)
 
     def _shape_or_none(self, parameters: float) -> FactorizedShape | None:
         try:
-            return self.division.written(self.name, parameters)
+            return self.division.shape_for(self.name, parameters)
         except ValueError:  # There are too few parameters for one term.
             return None
 
     @cached_property
     def _squared_errors(self) -> Tensor:
-        """Squared error for each number of terms, from 0 on, of the part with open num_terms."""
+        """Squared error by the number of terms (0, 1, …) of the part with num_terms=None."""
         template = self.division.parts[self._open_part]
         size = self.division.config.matrix_sizes[self.name]
         rest = self.weight.double() - self._fixed_parts(size)

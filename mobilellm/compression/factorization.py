@@ -1,4 +1,4 @@
-"""Factorising matrices of a model into low-rank parts, Kronecker products, or sums of both."""
+"""Factorisation of matrices into low-rank products, Kronecker products, or sums of both."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,7 @@ from mobilellm.compression.part_templates import PartTemplate, parse_parts
 from mobilellm.compression.permutations import absorb_permutations, permuted_fit, with_permutations
 from mobilellm.compression.plan import LayerPlan, LayerwisePlan
 from mobilellm.compression.progress import log_progress
-from mobilellm.compression.recipe import Batch, Compressed, LayerwiseRecipe, Spending
+from mobilellm.compression.recipe import Batch, BudgetUse, Compressed, LayerwiseRecipe
 from mobilellm.compression.selection import groups_by_input
 from mobilellm.compression.size_budget import LIMITS, SizeBudget
 from mobilellm.compression.stream_cache import StreamCache
@@ -41,21 +41,23 @@ PERMUTATIONS = ("none", "absorbed", "stored", "all")
 
 @dataclass(frozen=True, kw_only=True)
 class Factorization(LayerwiseRecipe):
-    """Replace matrices by sums of Kronecker products and low-rank parts.
+    """Replacement of matrices by sums of Kronecker products and low-rank products.
+
+    The sums of parts with different shapes, the search for shapes, and the fit to propagated inputs
+    are not from the papers below.
 
     Raises:
         ValueError: a choice is unknown, or settings contradict each other.
 
     Source: Edalati et al. 2022, KnGPT-2, arXiv:2110.08152; Abronin et al. 2024, TQCompressor,
-    arXiv:2401.16367; Wang et al. 2025, SVD-LLM, arXiv:2403.07378. The sums of mixed shapes, the
-    search for shapes and the fit to propagated inputs are this project's own.
+    arXiv:2401.16367; Wang et al. 2025, SVD-LLM, arXiv:2403.07378.
     """
 
     budget: SizeBudget | Mapping[str, Any] | None = None
-    """Largest size of the compressed matrices. None, or a budget without a limit: the size is given
-    by the parts if all have num_terms, otherwise it is half of the dense matrices."""
+    """Largest size of the compressed matrices. If it is None or has no limit, the sizes follow from
+    the parts if all have num_terms; otherwise half of the parameters are kept."""
     parts: Sequence[PartTemplate | Mapping[str, Any]] | None = ()
-    """Parts of the sum that replaces a matrix; empty: low rank; None: searched for each matrix."""
+    """Parts of the sum that replaces a matrix; empty: low rank; None: search a shape per matrix."""
     fit: str = "outputs"
     """`weights`: minimise the error of the weights in the Frobenius norm; `outputs`: minimise the
     error of the layer's outputs on the calibration text; `propagated`: approximate the outputs of
@@ -163,14 +165,14 @@ class Factorization(LayerwiseRecipe):
         plans = [uniform, self._plan_shapes(model, division, searched, metrics)]
         return min(plans, key=lambda plan: self._loss(model, plan, calibration))
 
-    def spending(self, model: MobileLLM, plan: LayerwisePlan) -> Spending | None:
-        """How much of the budget a plan for `model` uses; None if there is no budget."""
-        return self._division(model).spending(plan.compressed_layers)  # pyright: ignore
+    def budget_use(self, model: MobileLLM, plan: LayerwisePlan) -> BudgetUse | None:
+        """The budget and the part of it that a plan uses; None if there is no budget."""
+        return self._division(model).budget_use(plan.compressed_layers)  # pyright: ignore
 
     def low_rank_twin(self, plan: LayerwisePlan) -> "tuple[Factorization, LayerwisePlan] | None":
-        """The same matrices factorised by low rank, fitted in the same way, for comparison.
+        """A recipe and a plan that factorise the same matrices with low rank, for comparison.
 
-        None if `plan` is low rank itself, or if a matrix has too few parameters for rank 1.
+        None if `plan` is low rank already, or if a matrix has too few parameters for rank 1.
         """
         twin = low_rank_plan(plan)
         if twin is None or twin.compressed_layers == plan.compressed_layers:
@@ -188,10 +190,9 @@ class Factorization(LayerwiseRecipe):
         budgets: Mapping[str, int],
         metrics: Mapping[str, Metric],
     ) -> LayerwisePlan:
-        """A shape for each matrix within its budget.
+        """Plan a shape for each matrix within its budget, and spend the rest on more terms.
 
-        A matrix whose budget is at least its size stays dense. The rest of the budget is spent on
-        additional terms.
+        A matrix whose budget is at least its size stays dense.
         """
         fits: dict[str, SumFit] = {}
         if self.parts is not None:
@@ -218,9 +219,9 @@ class Factorization(LayerwiseRecipe):
     def _configured_shapes(
         self, division: Division, budgets: Mapping[str, int]
     ) -> dict[str, FactorizedShape]:
-        """The shapes that the parts give within the budgets, with the rest spent on more terms."""
+        """The shapes with the configured parts, after the rest of the budget is spent."""
         smaller = [n for n in division.names if self.is_fixed or budgets[n] < division.sizes[n]]
-        shapes = {name: division.written(name, budgets[name]) for name in smaller}
+        shapes = {name: division.shape_for(name, budgets[name]) for name in smaller}
         return division.spend_rest(shapes, budgets)
 
     def apply(
@@ -239,7 +240,7 @@ class Factorization(LayerwiseRecipe):
         fitted: dict[str, FactorizedLinear] = {}
         errors: dict[str, float] = {}
         working = working_copy(dense)
-        streams = StreamCache(dense, calibration) if StreamCache.serves(dense) else None
+        streams = StreamCache(dense, calibration) if StreamCache.supports(dense) else None
         for group in log_progress(
             self._measured_together(model.config, names), "groups of layers fitted"
         ):

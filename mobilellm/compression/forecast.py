@@ -1,4 +1,4 @@
-"""Forecast of the time that a search takes, from timing its first steps on this machine."""
+"""Forecast of the duration of a search, based on the measured time of its first steps."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +14,10 @@ from mobilellm.evaluation.validation import sum_losses
 from mobilellm.models import MobileLLM
 from mobilellm.units import duration_text
 
-# Passes over the calibration text. A fit to outputs needs one; a propagated fit runs each block of
-# two models for each input of its matrices, which costs about twelve.
+# Number of passes over the calibration text. A propagated fit runs each block of two models once
+# for each group of matrices with the same input, which takes about as long as twelve passes.
 PASSES = {"weights": 0.0, "outputs": 1.0, "propagated": 12.0}
-# Steps that take less time than this are timed twice.
+# Steps that take less time than this are measured twice.
 REPEATED_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
@@ -34,10 +34,11 @@ def log_forecast(
     shapes: ShapeSearch | None,
     pass_seconds: float,
 ) -> None:
-    """Log what will be searched and roughly how long that takes.
+    """Log what will be searched and approximately how long it will take.
 
-    One evaluation of the loss and the search for the first matrix's shape are timed. The time of
-    other matrices is assumed to be proportional to rows x columns x the smaller of the two.
+    The time of one evaluation of the loss and of the search for the first matrix's shape is
+    measured. The time for a matrix is assumed to be proportional to rows x columns x min(rows,
+    columns).
 
     Args:
         model: the model that will be compressed.
@@ -46,7 +47,7 @@ def log_forecast(
         division: names of the matrices, and their budget.
         fit: how the matrices are fitted, as in `Factorization`.
         allocation: `searched` if the shares of the budget are searched for as well.
-        shapes: settings of the search for shapes; None: the shapes are given.
+        shapes: settings of the search for shapes; None if shapes are not searched for.
         pass_seconds: time that one pass over the calibration text took.
     """
     work = {name: _work(model, name) for name in division.names}
@@ -56,7 +57,7 @@ def log_forecast(
         lambda: (
             search_shape(dense_weight(model, first), parameters, metrics[first], shapes)
             if shapes is not None
-            else division.written(first, parameters)
+            else division.shape_for(first, parameters)
         )
     )
     all_shapes = once / work[first] * sum(work.values())
@@ -65,7 +66,7 @@ def log_forecast(
         batches = search_batches(calibration)
         losses = 2 * len(work) + PROPOSALS + 2
         loss = _seconds(lambda: sum_losses(model, batches))
-        # Both the uniform division and the one found are fitted, and the better one is taken.
+        # Both the uniform division and the division that was found are fitted and compared.
         fitted = PASSES[fit] * pass_seconds + all_shapes / 2 + pass_seconds
         seconds = losses * loss + 2 * (all_shapes + fitted)
         described = [f"{losses} losses", *described, "two fits of the whole model"]
@@ -78,12 +79,12 @@ def _work(model: MobileLLM, name: str) -> int:
 
 
 def _seconds(action: Callable[[], object]) -> float:
-    """Time of `action`; the second call is taken if it is short, as a first one loads libraries."""
-    taken = float("inf")
+    """Time of `action`. A short action is measured twice, because a first call loads libraries."""
+    shortest = float("inf")
     for _ in range(2):
         start = perf_counter()
         action()
-        taken = min(taken, perf_counter() - start)
-        if taken > REPEATED_SECONDS:
+        shortest = min(shortest, perf_counter() - start)
+        if shortest > REPEATED_SECONDS:
             break
-    return taken
+    return shortest

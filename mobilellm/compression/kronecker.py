@@ -1,4 +1,4 @@
-"""The public name of the nearest sum of Kronecker products and of the layer that applies it."""
+"""Public import path of `nearest_kronecker` and `KroneckerLinear`."""
 
 from mobilellm.compression.algorithms.kronecker import nearest_kronecker
 from mobilellm.layers.kronecker import KroneckerLinear

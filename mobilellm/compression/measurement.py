@@ -22,13 +22,13 @@ def measure_structures(
         dense: the configuration before this compression.
         compressed: the configuration after it.
         prefill_tokens: tokens of the prompt; fewer if the context is shorter.
-        decode_tokens: number of tokens that are generated.
+        decode_tokens: number of tokens to generate.
 
     Returns:
-        Rows as `compare_latency` gives them. They include a low-rank model with the same number of
-        parameters per matrix if a matrix is factorised in another way.
+        The rows of `compare_latency`. If a matrix is factorised other than by low rank, they
+        include a low-rank model with at most as many parameters per matrix.
     """
-    configs = {name_as_given(dense): dense, "compressed": compressed}
+    configs = {label_of_original(dense): dense, "compressed": compressed}
     twin = twin_config(compressed)
     if twin is not None:
         configs["low-rank twin"] = twin
@@ -39,7 +39,7 @@ def measure_structures(
     )
 
 
-def name_as_given(config: ModelConfig) -> str:
-    """`dense`, or for a model that was compressed before e.g. `given, masked`."""
+def label_of_original(config: ModelConfig) -> str:
+    """Label of the model before compression: `dense`, or e.g. `given, masked` if it has masks."""
     kinds = {shape.kind for shape in config.layer_shapes.values()}
     return f"given, {' and '.join(sorted(kinds))}" if kinds else "dense"

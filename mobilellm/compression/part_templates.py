@@ -1,4 +1,4 @@
-"""Configured shapes: parts whose number of terms can be left to the budget of each matrix."""
+"""Templates of parts, whose number of terms may be determined by the budget of each matrix."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from mobilellm.ranges import Range, check_fields
 
 @dataclass(frozen=True, kw_only=True)
 class PartTemplate:
-    """One part of a sum: Kronecker products with right factors of this size, or low rank.
+    """Template of one part of a sum: Kronecker products with given right factors, or low rank.
 
     Raises:
         ValueError: `right` is not a pair of positive sizes, or num_terms is below 1.
@@ -24,7 +24,7 @@ class PartTemplate:
     """Number of terms, or the rank; None: as many as the budget allows."""
     transpose_for_wide: bool = True
     """Whether the right factors are transposed for a matrix with more columns than rows, so that
-    one template suits both the projections into a wide layer and those out of it."""
+    one template suits projections to more and to fewer dimensions."""
 
     def __post_init__(self) -> None:
         """Convert lists to tuples and check the values."""
@@ -34,7 +34,7 @@ class PartTemplate:
             object.__setattr__(self, "right", tuple(self.right))
 
     def part(self, size: Size, num_terms: int) -> PartShape:
-        """This part for a matrix (rows, columns).
+        """The shape of this part for a matrix with the given size and number of terms.
 
         Raises:
             ValueError: the right factors do not divide the matrix.
@@ -48,7 +48,7 @@ class PartTemplate:
 
 
 def parse_parts(parts: Sequence[PartTemplate | Mapping[str, Any]]) -> tuple[PartTemplate, ...]:
-    """Part templates from their YAML form.
+    """Create part templates from a configuration.
 
     Raises:
         ValueError: a field is unknown, there is no part, or num_terms is open in several parts.
@@ -63,8 +63,8 @@ def parse_parts(parts: Sequence[PartTemplate | Mapping[str, Any]]) -> tuple[Part
         raise ValueError("parts is empty; give at least one, e.g. {right: [1, 2], num_terms: 1}")
     if sum(part.num_terms is None for part in parsed) > 1:
         raise ValueError(
-            "several parts have open num_terms (null); give num_terms for all but one, whose "
-            "number of terms the budget decides"
+            "several parts have num_terms=null; give num_terms for all parts but one, for which "
+            "the budget determines it"
         )
     return parsed
 
@@ -76,7 +76,7 @@ def shape_from_parts(
 
     Raises:
         ValueError: the factors of a part do not divide the matrix, or the other parts leave too few
-            parameters for one term of the part with open num_terms.
+            parameters for one term of the part with num_terms=None.
     """
     fixed = [p.part(size, p.num_terms) for p in parts if p.num_terms is not None]
     left = parameters - sum(part.parameters for part in fixed)
@@ -91,7 +91,7 @@ def shape_from_parts(
         if terms < 1:
             raise ValueError(
                 f"the budget of {parameters:,} parameters for {name} ({size[0]}x{size[1]}) leaves "
-                f"{left:,}, and one term takes {one.parameters:,}; raise the budget, or use larger "
+                f"{left:,}, but one term needs {one.parameters:,}; raise the budget, or use larger "
                 "right factors"
             )
         made.append(template.part(size, terms))

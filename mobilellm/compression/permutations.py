@@ -1,4 +1,4 @@
-"""Permutations in a model: absorbed by neighbouring layers, or stored as indices."""
+"""Permutations that are absorbed by neighbouring layers or stored as indices."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -26,8 +26,8 @@ from mobilellm.models import MobileLLM
 def with_permutations(shape: FactorizedShape, permutations: str) -> FactorizedShape:
     """`shape` with stored row and column permutations, if `permutations` asks for them.
 
-    None is stored for rows (columns) if the left or the right factors have a single row (column),
-    because the order then does not change the error.
+    Rows (columns) are not permuted if the left or the right factors have a single row (column),
+    because their order then does not change the error.
     """
     part = kronecker_part(shape)
     if permutations not in ("stored", "all") or part is None:
@@ -37,7 +37,7 @@ def with_permutations(shape: FactorizedShape, permutations: str) -> FactorizedSh
 
 
 def kronecker_part(shape: FactorizedShape) -> PartShape | None:
-    """The first part that is not low rank; the error of low rank does not depend on the order."""
+    """The first part that is not low rank, which is the one whose error depends on the order."""
     return next((part for part in shape.parts if not part.is_low_rank), None)
 
 
@@ -48,10 +48,10 @@ def permuted_fit(
     search: PermutationSearch,
     dtype: torch.dtype = torch.float32,
 ) -> FactorizedLinear:
-    """Fit `shape` to `goal` (out, in) with reordered rows and columns; store the orders.
+    """Fit a shape with stored permutations to `goal` (out, in).
 
-    The orders are searched for on the residual of the low-rank parts, and are used only if they
-    lower the error under `metric`. The result is thus never worse than without reordering.
+    The permutations are searched for on the residual of the low-rank parts. They are used only if
+    they lower the error under `metric`.
     """
     part = kronecker_part(shape)
     plain = FactorizedShape(parts=shape.parts)
@@ -78,10 +78,10 @@ def permuted_fit(
 def absorb_permutations(
     model: MobileLLM, plan: LayerwisePlan, search: PermutationSearch
 ) -> MobileLLM:
-    """A copy of `model` with its hidden units and heads reordered to lower the errors of `plan`.
+    """A copy of `model` with hidden units and heads reordered to lower the errors of `plan`.
 
-    The function of the model does not change. Units that are rows or columns of a layer that an
-    earlier stage compressed are not reordered.
+    The copy computes the same function. Units of layers that are compressed already are not
+    reordered.
     """
     permuted = working_copy(model)
     for coupling in couplings(model.config):
@@ -94,7 +94,7 @@ def absorb_permutations(
 def _unit_order(
     model: MobileLLM, coupling: Coupling, plan: LayerwisePlan, search: PermutationSearch
 ) -> Tensor | None:
-    """The order of units for the planned layers of one coupling; None if it cannot help."""
+    """The order of units for the planned layers of one coupling; None if it has no effect."""
     members = (*coupling.rows, *coupling.columns)
     if any(name in model.config.layer_shapes for name in members):
         return None
@@ -111,7 +111,7 @@ def _unit_order(
 def _sides(
     model: MobileLLM, plan: LayerwisePlan, names: Iterable[str], side: int
 ) -> Iterable[tuple[Tensor, PartShape]]:
-    # The plan is one of `Factorization`.
+    # All shapes in a plan of `Factorization` are factorised.
     shapes = cast("dict[str, FactorizedShape]", plan.compressed_layers)
     for name in names:
         shape = shapes.get(name)

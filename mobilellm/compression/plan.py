@@ -1,4 +1,4 @@
-"""A plan says, before anything changes, what the compressed model will be. It is plain data."""
+"""Compression plans: plain data that describe the compressed model before it is created."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ if TYPE_CHECKING:
 
 
 class Plan(ABC):
-    """What a recipe is going to do to one model.
+    """The result of `Recipe.plan` for one model.
 
-    A plan either compresses named matrices one by one, so that it can be divided into stages, or
-    changes the model as a whole; the defaults are those of the second kind.
+    A plan either compresses named matrices independently, so that it can be divided into stages, or
+    changes the model as a whole. The default methods are for plans that change the whole model.
     """
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The matrices that are compressed one by one; empty: the model changes as a whole."""
+        """Names of the matrices that are compressed independently; empty if there are none."""
         return ()
 
     @property
     def expected_errors(self) -> dict[str, float | None]:
-        """Relative error that is expected of each matrix in `names`; None: not estimated."""
+        """Expected relative error of each matrix in `names`; None if it was not estimated."""
         return {}
 
     def only(self, names: Iterable[str]) -> Self:
-        """The part of the plan for these matrices, in the order given.
+        """The part of the plan for the given matrices, in the given order.
 
         Raises:
-            ValueError: a name that the plan does not have.
+            ValueError: the plan does not contain a name.
         """
         for name in names:
             raise ValueError(f"{name} is not in the plan, which changes the model as a whole")
         return self
 
     def layer_report(self, errors: Mapping[str, float]) -> dict[str, Any]:
-        """Plain data for JSON: what became of each matrix in `names`.
+        """Plain data for JSON about each matrix in `names` after compression.
 
         Args:
-            errors: relative error of each matrix after compression, by name.
+            errors: measured relative error of each matrix, by name.
         """
         return {}
 
     @abstractmethod
     def table(self) -> Table:
-        """The plan for people, in 80 columns."""
+        """A table for the terminal, at most 80 columns wide."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -66,49 +66,49 @@ class Plan(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPlan:
-    """One matrix: what it is and what it will be."""
+    """The planned compression of one matrix."""
 
     name: str
-    """Its module's name, a key of `ModelConfig.matrix_sizes`."""
+    """Name of the matrix, a key of `ModelConfig.matrix_sizes`."""
     size: Size
     """Rows and columns (out, in)."""
     shape: LayerShape
-    """How it will be stored."""
+    """Shape of the compressed matrix."""
     expected_error: float | None = None
-    """Relative error on the method's own metric, from the calibration text; None: not estimated."""
+    """Expected relative error under the metric of the recipe; None if it was not estimated."""
 
     @property
     def parameters(self) -> int:
-        """Stored parameters afterwards; masked weights are counted."""
+        """Number of parameters after compression, including masked weights."""
         return self.shape.cost(self.size).parameters
 
     @property
     def nonzero(self) -> int:
-        """Stored parameters afterwards that are not masked to zero."""
+        """Number of parameters after compression, without masked weights."""
         return self.shape.cost(self.size).nonzero
 
     @property
     def flops(self) -> int:
-        """Floating-point operations per input vector afterwards; masked weights are counted."""
+        """Floating-point operations per input vector after compression."""
         return self.shape.cost(self.size).flops
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerwisePlan(Plan):
-    """The matrices that will be compressed one by one, in that order.
+    """A plan that compresses matrices independently, in the given order.
 
     Raises:
-        ValueError: a matrix named twice, or one with more parameters than the dense matrix.
+        ValueError: a matrix occurs twice, or has more parameters than the dense matrix.
     """
 
     layers: tuple[LayerPlan, ...]
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check the layers."""
         names = self.names
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"the plan names {name} twice; name each layer once")
+                raise ValueError(f"the plan contains {name} twice; plan each layer once")
         for layer in self.layers:
             dense = layer.size[0] * layer.size[1]
             if layer.parameters > dense:
@@ -119,34 +119,34 @@ class LayerwisePlan(Plan):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the matrices, in the order of compression."""
+        """Names of the matrices, in the order of compression."""
         return tuple(layer.name for layer in self.layers)
 
     @property
     def expected_errors(self) -> dict[str, float | None]:
-        """Relative error that is expected of each matrix; None: not estimated."""
+        """Expected relative error of each matrix; None if it was not estimated."""
         return {layer.name: layer.expected_error for layer in self.layers}
 
     @property
     def compressed_layers(self) -> dict[str, LayerShape]:
-        """As `ModelConfig.compressed_layers` takes it."""
+        """The shapes by name, a value for `ModelConfig.compressed_layers`."""
         return {layer.name: layer.shape for layer in self.layers}
 
     def only(self, names: Iterable[str]) -> LayerwisePlan:
-        """The part of the plan for these matrices, in the order given.
+        """The part of the plan for the given matrices, in the given order.
 
         Raises:
-            ValueError: a name that the plan does not have.
+            ValueError: the plan does not contain a name.
         """
         known = {layer.name: layer for layer in self.layers}
         names = list(names)
         for name in names:
             if name not in known:
-                raise ValueError(f"{name} is not in the plan; it has {', '.join(known)}")
+                raise ValueError(f"{name} is not in the plan, which contains {', '.join(known)}")
         return replace(self, layers=tuple(known[name] for name in names))
 
     def layer_report(self, errors: Mapping[str, float]) -> dict[str, Any]:
-        """What became of each matrix, as plain data for JSON."""
+        """Plain data for JSON about each matrix after compression."""
         return {
             layer.name: {
                 "size": list(layer.size),
@@ -160,7 +160,7 @@ class LayerwisePlan(Plan):
         }
 
     def table(self) -> Table:
-        """The totals, then one row per matrix, or per kind of matrix if there are many."""
+        """A table with totals, and one row per matrix, or per kind of matrix if there are many."""
         kinds: dict[str, list[LayerPlan]] = {}
         grouped = len(self.layers) > MAX_ROWS
         for layer in self.layers:
@@ -209,7 +209,7 @@ class LayerwisePlan(Plan):
 
 
 def _row_name(name: str, grouped: bool) -> str:
-    """`gate_proj 12` for blocks.12.feed_forward.gate_proj, or `gate_proj` for all of them."""
+    """`gate_proj 12` for `blocks.12.feed_forward.gate_proj`, or only `gate_proj` if grouped."""
     found = re.fullmatch(r"blocks\.(\d+)\..*\.(\w+)", name)
     if found is None:
         return name
@@ -217,7 +217,7 @@ def _row_name(name: str, grouped: bool) -> str:
 
 
 def _shares(layers: Sequence[LayerPlan]) -> list[str]:
-    """Kept weights, kept operations, and the range of expected errors."""
+    """Shares of kept weights and of kept operations, and the range of expected errors, as text."""
     dense = sum(layer.size[0] * layer.size[1] for layer in layers)
     kept, flops = sum(layer.nonzero for layer in layers), sum(layer.flops for layer in layers)
     errors = sorted(f"{e.expected_error:.3f}" for e in layers if e.expected_error is not None)

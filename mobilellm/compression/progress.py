@@ -1,4 +1,4 @@
-"""Log the progress of long loops: a bar on a terminal, lines in a log."""
+"""Logging of the progress of long loops."""
 
 import logging
 import sys
@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 
 
 def log_progress(items: Collection[T], description: str) -> Iterator[T]:
-    """Iterate over `items` and show how many are done and how long the rest will take.
+    """Iterate over `items` and show the progress and the estimated remaining time.
 
-    On a terminal this is a bar, which disappears at the end; otherwise a line in the log every ten
-    seconds: `<description>: 12 of 84, 3.1 minutes left`.
+    On a terminal, a progress bar is shown, which disappears at the end. Otherwise a line is logged
+    every ten seconds: `<description>: 12 of 84, 3.1 minutes left`.
 
     Args:
-        items: to iterate over.
-        description: what is done with them, e.g. `shapes found`.
+        items: items to iterate over.
+        description: text before the progress, e.g. `shapes found`.
     """
     yield from (_with_bar if sys.stderr.isatty() else _with_lines)(items, description)
 

@@ -1,4 +1,4 @@
-"""Pruning individual weights of a model by magnitude, Wanda or SparseGPT."""
+"""Pruning of individual weights by magnitude, Wanda or SparseGPT."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ METHODS = ("magnitude", "wanda", "sparsegpt")
 
 @dataclass(frozen=True, kw_only=True)
 class Pruning(LayerwiseRecipe):
-    """Set weights to zero permanently; the matrices keep their sizes.
+    """Pruning of individual weights, which sets them to zero permanently.
 
-    Errors are relative errors: of the weights for `magnitude`, and of the layer's outputs on the
+    Errors are relative errors of the weights for `magnitude`, and of the layer's outputs on the
     calibration text for the other methods.
 
     Raises:
@@ -44,13 +44,13 @@ class Pruning(LayerwiseRecipe):
     """
 
     method: str = "sparsegpt"
-    """The weights that are pruned: `magnitude`: those with the smallest |w|; `wanda`: those with
-    the smallest product of |w| and the norm of their input; `sparsegpt`: those with the smallest
-    effect on the layer's outputs, where the other weights are adjusted to compensate."""
+    """Criterion of pruning. `magnitude`: smallest |w|; `wanda`: smallest product of |w| and the
+    norm of the input; `sparsegpt`: smallest effect on the layer's outputs, with the remaining
+    weights adjusted to compensate."""
     sparsity: float = 0.5
     """Share of each matrix's weights that become zero."""
     pattern: str = UNSTRUCTURED
-    """`unstructured`, or n:m, which keeps n of every m neighbouring inputs."""
+    """`unstructured`, or n:m, which keeps n of every m consecutive inputs."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -69,9 +69,9 @@ class Pruning(LayerwiseRecipe):
         self._check_layers(model.config, self.layer_names(model.config))
 
     def plan(self, model: MobileLLM, calibration: Sequence[Batch]) -> LayerwisePlan:
-        """The number of weights that each matrix keeps, and its expected error.
+        """Compute the number of weights that each matrix keeps, and its expected error.
 
-        The error is that of pruning only this matrix.
+        The expected error is measured with only this matrix pruned.
 
         Raises:
             ValueError: as `check`, or there are too few calibration tokens.
@@ -95,7 +95,7 @@ class Pruning(LayerwiseRecipe):
     def apply(
         self, model: MobileLLM, plan: LayerwisePlan, calibration: Sequence[Batch]
     ) -> Compressed:
-        """Mask the planned matrices block by block, with inputs from the blocks pruned before.
+        """Mask the planned matrices block by block, with inputs from the blocks already pruned.
 
         Raises:
             ValueError: another recipe made the plan, a layer is compressed already, or there are
@@ -144,7 +144,7 @@ class Pruning(LayerwiseRecipe):
         return layer, metric.relative_error(weight, layer.materialize().detach())
 
     def _mask(self, weight: Tensor, moments: Moments | None) -> tuple[Tensor, Tensor]:
-        """The weight (out, in), which SparseGPT adjusts, and its mask."""
+        """The weight (out, in), adjusted in the case of SparseGPT, and its mask."""
         if moments is None:
             return weight, magnitude_mask(weight, self.sparsity, self.pattern)
         if self.method == "wanda":
@@ -175,8 +175,8 @@ class Pruning(LayerwiseRecipe):
         for layer in plan.layers:
             if layer.shape != (shape := self._shape(layer.size)):
                 raise ValueError(
-                    f"the plan has {layer.name} as {layer.shape}, but sparsity={self.sparsity} "
-                    f"gives {shape}; apply a plan with the recipe that made it"
+                    f"the plan for {layer.name} has {layer.shape}, but sparsity={self.sparsity} "
+                    f"gives {shape}; apply the plan with the recipe that created it"
                 )
 
 

@@ -1,4 +1,4 @@
-"""What every compression method offers: a plan, and its application to a model."""
+"""Interface of compression recipes, which make a plan for a model and apply it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,122 +17,130 @@ PlanT = TypeVar("PlanT", bound=Plan)
 
 @dataclass(frozen=True)
 class Compressed:
-    """What applying a plan gives."""
+    """The result of applying a plan."""
 
     model: MobileLLM
-    """A new model; tensors of untouched layers are shared with the one it was made from."""
+    """The compressed model."""
     errors: dict[str, float] = field(default_factory=dict)
-    """Relative error of each compressed layer on the method's own metric."""
+    """Relative error of each compressed layer under the metric of the recipe, by name."""
 
 
 @dataclass(frozen=True)
-class Spending:
-    """How much of a size budget a plan uses, in parameters, or in parameters read per token."""
+class BudgetUse:
+    """A size budget and the part of it that a plan uses.
+
+    The unit is parameters, or parameters read per decoded token.
+    """
 
     limit: str
-    """As the user gave it."""
+    """The limit, as given by the user."""
     allowed: float
-    """For the chosen matrices."""
+    """Size that the selected matrices may have."""
     used: float
+    """Size that they have after compression."""
 
     def __str__(self) -> str:
-        """One line for people."""
+        """A description in one line."""
         unspent = self.used < 0.95 * self.allowed
         return (
             f"{self.limit} allows these matrices {self.allowed:,.0f} parameters, the plan uses "
             f"{self.used:,.0f} ({self.used / self.allowed:.1%})"
-            + ("; the parts' shapes can use no more of it" if unspent else "")
+            + ("; no shape of the given parts uses more of it" if unspent else "")
         )
 
 
 class Recipe(ABC, Generic[PlanT]):
-    """A compression method with its settings: a frozen keyword-only dataclass, built by Hydra.
+    """A compression method with its settings.
 
-    A recipe defines `check`, `plan`, `apply` and `plan_from_dict`; the other methods have defaults.
+    Subclasses are frozen keyword-only dataclasses, which Hydra can instantiate. They implement
+    `check`, `plan`, `apply` and `plan_from_dict`; the other methods have defaults.
     """
 
     @abstractmethod
     def check(self, model: MobileLLM) -> None:
-        """Refuse what cannot be applied to `model`, before any data is read.
+        """Check that the recipe can be applied to `model`, before any data is read.
 
         Args:
-            model: may be on the meta device, without weights.
+            model: the model, which may be on the meta device.
 
         Raises:
-            ValueError: a pattern that matches nothing, a shape that does not divide, and so on.
+            ValueError: the recipe cannot be applied, e.g. because a pattern matches no matrix.
         """
 
     @abstractmethod
     def plan(self, model: MobileLLM, calibration: Sequence[Batch]) -> PlanT:
-        """Decide what the model becomes.
+        """Make a plan for a model.
 
         Args:
-            model: left as it is.
+            model: is not changed.
             calibration: batches of `input_ids` and `labels`, each (batch, seq).
 
         Raises:
-            ValueError: as `check`; too little calibration text.
+            ValueError: as `check`, or there are too few calibration tokens.
         """
 
     @abstractmethod
     def apply(self, model: MobileLLM, plan: PlanT, calibration: Sequence[Batch]) -> Compressed:
-        """Compress `model` as a plan of this recipe, or a part of it, says.
+        """Compress a model according to a plan of this recipe or a part of one.
 
-        Deterministic: the same arguments give the same weights. `model` is left as it is.
+        The result is deterministic, and `model` is not changed.
 
         Raises:
-            ValueError: a plan of another model or recipe; too little calibration text.
+            ValueError: the plan belongs to another model or recipe, or there are too few
+                calibration tokens.
         """
 
     @abstractmethod
     def plan_from_dict(self, values: Mapping[str, Any]) -> PlanT:
-        """A plan of this recipe, back from what its `to_dict` gave."""
+        """Create a plan of this recipe from the output of its `to_dict`."""
 
     def layer_names(self, config: ModelConfig) -> tuple[str, ...]:
-        """The matrices that it compresses one by one, known before any data is read.
+        """Names of the matrices that the recipe compresses independently.
 
-        Empty by default: the model is compressed as a whole and cannot be divided into stages.
+        They are known before any data is read. The default is none: the recipe compresses the model
+        as a whole and cannot be divided into stages.
 
         Raises:
-            ValueError: a pattern that matches nothing.
+            ValueError: a pattern matches no matrix.
         """
         return ()
 
     def configs_after(self, config: ModelConfig) -> list[ModelConfig]:
-        """The architectures that may result, as far as heads, widths and blocks are concerned.
+        """The architectures that may result, regarding heads, widths and blocks.
 
-        Asked before any data is read, so that a teacher's losses can be checked against what the
-        student will be. By default `config` alone: heads, widths and blocks stay.
+        They are known before any data is read, so that the losses of a distillation can be checked
+        for the compressed student. The default is for recipes that do not change the architecture.
         """
         return [config]
 
-    def spending(self, model: MobileLLM, plan: PlanT) -> Spending | None:
-        """How much of its size budget a plan for `model` uses; None: it has no such budget."""
+    def budget_use(self, model: MobileLLM, plan: PlanT) -> BudgetUse | None:
+        """The size budget and the part of it that a plan uses; None if there is no budget."""
         return None
 
     def low_rank_twin(self, plan: PlanT) -> "tuple[Recipe, Plan] | None":
-        """A recipe and its plan for the same matrices by low rank, at most as many parameters each.
+        """A recipe and a plan that factorise the same matrices with low rank, for comparison.
 
-        Reports show this model for comparison. None (the default): there is no such model.
+        Each matrix has at most as many parameters as in `plan`. None, which is the default, if
+        there is no such plan.
         """
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerwiseRecipe(Recipe[LayerwisePlan]):
-    """A method that compresses matrices one by one, so that it can be divided into stages."""
+    """A recipe that compresses matrices independently, so that it can be divided into stages."""
 
     layers: Sequence[str] = ("blocks.*",)
-    """Patterns over the names of `ModelConfig.matrix_sizes`."""
+    """Patterns of the names in `ModelConfig.matrix_sizes`, as for `select_layers`."""
 
     def plan_from_dict(self, values: Mapping[str, Any]) -> LayerwisePlan:
         """The inverse of `LayerwisePlan.to_dict`."""
         return LayerwisePlan.from_dict(values)
 
     def layer_names(self, config: ModelConfig) -> tuple[str, ...]:
-        """The matrices that `layers` names.
+        """Names of the matrices that match the patterns in `layers`.
 
         Raises:
-            ValueError: a pattern that matches nothing.
+            ValueError: a pattern matches no matrix.
         """
         return select_layers(config, self.layers)

@@ -1,4 +1,4 @@
-"""Selecting matrices of a model by patterns of their names."""
+"""Selection of matrices of a model by patterns of their names."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,10 +8,10 @@ from mobilellm.models import ModelConfig
 
 
 def select_layers(config: ModelConfig, patterns: Sequence[str]) -> tuple[str, ...]:
-    """Names of the dense matrices that match any of `patterns`, in the model's order.
+    """Select the dense matrices whose names match any of `patterns`, in the order of the model.
 
     Args:
-        config: of the model.
+        config: configuration of the model.
         patterns: shell-style wildcards for the keys of `config.matrix_sizes`, e.g.
             `blocks.*.feed_forward.*`, `blocks.[13].*.up_proj` or `embedding`.
 
@@ -40,10 +40,10 @@ def select_layers(config: ModelConfig, patterns: Sequence[str]) -> tuple[str, ..
 
 
 def by_depth(config: ModelConfig, names: Iterable[str]) -> list[str]:
-    """The named matrices in the order in which a forward pass first uses them.
+    """Sort the named matrices by their first use in a forward pass.
 
-    This can differ from the order of the blocks' indices if a sharing scheme does not run the
-    blocks in that order.
+    The result differs from the order of block indices if the sharing scheme runs the blocks in
+    another order.
     """
     first_use = {block: place for place, block in enumerate(dict.fromkeys(config.layer_order))}
     places = {}
@@ -61,13 +61,13 @@ def _nothing_matches(config: ModelConfig, pattern: str) -> str:
         )
     kinds = dict.fromkeys(re.sub(r"\d+", "*", name) for name in config.matrix_sizes)
     return (
-        f"layers={pattern!r} matches no matrix of the model, which has {', '.join(kinds)} "
-        f"with blocks 0 to {config.num_blocks - 1}"
+        f"layers={pattern!r} matches no matrix of the model; its matrices are {', '.join(kinds)}, "
+        f"with blocks from 0 to {config.num_blocks - 1}"
     )
 
 
 def groups_by_input(config: ModelConfig, names: Sequence[str]) -> list[list[str]]:
-    """The named matrices in groups with the same input, by depth."""
+    """Group the named matrices by their input; the groups are sorted by depth."""
     groups: dict[str, list[str]] = {}
     for name in by_depth(config, names):
         groups.setdefault(_input_of(name), []).append(name)
@@ -75,7 +75,7 @@ def groups_by_input(config: ModelConfig, names: Sequence[str]) -> list[list[str]
 
 
 def _input_of(name: str) -> str:
-    """A key for the input of a matrix, equal for matrices with the same input."""
+    """A key that is equal for matrices with the same input."""
     parent, _, kind = name.rpartition(".")
     shared = {"q_proj": "x", "k_proj": "x", "v_proj": "x", "gate_proj": "x", "up_proj": "x"}
     return f"{parent}.{shared.get(kind, kind)}"

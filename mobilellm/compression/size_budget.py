@@ -1,4 +1,4 @@
-"""The size that a compressed model may have, and its uniform division among the matrices."""
+"""Limits on the size of a compressed model, and uniform division among its matrices."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ LIMITS = ("ratio", "stored_ratio", "max_bytes", "max_decode_bytes")
 
 @dataclass(frozen=True, kw_only=True)
 class SizeBudget:
-    """What the compressed model may cost; exactly one limit is given.
+    """Limit on the size of a compressed model. Exactly one limit must be given.
 
     Raises:
-        ValueError: none or several, a share that is not between 0 and 1, bytes or bits that are
-            not positive.
+        ValueError: no limit or several limits are given, or a number is out of range.
     """
 
     ratio: float | None = None
-    """Share of the chosen matrices' own parameters that is kept."""
+    """Share of the parameters of the selected matrices that is kept."""
     stored_ratio: float | None = None
     """Share of all stored parameters of the model that is kept."""
     max_bytes: float | None = None
-    """Bytes of the stored weights, at `bits` each, and of stored permutations, 4 per index."""
+    """Bytes of all stored weights, of `bits` bits each, and of permutations, 4 bytes per index."""
     max_decode_bytes: float | None = None
-    """Bytes read to decode one token, counted likewise; a shared block is read at each use."""
+    """Bytes read to decode one token, counted in the same way; a shared block is counted once per
+    application."""
     bits: int = 16
     """Bits per weight, for limits in bytes."""
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check the limits."""
         share = Range(above=0, below=1, remedy="the share kept")
         size = Range(above=0, cap=1e18, remedy="the number of bytes")
         check_fields(self, ratio=share, stored_ratio=share, max_bytes=size, max_decode_bytes=size,
@@ -47,7 +47,7 @@ class SizeBudget:
             )
 
     def __str__(self) -> str:
-        """`ratio=0.5`, `max_bytes=1,000,000 at 16 bits`."""
+        """The limit, e.g. `ratio=0.5` or `max_bytes=1,000,000 at 16 bits`."""
         name = next(name for name in LIMITS if getattr(self, name) is not None)
         value = getattr(self, name)
         return f"{name}={value:,.0f} at {self.bits} bits" if self._in_bytes else f"{name}={value}"
@@ -57,14 +57,14 @@ class SizeBudget:
         return self.max_bytes is not None or self.max_decode_bytes is not None
 
     def index_cost(self, indices: int) -> float:
-        """Cost of the entries of stored permutations, in parameters; 0 if the limit is a ratio."""
+        """Cost of the entries of permutations, in parameters; 0 if the limit is a ratio."""
         return indices * INDEX_BITS / self.bits if self._in_bytes else 0.0
 
     def cost(self, shape: FactorizedShape) -> float:
-        """Cost of one use of a matrix of that shape, in parameters."""
+        """Cost of one application of a matrix with the given shape, in parameters."""
         return shape.parameters + self.index_cost(shape.indices)
 
-    def weights_of(self, config: ModelConfig, names: Sequence[str]) -> dict[str, float]:
+    def parameter_costs(self, config: ModelConfig, names: Sequence[str]) -> dict[str, float]:
         """Cost of one parameter of each matrix: 1, or the number of reads per decoded token."""
         if self.max_decode_bytes is None:
             return dict.fromkeys(names, 1.0)
@@ -75,18 +75,18 @@ class SizeBudget:
         }
 
     def allowed(self, config: ModelConfig, names: Sequence[str]) -> float:
-        """The total that the named matrices may cost, in parameters times their weights.
+        """Largest total cost of the named matrices.
 
         Raises:
-            ValueError: the rest of the model alone exceeds the limit, the model is within it
-                already, or `max_decode_bytes` with an untied token embedding, of which decoding
-                reads one row only.
+            ValueError: the other matrices alone exceed the limit, the dense model is within the
+                limit, or an untied token embedding is to be compressed for `max_decode_bytes`,
+                although decoding reads only one of its rows.
         """
         if self.max_decode_bytes is not None and not config.tie_word_embeddings:
-            _check_no_table(names)
-        weights = self.weights_of(config, names)
+            _check_no_embedding(names)
+        costs = self.parameter_costs(config, names)
         sizes = {name: rows * columns for name, (rows, columns) in config.matrix_sizes.items()}
-        dense = sum(sizes[name] * weights[name] for name in names)
+        dense = sum(sizes[name] * costs[name] for name in names)
         if self.ratio is not None:
             return self.ratio * dense
         if self.stored_ratio is not None:
@@ -100,8 +100,8 @@ class SizeBudget:
         allowed = limit - (total - dense)
         if allowed <= 0:
             raise ValueError(
-                f"{self} allows {limit:,.0f} parameters, but what is not compressed has "
-                f"{total - dense:,.0f} already; name more layers or allow more"
+                f"{self} allows {limit:,.0f} parameters, but the layers that are not compressed "
+                f"have {total - dense:,.0f}; compress more layers or raise the budget"
             )
         if allowed >= dense:
             raise ValueError(
@@ -111,24 +111,19 @@ class SizeBudget:
         return allowed
 
 
-def _check_no_table(names: Sequence[str]) -> None:
-    """Refuse an untied token embedding.
-
-    Raises:
-        ValueError: it is among `names`.
-    """
+def _check_no_embedding(names: Sequence[str]) -> None:
     if "embedding" in names:
         raise ValueError(
-            "max_decode_bytes counts what one token reads, and of a token table that is not tied "
-            "to the head it reads one row: compressing it saves nothing there; leave embedding "
-            "out of layers, or use max_bytes or a ratio"
+            "max_decode_bytes counts the bytes read per token, which include only one row of an "
+            "untied token embedding, so that compressing it has no effect; remove embedding from "
+            "layers, or use max_bytes or a ratio"
         )
 
 
 def uniform_budgets(
-    config: ModelConfig, names: Sequence[str], allowed: float, weights: Mapping[str, float]
+    config: ModelConfig, names: Sequence[str], allowed: float, parameter_costs: Mapping[str, float]
 ) -> dict[str, int]:
-    """Parameters for each matrix: the same share of each."""
+    """Number of parameters of each matrix if all keep the same share of their entries."""
     sizes = {name: rows * columns for name, (rows, columns) in config.matrix_sizes.items()}
-    share = allowed / sum(sizes[name] * weights[name] for name in names)
+    share = allowed / sum(sizes[name] * parameter_costs[name] for name in names)
     return {name: int(share * sizes[name]) for name in names}

@@ -1,7 +1,7 @@
-"""Spending the rest of a budget after every matrix has a shape.
+"""Use of the rest of a budget after every matrix has a shape.
 
-Ranks and numbers of terms are integers, so that every matrix leaves up to one term of its share
-unused. The sum of these remainders is spent on additional terms.
+Ranks and numbers of terms are integers. Every matrix therefore leaves a part of its share unused,
+which is less than the cost of one term. The sum of these remainders is spent on additional terms.
 """
 
 import heapq
@@ -12,10 +12,10 @@ from mobilellm.layers.factorized import FactorizedShape
 
 
 def one_term_more(shape: FactorizedShape, part: int) -> FactorizedShape | None:
-    """`shape` with one more term in the given part.
+    """Add one term to a part of `shape`.
 
-    None if the part has its largest number of terms already, or if the result would be at least as
-    large as the dense matrix.
+    None if the part has its largest number of terms, or if the result would be at least as large as
+    the dense matrix.
     """
     old = shape.parts[part]
     if old.num_terms >= old.max_terms:
@@ -34,17 +34,17 @@ def spend(
     cost: Callable[[str, FactorizedShape], float],
     grow: Callable[[str, FactorizedShape], FactorizedShape | None],
 ) -> dict[str, FactorizedShape]:
-    """The shapes, with as many additional terms as the rest of the budget allows.
+    """Add terms to the shapes as long as the rest of the budget allows.
 
-    The next term goes to the matrix with the lowest ratio of cost to intended cost, and of equal
-    ratios to the first. A matrix whose next term exceeds the rest gets no more terms.
+    The next term is added to the matrix with the lowest ratio of cost to intended cost; of several
+    such matrices, to the first. A matrix whose next term exceeds the rest gets no more terms.
 
     Args:
         shapes: by name, in the model's order.
         shares: intended cost of each matrix, in the unit of `cost`.
         left: the rest of the budget, in the unit of `cost`.
-        cost: gives the cost of a matrix in a shape.
-        grow: gives the next larger shape of a matrix, or None if there is none.
+        cost: returns the cost of a matrix in a shape.
+        grow: returns the next larger shape of a matrix, or None if there is none.
     """
     grown = dict(shapes)
     places = {name: place for place, name in enumerate(shapes)}

@@ -1,4 +1,4 @@
-"""Settings of compression that do not belong to a recipe: stages and amount of calibration text."""
+"""Settings of compression during training that do not belong to a recipe."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -11,7 +11,7 @@ from mobilellm.ranges import MAX_INDEX, Range, check_fields
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
-    """The order and times of the stages, and the amount of calibration text.
+    """Order and start of the stages, and amount of calibration text.
 
     Raises:
         ValueError: the order is unknown, a number is out of range, or the groups contradict other
@@ -35,19 +35,23 @@ class StageSettings:
     """Number of tokens of training text that the recipe uses for calibration."""
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check the settings."""
         check_fields(
             self,
             num_stages=Range(at_least=1, cap=10_000),
             first_start=Range(at_least=0, below=1),
-            recovery_share=Range(above=0, below=1, remedy="null: the same number after each stage"),
+            recovery_share=Range(
+                above=0, below=1, remedy="null gives every stage the same number of steps"
+            ),
             calibration_tokens=Range(at_least=1, cap=MAX_INDEX),
         )
         check_choice("order", self.resolved_order, ORDERS)
         if self.resolved_order == "given" and not self.groups:
-            raise ValueError("order=given needs groups: one list of patterns per stage")
+            raise ValueError("order=given requires groups: give one list of patterns per stage")
         if self.groups is not None and self.resolved_order != "given":
-            raise ValueError(f"groups determine the order; remove order={self.order}")
+            raise ValueError(
+                f"groups determine the order, but order={self.order} is given as well; remove order"
+            )
         if self.groups is not None and self.num_stages not in (None, len(self.groups)):
             raise ValueError(
                 f"num_stages={self.num_stages}, but there are {len(self.groups)} groups; remove "
@@ -56,12 +60,12 @@ class StageSettings:
 
     @property
     def resolved_num_stages(self) -> int:
-        """The number of stages, with its default if it is not given."""
+        """The number of stages, or its default."""
         return self.num_stages or (len(self.groups) if self.groups else 1)
 
     @property
     def resolved_order(self) -> str:
-        """The order of the layers, with its default if it is not given."""
+        """The order of the layers, or its default."""
         return self.order or ("forward" if self.groups is None else "given")
 
 
@@ -69,7 +73,7 @@ def split_settings(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
     """Split a configuration node into settings of the recipe (with `_target_`) and of the stages.
 
     Args:
-        node: `compression` of a configuration, e.g. conf/compression/low_rank.yaml.
+        node: the group `compression` of a configuration, e.g. conf/compression/low_rank.yaml.
     """
     names = {field.name for field in fields(StageSettings)}
     recipe = {key: value for key, value in node.items() if key not in names}

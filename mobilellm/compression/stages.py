@@ -1,4 +1,4 @@
-"""Compression in stages: which layers are compressed together, and at which optimizer step."""
+"""Stages of compression: groups of layers, and the optimizer steps at which they start."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ ORDERS = ("forward", "backward", "least_sensitive", "given")
 
 @dataclass(frozen=True)
 class Stages:
-    """Which layers are compressed together, and before which optimizer step.
+    """Groups of layers that are compressed together, and the start of each stage.
 
     Raises:
         ValueError: the numbers of groups and starts differ, the starts do not increase, a group is
@@ -27,7 +27,7 @@ class Stages:
     """Number of optimizer steps that precede each stage; 0: before the first step."""
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check the groups and the starts."""
         if len(self.groups) != len(self.starts) or not self.groups:
             raise ValueError(
                 f"there are {len(self.groups)} groups of layers and {len(self.starts)} starts; "
@@ -53,15 +53,15 @@ def stage_starts(
     first_start: float = 0.0,
     recovery_share: float | None = None,
 ) -> tuple[int, ...]:
-    """Optimizer steps at which the stages begin, evenly spaced.
+    """Compute the optimizer steps at which the stages begin, which are evenly spaced.
 
     Args:
-        total_steps: optimizer steps of the whole run; None: not known, which is possible only with
-            one stage before the first step.
-        num_stages: at least 1.
+        total_steps: optimizer steps of the whole run; None if unknown, which requires a single
+            stage before the first step.
+        num_stages: number of stages, at least 1.
         first_start: share of the steps before the first stage.
-        recovery_share: share of the steps between two stages; the last stage is followed by all
-            remaining steps. None: the same number of steps after each stage.
+        recovery_share: share of the steps between two stages. All remaining steps follow the last
+            stage. None: the same number of steps after each stage.
 
     Raises:
         ValueError: a share is out of range, two stages begin at the same step, or a stage begins
@@ -76,7 +76,7 @@ def stage_starts(
     if recovery_share is not None and not 0 < recovery_share < 1:
         raise ValueError(
             f"recovery_share={recovery_share} is a share of the run's steps and must be between 0 "
-            "and 1; null divides the steps evenly"
+            "and 1; null gives every stage the same number of steps"
         )
     if total_steps is None:
         if num_stages > 1 or first_start > 0:
@@ -106,11 +106,11 @@ def group_layers(
     patterns: Sequence[Sequence[str]] = (),
     errors: Mapping[str, float | None] | None = None,
 ) -> tuple[tuple[str, ...], ...]:
-    """Divide the layers that are to be compressed among the stages.
+    """Divide the layers among the stages.
 
     Args:
-        config: of the model.
-        names: of the layers; keys of `config.matrix_sizes`.
+        config: configuration of the model.
+        names: names of the layers, keys of `config.matrix_sizes`.
         num_stages: number of groups, whose sizes differ by at most one layer.
         order: `forward` (by depth), `backward`, `least_sensitive` (the layers with the smallest
             `errors` first) or `given` (`patterns` names the layers of each stage).
@@ -132,14 +132,14 @@ def group_layers(
         missing = [name for name in names if name not in known]
         if missing:
             raise ValueError(
-                f"order=least_sensitive needs the expected error of each layer, but the recipe "
-                f"gives none for {', '.join(missing[:3])}; use order=forward or backward"
+                f"order=least_sensitive requires the expected error of each layer, but the recipe "
+                f"does not estimate it for {', '.join(missing[:3])}; use order=forward or backward"
             )
         ordered.sort(key=known.__getitem__)
     if num_stages > len(ordered):
         raise ValueError(
-            f"num_stages={num_stages} is more than the {len(ordered)} layers that are to be "
-            "compressed; use fewer stages or more layers"
+            f"num_stages={num_stages} exceeds the number of layers to compress, {len(ordered)}; "
+            "use fewer stages or more layers"
         )
     ends = [len(ordered) * n // num_stages for n in range(num_stages + 1)]
     return tuple(tuple(ordered[a:b]) for a, b in pairwise(ends))
@@ -153,16 +153,16 @@ def _given_groups(
         group = tuple(name for name in select_layers(config, one) if name in names)
         if not group:
             raise ValueError(
-                f"groups: stage {number}, {', '.join(one)}, names none of the layers that are to "
-                f"be compressed ({', '.join(names[:3])}, …); name at least one of them"
+                f"groups: stage {number}, {', '.join(one)}, matches none of the layers to compress "
+                f"({', '.join(names[:3])}, …); give a pattern that matches at least one of them"
             )
         groups.append(group)
     _check_groups(groups)
     missing = [name for name in names if name not in set(chain.from_iterable(groups))]
     if missing:
         raise ValueError(
-            f"groups leaves out {', '.join(missing[:3])}, which the recipe's `layers` selects; add "
-            "them to a stage, or remove them from `layers`"
+            f"groups does not contain {', '.join(missing[:3])}, which `layers` selects; add them "
+            "to a stage, or remove them from `layers`"
         )
     return tuple(groups)
 
@@ -184,6 +184,6 @@ def _check_groups(groups: Sequence[Sequence[str]]) -> None:
 def _check_rising(starts: Sequence[int]) -> None:
     if starts[0] < 0 or any(a >= b for a, b in pairwise(starts)):
         raise ValueError(
-            f"the stages begin at steps {', '.join(map(str, starts))}, which must increase and not "
-            "be negative; use fewer stages, or more steps between them"
+            f"the stages begin at the steps {', '.join(map(str, starts))}, but these must increase "
+            "and must not be negative; use fewer stages, or more steps between them"
         )

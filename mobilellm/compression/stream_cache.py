@@ -1,7 +1,8 @@
-"""The residual streams before a block, kept so that earlier blocks do not run again.
+"""Cache of the residual stream before a block, so that earlier blocks need not run again.
 
-A propagated fit measures each block several times, since it changes with each of its matrices. All
-blocks before its first use are final by then, and so is the residual stream that reaches it.
+A propagated fit runs each block several times, because every compressed matrix changes the outputs
+of the block. The blocks before it are final by then, and hence the residual stream that it reads as
+well.
 """
 
 from collections.abc import Sequence
@@ -15,49 +16,54 @@ from mobilellm.models.attention_mask import attention_mask_of
 
 
 class StreamCache:
-    """Residual streams of two models on the same text, before the first use of a block.
+    """Residual streams of a teacher and a model that is being compressed, on the same text.
 
-    Blocks must be compressed in the order of their first use. Memory: two numbers, in the type of
-    the models, per token and unit of the hidden size.
+    The cached streams are those before the first application of the current block. Blocks must be
+    compressed in the order of their first application. The cache stores 2 × tokens × hidden_size
+    numbers.
 
     Args:
-        teacher: the model before compression; the other model changes from block to block.
+        teacher: the model before compression.
         calibration: batches of `input_ids` (batch, seq), with or without `document_ids`.
 
     Raises:
-        ValueError: the model shares keys and values between uses of a block, which then needs more
-            than the residual stream.
+        ValueError: the model shares keys and values between applications of a block, which then
+            reads more than the residual stream.
     """
 
     def __init__(self, teacher: MobileLLM, calibration: Sequence[Batch]) -> None:
-        """Nothing is computed yet: the token embedding may still change."""
-        if not self.serves(teacher):
-            raise ValueError("share_kv=first needs whole forward passes")
+        """Store the arguments; nothing is computed yet, because the embedding may still change."""
+        if not self.supports(teacher):
+            raise ValueError("share_kv=first is not supported; run complete forward passes")
         self.teacher = teacher
         self.calibration = calibration
         self.layers = slice(0, 0)
-        """Applications from the block's first to its last, positions in `layer_order`."""
+        """Layers from the first to the last application of the current block."""
         self._streams: dict[bool, list[Tensor]] = {}
 
     @staticmethod
-    def serves(model: MobileLLM) -> bool:
-        """Whether a block reads the residual stream only, and no keys and values of another use."""
+    def supports(model: MobileLLM) -> bool:
+        """Whether blocks read only the residual stream, and no keys and values of other layers."""
         return model.config.share_kv != "first"
 
     @torch.no_grad()
     def move_to(self, block: int, model: MobileLLM) -> None:
-        """Move to the current block or a later one; `model` is compressed up to there.
+        """Compute the residual streams before the given block.
+
+        Args:
+            block: index of a stored block.
+            model: the model, in which all blocks before the given one are compressed.
 
         Raises:
-            ValueError: a block whose first use lies before the present one's.
+            ValueError: the first application of the block is before that of the current block.
         """
         order = self.teacher.config.layer_order
         first, last = order.index(block), len(order) - 1 - order[::-1].index(block)
         if first < self.layers.start:
             raise ValueError(
-                f"block {block} first runs at layer {first}, before layer {self.layers.start}, "
-                "where the residual streams are; go through the blocks in the order of their "
-                "first use"
+                f"block {block} first runs at layer {first}, but the residual streams are those "
+                f"before layer {self.layers.start}; compress the blocks in the order of their "
+                "first application"
             )
         for one in (model, self.teacher):
             streams = self._streams.get(one is self.teacher)
@@ -71,7 +77,7 @@ class StreamCache:
         self.layers = slice(first, last + 1)
 
     def __call__(self, model: MobileLLM, number: int) -> None:
-        """Run the block's uses, and what lies between them, on one batch of the calibration set."""
+        """Run all layers from the first to the last application of the block on one batch."""
         stream = self._streams[model is self.teacher][number]
         self._run(model, stream, self.layers, self.calibration[number])
 

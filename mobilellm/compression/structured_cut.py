@@ -1,4 +1,4 @@
-"""Building the smaller model that a structured plan describes."""
+"""Creation of the smaller model that a structured plan describes."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from mobilellm.models import MobileLLM, ModelConfig
 
 
 def pruned_model(model: MobileLLM, plan: StructuredPlan) -> MobileLLM:
-    """A smaller model with the kept weights, which are not adjusted; `model` does not change.
+    """Create the smaller model with copies of the kept weights, which are not adjusted.
 
     Raises:
         ValueError: the plan belongs to another model, or a block contains compressed matrices.
@@ -43,7 +43,7 @@ def pruned_model(model: MobileLLM, plan: StructuredPlan) -> MobileLLM:
 
 
 def _key_values(heads: Coupling, block: int) -> Coupling:
-    """The coupling of key-value heads, which are outputs of two projections and inputs of none."""
+    """The coupling of key-value heads, which are outputs of the key and value projections."""
     return Coupling(
         name=f"blocks.{block}.key_values",
         rows=(f"blocks.{block}.attention.k_proj", f"blocks.{block}.attention.v_proj"),
@@ -57,7 +57,7 @@ def kept_inputs(config: ModelConfig, plan: StructuredPlan) -> dict[str, Tensor]:
     """Indices of the kept inputs of each matrix from which inputs are removed.
 
     Args:
-        config: of the model with only the plan's blocks, before its heads and channels are removed.
+        config: configuration of the model with the kept blocks, but with all heads and channels.
         plan: the structured plan.
     """
     kept = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobilellm.compression.plan import Plan
 from mobilellm.compression.tables import MAX_ROWS, Column, make_table
-from mobilellm.models.config import ModelConfig, PerBlock
+from mobilellm.models.config import ModelConfig, one_or_each
 from mobilellm.models.sharing import order_of_layers, order_without
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ Indices = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class StructuredPlan(Plan):
-    """Indices, in the original model, of what is kept; everything else is removed.
+    """Indices of the kept blocks, heads and channels in the original model.
 
     Raises:
-        ValueError: nothing is kept, indices do not ascend, or the number of lists of heads or
-            channels is not the number of kept blocks.
+        ValueError: nothing is kept, indices are not ascending, or the number of lists of heads or
+            channels differs from the number of kept blocks.
     """
 
     blocks: Indices
@@ -52,7 +52,7 @@ class StructuredPlan(Plan):
 
     @classmethod
     def whole(cls, config: ModelConfig, blocks: Sequence[int] | None = None) -> StructuredPlan:
-        """A plan that keeps the given blocks (default: all) with all their heads and channels."""
+        """Create a plan that keeps all heads and channels of the given blocks (default: all)."""
         blocks = range(config.num_blocks) if blocks is None else blocks
         shapes = [config.block_shapes[block] for block in blocks]
         return cls(
@@ -62,7 +62,7 @@ class StructuredPlan(Plan):
         )
 
     def key_value_heads(self, config: ModelConfig) -> tuple[Indices, ...]:
-        """Key-value heads that are kept in each kept block.
+        """The kept key-value heads of each kept block.
 
         Raises:
             ValueError: the groups of a block keep different numbers of query heads.
@@ -75,7 +75,7 @@ class StructuredPlan(Plan):
             if len(set(groups.values())) > 1:
                 raise ValueError(
                     f"block {block} keeps {dict(groups)} query heads per key-value head; keep the "
-                    "same number in each group, or none"
+                    "same number of query heads in each kept group"
                 )
             kept.append(tuple(groups))
         return tuple(kept)
@@ -84,16 +84,16 @@ class StructuredPlan(Plan):
         """The configuration of the pruned model.
 
         Raises:
-            ValueError: the model does not have an index, the groups of heads are uneven, or a block
-                contains compressed matrices.
+            ValueError: an index is not in the model, groups keep different numbers of heads, or a
+                block contains compressed matrices.
         """
         self.check(config)
         return replace(
             config,
             num_blocks=len(self.blocks),
-            intermediate_size=_one_or_each([len(kept) for kept in self.channels]),
-            num_attention_heads=_one_or_each([len(kept) for kept in self.heads]),
-            num_key_value_heads=_one_or_each([len(k) for k in self.key_value_heads(config)]),
+            intermediate_size=one_or_each([len(kept) for kept in self.channels]),
+            num_attention_heads=one_or_each([len(kept) for kept in self.heads]),
+            num_key_value_heads=one_or_each([len(k) for k in self.key_value_heads(config)]),
         )
 
     def check(self, config: ModelConfig) -> None:
@@ -124,7 +124,7 @@ class StructuredPlan(Plan):
             )
 
     def table(self) -> Table:
-        """One row per kept block, or one row per size of blocks if there are many."""
+        """A table with one row per kept block, or per size of blocks if there are many."""
         rows: list[tuple[str, str, str]] = []
         kept = list(zip(self.blocks, self.heads, self.channels, strict=True))
         if len(kept) <= MAX_ROWS:
@@ -169,8 +169,8 @@ def check_dense_blocks(config: ModelConfig) -> None:
     for name, _ in config.compressed_layers:  # pyright: ignore[reportGeneralTypeIssues]
         if name.startswith("blocks."):
             raise ValueError(
-                f"{name} is compressed already, but structured pruning needs dense matrices; prune "
-                "first and compress afterwards, or fold the model to a dense one"
+                f"{name} is compressed already, but structured pruning requires dense matrices; "
+                "prune first and compress afterwards, or convert the model to a dense one"
             )
 
 
@@ -178,24 +178,21 @@ def _check_ascending(name: str, indices: Indices) -> None:
     if not indices:
         raise ValueError(f"{name} keeps nothing; keep at least one")
     if list(indices) != sorted(set(indices)) or indices[0] < 0:
-        raise ValueError(f"{name}={indices} must be distinct whole numbers from 0 on, ascending")
+        raise ValueError(
+            f"{name}={indices} must be different whole numbers >= 0 in ascending order"
+        )
 
 
 def _check_below(name: str, indices: Indices, size: int) -> None:
     if indices[-1] >= size:
         raise ValueError(
-            f"{name} keeps {indices[-1]}, but the model has 0 to {size - 1}; make a plan for this "
-            "model"
+            f"{name} keeps {indices[-1]}, but the model has the indices 0 to {size - 1}; make a "
+            "plan for this model"
         )
 
 
-def _one_or_each(sizes: list[int]) -> PerBlock:
-    """A single value if all are equal, otherwise one value per block."""
-    return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
-
-
 def _ranges(indices: Sequence[int]) -> str:
-    """Ascending indices as ranges, e.g. `0-3, 6`."""
+    """Write ascending indices as ranges, e.g. `0-3, 6`."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][-1] + 1:

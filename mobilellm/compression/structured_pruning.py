@@ -1,4 +1,4 @@
-"""Structured pruning: a smaller dense model of the most important blocks, heads and channels."""
+"""Structured pruning, which keeps the most important blocks, heads and channels of a model."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from mobilellm.compression.algorithms.importance import (
 from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.algorithms.selection_of_units import best_columns, most_important
 from mobilellm.compression.apply import dense_weight, working_copy
-from mobilellm.compression.block_importance import block_influences, losses_without
+from mobilellm.compression.block_importance import block_influences, losses_without_blocks
 from mobilellm.compression.calibration import Moments, check_tokens, gather_moments
 from mobilellm.compression.couplings import couplings
 from mobilellm.compression.recipe import Batch, Compressed, Recipe
@@ -36,17 +36,18 @@ HEAD_UNITS = ("groups", "within_groups")
 
 @dataclass(frozen=True, kw_only=True)
 class StructuredPruning(Recipe[StructuredPlan]):
-    """Remove the blocks, heads and channels that matter least; the result is a dense model.
+    """Removal of the least important blocks, heads and channels; the result is a dense model.
 
     Blocks are removed first. Then the same share of heads and channels is removed from each of the
-    remaining blocks, by their importance in the model without the removed blocks. A block that is
-    applied several times is judged by all its uses, and is removed or cut in all of them.
+    remaining blocks, by their importance in the model without the removed blocks. The importance of
+    a shared block and of its units includes all its applications.
 
     Raises:
-        ValueError: no share given, one outside (0, 1], an unknown choice.
+        ValueError: no share is given, a share is outside (0, 1], or a choice is unknown.
 
-    Source: Xia et al. 2024, Sheared LLaMA, arXiv:2310.06694, for what is cut; Muralidharan et al.
-    2024, Minitron, arXiv:2407.14679, for the one-shot choice by importance.
+    Source: Xia et al. 2024, Sheared LLaMA, arXiv:2310.06694 (removed structures); Muralidharan et
+        al.
+    2024, Minitron, arXiv:2407.14679 (one-shot selection by importance).
     """
 
     keep_channels: float | None = None
@@ -56,16 +57,16 @@ class StructuredPruning(Recipe[StructuredPlan]):
     keep_blocks: float | None = None
     """Share of the stored blocks that is kept; None: all."""
     importance: str = "taylor"
-    """Measure for channels and heads. `taylor`: gradient of the loss with respect to a gate on the
-    unit; `outputs`: mean square of the unit's contribution to the output of its layer."""
+    """Importance of channels and heads. `taylor`: gradient of the loss with respect to a factor of
+    the unit; `outputs`: mean square of the unit's contribution to the output of its layer."""
     block_importance: str = "loss"
-    """Measure for blocks. `loss`: increase of the loss without the block; `block_influence`:
-    1 − cos(input, output), from a single pass."""
+    """Importance of blocks. `loss`: loss of the model without the block; `block_influence`:
+    1 − cos(input, output) of the block, from a single forward pass."""
     head_unit: str = "groups"
-    """`groups`: key-value heads with all their query heads; `within_groups`: query heads, equally
-    many of each group, while all key-value heads stay."""
+    """Unit of removed heads. `groups`: a key-value head with all its query heads; `within_groups`:
+    query heads, the same number from each group, while all key-value heads are kept."""
     reconstruct: bool = True
-    """Whether `o_proj` and `down_proj` of cut layers are refitted to the outputs before the cut."""
+    """Whether `o_proj` and `down_proj` are refitted to the outputs of the layers before pruning."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -76,19 +77,19 @@ class StructuredPruning(Recipe[StructuredPlan]):
         check_choice("head_unit", self.head_unit, HEAD_UNITS)
         shares = {n: getattr(self, n) for n in ("keep_channels", "keep_heads", "keep_blocks")}
         if all(share is None for share in shares.values()):
-            raise ValueError(f"nothing to prune; give one or more of {', '.join(shares)}")
+            raise ValueError(f"there is nothing to prune; give at least one of {', '.join(shares)}")
 
     def check(self, model: MobileLLM) -> None:
-        """Refuse what cannot be applied to `model`, before any data is read.
+        """Check that the recipe can be applied to `model`, before any data is read.
 
         Raises:
-            ValueError: compressed matrices in the blocks, shares that keep nothing or everything,
-                fewer blocks of a sharing scheme that then runs them in another order.
+            ValueError: a block contains compressed matrices, a share keeps nothing or everything,
+                or the sharing scheme would run the remaining blocks in another order.
         """
         self.check_config(model.config)
 
     def check_config(self, config: ModelConfig) -> None:
-        """As `check`, from the configuration alone.
+        """Check that the recipe can be applied to a model with this configuration.
 
         Raises:
             ValueError: as `check`.
@@ -98,17 +99,18 @@ class StructuredPruning(Recipe[StructuredPlan]):
         scheme, repeats = config.layer_sharing, config.block_repeats
         if not is_closed_under_removal(scheme, config.num_blocks, repeats, count):
             raise ValueError(
-                f"keep_blocks={self.keep_blocks} takes blocks out, and layer_sharing={scheme!r} "
-                "runs those that stay in another order than before; leave keep_blocks out, "
-                "keep_channels and keep_heads can be pruned"
+                f"keep_blocks={self.keep_blocks} removes blocks, but layer_sharing={scheme!r} "
+                "would run the remaining blocks in another order than before; remove keep_blocks, "
+                "and use keep_channels or keep_heads"
             )
         self._kept_counts(config)
 
     def configs_after(self, config: ModelConfig) -> list[ModelConfig]:
-        """The architectures that may result; which blocks are kept depends on the calibration text.
+        """The architectures that may result, depending on which blocks are kept.
 
-        There are several only if the blocks of `config` differ in size. With n blocks removed, each
-        position may be taken by one of n + 1 blocks; every candidate occurs once at its position.
+        There are several only if the blocks of `config` have different sizes. If n blocks are
+        removed, one of n + 1 blocks is kept at each position. The result contains n + 1
+        configurations, in which each of these blocks occurs once at its position.
 
         Raises:
             ValueError: as `check`.
@@ -121,7 +123,7 @@ class StructuredPruning(Recipe[StructuredPlan]):
         return [self._first_units(config, range(start, start + count)) for start in starts]
 
     def _first_units(self, config: ModelConfig, blocks: Sequence[int]) -> ModelConfig:
-        """The architecture with these blocks and the first units of each."""
+        """The architecture with the given blocks and the first units of each."""
         plan = StructuredPlan.whole(config, blocks)
         smaller = plan.config_after(config)
         cut = self._couplings(smaller)
@@ -134,10 +136,10 @@ class StructuredPruning(Recipe[StructuredPlan]):
         return self._planned(plan, kept).config_after(config)
 
     def plan(self, model: MobileLLM, calibration: Sequence[Batch]) -> StructuredPlan:
-        """Choose the blocks to keep, and in these the heads and channels.
+        """Choose the blocks to keep, and the heads and channels of these blocks.
 
         Raises:
-            ValueError: as `check`; an empty calibration set.
+            ValueError: as `check`, or the calibration set is empty.
         """
         self.check(model)
         model = working_copy(model)
@@ -155,15 +157,15 @@ class StructuredPruning(Recipe[StructuredPlan]):
     def apply(
         self, model: MobileLLM, plan: StructuredPlan, calibration: Sequence[Batch]
     ) -> Compressed:
-        """Build the smaller model.
+        """Create the smaller model.
 
         Returns:
-            The model, and for each `o_proj` and `down_proj` of a cut layer, by its name in the new
-            model, the relative error of its outputs on the calibration text. Each error is measured
-            with all earlier layers uncut.
+            The model, and the relative error of the outputs of each `o_proj` and `down_proj` in a
+            pruned layer on the calibration text, by its name in the new model. The inputs of the
+            layer are those of the model before heads and channels are removed.
 
         Raises:
-            ValueError: a plan of another model; too few calibration tokens.
+            ValueError: the plan belongs to another model, or there are too few calibration tokens.
         """
         whole = pruned_model(model, StructuredPlan.whole(model.config, plan.blocks))
         pruned = pruned_model(model, plan)
@@ -191,9 +193,9 @@ class StructuredPruning(Recipe[StructuredPlan]):
     def _keep(
         kept: dict[str, list[Indices]], coupling: Coupling, units: Tensor, config: ModelConfig
     ) -> None:
-        """Store which units of one block are kept."""
+        """Write the kept units of one block to `kept`."""
         _, block, kind = coupling.name.split(".")
-        if kind == "heads":  # from groups of heads to heads
+        if kind == "heads":  # A unit may be a group of heads.
             units = unit_features(units, coupling.unit // config.head_dim)  # pyright: ignore
         kept[kind][int(block)] = tuple(units.tolist())
 
@@ -202,7 +204,7 @@ class StructuredPruning(Recipe[StructuredPlan]):
         return replace(plan, heads=tuple(kept["heads"]), channels=tuple(kept["hidden"]))
 
     def _couplings(self, config: ModelConfig) -> dict[str, Coupling]:
-        """Couplings whose units may be removed, by name; heads in units of `head_unit`."""
+        """Couplings whose units may be removed, by name; `head_unit` sets the unit of heads."""
         found = {coupling.name: coupling for coupling in couplings(config)}
         if self.head_unit == "within_groups":
             return found
@@ -214,7 +216,7 @@ class StructuredPruning(Recipe[StructuredPlan]):
         }
 
     def _kept_counts(self, config: ModelConfig) -> dict[str, int]:
-        """Number of units to keep of each group, by coupling, for the shares that are given."""
+        """Number of units to keep in each group, by coupling, for all shares that are given."""
         counts: dict[str, int] = {}
         shares = {"keep_channels": self.keep_channels, "keep_heads": self.keep_heads}
         for (field, share), kind in zip(shares.items(), ("hidden", "heads"), strict=True):
@@ -228,7 +230,7 @@ class StructuredPruning(Recipe[StructuredPlan]):
     def _importance(
         self, model: MobileLLM, chosen: Sequence[Coupling], calibration: Sequence[Batch]
     ) -> dict[str, Tensor]:
-        """Importance of every unit, by coupling."""
+        """Importance of the units of each coupling, by its name."""
         if self.importance == "taylor":
             return taylor_importance(
                 model, chosen, calibration, lambda batch: _loss_sum(model, batch)
@@ -245,15 +247,15 @@ class StructuredPruning(Recipe[StructuredPlan]):
         (count,) = _counts("keep_blocks", self.keep_blocks, [num_blocks])
         if count == num_blocks:
             return list(range(num_blocks))
-        measure = losses_without if self.block_importance == "loss" else block_influences
+        measure = losses_without_blocks if self.block_importance == "loss" else block_influences
         return most_important(torch.tensor(measure(model, calibration)), count).tolist()
 
 
 def _counts(name: str, share: float | None, sizes: Sequence[int]) -> list[int]:
-    """The number of units to keep of each size, rounded to the nearest whole number.
+    """Number of units to keep for each number of units, rounded to the nearest integer.
 
     Raises:
-        ValueError: nothing would be kept of one size, or nothing removed of any.
+        ValueError: one of the results is 0, or nothing would be removed.
     """
     if share is None or share == 1:
         return list(sizes)
@@ -263,7 +265,7 @@ def _counts(name: str, share: float | None, sizes: Sequence[int]) -> list[int]:
             raise ValueError(f"{name}={share} of {size} keeps none; give at least {1 / size:.3g}")
     if counts == list(sizes):
         size = max(sizes)
-        remedy = f"give at most {(size - 1) / size:.3g}" if size > 1 else "leave it out"
+        remedy = f"give at most {(size - 1) / size:.3g}" if size > 1 else f"remove {name}"
         if name == "keep_heads" and size == 1:
             remedy += ", or change head_unit"
         raise ValueError(f"{name}={share} of {size} keeps all; {remedy}")

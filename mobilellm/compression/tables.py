@@ -1,4 +1,4 @@
-"""Tables for people, in 80 columns: what was planned and what was measured."""
+"""Tables of plans and measurements for the terminal, at most 80 columns wide."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from rich.table import Table
 
-# With more matrices (or blocks) than this, those of one kind share a row.
+# If there are more matrices (or blocks) than this, a table has one row per kind.
 MAX_ROWS = 16
-# Titles and formats of what is known of each model.
+# Key, title, format and scale of each measured quantity.
 MEASURED = (
     ("disk_bytes", "on disk, MB", "{:,.3f}", 1e-6),
     ("loss", "loss, nats per token", "{:.4f}", 1.0),
     ("prefill_ms", "prefill, ms", "{:.1f}", 1.0),
-    ("decode_ms_per_token", "decode, ms a token", "{:.2f}", 1.0),
+    ("decode_ms_per_token", "decode, ms per token", "{:.2f}", 1.0),
     ("peak_memory_bytes", "peak memory, MB", "{:,.1f}", 1e-6),
 )
 
@@ -26,12 +26,12 @@ class Column:
     title: str
     justify: Literal["left", "right"] = "left"
     folds: bool = False
-    """Whether long cells may be broken into lines."""
+    """Whether long cells may be wrapped."""
 
 
 def make_table(title: str, *columns: Column) -> "Table":
-    """An empty table."""
-    from rich import box  # of those who compress, not all print
+    """Create an empty table."""
+    from rich import box  # Compression without tables should not import rich.
     from rich.table import Table
 
     table = Table(
@@ -39,7 +39,7 @@ def make_table(title: str, *columns: Column) -> "Table":
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-        min_width=len(title) + 1,  # otherwise the title of a narrow table is broken
+        min_width=len(title) + 1,  # Otherwise the title of a narrow table is wrapped.
     )
     for column in columns:
         if column.folds:
@@ -50,11 +50,12 @@ def make_table(title: str, *columns: Column) -> "Table":
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> "Table":
-    """One column per model: kept share, bytes, loss, measured time and memory if known, counts.
+    """Create a table of measured quantities with one column per model.
 
     Args:
-        rows: `model` (its name), `parameters`, `loss` (nats per token), and perhaps `disk_bytes`,
-            `prefill_ms`, `decode_ms_per_token` and `peak_memory_bytes`. Shares are of the first.
+        rows: for each model `model` (its name), `parameters`, `loss` (nats per token) and
+            optionally `disk_bytes`, `prefill_ms`, `decode_ms_per_token` and `peak_memory_bytes`.
+            The kept share is relative to the first model.
     """
     table = make_table(
         "measured", Column(""), *(Column(row["model"], "right", folds=True) for row in rows)
@@ -76,5 +77,5 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> "Table":
 
 
 def _kept(row: Mapping[str, Any]) -> int:
-    """Stored parameters, of masked matrices those that are not zero."""
+    """Number of stored parameters, without masked ones."""
     return row["parameters"].get("nonzero", row["parameters"]["stored"])

@@ -1,4 +1,7 @@
-"""The low-rank twin: what the same number of parameters do as plain low rank."""
+"""Low-rank twins: models to compare with, in which factorised matrices have low rank.
+
+Each matrix of the twin has at most as many parameters as that of the original.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -8,10 +11,10 @@ from mobilellm.models import ModelConfig
 
 
 def low_rank_plan(plan: LayerwisePlan) -> LayerwisePlan | None:
-    """The same matrices by low rank, each with at most the parameters it has in `plan`.
+    """Create the plan of the low-rank twin.
 
     Returns:
-        None if a matrix has too few parameters for rank 1.
+        The plan; None if a matrix has too few parameters for rank 1.
     """
     layers = []
     for layer in plan.layers:
@@ -23,10 +26,11 @@ def low_rank_plan(plan: LayerwisePlan) -> LayerwisePlan | None:
 
 
 def twin_config(config: ModelConfig) -> ModelConfig | None:
-    """`config` with every factorised matrix by low rank, at most as many parameters each.
+    """Create the configuration of the low-rank twin.
 
     Returns:
-        None if that is `config` itself, or if a matrix has too few parameters for rank 1.
+        The configuration; None if it equals `config`, or if a matrix has too few parameters for
+        rank 1.
     """
     shapes: dict[str, Any] = {
         name: shape.low_rank_twin(config.matrix_sizes[name])

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mobilellm.data.windows import IGNORED_LABEL, WindowBatchSampler, Windows
+from mobilellm.data.windows import WindowBatchSampler, Windows
+from mobilellm.labels import IGNORE_INDEX
 
 Batch = dict[str, Tensor]
 
@@ -70,7 +71,7 @@ class CorpusBatches:
             else:
                 # If the model is sharded, every rank must take part in every forward pass.
                 idle = stack_windows(self.validation_windows, [0])
-                yield idle | {"labels": torch.full_like(idle["labels"], IGNORED_LABEL)}
+                yield idle | {"labels": torch.full_like(idle["labels"], IGNORE_INDEX)}
 
     def calibration(self, tokens: int) -> list[Batch]:
         """Batches of the first windows in the training order.

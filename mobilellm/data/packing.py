@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mobilellm.data.shards import TokenSequence
-from mobilellm.data.windows import IGNORED_LABEL
+from mobilellm.labels import IGNORE_INDEX
 
 # Number of open windows that are searched for each sequence; more would hardly reduce padding.
 _OPEN_WINDOWS = 256
@@ -103,7 +103,7 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         size = self.sequence_length
         window = {
             "input_ids": np.full(size, self.padding, dtype=np.int64),
-            "labels": np.full(size, IGNORED_LABEL, dtype=np.int64),
+            "labels": np.full(size, IGNORE_INDEX, dtype=np.int64),
             "document_ids": np.zeros(size, dtype=np.int64),
             "tasks": np.zeros(size, dtype=np.int64),
         }

@@ -18,9 +18,7 @@ from torch.utils.data import Dataset, Sampler
 
 from mobilellm.data.permutation import permute
 from mobilellm.data.shards import TokenSequence
-
-IGNORED_LABEL = -100
-"""Label of positions that every loss ignores (the default `ignore_index` of PyTorch)."""
+from mobilellm.labels import IGNORE_INDEX
 
 
 class Windows(Protocol):
@@ -98,7 +96,7 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         ends = input_ids == self.eos_token_id
         return {
             "input_ids": torch.from_numpy(input_ids),
-            "labels": torch.from_numpy(np.where(ends, IGNORED_LABEL, labels)),
+            "labels": torch.from_numpy(np.where(ends, IGNORE_INDEX, labels)),
             "document_ids": torch.from_numpy(np.cumsum(ends) - ends),
         }
 

@@ -10,7 +10,8 @@ from mobilellm.distillation import ForwardKL
 from mobilellm.distillation.losses.loss import DistillationLoss, LogitLoss, StateLoss, Structure
 from mobilellm.distillation.losses.schedule import value_at
 from mobilellm.distillation.teachers.teacher import TeacherOutput
-from mobilellm.losses.label_losses import IGNORE_INDEX, SoftLabels
+from mobilellm.labels import IGNORE_INDEX
+from mobilellm.losses.label_losses import SoftLabels
 from mobilellm.losses.loss_terms import LogitTerm, LossTerm, Terms
 
 Losses = Mapping[str, DistillationLoss]

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mobilellm.accounting.parameters import check_count
 from mobilellm.models import MobileLLM
 from mobilellm.models.cache import KVCache
+from mobilellm.models.config import check_positive
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _measure(
         ("prefill_tokens", prefill_tokens), ("decode_tokens", decode_tokens),
         ("rounds", rounds), ("batch_size", batch_size),
     ):  # fmt: skip
-        check_count(name, value)
+        check_positive(name, value)
     _check_length(models, prefill_tokens + decode_tokens)
     vocab_size = min(model.config.vocab_size for model in models.values())
     generator = torch.Generator().manual_seed(0)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobilellm.losses.cross_entropy import IGNORE_INDEX, token_losses
+from mobilellm.labels import IGNORE_INDEX
+from mobilellm.losses.cross_entropy import token_losses
 from mobilellm.models.attention_mask import attention_mask_of
 
 Batch = dict[str, Tensor]

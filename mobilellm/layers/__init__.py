@@ -1,8 +1,8 @@
-"""The matrices that a model can be built of: dense, sums of Kronecker products, masked.
+"""Kinds of weight matrices: dense, sums of Kronecker products, masked.
 
-Each kind has one file with its shape (plain data, in `ModelConfig.compressed_layers`), its
-`nn.Module`, its counts and how it is written to disk. A new kind is a new file and an entry in
-`KINDS`.
+Each kind has its own file, with its shape (plain data, stored in `ModelConfig.compressed_layers`),
+its `nn.Module`, its parameter and FLOP counts, and its format on disk. To add a kind, add a file
+and an entry in `KINDS`.
 """
 
 from collections.abc import Mapping
@@ -33,16 +33,16 @@ KINDS: dict[str, tuple[str, str]] = {
     "parts": ("mobilellm.layers.factorized", "FactorizedShape"),
     "nonzero": ("mobilellm.layers.masked", "MaskedShape"),
 }
-"""Module and class of each kind, by the key of its dictionary in config.json that only it has.
+"""Module and class of each kind. The key is the field of `to_dict` that only this kind has.
 
-The files import torch, and so a kind is imported when a configuration has it."""
+The modules import torch, so each is imported only when a configuration contains its kind."""
 
 
 def parse_layer_shape(values: LayerShape | Mapping[str, Any]) -> LayerShape:
-    """The shape that `to_dict` wrote; a shape is returned as it is.
+    """Create a shape from the output of `to_dict`; a shape is returned unchanged.
 
     Raises:
-        ValueError: no kind has these keys, or the kind refuses the values.
+        ValueError: no kind has these keys, or a value is invalid.
     """
     if isinstance(values, LayerShape):
         return values
@@ -52,13 +52,15 @@ def parse_layer_shape(values: LayerShape | Mapping[str, Any]) -> LayerShape:
                 return _load(key)(**values)
             except TypeError as error:
                 raise ValueError(f"{dict(values)} is not a compressed layer: {error}") from error
-    raise ValueError(f"{dict(values)} is not a compressed layer; give {', or '.join(KINDS)}")
+    raise ValueError(
+        f"{dict(values)} is not a compressed layer; give one of the keys {', '.join(KINDS)}"
+    )
 
 
 def describe_tensors(tensors: Mapping[str, "Tensor"]) -> str | None:
-    """How the matrix is stored whose module has these tensors, by name; None: in no known way.
+    """Describe how a matrix is stored, given the tensors of its module by name.
 
-    Shapes of the same kind can be told apart by the description.
+    Different shapes of one kind have different descriptions. None if no kind has these tensors.
     """
     for key in KINDS:
         description = _load(key).describe_tensors(tensors)
@@ -68,8 +70,8 @@ def describe_tensors(tensors: Mapping[str, "Tensor"]) -> str | None:
 
 
 def materialize(module: "nn.Module") -> "Tensor":
-    """The dense weight (out, in) of a layer of any kind, as it is multiplied."""
-    # `nn.Linear` is the one layer that is not ours.
+    """The dense weight (out, in) that a layer of any kind multiplies its input by."""
+    # `nn.Linear` has no `materialize`.
     return module.materialize() if hasattr(module, "materialize") else module.weight  # pyright: ignore
 
 

@@ -4,10 +4,10 @@ from torch import Tensor
 
 
 def check_bias(bias: Tensor | None, size: int) -> None:
-    """Refuse a bias of another size than (size,).
+    """Check that a bias is None or has the shape (size,).
 
     Raises:
-        ValueError: the shape.
+        ValueError: the bias has another shape.
     """
     if bias is not None and tuple(bias.shape) != (size,):
         raise ValueError(f"bias has shape {tuple(bias.shape)}; give ({size},) or None")

@@ -1,4 +1,4 @@
-"""Dense matrices: what `ModelConfig` stores if it says nothing else."""
+"""Dense matrices, the default of `ModelConfig`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DenseShape(LayerShape):
-    """All entries of the matrix are stored. `DENSE` is the one instance that is needed."""
+    """A matrix whose entries are all stored. It has no settings; use the instance `DENSE`."""
 
     kind = "dense"
 
     def check(self, size: Size) -> None:
-        """Every size will do."""
+        """Accept every size."""
 
     def cost(self, size: Size) -> LayerCost:
-        """Rows x columns parameters, two operations each."""
+        """Rows x columns parameters, with two operations per parameter."""
         entries = size[0] * size[1]
         return LayerCost(
             parameters=entries,
@@ -30,28 +30,28 @@ class DenseShape(LayerShape):
         )
 
     def empty(self, size: Size, *, bias: bool = False) -> "nn.Linear":
-        """`nn.Linear`, not filled."""
-        from torch import nn  # counting the parameters of a dense model needs no torch
+        """An `nn.Linear`."""
+        from torch import nn  # Counting the parameters of a dense model must not import torch.
 
         return nn.Linear(size[1], size[0], bias=bias)
 
     def empty_embedding(self, size: Size) -> "nn.Module":
-        """The dense token embedding, not filled."""
+        """A dense token embedding."""
         from mobilellm.layers.token_embedding import TokenEmbedding  # imports torch
 
         return TokenEmbedding(*size)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nothing: a configuration does not list dense matrices."""
+        """An empty dictionary, because configurations do not list dense matrices."""
         return {}
 
     @classmethod
     def describe_tensors(cls, tensors: Mapping[str, "Tensor"]) -> str | None:
-        """`dense` if there is a weight."""
+        """`dense` if the tensors include `weight`."""
         return "dense" if "weight" in tensors else None
 
     def __str__(self) -> str:
-        """`dense`."""
+        """Return `dense`."""
         return "dense"
 
 

@@ -1,6 +1,7 @@
-"""Factorised matrices: sums of Kronecker products, of low rank, or of both.
+"""Factorised matrices: sums of Kronecker products, low-rank products, or both.
 
-W ≈ Σ leftᵢ ⊗ rightᵢ. Terms whose factors have the same sizes form a part; parts may differ.
+W ≈ Σ leftᵢ ⊗ rightᵢ. Consecutive terms whose factors have the same sizes form a part. The factors
+of different parts may have different sizes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,28 +22,28 @@ class FactorizedShape(LayerShape):
     """A sum of parts that all have the size of the matrix, with or without stored permutations.
 
     Raises:
-        ValueError: no part, or parts of different sizes.
+        ValueError: there is no part, or the parts have different sizes.
     """
 
     kind = "factorised"
 
     parts: tuple[PartShape, ...]
     row_permutation: bool = False
-    """Whether the outputs are reordered by stored indices."""
+    """Whether the outputs are reordered by a stored permutation."""
     column_permutation: bool = False
-    """Whether the inputs are."""
+    """Whether the inputs are reordered by a stored permutation."""
 
     def __post_init__(self) -> None:
-        """Convert dictionaries to parts and check."""
+        """Convert dictionaries to `PartShape` and check the sizes."""
         parts = tuple(
             part if isinstance(part, PartShape) else PartShape(**part) for part in self.parts
         )
         object.__setattr__(self, "parts", parts)
         if not parts:
-            raise ValueError("a factorised layer needs at least one part; give parts")
+            raise ValueError("a factorised layer needs at least one part, but parts is empty")
         if len({part.size for part in parts}) > 1:
             sizes = ", ".join(f"{m}x{n}" for m, n in (part.size for part in parts))
-            raise ValueError(f"the parts have the sizes {sizes}; give parts of one size")
+            raise ValueError(f"the parts have the sizes {sizes}; give parts of the same size")
 
     @property
     def size(self) -> Size:
@@ -51,12 +52,12 @@ class FactorizedShape(LayerShape):
 
     @property
     def parameters(self) -> int:
-        """Entries of all factors; permutations are indices, not parameters."""
+        """Number of entries of all factors. The entries of permutations are not parameters."""
         return sum(part.parameters for part in self.parts)
 
     @property
     def indices(self) -> int:
-        """Entries of the stored permutations, 32 bits each."""
+        """Number of entries of the stored permutations, which have 32 bits each."""
         rows, columns = self.size
         return self.row_permutation * rows + self.column_permutation * columns
 
@@ -66,19 +67,19 @@ class FactorizedShape(LayerShape):
         return sum(part.flops for part in self.parts)
 
     def check(self, size: Size) -> None:
-        """Refuse a matrix of another size.
+        """Check that the matrix has the size of the parts.
 
         Raises:
-            ValueError: both sizes.
+            ValueError: the matrix has another size.
         """
         if self.size != tuple(size):
             raise ValueError(
-                f"describes a weight of {self.size[0]}x{self.size[1]}, the model's is "
+                f"describes a weight of {self.size[0]}x{self.size[1]}, but the model's is "
                 f"{size[0]}x{size[1]}; give factors whose products are its rows and columns"
             )
 
     def cost(self, size: Size) -> LayerCost:
-        """Parameters and operations of the factors; they have three dimensions, not two."""
+        """Parameters and operations of the factors, which are tensors of three dimensions."""
         return LayerCost(
             parameters=self.parameters,
             matrix_parameters=0,
@@ -87,55 +88,57 @@ class FactorizedShape(LayerShape):
         )
 
     def empty(self, size: Size, *, bias: bool = False) -> "FactorizedLinear":
-        """A layer that is not filled; its permutations keep the order."""
+        """A `FactorizedLinear` whose permutations are the identity."""
         return FactorizedLinear.empty(self, bias=bias)
 
     def empty_embedding(self, size: Size) -> "FactorizedEmbedding":
-        """A token embedding that is not filled; its permutations keep the order."""
+        """A `FactorizedEmbedding` whose permutations are the identity."""
         return FactorizedEmbedding.empty(self)  # pyright: ignore[reportReturnType]
 
     def parameter_std(self, name: str, std: float) -> float:
-        """Standard deviation of the factors' entries, for which those of the sum have `std`.
+        """Standard deviation of the factors for which the entries of their sum have `std`.
 
-        The variance of a product's entry is the fourth power of the deviation of its factors.
+        If all factors have the standard deviation s, each entry of a product has the variance s⁴.
         """
         terms = self.parts[int(name.split(".")[1])].num_terms
         return (std**2 / (terms * len(self.parts))) ** 0.25
 
-    def kept_values(self, size: Size, *, input_of_its_own: bool) -> int:
+    def saved_values(self, size: Size, *, has_own_input: bool) -> int:
         """Values between the two products of each part, and copies of the input.
 
-        Parts that apply their left factors first keep a transposed copy each; the others share the
-        input, or a copy of it if it is permuted.
+        Each part that applies its left factors first saves a transposed copy of the input. The
+        other parts share the input itself, or one permuted copy of it.
         """
         right_first = [part.right_first for part in self.parts]
         inputs = right_first.count(False) + any(right_first)
-        as_it_comes = any(right_first) and not self.column_permutation
-        inputs -= input_of_its_own or as_it_comes
+        uses_input_itself = any(right_first) and not self.column_permutation
+        inputs -= has_own_input or uses_input_itself
         return sum(part.inner_size for part in self.parts) + inputs * size[1]
 
     @classmethod
     def describe_tensors(cls, tensors: Mapping[str, Tensor]) -> str | None:
-        """Number of parts, sizes of the first one's factors, and which permutations there are."""
+        """Number of parts, shapes of the first part's factors, and names of the permutations."""
         if "parts.0.left" not in tensors:
             return None
         parts = sum(key.startswith("parts.") for key in tensors) // 2
         left, right = (tuple(tensors[f"parts.0.{side}"].shape) for side in ("left", "right"))
-        ordered = [order for order in ("row_order", "column_order") if order in tensors]
-        return ", ".join([f"factorised in {parts} of {left} and {right}", *ordered])
+        permutations = [order for order in ("row_order", "column_order") if order in tensors]
+        number = "1 part" if parts == 1 else f"{parts} parts"
+        text = f"factorised in {number} (factors of the first: {left} and {right})"
+        return ", ".join([text, *permutations])
 
     def low_rank_twin(self, size: Size) -> "FactorizedShape | None":
-        """Low rank with at most as many parameters; None if they are too few for rank 1."""
+        """The low-rank shape with at most as many parameters; None if they do not allow rank 1."""
         rank = rank_for(self.parameters, *self.size)
         return FactorizedShape(parts=(low_rank_shape(*self.size, rank),)) if rank else None
 
     def short_text(self) -> str:
-        """`rank 23 + 2 x (43x8)⊗(4x8), permuted`."""
+        """A short form such as `rank 23 + 2 x (43x8)⊗(4x8), permuted`."""
         return " + ".join(map(_short_text, self.parts)) + (", permuted" if self.indices else "")
 
     @classmethod
     def short_summary(cls, shapes: Sequence[Self]) -> str:
-        """One shape, a range of ranks, or the number of shapes."""
+        """The shape if all are equal, a range of ranks, or the number of different shapes."""
         parts = [shape.parts for shape in shapes]
         summary = super().short_summary(shapes)
         if summary.endswith(" shapes") and all(len(p) == 1 and p[0].is_low_rank for p in parts):
@@ -156,7 +159,7 @@ class FactorizedShape(LayerShape):
         return values
 
     def __str__(self) -> str:
-        """`23 x (172x1)⊗(1x64) + 2 x (43x8)⊗(4x8)`."""
+        """The sum, e.g. `23 x (172x1)⊗(1x64) + 2 x (43x8)⊗(4x8)`."""
         return " + ".join(map(_text, self.parts))
 
 
@@ -170,10 +173,10 @@ def _short_text(part: PartShape) -> str:
 
 
 class FactorizedLinear(nn.Module):
-    """x -> Σ part(x) + bias, with inputs and outputs reordered where permutations are stored.
+    """Linear layer Σ part(x) + bias, with optional stored permutations of inputs and outputs.
 
-    With K the sum of the parts, the weight is W[i, j] = K[row_order[i], columns⁻¹[j]]: the layer
-    computes K(x[column_order])[row_order].
+    The layer computes (K x[column_order])[row_order], where K is the sum of the parts. Its weight
+    is therefore W[i, column_order[j]] = K[row_order[i], j].
     """
 
     row_order: Tensor | None
@@ -187,17 +190,18 @@ class FactorizedLinear(nn.Module):
         row_order: Int[Tensor, "..."] | None = None,
         column_order: Int[Tensor, "..."] | None = None,
     ) -> None:
-        """Take over the parts.
+        """Store the parts, the bias and the permutations.
 
         Args:
-            parts: without biases, all (out, in).
+            parts: layers (out, in) without bias.
             bias: (out,) or None.
-            row_order: (out,), the row of the sum that gives each output; None: the same order.
-            column_order: (in,), the input that each column of the sum takes; None: the same order.
+            row_order: (out,), for each output the row of the sum that computes it; None: identity.
+            column_order: (in,), for each column of the sum the input that it multiplies; None:
+                identity.
 
         Raises:
-            ValueError: no part, parts of different sizes or with biases of their own, a bias of
-                another size, or an order that is not a permutation.
+            ValueError: there is no part, parts have different sizes or a bias, the bias of the
+                layer has another size, or an order is not a permutation.
         """
         super().__init__()
         self.parts = nn.ModuleList(parts)
@@ -207,14 +211,16 @@ class FactorizedLinear(nn.Module):
         self.out_features, self.in_features = self.shape.size
         for index, part in enumerate(self.parts):
             if part.bias is not None:
-                raise ValueError(f"part {index} has a bias; give it to the layer")
+                raise ValueError(
+                    f"part {index} has a bias; give the bias to the whole layer instead"
+                )
         check_bias(bias, self.out_features)
         _check_order("row_order", self.row_order, self.out_features)
         _check_order("column_order", self.column_order, self.in_features)
 
     @classmethod
     def empty(cls, shape: FactorizedShape, *, bias: bool = False) -> "FactorizedLinear":
-        """A layer of the given shape that is not filled; its permutations keep the order."""
+        """A layer with uninitialised parameters, whose permutations are the identity."""
         rows, columns = shape.size
         return cls(
             [KroneckerLinear.empty(part) for part in shape.parts],
@@ -225,7 +231,7 @@ class FactorizedLinear(nn.Module):
 
     @property
     def shape(self) -> FactorizedShape:
-        """Shapes of the parts, and whether there are permutations."""
+        """Shapes of the parts, and which permutations are stored."""
         return FactorizedShape(
             parts=tuple(part.shape for part in self.parts),  # pyright: ignore[reportArgumentType]
             row_permutation=self.row_order is not None,
@@ -233,13 +239,13 @@ class FactorizedLinear(nn.Module):
         )
 
     def reset_buffers_(self) -> None:
-        """Permutations that keep the order: what a model without trained weights has."""
+        """Set the permutations to the identity, as in a model without trained weights."""
         for order in (self.row_order, self.column_order):
             if order is not None:
                 order.copy_(torch.arange(order.shape[0], device=order.device))
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-        """(..., in) -> (..., out)."""
+        """Apply the layer: (..., in) -> (..., out)."""
         if self.column_order is not None:
             x = x.index_select(-1, self.column_order)
         y = self.parts[0](x)
@@ -260,13 +266,15 @@ class FactorizedLinear(nn.Module):
 
 
 class FactorizedEmbedding(FactorizedLinear):
-    """A token table (vocab, hidden) as a sum of parts, used from both ends: counted once.
+    """A token embedding (vocab, hidden) stored as a sum of parts.
+
+    The same parameters serve the look-up and, if the head is tied, the output projection.
 
     Source: Edalati et al. 2022, arXiv:2110.08152, where the table is (v × d/f) ⊗ (1 × f).
     """
 
     def forward(self, input_ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch hidden"]:
-        """Rows of the table: token ids (...) -> (..., hidden)."""
+        """Look up rows of the table: token ids (...) -> (..., hidden)."""
         if self.row_order is not None:
             input_ids = self.row_order[input_ids]
         x = self.parts[0].rows(input_ids)  # pyright: ignore[reportCallIssue]
@@ -275,14 +283,14 @@ class FactorizedEmbedding(FactorizedLinear):
         return x if self.column_order is None else x.index_select(-1, self.column_order.argsort())
 
     def unembed(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
-        """Product with every row: (..., hidden) -> logits (..., vocab)."""
+        """Multiply by every row of the table: (..., hidden) -> logits (..., vocab)."""
         return super().forward(hidden)
 
 
 def _check_order(name: str, order: Tensor | None, size: int) -> None:
-    """On the meta device, where models are built, an order has a size but no entries yet."""
     if order is None:
         return
+    # On the meta device, where models are built, an order has a size but no entries.
     if tuple(order.shape) != (size,) or not (
         order.is_meta or sorted(order.tolist()) == list(range(size))
     ):

@@ -1,7 +1,7 @@
 """One part of a factorised weight: a sum of Kronecker products with factors of the same sizes.
 
-Low rank is such a sum too: of products of a column (rows x 1) and a row (1 x columns), with as
-many terms as the rank.
+A low-rank matrix is a special case: the left factors are columns (rows x 1), the right factors are
+rows (1 x columns), and the number of terms is the rank.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mobilellm.layers.bias import check_bias
 from mobilellm.layers.shape import Size
 
 
@@ -21,7 +22,7 @@ class PartShape:
     """Shape of Σ leftᵢ ⊗ rightᵢ: `num_terms` Kronecker products whose factors have the same sizes.
 
     Raises:
-        ValueError: a size or a number of terms below 1.
+        ValueError: a size or the number of terms is below 1.
     """
 
     left: Size
@@ -31,7 +32,7 @@ class PartShape:
     num_terms: int = 1
 
     def __post_init__(self) -> None:
-        """Make tuples of lists and check."""
+        """Convert lists to tuples and check the values."""
         for name in ("left", "right"):
             sizes = getattr(self, name)
             sizes = tuple(sizes) if isinstance(sizes, Sequence) else (sizes,)
@@ -43,18 +44,18 @@ class PartShape:
 
     @property
     def size(self) -> Size:
-        """Rows and columns of the product."""
+        """Rows and columns of the products."""
         return self.left[0] * self.right[0], self.left[1] * self.right[1]
 
     @property
     def parameters(self) -> int:
-        """Entries of all factors."""
+        """Number of entries of all factors."""
         (m1, n1), (m2, n2) = self.left, self.right
         return self.num_terms * (m1 * n1 + m2 * n2)
 
     @property
     def max_terms(self) -> int:
-        """The number of terms with which every matrix can be represented exactly."""
+        """Smallest number of terms that can represent every matrix exactly."""
         (m1, n1), (m2, n2) = self.left, self.right
         return min(m1 * n1, m2 * n2)
 
@@ -65,7 +66,7 @@ class PartShape:
 
     @property
     def right_first(self) -> bool:
-        """Whether applying the right factors first takes no more operations."""
+        """Whether applying the right factors first is at most as expensive as the other order."""
         (m1, n1), (m2, n2) = self.left, self.right
         return n1 * n2 * m2 + n1 * m2 * m1 <= m1 * n1 * n2 + m1 * n2 * m2
 
@@ -79,15 +80,16 @@ class PartShape:
 
     @property
     def inner_size(self) -> int:
-        """Values between the two products, per input vector."""
+        """Number of values between the two products, per input vector."""
         (m1, n1), (m2, n2) = self.left, self.right
         return self.num_terms * (n1 * m2 if self.right_first else m1 * n2)
 
 
 class KroneckerLinear(nn.Module):
-    """x -> Σ (leftᵢ ⊗ rightᵢ) x + bias, without forming the products, in the cheaper order.
+    """Linear layer Σ (leftᵢ ⊗ rightᵢ) x + bias, computed without forming the Kronecker products.
 
-    With x as a matrix X (n1, n2), row by row, (left ⊗ right) x is left X rightᵀ.
+    If x is reshaped to a matrix X (n1, n2), then (left ⊗ right) x is left X rightᵀ. The two
+    products are computed in the cheaper order.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class KroneckerLinear(nn.Module):
         right: Float[Tensor, "..."],
         bias: Float[Tensor, "..."] | None = None,
     ) -> None:
-        """Take over the factors.
+        """Store the factors and the bias.
 
         Args:
             left: (num_terms, m1, n1).
@@ -104,7 +106,7 @@ class KroneckerLinear(nn.Module):
             bias: (m1·m2,) or None.
 
         Raises:
-            ValueError: factors or a bias of other shapes.
+            ValueError: the factors or the bias have other shapes.
         """
         super().__init__()
         if left.dim() != 3 or right.dim() != 3 or left.shape[0] != right.shape[0]:
@@ -114,16 +116,13 @@ class KroneckerLinear(nn.Module):
             )
         self.left = nn.Parameter(left.contiguous())
         self.right = nn.Parameter(right.contiguous())
-        if bias is not None and tuple(bias.shape) != (self.out_features,):
-            raise ValueError(
-                f"bias has shape {tuple(bias.shape)}; give ({self.out_features},) or None"
-            )
+        check_bias(bias, self.out_features)
         self.bias = None if bias is None else nn.Parameter(bias)
         self._right_first = self.shape.right_first
 
     @classmethod
     def empty(cls, shape: PartShape) -> "KroneckerLinear":
-        """Factors of the given shapes, not filled."""
+        """A layer with uninitialised factors of the given shape, without bias."""
         return cls(torch.empty(shape.num_terms, *shape.left),
                    torch.empty(shape.num_terms, *shape.right))  # fmt: skip
 
@@ -136,39 +135,39 @@ class KroneckerLinear(nn.Module):
 
     @property
     def num_terms(self) -> int:
-        """Terms of the sum."""
+        """Number of terms of the sum."""
         return self.left.shape[0]
 
     @property
     def in_features(self) -> int:
-        """n1·n2."""
+        """Number of inputs, n1·n2."""
         return self.left.shape[2] * self.right.shape[2]
 
     @property
     def out_features(self) -> int:
-        """m1·m2."""
+        """Number of outputs, m1·m2."""
         return self.left.shape[1] * self.right.shape[1]
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-        """(..., in) -> (..., out)."""
+        """Apply the layer: (..., in) -> (..., out)."""
         x = x.unflatten(-1, (self.left.shape[2], self.right.shape[2]))
         y = self._right_then_left(x) if self._right_first else self._left_then_right(x)
         return y if self.bias is None else y + self.bias
 
     def _right_then_left(self, x: Float[Tensor, "*batch n1 n2"]) -> Float[Tensor, "*batch out"]:
-        """(..., n1, n2) -> (..., m1·m2): right factors, then one product with all left ones."""
+        """Apply the right factors, then all left factors in one product."""
         terms, m2, n2 = self.right.shape
         m1, n1 = self.left.shape[1:]
         left = self.left.permute(1, 2, 0).reshape(m1, n1 * terms)
         inner = F.linear(x, self.right.permute(1, 0, 2).reshape(m2 * terms, n2))
-        if m2 == 1:  # low rank, and a row as right factor: two products, and no copy of weights
+        if m2 == 1:  # Right factors with one row, as in low rank, need no transposition.
             return F.linear(inner.flatten(-2), left)
         # (..., n1, m2, terms) -> (..., m2, n1·terms)
         inner = inner.unflatten(-1, (m2, terms)).transpose(-3, -2).flatten(-2)
         return F.linear(inner, left).transpose(-2, -1).flatten(-2)
 
     def _left_then_right(self, x: Float[Tensor, "*batch n1 n2"]) -> Float[Tensor, "*batch out"]:
-        """(..., n1, n2) -> (..., m1·m2): left factors, then one product with all right ones."""
+        """Apply the left factors, then all right factors in one product."""
         terms, m2, n2 = self.right.shape
         m1, n1 = self.left.shape[1:]
         inner = F.linear(x.transpose(-2, -1), self.left.reshape(terms * m1, n1))
@@ -178,7 +177,7 @@ class KroneckerLinear(nn.Module):
         return F.linear(inner, right).flatten(-2)
 
     def rows(self, indices: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch in"]:
-        """Rows of the product, as an embedding needs them: (...) -> (..., in)."""
+        """Compute rows of the weight for an embedding look-up: indices (...) -> (..., in)."""
         m2 = self.right.shape[1]
         left = self.left.transpose(0, 1)[indices // m2]  # (..., terms, n1)
         right = self.right.transpose(0, 1)[indices % m2]  # (..., terms, n2)
@@ -197,17 +196,17 @@ class KroneckerLinear(nn.Module):
 
 
 def low_rank_shape(rows: int, columns: int, rank: int) -> PartShape:
-    """Low rank as a part: rank x (rows + columns) parameters."""
+    """The shape of a low-rank product, which has rank x (rows + columns) parameters."""
     return PartShape(left=(rows, 1), right=(1, columns), num_terms=rank)
 
 
 def rank_for(parameters: float, rows: int, columns: int) -> int:
-    """The largest rank with at most so many parameters: rank x (rows + columns)."""
+    """The largest rank for which rank x (rows + columns) is at most `parameters`."""
     return min(int(parameters // (rows + columns)), rows, columns)
 
 
 def part_with_right(size: Size, right: Sequence[int], num_terms: int = 1) -> PartShape:
-    """The part for a matrix of `size` whose right factors have the size `right`.
+    """The shape of a part for a matrix of `size`, given the size of its right factors.
 
     Raises:
         ValueError: `right` does not divide `size`; the message names factors that do.
@@ -219,7 +218,8 @@ def part_with_right(size: Size, right: Sequence[int], num_terms: int = 1) -> Par
             near = sorted(sorted(divisors, key=lambda n: abs(n - factor))[:4])
             raise ValueError(
                 f"right factor {tuple(right)} does not divide a weight of {size[0]}x{size[1]}: "
-                f"{name} {factor} of {total}; use one of {', '.join(map(str, near))}"
+                f"{total} {name} are not divisible by {factor}; use one of "
+                f"{', '.join(map(str, near))}"
             )
         left.append(total // factor)
     return PartShape(left=(left[0], left[1]), right=(right[0], right[1]), num_terms=num_terms)

@@ -1,4 +1,4 @@
-"""Masked matrices: dense ones of which some entries are zero and stay zero in training."""
+"""Masked matrices: dense matrices in which some entries are zero and stay zero in training."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,67 +15,70 @@ from mobilellm.layers.bias import check_bias
 from mobilellm.layers.dense import DENSE
 from mobilellm.layers.shape import LayerCost, LayerShape, Size
 
-# Names of the tensors on disk.
+# Names of the packed tensors on disk.
 VALUES, BITS = "kept_values", "mask_bits"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedShape(LayerShape):
-    """A dense weight of which only `nonzero` entries are not masked to zero.
+    """A dense weight in which all but `nonzero` entries are masked to zero.
 
     Raises:
-        ValueError: a negative number of entries.
+        ValueError: the number of entries is negative.
     """
 
     kind = "masked"
 
     nonzero: int
-    """Entries that are kept; their values may be zero too."""
+    """Number of entries that are not masked. Their values may happen to be zero."""
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check the number."""
         if isinstance(self.nonzero, bool) or not isinstance(self.nonzero, int) or self.nonzero < 0:
             raise ValueError(f"nonzero={self.nonzero!r} must be a whole number of at least 0")
 
     def check(self, size: Size) -> None:
-        """Refuse to keep more entries than there are.
+        """Check that the matrix has at least `nonzero` entries.
 
         Raises:
-            ValueError: both numbers.
+            ValueError: the matrix has fewer entries.
         """
         entries = size[0] * size[1]
         if self.nonzero > entries:
-            raise ValueError(f"keeps nonzero={self.nonzero} of the weight's {entries} entries")
+            raise ValueError(
+                f"keeps nonzero={self.nonzero} entries, but the weight has {entries}; give at most "
+                f"{entries}"
+            )
 
     def cost(self, size: Size) -> LayerCost:
-        """As a dense matrix; masked entries are stored in memory and multiplied too."""
+        """The cost of a dense matrix, since masked entries are also stored and multiplied."""
         entries = size[0] * size[1]
-        return replace(DENSE.cost(size), masked=entries - self.nonzero, formed_values=entries)
+        return replace(DENSE.cost(size), masked=entries - self.nonzero, materialized_values=entries)
 
     def empty(self, size: Size, *, bias: bool = False) -> "MaskedLinear":
-        """A layer that is not filled; nothing is masked."""
+        """A `MaskedLinear` in which nothing is masked."""
         return MaskedLinear.empty(size, bias=bias)
 
     def empty_embedding(self, size: Size) -> "MaskedEmbedding":
-        """A token embedding that is not filled; nothing is masked."""
+        """A `MaskedEmbedding` in which nothing is masked."""
         return MaskedEmbedding.empty(size)  # pyright: ignore[reportReturnType]
 
     @classmethod
     def describe_tensors(cls, tensors: Mapping[str, Tensor]) -> str | None:
-        """`masked` if there is a mask, packed or not."""
+        """`masked` if the tensors include a mask, packed or not."""
         return "masked" if "mask" in tensors or BITS in tensors else None
 
     def pack(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The kept values and one bit per entry instead of `weight` and `mask`.
+        """Replace `weight` and `mask` by the kept values and one bit per entry.
 
-        With half of the weights in float32 that is 17 bits per entry instead of 40.
+        If half of the float32 weights are kept, this takes 17 bits per entry instead of 40.
 
         Args:
-            tensors: `weight` (out, in), `mask` bool (out, in), True = kept, and others.
+            tensors: `weight` (out, in), `mask` bool (out, in), True for kept entries, and others.
 
         Returns:
-            `kept_values` (kept,), row by row; `mask_bits` (⌈out·in / 8⌉,) uint8, the first entry
-            in the highest bit of the first byte; and the others.
+            `kept_values` (kept,) in row-major order; `mask_bits` (⌈out·in / 8⌉,) uint8, with the
+            first entry in the most significant bit of the first byte; and the other tensors.
         """
         mask = tensors["mask"]
         bits = np.packbits(mask.cpu().numpy().reshape(-1))
@@ -83,10 +86,10 @@ class MaskedShape(LayerShape):
         return others | {VALUES: tensors["weight"][mask], BITS: torch.from_numpy(bits)}
 
     def unpack(self, tensors: Mapping[str, Tensor], size: Size) -> dict[str, Tensor]:
-        """The inverse of `pack`; tensors that are not packed stay as they are.
+        """The inverse of `pack`; tensors that are not packed are returned unchanged.
 
         Raises:
-            ValueError: another number of bits or values than the matrix has.
+            ValueError: the number of bits or of values does not match the matrix.
         """
         if BITS not in tensors:
             if VALUES in tensors:
@@ -101,7 +104,7 @@ class MaskedShape(LayerShape):
 
     @classmethod
     def summarize(cls, shapes: Sequence[Self], sizes: Sequence[Size]) -> str:
-        """`40.0% of the weights kept, the others masked`."""
+        """A summary such as `40.0% of the weights kept, the others masked`."""
         kept = sum(shape.nonzero for shape in shapes)
         share = kept / sum(rows * columns for rows, columns in sizes)
         return f"{share:.1%} of the weights kept, the others masked"
@@ -111,27 +114,27 @@ class MaskedShape(LayerShape):
         return {"nonzero": self.nonzero}
 
     def __str__(self) -> str:
-        """`5,504 kept`."""
+        """The number of kept entries, e.g. `5,504 kept`."""
         return f"{self.nonzero:,} kept"
 
 
 class MaskedLinear(nn.Module):
-    """A linear layer of which masked weights are zero and stay zero in training."""
+    """A linear layer whose masked weights are zero and stay zero in training."""
 
     mask: Tensor
 
     def __init__(
         self, weight: Float[Tensor, "out in"], mask: Tensor, bias: Tensor | None = None
     ) -> None:
-        """Take over the weight.
+        """Set masked weights to zero and store weight, mask and bias.
 
         Args:
-            weight: (out, in); what is masked is set to zero.
-            mask: bool (out, in), True = kept.
+            weight: (out, in).
+            mask: bool (out, in), True for kept entries.
             bias: (out,) or None.
 
         Raises:
-            ValueError: a mask of another shape or type, a bias of another size.
+            ValueError: the mask has another shape or type, or the bias another size.
         """
         super().__init__()
         if mask.shape != weight.shape or mask.dtype != torch.bool:
@@ -146,25 +149,25 @@ class MaskedLinear(nn.Module):
 
     @classmethod
     def empty(cls, size: Size, *, bias: bool = False) -> "MaskedLinear":
-        """A layer of the given size, not filled, nothing masked."""
+        """A layer with uninitialised weights in which nothing is masked."""
         mask = torch.ones(size, dtype=torch.bool)
         return cls(torch.empty(size), mask, torch.empty(size[0]) if bias else None)
 
     @property
     def shape(self) -> MaskedShape:
-        """How many weights are kept."""
+        """The number of kept weights."""
         return MaskedShape(nonzero=int(self.mask.sum()))  # pyright: ignore[reportCallIssue]
 
     def reset_buffers_(self) -> None:
-        """Nothing masked."""
+        """Unmask all weights."""
         self.mask.fill_(True)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-        """(..., in) -> (..., out)."""
+        """Apply the layer: (..., in) -> (..., out)."""
         return F.linear(x, self.materialize(), self.bias)
 
     def materialize(self) -> Float[Tensor, "out in"]:
-        """The weight (out, in) with its zeros."""
+        """The dense weight (out, in), with zeros at masked entries."""
         return self.weight * self.mask
 
     def extra_repr(self) -> str:
@@ -173,14 +176,14 @@ class MaskedLinear(nn.Module):
 
 
 class MaskedEmbedding(MaskedLinear):
-    """A token table (vocab, hidden) with masked entries, used from both ends."""
+    """A token embedding (vocab, hidden) with masked entries; also usable as a tied head."""
 
     def forward(self, input_ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch hidden"]:
-        """Rows of the table: token ids (...) -> (..., hidden)."""
+        """Look up rows of the table: token ids (...) -> (..., hidden)."""
         return F.embedding(input_ids, self.materialize())
 
     def unembed(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
-        """Product with every row: (..., hidden) -> logits (..., vocab)."""
+        """Multiply by every row of the table: (..., hidden) -> logits (..., vocab)."""
         return super().forward(hidden)
 
 
@@ -188,8 +191,8 @@ def _unpacked_mask(bits: Tensor, size: Size, kept: int | None) -> Bool[Tensor, "
     entries = math.prod(size)
     if bits.dtype != torch.uint8 or bits.numel() != -(-entries // 8):
         raise ValueError(
-            f"has {bits.numel()} bytes of mask_bits; {size[0]}x{size[1]} entries need "
-            f"{-(-entries // 8)}: use the config.json the weights were saved with"
+            f"has {bits.numel()} bytes of mask_bits, but {size[0]}x{size[1]} entries need "
+            f"{-(-entries // 8)}; use the config.json that was saved with the weights"
         )
     mask = torch.from_numpy(np.unpackbits(bits.numpy(), count=entries)).bool().view(size)
     if kept != (wanted := int(mask.sum())):

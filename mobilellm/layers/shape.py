@@ -1,4 +1,4 @@
-"""What every kind of layer says about itself. No torch is needed to import this module."""
+"""The interface of all kinds of layers. This module does not import torch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,133 +14,139 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCost:
-    """What one matrix costs as it is stored."""
+    """Parameters and operations of one matrix, depending on how it is stored."""
 
     parameters: int
-    """Stored; masked weights are counted."""
+    """Number of stored parameters, including masked weights."""
     matrix_parameters: int
-    """Of these, those in tensors of two dimensions, which Muon updates as matrices."""
+    """Number of stored parameters in two-dimensional tensors, which Muon updates as matrices."""
     flops: int
     """Floating-point operations per input vector."""
     row_parameters: int
-    """Parameters that are read to look up one row of a token embedding."""
+    """Number of parameters that are read to look up one row of a token embedding."""
     masked: int | None = None
-    """Parameters that are masked to zero; None: this kind has no masks."""
-    formed_values: int = 0
-    """Values of the weight that each use computes and keeps for the backward pass."""
+    """Number of parameters that are masked to zero; None if this kind has no mask."""
+    materialized_values: int = 0
+    """Number of entries of the dense weight that each application computes and saves for the
+    backward pass."""
 
     @property
     def nonzero(self) -> int:
-        """Parameters that are not masked to zero."""
+        """Number of parameters that are not masked to zero."""
         return self.parameters - (self.masked or 0)
 
 
 class LayerShape(ABC):
-    """How one matrix (out, in) is stored, as plain data: a frozen dataclass in a file of its own.
+    """Plain data that says how one matrix (out, in) is stored.
 
-    To add a kind of layer, write a subclass with its `nn.Module` in a new file of this package and
-    enter the file in `KINDS` of `mobilellm.layers`. The module has `shape` (the subclass),
-    `materialize()` (the dense weight) and, if it has buffers, `reset_buffers_()`.
+    To add a kind of layer, write a frozen dataclass that inherits from this class, and its
+    `nn.Module`, in a new file of this package, and add the class to `KINDS` in `mobilellm.layers`.
+    The module needs a property `shape` (an instance of the new class), a method `materialize()`
+    that returns the dense weight, and, if it has buffers, a method `reset_buffers_()`.
     """
 
     kind: ClassVar[str]
-    """For messages and tables, e.g. `factorised`."""
+    """Name of the kind in messages and tables, e.g. `factorised`."""
 
     @abstractmethod
     def check(self, size: Size) -> None:
-        """Refuse a matrix of a size that this shape does not describe.
+        """Check that this shape is possible for a matrix of the given size.
 
         Raises:
-            ValueError: says both sizes; begins where the matrix's name in a message ends.
+            ValueError: it is not. The message contains both sizes and starts with a verb, because
+                callers put the name of the matrix before it.
         """
 
     @abstractmethod
     def cost(self, size: Size) -> LayerCost:
-        """What a matrix of that size costs."""
+        """Parameters and operations of a matrix of the given size."""
 
     @abstractmethod
     def empty(self, size: Size, *, bias: bool = False) -> "nn.Module":
-        """A linear layer x (..., in) -> (..., out), not filled."""
+        """A linear layer (..., in) -> (..., out) with uninitialised parameters."""
 
     @abstractmethod
     def empty_embedding(self, size: Size) -> "nn.Module":
-        """A token embedding (vocab, hidden), not filled.
+        """A token embedding (vocab, hidden) with uninitialised parameters.
 
-        Called with token ids (...) it gives their rows (..., hidden); `unembed` maps hidden states
-        (..., hidden) to logits (..., vocab).
+        Its `forward` maps token ids (...) to embeddings (..., hidden), and its `unembed` maps
+        hidden states (..., hidden) to logits (..., vocab).
         """
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON with the key under which `KINDS` has this kind."""
+        """Plain data for JSON, including the key of this kind in `KINDS`."""
 
     @classmethod
     @abstractmethod
     def describe_tensors(cls, tensors: Mapping[str, "Tensor"]) -> str | None:
-        """How the matrix is stored whose module has these tensors (by name); None: not so."""
+        """Describe the storage of a module with these tensors; None if it is of another kind."""
 
     def parameter_std(self, name: str, std: float) -> float:
-        """Standard deviation of initial values, for which the weight's entries have `std`.
+        """Standard deviation with which to initialise one parameter of the module.
 
         Args:
-            name: of the parameter in the module.
-            std: standard deviation that a dense weight would have.
+            name: name of the parameter in the module.
+            std: standard deviation that the entries of the dense weight should have.
         """
         return std
 
-    def kept_values(self, size: Size, *, input_of_its_own: bool) -> int:
-        """Values that training keeps per input vector for the backward pass, beyond a dense layer.
+    def saved_values(self, size: Size, *, has_own_input: bool) -> int:
+        """Number of values per input vector that are saved for backward in addition to a dense
+        layer.
 
         Args:
-            size: of the matrix.
-            input_of_its_own: whether no other matrix reads the same input, so that a dense layer
-                would keep it too.
+            size: rows and columns of the matrix.
+            has_own_input: whether no other matrix reads the same input. A dense layer would then
+                save the input as well.
         """
         return 0
 
     def pack(self, tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-        """The tensors of the module as they are written to disk."""
+        """Convert the tensors of the module to the form in which they are written to disk."""
         return dict(tensors)
 
     def unpack(self, tensors: Mapping[str, "Tensor"], size: Size) -> dict[str, "Tensor"]:
-        """The inverse of `pack`; what is not packed stays as it is.
+        """The inverse of `pack`; tensors that are not packed are returned unchanged.
 
         Raises:
-            ValueError: damaged tensors; begins where the matrix's name in a message ends.
+            ValueError: the tensors are damaged. The message starts with a verb, because callers put
+                the name of the matrix before it.
         """
         return dict(tensors)
 
     def low_rank_twin(self, size: Size) -> "LayerShape | None":
-        """Low rank with at most as many parameters, for comparison; None: too few for rank 1.
+        """A low-rank shape with at most as many parameters, to compare with.
 
-        By default the shape itself: it has no such counterpart.
+        The default is the shape itself, for kinds without a low-rank counterpart. None if the
+        parameters do not allow rank 1.
         """
         return self
 
     @classmethod
     def summarize(cls, shapes: Sequence[Self], sizes: Sequence[Size]) -> str:
-        """Several matrices of this kind in one line of a table."""
+        """Summarise several matrices of this kind in one line of a table."""
         texts = list(dict.fromkeys(map(str, shapes)))
         return texts[0] if len(texts) == 1 else f"{len(texts)} shapes, e.g. {texts[0]}"
 
     def short_text(self) -> str:
-        """One matrix in a narrow column."""
+        """Description of one matrix for a narrow column."""
         return str(self)
 
     @classmethod
     def short_summary(cls, shapes: Sequence[Self]) -> str:
-        """Several matrices of this kind in a narrow column."""
+        """Summarise several matrices of this kind for a narrow column."""
         texts = list(dict.fromkeys(shape.short_text() for shape in shapes))
         return texts[0] if len(texts) == 1 else f"{len(texts)} shapes"
 
 
 def summarize(shapes: Sequence[LayerShape], sizes: Sequence[Size]) -> str:
-    """`LayerShape.summarize` for shapes of any kinds."""
+    """Apply `LayerShape.summarize` to shapes of one or several kinds."""
     return _kind_of_all(shapes).summarize(shapes, sizes)
 
 
 def short_summary(shapes: Sequence[LayerShape]) -> str:
-    """`LayerShape.short_summary` for shapes of any kinds."""
+    """Apply `LayerShape.short_summary` to shapes of one or several kinds."""
     return _kind_of_all(shapes).short_summary(shapes)
 
 

@@ -1,8 +1,9 @@
-"""Losses on logits over a large vocabulary, in the memory of the logits of one chunk of tokens.
+"""Losses on logits over a large vocabulary, computed for one chunk of tokens at a time.
 
-The logits of each chunk are computed once for the cross entropy and all further losses. The forward
-pass also computes the gradients, with respect to the hidden states and to all parameters that
-`unembed` uses (a tied table, a head, or factors), so that no logits are kept for the backward pass.
+Only the logits of one chunk are in memory. They are computed once for the cross entropy and all
+other losses. The forward pass also computes the gradients with respect to the hidden states and to
+all parameters that `unembed` uses (a tied embedding, a head, or factors), so that no logits are
+saved for the backward pass.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,15 +23,16 @@ Unembed = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ChunkTerm:
-    """A further loss on logits."""
+    """A loss on logits in addition to the cross entropy."""
 
     function: Callable[[Tensor, slice], Tensor]
-    """(logits (rows, vocab), range of the rows among all tokens) -> sum over these tokens."""
+    """Maps the logits (rows, vocab) of a chunk and its range among all tokens to the sum of the
+    loss over these tokens."""
     weight: float = 1.0
     """Factor in the total loss."""
     chunk_share: float = 0.5
-    """Size of the chunks relative to those of the cross entropy alone: a loss that keeps buffers of
-    the logits' size for its gradient needs memory for them."""
+    """Size of the chunks relative to those of the cross entropy alone. Losses that save tensors of
+    the size of the logits for their gradient need smaller chunks."""
 
 
 Term = ChunkTerm | SoftLabels
@@ -38,14 +40,14 @@ Term = ChunkTerm | SoftLabels
 
 @dataclass(frozen=True)
 class LossSums:
-    """Sums over all tokens, in float32."""
+    """Sums of losses over all tokens, in float32."""
 
     total: Tensor
-    """Weighted sum of all losses; it can be backpropagated once."""
+    """Weighted sum of all losses, which can be backpropagated once."""
     token_losses: Tensor
-    """Cross entropy of each token in nats (...), 0 for tokens without a label; no gradient."""
+    """Cross entropy of each token in nats (...), 0 for tokens without a label; without gradient."""
     terms: Tensor
-    """Sum of each term without its weight (terms,); no gradient."""
+    """Sum of each term, not multiplied by its weight (terms,); without gradient."""
 
 
 def chunked_losses(
@@ -58,21 +60,24 @@ def chunked_losses(
     terms: Sequence[Term] = (),
     chunk_tokens: int | None = None,
 ) -> LossSums:
-    """Cross entropy and further losses on the logits of all tokens.
+    """Compute the cross entropy and other losses on the logits of all tokens.
 
-    Only the logits of one chunk are in memory. Softmax and sums are computed in float32.
+    Softmax and sums are computed in float32.
 
     Args:
-        hidden: (..., hidden), as `unembed` takes it.
-        unembed: maps hidden states (tokens, hidden) to logits (tokens, vocab), each row by itself.
-        labels: (...), token ids; -100 is ignored by the cross entropy.
-        label_weights: (...), factor of each token's cross entropy; default: 1.
-        cross_entropy_weight: factor of the cross entropy as a whole.
-        terms: further losses.
-        chunk_tokens: tokens per chunk; default: as many as `LOSS_CHUNK_LOGITS` allows.
+        hidden: hidden states (..., hidden), the input of `unembed`.
+        unembed: maps hidden states (tokens, hidden) to logits (tokens, vocab), independently for
+            each token.
+        labels: token ids (...). The cross entropy ignores labels equal to `IGNORE_INDEX`.
+        label_weights: factor of the cross entropy of each token (...); default: 1.
+        cross_entropy_weight: factor of the total cross entropy.
+        terms: additional losses.
+        chunk_tokens: number of tokens per chunk; default: the number that `LOSS_CHUNK_LOGITS`
+            allows.
 
     Raises:
-        ValueError: shapes do not fit, or a chunk has no tokens.
+        ValueError: `labels` does not have the shape of `hidden` without its last dimension, or
+            chunk_tokens is below 1.
     """
     if hidden.shape[:-1] != labels.shape:
         raise ValueError(
@@ -84,7 +89,7 @@ def chunked_losses(
     shape = labels.shape
     hidden, labels = hidden.flatten(0, -2), labels.flatten()
     weights = None if label_weights is None else label_weights.flatten() * cross_entropy_weight
-    # An empty input costs nothing and shows which parameters unembed uses.
+    # The graph of the logits of no tokens shows which parameters `unembed` uses.
     probe = unembed(hidden[:0].detach())
     share = min((t.chunk_share for t in terms if isinstance(t, ChunkTerm)), default=1.0)
     plan = _Plan(
@@ -104,7 +109,7 @@ def chunked_losses(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the passes over the chunks need besides the hidden states."""
+    """Arguments of `chunked_losses` other than the hidden states."""
 
     unembed: Unembed
     labels: Tensor
@@ -113,33 +118,33 @@ class _Plan:
     num_chunks: int
 
     def chunks_of(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Chunks of nearly equal size: their ranges, hidden states and labels."""
+        """Range, hidden states and labels of each chunk; the chunks have nearly equal sizes."""
         start = 0
-        for rows, targets in pairs(hidden, self.labels, self.num_chunks):
+        for rows, targets in split_chunks(hidden, self.labels, self.num_chunks):
             yield slice(start, start + rows.shape[0]), rows, targets
             start += rows.shape[0]
 
     @property
     def soft(self) -> list[int]:
-        """Indices of the terms that are soft labels."""
+        """Indices of the terms that are `SoftLabels`."""
         return [i for i, term in enumerate(self.terms) if isinstance(term, SoftLabels)]
 
     def soft_labels(self, place: slice) -> list[tuple[Tensor, float]]:
-        """The logits of each teacher for a chunk, and its weight."""
+        """Logits and weight of each teacher for one chunk."""
         return [(t.logits(place), t.weight) for t in self.terms if isinstance(t, SoftLabels)]
 
     def weighted(self, sums: Tensor) -> Tensor:
-        """Weighted sum of the terms (terms,)."""
+        """Weighted sum of the terms; `sums` is (terms,)."""
         return sum((s * term.weight for s, term in zip(sums, self.terms, strict=True)),
                    sums.new_zeros(()))  # fmt: skip
 
     def weight_of(self, place: slice) -> Tensor | float:
-        """Factor of the cross entropy of each token in a chunk."""
+        """Factor of the cross entropy, for all tokens or for each token of a chunk."""
         return self.weights[place] if isinstance(self.weights, Tensor) else self.weights
 
 
 class _ChunkedLosses(torch.autograd.Function):
-    """The forward pass computes the gradients; the backward pass scales them."""
+    """Losses whose forward pass computes the gradients; the backward pass scales them."""
 
     @staticmethod
     def forward(
@@ -166,11 +171,11 @@ class _ChunkedLosses(torch.autograd.Function):
                     sums[index] += value.detach()
                     if term.weight:
                         logit_gradient.add_(torch.autograd.grad(value, leaf)[0], alpha=term.weight)
-            made = torch.autograd.grad(logits, inputs, logit_gradient.to(logits.dtype))
-            hidden_gradient[place] = made[0]
+            chunk_gradients = torch.autograd.grad(logits, inputs, logit_gradient.to(logits.dtype))
+            hidden_gradient[place] = chunk_gradients[0]
             gradients = [
                 new if old is None else old.add_(new)
-                for old, new in zip(gradients, made[1:], strict=True)
+                for old, new in zip(gradients, chunk_gradients[1:], strict=True)
             ]
         total += plan.weighted(sums)
         ctx.gradients = [hidden_gradient, *gradients]
@@ -202,7 +207,7 @@ def _empty_sums(
 def _sums(
     hidden: Float[Tensor, "tokens hidden"], plan: _Plan
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " tokens"], Float[Tensor, " terms"]]:
-    """As `_ChunkedLosses`, without gradients."""
+    """Compute the same losses as `_ChunkedLosses`, but without gradients."""
     total, token_losses, sums = _empty_sums(hidden, plan)
     for place, rows, targets in plan.chunks_of(hidden):
         logits = plan.unembed(rows)
@@ -217,21 +222,22 @@ def _sums(
     return total + plan.weighted(sums), token_losses, sums
 
 
-def pairs(hidden: Tensor, labels: Tensor, chunks: int) -> Any:
-    """The chunks of the rows, of nearly equal size, each with its labels."""
+def split_chunks(hidden: Tensor, labels: Tensor, chunks: int) -> Any:
+    """Split hidden states and labels into chunks of nearly equal size, and iterate over both."""
     return zip(hidden.tensor_split(chunks), labels.tensor_split(chunks), strict=True)
 
 
 def num_chunks(
     tokens: int, probe: Tensor, chunk_tokens: int | None = None, share: float = 1.0
 ) -> int:
-    """How many chunks are needed for at most `chunk_tokens` tokens each.
+    """Compute the number of chunks.
 
     Args:
-        tokens: in all.
-        probe: logits (0, vocab), for their device and vocabulary.
-        chunk_tokens: default: what `share` of `LOSS_CHUNK_LOGITS` allows.
-        share: of the logits that may be in memory at a time.
+        tokens: total number of tokens.
+        probe: logits of no tokens (0, vocab), which give the device and the vocabulary size.
+        chunk_tokens: largest number of tokens per chunk; default: the number for which the logits
+            of a chunk are at most `share` of `LOSS_CHUNK_LOGITS`.
+        share: factor of `LOSS_CHUNK_LOGITS`.
     """
     if chunk_tokens is None:
         allowed = LOSS_CHUNK_LOGITS.get(probe.device.type, LOSS_CHUNK_LOGITS["cpu"])
@@ -240,7 +246,7 @@ def num_chunks(
 
 
 def _leaf_parameters(output: Tensor) -> list[nn.Parameter]:
-    """The parameters that `output` was computed from, each once."""
+    """Find the parameters in the graph of `output`; each is listed once."""
     found: dict[int, nn.Parameter] = {}
     seen, waiting = set(), [output.grad_fn]
     while waiting:

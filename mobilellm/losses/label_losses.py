@@ -1,4 +1,4 @@
-"""Cross entropy with labels and KL divergence from teachers, which share one softmax.
+"""Cross entropy with labels and KL divergence from teachers, computed from the same softmax.
 
 The gradient of both with respect to the logits is softmax(student) minus the (hard or soft) labels.
 """
@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-IGNORE_INDEX = -100
+from mobilellm.labels import IGNORE_INDEX
 
-# Logits per pass of softmax and gradient on CPUs: so many fit in the CPU cache.
+# Number of logits for which softmax and gradient are computed at a time on CPUs: more logits do not
+# fit in the CPU cache.
 CPU_BLOCK_LOGITS = 2**19
 
 
@@ -20,12 +21,12 @@ CPU_BLOCK_LOGITS = 2**19
 class SoftLabels:
     """KL(teacher ‖ student) at temperature 1, summed over the tokens that have a label.
 
-    A `ChunkTerm` could compute the same. But the gradient is softmax(student) − softmax(teacher),
-    and the cross entropy needs softmax(student) anyway: sharing it saves half of the time.
+    A `ChunkTerm` could compute the same loss. However, the gradient is softmax(student) −
+    softmax(teacher), and sharing softmax(student) with the cross entropy saves half of the time.
     """
 
     logits: Callable[[slice], Tensor]
-    """(range of a chunk among all tokens) -> the teacher's logits (rows, vocab), detached."""
+    """Maps the range of a chunk among all tokens to the teacher's detached logits (rows, vocab)."""
     weight: float = 1.0
     """Factor in the total loss."""
 
@@ -40,25 +41,26 @@ def label_losses(
 ) -> tuple[
     Float[Tensor, " rows"], Float[Tensor, " teachers"], Float[Tensor, "gradient_rows vocab"]
 ]:
-    """Cross entropy with the targets and KL divergence from teachers, a few rows at a time.
+    """Compute the cross entropy with labels, and the KL divergence from each teacher.
 
     Args:
         logits: (rows, vocab), without gradient.
-        targets: (rows,), token ids; -100 is ignored.
-        weight: factor of the cross entropy, one for all rows or (rows,).
-        soft: the logits (rows, vocab) of each teacher, and the factor of the divergence from it.
+        targets: token ids (rows,). Rows with `IGNORE_INDEX` are ignored.
+        weight: factor of the cross entropy: one for all rows, or one per row (rows,).
+        soft: for each teacher its logits (rows, vocab) and the factor of its divergence.
         with_gradient: whether to compute the gradient.
 
     Returns:
-        The cross entropy of each row in nats (rows,); each divergence in nats, summed over the
-        rows with a label (teachers,); the gradient of their weighted sum with respect to the
-        logits (rows, vocab), or an empty tensor (0, vocab). All are float32.
+        Three float32 tensors: the cross entropy of each row in nats (rows,); the divergence from
+        each teacher in nats, summed over the rows with a label (teachers,); and the gradient of the
+        weighted sum of both with respect to the logits (rows, vocab), or an empty tensor (0, vocab)
+        if with_gradient is False.
     """
     rows, vocab = logits.shape
     losses = logits.new_empty(rows, dtype=torch.float32)
     sums = losses.new_zeros(len(soft))
     size = max(1, CPU_BLOCK_LOGITS // vocab) if logits.is_cpu else max(1, rows)
-    # If one block holds all rows, its gradient is returned without a copy.
+    # If there is a single block, its gradient is returned without a copy.
     gradient = losses.new_empty((rows, vocab) if with_gradient and size < rows else (0, vocab))
     for first in range(0, rows, size):
         block = slice(first, first + size)
@@ -82,7 +84,7 @@ def label_losses(
 def losses_and_log_probabilities(
     logits: Float[Tensor, "rows vocab"], targets: Int[Tensor, " rows"]
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows vocab"]]:
-    """Cross entropy of each row (rows,) in nats and log-probabilities (rows, vocab), float32."""
+    """Compute the cross entropy (rows,) in nats and log-probabilities (rows, vocab), in float32."""
     log_probabilities = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
     chosen = log_probabilities.gather(1, targets.clamp(min=0).unsqueeze(1)).squeeze(1)
     return -chosen.masked_fill(targets == IGNORE_INDEX, 0.0), log_probabilities
@@ -93,7 +95,7 @@ def _divergence(
     log_probabilities: Float[Tensor, "rows vocab"],
     targets: Int[Tensor, " rows"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows vocab"]]:
-    """KL in nats, summed over the rows with a label; the teacher's probabilities (rows, vocab)."""
+    """Return the KL divergence, summed over rows with a label, and the teacher's probabilities."""
     teacher_log_probs = torch.log_softmax(teacher_logits, dim=-1, dtype=torch.float32)
     probabilities = teacher_log_probs.exp()
     values = teacher_log_probs.sub_(log_probabilities).mul_(probabilities).sum(-1)
@@ -106,9 +108,9 @@ def _logit_gradient_(
     weight: Float[Tensor, " rows"] | float,
     soft: Sequence[tuple[Float[Tensor, "rows vocab"], float]],
 ) -> Float[Tensor, "rows vocab"]:
-    """Σ over hard and soft labels of weight × (softmax − label); 0 in rows without a label.
+    """Compute Σ over hard and soft labels of weight × (softmax − label); 0 in rows without a label.
 
-    Overwrites `log_probabilities` with the result.
+    The result is written to the memory of `log_probabilities`.
     """
     gradient = log_probabilities.exp_()
     whole = weight + sum(factor for _, factor in soft)

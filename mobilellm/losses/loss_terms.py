@@ -1,7 +1,9 @@
-"""Extension point for losses: callbacks with `loss_terms` are asked in every forward pass.
+"""Extension point for losses: callbacks with a method `loss_terms`.
+
+The method is called in every forward pass of the training:
 
     class ForwardKLCallback(Callback):
-        capture = ()                                   # what `output.captured` has to hold
+        capture = ()                                   # names to capture in `output.captured`
 
         def loss_terms(self, module, batch, output):
             return {"forward_kl": LogitTerm(function, weight=0.5)}
@@ -9,8 +11,8 @@
         def label_weight(self, module):                # optional
             return 0.5
 
-The loss of a step is the cross entropy of the labels, times `label_weight`, plus the weighted
-terms. Each value is logged without its weight as `train/loss/<name>`.
+The loss of a step is `label_weight` times the cross entropy, plus the weighted sum of the terms.
+Each term is logged without its weight as `train/loss/<name>`.
 """
 
 import math
@@ -20,38 +22,39 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from mobilellm.labels import IGNORE_INDEX
 from mobilellm.losses.chunked import ChunkTerm
-from mobilellm.losses.label_losses import IGNORE_INDEX, SoftLabels
+from mobilellm.losses.label_losses import SoftLabels
 
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One further loss of a micro-batch.
+    """An additional loss of a micro-batch.
 
-    The training step averages it over micro-batches and ranks, weighted by their unmasked tokens:
-    the value of the step is the mean over all of its unmasked tokens.
+    The loss of a step is the mean over micro-batches and ranks, weighted by their numbers of
+    unmasked tokens, and hence the mean over all unmasked tokens of the step.
     """
 
     value: Tensor
-    """Scalar with a gradient: the mean over the micro-batch's unmasked tokens."""
+    """Mean over the unmasked tokens of the micro-batch: a scalar with a gradient."""
     weight: float = 1.0
-    """Factor in the loss of the step; the logged value is without it."""
+    """Factor in the loss of the step. The logged value is not multiplied by it."""
 
 
 @dataclass(frozen=True)
 class LogitTerm:
-    """A further loss on the logits, of which only one chunk of tokens is in memory at a time."""
+    """An additional loss on the logits, which is computed for one chunk of tokens at a time."""
 
     function: Callable[[Tensor, slice], Tensor]
-    """(logits (rows, vocab), range of the chunk among the micro-batch's tokens) -> scalar with a
-    gradient: the mean over the chunk's unmasked tokens."""
+    """Maps the logits (rows, vocab) of a chunk and its range among the tokens of the micro-batch to
+    the mean over the unmasked tokens of the chunk: a scalar with a gradient."""
     weight: float = 1.0
-    """Factor in the loss of the step; the logged value is without it."""
+    """Factor in the loss of the step. The logged value is not multiplied by it."""
     chunk_share: float = 0.5
     """See `ChunkTerm.chunk_share`."""
 
-    def over(self, labels: Tensor) -> ChunkTerm:
-        """The same loss as sums over the unmasked tokens of chunks; `labels` (tokens,)."""
+    def as_chunk_term(self, labels: Tensor) -> ChunkTerm:
+        """Convert means over unmasked tokens to sums, given the labels (tokens,)."""
 
         def sum_of(logits: Tensor, place: slice) -> Tensor:
             return self.function(logits, place) * (labels[place] != IGNORE_INDEX).sum()
@@ -71,36 +74,36 @@ class HasLossTerms(Protocol):
 
         Args:
             module: the LanguageModelModule that is trained.
-            batch: `input_ids` and `labels`, each (batch, seq), and perhaps more.
-            output: the `ModelOutput` of its model, with the captures that were asked for.
+            batch: `input_ids` and `labels`, each (batch, seq), and optional entries.
+            output: the `ModelOutput` of its model, with the names in `capture` captured.
         """
         ...
 
 
 @runtime_checkable
 class HasLabelWeight(Protocol):
-    """A callback that scales the cross entropy of the labels beside its own terms."""
+    """A callback that sets the weight of the cross entropy."""
 
     def label_weight(self, module: Any) -> float:
-        """Factor of the cross entropy in the present step."""
+        """Factor of the cross entropy in the current step."""
         ...
 
 
 @runtime_checkable
 class HasTaskWeights(Protocol):
-    """A callback that weights the tasks that the data distinguishes."""
+    """A callback that sets the weights of the tasks in the data."""
 
     task_weights: Mapping[str, float]
-    """Weight of each task's mean cross entropy, in the order of the tasks' numbers."""
+    """Weight of the mean cross entropy of each task by name, in the order of the task numbers."""
 
 
 def term_sources(callbacks: Iterable[Any]) -> list[HasLossTerms]:
-    """The callbacks that add terms to the loss."""
+    """Select the callbacks that add terms to the loss."""
     return [callback for callback in callbacks if isinstance(callback, HasLossTerms)]
 
 
 def task_weights_of(callbacks: Iterable[Any]) -> dict[str, float]:
-    """The weights of the tasks; empty if no callback weights them."""
+    """Collect the weights of the tasks; empty if no callback sets them."""
     weights: dict[str, float] = {}
     for callback in callbacks:
         if isinstance(callback, HasTaskWeights):
@@ -109,11 +112,11 @@ def task_weights_of(callbacks: Iterable[Any]) -> dict[str, float]:
 
 
 def label_weight_of(sources: Iterable[HasLossTerms], module: Any) -> float:
-    """Factor of the labels' cross entropy: the product of what the sources ask for, else 1."""
+    """Factor of the cross entropy: the product of the weights that callbacks set, or 1."""
     weights = (s.label_weight(module) for s in sources if isinstance(s, HasLabelWeight))
     return math.prod(weights, start=1.0)
 
 
 def requested_captures(sources: Iterable[HasLossTerms]) -> tuple[str, ...]:
-    """What the forward pass has to capture for the sources, each name once."""
+    """Names that the forward pass has to capture for the callbacks, without duplicates."""
     return tuple(dict.fromkeys(name for s in sources for name in getattr(s, "capture", ())))

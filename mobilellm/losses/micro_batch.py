@@ -1,4 +1,4 @@
-"""The loss of a micro-batch: cross entropy, weighted by task if there are tasks, and terms."""
+"""The loss of a micro-batch: the cross entropy, optionally weighted by task, and other terms."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mobilellm.labels import IGNORE_INDEX
 from mobilellm.losses.chunked import chunked_losses
-from mobilellm.losses.label_losses import IGNORE_INDEX
 from mobilellm.losses.loss_terms import (
     HasLossTerms,
     LogitTerm,
@@ -24,17 +24,17 @@ Batch = dict[str, Tensor]
 def micro_batch_losses(
     module: Any, batch: Batch, sources: Sequence[HasLossTerms], counts: Int[Tensor, " tasks"]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Forward pass and losses, as sums over the unmasked tokens in nats.
+    """Run the forward pass and compute the losses, as sums over unmasked tokens in nats.
 
     Args:
         module: the LanguageModelModule.
         batch: a micro-batch.
         sources: callbacks that add terms to the loss.
-        counts: labels of each task in the whole optimizer step, from `count_tasks`.
+        counts: number of labels of each task in the whole optimizer step, from `count_tasks`.
 
     Returns:
-        The loss, and each part of it without its weight, by what follows `train/loss` in its
-        logged name (`""` is the cross entropy).
+        The loss, and each part of it without its weight. The keys of the parts are the suffixes of
+        `train/loss` in the logged names, e.g. `""` for the cross entropy.
     """
     output = module.model(
         batch["input_ids"],
@@ -48,7 +48,7 @@ def micro_batch_losses(
         for source in sources
         for name, term in source.loss_terms(module, batch, output).items()
     }
-    on_logits = {n: t.over(labels.flatten()) if isinstance(t, LogitTerm) else t
+    on_logits = {n: t.as_chunk_term(labels.flatten()) if isinstance(t, LogitTerm) else t
                  for n, t in terms.items() if not isinstance(t, LossTerm)}  # fmt: skip
     weights = label_weights(batch, counts, module.task_weights)
     sums = chunked_losses(
@@ -73,7 +73,15 @@ def micro_batch_losses(
 
 
 def count_tasks(batch: Batch, num_tasks: int) -> Int[Tensor, " tasks"]:
-    """Labels of each task in a micro-batch (num_tasks + 1,); index 0 counts those of no task."""
+    """Count the labels of each task in a micro-batch.
+
+    Args:
+        batch: a micro-batch, with `tasks` (batch, seq) if there are tasks.
+        num_tasks: number of tasks, which are numbered from 1.
+
+    Returns:
+        (num_tasks + 1,); index 0 is the number of labels without a task.
+    """
     has_label = batch["labels"] != IGNORE_INDEX
     if num_tasks == 0 or "tasks" not in batch:
         count = has_label.sum().unsqueeze(0)
@@ -84,16 +92,16 @@ def count_tasks(batch: Batch, num_tasks: int) -> Int[Tensor, " tasks"]:
 def label_weights(
     batch: Batch, counts: Int[Tensor, " tasks"], weights: Mapping[str, float]
 ) -> Float[Tensor, "batch seq"] | None:
-    """Factors with which a step's cross entropy is Σ over tasks of weight × mean of the task.
+    """Compute factors of the labels for which the loss is Σ over tasks of weight × task mean.
 
     Args:
-        batch: a micro-batch; `tasks` (batch, seq) says which task each label belongs to, from 1.
-        counts: labels of each task in the whole step (tasks + 1,).
-        weights: weight of each task, in the order of their numbers.
+        batch: a micro-batch. `tasks` (batch, seq) is the number of the task of each label, from 1.
+        counts: number of labels of each task in the whole step (tasks + 1,).
+        weights: weight of each task by name, in the order of the task numbers.
 
     Returns:
-        (batch, seq), for a sum that is divided by the number of all labels; None if there are no
-        tasks.
+        Factors (batch, seq) for a sum that is later divided by the number of all labels; None if
+        there are no tasks.
     """
     if not weights or "tasks" not in batch:
         return None
@@ -104,9 +112,10 @@ def label_weights(
 def _task_losses(
     batch: Batch, nats: Tensor, counts: Tensor, weights: Mapping[str, float]
 ) -> dict[str, Tensor]:
-    """Cross entropy of each task, scaled to its mean over the task's labels in the step.
+    """Compute the cross entropy of each task.
 
-    The sum over all micro-batches, divided by the number of all labels, is that mean.
+    The values are scaled so that their sum over all micro-batches, divided by the number of all
+    labels of the step, is the mean over the labels of the task.
     """
     if not weights or "tasks" not in batch:
         return {}

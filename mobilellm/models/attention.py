@@ -15,10 +15,12 @@ KeysValues = tuple[
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose query heads share `num_key_value_heads` keys and values.
+    """Grouped-query attention: groups of query heads share one key-value head.
 
-    Source: Ainslie et al. 2023, GQA, arXiv:2305.13245. QK-norm is applied before the rotation, as
-    in Qwen3; without a weight the order makes no difference, since a rotation keeps the length.
+    QK-norm is applied before the rotary embedding, as in Qwen3. For a norm without a weight the
+    order makes no difference, because a rotation does not change the length of a vector.
+
+    Source: Ainslie et al. 2023, GQA, arXiv:2305.13245.
     """
 
     def __init__(
@@ -31,7 +33,7 @@ class Attention(nn.Module):
         qk_norm: str = "none",
         eps: float = 1e-5,
     ) -> None:
-        """Build the four projections, without bias, and the norms of queries and keys."""
+        """Create the four projections, without bias, and the norms of queries and keys."""
         super().__init__()
         self.head_dim = head_dim
         self.group_size = num_attention_heads // num_key_value_heads
@@ -57,17 +59,19 @@ class Attention(nn.Module):
         KeysValues,
         Float[Tensor, "batch heads seq keys"] | None,
     ]:
-        """Attention output for the input (batch, seq, hidden).
+        """Compute the attention output.
 
         Args:
             x: normalised input (batch, seq, hidden).
-            rotary: from `make_rotary`, for the positions of `x`.
-            mask: bool (batch or 1, 1, queries, keys); True: the query may attend to the key. It
-                includes causality. None: causal; the queries are the last of the keys.
-            keys_values: keys and values of an earlier application, used instead of computing them.
-            cache: keys and values of the tokens before; the new ones are appended to `slot`.
+            rotary: output of `make_rotary` for the positions of `x`.
+            mask: bool (batch or 1, 1, queries, keys), True if the query may attend to the key. A
+                mask must include causality. None: causal attention, in which the queries are at the
+                positions of the last keys.
+            keys_values: keys and values of an earlier application to use instead of new ones.
+            cache: keys and values of earlier tokens. The new ones are appended to `slot`.
             slot: index of this application in the cache.
-            need_weights: also return the attention weights (slower: the whole matrix is formed).
+            need_weights: whether to return the attention weights, which is slower because the
+                whole matrix of weights is computed.
 
         Returns:
             Output (batch, seq, hidden); keys and values (batch, kv_heads, keys, head_dim); weights
@@ -95,7 +99,7 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "#batch 1 seq keys"] | None,
     ) -> Float[Tensor, "batch heads seq head_dim"]:
         is_causal = mask is None and query.shape[-2] > 1
-        # With a mask, no fast CUDA kernel supports grouped heads without repeating them.
+        # With a mask, no fast CUDA kernel supports grouped heads, so keys and values are repeated.
         in_place = self.group_size > 1 and (mask is None or query.is_cpu)
         if not in_place:
             key, value = self._for_each_head(key), self._for_each_head(value)
@@ -106,13 +110,13 @@ class Attention(nn.Module):
     def _for_each_head(
         self, x: Float[Tensor, "batch kv_heads *rest"]
     ) -> Float[Tensor, "batch heads *rest"]:
-        """(batch, kv_heads, …) -> (batch, heads, …)."""
+        """Repeat keys or values for every query head of their group."""
         return x if self.group_size == 1 else x.repeat_interleave(self.group_size, dim=1)
 
     def _heads(
         self, x: Float[Tensor, "batch seq width"], norm: nn.Module | None = None
     ) -> Float[Tensor, "batch seq heads head_dim"]:
-        """(batch, seq, heads × head_dim) -> (batch, seq, heads, head_dim), normalised if asked."""
+        """Split (batch, seq, heads × head_dim) into heads, and apply `norm` if there is one."""
         x = x.unflatten(-1, (-1, self.head_dim))
         return x if norm is None else norm(x)
 

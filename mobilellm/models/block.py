@@ -27,14 +27,14 @@ class BlockOutput(NamedTuple):
 
 
 class TransformerBlock(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)).
+    """A pre-norm block: h = x + attention(norm(x)), output h + feed_forward(norm(h)).
 
-    A block does not store its layer index: a shared block is applied at several layers, so whatever
-    depends on the layer is an argument of `forward`.
+    A block does not store a layer index, because a shared block is applied at several layers.
+    Everything that depends on the layer is an argument of `forward`.
     """
 
     def __init__(self, config: ModelConfig, index: int) -> None:
-        """Build the stored block `index` of `config`; the index only selects its sizes."""
+        """Create the stored block `index` of `config`; the index only selects the sizes."""
         super().__init__()
         shape = config.block_shapes[index]
         hidden_size, eps = config.hidden_size, config.rms_norm_eps
@@ -53,7 +53,7 @@ class TransformerBlock(nn.Module):
         self._build_compressed_layers(config, index)
 
     def _build_compressed_layers(self, config: ModelConfig, index: int) -> None:
-        """Replace the dense layers that `config` stores in another form."""
+        """Replace the dense layers that are compressed according to `config`."""
         prefix, sizes = f"blocks.{index}.", config.matrix_sizes
         for name, layer_shape in config.layer_shapes.items():
             if name.startswith(prefix):
@@ -71,7 +71,7 @@ class TransformerBlock(nn.Module):
         slot: int = 0,
         need_weights: bool = False,
     ) -> BlockOutput:
-        """Run on the residual stream (batch, seq, hidden); arguments as `Attention.forward`."""
+        """Apply the block to the residual stream; arguments as in `Attention.forward`."""
         attended, used_keys_values, weights = self.attention(
             self.attention_norm(x),
             rotary,

@@ -11,8 +11,8 @@ _FIRST_CAPACITY = 64
 def cache_slots(config: ModelConfig) -> tuple[int, ...]:
     """The cache slot of each layer, `num_layers` entries.
 
-    With `share_kv=own` every application has a slot of its own; with `first` all applications of a
-    block use the slot of the first one.
+    With `share_kv=own` every application of a block has its own slot. With `first` all applications
+    of a block share one slot.
     """
     if config.share_kv == "own":
         return tuple(range(config.num_layers))
@@ -21,22 +21,23 @@ def cache_slots(config: ModelConfig) -> tuple[int, ...]:
 
 
 class KVCache:
-    """Preallocated keys and values; the capacity doubles as needed, up to the context length.
+    """Preallocated keys and values of earlier tokens.
 
-    A slot belongs to an *application*, not to a stored block: with shared blocks, one slot per
-    block would mix the keys of different layers. `length` counts the tokens that every slot holds;
-    the model increases it after all its layers have appended. No gradients flow through the cache.
+    The capacity is doubled as needed, up to the context length. A slot belongs to an application
+    and not to a stored block, because one slot per shared block would mix the keys of different
+    layers. `length` is the number of tokens in every slot; the model increases it after all layers
+    have appended their keys and values. No gradients flow through the cache.
     """
 
     def __init__(self, config: ModelConfig, *, capacity: int | None = None) -> None:
-        """Make an empty cache.
+        """Create an empty cache.
 
         Args:
-            config: of the model that will fill it.
-            capacity: tokens to allocate at the first append; more are allocated if needed.
+            config: configuration of the model that will use the cache.
+            capacity: number of tokens to allocate memory for at first; default: 64 at most.
 
         Raises:
-            ValueError: the capacity is below one or above the context length.
+            ValueError: the capacity is below 1 or above the context length.
         """
         self.max_length = config.max_position_embeddings
         if capacity is not None and not 1 <= capacity <= self.max_length:
@@ -50,12 +51,12 @@ class KVCache:
 
     @property
     def num_slots(self) -> int:
-        """Number of applications with keys and values of their own."""
+        """Number of slots, i.e. of applications that compute keys and values."""
         return len(self._slots)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes allocated now."""
+        """Number of bytes that are currently allocated."""
         return sum(slot.numel() * slot.element_size() for slot in self._slots if slot is not None)
 
     def append(
@@ -67,12 +68,14 @@ class KVCache:
         Float[Tensor, "batch kv_heads keys head_dim"],
         Float[Tensor, "batch kv_heads keys head_dim"],
     ]:
-        """Store new keys and values after the first `length` tokens; return all of them.
+        """Append new keys and values to a slot, and return all keys and values in it.
+
+        `length` does not change until `advance` is called.
 
         Args:
-            slot: of the application, from `cache_slots`.
+            slot: slot of the application, from `cache_slots`.
             key: new keys (batch, kv_heads, new, head_dim).
-            value: new values, the same shape.
+            value: new values, of the same shape.
 
         Returns:
             Views (batch, kv_heads, length + new, head_dim) of keys and of values.
@@ -87,13 +90,13 @@ class KVCache:
         return store[0, :, :, :end], store[1, :, :, :end]
 
     def advance(self, num_tokens: int) -> None:
-        """Add `num_tokens` to `length`, once every slot has them."""
+        """Increase `length` by `num_tokens`, after they were appended to every slot."""
         self.length += num_tokens
 
     def _reserve(
         self, slot: int, key: Float[Tensor, "batch kv_heads new head_dim"], end: int
     ) -> Float[Tensor, "2 batch kv_heads capacity head_dim"]:
-        """The slot's tensor (2, batch, kv_heads, capacity, head_dim), for at least `end` tokens."""
+        """Return the tensor of a slot, enlarged if necessary to hold `end` tokens."""
         if end > self.max_length:
             raise ValueError(
                 f"{end} tokens do not fit into max_position_embeddings={self.max_length}; "
@@ -102,8 +105,8 @@ class KVCache:
         store = self._slots[slot]
         if store is not None and store.shape[1] != key.shape[0]:
             raise ValueError(
-                f"batch of {key.shape[0]} does not match the cache's {store.shape[1]}; "
-                "use a new cache for a new batch"
+                f"the batch size {key.shape[0]} does not match the cache's batch size "
+                f"{store.shape[1]}; use a new cache for a new batch"
             )
         capacity = self._first_capacity if store is None else store.shape[3]
         if store is not None and end <= capacity:

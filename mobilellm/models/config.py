@@ -1,4 +1,4 @@
-"""The architecture of a MobileLLM. Derived numbers are properties and are not stored."""
+"""The architecture of a model. Quantities that can be derived are properties, not fields."""
 
 import difflib
 from collections import Counter
@@ -41,37 +41,36 @@ class BlockShape:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Architecture of one model, in Hugging Face's Llama terms.
+    """Architecture of one model. The names of the fields follow Hugging Face's `LlamaConfig`.
 
-    `num_blocks` blocks are stored and `num_layers` are run, in the order of the sharing scheme.
-    Without sharing both equal Hugging Face's `num_hidden_layers`.
+    The model stores `num_blocks` blocks and runs `num_layers` layers, in the order given by the
+    sharing scheme. Without sharing, both equal `num_hidden_layers` of Hugging Face.
 
     Raises:
-        ValueError: a size is not positive, head counts do not divide, or a choice is unknown.
+        ValueError: a field has an invalid value, or fields contradict each other.
     """
 
     vocab_size: int
-    """Rows of the token embedding."""
+    """Number of tokens in the vocabulary: the rows of the token embedding."""
     hidden_size: int
     """Width of the residual stream."""
     intermediate_size: PerBlock
-    """Width of the feed-forward layer, one value or one per block."""
+    """Width of the feed-forward layers: one value, or one value per block."""
     num_blocks: int
-    """Blocks stored."""
+    """Number of stored blocks."""
     num_attention_heads: PerBlock
-    """Query heads, one value or one per block."""
+    """Number of query heads: one value, or one value per block."""
     num_key_value_heads: PerBlock | None = None
-    """Key and value heads, one value or one per block; default: as many as query heads."""
+    """Number of key-value heads, like `num_attention_heads`, which is the default."""
     head_dim: int | None = None
-    """Width of one head; default: hidden_size / num_attention_heads. Even, for the rotation."""
+    """Width of one head, an even number; default: hidden_size / num_attention_heads."""
     block_repeats: int = 1
-    """How often each stored block is applied; a scheme with unequal use may interpret it itself."""
+    """Number of applications of each block; a scheme with unequal use may define it differently."""
     layer_sharing: str = "immediate"
-    """Order of the applications: a key of `SHARING_SCHEMES`, e.g. `immediate`, `repeat_all` or
-    `reverse`."""
+    """Name of the sharing scheme: a key of `SHARING_SCHEMES`, e.g. `immediate`."""
     share_kv: str = "own"
-    """`own`: each application computes keys and values; `first`: all applications of a block use
-    those of its first one, also if other blocks run in between."""
+    """`own`: every application of a block computes its own keys and values; `first`: all
+    applications of a block use those of its first application."""
     tie_word_embeddings: bool = True
     """Whether the output head uses the weights of the token embedding."""
     max_position_embeddings: int = 2048
@@ -79,21 +78,22 @@ class ModelConfig:
     rope_theta: float = 1e4
     """Base of the rotary frequencies."""
     rms_norm_eps: float = 1e-5
-    """Added to the mean square in every RMSNorm."""
+    """Constant that is added to the mean square in every RMSNorm."""
     feed_forward: str = "swiglu"
-    """`swiglu` (gate, up, down) or `relu` (up, down: the paper's baseline)."""
+    """`swiglu` (gate, up, down), or `relu` (up, down), the baseline of the MobileLLM paper."""
     qk_norm: str = "none"
-    """`none`; `l2`: weightless, as MobileLLM-R1; `rms`: with a weight per head dimension."""
+    """Normalisation of queries and keys: `none`; `l2`: RMS norm without a weight, as in
+    MobileLLM-R1; `rms`: RMS norm with one weight per dimension of a head."""
     eos_token_id: int = 2
-    """Ends a document."""
+    """Token that ends a document."""
     bos_token_id: int = 1
-    """Begins a prompt."""
+    """Token that begins a prompt."""
     compressed_layers: Mapping[str, Any] | Sequence[tuple[str, LayerShape]] = ()
-    """Matrices that are not stored dense: name (a key of `matrix_sizes`) to `LayerShape` or its
-    dictionary; converted to sorted pairs. A tied embedding is one matrix."""
+    """Matrices that are not dense: names (keys of `matrix_sizes`) mapped to `LayerShape` or to the
+    output of its `to_dict`. It is converted to sorted pairs."""
 
     def __post_init__(self) -> None:
-        """Set the derived defaults and check every field."""
+        """Set defaults that depend on other fields, and check every field."""
         for name in ("intermediate_size", "num_attention_heads", "num_key_value_heads"):
             value = getattr(self, name)
             if isinstance(value, Sequence) and not isinstance(value, str):
@@ -108,8 +108,8 @@ class ModelConfig:
         check_positive("head_dim", head_dim)
         if head_dim % 2:
             raise ValueError(
-                f"head_dim={head_dim} must be even, since it is rotated in pairs of entries; "
-                f"use {head_dim + 1}"
+                f"head_dim={head_dim} must be even, because the rotary embedding rotates pairs of "
+                f"entries; use {head_dim + 1}"
             )
         self._check_heads()
         object.__setattr__(self, "compressed_layers", self._checked_layers())
@@ -180,7 +180,7 @@ class ModelConfig:
 
     @property
     def matrix_sizes(self) -> dict[str, tuple[int, int]]:
-        """Rows and columns (out, in) of every stored matrix, by its module's name in the model."""
+        """Rows and columns (out, in) of every stored matrix, by the name of its module."""
         sizes = {"embedding": (self.vocab_size, self.hidden_size)}
         for index, shape in enumerate(self.block_shapes):
             queries = shape.num_attention_heads * self.head_dim  # pyright: ignore
@@ -202,11 +202,11 @@ class ModelConfig:
 
     @property
     def layer_shapes(self) -> dict[str, LayerShape]:
-        """How each compressed matrix is stored, by name; all others are dense."""
+        """Shapes of the compressed matrices, by name; all other matrices are dense."""
         return dict(self.compressed_layers)  # pyright: ignore[reportReturnType, reportArgumentType]
 
     def layer_shape(self, name: str) -> LayerShape | None:
-        """How the matrix of that name is stored; None if dense."""
+        """Shape of the named matrix; None if it is dense."""
         return self.layer_shapes.get(name)
 
     @property
@@ -216,18 +216,18 @@ class ModelConfig:
 
     @property
     def layer_order(self) -> tuple[int, ...]:
-        """Index of the stored block that runs at each layer, `num_layers` entries."""
+        """For each layer the index of the stored block that runs there, `num_layers` entries."""
         return order_of_layers(self.layer_sharing, self.num_blocks, self.block_repeats)
 
     @property
     def block_uses(self) -> tuple[int, ...]:
-        """How often each stored block runs in a forward pass, `num_blocks` entries."""
+        """Number of applications of each stored block in a forward pass, `num_blocks` entries."""
         uses = Counter(self.layer_order)
         return tuple(uses[block] for block in range(self.num_blocks))
 
     @property
     def is_shared(self) -> bool:
-        """Whether some block runs more than once."""
+        """Whether a block is applied more than once."""
         return self.num_layers > self.num_blocks
 
     @property
@@ -244,7 +244,7 @@ class ModelConfig:
         return tuple(BlockShape(*sizes) for sizes in zip(*per_block, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON and checkpoints; without `compressed_layers` if there are none."""
+        """Plain data for JSON and checkpoints. `compressed_layers` is left out if it is empty."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
         values["compressed_layers"] = {
@@ -259,7 +259,7 @@ class ModelConfig:
         """The inverse of `to_dict`.
 
         Raises:
-            ValueError: a field is unknown, or has an invalid value.
+            ValueError: a field is unknown or has an invalid value.
         """
         names = [field.name for field in fields(cls)]
         for name in values:
@@ -269,19 +269,28 @@ class ModelConfig:
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is an integer of at least 1."""
+    """Raise ValueError unless a value is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
 
 
 def check_choice(name: str, value: str, choices: Any) -> None:
-    """Raise ValueError unless `value` is one of `choices`; lists them, the most similar first."""
+    """Check that a value is one of `choices`.
+
+    Raises:
+        ValueError: it is not. The message lists the choices, the most similar first.
+    """
     if value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=len(choices), cutoff=0.0)
         raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(near)}")
 
 
+def one_or_each(sizes: Sequence[int]) -> PerBlock:
+    """One value if the sizes of all blocks are equal, otherwise one value per block."""
+    return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
+
+
 def _listed(numbers: Sequence[int]) -> str:
-    """`1, 3 or 9`."""
+    """Join numbers to a text such as `1, 3 or 9`."""
     *head, last = map(str, numbers)
     return f"{', '.join(head)} or {last}" if head else last

@@ -1,10 +1,11 @@
-"""Fast decoding of one token at a time on a CPU, from weights packed for it.
+"""Fast decoding of one token at a time on a CPU, with packed weights.
 
-At small batch sizes matrix products are bound by memory bandwidth. The libraries' matrix-vector
-products reach about a quarter of it; a weighted sum of the rows of the transposed matrix, which is
-what an embedding bag computes, nearly reaches all of it. So the weights are copied once,
-transposed, in tiles of columns that are distributed over the threads, with projections of the same
-input concatenated. The rest is the overhead of many small calls, so there are as few as possible.
+For small batches, the speed of matrix products is limited by memory bandwidth. The matrix-vector
+products of the usual libraries reach about a quarter of the bandwidth. A weighted sum of the rows
+of the transposed matrix, as computed by torch's embedding bag, reaches nearly all of it. The
+weights are therefore copied and transposed once, and divided into tiles of columns that are
+distributed over the threads. Projections of the same input are concatenated. The remaining cost is
+the overhead of many small calls, so this module makes as few calls as possible.
 """
 
 import math
@@ -24,9 +25,9 @@ from mobilellm.models.mobilellm import MobileLLM
 from mobilellm.models.norm import RMSNorm, WeightlessRMSNorm
 from mobilellm.models.rotary import Rotary, make_rotary
 
-# For larger batches a matrix product reuses the weights it reads, and is faster.
+# For larger batches, ordinary matrix products are faster, because they reuse the weights they read.
 MAX_BATCH = 8
-# For fewer tokens, packing takes longer than it saves.
+# For fewer tokens, packing takes more time than it saves.
 MIN_NEW_TOKENS = 32
 # The sums of a tile should fit in the L1 cache.
 _TILE_WIDTH = 512
@@ -38,10 +39,11 @@ _USUAL_MODULES = {
 
 
 def can_pack(model: MobileLLM, batch_size: int) -> bool:
-    """Whether `PackedDecoder` supports the model and is known to be faster.
+    """Whether `PackedDecoder` supports a model and is faster than its forward pass.
 
-    It needs an x86 CPU (for which torch's embedding bag has vectorised kernels), float32, a small
-    batch, and a model of dense standard modules without hooks, since their `forward` is bypassed.
+    It requires an x86 CPU, for which torch's embedding bag has vectorised kernels, float32 weights
+    and a small batch. All modules must be dense standard modules without hooks, because the decoder
+    does not call their `forward`.
     """
     if not all(_is_usual(module) for module in model.modules()):
         return False
@@ -58,10 +60,10 @@ def _is_usual(module: nn.Module) -> bool:
 
 
 class PackedDecoder:
-    """A packed copy of a model's weights; later changes of the model have no effect on it."""
+    """Decoder with a packed copy of the weights; later changes of the model have no effect."""
 
     def __init__(self, model: MobileLLM, batch_size: int) -> None:
-        """Copy the weights of `model`, whose `can_pack` is true."""
+        """Copy and pack the weights of `model`, for which `can_pack` must return True."""
         config = model.config
         self._config = config
         self._embedding: Any = model.embedding.weight
@@ -79,12 +81,13 @@ class PackedDecoder:
         cache: KVCache,
         attention_mask: Bool[Tensor, "batch keys"] | None = None,
     ) -> Float[Tensor, "batch vocab"]:
-        """Logits (batch, vocab) after one more token per row.
+        """Process one token per row of the batch and return the logits of the next tokens.
 
         Args:
             tokens: token ids (batch,).
-            cache: keys and values of the tokens before; those of `tokens` are added.
-            attention_mask: bool (batch, keys or more) for left padding, as in `MobileLLM.forward`.
+            cache: keys and values of earlier tokens. Those of `tokens` are appended.
+            attention_mask: bool (batch, keys or more), False for left padding, as in
+                `MobileLLM.forward`.
         """
         config = self._config
         mask, positions = None, torch.tensor([[cache.length]])
@@ -94,12 +97,12 @@ class PackedDecoder:
             positions = attention_mask.sum(dim=1, keepdim=True) - 1
         rotary = make_rotary(positions, config.head_dim, config.rope_theta)  # pyright: ignore[reportArgumentType]
         x = F.embedding(tokens, self._embedding)
-        made: dict[int, KeysValues] = {}
+        shared: dict[int, KeysValues] = {}
         for index, slot in self._layers:
             block = self._blocks[index]
-            query, kept = block.project(x, rotary, made.get(slot), cache, slot)
+            query, kept = block.project(x, rotary, shared.get(slot), cache, slot)
             if config.share_kv == "first":
-                made[slot] = kept
+                shared[slot] = kept
             mixed = F.scaled_dot_product_attention(query, *kept, mask, enable_gqa=True)
             x = block.output(mixed.flatten(1)).add_(x)
             x = block.feed_forward(x).add_(x)
@@ -108,7 +111,11 @@ class PackedDecoder:
 
 
 class _PackedBlock:
-    """The weights of one stored block; with `split`, the query projection also by itself."""
+    """The packed weights of one stored block.
+
+    With `split`, the query projection is also packed alone, for applications of the block that
+    reuse keys and values.
+    """
 
     def __init__(self, block: nn.Module, batch_size: int, split: bool) -> None:
         attention: Any = block.attention
@@ -118,7 +125,6 @@ class _PackedBlock:
         self._num_keys = attention.k_proj.out_features // attention.head_dim
         query = [attention.q_proj.weight]
         keys_values = [attention.k_proj.weight, attention.v_proj.weight]
-        # Applications that reuse keys and values only need the queries.
         self._query = _PackedMatrix(query, batch_size) if split else None
         self._all = _PackedMatrix([*query, *keys_values], batch_size)
         self.output = _PackedMatrix([attention.o_proj.weight], batch_size)
@@ -137,7 +143,7 @@ class _PackedBlock:
         cache: KVCache,
         slot: int,
     ) -> tuple[Float[Tensor, "batch heads 1 head_dim"], KeysValues]:
-        """Queries (batch, heads, 1, head_dim), and all keys and values that they attend to."""
+        """Compute the queries and, unless `kept` has them, the keys and values to attend to."""
         packed = self._all if kept is None else self._query
         heads = packed(self._attention_norm(x)).view(x.shape[0], 1, -1, self._attention.head_dim)  # pyright: ignore[reportOptionalCall]
         num_rotated = self._num_queries + (self._num_keys if kept is None else 0)
@@ -150,7 +156,7 @@ class _PackedBlock:
         return query, kept
 
     def feed_forward(self, x: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch hidden"]:
-        """The norm and the feed-forward layer, for hidden states (batch, hidden)."""
+        """Apply the norm and the feed-forward layer, without the residual addition."""
         inner = self._inner(self._feed_forward_norm(x))
         if not self._gated:
             return self._down(inner.relu_())
@@ -172,8 +178,8 @@ class _PackedBlock:
 class _PackedMatrix:
     """Concatenated weights (out, in), stored as tiles of columns of the transposed matrix.
 
-    Each pair of a tile and a row of the batch is one bag: the sum of the tile's `in` rows, weighted
-    by the entries of the input.
+    Each pair of a tile and a row of the batch is one bag of the embedding bag: the sum of the rows
+    of the tile, one per input, weighted by the entries of the input.
     """
 
     def __init__(self, weights: list[Float[Tensor, "_ inputs"]], batch_size: int) -> None:
@@ -192,7 +198,7 @@ class _PackedMatrix:
         self._offsets = torch.arange(0, math.prod(self._bags), num_inputs, dtype=torch.int32)
 
     def __call__(self, x: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
-        """(batch, in) -> (batch, out)."""
+        """Multiply by the weights: (batch, in) -> (batch, out)."""
         weights = x.expand(self._bags).flatten()
         # Mode 0 is a sum; the other results are only needed for a backward pass.
         sums, *_ = torch.embedding_bag(
@@ -217,7 +223,7 @@ class _PackedNorm:
 
 
 def _tile(size: int, num_threads: int) -> tuple[int, int]:
-    """Number of tiles, a multiple of the threads, and their width, with the least padding."""
+    """Number of tiles, a multiple of the number of threads, and their width, with least padding."""
     fewest = math.ceil(size / _TILE_WIDTH / num_threads)
     choices = [factor * num_threads for factor in range(fewest, 2 * fewest + 1)]
     widths = [math.ceil(size / tiles / _ALIGNMENT) * _ALIGNMENT for tiles in choices]

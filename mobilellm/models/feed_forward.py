@@ -15,7 +15,7 @@ class SwiGLU(nn.Module):
     """
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
-        """Build the three projections."""
+        """Create the three projections."""
         super().__init__()
         self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
@@ -30,7 +30,7 @@ class ReLUFeedForward(nn.Module):
     """down(relu(up(x))), without biases: the baseline of the MobileLLM paper (section 2.1)."""
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
-        """Build the two projections."""
+        """Create the two projections."""
         super().__init__()
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
@@ -50,7 +50,7 @@ def swiglu(
 
 
 class _SwiGLU(torch.autograd.Function):
-    """Saves only its inputs for the backward pass, which computes silu(gate) again."""
+    """SwiGLU that saves only its inputs; the backward pass computes silu(gate) again."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Generation of tokens: greedy or sampled, for batches of prompts of any lengths."""
+"""Generation of tokens by greedy decoding or sampling, for prompts of different lengths."""
 
 from collections.abc import Callable, Sequence
 
@@ -25,28 +25,28 @@ def generate(
     stop_at_eos: bool = True,
     eos_token_id: int | None = None,
 ) -> Int[Tensor, "batch length"]:
-    """Continue each prompt by up to `max_new_tokens` tokens.
+    """Extend each prompt by up to `max_new_tokens` tokens.
 
     Args:
-        model: a MobileLLM.
-        input_ids: prompts (batch, prompt), or a list of 1-D tensors of any lengths, which are
-            padded on the left and give the same tokens as each prompt alone.
-        max_new_tokens: tokens to add; decoding ends earlier if every row has ended.
-        temperature: 0 is greedy decoding; otherwise logits are divided by it before sampling.
-        top_k: sample among the k most likely tokens only.
-        top_p: sample among the most likely tokens whose probabilities, after `top_k`, sum to at
-            least this.
-        seed: of the sampling; None uses the global random generator.
+        model: the model.
+        input_ids: prompts (batch, prompt), or a list of 1-D tensors of any lengths. These are
+            padded on the left, which does not change the generated tokens.
+        max_new_tokens: number of tokens to generate; fewer if all rows end earlier.
+        temperature: 0 for greedy decoding; otherwise the logits are divided by it before sampling.
+        top_k: sample only from the k most likely tokens.
+        top_p: sample only from the smallest set of most likely tokens whose probabilities, after
+            `top_k`, sum to at least this value.
+        seed: seed of the sampling; None: use the global random generator.
         stop_at_eos: whether a row ends at `eos_token_id`.
-        eos_token_id: end-of-text token; default: the model's.
+        eos_token_id: token that ends a row; default: that of the model's configuration.
 
     Returns:
-        Token ids (batch, longest prompt + max_new_tokens); after `eos_token_id` a row is filled
-        with it.
+        Token ids (batch, longest prompt + max_new_tokens). After its end, a row is filled with
+        `eos_token_id`.
 
     Raises:
         ValueError: a prompt is empty, the tokens exceed the context length, a setting is out of
-            range or without effect, or the logits are not finite.
+            range or has no effect, or the logits are not finite.
     """
     config = model.config
     _check_sampling(max_new_tokens, temperature, top_k, top_p)
@@ -77,7 +77,7 @@ def _fill(
     eos: int,
     stop_at_eos: bool,
 ) -> None:
-    """Write the new tokens into `tokens` from column `length` on, until all rows have ended."""
+    """Write the new tokens to the columns of `tokens` from `length`, until all rows have ended."""
     batch, width = tokens.shape
     ended = torch.zeros(batch, dtype=torch.bool, device=tokens.device)
     cache = KVCache(model.config, capacity=width)
@@ -135,7 +135,7 @@ def _choose(
         logits = torch.full_like(logits, float("-inf")).scatter(-1, places, kept)
     if top_p is not None and top_p < 1:
         ordered, places = logits.softmax(dim=-1).sort(dim=-1, descending=True)
-        # Compared without the token's own probability, so that the most likely one is always kept.
+        # The sum excludes the token itself, so that the most likely token is always kept.
         dropped = ordered.cumsum(dim=-1) - ordered >= top_p
         logits = logits.masked_fill(
             torch.zeros_like(dropped).scatter(-1, places, dropped), float("-inf")
@@ -146,7 +146,7 @@ def _choose(
 def _pad_left(
     input_ids: Tensor | Sequence[Tensor], filler: int
 ) -> tuple[Int[Tensor, "batch longest"], Bool[Tensor, "batch longest"] | None]:
-    """Prompts (batch, longest), and a mask of unpadded entries; None if all lengths are equal."""
+    """Pad prompts on the left; also return a mask of unpadded entries, None without padding."""
     if isinstance(input_ids, Tensor):
         if input_ids.dim() != 2 or input_ids.numel() == 0:
             raise ValueError(
@@ -177,7 +177,7 @@ def _pad_left(
 def _check_length(length: int, max_new_tokens: int, context: int) -> None:
     if length + max_new_tokens > context:
         raise ValueError(
-            f"a prompt of {length} and max_new_tokens={max_new_tokens} exceed "
+            f"a prompt of {length} tokens and max_new_tokens={max_new_tokens} together exceed "
             f"max_position_embeddings={context}; use at most {max(context - length, 0)} new "
             "tokens, or shorten the prompt"
         )

@@ -1,10 +1,11 @@
-"""Initial weights.
+"""Initialisation of weights.
 
-Every matrix, the token embedding included, is drawn from normal(0, std), and every norm weight is
-one: Meta's MobileLLM recipe with std = 0.02, independent of width and depth. Options:
-`std="hidden"` uses 1 / sqrt(hidden_size) instead, and `residual_scaling` divides the std of the two
-projections that write to the residual stream (`o_proj`, `down_proj`) by sqrt(2 × num_layers), so
-that its variance does not grow with depth (Radford et al. 2019, GPT-2, section 2.3).
+All matrices, including the token embedding, are drawn from a normal distribution with mean 0 and
+standard deviation `std`, and all norm weights are set to 1. The default std = 0.02, independent of
+width and depth, is that of Meta's MobileLLM code. `std="hidden"` means 1 / sqrt(hidden_size).
+`residual_scaling` divides the standard deviation of the two projections that write to the residual
+stream (`o_proj`, `down_proj`) by sqrt(2 × num_layers), so that the variance of the stream does not
+grow with depth (Radford et al. 2019, GPT-2, section 2.3).
 """
 
 from typing import Literal, cast
@@ -25,14 +26,15 @@ def initialize_(
     residual_scaling: bool = False,
     seed: int | None = None,
 ) -> None:
-    """Draw all weights of `model`.
+    """Initialise all weights of a model in place.
 
     Args:
-        model: a MobileLLM, changed in place.
-        std: standard deviation of all matrices, or `"hidden"`: 1 / sqrt(hidden_size).
-        residual_scaling: divide std of `o_proj` and `down_proj` by sqrt(2 × num_layers).
-        seed: of a generator of its own, which gives the same weights on every device and does not
-            change the global generator; None: use the global generator.
+        model: a `MobileLLM`.
+        std: standard deviation of all matrices, or `"hidden"` for 1 / sqrt(hidden_size).
+        residual_scaling: whether to divide the standard deviation of `o_proj` and `down_proj` by
+            sqrt(2 × num_layers).
+        seed: seed of a separate generator, which gives the same weights on every device and does
+            not change the global generator; None: use the global generator.
 
     Raises:
         ValueError: `std` is neither a positive number nor `"hidden"`.
@@ -41,7 +43,7 @@ def initialize_(
     shapes = config.layer_shapes
     check_initialization(std=std, residual_scaling=residual_scaling)
     deviation_of_all = config.hidden_size**-0.5 if isinstance(std, str) else std
-    # Drawn on the CPU, since the generators of other devices give other numbers for a seed.
+    # Generators of different devices give different numbers for the same seed, so use the CPU's.
     generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
     for module in model.modules():
         if hasattr(module, "reset_buffers_"):

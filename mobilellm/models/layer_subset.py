@@ -1,15 +1,16 @@
-"""A model made of some of another model's layers, e.g. a student of half of its teacher's layers.
+"""Creation of a model from a subset of the layers of another model, e.g. of a student for
+distillation.
 
-The configuration alone is made without torch.
+`subset_config` does not import torch.
 
 Source: Sanh et al. 2019, DistilBERT, arXiv:1910.01108, section 3, which takes every other layer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mobilellm.models.config import ModelConfig
+from mobilellm.models.config import ModelConfig, one_or_each
 
 if TYPE_CHECKING:
     from mobilellm.models.mobilellm import MobileLLM
@@ -19,30 +20,30 @@ def check_layers(config: ModelConfig, layers: Sequence[int]) -> None:
     """Check that the selected layers exist.
 
     Args:
-        config: of the whole model.
-        layers: positions in `config.layer_order`, from 0.
+        config: configuration of the whole model.
+        layers: indices into `config.layer_order`.
 
     Raises:
         ValueError: no layer is selected, or a position is out of range.
     """
     if not layers:
-        raise ValueError("init_layers is empty; name at least one layer")
+        raise ValueError("init_layers is empty; give at least one layer")
     for layer in layers:
         is_whole = isinstance(layer, int) and not isinstance(layer, bool)
         if not is_whole or not 0 <= layer < config.num_layers:
             raise ValueError(
-                f"init_layers names layer {layer!r}; the model applies {config.num_layers} "
-                f"layers, numbered from 0 to {config.num_layers - 1}"
+                f"init_layers contains {layer!r}, but the model has {config.num_layers} layers; "
+                f"give whole numbers from 0 to {config.num_layers - 1}"
             )
 
 
 def subset_config(config: ModelConfig, layers: Sequence[int]) -> ModelConfig:
-    """The architecture that has only the selected layers, each stored as a block of its own.
+    """The configuration of a model with only the selected layers, each stored as a separate block.
 
     Args:
-        config: of the whole model.
-        layers: positions in `config.layer_order`, in the new order; if a block runs twice, both of
-            its applications may be selected, and become two blocks.
+        config: configuration of the whole model.
+        layers: indices into `config.layer_order`, in the new order. If several applications of a
+            shared block are selected, each becomes a separate block.
 
     Raises:
         ValueError: no layer is selected, or a position is out of range.
@@ -61,28 +62,28 @@ def subset_config(config: ModelConfig, layers: Sequence[int]) -> ModelConfig:
         config,
         num_blocks=len(blocks),
         block_repeats=1,
-        layer_sharing="immediate",  # Other schemes may reorder even single blocks.
+        layer_sharing="immediate",  # Other schemes may change the order.
         share_kv="own",
-        intermediate_size=_one_or_all(shape.intermediate_size for shape in shapes),
-        num_attention_heads=_one_or_all(shape.num_attention_heads for shape in shapes),
-        num_key_value_heads=_one_or_all(shape.num_key_value_heads for shape in shapes),
+        intermediate_size=one_or_each([shape.intermediate_size for shape in shapes]),
+        num_attention_heads=one_or_each([shape.num_attention_heads for shape in shapes]),
+        num_key_value_heads=one_or_each([shape.num_key_value_heads for shape in shapes]),
         compressed_layers=compressed,
     )
 
 
 def layer_subset(model: "MobileLLM", layers: Sequence[int]) -> "MobileLLM":
-    """A new model of the selected layers, with copies of their weights.
+    """Create a model from the selected layers, with copies of their weights.
 
-    Embedding, final norm and output head are copied too.
+    The embedding, the final norm and the output head are copied as well.
 
     Args:
-        model: is left unchanged.
+        model: the whole model, which is not changed.
         layers: as for `subset_config`.
 
     Raises:
         ValueError: no layer is selected, or a position is out of range.
     """
-    # `subset_config` must not load torch: `explain.py` uses it.
+    # `explain` uses `subset_config` and must not import torch.
     from mobilellm.models.mobilellm import MobileLLM
 
     subset = MobileLLM(subset_config(model.config, layers))
@@ -94,9 +95,3 @@ def layer_subset(model: "MobileLLM", layers: Sequence[int]) -> "MobileLLM":
         source = model.blocks[model.config.layer_order[layer]]
         block.load_state_dict(source.state_dict())
     return subset
-
-
-def _one_or_all(sizes: Iterable[int]) -> int | tuple[int, ...]:
-    """One size if all blocks have the same, else one per block."""
-    found = tuple(sizes)
-    return found[0] if len(set(found)) == 1 else found

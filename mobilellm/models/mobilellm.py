@@ -1,4 +1,4 @@
-"""The language model: each block is stored once and applied in the order of the configuration."""
+"""The language model, which stores each block once and applies it at one or several layers."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -25,25 +25,26 @@ class ModelOutput:
     """Outputs of a forward pass."""
 
     hidden: Float[Tensor, "batch seq hidden"]
-    """(batch, seq, hidden) after the final norm: the input of `unembed`."""
+    """Hidden states after the final norm, (batch, seq, hidden): the input of `unembed`."""
     logits: Float[Tensor, "batch seq vocab"] | None = None
-    """(batch, seq, vocab); None unless requested."""
+    """Logits (batch, seq, vocab); None if they were not requested."""
     captured: dict[str, list[Tensor]] = field(default_factory=dict)
-    """For each captured name one tensor per application, in order; for `embedding` a single one."""
+    """For each requested name one tensor per layer, in order; for `embedding` a single tensor."""
 
 
 class MobileLLM(nn.Module):
-    """A decoder-only Transformer of `num_blocks` stored blocks applied `num_layers` times.
+    """A decoder-only Transformer with `num_blocks` stored blocks and `num_layers` layers.
 
     Source: Liu et al. 2024, MobileLLM, arXiv:2402.14905.
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        """Build the model and draw its weights from the global random generator."""
+        """Create the model and initialise its weights with the global random generator."""
         super().__init__()
         self.config = config
         device = torch.get_default_device()
-        # Built on the meta device, to skip torch's own initialisation, which would be overwritten.
+        # Creating the modules on the meta device skips torch's initialisation, which would be
+        # overwritten.
         with torch.device("meta"):
             self.embedding = make_token_table(config)
             self.blocks = nn.ModuleList(
@@ -54,16 +55,16 @@ class MobileLLM(nn.Module):
         self._activation_checkpointing = False
         self._layers = tuple(zip(config.layer_order, cache_slots(config), strict=True))
         self.to_empty(device=device)
-        # On the meta device there are no values to draw, and the calls would take most of the time.
+        # Tensors on the meta device have no values; initialising them would only take time.
         if device.type != "meta":
             initialize_(self)
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
-        """In training, store only the input of each application and recompute the rest."""
+        """Set whether training saves only the input of each layer and recomputes the rest."""
         self._activation_checkpointing = enabled
 
     def unembed(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
-        """Logits: (..., hidden) -> (..., vocab), with the tied embedding or the separate head."""
+        """Compute logits with the tied embedding or the head: (..., hidden) -> (..., vocab)."""
         return self.embedding.unembed(hidden) if self.head is None else self.head(hidden)  # pyright: ignore[reportCallIssue]
 
     def forward(
@@ -79,14 +80,14 @@ class MobileLLM(nn.Module):
 
         Args:
             input_ids: token ids (batch, seq).
-            cache: keys and values of the tokens before; those of `input_ids` are added.
-            attention_mask: bool, True if a key may be attended to; causality always holds too.
-                (batch, keys) for padding on either side, where keys include those of the cache;
-                (batch, queries, keys) for anything else, e.g. to keep documents apart.
-            logits: whether to compute the logits; chunked losses only need `hidden`.
-            capture: any of `embedding` (token embeddings, one tensor), `hidden_states` (residual
-                stream after each application), `attention` (weights (batch, heads, queries, keys))
-                and `feed_forward` (output of the feed-forward layer).
+            cache: keys and values of earlier tokens. Those of `input_ids` are appended.
+            attention_mask: bool, True if a key may be attended to, in addition to causality.
+                (batch, keys) for padding on either side; the keys include those in the cache.
+                (batch, queries, keys) for other masks, e.g. to separate documents.
+            logits: whether to compute the logits. Chunked losses only need `hidden`.
+            capture: names of intermediate results to return: `embedding` (token embeddings),
+                `hidden_states` (residual stream after each layer), `attention` (weights
+                (batch, heads, queries, keys)), `feed_forward` (output of the feed-forward layer).
 
         Raises:
             ValueError: the sequence exceeds the context length, `input_ids` or the mask has a wrong
@@ -100,16 +101,16 @@ class MobileLLM(nn.Module):
         captured: dict[str, list[Tensor]] = {name: [] for name in capture}
         if "embedding" in captured:
             captured["embedding"].append(x)
-        made: dict[int, KeysValues] = {}
+        shared: dict[int, KeysValues] = {}
         share_kv = self.config.share_kv == "first"
         need_weights = "attention" in captured
         for index, slot in self._layers:
             output = self._apply_block(
-                self.blocks[index], x, rotary, mask, made.get(slot), cache, slot, need_weights
+                self.blocks[index], x, rotary, mask, shared.get(slot), cache, slot, need_weights
             )
             x = output.hidden
             if share_kv:
-                made[slot] = output.keys_values
+                shared[slot] = output.keys_values
             if captured:
                 _store(captured, output)
         if cache is not None:
@@ -128,19 +129,20 @@ class MobileLLM(nn.Module):
 
         Args:
             x: residual stream (batch, seq, hidden); for the first layer, `embedding(input_ids)`.
-            layers: positions in `layer_order`.
+            layers: range of indices into `layer_order`.
             attention_mask: as for `forward`, without a cache.
 
         Returns:
-            Residual stream (batch, seq, hidden) after the last of `layers`, not normalised.
+            Residual stream (batch, seq, hidden) after the last of `layers`, without the final norm.
 
         Raises:
-            ValueError: `share_kv="first"`: layers then also need keys and values of earlier ones.
+            ValueError: the model has `share_kv="first"`, with which layers need the keys and values
+                of earlier layers.
         """
         if self.config.share_kv == "first":
             raise ValueError(
-                "share_kv='first' reuses keys and values of earlier layers, so layers cannot run "
-                "by themselves; run the whole model"
+                "with share_kv='first' layers use the keys and values of earlier layers and cannot "
+                "run separately; run the whole model"
             )
         mask, positions = _mask_and_positions(x[..., 0], 0, attention_mask)
         rotary = make_rotary(positions, self.config.head_dim, self.config.rope_theta)  # pyright: ignore[reportArgumentType]
@@ -151,9 +153,9 @@ class MobileLLM(nn.Module):
         return x
 
     def _apply_block(self, block, x, rotary, mask, keys_values, cache, slot, need_weights):
-        """One application; with activation checkpointing if that is enabled and gradients are."""
+        """Run one layer, with activation checkpointing if it is enabled and applicable."""
         if self._activation_checkpointing and cache is None and torch.is_grad_enabled():
-            # A block draws no random numbers, so there is no generator state to restore.
+            # A block uses no random numbers, so the state of the generator need not be restored.
             return checkpoint(
                 block, x, rotary, mask, keys_values, need_weights=need_weights,
                 use_reentrant=False, preserve_rng_state=False,
@@ -196,8 +198,9 @@ def _mask_and_positions(
     """The attention mask and the position of each query.
 
     Returns:
-        Mask (batch or 1, 1, queries, keys), or None for plain causality; positions
-        (batch or 1, queries): with a padding mask, the number of unpadded tokens before.
+        Mask (batch or 1, 1, queries, keys), or None for causal attention without a mask; positions
+        (batch or 1, queries). With a padding mask, a position is the number of unpadded tokens
+        before the token.
 
     Raises:
         ValueError: the mask has a wrong type or shape.
@@ -212,7 +215,8 @@ def _mask_and_positions(
         return causal.unsqueeze(1), positions
     if attention_mask.dtype != torch.bool:
         raise ValueError(
-            f"attention_mask has type {attention_mask.dtype}; give bool, True if attended to"
+            f"attention_mask has type {attention_mask.dtype}; give a bool tensor that is True for "
+            "keys that may be attended to"
         )
     if attention_mask.shape == (batch, keys):
         positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
@@ -223,7 +227,8 @@ def _mask_and_positions(
             f"{(batch, keys)} or (batch, queries, keys) = {(batch, queries, keys)}"
         )
     allowed = causal & attention_mask
-    # A padded query with no key would give 0 / 0; it attends to itself, and its output is unused.
+    # The softmax of a padded query without any key would be 0 / 0. It therefore attends to itself;
+    # its output is not used.
     itself = torch.arange(keys, device=input_ids.device) == torch.arange(
         past, keys, device=input_ids.device
     ).unsqueeze(-1)

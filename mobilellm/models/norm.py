@@ -16,16 +16,16 @@ class RMSNorm(nn.Module):
     """
 
     def __init__(self, size: int, eps: float) -> None:
-        """Make a weight (size,) of ones."""
+        """Create the weight (size,), initialised with ones."""
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
-        """Normalise (..., size); the shape stays."""
+        """Normalise the last dimension of (..., size)."""
         if x.dtype == torch.float32 and x.is_cpu and not torch.compiler.is_compiling():
             return _CpuRMSNorm.apply(x, self.weight, self.eps)  # pyright: ignore[reportReturnType]
-        # Under autocast the heads have 16 bits; torch has no fast kernel for mixed types.
+        # Torch has no fast kernel for mixed types, which occur under autocast with QK-norm.
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
     def extra_repr(self) -> str:
@@ -34,20 +34,20 @@ class RMSNorm(nn.Module):
 
 
 class WeightlessRMSNorm(nn.Module):
-    """x / sqrt(mean(x²) + eps) over the last dimension, weightless: QK-norm of MobileLLM-R1."""
+    """x / sqrt(mean(x²) + eps) over the last dimension, the QK-norm of MobileLLM-R1."""
 
     def __init__(self, eps: float) -> None:
-        """Store eps; there is no weight."""
+        """Store eps."""
         super().__init__()
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
-        """Normalise (..., size); the shape stays."""
+        """Normalise the last dimension of (..., size)."""
         return F.rms_norm(x, x.shape[-1:], None, self.eps)
 
 
 class _CpuRMSNorm(torch.autograd.Function):
-    """RMSNorm with a fused backward pass: torch's own takes two to four times as long on a CPU."""
+    """RMSNorm with a fused backward pass, two to four times as fast on a CPU as torch's own."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -1,7 +1,9 @@
-"""Rotary position embedding in Hugging Face's convention: entries i and i + half form a pair.
+"""Rotary position embedding in the convention of Hugging Face: entries i and i + half form a pair.
+
+In the paper, entries 2i and 2i + 1 form a pair. The two conventions are equivalent up to a
+permutation of the rows of the query and key projections.
 
 Source: Su et al. 2021, RoFormer, arXiv:2104.09864, section 3.4.2.
-Differs: there entries 2i and 2i + 1 form a pair; the weights differ by a permutation.
 """
 
 from typing import Any
@@ -14,16 +16,19 @@ Rotary = tuple[Float[Tensor, "*positions 1 head_dim"], Float[Tensor, "*positions
 
 
 def make_rotary(positions: Int[Tensor, "*positions"], head_dim: int, theta: float) -> Rotary:
-    """Cosine and signed sine of the angles of all positions, each (..., seq, 1, head_dim), float32.
+    """Compute cosine and signed sine of the rotation angles.
 
     The sine is negated in the first half, so that the rotation is x × cos + swap_halves(x) × sin.
-    Both are computed in every forward pass: a stored table would be rounded by
-    `model.to(bfloat16)`, and would have no values after construction on the meta device.
+    Both are computed in every forward pass. A buffer would be rounded by `model.to(bfloat16)`, and
+    would have no values after creation on the meta device.
 
     Args:
         positions: token positions (..., seq).
-        head_dim: width of one head, even.
+        head_dim: width of one head, an even number.
         theta: base of the frequencies.
+
+    Returns:
+        Cosine and signed sine, each float32 (..., seq, 1, head_dim).
     """
     exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
     frequencies = theta ** (-exponents / head_dim)
@@ -35,7 +40,7 @@ def make_rotary(positions: Int[Tensor, "*positions"], head_dim: int, theta: floa
 def apply_rotary(
     x: Float[Tensor, "batch seq heads head_dim"], rotary: Rotary
 ) -> Float[Tensor, "batch seq heads head_dim"]:
-    """Rotate heads (batch, seq, heads, head_dim) by their positions; shape and type are kept."""
+    """Rotate the heads (batch, seq, heads, head_dim) according to their positions."""
     cos, sin = (table.to(x.dtype) for table in rotary)
     if torch.compiler.is_compiling():
         return x * cos + _swap_halves(x) * sin
@@ -48,7 +53,7 @@ def _swap_halves(x: Float[Tensor, "*batch head_dim"]) -> Float[Tensor, "*batch h
 
 
 class _Rotation(torch.autograd.Function):
-    """Saves only the tables for the backward pass, which is the inverse rotation."""
+    """Rotation that saves only cosine and sine; the backward pass is the inverse rotation."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

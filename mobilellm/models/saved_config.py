@@ -1,4 +1,4 @@
-"""Reading config.json of a model folder, without torch and without the weights."""
+"""Reading of config.json in a model folder, without importing torch or loading weights."""
 
 import json
 from pathlib import Path
@@ -12,11 +12,11 @@ FORMAT = "mobilellm/1"
 
 
 def read_config(folder: str | Path) -> ModelConfig:
-    """The configuration of a model that `save_model` wrote.
+    """Read the configuration of a model that was saved by `save_model`.
 
     Raises:
         FileNotFoundError: the folder or its config.json does not exist.
-        ValueError: the file is of another format, has an unknown field, or an invalid value.
+        ValueError: the file has another format, an unknown field or an invalid value.
     """
     path = Path(folder) / CONFIG_FILE
     values = read_json(path)
@@ -32,7 +32,7 @@ def read_config(folder: str | Path) -> ModelConfig:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`.
+    """Read a file that contains a JSON object.
 
     Raises:
         FileNotFoundError: the folder or the file is missing.
@@ -50,12 +50,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_exists(path: Path) -> None:
-    """Raise an error if a file does not exist.
+    """Check that a file exists.
 
     Raises:
         FileNotFoundError: the folder or the file is missing.
     """
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"folder {path.parent} does not exist; give a saved model's folder")
+        raise FileNotFoundError(
+            f"folder {path.parent} does not exist; give the folder of a saved model"
+        )
     if not path.is_file():
-        raise FileNotFoundError(f"{path.name} is missing in {path.parent}; give a complete folder")
+        raise FileNotFoundError(
+            f"{path.name} is missing in {path.parent}; give the folder of a saved model"
+        )

@@ -1,15 +1,15 @@
-"""Layer sharing: which stored block runs at each layer.
+"""Layer sharing: schemes that determine which stored block runs at each layer.
 
-The model stores every block once; a sharing scheme is a pure function from
-(num_blocks, block_repeats) to a tuple of block indices, one per application. The tuple may have any
-length, which is the model's depth, and blocks may run unequally often, but every block must run at
-least once. All counts, caches and exports follow from this order. A scheme must be defined for
-every num_blocks from 1 on, and more blocks must not give fewer layers.
+The model stores every block once. A sharing scheme is a pure function that maps
+(num_blocks, block_repeats) to a tuple of block indices, one per layer. The length of the tuple is
+the depth of the model. Blocks may occur unequally often, but every block must occur at least once.
+All counts, caches and exports are derived from this order. A scheme must be defined for every
+num_blocks >= 1, and more blocks must not give fewer layers.
 
-Structured pruning of whole blocks needs one more property, since the pruned model stores the name
-of the scheme and not the order: removing a block from the order for n blocks must give the order
-for n - 1 blocks. The schemes below have this property. For a scheme without it, `keep_blocks`
-raises an error, while channels and heads can still be pruned.
+A pruned model stores the name of the scheme and not the order. Structured pruning of whole blocks
+therefore requires that removing any block from the order for n blocks gives the order for n - 1
+blocks. The schemes below have this property. For a scheme without it, `keep_blocks` raises an
+error, but channels and heads can be pruned.
 
 Source: Liu et al. 2024, MobileLLM, arXiv:2402.14905, section 2.4 and table 2.
 """
@@ -18,17 +18,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 
 def immediate(num_blocks: int, block_repeats: int) -> tuple[int, ...]:
-    """Each block several times in a row: 0 0 1 1 2 2."""
+    """Apply each block several times in a row: 0 0 1 1 2 2."""
     return tuple(block for block in range(num_blocks) for _ in range(block_repeats))
 
 
 def repeat_all(num_blocks: int, block_repeats: int) -> tuple[int, ...]:
-    """The whole stack several times: 0 1 2 0 1 2."""
+    """Apply the whole stack of blocks several times: 0 1 2 0 1 2."""
     return tuple(range(num_blocks)) * block_repeats
 
 
 def reverse(num_blocks: int, block_repeats: int) -> tuple[int, ...]:
-    """The stack alternately forwards and backwards: 0 1 2 2 1 0."""
+    """Apply the stack of blocks alternately forwards and backwards: 0 1 2 2 1 0."""
     forward = tuple(range(num_blocks))
     passes = (forward if repeat % 2 == 0 else forward[::-1] for repeat in range(block_repeats))
     return tuple(block for one_pass in passes for block in one_pass)
@@ -43,11 +43,10 @@ SHARING_SCHEMES: Mapping[str, Callable[[int, int], tuple[int, ...]]] = {
 
 
 def order_of_layers(scheme: str, num_blocks: int, block_repeats: int) -> tuple[int, ...]:
-    """The order of a scheme, checked: one block index per layer.
+    """Compute and check the order of a scheme: one block index per layer.
 
     Raises:
-        ValueError: the scheme's function returned an invalid block index, or an order in which a
-            block never runs.
+        ValueError: the scheme returned an invalid block index, or an order that lacks a block.
     """
     order = tuple(SHARING_SCHEMES[scheme](num_blocks, block_repeats))
     given = f"layer_sharing={scheme!r} with num_blocks={num_blocks} and block_repeats="
@@ -60,18 +59,17 @@ def order_of_layers(scheme: str, num_blocks: int, block_repeats: int) -> tuple[i
         )
     if unused:
         raise ValueError(
-            f"{given}, in which block {min(unused)} never runs; the scheme's function must use "
-            "every block"
+            f"{given}, which lacks block {min(unused)}; the scheme's function must use every block"
         )
     return order
 
 
 def order_without(order: tuple[int, ...], kept: Sequence[int]) -> tuple[int, ...]:
-    """The order of the kept blocks after the others are removed, in their new numbering.
+    """The order after all blocks but `kept` are removed, with blocks numbered anew.
 
     Args:
         order: block indices, one per layer.
-        kept: indices of the blocks that are kept, ascending.
+        kept: indices of the kept blocks, ascending.
     """
     places = {block: place for place, block in enumerate(kept)}
     return tuple(places[block] for block in order if block in places)
@@ -80,7 +78,14 @@ def order_without(order: tuple[int, ...], kept: Sequence[int]) -> tuple[int, ...
 def is_closed_under_removal(
     scheme: str, num_blocks: int, block_repeats: int, fewest_blocks: int
 ) -> bool:
-    """Whether removing any blocks, down to `fewest_blocks`, gives an order of the same scheme."""
+    """Whether removing any blocks gives an order of the same scheme.
+
+    Args:
+        scheme: a key of `SHARING_SCHEMES`.
+        num_blocks: number of blocks before the removal.
+        block_repeats: argument of the scheme.
+        fewest_blocks: smallest number of remaining blocks to check.
+    """
     for size in range(num_blocks, fewest_blocks, -1):
         longer = order_of_layers(scheme, size, block_repeats)
         shorter = order_of_layers(scheme, size - 1, block_repeats)

@@ -13,7 +13,7 @@ from rich.console import Console
 from mobilellm.accounting import count_parameters
 from mobilellm.checkpoint import save_model, stored_bytes
 from mobilellm.command_names import command_for
-from mobilellm.compression.measurement import name_as_given
+from mobilellm.compression.measurement import label_of_original
 from mobilellm.compression.recipe import Recipe
 from mobilellm.compression.stage_settings import StageSettings
 from mobilellm.compression.tables import results_table
@@ -69,21 +69,21 @@ def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> dic
         plan = recipe.plan(model, calibration)
         _save_plan(out, plan, made_from)
     _show(plan.table())
-    spending = recipe.spending(model, plan)
-    if spending is not None:
-        _tell(str(spending))
+    budget_use = recipe.budget_use(model, plan)
+    if budget_use is not None:
+        _tell(str(budget_use))
     _tell("applying the plan")
     compressed = recipe.apply(model, plan, calibration)
     save_model(compressed.model.to(stored_type), out, tokenizer or data.prepared.tokenizer_path)
     compressed.model.float()  # measured as it was saved
-    models = {name_as_given(model.config): model, "compressed": compressed.model}
+    models = {label_of_original(model.config): model, "compressed": compressed.model}
     models |= _twin(recipe, plan, model, calibration)
     rows = _rows(models, data, cfg, stored_type)
     warn_if_untrained(rows[0]["loss"], model.config.vocab_size, f"the model in {folder}")
     _show(results_table(rows))
     report = {
         "recipe": str(recipe),
-        "budget": None if spending is None else asdict(spending),
+        "budget": None if budget_use is None else asdict(budget_use),
         "plan": plan.to_dict(),
         "relative_errors": compressed.errors,
         "models": rows,

@@ -1,8 +1,9 @@
-"""Finding the shape that meets a budget, given the depth or the width.
+"""Search for the shape of a model that meets a budget, given its depth or width.
 
-A comparison of depth with width is only fair if the models are equally large. `config_for_budget`
-takes a budget of parameters or operations and either `num_blocks` or `hidden_size`, and returns the
-configuration that meets it, so that a sweep over depths has a constant budget.
+Models of different depth and width can only be compared fairly if they have the same size.
+`config_for_budget` takes a budget of parameters or operations, and `num_blocks` or `hidden_size`.
+It returns a configuration that meets the budget, so that all models of a sweep have the same
+budget.
 """
 
 import logging
@@ -21,9 +22,9 @@ MATCHES = ("stored", "body", "flops")
 DEFAULT_VOCAB_SIZE = 32_000
 
 SMALL_BUDGET = 60_000_000
-"""Below this number of parameters (or twice as many operations) heads and widths are finer."""
+"""For smaller budgets (in operations: twice this number), the steps of the widths are smaller."""
 PREFERRED_DEVIATION = 0.01
-"""Among the shapes this close to the budget, the one with the best proportions is chosen."""
+"""Among the shapes within this relative deviation, that with the best proportions is chosen."""
 
 LARGEST_BUDGET = 1e13
 COUNT = Range(at_least=1, cap=2**24)
@@ -34,23 +35,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BudgetSolution:
-    """A configuration, and how well it meets the budget it was made for."""
+    """A configuration and its deviation from the budget."""
 
     config: ModelConfig
     budget: int
-    """Asked for: parameters, or forward operations per token."""
+    """The requested parameters, or forward operations per token."""
     match: str
-    """What was matched: `stored`, `body` or `flops`."""
+    """The quantity that meets the budget: `stored`, `body` or `flops`."""
     reached: int
-    """The configuration's amount of it."""
+    """The value of this quantity for the configuration."""
 
     @property
     def deviation(self) -> float:
-        """Relative amount by which the configuration exceeds (positive) or undercuts the budget."""
+        """Relative deviation from the budget; positive if the configuration exceeds it."""
         return self.reached / self.budget - 1
 
     def __str__(self) -> str:
-        """One line: the shape, its amount, and the deviation from the budget."""
+        """Shape, size and deviation from the budget in one line."""
         config = self.config
         unit = {"flops": "forward FLOPs per token"}.get(self.match, f"{self.match} parameters")
         return (
@@ -63,40 +64,40 @@ class BudgetSolution:
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetRules:
-    """How a budget is met. The rest of a configuration is given by the names of its fields."""
+    """Rules for shapes that meet a budget, apart from the fields of `ModelConfig`."""
 
     match: str = "stored"
-    """What meets the budget: `stored` parameters, those of the `body` (without the embeddings), or
-    `flops` (forward, per token)."""
+    """The quantity that meets the budget: `stored` parameters, parameters of the `body` (without
+    embeddings), or `flops` (forward, per token)."""
     sequence_length: int | None = None
-    """Tokens, for `flops`; default: max_position_embeddings."""
+    """Number of tokens for `flops`; default: max_position_embeddings."""
     head_dim: int | None = None
-    """Width of a head; the width is a multiple of it. Default 64, and 16 below 60 million."""
+    """Width of a head, which divides the width. Default: 64, or 16 for budgets below 60 million."""
     group_size: int | None = None
-    """Query heads per key-value head; default: the largest of 3, 2, 1 that divides the heads."""
+    """Query heads per key-value head; default: the largest of 3, 2, 1 that divides their number."""
     alignment: int | None = None
-    """The feed-forward width is a multiple of it. Default 64, and 8 below 60 million."""
+    """Divisor of the feed-forward width. Default: 64, or 8 for budgets below 60 million."""
     ffn_rule: str = "remainder"
-    """`remainder` (as `solve_budget` says) or `paper`: 256 x ceil(8/3 x width / 256)."""
+    """Feed-forward width: `remainder` (see `solve_budget`) or `paper`: 256 x ceil(width / 96)."""
     tolerance: float = 0.02
-    """Largest deviation accepted, as a share of the budget."""
+    """Largest relative deviation from the budget that is accepted."""
 
     def __post_init__(self) -> None:
         """Check the choices.
 
         Raises:
-            ValueError: an unknown `match`, a number out of range.
+            ValueError: `match` is unknown, or a number is out of range.
         """
         check_fields(self, sequence_length=COUNT, head_dim=COUNT, group_size=COUNT,
                      alignment=COUNT, tolerance=TOLERANCE)  # fmt: skip
         check_choice("match", self.match, MATCHES)
 
     def measure(self, config: ModelConfig) -> int:
-        """The amount of the matched quantity in a configuration."""
+        """The value of the matched quantity for a configuration."""
         return measure_budget(config, self.match, self.sequence_length)
 
     def grid(self, amount: int, fields: Mapping[str, Any]) -> ShapeGrid:
-        """The shapes allowed for a budget of `amount`."""
+        """The shapes that are allowed for a budget of `amount`."""
         is_small = amount < SMALL_BUDGET * (2 if self.match == "flops" else 1)
         return ShapeGrid(
             head_dim=(16 if is_small else 64) if self.head_dim is None else self.head_dim,
@@ -113,12 +114,13 @@ def config_for_budget(
     hidden_size: int | None = None,
     **options: Any,
 ) -> ModelConfig:
-    """The configuration that `solve_budget` finds; how far off the budget it is gets logged.
+    """Find the configuration that meets a budget best; see `solve_budget`.
 
     Args:
-        budget: parameters, or forward operations per token with match=flops; `125e6` is fine.
-        num_blocks: blocks stored; where it is given alone, the width follows.
-        hidden_size: width; where it is given alone, the depth follows.
+        budget: number of parameters, or of forward operations per token if match=flops; strings
+            such as `125e6` are accepted.
+        num_blocks: number of stored blocks; None: derived from the width and the budget.
+        hidden_size: width; None: derived from the number of blocks and the budget.
         options: fields of `BudgetRules` (match, tolerance, head_dim …) and of `ModelConfig`
             (vocab_size, block_repeats, tie_word_embeddings …).
 
@@ -138,20 +140,21 @@ def solve_budget(
 ) -> BudgetSolution:
     """Find the shape that meets a budget best, given its depth, its width, or both.
 
-    Widths are multiples of the head size. At each the feed-forward width takes what remains of the
-    budget, between 2 and 4 times the width; of the shapes within 1 % of the budget the one with the
-    ratio nearest 8/3 is taken, and where there is none, the shape nearest the budget. (Two matrices
-    instead of three, feed_forward=relu, hold as much at 3 to 6 times the width, nearest 4.)
+    Widths are multiples of the width of a head. For each width, the feed-forward width is chosen to
+    use the rest of the budget, within 2 to 4 times the width. Among the shapes within 1 % of the
+    budget, the one whose ratio of these widths is nearest to 8/3 is returned; if there is none, the
+    shape nearest to the budget. With feed_forward=relu, which has two matrices instead of three,
+    the ratio is between 3 and 6 and preferably 4.
 
     Args:
-        budget: as for `config_for_budget`, like all arguments.
-        num_blocks: blocks stored, or None.
+        budget: as for `config_for_budget`.
+        num_blocks: number of stored blocks, or None.
         hidden_size: width, or None.
         options: fields of `BudgetRules` and of `ModelConfig`.
 
     Raises:
-        ValueError: neither depth nor width given, an unknown choice or field, sizes that do not
-            divide, or a budget that no shape meets within the tolerance (the nearest is named).
+        ValueError: neither depth nor width is given, a choice or field is unknown, sizes are not
+            divisible, or no shape meets the budget within the tolerance.
 
     Source: Liu et al. 2024, arXiv:2402.14905, tables 9 and 11: head size, groups, ratio, ffn_rule.
     """
@@ -177,15 +180,15 @@ def solve_budget(
 
 
 def measure_budget(config: ModelConfig, match: str, sequence_length: int | None = None) -> int:
-    """The amount of the matched quantity in a configuration.
+    """Compute the quantity that is compared with a budget.
 
     Args:
         config: the configuration.
         match: `stored` or `body` (parameters), or `flops` (forward, per token).
-        sequence_length: tokens, for `flops`; default: max_position_embeddings.
+        sequence_length: number of tokens for `flops`; default: max_position_embeddings.
 
     Raises:
-        ValueError: an unknown `match`.
+        ValueError: `match` is unknown.
     """
     check_choice("match", match, MATCHES)
     if match == "flops":
@@ -201,13 +204,13 @@ def _candidates(
     hidden_size: int | None,
     measure: Measure,
 ) -> Iterator[Candidate]:
-    """At least one candidate, and all that may be nearest to the budget."""
+    """Yield at least one candidate, and all that may be nearest to the budget."""
     if hidden_size is not None:
         yield from grid.at_width(hidden_size, amount, num_blocks, measure)
         return
     width = 0
     excess = 0.0
-    # A wider model may be smaller, as its heads may group better, but never by a third.
+    # A wider model can be smaller, because its group size can be larger, but not by a third.
     while excess < 4 / 3:
         width += grid.width_step
         for shape in grid.at_width(width, amount, num_blocks, measure):

@@ -1,4 +1,4 @@
-"""The grid of shapes that may meet a budget, and what each costs."""
+"""The shapes that may meet a budget, and their sizes."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
@@ -13,14 +13,14 @@ FFN_RULES = ("remainder", "paper")
 GROUP_SIZES = (3, 2, 1)
 DERIVED_FIELDS = ("intermediate_size", "num_attention_heads", "num_key_value_heads")
 
-# Ratio of feed-forward width to model width: minimum, best, maximum. ReLU has two matrices instead
-# of three, so it has as many parameters at one and a half times the width.
+# Ratio of feed-forward width to model width: minimum, best, maximum. With ReLU there are two
+# matrices instead of three, so the same number of parameters allows 1.5 times the width.
 RATIOS = {"swiglu": (2.0, 8 / 3, 4.0), "relu": (3.0, 4.0, 6.0)}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A shape, and its amount of the matched quantity."""
+    """A shape and the value of the matched quantity."""
 
     num_blocks: int
     hidden_size: int
@@ -30,7 +30,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ShapeGrid:
-    """The shapes that are allowed, each given by depth, width and feed-forward width.
+    """The set of allowed shapes, each of which is a depth, a width and a feed-forward width.
 
     Raises:
         ValueError: a step is below 1, or a model field is unknown or determined by the shape.
@@ -41,7 +41,7 @@ class ShapeGrid:
     alignment: int
     ffn_rule: str
     fields: Mapping[str, Any]
-    """Every other field of the configuration."""
+    """All other fields of the configuration."""
 
     def __post_init__(self) -> None:
         """Check the steps and the names of the fields."""
@@ -61,7 +61,7 @@ class ShapeGrid:
 
     @property
     def width_step(self) -> int:
-        """Widths are multiples of it."""
+        """Difference between neighbouring widths, which are multiples of it."""
         return self.head_dim * (self.group_size or 1)
 
     @property
@@ -70,13 +70,13 @@ class ShapeGrid:
         return RATIOS[self.fields.get("feed_forward", "swiglu")]
 
     def config(self, num_blocks: int, hidden_size: int, intermediate_size: int) -> ModelConfig:
-        """The configuration of one shape."""
+        """The configuration with the given shape."""
         return ModelConfig(**self._sizes(num_blocks, hidden_size, intermediate_size))
 
     def even_config(
         self, num_blocks: int, block_repeats: int, hidden_size: int, intermediate_size: int
     ) -> ModelConfig:
-        """The configuration with each block applied `block_repeats` times, whatever the scheme."""
+        """The configuration with each block applied `block_repeats` times, for any scheme."""
         sizes = self._sizes(num_blocks, hidden_size, intermediate_size)
         even = {"layer_sharing": "immediate", "block_repeats": block_repeats}
         return ModelConfig(**(sizes | even))
@@ -95,7 +95,7 @@ class ShapeGrid:
         }
 
     def intermediate_bounds(self, hidden_size: int) -> tuple[int, int]:
-        """Minimum and maximum feed-forward width at one model width."""
+        """Minimum and maximum feed-forward width for a model width."""
         if self.ffn_rule == "paper":
             width = paper_intermediate_size(hidden_size, self.fields.get("feed_forward", "swiglu"))
             return width, width
@@ -106,7 +106,7 @@ class ShapeGrid:
     def at_width(
         self, hidden_size: int, amount: float, num_blocks: int | None, measure: "Measure"
     ) -> Iterator[Candidate]:
-        """The candidates of one width nearest to `amount`, at one depth or all possible ones."""
+        """Yield the candidates of one width nearest to `amount`, for the given or all depths."""
         low, high = self.intermediate_bounds(hidden_size)
         cost = _Cost.at_width(self, hidden_size, measure)
         for depth in [num_blocks] if num_blocks else cost.depths(amount, low, high):
@@ -116,7 +116,7 @@ class ShapeGrid:
             yield Candidate(depth, hidden_size, width, cost.total(depth, width))
 
     def num_layers(self, num_blocks: int) -> int:
-        """Number of layers that run, by the sharing scheme."""
+        """Number of layers of a model with the sharing scheme and `num_blocks` blocks."""
         scheme = self.fields.get("layer_sharing", "immediate")
         return len(order_of_layers(scheme, num_blocks, self.fields.get("block_repeats", 1)))
 
@@ -125,22 +125,23 @@ Measure = Callable[[ModelConfig], int]
 
 
 def paper_intermediate_size(hidden_size: int, feed_forward: str = "swiglu") -> int:
-    """The feed-forward width of the paper's depth-width grid: 8/3 of the width, rounded up to 256s.
+    """Compute the feed-forward width as in the MobileLLM paper.
 
-    For `relu` it is 4 times the width, the paper's baseline.
+    It is 8/3 of the width, rounded up to a multiple of 256. For `relu`, the paper's baseline, it is
+    4 times the width.
 
-    Source: recovered from the parameter counts of Liu et al. 2024, arXiv:2402.14905, table 11.
+    Source: derived from the parameter counts of Liu et al. 2024, arXiv:2402.14905, table 11.
     """
     return 4 * hidden_size if feed_forward == "relu" else 256 * -(-8 * hidden_size // (3 * 256))
 
 
 @dataclass(frozen=True)
 class _Cost:
-    """The matched quantity at one width.
+    """The matched quantity for one width as a function of depth and feed-forward width F.
 
-    fixed + blocks x (per_block + per_block_unit x F) + layers x (per_layer + per_layer_unit x F):
-    parameters depend on the stored blocks, operations on the layers that run, and those of keys and
-    values that repeats reuse on the blocks again.
+    It is fixed + blocks x (per_block + per_block_unit x F) + layers x (per_layer + per_layer_unit x
+    F). Parameters depend on the number of stored blocks, and operations on the number of layers,
+    except those of keys and values that are shared between the applications of a block.
     """
 
     num_layers: Callable[[int], int]
@@ -152,7 +153,7 @@ class _Cost:
 
     @classmethod
     def at_width(cls, grid: ShapeGrid, hidden_size: int, measure: Measure) -> "_Cost":
-        """Determine the terms by `measure`: the accounting alone implements the formulae."""
+        """Determine the terms by measuring five configurations."""
         one, deeper, repeated, wider, wider_repeated = (
             measure(grid.even_config(blocks, repeats, hidden_size, width))
             for blocks, repeats, width in ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 2, 2))
@@ -170,7 +171,7 @@ class _Cost:
         )
 
     def _of_blocks(self, num_blocks: int) -> tuple[int, int]:
-        """Cost of the blocks without feed-forward layers, and per unit of feed-forward width."""
+        """Cost of all blocks without feed-forward layers, and per unit of feed-forward width."""
         layers = self.num_layers(num_blocks)
         return (
             num_blocks * self.per_block + layers * self.per_layer,
@@ -182,12 +183,12 @@ class _Cost:
         return self.fixed + plain + per_unit * intermediate_size
 
     def intermediate_size(self, num_blocks: int, amount: float) -> float:
-        """The feed-forward width at which `amount` is met, ignoring the bounds."""
+        """The feed-forward width that meets `amount`, without regard to the bounds."""
         plain, per_unit = self._of_blocks(num_blocks)
         return (amount - self.fixed - plain) / per_unit
 
     def depths(self, amount: float, low: int, high: int) -> range:
-        """The depths that can meet `amount` within the bounds, and one more on each side."""
+        """The depths that can meet `amount` within the bounds, and one more at each end."""
         fewest = self._deepest_within(amount, high)
         return range(max(1, fewest), self._deepest_within(amount, low) + 2)
 

@@ -226,7 +226,7 @@ def main(name: str, vocab_size: int) -> None:
             {"forward_kl": ForwardKL()}, teacher_output, None, labels, student=structure,
             teacher=structure, progress=1.0, projections={},
         )  # fmt: skip
-        terms = [t.over(labels) if isinstance(t, LogitTerm) else t for t in made.values()]  # pyright: ignore
+        terms = [t.as_chunk_term(labels) if isinstance(t, LogitTerm) else t for t in made.values()]  # pyright: ignore
     torch.zeros(1).log_softmax(-1)
     reset_peak_memory("cpu")
     start = psutil.Process().memory_info().rss

@@ -263,7 +263,7 @@ def test_another_model_beside_a_saved_one_is_refused(folder):
     assert len(done.stderr.splitlines()) == 1
     done = explain(f"init_from={folder / 'nowhere'}")
     assert done.returncode == 2
-    assert "does not exist; give a saved model's folder" in done.stderr
+    assert "does not exist; give the folder of a saved model" in done.stderr
 
 
 def test_explaining_a_saved_dense_model_needs_no_torch(folder, tmp_path):

@@ -15,8 +15,11 @@ BUDGET = TrainingBudget(max_steps=12, tokens_per_step=128)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"order": "given"}, "order=given needs groups"),
-        ({"order": "forward", "groups": [["blocks.*"]]}, "remove order=forward"),
+        ({"order": "given"}, "order=given requires groups"),
+        (
+            {"order": "forward", "groups": [["blocks.*"]]},
+            "order=forward is given as well; remove order",
+        ),
         ({"num_stages": 3, "groups": [["blocks.*"]]}, "num_stages=3, but there are 1 groups"),
         ({"order": "forwards"}, "order='forwards' is not known; use one of forward"),
         ({"calibration_tokens": 0}, "calibration_tokens=0 must be a whole number"),

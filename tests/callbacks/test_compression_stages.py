@@ -137,7 +137,7 @@ def test_a_plan_that_cannot_be_divided_into_stages_is_kept(tmp_path):
     recipe = Counting()
     Counting.made = 0
     too_many = compression_of(recipe, num_stages=10, order="least_sensitive")
-    with pytest.raises(ValueError, match="num_stages=10 is more than the 6 layers"):
+    with pytest.raises(ValueError, match="num_stages=10 exceeds the number of layers"):
         train(tmp_path, too_many)
     saved = json.loads((tmp_path / FOLDER / PLAN).read_text(encoding="utf-8"))
     assert len(saved["plan"]["layers"]) == 6

@@ -89,8 +89,8 @@ def test_a_searched_division_of_written_parts_is_built(parts):
     )  # fmt: skip
     model = make_model()
     plan = recipe.plan(model, batches())
-    spending = recipe.spending(model, plan)
-    assert 0.9 * spending.allowed < spending.used <= spending.allowed
+    budget_use = recipe.budget_use(model, plan)
+    assert 0.9 * budget_use.allowed < budget_use.used <= budget_use.allowed
     small = recipe.apply(model, plan, batches()).model
     assert small(batches()[0]["input_ids"]).logits.isfinite().all()
 

@@ -146,7 +146,7 @@ def test_what_cannot_be_applied_is_refused():
         recipe.check(masked)
     with pytest.raises(ValueError, match="compressed already; prune the dense model"):
         recipe.apply(masked, plan, [])
-    with pytest.raises(ValueError, match=r"sparsity=0.25 gives.*the recipe that made it"):
+    with pytest.raises(ValueError, match=r"sparsity=0.25 gives.*the recipe that created it"):
         Pruning(method="magnitude", sparsity=0.25).apply(model, plan, [])
     with pytest.raises(ValueError, match="calibration tokens are too few"):
         Pruning(method="sparsegpt").plan(model, [{k: v[:1] for k, v in batches()[0].items()}])

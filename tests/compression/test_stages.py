@@ -36,7 +36,7 @@ def test_starts(total, number, options, starts):
             {"first_start": 0.5, "recovery_share": 0.25},
             "begins at step 100, but the run ends",
         ),
-        (3, 5, {}, "the stages begin at steps 0, 1, 1, 2, 2, which must increase"),
+        (3, 5, {}, "begin at the steps 0, 1, 1, 2, 2, but these must increase"),
         (None, 2, {}, "limited only by time; give max_tokens or max_steps"),
     ],
 )
@@ -50,8 +50,8 @@ def test_starts_that_cannot_be_are_refused(total, number, options, message):
     [
         ((("a", "b"), ("b",)), (0, 1), "b is in stage 1 and in stage 2; compress each layer once"),
         ((("a",), ()), (0, 1), "stage 2 compresses no layer"),
-        ((("a",), ("b",)), (3, 3), "the stages begin at steps 3, 3, which must increase"),
-        ((("a",),), (-1,), "the stages begin at steps -1, which must increase and not be negative"),
+        ((("a",), ("b",)), (3, 3), "the stages begin at the steps 3, 3, but these must increase"),
+        ((("a",),), (-1,), "the stages begin at the steps -1, but these must increase and must"),
         ((("a",),), (0, 1), "there are 1 groups of layers and 2 starts"),
     ],
 )
@@ -85,12 +85,12 @@ def test_orders_of_the_layers():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_stages": 7}, "num_stages=7 is more than the 6 layers"),
+        ({"num_stages": 7}, "num_stages=7 exceeds the number of layers to compress, 6"),
         ({"order": "sideways"}, "order='sideways' is not known"),
-        ({"order": "least_sensitive", "errors": {}}, "gives none for blocks.0"),
+        ({"order": "least_sensitive", "errors": {}}, "does not estimate it for blocks.0"),
         ({"order": "given", "patterns": [["nothing"]]}, "nothing"),
-        ({"order": "given", "patterns": [["embedding"]]}, "stage 1, embedding, names none of the"),
-        ({"order": "given", "patterns": [["blocks.0.*"]]}, "groups leaves out blocks.1"),
+        ({"order": "given", "patterns": [["embedding"]]}, "stage 1, embedding, matches none of th"),
+        ({"order": "given", "patterns": [["blocks.0.*"]]}, "groups does not contain blocks.1"),
         ({"order": "given", "patterns": [["blocks.*"], ["blocks.0.*.up_proj"]]},
          "up_proj is in stage 1 and in stage 2"),
     ],

@@ -12,7 +12,7 @@ from mobilellm.accounting.explain import explain_model
 from mobilellm.accounting.training_memory import training_memory_bytes
 from mobilellm.checkpoint import load_model, save_model, stored_bytes
 from mobilellm.compression.apply import dense_weight, with_layers
-from mobilellm.compression.measurement import name_as_given
+from mobilellm.compression.measurement import label_of_original
 from mobilellm.compression.plan import LayerPlan, LayerwisePlan
 from mobilellm.compression.twin import twin_config
 from mobilellm.formats.huggingface import export_huggingface, import_huggingface
@@ -98,7 +98,7 @@ def test_it_is_read_checked_and_written(config):
         ModelConfig.from_dict(
             config.to_dict() | {"compressed_layers": {TABLE: {"num_diagonal": 5}}}
         )
-    with pytest.raises(ValueError, match="give parts, or nonzero, or num_diagonal"):
+    with pytest.raises(ValueError, match="give one of the keys parts, nonzero, num_diagonal"):
         parse_layer_shape({"rank": 3})
 
 
@@ -114,7 +114,7 @@ def test_it_is_counted_and_explained(config):
     assert training_memory_bytes(config, 1, 8, optimizer="muon").total > 0
     rows = explain_model(config, 8)["compressed_layers"]
     assert [row["stored_as"] for row in rows] == ["2 diagonal blocks", "4 diagonal blocks"]
-    assert name_as_given(config) == "given, block-diagonal"
+    assert label_of_original(config) == "given, block-diagonal"
     assert twin_config(config) is None
 
 
@@ -147,7 +147,7 @@ def test_weights_stored_otherwise_than_the_configuration_says_are_refused(config
     other = text.replace('"num_diagonal": 4', '"num_diagonal": 2')
     (tmp_path / "config.json").write_text(other, encoding="utf-8")
     with pytest.raises(
-        ValueError, match=r"up_proj is 4 diagonal blocks in .* 2 diagonal blocks by"
+        ValueError, match=r"up_proj is 4 diagonal blocks in .* 2 diagonal blocks acc"
     ):
         load_model(tmp_path)
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mobilellm.data.windows import IGNORED_LABEL, WindowBatchSampler, WindowDataset
+from mobilellm.data.windows import WindowBatchSampler, WindowDataset
+from mobilellm.labels import IGNORE_INDEX
 
 EOS = 2
 
@@ -59,7 +60,7 @@ def test_document_mask_isolates_documents():
         for t, token in enumerate(item["input_ids"].tolist()):
             assert item["document_ids"][t] == document
             if token == EOS:
-                assert item["labels"][t] == IGNORED_LABEL
+                assert item["labels"][t] == IGNORE_INDEX
                 document += 1
             else:
                 assert item["labels"][t] == plain["labels"][t]

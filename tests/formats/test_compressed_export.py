@@ -87,13 +87,13 @@ def test_half_precision_goes_out_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("saved", "asked", "message"),
     [
-        ({UP: TURNED}, {}, rf"{UP} is factorised in 2 of .*, row_order, column_order in .*, but "
+        ({UP: TURNED}, {}, rf"{UP} is factorised in 2 parts .*, row_order, column_order in .*, but "
          r"dense according to config.json \(without compressed_layers\); use the config.json that"),
         ({}, {UP: TURNED}, rf"{UP} is dense in .*, but factorised in 2 .*compressed_layers give"),
         ({UP: {"nonzero": 5}}, {}, rf"{UP} is masked in .*, but dense according to"),
-        ({"embedding": TABLE}, {}, "embedding is factorised in 1 of .*, but dense according to"),
+        ({"embedding": TABLE}, {}, "embedding is factorised in 1 part .*, but dense according to"),
         ({UP: {"parts": [LOW_RANK]}}, {UP: {"parts": [KRONECKER]}},
-         r"is factorised in 1 of \(3, 40, 1\) and \(3, 1, 24\) in .*, but factorised in 1 of \(1"),
+         r"1 part .*: \(3, 40, 1\) and \(3, 1, 24\)\) in .*, but factorised in 1 part .*: \(1"),
         ({UP: TURNED}, {UP: {"parts": [LOW_RANK, KRONECKER]}}, "row_order, column_order in "),
     ],
 )  # fmt: skip

@@ -86,9 +86,9 @@ def test_a_part_from_its_right_factor():
 @pytest.mark.parametrize(
     ("right", "problem", "near"),
     [
-        ((5, 2), "right factor (5, 2) does not divide a weight of 12x18: rows 5 of 12", {4, 6}),
-        ((3, 4), "columns 4 of 18", {3}),
-        ((0, 2), "rows 0 of 12", {1}),
+        ((5, 2), "right factor (5, 2) does not divide a weight of 12x18: 12 rows are", {4, 6}),
+        ((3, 4), "18 columns are not divisible by 4", {3}),
+        ((0, 2), "12 rows are not divisible by 0", {1}),
     ],
 )
 def test_a_right_factor_must_divide(right, problem, near):
@@ -106,12 +106,12 @@ def test_a_right_factor_must_divide(right, problem, near):
         (lambda: PartShape(left=(1, 2), right=(1,)), "right=(1,) must be two whole numbers"),
         (lambda: PartShape(left=(1, 2.0), right=(1, 1)), "left=(1, 2.0) must be two whole numbers"),
         (lambda: PartShape(left=(1, 2), right=(1, 1), num_terms=0), "num_terms=0 must be a whole"),
-        (lambda: FactorizedShape(parts=()), "needs at least one part; give parts"),
+        (lambda: FactorizedShape(parts=()), "needs at least one part, but parts is empty"),
         (lambda: FactorizedShape(parts=(low_rank_shape(6, 4, 1), low_rank_shape(6, 5, 1))),
-         "the parts have the sizes 6x4, 6x5; give parts of one size"),
+         "the parts have the sizes 6x4, 6x5; give parts of the same size"),
         (lambda: MaskedShape(nonzero=-1), "nonzero=-1 must be a whole number of at least 0"),
         (lambda: MaskedShape(nonzero=True), "nonzero=True must be a whole number of at least 0"),
-        (lambda: parse_layer_shape({"rank": 3}), "not a compressed layer; give parts, or nonzero"),
+        (lambda: parse_layer_shape({"rank": 3}), "give one of the keys parts, nonzero"),
         (lambda: parse_layer_shape({"nonzero": 3, "mask": 1}), "is not a compressed layer: "),
         (lambda: parse_layer_shape({"parts": [{"left": [1, 2], "rigth": [1, 1]}]}),
          "is not a compressed layer: "),

@@ -161,7 +161,7 @@ def test_a_seed_repeats_the_text_and_leaves_the_global_generator_alone():
 @pytest.mark.parametrize(
     ("prompt", "settings", "message"),
     [
-        (ids(1, 60), {}, "prompt of 60 and max_new_tokens=5 exceed max_position_embeddings=64; us"),
+        (ids(1, 60), {}, "prompt of 60 tokens and max_new_tokens=5 together exceed max_pos"),
         (ids(3), {}, r"input_ids has shape \(3,\); give at least one token per row"),
         (ids(2, 0), {}, r"input_ids has shape \(2, 0\)"),
         ([], {}, "input_ids is an empty list; give at least one prompt"),

@@ -52,10 +52,10 @@ def test_a_scheme_may_use_blocks_unequally_often():
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        ((0, 1), "gives the order 0 1, in which block 2 never runs; the scheme's function must"),
+        ((0, 1), "gives the order 0 1, which lacks block 2; the scheme's function must"),
         ((0, 1, 2, 3), "gives the order 0 1 2 3; the scheme's function must return block indices"),
         ((0, 1, 2, -1), "must return block indices from 0 to 2"),
-        ((), "in which block 0 never runs"),
+        ((), "which lacks block 0"),
         ((2, 1, 0) * 30, None),
     ],
 )

@@ -230,7 +230,7 @@ def test_the_student_is_checked_before_its_compression_too(
           "+distillation.losses.hidden_states.layers.layers=[[0,3]]"],
          "layers names layer 3 of the teacher, which has 3 layers"),
         (["init_layers=[0]"], "init_layers chooses layers of the model in init_from"),
-        (["init_from=TEACHER", "init_layers=[0,7]"], "init_layers names layer 7"),
+        (["init_from=TEACHER", "init_layers=[0,7]"], "init_layers contains 7, but the model has"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_work_starts(

@@ -78,7 +78,7 @@ class Race:
         return best
 
     @property
-    def over(self) -> bool:
+    def is_out_of_time(self) -> bool:
         """Whether the time limit is reached."""
         return time.monotonic() >= self.deadline
 
@@ -97,7 +97,7 @@ class Race:
             for arrangement in racing:
                 swept.append(self.sweep(arrangement))
                 best = max(best, swept[-1], key=lambda a: a.gain)
-                if self.over or best.squared_error <= EXACT:
+                if self.is_out_of_time or best.squared_error <= EXACT:
                     return best
             if len(swept) == 1 and best.squared_error > (1 - TOLERANCE) * before:
                 break
@@ -113,7 +113,7 @@ class Race:
         """Reassign every unit of every side once."""
         for index, side in enumerate(arrangement.sides):
             for places in batches(side, arrangement.parts, self.generator):
-                if self.over:
+                if self.is_out_of_time:
                     return arrangement
                 arrangement = assigned(arrangement, index, places)
         return arrangement
@@ -124,12 +124,12 @@ class Race:
         The temperature falls linearly to zero.
         """
         tried, initial = 0, None
-        while tried < self.search.annealing_swaps and not self.over:
+        while tried < self.search.annealing_swaps and not self.is_out_of_time:
             before = tried
             for index, side in enumerate(arrangement.sides):
                 for places in batches(side, arrangement.parts, self.generator):
                     left = 1 - tried / self.search.annealing_swaps
-                    if left <= 0 or self.over:
+                    if left <= 0 or self.is_out_of_time:
                         return arrangement
                     temperature = None if initial is None else initial * left
                     arrangement, pairs, used = swapped(
