@@ -12,7 +12,7 @@ DEMO := outputs/demo
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: $(INSTALLED)  ## a virtual environment in .venv/ with the package and all that the tests use
+install: $(INSTALLED)  ## create .venv/ with the package and everything that the tests need
 
 # The stamp file is newer than the files that it depends on, so a second `make install` does nothing.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -21,37 +21,37 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $(INSTALLED)
 
-demo: $(INSTALLED)  ## trains deep against wide on Python's own text, in minutes, and writes the report
+demo: $(INSTALLED)  ## compare deep and wide models within minutes, on the sources of Python, and write the report
 	$(BIN)/python scripts/train.py -m experiment=demo
 	$(BIN)/python scripts/compare.py $(DEMO)
 
-test: $(INSTALLED)  ## the tests, at most 8 minutes on two cores
+test: $(INSTALLED)  ## run the tests, in at most 8 minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
-test-slurm: $(INSTALLED)  ## tests on a SLURM that they start (Debian's slurm-wlm and munge)
+test-slurm: $(INSTALLED)  ## run the SLURM tests, which start their own SLURM (Debian's slurm-wlm and munge)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/slurm
 
-test-all: test  ## the tests, then the slow ones
+test-all: test  ## run the tests, then the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow --ignore tests/slurm
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m slow tests/slurm
 
-lint: $(INSTALLED)  ## ruff: rules and formatting; codespell: spelling
+lint: $(INSTALLED)  ## check rules and formatting (ruff) and spelling (codespell)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 
-types: $(INSTALLED)  ## basedpyright
+types: $(INSTALLED)  ## check types (basedpyright)
 	$(BIN)/basedpyright
 
-format: $(INSTALLED)  ## ruff: fix what can be fixed automatically
+format: $(INSTALLED)  ## fix rules and formatting, as far as ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(INSTALLED)  ## the documentation and the API reference in site/, without network
+docs: $(INSTALLED)  ## build the documentation and the API reference in site/, without network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo site/index.html
 
-benchmark: $(INSTALLED)  ## the side-by-side measurements that docs/benchmarks.md quotes
+benchmark: $(INSTALLED)  ## run the measurements of docs/benchmarks.md
 	$(BIN)/python scripts/benchmark.py all
 
 clean:  ## remove the virtual environment, site/ and caches, but not outputs/

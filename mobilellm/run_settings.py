@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+# A resolved configuration: nested mappings and lists of plain values.
+Config = Mapping[str, Any]
 # Settings of paths, speed, hardware and output: they cannot change the result beyond rounding.
 # A resumed run keeps the recorded values of these settings unless others are given.
 NOT_IDENTITY = (
@@ -25,7 +27,7 @@ NOT_IDENTITY = (
 )
 
 
-def flat_config(config: Any, prefix: str = "") -> dict[str, Any]:
+def flat_config(config: object, prefix: str = "") -> dict[str, Any]:
     """Flatten a nested configuration to a dictionary with dotted keys."""
     if not isinstance(config, Mapping):
         return {prefix: config}

@@ -11,7 +11,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import mobilellm
@@ -80,6 +80,11 @@ def load(
     except (HydraException, OmegaConfBaseException) as error:
         message = composition_message(error, loader, config_name, overrides, run_mode)
         raise CommandError(message) from error
+
+
+def plain_config(node: DictConfig) -> dict[str, Any]:
+    """A configuration node as plain Python, with its interpolations resolved."""
+    return OmegaConf.to_container(node, resolve=True)  # pyright: ignore[reportReturnType]
 
 
 def instantiate(node: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The checkpoint that a fit begins with."""
+"""Chooses the checkpoint that a fit starts from."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ from mobilellm.training.divergence import RollbackRequest, rewind_past_bad_step
 
 
 def first_checkpoint(run: Run) -> Path | None:
-    """The last valid checkpoint of the run; None if it begins with its initial weights.
+    """The last valid checkpoint of the run; None if the run starts from its initial weights.
 
-    A run that extends another one and has no checkpoint yet gets the other one's state and the rows
-    of its log. Call it on the first process only, before that process trains; if it is killed in
-    between, the next call does all of it again.
+    If the run extends another one and has no checkpoint yet, the checkpoint and the metrics of that
+    run are copied first. Must be called on rank 0 only, before training. If it is interrupted, the
+    next call starts again.
 
     Raises:
         ValueError: the checkpoints are damaged.
@@ -39,7 +39,7 @@ def first_checkpoint(run: Run) -> Path | None:
         # Rows after the checkpoint are cut when training starts, as at every resume.
         write_text_atomically(run.folder / METRICS, metrics.read_text(encoding="utf-8"))
     state = torch.load(run.extension.checkpoint, map_location="cpu", weights_only=True)
-    # The best checkpoint so far is in the other folder.
+    # The best checkpoint so far is in the folder of the other run.
     kept = {k: v for k, v in state["callbacks"].items() if CheckpointCallback.__qualname__ not in k}
     path = run.folder / CHECKPOINTS / LAST_CHECKPOINT
     save_atomically({**state, "callbacks": kept}, path)
@@ -47,10 +47,10 @@ def first_checkpoint(run: Run) -> Path | None:
 
 
 def rewind_checkpoint(run: Run, request: RollbackRequest) -> Path:
-    """Let the last checkpoint continue with the samples after those of the bad step.
+    """Rewind the last checkpoint past the bad batch, and return its path.
 
     Raises:
-        FileNotFoundError: there is no checkpoint.
+        FileNotFoundError: there is no valid checkpoint.
     """
     path = latest_valid_checkpoint(run.folder)
     if path is None:

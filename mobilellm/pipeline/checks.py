@@ -1,7 +1,6 @@
-"""Checks of settings and parts that only make sense together; made before any data is read."""
+"""Checks of settings and parts that depend on each other, before any data is read."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -12,16 +11,15 @@ from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.initialization import check_initialization
 from mobilellm.pipeline.parts import named_errors
 from mobilellm.pipeline.run import Run
+from mobilellm.run_settings import Config
 from mobilellm.training.trainer import TrainerConfig
-
-Config = Mapping[str, Any]
 
 
 def check_windows(config: Config, model: ModelConfig) -> None:
     """Check that windows, steps and micro-batches divide each other and fit the model.
 
     Raises:
-        ValueError: they do not; the message has the nearest numbers that do.
+        ValueError: they do not; the message gives the nearest valid numbers.
     """
     length, per_step = config["sequence_length"], config["tokens_per_step"]
     if length > model.max_position_embeddings:
@@ -40,7 +38,7 @@ def check_windows(config: Config, model: ModelConfig) -> None:
     if validation is not None and validation < length:
         raise ValueError(
             f"validation_tokens={validation:g} must be at least one window, sequence_length="
-            f"{length}; null: all of the split"
+            f"{length}; use more, or null for the whole split"
         )
     micro, samples = config["micro_batch_size"], per_step // length
     if micro != "auto" and (not isinstance(micro, int) or micro < 1 or samples % micro):
@@ -52,31 +50,31 @@ def check_windows(config: Config, model: ModelConfig) -> None:
 
 
 def check_devices(
-    config: Config, trainer: TrainerConfig, launcher: str | None, *, here: bool
+    config: Config, trainer: TrainerConfig, launcher: str | None, *, on_this_machine: bool
 ) -> None:
     """Check that the windows of a step can be divided evenly among the devices.
 
     Args:
         config: the resolved configuration.
-        trainer: of the run.
-        launcher: as of `HydraJob`.
-        here: whether the run trains on this machine. The login node of a cluster has none of its
-            devices and is not asked for any.
+        trainer: settings of the run's trainer.
+        launcher: see `HydraJob.launcher`.
+        on_this_machine: whether the run trains on this machine; if not, for example on the login
+            node of a cluster, the devices of this machine are not counted.
 
     Raises:
-        ValueError: they cannot.
+        ValueError: they cannot; the message gives the number of windows that is required.
     """
     samples = config["tokens_per_step"] // config["sequence_length"]
     micro = 1 if config["micro_batch_size"] == "auto" else config["micro_batch_size"]
-    # The local launcher gives each trial one of the GPUs that the sweep's process sees.
+    # The local launcher gives each trial one of the GPUs that are visible to the sweep.
     gets_one_gpu = (
         launcher == "local"
-        and here
+        and on_this_machine
         and trainer.device_type == "cuda"
         and trainer.devices == "auto"
         and bool(visible_gpus())
     )
-    if here and not gets_one_gpu:
+    if on_this_machine and not gets_one_gpu:
         world = trainer.world_size
     else:
         world = trainer.num_nodes * (1 if trainer.devices == "auto" else int(trainer.devices))
@@ -89,10 +87,10 @@ def check_devices(
 
 
 def check_targets(config: Config) -> None:
-    """Check that every node of the groups that may be empty says which class it describes.
+    """Check that the optional parts of the configuration name the class to build (`_target_`).
 
     Raises:
-        ValueError: there are settings without a class that takes them.
+        ValueError: a part has settings but no `_target_`.
     """
     for group in ("compression", "distillation"):
         _check_target(group, config[group] or None, f"choose {group}=…")
@@ -105,19 +103,19 @@ def _check_target(key: str, node: object, remedy: str) -> None:
     if node is None:
         return
     if not isinstance(node, Mapping):
-        raise ValueError(f"{key}={node!r} describes no object; give {key}._target_, or null")
+        raise ValueError(f"{key}={node!r} must be null or settings with {key}._target_")
     if "_target_" not in node:
         raise ValueError(
-            f"{key} has settings ({', '.join(map(str, node))}) but no _target_ that takes them; "
-            f"{remedy}, or leave the settings out"
+            f"{key} has settings ({', '.join(map(str, node))}) but no _target_, which names the "
+            f"class to build; {remedy}, or leave the settings out"
         )
 
 
 def check_parts(run: Run) -> None:
-    """Check the parts that depend on each other or on the model, without memory for weights.
+    """Check parts that depend on each other or on the model, without allocating weights.
 
     Raises:
-        ValueError: what does not fit, after the key that describes the part.
+        ValueError: parts do not fit together; the message begins with the key of the part.
     """
     with named_errors("initialization"):
         check_initialization(**run.config["initialization"])
@@ -126,8 +124,9 @@ def check_parts(run: Run) -> None:
     steps, total = run.config["schedule"].get("warmup_steps"), run.budget.total_steps
     if steps is not None and total is not None and steps > total:
         raise ValueError(
-            f"schedule.warmup_steps={steps} must be at most the run's {total} steps, or the rate "
-            "never comes near its peak; use fewer, or warmup_steps=null with warmup_fraction"
+            f"schedule.warmup_steps={steps} must be at most the run's {total} steps, or the "
+            "learning rate never reaches its peak; use fewer, or warmup_steps=null with "
+            "warmup_fraction"
         )
     if run.parts.compression is not None:
         _check_compression(run, run.parts.compression)
@@ -137,7 +136,7 @@ def check_parts(run: Run) -> None:
 
 def _check_compression(run: Run, compression: CompressionCallback) -> None:
     if run.trainer.strategy == "fsdp" and compression.starts(run.budget)[-1] > 0:
-        # torch cannot add parameters without optimizer state to a sharded optimizer.
+        # torch cannot add new parameters, which have no state, to a sharded optimizer.
         raise ValueError(
             "compression: trainer=fsdp does not support compression during training; use "
             "trainer=ddp, or one stage with first_start=0"
@@ -156,7 +155,7 @@ def _check_distillation(run: Run, distillation: DistillationCallback) -> None:
     if compression is not None:
         compressed = compression.configs_after(run.model)
         if compression.starts(run.budget)[0] > 0 and not distillation.is_dense:
-            # The model as configured learns until the first stage.
+            # Until the first stage, the model is trained as configured.
             compressed = [run.model, *compressed]
     with named_errors("distillation"):
         distillation.check(

@@ -1,7 +1,6 @@
 """The data for calibrating and measuring the compression of a saved model."""
 
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,22 +13,23 @@ from mobilellm.run_folder import CONFIG
 
 
 def data_to_compress_on(cfg: DictConfig, folder: Path, model: MobileLLM) -> CorpusBatches:
-    """The data that `cfg` describes, or else those of the run, tokenized for the model.
+    """The data of the configuration or, by default, of the run that trained the model.
 
     Args:
-        cfg: conf/compress.yaml, composed.
-        folder: of the model or its run.
-        model: the model in it.
+        cfg: the composed configuration of conf/compress.yaml.
+        folder: the folder of the model or its run.
+        model: the model in `folder`.
 
     Raises:
-        FileNotFoundError, ValueError: no data are known, or their tokenizer is not the model's.
+        FileNotFoundError, ValueError: no data are given and `folder` is not part of a run, or the
+            tokenizer of the data is not that of the model.
     """
-    merged: Any = OmegaConf.create(OmegaConf.to_container(cfg))
+    merged = DictConfig(OmegaConf.to_container(cfg))
     merged.model = model.config.to_dict()
     if merged.get("data") is None:
         merged.data = _data_of_run(folder)
         if find_tokenizer(folder) is not None:
-            # The copy in the run's folder: the given file may no longer exist.
+            # Use the copy in the run's folder, because the original file may no longer exist.
             merged.data.tokenizer = None
     ends = (model.config.eos_token_id,)
     prepared = prepare_data(
@@ -38,7 +38,7 @@ def data_to_compress_on(cfg: DictConfig, folder: Path, model: MobileLLM) -> Corp
     if prepared.vocab_size > model.config.vocab_size:
         raise ValueError(
             f"the tokenizer of the data has {prepared.vocab_size} tokens, more than the model's "
-            f"vocab_size={model.config.vocab_size}; give the model's own: data.tokenizer=…"
+            f"vocab_size={model.config.vocab_size}; give the model's tokenizer, data.tokenizer=PATH"
         )
     return CorpusBatches(
         prepared=prepared,
@@ -49,11 +49,11 @@ def data_to_compress_on(cfg: DictConfig, folder: Path, model: MobileLLM) -> Corp
     )
 
 
-def _data_of_run(folder: Path) -> Any:
-    """The data configuration of a run; `folder` is that of the run or of its model."""
+def _data_of_run(folder: Path) -> DictConfig:
+    """The data configuration of the run whose folder, or whose model's folder, is given."""
     for run in (folder, folder.absolute().parent):
         if (run / CONFIG).is_file():
-            return OmegaConf.load(run / CONFIG).data
+            return DictConfig(OmegaConf.load(run / CONFIG)).data
     raise ValueError(
         f"{folder} is not the folder of a run, so its training data are not known; give data for "
         "calibration and measurement, e.g. data=text data.train=corpus/"

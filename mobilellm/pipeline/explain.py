@@ -1,4 +1,4 @@
-"""Prints the cost of models as tables or JSON, from composed configurations; without torch."""
+"""Prints the cost of models as tables or JSON, from composed configurations, without torch."""
 
 import sys
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ GPUS = Range(at_least=1, cap=1e12)
 
 
 class Explanations:
-    """The models explained so far: one, or those of a sweep."""
+    """Collects the models of a command: one, or those of a sweep."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -41,7 +41,7 @@ class Explanations:
         """Explain the model of one composed configuration.
 
         Raises:
-            ValueError: what the configuration, the model or the accounting refuses.
+            ValueError: the configuration or the model is not valid.
         """
         overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
         self._explained.append(explain_config(config, overrides))
@@ -49,7 +49,7 @@ class Explanations:
         self._names.append(" ".join(overrides))
 
     def show(self) -> None:
-        """Print one line of JSON per model, the table of a single model, or one table of all."""
+        """Print one line of JSON per model, a table of a single model, or one table of several."""
         if not self._explained:
             return
         if self._format == "json":
@@ -71,12 +71,12 @@ def explain_config(config: DictConfig, overrides: Sequence[str] = ()) -> Facts:
     """Explain one composed configuration of conf/explain.yaml.
 
     Args:
-        config: the configuration.
-        overrides: of the command line it was composed with.
+        config: the composed configuration.
+        overrides: the overrides of the command line that it was composed with.
 
     Raises:
         FileNotFoundError: `init_from` is not the folder of a model.
-        ValueError: what the model and the accounting refuse, or a model beside `init_from`.
+        ValueError: the configuration is not valid, or a model is given besides `init_from`.
     """
     config = checked_config("explain", config)
     check_value("scaling.num_gpus", _plain(config.scaling.num_gpus), int | list[int], GPUS)
@@ -111,7 +111,7 @@ def _plain(value: object) -> object:
 
 
 def _scaling(config: DictConfig, model: ModelConfig) -> Facts:
-    """Forecasts for the GPUs of the cluster, independent of this machine."""
+    """Forecasts for the GPUs of a cluster; they do not depend on this machine."""
     asked, trainer = config.scaling, config.trainer
     cluster = instantiate(asked.cluster)
     if config.flops_per_second is not None:
@@ -155,7 +155,7 @@ def _explained_model(config: DictConfig, overrides: Sequence[str]) -> ModelConfi
 
 
 def _devices(trainer: DictConfig) -> Facts:
-    """The trainer's devices, as `explain_training` takes them; no GPU is initialised."""
+    """The devices of the trainer, as arguments of `explain_training`; initialises no GPU."""
     instantiate(trainer)  # its own checks
     check_choice("trainer.accelerator", trainer.accelerator, ("auto", *ASSUMED_RATES))
     accelerator, precision = trainer.accelerator, trainer.precision
@@ -175,7 +175,7 @@ def _devices(trainer: DictConfig) -> Facts:
 
 
 def _differing(names: list[str]) -> list[str]:
-    """The overrides in which the rows differ, each with the last part of its key only."""
+    """The overrides in which the rows differ, shortened to the last part of each key."""
     rows = [name.split(" ") for name in names]
     common = set(rows[0]).intersection(*rows[1:])
     return [

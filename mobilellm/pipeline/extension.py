@@ -1,4 +1,4 @@
-"""A finished run is continued with a larger budget, in a new folder: `extend_from=RUN`."""
+"""Continues a finished run with a larger budget in a new folder: `extend_from=RUN`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,41 +10,43 @@ from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.checkpoint_files import CHECKPOINTS, PLATEAU_CHECKPOINT, last_checkpoint
 from mobilellm.data import PreparedData
+from mobilellm.hydra_app.configuration import plain_config
 from mobilellm.hydra_app.override_text import override_key
 from mobilellm.optim.schedules import Schedule, continue_from_plateau, is_decaying, rewarmed
 from mobilellm.paths import user_path
 from mobilellm.pipeline.identity import PROBE, RATE, identity, read_config
 from mobilellm.pipeline.recorded import MISSING, differing, gives, replaced
 from mobilellm.run_folder import read_summary
+from mobilellm.run_settings import Config
 from mobilellm.training.training_budget import TrainingBudget
 
-# Settings that may differ from the extended run, beside those that cannot change the result.
+# Settings that may differ from the extended run, besides those that cannot change the result.
 FREE = ("extend_from", "max_tokens", "max_steps", "max_seconds", "validation_tokens",
         "validation_interval_tokens", PROBE)  # fmt: skip
-# Groups whose choice the configuration does not record.
+# Groups whose choice is not recorded in the configuration.
 CHOSEN = ("experiment", "variant")
 SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extension:
-    """The state of the finished run that a new one continues."""
+    """The state of a finished run that a new run continues from."""
 
     parent: Path
-    """Folder of the run that is extended."""
+    """Folder of the finished run."""
     checkpoint: Path
-    """The state that the new run begins with."""
+    """The checkpoint that the new run starts from."""
     steps: int
-    """Optimizer steps completed in that state."""
+    """Optimizer steps completed at the checkpoint."""
     tokens: int
-    """Tokens trained on until then."""
+    """Tokens trained on until the checkpoint."""
     seconds: float
-    """Wall time until then."""
+    """Wall time of training until the checkpoint."""
     rewarmed: bool
-    """Whether the learning rate had fallen and rises again."""
+    """Whether the learning rate has already decayed and is raised again."""
 
-    def facts(self) -> dict[str, Any]:
-        """For summary.json."""
+    def to_dict(self) -> dict[str, object]:
+        """Facts for summary.json."""
         return {
             "extended_from": str(self.parent),
             "rewarmed": self.rewarmed,
@@ -55,7 +57,7 @@ class Extension:
     def describe(self) -> str:
         """One line for the log."""
         how = (
-            "its learning rate had fallen and rises again (re-warmed)"
+            "its learning rate has decayed and is raised again (re-warmed)"
             if self.rewarmed
             else "on the plateau of its learning rate"
         )
@@ -69,12 +71,13 @@ def extended_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictCon
     """The configuration of the run in `extend_from`, with the settings that are given now.
 
     Args:
-        cfg: as composed.
-        overrides: of the command line; None: not known, all of `cfg` counts as given.
+        cfg: the composed configuration.
+        overrides: the overrides of the command line; None if there is no command line, in which
+            case all settings of `cfg` count as given.
 
     Raises:
-        FileNotFoundError: there is no run in that folder.
-        ValueError: settings that would change the run.
+        FileNotFoundError: the folder contains no run.
+        ValueError: settings are given that differ from those of the run.
     """
     folder = _parent(cfg)
     parent = read_config(folder)
@@ -83,9 +86,9 @@ def extended_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictCon
             f"extend_from={cfg.extend_from} is not the folder of a run: it has no readable "
             "config.yaml; give the folder of a finished run, outputs/<experiment>/<run>"
         )
-    now: Any = OmegaConf.to_container(cfg, resolve=True)
+    now = plain_config(cfg)
     before: set[str] = set((read_summary(folder) or {}).get("overrides") or ())
-    _refuse_files(overrides, before, folder)
+    _check_choices(overrides, before, folder)
     refused, result = [], parent
     then_identity, now_identity = identity(parent), identity(now)
     for key, then, value in differing("", parent, now):
@@ -102,40 +105,40 @@ def extended_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictCon
         more = f" and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
         raise ValueError(
             f"extend_from={folder} keeps the settings of that run, and these differ: "
-            f"{', '.join(refused[:SHOWN])}{more}; leave them out, or begin a run of its own from "
-            f"its weights with init_from={folder}/model"
+            f"{', '.join(refused[:SHOWN])}{more}; leave them out, or start a new run from its "
+            f"weights with init_from={folder}/model"
         )
-    # Its configuration has the learning rate that a probe chose.
+    # The configuration of the run contains the learning rate that its probe chose.
     own = {"extend_from": str(cfg.extend_from), "resume": now["resume"], PROBE: False}
     return OmegaConf.create(result | own)
 
 
 def find_extension(cfg: DictConfig, budget: TrainingBudget, schedule: Schedule) -> Extension:
-    """The state of the run in `extend_from` that a run of this configuration begins with.
+    """The state of the run in `extend_from` from which the new run starts.
 
     Args:
-        cfg: as `extended_config` returns it.
-        budget: of the new run.
-        schedule: of the learning rate, as configured.
+        cfg: the configuration as `extended_config` returns it.
+        budget: the training budget of the new run.
+        schedule: the learning-rate schedule as configured.
 
     Raises:
-        ValueError: the run there is not finished, compresses its model, or was trained for longer.
-        FileNotFoundError: it has no checkpoint.
+        ValueError: the run is not finished, compresses its model, or has used up the new budget.
+        FileNotFoundError: the run has no checkpoint.
     """
     folder = _parent(cfg)
     summary = read_summary(folder) or {}
     if summary.get("status") != "finished":
         raise ValueError(
             f"extend_from={folder} is not finished (status {summary.get('status')}); continue it "
-            "first, by its own command with resume=true"
+            "first: run its command with resume=true"
         )
     if cfg.compression:
         raise ValueError(
-            f"extend_from={folder} compresses its model while it trains, at shares of its budget; "
-            f"continue to train its model with init_from={folder}/model compression=none"
+            f"extend_from={folder} compresses its model at shares of its budget, which would "
+            f"change; continue to train its model with init_from={folder}/model compression=none"
         )
     _check_longer(folder, summary, budget)
-    checkpoint, is_rewarmed = _choose(folder, schedule)
+    checkpoint, is_rewarmed = _choose_checkpoint(folder, schedule)
     progress = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["progress"]
     return Extension(
         parent=folder,
@@ -158,7 +161,7 @@ def check_same_data(extension: Extension, prepared: PreparedData) -> None:
     if changed:
         raise ValueError(
             f"extend_from={extension.parent} was trained on other data than {prepared.dir} holds: "
-            f"{', '.join(changed)} differ; put the files back, or begin a run of its own with "
+            f"{', '.join(changed)} differ; restore the files, or start a new run with "
             f"init_from={extension.parent}/model"
         )
 
@@ -166,7 +169,7 @@ def check_same_data(extension: Extension, prepared: PreparedData) -> None:
 def extended_schedule(
     schedule: Schedule, extension: Extension | None, budget: TrainingBudget
 ) -> Schedule:
-    """`schedule`; if a run is extended, one that begins with that run's last learning rate."""
+    """The schedule of a run; an extended run starts with the last learning rate of its parent."""
     if extension is None:
         return schedule
     if not extension.rewarmed:
@@ -179,8 +182,8 @@ def _parent(cfg: DictConfig) -> Path:
     return user_path(cfg.extend_from)
 
 
-def _choose(folder: Path, schedule: Schedule) -> tuple[Path, bool]:
-    """The checkpoint to continue from, and whether its learning rate has fallen."""
+def _choose_checkpoint(folder: Path, schedule: Schedule) -> tuple[Path, bool]:
+    """The checkpoint to continue from, and whether its learning rate has already decayed."""
     last = last_checkpoint(folder)
     falls = is_decaying(schedule, 1.0)
     plateau = folder / CHECKPOINTS / PLATEAU_CHECKPOINT
@@ -188,8 +191,8 @@ def _choose(folder: Path, schedule: Schedule) -> tuple[Path, bool]:
         return plateau, False
     if last is None:
         raise FileNotFoundError(
-            f"extend_from={folder} has no checkpoint to continue from (callbacks=none keeps none); "
-            f"begin a run of its own from its weights with init_from={folder}/model"
+            f"extend_from={folder} has no checkpoint to continue from (callbacks=none saves none); "
+            f"start a new run from its weights with init_from={folder}/model"
         )
     return last, falls is not False
 
@@ -204,27 +207,27 @@ def _check_longer(folder: Path, summary: Mapping[str, Any], budget: TrainingBudg
     )
     raise ValueError(
         f"extend_from={folder} was trained for {steps:,} steps, {summary.get('tokens', 0):,} "
-        f"tokens and {seconds:,.0f} seconds, and {given} leaves nothing to train on; give a larger "
-        "budget, and null for limits that should not apply"
+        f"tokens and {seconds:,.0f} seconds, so that {given} leaves no steps to train; give a "
+        "larger budget, and null for limits that should not apply"
     )
 
 
-def _refuse_files(overrides: Sequence[str] | None, before: set[str], folder: Path) -> None:
+def _check_choices(overrides: Sequence[str] | None, before: set[str], folder: Path) -> None:
     for override in overrides or ():
         if override_key(override) in CHOSEN and override not in before:
             raise ValueError(
-                f"extend_from={folder} brings all of its settings; leave out {override}, or begin "
-                f"a run of its own from its weights with init_from={folder}/model"
+                f"extend_from={folder} takes all settings from that run; leave out {override}, or "
+                f"start a new run from its weights with init_from={folder}/model"
             )
 
 
-def _is_same(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether nothing below `key` may change the result."""
+def _is_same(key: str, then: Config, now: Config) -> bool:
+    """Whether the settings below `key` that can change the result are equal."""
     names = [name for name in {**then, **now} if name == key or name.startswith(f"{key}.")]
     return all(then.get(name) == now.get(name) for name in names)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if value is MISSING or value is None:
         return "null"
     return "{…}" if isinstance(value, Mapping) else str(value)

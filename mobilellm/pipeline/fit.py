@@ -1,4 +1,4 @@
-"""Fits a run: Lightning trains its model, in one fit or in one per stage of compression."""
+"""Trains the model of a run with Lightning, in one fit or in one fit per compression stage."""
 
 import copy
 import signal
@@ -40,17 +40,17 @@ class Fitted:
 
     results: Results
     model: MobileLLM | None
-    """With all its weights; None on all processes but the first if devices shard them."""
+    """Holds all weights. If they are sharded, it is None on all processes except the first."""
 
 
 def fit(run: Run, prepared: PreparedData) -> Fitted:
     """Train from the last valid checkpoint of the run's folder, or from the initial weights.
 
-    Called on all ranks; the first one chooses the checkpoint.
+    Must be called on all ranks; rank 0 chooses the checkpoint.
 
     Raises:
         ValueError: the checkpoints are damaged.
-        Stopped: a signal ended the run after it saved.
+        Stopped: a signal ended the run, which has saved a checkpoint.
     """
     checkpoint = run_on_first_rank(partial(first_checkpoint, run))
     size = micro_batch_size(run)
@@ -58,7 +58,7 @@ def fit(run: Run, prepared: PreparedData) -> Fitted:
     reset_peak_memory(run.trainer.device_type)
     with _closing(run.parts.loggers):
         while True:
-            # Built again only after a rollback: the strategy may have sharded the first one.
+            # Rebuilt after a rollback, because the strategy may have sharded the first one.
             initial = make_module(run, make_model(run))
             try:
                 module, early = _fit_stages(run, initial, data, checkpoint)
@@ -73,11 +73,11 @@ def fit(run: Run, prepared: PreparedData) -> Fitted:
 def _fit_stages(
     run: Run, initial: LanguageModelModule, data: TokenDataModule, checkpoint: Path | None
 ) -> tuple[LanguageModelModule, EarlyEnd | None]:
-    """Train until the last stage ends, or the run is stopped; the module of the last fit.
+    """Train until the last stage ends or the run is stopped; returns the last module.
 
     Raises:
-        RollbackRequest: the run has to continue from its last checkpoint.
-        Stopped: a signal ended the run after it saved.
+        RollbackRequest: the loss guard requires the run to continue from its last checkpoint.
+        Stopped: a signal ended the run, which has saved a checkpoint.
     """
     module, early = initial, None
     for stage in stages_of(run, initial, data, checkpoint):
@@ -104,17 +104,17 @@ def _fit_stage(run: Run, stage: Stage, data: TokenDataModule) -> Trainer:
     if module.validation_result is None and run.budget.is_spent(
         trainer.global_step, module.elapsed_seconds
     ):
-        # Killed between the last step and the summary: only the validation is missing.
+        # The run was killed between the last step and the summary; only validation is missing.
         module.finished = True
-        _validate_again(trainer, module)
+        _validate_after_fit(trainer, module)
     return trainer
 
 
 def _for_one_fit(callbacks: Iterable[Callback]) -> list[Callback]:
-    """Our callbacks, and copies of others in the state in which they were built.
+    """The callbacks for one fit: ours, and fresh copies of all others.
 
-    Callbacks of Lightning and of the user may serve one fit only: a Timer never resets its end.
-    What they must remember from one stage to the next is in the checkpoint.
+    Callbacks of Lightning and of the user may support only one fit; a Timer, for example, is never
+    reset. State that they keep between stages is in the checkpoint.
     """
     return [one if _is_ours(one) else copy.deepcopy(one) for one in callbacks]
 
@@ -123,10 +123,11 @@ def _is_ours(callback: Callback) -> bool:
     return type(callback).__module__.partition(".")[0] == "mobilellm"
 
 
-def _validate_again(trainer: Trainer, module: LanguageModelModule) -> None:
-    """Validate after `fit`, on the device of training: Lightning has moved the model to the CPU.
+def _validate_after_fit(trainer: Trainer, module: LanguageModelModule) -> None:
+    """Validate after `fit`, when Lightning has already moved the model to the CPU.
 
-    Ranks communicate through their devices, and the result should be the one of training.
+    The model is moved back to the device of training, because ranks communicate through their
+    devices and the result must be the same as during training.
     """
     device = next(module.model.parameters()).device
     module.to(trainer.strategy.root_device)
@@ -136,11 +137,13 @@ def _validate_again(trainer: Trainer, module: LanguageModelModule) -> None:
 
 @contextmanager
 def _interruptible(run: Run) -> Iterator[None]:
-    """Turn an interrupt into `Stopped`: Lightning exits with code 1, and leaves Ctrl-C ignored.
+    """Convert an interrupt into `Stopped` and restore the handler of Ctrl-C.
+
+    Lightning would exit with code 1 and leave Ctrl-C ignored.
 
     Raises:
-        Stopped: Ctrl-C before the first step, a second Ctrl-C later, or SIGTERM without the
-            callback that waits for the end of the step.
+        Stopped: Ctrl-C before the first step, a second Ctrl-C, or SIGTERM if the callback that
+            waits for the end of the step is missing.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -168,9 +171,9 @@ def _raise_if_stopped(run: Run) -> None:
 
 
 def _whole_model(run: Run, module: LanguageModelModule) -> MobileLLM | None:
-    """The model with all its weights; if devices shard them, gathered on the first process.
+    """The model with all its weights; sharded weights are gathered on the first process.
 
-    Called on all processes; None on the others.
+    Must be called on all processes; if the weights are sharded, the others get None.
     """
     model: MobileLLM = module.model  # pyright: ignore[reportAssignmentType]
     if run.trainer.strategy != "fsdp":
@@ -182,7 +185,7 @@ def _whole_model(run: Run, module: LanguageModelModule) -> MobileLLM | None:
 
 @contextmanager
 def _closing(loggers: Iterable[Logger]) -> Iterator[None]:
-    """End the run of every logger, whatever happens: the next one must not write into it."""
+    """Close all loggers at the end, so that the next run does not write into this run's logs."""
     try:
         yield
     finally:

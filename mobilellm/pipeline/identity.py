@@ -27,7 +27,7 @@ from mobilellm.hydra_app.override_text import (
 from mobilellm.paths import user_path
 from mobilellm.recorded_config import TARGET, class_name, to_current_form
 from mobilellm.run_folder import CONFIG, read_summary
-from mobilellm.run_settings import flat_config, is_identity
+from mobilellm.run_settings import Config, flat_config, is_identity
 
 # Settings that are paths, including those of the groups data and distillation.
 PATHS = re.compile(
@@ -46,7 +46,7 @@ IDENTITY_VERSION = 2
 QUICK_FACTS = ("seed", "sequence_length", "tokens_per_step")
 
 
-def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+def identity(config: Config) -> dict[str, object]:
     """The settings that can change the result, as dotted keys and values.
 
     Two configurations with the same identity train the same model. The settings `NOT_IDENTITY`,
@@ -76,14 +76,14 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
+def config_hash(config: Config) -> str:
     """The first 8 hexadecimal digits of the SHA-256 of the configuration's `identity`."""
     text = json.dumps(identity(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def run_name(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
-    """Readable overrides and the configuration's hash, e.g. `num_blocks-8_seed-1-3fa2b1c0`.
+def run_name(config: Config, overrides: Sequence[str]) -> str:
+    """The overrides in readable form and the hash, e.g. `num_blocks-8_seed-1-3fa2b1c0`.
 
     It contains no `=` and no `,`, because Hydra would require quotes for such a path
     (`init_from=…`).
@@ -106,7 +106,7 @@ def _readable(overrides: Sequence[str]) -> str:
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", "_".join(parts)).strip("_")
 
 
-def find_run_folder(parent: Path, config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Path:
+def find_run_folder(parent: Path, config: Config, overrides: Sequence[str] = ()) -> Path:
     """The folder of this configuration under `parent`: the existing one, or a new name.
 
     An existing folder is found by its hash, so that the order and the spelling of the overrides do
@@ -125,7 +125,7 @@ def find_run_folder(parent: Path, config: Mapping[str, Any], overrides: Sequence
     return next(older, parent / run_name(config, overrides))
 
 
-def _check_same_classes(folder: Path, config: Mapping[str, Any]) -> None:
+def _check_same_classes(folder: Path, config: Config) -> None:
     """Check that no class of the folder's run is another class with the same name.
 
     A class that has moved is accepted: its old name cannot be imported any more, or refers to the
@@ -146,7 +146,7 @@ def _check_same_classes(folder: Path, config: Mapping[str, Any]) -> None:
                 )
 
 
-def _imported(target: Any) -> Any:
+def _imported(target: object) -> object:
     try:
         return get_object(str(target))
     except Exception:
@@ -154,8 +154,8 @@ def _imported(target: Any) -> Any:
 
 
 def differences(
-    folder: Path, config: Mapping[str, Any], overrides: Sequence[str] = ()
-) -> dict[str, tuple[Any, Any]]:
+    folder: Path, config: Config, overrides: Sequence[str] = ()
+) -> dict[str, tuple[object, object]]:
     """Settings in which the run in `folder` differs: the recorded value and the present one.
 
     A setting that is missing from the recorded configuration was introduced after the run; it is
@@ -198,9 +198,7 @@ def _read_config(path: Path, _changed: int) -> dict[str, Any]:
     return to_current_form(config) if isinstance(config, dict) else {}
 
 
-def _is_older(
-    folder: Path, wanted: str, config: Mapping[str, Any], overrides: Sequence[str]
-) -> bool:
+def _is_older(folder: Path, wanted: str, config: Config, overrides: Sequence[str]) -> bool:
     """Whether the folder belongs to this run, with a name from an earlier version."""
     try:
         summary = read_summary(folder) or {}
@@ -213,7 +211,7 @@ def _is_older(
     return not differences(folder, config, overrides)
 
 
-def _is_probed(recorded: Any, configured: Any, config: Mapping[str, Any]) -> bool:
+def _is_probed(recorded: Any, configured: Any, config: Config) -> bool:
     """Whether the recorded learning rate is one that the probe can have chosen."""
     factors = config.get(f"{PROBE}_factors") or ()
     try:
@@ -222,7 +220,7 @@ def _is_probed(recorded: Any, configured: Any, config: Mapping[str, Any]) -> boo
         return False
 
 
-def passive_callbacks(config: Mapping[str, Any]) -> list[str]:
+def passive_callbacks(config: Config) -> list[str]:
     """Names of the callbacks that do not change the trained model.
 
     Their class sets `watches_only = True`, or `measures_only = True` if they add results to those
@@ -231,12 +229,12 @@ def passive_callbacks(config: Mapping[str, Any]) -> list[str]:
     return _marked_callbacks(config, "watches_only", "measures_only")
 
 
-def _watching_callbacks(config: Mapping[str, Any]) -> list[str]:
+def _watching_callbacks(config: Config) -> list[str]:
     """Keys `callbacks.<name>` of the callbacks that affect neither training nor results."""
     return [f"callbacks.{name}" for name in _marked_callbacks(config, "watches_only")]
 
 
-def _marked_callbacks(config: Mapping[str, Any], *attributes: str) -> list[str]:
+def _marked_callbacks(config: Config, *attributes: str) -> list[str]:
     """Names of the callbacks whose class sets one of the attributes to True."""
     nodes = (config.get("callbacks") or {}).items()
     return [name for name, node in nodes if node and _is_marked(node, attributes)]
@@ -252,7 +250,7 @@ def _is_marked(node: Any, attributes: Sequence[str]) -> bool:
     return any(own.get(attribute) is True for attribute in attributes)
 
 
-def _path(key: str, value: Any, base: str) -> Any:
+def _path(key: str, value: object, base: str) -> object:
     if isinstance(value, list):
         return [_path(key, item, base) for item in value]
     if not isinstance(value, str):
@@ -263,7 +261,7 @@ def _path(key: str, value: Any, base: str) -> Any:
     return os.path.relpath(os.path.realpath(full), os.path.realpath(user_path(base)))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Plain data with normalised numbers: 1e4 becomes 10000."""
     if isinstance(value, Mapping):
         return {

@@ -1,4 +1,4 @@
-"""Memory of the device that a run trains on: what is free, what fits, and the peak."""
+"""Free memory and peak memory of the device that a run trains on."""
 
 import os
 import re
@@ -9,14 +9,17 @@ import torch
 
 
 def free_memory_bytes(device_type: str) -> int:
-    """Bytes that a training step may allocate now."""
+    """Bytes that a training step can currently allocate."""
     if device_type == "cuda":
         return torch.cuda.mem_get_info()[0]
     return psutil.virtual_memory().available
 
 
 def reset_peak_memory(device_type: str) -> None:
-    """Measure the peak from now on, if the system allows it: one process may train several runs."""
+    """Start a new measurement of the peak, because one process may train several runs.
+
+    Without effect on systems that do not support it.
+    """
     if device_type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return
@@ -27,7 +30,7 @@ def reset_peak_memory(device_type: str) -> None:
 
 
 def peak_memory_bytes(device_type: str) -> int:
-    """The most memory since the reset: allocated bytes on a GPU, resident bytes elsewhere."""
+    """Peak memory since the reset: allocated bytes on a GPU, otherwise resident bytes."""
     if device_type == "cuda":
         return torch.cuda.max_memory_allocated()
     try:

@@ -1,21 +1,21 @@
-"""How many windows fit into one forward pass."""
+"""Chooses the number of windows per forward pass."""
 
 from mobilellm.accounting import largest_micro_batch
 from mobilellm.pipeline.memory import free_memory_bytes
 from mobilellm.pipeline.run import Run
 from mobilellm.training.ranks import min_over_ranks
 
-# Share of the free memory that micro_batch_size=auto plans with: a forecast is not a measurement.
+# Share of the free memory that micro_batch_size=auto uses, because a forecast can be too low.
 MEMORY_SHARE = 0.7
-# More tokens per pass make no device faster, and larger batches do not fit in the CPU cache.
+# Larger batches do not fit in the CPU cache and are not faster.
 AUTO_MICRO_BATCH_TOKENS = {"cpu": 4096}
 
 
 def micro_batch_size(run: Run) -> int:
-    """Windows per device and forward pass, the same on all ranks; called on all of them.
+    """Windows per device and forward pass, the same on all ranks; must be called on all ranks.
 
     Raises:
-        ValueError: not even one window fits into memory.
+        ValueError: a single window does not fit into memory.
     """
     given, length = run.config["micro_batch_size"], run.config["sequence_length"]
     if given != "auto":

@@ -1,20 +1,26 @@
-"""A hash that is equal for equal models, whatever file they were read from."""
+"""A hash of a model that does not depend on the file that it was read from."""
 
 import hashlib
 import json
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import nn
 
 
+class _Configuration(Protocol):
+    """The configuration of a model: ours, or one of Hugging Face."""
+
+    def to_dict(self) -> dict[str, object]: ...
+
+
 def model_hash(model: nn.Module) -> str:
     """Hash of a model's configuration and weights; 32 hex digits."""
-    config: Any = getattr(model, "config", None) or model.model.config  # pyright: ignore
+    config: _Configuration = getattr(model, "config", None) or model.model.config  # pyright: ignore
     fields = {
         key: value
         for key, value in config.to_dict().items()
-        # Its path and the version that read it are not part of the model.
+        # The path and the version of transformers are not part of the model.
         if not key.startswith("_") and key != "transformers_version"
     }
     digest = hashlib.blake2b(json.dumps(fields, sort_keys=True, default=str).encode())

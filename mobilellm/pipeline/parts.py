@@ -1,6 +1,6 @@
-"""Makes the parts of a run from its configuration: callbacks, loggers, model, data, module."""
+"""Builds the parts of a run from its configuration: callbacks, loggers, model, data, module."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -26,6 +26,7 @@ from mobilellm.models.layer_subset import layer_subset
 from mobilellm.optim.schedules import Schedule
 from mobilellm.pipeline.recipe import make_recipe
 from mobilellm.pipeline.run import Parts, Run
+from mobilellm.run_settings import Config
 from mobilellm.training.csv_logger import CSVLogger
 from mobilellm.training.datamodule import TokenDataModule
 from mobilellm.training.intervals import Intervals
@@ -35,20 +36,18 @@ from mobilellm.training.training_budget import TrainingBudget
 # How often a run is validated if no interval is given.
 VALIDATIONS_PER_RUN = 10
 
-Config = Mapping[str, Any]
-
 
 def build_parts(config: Config, folder: Path, budget: TrainingBudget, schedule: Schedule) -> Parts:
     """Build the parts that need neither weights nor data.
 
     Args:
         config: the resolved configuration of a run.
-        folder: of the run; nothing is written to it yet.
-        budget: of the run.
-        schedule: of the run's learning rate.
+        folder: the run's folder; nothing is written to it yet.
+        budget: the run's training budget.
+        schedule: the run's learning-rate schedule.
 
     Raises:
-        ValueError, TypeError: what a part refuses, after the key that describes the part.
+        ValueError, TypeError: a part cannot be built; the message begins with its key.
     """
     optimizer = build_optimizer(config["optimizer"])
     compression = _build_compression(config["compression"])
@@ -57,13 +56,13 @@ def build_parts(config: Config, folder: Path, budget: TrainingBudget, schedule: 
         starts = None if compression is None else compression.starts(budget)
     callbacks: list[Callback] = [part for part in (compression, distillation) if part is not None]
     callbacks += _build_members(config, "callbacks", folder / CHECKPOINTS)
-    # A validation before the first step shows what given weights know, unless only a few of their
-    # layers are used, or they are compressed first: compression then measures them by itself.
+    # Given weights are validated before the first step. This says nothing if only some of their
+    # layers are used, and compression before the first step measures the loss itself.
     is_compressed_first = starts is not None and starts[0] == 0
     if config["init_from"] and config["init_layers"] is None and not is_compressed_first:
         origin = f"init_from={config['init_from']}"
         callbacks.append(InitialLossCallback(origin, config["model"]["vocab_size"]))
-    # A later stage begins with the last checkpoint.
+    # A later stage resumes from the last checkpoint.
     has_checkpoints = any(isinstance(callback, CheckpointCallback) for callback in callbacks)
     if starts is not None and starts[-1] > 0 and not has_checkpoints:
         callbacks.append(
@@ -80,10 +79,10 @@ def build_parts(config: Config, folder: Path, budget: TrainingBudget, schedule: 
 
 
 def build_optimizer(node: Config) -> Callable[[nn.Module], Optimizer]:
-    """The function that makes the optimizer of a model.
+    """The function that builds the optimizer for a model.
 
     Raises:
-        ValueError: there is no learning rate, or the node describes an optimizer without a model.
+        ValueError: the learning rate is missing, or the node does not describe such a function.
     """
     if "learning_rate" not in node:
         raise ValueError(
@@ -91,19 +90,19 @@ def build_optimizer(node: Config) -> Callable[[nn.Module], Optimizer]:
         )
     make = instantiate(node)
     if not callable(make) or isinstance(make, Optimizer):
-        raise ValueError("optimizer must be made from the model; set optimizer._partial_=true")
+        raise ValueError("optimizer must be a function of the model; set optimizer._partial_=true")
     return make  # pyright: ignore[reportReturnType]
 
 
 def build_schedule(node: Config) -> Schedule:
-    """The schedule that a node describes.
+    """The learning-rate schedule that a node describes.
 
     Raises:
-        ValueError: it is not a function.
+        ValueError: the node does not describe a function.
     """
     schedule = instantiate(node)
     if not callable(schedule):
-        raise ValueError("schedule must be a function of step and progress; use schedule=cosine")
+        raise ValueError("schedule must be a function of step and progress; try schedule=cosine")
     return schedule  # pyright: ignore[reportReturnType]
 
 
@@ -115,12 +114,12 @@ def _build_compression(node: Config) -> CompressionCallback | None:
 
 
 def _build_group(config: Config, group: str) -> Any:
-    """What a group describes; its errors begin with the group's name."""
+    """Build the object that a group describes; error messages begin with the group's name."""
     return instantiate({group: config[group] or None})[group]
 
 
 def _build_members(config: Config, group: str, folder: Path) -> list[Any]:
-    """All members of a group that are not null; those with `_partial_: true` get the folder."""
+    """Build all members of a group that are not null; `_partial_: true` passes them the folder."""
     nodes = {name: node for name, node in config[group].items() if node is not None}
     members = []
     for name, member in instantiate({group: nodes})[group].items():
@@ -137,11 +136,12 @@ def _build_members(config: Config, group: str, folder: Path) -> list[Any]:
 
 @contextmanager
 def named_errors(key: str, target: str = "") -> Iterator[None]:
-    """Put the key that describes a part in front of the errors that the part raises.
+    """Prefix the errors that a part raises with the key of the part in the configuration.
 
     Args:
-        key: of the configuration, e.g. `callbacks.checkpoint`.
-        target: the `_target_` there, if a misspelt field is to be answered with the known ones.
+        key: the key, e.g. `callbacks.checkpoint`.
+        target: the `_target_` of the part; if it is given, an error about an unknown field lists
+            the known fields.
     """
     try:
         yield
@@ -163,7 +163,7 @@ def make_model(run: Run) -> MobileLLM:
 
 
 def make_data(run: Run, prepared: PreparedData, micro_batch_size: int) -> TokenDataModule:
-    """The Lightning data module; the seed decides the order of its windows."""
+    """The Lightning data module; the run's seed determines the order of the windows."""
     return TokenDataModule(
         prepared,
         sequence_length=run.config["sequence_length"],

@@ -1,16 +1,15 @@
-"""Plans a run: resolves its configuration, builds each part once, and checks the whole.
+"""Plans a run: resolves its configuration, builds each part once, and checks that they fit.
 
 Neither data nor weights are read.
 """
 
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.callbacks.distillation import DENSE
 from mobilellm.data import DataConfig
-from mobilellm.hydra_app.configuration import instantiate
+from mobilellm.hydra_app.configuration import instantiate, plain_config
 from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.models import ModelConfig
 from mobilellm.paths import check_writable
@@ -26,15 +25,16 @@ from mobilellm.training.trainer import TrainerConfig
 from mobilellm.training.training_budget import TrainingBudget
 
 
-def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
+def plan_run(cfg: DictConfig, *, on_this_machine: bool = True) -> Run:
     """Resolve the configuration of one run, build its parts, and check them.
 
     Args:
         cfg: the composed configuration.
-        here: whether the run trains on this machine, which then must have the devices.
+        on_this_machine: whether the run trains on this machine, which must then have its devices.
 
     Raises:
-        ValueError, TypeError, FileNotFoundError: what does not fit, and what to do.
+        ValueError, TypeError, FileNotFoundError: the configuration is not valid; the message names
+            the setting and the remedy.
     """
     job = hydra_job()
     overrides = job.overrides or ()
@@ -44,7 +44,7 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
     cfg = with_ids_of_data(cfg, first_data, overrides)
     if cfg.extend_from is not None:
         cfg = extended_config(cfg, job.overrides)
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore
+    config = plain_config(cfg)
     identity, parent = config_hash(config), Path(config["output_dir"]) / config["experiment_name"]
     folder = find_run_folder(parent, config, job.distinguishing)
     config, changes = with_recorded(config, folder, job.overrides)
@@ -52,7 +52,7 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
     model: ModelConfig = instantiate(cfg.model)
     check_windows(config, model)
     trainer: TrainerConfig = instantiate(cfg.trainer)
-    check_devices(config, trainer, job.launcher, here=here)
+    check_devices(config, trainer, job.launcher, on_this_machine=on_this_machine)
     check_targets(config)
     check_writable("output_dir", Path(config["output_dir"]))
     budget = TrainingBudget(
@@ -69,7 +69,7 @@ def plan_run(cfg: DictConfig, *, here: bool = True) -> Run:
         folder=folder,
         identity=identity,
         model=model,
-        # Settings of an extended or a continued run may have replaced some of the data's.
+        # The settings of an extended or resumed run may have replaced some of the data's.
         data=first_data if _data_settings(cfg) == first_settings else _data(cfg),
         trainer=trainer,
         budget=budget,
@@ -91,7 +91,7 @@ def _teacher(cfg: DictConfig) -> str | None:
     """The folder of the teacher; None if there is none, or if it is the student itself.
 
     Raises:
-        ValueError: something that is not a path.
+        ValueError: the setting is not a path.
     """
     teacher = (cfg.distillation or {}).get("teacher")
     if teacher is not None and not isinstance(teacher, str):
@@ -103,5 +103,5 @@ def _teacher(cfg: DictConfig) -> str | None:
 
 
 def _data_settings(cfg: DictConfig) -> tuple[object, ...]:
-    """All settings that a run's data depend on."""
-    return OmegaConf.to_container(cfg.data, resolve=True), cfg.init_from, _teacher(cfg)
+    """All settings that the data of a run depend on."""
+    return plain_config(cfg.data), cfg.init_from, _teacher(cfg)

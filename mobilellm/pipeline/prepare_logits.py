@@ -1,22 +1,23 @@
 """Runs a teacher once over the training data and stores its top-k probabilities.
 
-1. Check what can be checked without data or weights.
+1. Check the options before data or weights are read.
 2. Prepare the data or open prepared data, and compare their tokenizer with the teacher's.
-3. Under a lock, write the missing shards; a finished store is reused.
+3. Write the missing shards under a lock; a finished store is reused.
 """
 
 import hashlib
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from mobilellm.data import PreparedData, prepare_data
+from mobilellm.data import DataConfig, PreparedData, prepare_data
 from mobilellm.data.preparation.prepare import open_prepared
 from mobilellm.data.resolved import data_name
 from mobilellm.data.windows import Windows
@@ -42,16 +43,16 @@ from mobilellm.units import bytes_text
 
 DEFAULT_DIR = Path("logits")
 SHARD_BYTES = 1 << 24
-# Limited, because every process that reads a store keeps all of its shards open.
+# Every process that reads a store keeps all of its shards open.
 MAX_SHARDS = 256
 
 
 def prepare_logits(cfg: DictConfig, folder: str | Path) -> LogitStore:
-    """Make the logit store that the configuration describes, or continue an unfinished one.
+    """Create the logit store that the configuration describes, or continue an unfinished one.
 
     Args:
         cfg: the composed configuration.
-        folder: of the teacher: a model, a run, or a Hugging Face folder.
+        folder: folder of the teacher: a saved model, a run, or a Hugging Face model.
 
     Returns:
         The finished store.
@@ -74,35 +75,38 @@ def prepare_logits(cfg: DictConfig, folder: str | Path) -> LogitStore:
         document_mask=mask,
     )
     windows = prepared.windows("train", cfg.sequence_length, document_mask=mask)
-    teacher: Any = open_teacher(folder)
-    options = {
-        "data_hash": prepared.hashes["train"],
-        "tokenizer_hash": prepared.hashes["tokenizer"],
-        "teacher_hash": model_hash(teacher.model),
-        "vocab_size": vocab_size,
-        "document_mask": mask,
-        "num_windows": len(windows),
-        "windows_per_shard": cfg.windows_per_shard or 1,
-        **{name: cfg[name] for name in ("sequence_length", "k", "precision", "packing",
-                                        "temperature", "teacher_precision")},
-    }  # fmt: skip
-    inputs = LogitInputs(**options)
+    opened = cast("ModelTeacher", open_teacher(folder))  # `check_options` refuses a logit store
+    inputs = LogitInputs(
+        data_hash=str(prepared.hashes["train"]),
+        tokenizer_hash=prepared.hashes["tokenizer"],
+        teacher_hash=model_hash(opened.model),
+        vocab_size=vocab_size,
+        document_mask=mask,
+        num_windows=len(windows),
+        windows_per_shard=cfg.windows_per_shard or 1,
+        sequence_length=cfg.sequence_length,
+        k=cfg.k,
+        precision=cfg.precision,
+        packing=cfg.packing,
+        temperature=cfg.temperature,
+        teacher_precision=cfg.teacher_precision,
+    )
     if cfg.windows_per_shard is None:
-        inputs = LogitInputs(**{**options, "windows_per_shard": _windows_per_shard(inputs)})
+        inputs = replace(inputs, windows_per_shard=_windows_per_shard(inputs))
     out = Path(cfg.out) if cfg.out else DEFAULT_DIR / _name(data_name(data), inputs)
     teacher = ModelTeacher(
-        teacher.model, teacher.structure, precision=cfg.teacher_precision, top_k=cfg.k
+        opened.model, opened.structure, precision=cfg.teacher_precision, top_k=cfg.k
     )
-    store = _make(out, inputs, teacher, windows, device, cfg.micro_batch_size)
-    _report(store, data.tokenizer)
+    store = _open_or_write(out, inputs, teacher, windows, device, cfg.micro_batch_size)
+    _print_summary(store, data.tokenizer)
     return store
 
 
 def check_options(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
-    """Check all options, also against the configuration of the teacher, before any data are read.
+    """Check all options, some against the teacher's configuration, before any data are read.
 
     Returns:
-        The configuration with home folders in its paths, and the device to run on.
+        The configuration with `~` expanded in its paths, and the device to run on.
 
     Raises:
         ValueError, FileNotFoundError: an option or the teacher is not valid.
@@ -110,7 +114,7 @@ def check_options(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
     cfg = checked_config("prepare_logits", cfg)
     facts = describe_teacher(folder)
     if facts.kind == "store":
-        raise ValueError(f"{folder} is a logit store already; give the folder of a model")
+        raise ValueError(f"TEACHER_DIR {folder} is a logit store; give the folder of a model")
     vocab_size = facts.structure.vocab_size
     Packing(vocab_size=vocab_size, k=cfg.k, precision=cfg.precision, packing=cfg.packing)
     check_teacher_options(cfg.teacher_precision, cfg.k, None, vocab_size)
@@ -125,13 +129,13 @@ def check_options(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
         raise ValueError(str(error).removeprefix("trainer.")) from None
 
 
-def _data(cfg: DictConfig, folder: Path) -> tuple[Any, PreparedData]:
+def _data(cfg: DictConfig, folder: Path) -> tuple[DataConfig, PreparedData]:
     """The data, with the tokenizer of the teacher if no tokenizer is given.
 
     If the data are already prepared as configured, e.g. for training the teacher, they are reused.
     """
     facts = describe_teacher(folder)
-    merged: Any = OmegaConf.create(OmegaConf.to_container(cfg))
+    merged = DictConfig(OmegaConf.to_container(cfg))
     merged.model = {"vocab_size": facts.structure.vocab_size}
     with_own = data_for_weights(
         merged.data, folder, eos_token_ids=facts.eos_token_ids, name=f"TEACHER_DIR {folder}"
@@ -158,7 +162,7 @@ def _name(data: str, inputs: LogitInputs) -> str:
     return f"{data}-{inputs.sequence_length}-top{inputs.k}-{digest}"
 
 
-def _make(
+def _open_or_write(
     out: Path,
     inputs: LogitInputs,
     teacher: ModelTeacher,
@@ -166,41 +170,41 @@ def _make(
     device: str,
     micro_batch_size: int,
 ) -> LogitStore:
-    """The store in `out`, which is reused, continued or created."""
+    """The store in `out`, which is opened, continued or created."""
     check_folder(out, inputs)
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        _tell(f"waiting for another process that writes {out}")
+        _log(f"waiting for another process that writes {out}")
         lock.acquire()
     try:
         if (out / MANIFEST).exists():
             check_folder(out, inputs)
-            _tell(f"{out} is finished already: nothing to do")
+            _log(f"{out} is finished already: nothing to do")
             return LogitStore(out)
         writer = LogitWriter(out, inputs)
         _check_space(writer)
         rate = write_missing(
             writer, teacher, windows, device=device, micro_batch_size=micro_batch_size
         )
-        _tell(f"{rate:,.0f} tokens/s")
+        _log(f"{rate:,.0f} tokens/s")
         writer.finish()
         return LogitStore(out)
     except KeyboardInterrupt:
-        _tell(f"stopped; {out} keeps what is finished, and the same command continues")
+        _log(f"stopped; the finished shards in {out} are kept, and the same command continues")
         raise
     finally:
         lock.release()
 
 
 def _check_space(writer: LogitWriter) -> None:
-    """Say what is there already; refuse a disk with too little room for the rest."""
+    """Log how many shards exist, and check that the disk has space for the missing ones."""
     inputs, missing = writer.inputs, writer.missing
     if len(missing) < inputs.num_shards:
         done = inputs.num_shards - len(missing)
-        _tell(f"{writer.folder} has {done} of {inputs.num_shards} shards: continuing from there")
+        _log(f"{writer.folder} has {done} of {inputs.num_shards} shards: continuing from there")
     needed = sum(len(inputs.windows_of(shard)) for shard in missing) * inputs.window_bytes
     free = shutil.disk_usage(writer.folder).free
     if needed > free:
@@ -210,15 +214,15 @@ def _check_space(writer: LogitWriter) -> None:
         )
 
 
-def _report(store: LogitStore, tokenizer: str | None) -> None:
-    """Say what there is, and what a student's run needs to use it."""
+def _print_summary(store: LogitStore, tokenizer: str | None) -> None:
+    """Print a summary of the store and the overrides that a student's run needs."""
     manifest, mass = store.manifest, store.manifest["captured_mass"]
     overrides = [f"distillation.teacher={store.folder}"]
     overrides.append(f"sequence_length={store.sequence_length}")
     overrides += [f"data.tokenizer={tokenizer}"] if tokenizer else []
     lines = (
-        f"{store.folder}: {manifest['num_tokens']:,} tokens, {manifest['bytes_per_token']} bytes a "
-        f"token, {bytes_text(manifest['bytes'])}",
+        f"{store.folder}: {manifest['num_tokens']:,} tokens, {manifest['bytes_per_token']} bytes "
+        f"per token, {bytes_text(manifest['bytes'])}",
         f"captured probability mass: {mass['mean']:.4f} on average, at most "
         f"{mass['percentile_5']:.3f} on 5 % of the tokens",
         f"train on the same data with {' '.join(overrides)}",
@@ -226,6 +230,6 @@ def _report(store: LogitStore, tokenizer: str | None) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _tell(message: str) -> None:
+def _log(message: str) -> None:
     sys.stderr.write(f"{message}\n")
     sys.stderr.flush()

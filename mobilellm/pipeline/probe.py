@@ -1,12 +1,11 @@
-"""The learning rate of an architecture, found by short runs before the long ones.
+"""The learning-rate probe: short runs that choose the learning rate of an architecture.
 
-One learning rate for all widths favours the widths that it happens to suit. So each architecture
-first tries a few rates, with a seed of their own and a share of the tokens; the runs of the
-architecture with other seeds use the same result.
+A comparison of architectures with one learning rate favours those that this rate suits. Therefore
+each architecture first tries several rates, with a separate seed and on a share of the tokens. Runs
+of the same architecture with other seeds reuse the result.
 """
 
 import logging
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,7 +15,7 @@ from mobilellm.data import PreparedData
 from mobilellm.pipeline.fit import fit
 from mobilellm.pipeline.identity import config_hash, find_run_folder
 from mobilellm.pipeline.parts import build_optimizer, build_parts
-from mobilellm.pipeline.results import Facts
+from mobilellm.pipeline.results import LearningRateTrial
 from mobilellm.pipeline.run import Run
 from mobilellm.pipeline.summary import recording
 from mobilellm.run_folder import read_summary
@@ -30,67 +29,62 @@ logger = logging.getLogger(__name__)
 PROBES = "probes"
 
 
-def probe_learning_rate(run: Run, prepared: PreparedData) -> tuple[Run, list[Facts] | None]:
-    """If the configuration asks for it, try learning rates and take the best one.
+def probe_learning_rate(
+    run: Run, prepared: PreparedData
+) -> tuple[Run, list[LearningRateTrial] | None]:
+    """If the configuration asks for it, try learning rates and choose the best one.
 
     Returns:
-        The run with that learning rate; and what was tried, as `try_learning_rates` returns it.
+        The run with that learning rate, and the results of `try_learning_rates`; None without a
+        probe.
 
     Raises:
         ValueError: training diverged with every rate.
     """
     if not run.config["learning_rate_probe"]:
         return run, None
-    tried = try_learning_rates(run, prepared)
-    optimizer = run.config["optimizer"] | {"learning_rate": best_learning_rate(tried)}
+    trials = try_learning_rates(run, prepared)
+    optimizer = run.config["optimizer"] | {"learning_rate": best_learning_rate(trials)}
     if is_first_process():
-        logger.info("%s", describe_choice(tried))
+        logger.info("%s", describe_choice(trials))
     parts = replace(run.parts, optimizer=build_optimizer(optimizer))
-    return replace(run, config=run.config | {"optimizer": optimizer}, parts=parts), tried
+    return replace(run, config=run.config | {"optimizer": optimizer}, parts=parts), trials
 
 
-def best_learning_rate(tried: Sequence[Facts]) -> float:
-    """The rate with the lowest loss among those with which training did not diverge.
-
-    Args:
-        tried: as `try_learning_rates` returns them.
+def best_learning_rate(trials: Sequence[LearningRateTrial]) -> float:
+    """The learning rate with the lowest validation loss.
 
     Raises:
         ValueError: training diverged with every rate.
     """
-    usable = [trial for trial in tried if _is_usable(trial)]
+    usable = [trial for trial in trials if trial.has_finite_loss]
     if not usable:
-        rates = ", ".join(f"{trial['learning_rate']:g}" for trial in tried)
+        rates = ", ".join(f"{trial.learning_rate:g}" for trial in trials)
         raise ValueError(
             f"learning_rate_probe: training diverged with each of the learning rates {rates}; give "
             "a lower optimizer.learning_rate, or lower learning_rate_probe_factors"
         )
-    return min(usable, key=lambda trial: trial["val_loss"])["learning_rate"]
+    return min(usable, key=lambda trial: trial.val_loss or 0.0).learning_rate
 
 
-def describe_choice(tried: Sequence[Facts]) -> str:
-    """One line: the rate chosen, and the loss that each rate led to."""
+def describe_choice(trials: Sequence[LearningRateTrial]) -> str:
+    """One line for the log: the chosen learning rate, and the validation loss of each rate."""
     losses = (
-        f"{trial['learning_rate']:g} "
-        + (f"({trial['val_loss']:.3f} nats per token)" if _is_usable(trial) else "(diverged)")
-        for trial in tried
+        f"{trial.learning_rate:g} "
+        + (f"({trial.val_loss:.3f} nats per token)" if trial.has_finite_loss else "(diverged)")
+        for trial in trials
     )
-    return f"learning rate {best_learning_rate(tried):g}, the best of {', '.join(losses)}"
+    return f"learning rate {best_learning_rate(trials):g}, the best of {', '.join(losses)}"
 
 
-def _is_usable(trial: Facts) -> bool:
-    return trial["val_loss"] is not None and math.isfinite(trial["val_loss"])
+def try_learning_rates(run: Run, prepared: PreparedData) -> list[LearningRateTrial]:
+    """Train briefly with each learning rate that no other trial of the sweep has tried before.
 
-
-def try_learning_rates(run: Run, prepared: PreparedData) -> list[Facts]:
-    """Train briefly with each rate; a rate that any trial has tried before is not tried again.
-
-    Trials that run at the same time share the work: one waits for a rate that another one is trying
-    only if there is nothing else left to do.
+    Trials that run at the same time share the work: a trial waits for a rate that another one is
+    trying only if nothing else is left to do.
 
     Returns:
-        `learning_rate` and `val_loss` (nats per token; None where training diverged) of each, by
-        rising rate.
+        The results, in order of increasing learning rate.
     """
     waiting = [_probe_run(run, factor) for factor in run.config["learning_rate_probe_factors"]]
     runs = sorted(waiting, key=lambda probe: probe.learning_rate)
@@ -104,10 +98,10 @@ def try_learning_rates(run: Run, prepared: PreparedData) -> list[Facts]:
                 elif not broadcast_from_first(_is_tried(probe)):
                     _try(probe, prepared)
         waiting, timeout = busy, -1
-    # The first process writes the summaries: the others might look too early.
+    # Only the first process writes the summaries, so the others could read them too early.
     return broadcast_from_first(
         [
-            {"learning_rate": probe.learning_rate, "val_loss": summary.get("val_loss")}
+            LearningRateTrial(learning_rate=probe.learning_rate, val_loss=summary.get("val_loss"))
             for probe in (runs if is_first_process() else ())
             if (summary := read_summary(probe.folder)) is not None
         ]
@@ -115,8 +109,8 @@ def try_learning_rates(run: Run, prepared: PreparedData) -> list[Facts]:
 
 
 def _try(probe: Run, prepared: PreparedData) -> None:
-    """Train one probe; if it diverges, that is its result, which its summary keeps."""
-    # A run of its own: its callbacks and loggers write to its own folder.
+    """Train with one learning rate; a divergence is a result, which the summary records."""
+    # The callbacks and loggers must write to the probe's own folder.
     parts = build_parts(probe.config, probe.folder, probe.budget, probe.parts.schedule)
     try:
         with recording(probe, prepared) as summary:
@@ -131,7 +125,7 @@ def _is_tried(probe: Run) -> bool:
 
 
 def _lock(folder: Path, timeout: float, stack: ExitStack) -> bool:
-    """Whether the first of the run's processes, which decides for all, holds the lock."""
+    """Try to lock the folder; only the first process does, and its result counts for all."""
     if is_first_process():
         try:
             stack.enter_context(lock_run_folder(folder, timeout))
@@ -141,7 +135,7 @@ def _lock(folder: Path, timeout: float, stack: ExitStack) -> bool:
 
 
 def _probe_run(run: Run, factor: float) -> Run:
-    """The short run with `factor` times the configured rate; it still has the parts of `run`."""
+    """The short run with `factor` times the configured rate; its parts are still those of `run`."""
     config = run.config
     share = config["learning_rate_probe_share"]
     steps = run.budget.total_steps

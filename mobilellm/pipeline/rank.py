@@ -24,9 +24,9 @@ from mobilellm.pipeline.train import train
 
 
 def main() -> int:
-    """Train as one rank; returns the exit code. Errors go into the report and are not printed."""
+    """Train as one rank and return the exit code; errors are reported and not printed."""
     cfg, hydra_cfg, rank, report = pickle.load(sys.stdin.buffer)
-    with _dying_with_the_parent():
+    with _killed_with_parent():
         try:
             with shown_messages():
                 _train(cfg, hydra_cfg)
@@ -45,15 +45,15 @@ def _train(cfg: DictConfig, hydra_cfg: HydraConf) -> None:
 
 
 @contextmanager
-def _dying_with_the_parent() -> Iterator[None]:
-    """End this process if its parent dies, which closes the parent's end of the pipe.
+def _killed_with_parent() -> Iterator[None]:
+    """Kill this process if its parent dies, which closes the pipe to stdin.
 
-    The thread that watches the pipe is joined, so that none is left when the interpreter ends.
+    The thread that watches the pipe is joined, so that it does not outlive the interpreter.
     """
     is_over, end = os.pipe()
 
     def watch() -> None:
-        # Not through sys.stdin, whose lock this thread would hold.
+        # Not with sys.stdin, because this thread would hold its lock.
         readable, _, _ = select.select([0, is_over], [], [])
         if is_over not in readable:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -1,8 +1,8 @@
-"""Starts the processes (ranks) of a run, instead of Lightning.
+"""Starts one process per rank of a run.
 
-Lightning would start further ranks by repeating the command line, with `-m` the whole sweep. Here
-the process that was started to train starts all ranks, as `torchrun` does, sends each the composed
-configuration, and waits for them.
+Lightning would start the other ranks by repeating the command line, which with `-m` repeats the
+whole sweep. Instead, the process of the command starts all ranks, as `torchrun` does, sends the
+composed configuration to each, and waits for them.
 """
 
 import math
@@ -31,48 +31,49 @@ from mobilellm.run_folder import read_summary, write_summary
 from mobilellm.training.signals import handled_signals, leave_closed_terminal, stops_immediately
 
 POLL_SECONDS = 0.05
-# How long the other ranks may take to end by themselves: after one has failed or finished, and
-# after a signal has stopped one, since rank 0 may still have to write files.
+# Time that the other ranks have to exit after one has failed or finished, and after a signal has
+# stopped one; rank 0 may still have to write files.
 FAILED_GRACE_SECONDS, STOPPED_GRACE_SECONDS = 10.0, 120.0
-# Since the first signal: a step of a large model may take minutes, and ranks that wait for one that
-# has ended never end.
+# Time after the first signal before all ranks are killed: a step of a large model may take minutes,
+# and ranks that wait for one that has exited would wait forever.
 SIGNAL_GRACE_SECONDS = 600.0
 PROGRAM = "import sys; from mobilellm.pipeline.rank import main; sys.exit(main())"
 
 
 class RankDied(RuntimeError):
-    """A rank ended without a report."""
+    """A rank exited without writing a report."""
 
 
 class RankTraceback(Exception):
     """The traceback of a rank, printed before its error."""
 
     def __str__(self) -> str:
-        """As it would have been printed there."""
+        """The traceback as the rank would have printed it."""
         return f"\n{self.args[0]}"
 
 
 def starts_ranks(run: Run) -> bool:
-    """Whether this process must start the ranks: there are several, and no launcher has."""
+    """Whether this process must start the ranks: there are several, and no launcher did."""
     place = run.trainer.process_rank
     return place.world_size > 1 and place.launcher is None
 
 
 def train_on_ranks(cfg: DictConfig, run: Run) -> Facts:
-    """Train `cfg` in one process per rank; the first signal is passed on to them, the second kills.
+    """Train in one process per rank; the first signal is forwarded to them, the second kills them.
 
     Returns:
         The run's summary.
 
     Raises:
-        ValueError: several nodes, on which only a launcher can start processes.
+        ValueError: the run has several nodes, which require a launcher.
         Stopped: a signal ended the ranks.
-        Exception: what the first rank to fail raised, its traceback as the cause.
+        Exception: the error of the first rank that failed, with its traceback as the cause.
     """
     if run.trainer.num_nodes > 1:
         raise ValueError(
-            f"trainer.num_nodes={run.trainer.num_nodes}, and a process starts ranks on its own "
-            "node only; start the command on all nodes with torchrun, srun or hydra/launcher=slurm"
+            f"trainer.num_nodes={run.trainer.num_nodes} must be 1, because this command starts "
+            "ranks only on its own node; for several nodes, start it on all of them with torchrun "
+            "or srun, or use hydra/launcher=slurm"
         )
     with tempfile.TemporaryDirectory(prefix="mobilellm-ranks-") as folder:
         ranks = _Ranks(run.trainer.world_size, Path(folder))
@@ -86,26 +87,26 @@ def train_on_ranks(cfg: DictConfig, run: Run) -> Facts:
 
 
 class _Ranks:
-    """The processes of the ranks, and what ended them."""
+    """The processes of the ranks, and how they ended."""
 
     def __init__(self, size: int, folder: Path) -> None:
         self.reports = [folder / f"rank{rank}" for rank in range(size)]
         self.processes: list[subprocess.Popen[bytes]] = []
         self.signals: list[int] = []
         self.signalled_at = math.inf
-        """When the first of them came, on the monotonic clock."""
+        """Time of the first signal, on the monotonic clock."""
         self.is_killed = False
-        """Whether this process killed them, after a second signal or too long after the first."""
+        """Whether this process killed the ranks, after a second signal or a timeout."""
         self.first_killed: int | None = None
-        """The first rank that was ended by a signal that this process did not send."""
+        """The first rank that was killed by a signal that this process did not send."""
 
     @contextmanager
     def started(self, cfg: DictConfig) -> Iterator[None]:
-        """Start the processes; when the block ends, all of them have ended."""
-        # Opened here, so that the port is in use before rank 0 listens.
+        """Start the processes; after the block, all of them have exited."""
+        # Opened by this process, so that no other program takes the port before rank 0 connects.
         store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # pyright: ignore
         plain = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
-        with self._passing_signals_on():
+        with self._forwarded_signals():
             try:
                 for rank, report in enumerate(self.reports):
                     message = pickle.dumps((plain, HydraConfig.instance().cfg, rank, report))
@@ -121,21 +122,21 @@ class _Ranks:
             [sys.executable, "-P", "-c", PROGRAM],
             stdin=subprocess.PIPE,
             env=os.environ | _environment(rank, len(self.reports), port),
-            # Ctrl-C in the terminal comes here alone, and is passed on once.
+            # Ctrl-C in the terminal then reaches only this process, which forwards it once.
             start_new_session=True,
         )
         self.processes.append(process)
-        # The pipe stays open: its end tells the rank that this process is gone. One that a signal
-        # has killed already takes no message.
+        # The pipe stays open: if it closes, the rank knows that this process has died. A rank that
+        # a signal has already killed cannot receive the message.
         with suppress(BrokenPipeError):
             process.stdin.write(message)  # pyright: ignore[reportOptionalMemberAccess]
             process.stdin.flush()  # pyright: ignore[reportOptionalMemberAccess]
 
     def wait(self) -> None:
-        """Wait until all have ended; once one has, the others have a limited time."""
+        """Wait until all ranks have exited; after the first, the others have a limited time."""
         deadline: float | None = None
         while None in (codes := [process.poll() for process in self.processes]):
-            self._note_killed(codes)
+            self._record_killed(codes)
             if deadline is None and any(code is not None for code in codes):
                 is_stop = any(isinstance(r.error, KeyboardInterrupt) for r in self._read_reports())
                 grace = STOPPED_GRACE_SECONDS if is_stop else FAILED_GRACE_SECONDS
@@ -145,25 +146,25 @@ class _Ranks:
             if deadline is not None and time.monotonic() > deadline:
                 return
             time.sleep(POLL_SECONDS)
-        self._note_killed(codes)
+        self._record_killed(codes)
 
-    def _note_killed(self, codes: list[int | None]) -> None:
+    def _record_killed(self, codes: list[int | None]) -> None:
         if self.first_killed is None and not self.signals:
             killed = (rank for rank, code in enumerate(codes) if code is not None and code < 0)
-            # One that has reported was ended by what it reports, not by a signal.
+            # A rank with a report ended because of what it reports, and not because of a signal.
             self.first_killed = next((r for r in killed if not self.reports[r].exists()), None)
 
     def error(self) -> BaseException | None:
-        """What ended the run: the error of the rank that failed first, which caused the others."""
+        """The error that ended the run: that of the first rank that failed."""
         codes = [process.returncode for process in self.processes]
         reports = self._read_reports()
         if any(report.error is None for report in reports) or not any(codes):
-            # All ranks had finished their work by then; how the processes end does not matter.
+            # All ranks have finished their work, so the exit codes of the processes do not matter.
             return None
         if self.is_killed:
             return Stopped(
-                f"killed by {signal.Signals(self.signals[-1]).name}, since the ranks did not end "
-                "by themselves; the same command with resume=true continues the run",
+                f"killed by {signal.Signals(self.signals[-1]).name}, because the ranks did not "
+                "exit by themselves; the same command with resume=true continues the run",
                 self.signals[-1],
             )
         if self.first_killed is not None:
@@ -186,13 +187,13 @@ class _Ranks:
         return [pickle.loads(p.read_bytes()) for p in self.reports if p.exists()]
 
     def _kill(self) -> None:
-        # Ranks that wait in a collective operation react to no other signal.
+        # Ranks that wait in a collective operation do not react to other signals.
         self.is_killed = True
         for process in self.processes:
             process.kill()
 
     @contextmanager
-    def _passing_signals_on(self) -> Iterator[None]:
+    def _forwarded_signals(self) -> Iterator[None]:
         def receive(number: int, _frame: object) -> None:
             if stops_immediately(self.signals, number):
                 self._kill()
@@ -216,7 +217,7 @@ class _Ranks:
 
 
 def _environment(rank: int, size: int, port: int) -> dict[str, str]:
-    """The environment variables that torchrun would set."""
+    """The environment variables that `torchrun` would set."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // size))
     return {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0",
@@ -228,7 +229,7 @@ def _environment(rank: int, size: int, port: int) -> dict[str, str]:
 
 
 def _record_end(run: Run, error: BaseException) -> None:
-    """Write the cause into summary.json: rank 0 may not know it, or may have ended."""
+    """Write the error to summary.json: rank 0 may not know it, or may have been killed."""
     summary = read_summary(run.folder)
     if summary is None or summary.get("status") not in ("running", "failed"):
         return

@@ -1,21 +1,19 @@
 """The compression recipe of a configuration, for training and for compression without training."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from mobilellm.compression.recipe import Recipe
 from mobilellm.compression.stage_settings import StageSettings, split_settings
 from mobilellm.hydra_app.configuration import instantiate
+from mobilellm.run_settings import Config
 
 
-def make_recipe(node: Mapping[str, Any]) -> tuple[Recipe, StageSettings]:
-    """The recipe that the group compression describes, and when it compresses which layers.
+def make_recipe(node: Config) -> tuple[Recipe, StageSettings]:
+    """Build the recipe and the stage settings that the group compression describes.
 
     Args:
-        node: `compression` of a resolved configuration; not empty.
+        node: the node `compression` of a resolved configuration; not empty.
 
     Raises:
-        ValueError, TypeError: a setting that neither has, or a value out of range.
+        ValueError, TypeError: a setting does not exist, or a value is out of range.
     """
     recipe, settings = split_settings(node)
     try:

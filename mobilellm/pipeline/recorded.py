@@ -1,4 +1,4 @@
-"""The recorded settings that a resumed run keeps from its start."""
+"""Settings that a resumed run keeps from its recorded configuration."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,11 +8,11 @@ from mobilellm.checkpoint_files import last_checkpoint
 from mobilellm.hydra_app.override_text import override_key
 from mobilellm.pipeline.identity import identity, read_config
 from mobilellm.run_folder import read_summary
-from mobilellm.run_settings import flat_config, is_identity
+from mobilellm.run_settings import Config, flat_config, is_identity
 
-# Settings that determine the folder, or apply only to one start.
+# Settings that determine the run folder, or that apply only to one start of the run.
 OF_THIS_START = ("output_dir", "experiment_name", "resume")
-# Settings whose value in conf/ is an interpolation of another setting.
+# Settings whose default in conf/ is an interpolation of another setting.
 TAKEN_FROM = {"data.prepared_dir": "prepared_dir"}
 MISSING = object()
 
@@ -20,7 +20,7 @@ MISSING = object()
 def with_recorded(
     config: dict[str, Any], folder: Path, overrides: Sequence[str] | None
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The configuration with which the unfinished run in `folder` is resumed, and log lines.
+    """The configuration for resuming the unfinished run in `folder`, and lines for the log.
 
     Settings that cannot change the result (micro-batch, compile, paths, …) keep their recorded
     values unless they are given now. For example, a run that ran out of memory can be resumed with
@@ -29,8 +29,8 @@ def with_recorded(
     Args:
         config: the resolved configuration as composed now, with the same identity.
         folder: the folder of the run.
-        overrides: of the command line; None: not known, every setting of `config` is regarded as
-            given.
+        overrides: the overrides of the command line; None if there is no command line, in which
+            case every setting of `config` counts as given.
 
     Returns:
         A new configuration, and one line for each setting that differs.
@@ -59,20 +59,18 @@ def _summary(folder: Path) -> Mapping[str, Any]:
         return {}
 
 
-def _callbacks_outside_identity(
-    recorded: Mapping[str, Any], config: Mapping[str, Any]
-) -> list[str]:
-    """Keys `callbacks.<name>` of the callbacks that belong to neither identity."""
+def _callbacks_outside_identity(recorded: Config, config: Config) -> list[str]:
+    """Keys `callbacks.<name>` of the callbacks that are not part of either identity."""
     kept = {*identity(recorded), *identity(config)}
     names = {**(recorded.get("callbacks") or {}), **(config.get("callbacks") or {})}
     found = [f"callbacks.{name}" for name in names]
     return [name for name in found if not any(key.startswith(f"{name}.") for key in kept)]
 
 
-def differing(path: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+def differing(path: str, then: object, now: object) -> Iterator[tuple[str, object, object]]:
     """Dotted key and both values of each setting that differs.
 
-    If one side has no settings in a group, the group is yielded as a whole.
+    A group that is empty on one side is yielded as a whole.
     """
     if isinstance(then, Mapping) and isinstance(now, Mapping) and then and now:
         for name in {**then, **now}:
@@ -83,9 +81,9 @@ def differing(path: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def gives(key: str, override: str, before: set[str]) -> bool:
-    """Whether an override sets this setting now: by its key, or by choosing its group.
+    """Whether an override changes this setting, by its key or by the choice of its group.
 
-    A choice of a group that was already made at the start, such as `trainer=gpu`, does not count.
+    A choice that was already made when the run started, such as `trainer=gpu`, does not count.
     """
     given = override_key(override)
     if given in (key, TAKEN_FROM.get(key)) or given.startswith(f"{key}."):
@@ -93,7 +91,7 @@ def gives(key: str, override: str, before: set[str]) -> bool:
     return key.startswith(f"{given}.") and override not in before
 
 
-def replaced(config: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+def replaced(config: dict[str, Any], path: Sequence[str], value: object) -> dict[str, Any]:
     """A copy of the configuration with `value` at `path`."""
     name, *rest = path
     if not rest:
@@ -102,7 +100,7 @@ def replaced(config: dict[str, Any], path: Sequence[str], value: Any) -> dict[st
     return config | {name: replaced(inner if isinstance(inner, dict) else {}, rest, value)}
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if value is MISSING:
         return "(none)"
     if isinstance(value, Mapping):

@@ -1,6 +1,7 @@
-"""Results for summary.json: what a fit measured, and what ended it."""
+"""Results of training, for summary.json."""
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -26,36 +27,50 @@ from mobilellm.training.module import LanguageModelModule
 logger = logging.getLogger(__name__)
 
 Kind = TypeVar("Kind", bound=Callback)
-# Facts of summary.json: plain data for JSON.
+# Entries of summary.json: plain data for JSON.
 Facts = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
+class LearningRateTrial:
+    """The result of a short run with one learning rate."""
+
+    learning_rate: float
+    val_loss: float | None
+    """Nats per token; None if training diverged."""
+
+    @property
+    def has_finite_loss(self) -> bool:
+        """Whether training did not diverge."""
+        return self.val_loss is not None and math.isfinite(self.val_loss)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EarlyEnd:
-    """A callback ended the run before its budget, as Lightning's EarlyStopping and Timer do."""
+    """A callback, such as Lightning's EarlyStopping or Timer, ended the run before its budget."""
 
     by: str
-    """Class of the callback."""
+    """Class name of the callback."""
     reason: str | None
     step: int
     """Optimizer steps done."""
     share_of_budget: float
-    """Share of the budget that was used."""
+    """Share of the training budget that was used, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What is measured at the end of a fit; each field is a key of summary.json."""
+    """Measurements at the end of training; most fields are keys of summary.json."""
 
     status: str
     """`finished` or `stopped`."""
     tokens: int
     steps: int
     val_loss: float | None
-    """Nats per token; None: never validated."""
+    """Nats per token; None if the run was never validated."""
     val_bits_per_byte: float | None
     train_loss: float | None
-    """Nats per token of the last logged step."""
+    """Nats per token, of the last logged step."""
     learning_rate: float
     wall_seconds: float
     tokens_per_second: float | None
@@ -71,15 +86,15 @@ class Results:
     precision: str
     finished_at: str
     model: ModelConfig
-    """Of the model at the end: compression may have changed it."""
+    """Configuration of the trained model, which compression may have changed."""
     sequence_length: int
-    """Of the windows, in tokens."""
+    """Tokens per window."""
     ended_early: EarlyEnd | None = None
     further: Facts = field(default_factory=dict)
-    """What callbacks and compression report, by their own keys."""
+    """Further entries that callbacks and compression report."""
 
     def to_dict(self) -> Facts:
-        """The keys and values for summary.json."""
+        """Entries of summary.json."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("model", "further", "ended_early", "sequence_length"):
             del own[name]
@@ -98,11 +113,11 @@ def measure_results(
     """The results of a run after its last fit.
 
     Args:
-        run: that was trained.
-        trainer: of the last fit.
-        module: that it trained.
+        run: the run.
+        trainer: the Lightning trainer of the last fit.
+        module: the Lightning module of the last fit.
         micro_batch_size: windows per device and forward pass.
-        ended_early: what ended the run before its budget, if anything did.
+        ended_early: how a callback ended the run before its budget; None if none did.
     """
     device, validation = run.trainer.device_type, module.validation_result
     throughput = callback_of(ThroughputCallback, run.parts.callbacks)
@@ -142,16 +157,19 @@ def measure_results(
 def end_early(
     run: Run, trainer: Trainer, module: LanguageModelModule, *, is_last: bool
 ) -> EarlyEnd | None:
-    """If a callback, neither the budget nor a signal, ended the run: validate and say so.
+    """Validate and log a warning if a callback ended the run before its budget.
 
-    The run then counts as finished, since the user asked for that callback; its summary has the
-    tokens that it was trained on. Called on all ranks.
+    The run then counts as finished, because the user chose the callback. Must be called on all
+    ranks.
 
     Args:
-        run: that is trained.
-        trainer: after its fit.
-        module: that it trained.
-        is_last: whether no stage of compression is left; otherwise the run counts as stopped.
+        run: the run.
+        trainer: the Lightning trainer, after its fit.
+        module: the Lightning module that was trained.
+        is_last: whether this was the last compression stage; if not, the run counts as stopped.
+
+    Returns:
+        None if the run ended because of its budget or a signal.
     """
     if not trainer.should_stop or module.finished:
         return None
@@ -169,7 +187,7 @@ def end_early(
 
 
 def _stopping_callback(callbacks: Iterable[Callback]) -> tuple[str, str | None]:
-    """The class of the callback that asked for the end, and its reason, as far as it is known."""
+    """Class name of the callback that stopped the trainer, and its reason if it gives one."""
     for callback in callbacks:
         reason = getattr(callback, "stopping_reason_message", None)
         if reason:
@@ -183,7 +201,7 @@ def callback_of(kind: type[Kind], callbacks: Iterable[Callback]) -> Kind | None:
 
 
 def describe_model(config: ModelConfig, sequence_length: int) -> Facts:
-    """What follows from the architecture: parameters, FLOPs per token, bytes per token."""
+    """Facts about an architecture: parameters, FLOPs per token and bytes per token."""
     return {
         "model": config.to_dict(),
         "parameters": asdict(count_parameters(config)),
@@ -194,5 +212,5 @@ def describe_model(config: ModelConfig, sequence_length: int) -> Facts:
 
 
 def timestamp() -> str:
-    """The time now, in UTC, to the second."""
+    """The current time in UTC, in ISO format with seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")

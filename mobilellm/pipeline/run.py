@@ -23,12 +23,12 @@ from mobilellm.training.training_budget import TrainingBudget
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What takes part in training, as the configuration describes it; it holds no weights yet."""
+    """The objects that take part in training, built from the configuration, without weights."""
 
     optimizer: Callable[[nn.Module], Optimizer]
-    """Makes the optimizer of a model."""
+    """Builds the optimizer for a model."""
     schedule: Schedule
-    """(step, progress) to a factor of the learning rate."""
+    """Maps (step, progress) to the factor by which the learning rate is multiplied."""
     compression: CompressionCallback | None
     distillation: DistillationCallback | None
     callbacks: tuple[Callback, ...]
@@ -38,7 +38,7 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A checked configuration and what was built from it."""
+    """A checked configuration and the parts that were built from it."""
 
     config: dict[str, Any]
     """The whole resolved configuration."""
@@ -58,9 +58,9 @@ class Run:
     is_sweep: bool
     """Whether the run is one trial of a sweep."""
     extension: Extension | None = None
-    """The finished run that this one continues with a larger budget, if any."""
+    """The finished run that this run continues with a larger budget; None if there is none."""
     changes: tuple[str, ...] = ()
-    """If an unfinished run is continued: one line per setting that differs from its first start."""
+    """If an unfinished run is resumed: one line per setting that differs from its first start."""
 
     @property
     def samples_per_step(self) -> int:
@@ -74,7 +74,7 @@ class Run:
 
     @property
     def optimizer_name(self) -> str:
-        """`muon`, or `adamw` for every other optimizer: the memory forecast counts its state."""
+        """`muon`, or `adamw` for any other optimizer; the memory forecast depends on it."""
         is_muon = self.config["optimizer"]["_target_"].endswith(".muon")
         return "muon" if is_muon else "adamw"
 

@@ -1,4 +1,4 @@
-"""The fits of a run: one, or one per stage of compression."""
+"""The fits of a run: a single one, or one per compression stage."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +17,13 @@ from mobilellm.training.ranks import is_first_process
 def stages_of(
     run: Run, module: LanguageModelModule, data: TokenDataModule, checkpoint: Path | None
 ) -> Iterator[Stage]:
-    """The stages that are left of a run; called on all ranks.
+    """The remaining stages of a run; must be called on all ranks.
 
     Args:
-        run: that is trained.
-        module: with the initial model.
-        data: that is trained on.
-        checkpoint: to resume from; None: the run begins.
+        run: the run.
+        module: the Lightning module with the initial model.
+        data: the training data.
+        checkpoint: the checkpoint to resume from; None at the start of a run.
     """
     compression, distillation = run.parts.compression, run.parts.distillation
     if compression is None:
@@ -45,12 +45,15 @@ def stages_of(
 
 
 def report_stages(run: Run, results: Results) -> Facts:
-    """The facts of summary.json about compression, also written as a report; empty without.
+    """Write the report about compression and return its entry for summary.json.
 
     Args:
-        run: that was trained.
-        results: of its last fit; if the run is finished, time and memory of the compressed
-            structure are measured too.
+        run: the run, after its last fit.
+        results: the results of the last fit. If the run is finished, the report also contains the
+            latency of the compressed model.
+
+    Returns:
+        Empty if the run has no compression.
     """
     compression = run.parts.compression
     if compression is None:

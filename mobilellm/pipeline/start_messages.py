@@ -1,4 +1,4 @@
-"""The lines that a run logs before it begins: its settings, and what it continues."""
+"""The lines that a run logs when it starts: its settings, and the run that it continues."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -11,14 +11,14 @@ from mobilellm.pipeline.run import Run
 from mobilellm.run_folder import read_summary
 
 BUDGET = ("max_tokens", "max_steps", "max_seconds")
-# At most so many differences are named.
+# Largest number of differences that are listed.
 SHOWN = 3
-# Columns of a line.
+# Largest number of characters per line.
 WIDTH = 80
 
 
 def start_messages(run: Run) -> Iterator[str]:
-    """The lines to log before `run` trains."""
+    """The lines to log before a run is trained."""
     yield from settings_lines(run.overrides)
     if last_checkpoint(run.folder) is not None:
         for line in run.changes:
@@ -45,12 +45,10 @@ def start_messages(run: Run) -> Iterator[str]:
 
 
 def settings_lines(overrides: Sequence[str]) -> list[str]:
-    """The settings that differ from conf/train.yaml, in lines of at most 80 columns if they fit.
-
-    All settings are in config.yaml. There are no lines without overrides.
+    """The overrides of a run in lines of at most 80 characters; empty without overrides.
 
     Args:
-        overrides: as typed, those of a swept experiment included.
+        overrides: the overrides as they were typed, including those of a swept experiment.
     """
     return textwrap.wrap(
         f"settings: {' '.join(overrides)}" if overrides else "",
@@ -62,7 +60,7 @@ def settings_lines(overrides: Sequence[str]) -> list[str]:
 
 
 def _nearest(run: Run) -> str:
-    """The unfinished run in the same experiment that differs least, and its differences."""
+    """Text about the unfinished run of the same experiment with the fewest differences."""
     unfinished = [
         (differences(folder, run.config, run.overrides), folder)
         for folder in run_folders(run.folder.parent)
@@ -74,18 +72,18 @@ def _nearest(run: Run) -> str:
     return f"; the unfinished run {folder.name} differs in {_describe(found)}"
 
 
-def _describe(found: dict[str, tuple[Any, Any]]) -> str:
+def _describe(found: dict[str, tuple[object, object]]) -> str:
     parts = [f"{key}={_value(now)} (there {_value(then)})" for key, (then, now) in found.items()]
     more = f" and {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
     return ", ".join(parts[:SHOWN]) + more
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     return "null" if value is None else str(value)
 
 
 def _shorter(run: Run) -> tuple[Path, int] | None:
-    """The longest finished run that differs only in its smaller budget, and its tokens."""
+    """The longest finished run that differs only by a smaller budget, and its tokens."""
     total = run.budget.total_steps
     facts = {
         "status": "finished",
@@ -106,7 +104,7 @@ def _shorter(run: Run) -> tuple[Path, int] | None:
 
 
 def _plain(value: object) -> object:
-    """The value after it has been written to JSON and read."""
+    """The value as it would be read back from JSON."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

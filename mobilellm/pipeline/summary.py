@@ -1,8 +1,9 @@
-"""summary.json: facts of the configuration, then the results."""
+"""Writes summary.json: facts known from the configuration, and later the results."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from omegaconf import OmegaConf
 
@@ -13,7 +14,7 @@ from mobilellm.files import write_text_atomically
 from mobilellm.pipeline.fit import Fitted
 from mobilellm.pipeline.hydra_job import hydra_job
 from mobilellm.pipeline.identity import IDENTITY_VERSION, passive_callbacks
-from mobilellm.pipeline.results import Facts, describe_model, timestamp
+from mobilellm.pipeline.results import Facts, LearningRateTrial, describe_model, timestamp
 from mobilellm.pipeline.run import Run
 from mobilellm.provenance import provenance
 from mobilellm.report.ancestry import start_from
@@ -29,14 +30,14 @@ from mobilellm.training.sharding import check_stored_parameters
 
 logger = logging.getLogger(__name__)
 
-# Facts about the start that a continued run keeps: the folder that it started from may be gone.
+# Kept when a run is resumed, because the folder that it started from may no longer exist.
 OF_THE_START = ("started_at", "starts_from")
 
 
 def describe_run(run: Run, prepared: PreparedData) -> Facts:
-    """Everything about a run that is known before its first step.
+    """Facts about a run that are known before its first step.
 
-    Counts are of parameters, FLOPs per token, bytes per token; losses in nats per token.
+    Losses are in nats per token.
     """
     length = run.config["sequence_length"]
     return {
@@ -63,7 +64,7 @@ def describe_run(run: Run, prepared: PreparedData) -> Facts:
         "hashes": dict(prepared.hashes),
         "unigram_loss": prepared.baselines["unigram_nats_per_token"],
         "bigram_loss": prepared.baselines["bigram_nats_per_token"],
-        **(run.extension.facts() if run.extension is not None else {}),
+        **(run.extension.to_dict() if run.extension is not None else {}),
         **provenance(),
     }
 
@@ -72,28 +73,31 @@ class RunSummary:
     """The summary.json of a run; only the first of several processes writes it.
 
     Args:
-        run: that trains.
-        prepared: its data.
-        tried: the learning rates that a probe tried and their validation losses, if there was one.
+        run: the run.
+        prepared: the data of the run.
+        trials: the results of the learning-rate probe; None if there was no probe.
     """
 
-    def __init__(self, run: Run, prepared: PreparedData, tried: list[Facts] | None) -> None:
-        """Collect what is known before the first step; nothing is written yet."""
+    def __init__(
+        self, run: Run, prepared: PreparedData, trials: Sequence[LearningRateTrial] | None
+    ) -> None:
+        """Collect the facts that are known before the first step; nothing is written yet."""
         before = read_summary(run.folder) or {}
         self.run = run
         self.prepared = prepared
         self.is_writer = is_first_process()
+        tried = None if trials is None else [asdict(trial) for trial in trials]
         self.facts = describe_run(run, prepared) | {"learning_rates_tried": tried}
         self.facts |= {key: before[key] for key in OF_THE_START if key in before}
 
     def write(self, further: Mapping[str, object] | None = None) -> None:
-        """Write the facts, with further ones."""
+        """Add `further` facts and write summary.json."""
         self.facts |= further or {}
         if self.is_writer:
             write_summary(self.run.folder, self.facts)
 
     def finish(self, fitted: Fitted) -> Facts:
-        """Save the model of a finished run and write the results; returns the whole summary."""
+        """Save the model of a finished run, write the results, and return the whole summary."""
         results, folder = fitted.results, self.run.folder
         if fitted.model is not None and results.status == "finished" and self.is_writer:
             check_stored_parameters(fitted.model, "before it is saved")
@@ -110,10 +114,10 @@ class RunSummary:
 
 @contextmanager
 def recording(
-    run: Run, prepared: PreparedData, tried: list[Facts] | None = None
+    run: Run, prepared: PreparedData, trials: Sequence[LearningRateTrial] | None = None
 ) -> Iterator[RunSummary]:
-    """Write config.yaml and summary.json before training; if training fails, how it ended."""
-    summary = RunSummary(run, prepared, tried)
+    """Write config.yaml and summary.json before training, and the reason if training fails."""
+    summary = RunSummary(run, prepared, trials)
     if summary.is_writer and (run.changes or not (run.folder / CONFIG).exists()):
         write_text_atomically(run.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(run.config)))
     summary.write()
@@ -125,7 +129,7 @@ def recording(
 
 
 def describe_failure(error: BaseException) -> Facts:
-    """The facts of summary.json about what ended a run before it finished."""
+    """Facts for summary.json about the error that ended a run."""
     if isinstance(error, KeyboardInterrupt):
         return {"status": "stopped", "error": None}
     failed: Facts = {"status": "failed", "error": f"{type(error).__name__}: {error}"}

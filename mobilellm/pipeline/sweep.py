@@ -1,4 +1,4 @@
-"""Checks of a sweep before its first trial starts: each trial, and the data of all of them."""
+"""Checks that run before the first trial of a sweep starts: each trial, and the data of all."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,29 +18,29 @@ from mobilellm.run_folder import check_may_start, read_summary
 
 
 def check_run(cfg: DictConfig) -> Path:
-    """Check one trial; returns its run folder.
+    """Check one trial and return its run folder.
 
     Raises:
-        ValueError, TypeError, FileNotFoundError: as `plan_run`, or the folder may not be used.
+        ValueError, TypeError, FileNotFoundError: see `plan_run`; or the run folder is in use.
     """
-    run = plan_run(cfg, here=hydra_job().launcher != "slurm")
+    run = plan_run(cfg, on_this_machine=hydra_job().launcher != "slurm")
     if not run.is_finished():
         check_may_start(run.folder, resume=run.resume)
     return run.folder
 
 
 def check_data_folders(trials: Sequence[Trial]) -> None:
-    """Find what would stop trials when they prepare their data, without reading much of the data.
+    """Check that every trial can prepare its data, without reading most of the data.
 
-    Finished trials are left out: they need no data any more.
+    Finished trials are skipped, because they need no data.
 
     Args:
-        trials: of a sweep, each checked.
+        trials: the trials of a sweep, each of which has been checked.
 
     Raises:
-        ValueError: two trials whose data differ and have the same folder; a folder that was
-            prepared from different inputs; a path with nothing in it.
-        FileNotFoundError: a path of the data that does not exist.
+        ValueError: two trials would prepare different data in the same folder, a folder was
+            prepared from other input, or a path of the data is empty.
+        FileNotFoundError: a path of the data does not exist.
     """
     first: dict[Path, tuple[Trial, ResolvedData]] = {}
     for trial in trials:
@@ -51,7 +51,7 @@ def check_data_folders(trials: Sequence[Trial]) -> None:
         if folder not in first:
             first[folder] = (trial, resolved)
             if trial.config.get("init_from") is None:
-                # With init_from the tokenizer, and so the folder, is that of the given model.
+                # With init_from, the tokenizer and therefore the folder are those of the model.
                 open_prepared(resolved.config)
         other_trial, other = first[folder]
         changes = _differences(other, resolved)
@@ -64,7 +64,7 @@ def check_data_folders(trials: Sequence[Trial]) -> None:
 
 
 def _differences(one: ResolvedData, other: ResolvedData) -> list[str]:
-    """Differences in what two configurations prepare; files are read only if they decide it."""
+    """Differences between the data of two configurations; files are read only if necessary."""
     if _sources(one) == _sources(other):
         return []
     known = describe_inputs(one, read_inputs(one.folder))

@@ -1,9 +1,9 @@
 """Runs a teacher over the training windows and writes a logit store."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import cast
 
 import torch
 from rich.console import Console
@@ -21,6 +21,7 @@ from rich.text import Text
 from mobilellm.accounting.training_memory import LOSS_CHUNK_LOGITS
 from mobilellm.data.windows import Windows
 from mobilellm.distillation.logit_store.writer import LogitWriter, ShardWriter
+from mobilellm.distillation.losses.targets import TopK
 from mobilellm.distillation.teachers.teacher import ModelTeacher
 
 
@@ -34,12 +35,12 @@ def write_missing(
 ) -> float:
     """Run the teacher over the windows of all missing shards.
 
-    Micro-batches do not cross shards, so that the bytes of a shard do not depend on interruptions.
+    Micro-batches do not cross shards, so that interruptions do not change the bytes of a shard.
 
     Args:
-        writer: of the store.
-        teacher: with the store's `top_k`.
-        windows: of the training split.
+        writer: the writer of the store.
+        teacher: a teacher whose `top_k` is that of the store.
+        windows: the windows of the training split.
         device: `cpu`, `cuda` or `mps`.
         micro_batch_size: windows per forward pass.
 
@@ -69,27 +70,27 @@ def write_missing(
 def _append(
     file: ShardWriter, teacher: ModelTeacher, batch: dict[str, torch.Tensor], temperature: float
 ) -> None:
-    """Append one micro-batch; only the logits of one chunk of tokens are in memory."""
+    """Append one micro-batch; the logits are computed for one chunk of tokens at a time."""
     tokens, device = batch["input_ids"].numel(), batch["input_ids"].device.type
     allowed = LOSS_CHUNK_LOGITS.get(device, LOSS_CHUNK_LOGITS["cpu"])
     chunk = max(1, allowed // teacher.structure.vocab_size)
     teacher_output = teacher.run(batch)
     for first in range(0, tokens, chunk):
-        # A teacher with a top k returns only those probabilities.
-        top: Any = teacher_output.target(slice(first, min(first + chunk, tokens)), temperature)
-        file.append(top)
+        # With `top_k`, the target is a `TopK`.
+        target = teacher_output.target(slice(first, min(first + chunk, tokens)), temperature)
+        file.append(cast("TopK", target))
 
 
-def _autocast(teacher: ModelTeacher, device: str) -> AbstractContextManager[Any]:
-    """Autocast of matrix products to bfloat16 on GPUs, as in training."""
+def _autocast(teacher: ModelTeacher, device: str) -> AbstractContextManager[object]:
+    """Autocast to bfloat16 on GPUs, as in training."""
     if device == "cuda" and teacher.precision == "auto" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", torch.bfloat16)
     return nullcontext()
 
 
 @contextmanager
-def _progress(tokens: int) -> Iterator[Any]:
-    """A progress bar on stderr with rate and remaining time; yields a function to add tokens."""
+def _progress(tokens: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr; yields a function that takes the number of processed tokens."""
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:

@@ -1,17 +1,16 @@
-"""A model and its data use the same token ids: neither is trained with the tokens of another.
+"""Ensures that a model and its data use the same token ids.
 
-Given weights (of `init_from`, of a teacher, of a model to compress) keep the tokenizer that they
-were trained with. Text is tokenized by the tokenizer in the model's folder, or by the one that
-data.tokenizer names; token ids are taken as the model's own. If documents end with another token
-than the one that the model stops at, the two do not belong together. A new model takes the tokens
-that its data begin and end documents with.
+Existing weights (of `init_from`, of a teacher, or of a model to compress) need the tokenizer that
+they were trained with. Text is therefore tokenized with the tokenizer in the model's folder, or
+with the one that data.tokenizer names; data that consist of token ids are assumed to come from the
+model's tokenizer. An end-of-text token that differs between the model and the data is an error. A
+new model gets the special tokens of its data.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,6 +24,7 @@ from mobilellm.formats.model_folder import describe_missing_tokenizer, find_toke
 from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.models import ModelConfig
 from mobilellm.models.layer_subset import subset_config
+from mobilellm.run_settings import Config
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +32,22 @@ SPECIAL_TOKENS = ("eos_token_id", "bos_token_id")
 
 
 def with_initial_model(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """With `init_from`, the architecture and the tokenizer are those of that folder.
+    """The configuration with the architecture and the tokenizer of the model in `init_from`.
+
+    Args:
+        cfg: the configuration; without `init_from` it is returned unchanged.
+        overrides: the overrides of the command line.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: the command line asks for another architecture.
+        FileNotFoundError: the folder does not exist.
+        ValueError: the overrides describe another architecture.
     """
     if cfg.init_from is None:
         if cfg.init_layers is not None:
-            raise ValueError("init_layers chooses layers of the model in init_from; give that too")
+            raise ValueError(
+                "init_layers selects layers of the model in init_from, which is null; set "
+                "init_from=MODEL_DIR"
+            )
         return cfg
     folder = Path(cfg.init_from)
     if not folder.is_dir():
@@ -63,10 +70,10 @@ def with_initial_model(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def with_ids_of_data(cfg: DictConfig, data: DataConfig, overrides: Sequence[str]) -> DictConfig:
-    """A run's configuration with `model_with_ids`; given weights keep their own ids.
+    """The configuration with the special tokens of the data; weights of `init_from` keep theirs.
 
     Raises:
-        FileNotFoundError, ValueError: what the model refuses, and as `model_with_ids`.
+        FileNotFoundError, ValueError: the model is not valid, or see `model_with_ids`.
     """
     if cfg.init_from is not None:
         return cfg
@@ -85,18 +92,19 @@ def model_with_ids(
 ) -> ModelConfig:
     """`model` with the end-of-text token of its data's tokenizer.
 
-    Documents that are tokenized here are separated by end-of-text tokens, so that each also begins
-    after one. Documents that come as token ids may begin with another token: if the configuration
-    names one, it stays. Data without an end-of-text token change nothing.
+    Documents that this project tokenizes are separated by end-of-text tokens, so that each document
+    also begins after one. Documents that are given as token ids may begin with another token; if
+    the configuration sets a different bos_token_id, it is kept. If the data have no end-of-text
+    token, the model is returned unchanged.
 
     Args:
-        model: as configured.
-        data: that it is to be trained on.
-        overrides: of the command line.
+        model: the configured model.
+        data: the training data.
+        overrides: the overrides of the command line.
 
     Raises:
-        FileNotFoundError, ValueError: a tokenizer that cannot be read; an id of the command line
-            that is not the data's.
+        FileNotFoundError, ValueError: the tokenizer cannot be read, or an override sets another id
+            than that of the data.
     """
     eos = find_eos_token_id(data)
     if eos < 0:
@@ -122,14 +130,14 @@ def model_with_ids(
 
 
 def data_of_run(cfg: DictConfig, teacher: str | Path | None) -> DataConfig:
-    """The data of a run, in the tokens of the weights of `init_from` and of the teacher.
+    """The data of a run, with the tokenizer of `init_from` or of the teacher, if there is one.
 
     Args:
-        cfg: with the model of `init_from`, see `with_initial_model`.
-        teacher: folder of the teacher; None: there is none, or it is the student itself.
+        cfg: the configuration as `with_initial_model` returns it.
+        teacher: the folder of the teacher; None if there is none, or if it is the student itself.
 
     Raises:
-        FileNotFoundError, ValueError: what the data refuse, and as `data_for_weights`.
+        FileNotFoundError, ValueError: the data are not valid, or see `data_for_weights`.
     """
     data: DataConfig | None = None
     if cfg.init_from is not None:
@@ -139,7 +147,7 @@ def data_of_run(cfg: DictConfig, teacher: str | Path | None) -> DataConfig:
             eos_token_ids=[cfg.model.eos_token_id],
             name=f"init_from={cfg.init_from}",
         )
-    # A logit store is compared with the data themselves, once they are prepared.
+    # A logit store is compared with the data after they have been prepared.
     if teacher is not None and not is_logit_store(teacher):
         data = data_for_weights(
             cfg.data,
@@ -151,23 +159,23 @@ def data_of_run(cfg: DictConfig, teacher: str | Path | None) -> DataConfig:
 
 
 def data_for_weights(
-    node: Mapping[str, Any] | DictConfig,
+    node: Config | DictConfig,
     folder: str | Path,
     *,
     eos_token_ids: Sequence[int],
     name: str,
 ) -> DataConfig:
-    """The data that a configuration node describes, in the tokens of the model in `folder`.
+    """The data that a configuration node describes, with the tokenizer of the model in `folder`.
 
     Args:
-        node: `data` of a configuration.
-        folder: of the model or its run.
-        eos_token_ids: tokens that the model stops at; empty: not known.
-        name: how the folder was given, such as `init_from=PATH`.
+        node: the node `data` of a configuration.
+        folder: the folder of the model or its run.
+        eos_token_ids: the model's end-of-text tokens; empty if they are not known.
+        name: how the folder was given, such as `init_from=PATH`, for error messages.
 
     Raises:
-        ValueError: text without a tokenizer that the weights were trained with, another tokenizer,
-            or another end-of-text token than the model's.
+        ValueError: the data are text and the tokenizer of the weights is not known, or the
+            tokenizer or the end-of-text token differs from the model's.
     """
     data: DataConfig = instantiate(node, tokenizer=own_tokenizer(node, folder, name=name))
     eos = find_eos_token_id(data)
@@ -181,13 +189,11 @@ def data_for_weights(
     return data
 
 
-def own_tokenizer(
-    node: Mapping[str, Any] | DictConfig, folder: str | Path, *, name: str
-) -> str | None:
-    """What data.tokenizer has to be for the model in `folder`; None for data that are token ids.
+def own_tokenizer(node: Config | DictConfig, folder: str | Path, *, name: str) -> str | None:
+    """The value of data.tokenizer for the model in `folder`; None if the data are token ids.
 
     Raises:
-        ValueError: as `data_for_weights`.
+        ValueError: see `data_for_weights`.
     """
     own, given = find_tokenizer(folder), node.get("tokenizer")
     if given is not None:
@@ -199,7 +205,7 @@ def own_tokenizer(
         return given
     if own is not None:
         return str(own)
-    # The path only keeps the data from training a tokenizer; nothing reads it here.
+    # The path is not read; it only prevents the data from training a tokenizer.
     if instantiate(node, tokenizer=str(Path(folder) / TOKENIZER_FILE)).is_tokenized:
         return None
     raise ValueError(
@@ -210,7 +216,7 @@ def own_tokenizer(
 
 
 def _is_same_tokenizer(own: Path, given: Path) -> bool:
-    """Whether two files hold the same tokenizer; one that does not exist is refused elsewhere."""
+    """Whether two files contain the same tokenizer; a missing file is reported elsewhere."""
     if not given.is_file() or own.read_bytes() == given.read_bytes():
         return True
     first = tokenizer_hash(open_tokenizer(own, name="the model's tokenizer "))

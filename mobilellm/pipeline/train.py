@@ -1,4 +1,4 @@
-"""One run from its configuration to the trained model."""
+"""Trains one run, from its configuration to the trained model."""
 
 import logging
 from collections.abc import Iterator
@@ -36,14 +36,15 @@ logger = logging.getLogger(__name__)
 def train(cfg: DictConfig) -> Facts:
     """Train one model, or continue its training: plan, prepare, probe, fit, summarise.
 
-    A finished trial of a sweep is left alone.
+    A finished trial of a sweep is not trained again.
 
     Returns:
-        The run's summary, as in its summary.json.
+        The content of the run's summary.json.
 
     Raises:
-        ValueError, TypeError, FileNotFoundError: what the user can correct, before work starts.
-        Stopped: a signal ended the run after it saved.
+        ValueError, TypeError, FileNotFoundError: an error that the user can correct; raised before
+            training starts.
+        Stopped: a signal ended the run, which has saved a checkpoint.
     """
     run = plan_run(cfg)
     if run.is_sweep and run.is_finished():
@@ -54,38 +55,38 @@ def train(cfg: DictConfig) -> Facts:
         return train_on_ranks(cfg, run)
     with _joined_ranks(run):
         prepared = prepare(run)
-        run, tried = probe_learning_rate(run, prepared)
+        run, trials = probe_learning_rate(run, prepared)
         with lock_run_folder(run.folder) if is_first_process() else nullcontext():
-            # Asked again: the same command may have finished the run meanwhile.
+            # Checked again: another process may have finished the run in the meantime.
             if broadcast_from_first(run.is_sweep and run.is_finished()):
                 return read_summary(run.folder) or {}
             run_on_first_rank(partial(check_may_start, run.folder, resume=run.resume))
-            with recording(run, prepared, tried) as summary:
+            with recording(run, prepared, trials) as summary:
                 return summary.finish(fit(run, prepared))
 
 
 @contextmanager
 def _joined_ranks(run: Run) -> Iterator[None]:
-    """Join the processes of the run, if there are several, to one process group."""
+    """Join the processes of the run, if there are several, into one process group."""
     join_process_group(run.trainer)
-    # What `auto` means is decided on each machine: all must have decided alike.
+    # Each machine resolves `auto` by itself, and all must have the same result.
     resolved = {"device": run.trainer.device_type, "precision": run.trainer.resolved_precision}
     check_same_configuration(run.config | {"resolved": resolved})
     try:
         yield
     except Stopped:
-        # All ranks stopped at the same step. After any other error they may be anywhere.
+        # All ranks stopped at the same step. After another error they may be at different ones.
         leave_process_group()
         raise
     leave_process_group()
 
 
 def prepare(run: Run) -> PreparedData:
-    """Say how the run starts, prepare its data, and check what only the data can tell.
+    """Log how the run starts, prepare its data, and check the run against the data.
 
     Raises:
-        ValueError: data with another vocabulary than the model's or the teacher's, or with a split
-            that is too short.
+        ValueError: the data do not fit the vocabulary of the model or of the teacher, or a split is
+            too short.
     """
     if is_first_process():
         for line in start_messages(run):
@@ -99,9 +100,9 @@ def check_prepared(run: Run, prepared: PreparedData) -> None:
     """Check the run against its prepared data.
 
     Raises:
-        ValueError: as `prepare`.
+        ValueError: see `prepare`.
     """
-    # Fewer tokens than rows of the embedding are fine: many models pad their vocabulary.
+    # The embedding may have more rows than the tokenizer has tokens: many models are padded.
     if prepared.vocab_size > run.model.vocab_size:
         raise ValueError(
             f"the tokenizer of {prepared.dir} has {prepared.vocab_size} tokens, more than the "

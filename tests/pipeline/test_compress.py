@@ -42,7 +42,7 @@ def test_a_model_is_compressed_measured_and_saved(
     with caplog.at_level(logging.INFO, logger="mobilellm"):
         report = compress_folder(cfg, run_folder, tmp_path / "small")
     small, dense = load_model(tmp_path / "small"), load_model(run_folder / "model")
-    rows = {row["model"]: row for row in report["models"]}
+    rows = {row.model: row.to_dict() for row in report.models}
     counts = count_parameters(small.config)
     assert rows["compressed"]["parameters"]["stored"] == counts.stored
     assert rows["dense"]["parameters"]["stored"] == count_parameters(dense.config).stored
@@ -55,10 +55,10 @@ def test_a_model_is_compressed_measured_and_saved(
     if "low-rank twin" in rows:
         twin = rows["low-rank twin"]["parameters"]["stored"]
         assert twin <= counts.stored < rows["dense"]["parameters"]["stored"]
-    assert all(0 <= error < 1 for error in report["relative_errors"].values())
+    assert all(0 <= error < 1 for error in report.relative_errors.values())
     assert json.loads(
         (tmp_path / "small/compression.json").read_text(encoding="utf-8")
-    ) == json.loads(json.dumps(report))
+    ) == json.loads(json.dumps(report.to_dict()))
     assert (tmp_path / "small/tokenizer.model").is_file()
     header = 200 * len(small.state_dict())
     written = (tmp_path / "small/model.safetensors").stat().st_size
@@ -81,7 +81,7 @@ def test_a_run_is_compressed_on_its_own_data(part, run_folder, prepared_dir, opt
     own = [o for o in options if "data" not in o.partition("=")[0] and "prepared" not in o]
     own += ["compression=low_rank", "latency=false"]
     report = compress_folder(compose("compress", own), run_folder / part, tmp_path / "out")
-    assert report["validation_tokens"] > 0
+    assert report.validation_tokens > 0
     assert sorted(prepared_dir.iterdir()) == before, "it was tokenized a second time"
 
 
@@ -127,9 +127,9 @@ def test_the_number_type_of_the_weights_is_kept(run_folder, options, tmp_path):
     report = compress_folder(cfg, half, tmp_path / "small")
     small = load_model(tmp_path / "small")
     assert {parameter.dtype for parameter in small.parameters()} == {torch.bfloat16}
-    dense, compressed = report["models"]
-    assert dense["disk_bytes"] == 2 * dense["parameters"]["stored"]
-    assert compressed["disk_bytes"] == 2 * compressed["parameters"]["stored"]
+    dense, compressed = report.models
+    assert dense.disk_bytes == 2 * dense.parameters.stored
+    assert compressed.disk_bytes == 2 * compressed.parameters.stored
 
 
 def test_what_was_compressed_before_is_called_so(run_folder, options, tmp_path):
@@ -139,9 +139,9 @@ def test_what_was_compressed_before_is_called_so(run_folder, options, tmp_path):
     layers = "compression.layers=[embedding]"
     cfg = compose("compress", ["compression=low_rank", layers, *quick])
     report = compress_folder(cfg, masked, out)
-    assert [row["model"] for row in report["models"]] == ["given, masked", "compressed"]
-    assert report["source"] == str(masked)
-    assert report["budget"]["used"] <= report["budget"]["allowed"]
+    assert [row.model for row in report.models] == ["given, masked", "compressed"]
+    assert report.source == str(masked)
+    assert report.budget.used <= report.budget.allowed
 
 
 def test_a_plan_is_kept_as_soon_as_it_is_made(run_folder, options, tmp_path, monkeypatch, capsys):
@@ -163,7 +163,7 @@ def test_a_plan_is_kept_as_soon_as_it_is_made(run_folder, options, tmp_path, mon
     report = compress_folder(compose("compress", options), run_folder, out)
     assert "continuing from the plan" in capsys.readouterr().err
     assert load_model(out).config.layer_shapes.keys() == {
-        e["name"] for e in report["plan"]["layers"]
+        layer.name for layer in report.plan.layers
     }
     assert not (out / "plan.json").exists()
     with pytest.raises(ValueError, match="is in use and is never overwritten"):

@@ -107,11 +107,11 @@ def test_the_command_needs_no_more_than_the_run_and_the_budget(command, tmp_path
         (["data=text", "data.train=README.md"], r"data.train=README.md \(there "),
         (["data.tokenizer=x.model"], r"x\.model"),
         (["optimizer=muon", "seed=1"], r"optimizer.momentum=0.95 \(there null\), "),
-        (["max_tokens=1536"], r"trained for 12 steps, 1,536 tokens and \d+ seconds, and "
-                              r"max_tokens=1,536 leaves nothing to train on; give a larger"),
-        (["max_steps=10"], r"max_tokens=9,999, max_steps=10 leaves nothing"),
+        (["max_tokens=1536"], r"trained for 12 steps, 1,536 tokens and \d+ seconds, so "
+                              r"that max_tokens=1,536 leaves no steps to train; give a larger"),
+        (["max_steps=10"], r"max_tokens=9,999, max_steps=10 leaves no steps"),
         (["extend_from=/nowhere"], r"extend_from=/nowhere is not the folder of a run: it has"),
-        (["experiment=demo"], r"brings all of its settings; leave out experiment=demo"),
+        (["experiment=demo"], r"takes all settings from that run; leave out experiment=demo"),
         (["compression=magnitude"], r"compression={…} \(there {…}\)"),
         (["distillation=forward_kl", "distillation.teacher=x"],
          "teacher=x does not exist"),
@@ -144,7 +144,7 @@ def test_a_run_that_compresses_or_is_not_finished_is_refused(tiny_run, tmp_path)
     again = ["compression=magnitude", "compression.calibration_tokens=64",
              f"extend_from={parent}", "max_tokens=4096"]  # fmt: skip
     with pytest.raises(
-        ValueError, match=r"compresses its model while it trains.* init_from=.*/model"
+        ValueError, match=r"compresses its model at shares of its budget.* init_from=.*/model"
     ):
         tiny_run(*again)
     summary = json.loads((parent / "summary.json").read_text(encoding="utf-8"))

@@ -75,7 +75,7 @@ def test_the_last_validation_is_on_the_device_of_training():
     module, seen = make_module(), []
     device = torch.device("cpu", 0)
     module.validate = lambda: seen.append(module.device)
-    fit._validate_again(SimpleNamespace(strategy=SimpleNamespace(root_device=device)), module)
+    fit._validate_after_fit(SimpleNamespace(strategy=SimpleNamespace(root_device=device)), module)
     assert seen == [device]
     assert module.device == torch.device("cpu")
 

@@ -53,7 +53,7 @@ def refusal(*overrides):
         ("validation_tokens=10", "validation_tokens=10 must be at least one window, sequence_leng"),
         ("schedule.warmup_fraction=null schedule.warmup_steps=10000",
          "schedule.warmup_steps=10000 must be at most the run's 244 steps"),
-        ("+callbacks.mine=3", "callbacks.mine=3 describes no object; give callbacks.mine._target_"),
+        ("+callbacks.mine=3", "callbacks.mine=3 must be null or settings with callbacks.min"),
     ],
 )  # fmt: skip
 def test_refused_in_one_line_that_names_the_key(override, message):

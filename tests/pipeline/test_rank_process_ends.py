@@ -80,7 +80,7 @@ def stopped_by(numbers, folder, monkeypatch):
 def test_a_second_signal_kills_ranks_that_hang(tmp_path, monkeypatch, first):
     stop = stopped_by([first, signal.SIGINT], tmp_path, monkeypatch)
     assert stop.signal_number == signal.SIGINT
-    assert "killed by SIGINT, since the ranks did not end by themselves" in str(stop)
+    assert "killed by SIGINT, because the ranks did not exit by themselves" in str(stop)
 
 
 def test_one_signal_gives_ranks_that_hang_a_period_of_grace(tmp_path, monkeypatch):

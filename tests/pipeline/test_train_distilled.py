@@ -229,7 +229,7 @@ def test_the_student_is_checked_before_its_compression_too(
           "mobilellm.distillation.losses.layer_map.Explicit",
           "+distillation.losses.hidden_states.layers.layers=[[0,3]]"],
          "layers names layer 3 of the teacher, which has 3 layers"),
-        (["init_layers=[0]"], "init_layers chooses layers of the model in init_from"),
+        (["init_layers=[0]"], "init_layers selects layers of the model in init_from"),
         (["init_from=TEACHER", "init_layers=[0,7]"], "init_layers contains 7, but the model has"),
     ],
 )  # fmt: skip

@@ -149,7 +149,7 @@ def test_a_finished_store_is_reused_and_reported(teacher, options, monkeypatch, 
     printed, said = capsys.readouterr()
     assert "finished already: nothing to do" in said
     assert "tokens/s" in said
-    assert "24 bytes a token" in printed
+    assert "24 bytes per token" in printed
     assert f"captured probability mass: {store.manifest['captured_mass']['mean']:.4f}" in printed
     assert f"distillation.teacher={store.folder}" in printed
 

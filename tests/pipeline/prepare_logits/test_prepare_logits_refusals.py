@@ -48,7 +48,7 @@ def test_no_teacher(teacher, options, tmp_path):
 
 def test_a_store_is_no_teacher(teacher, options, tmp_path):
     store = make_store(teacher, options)
-    with pytest.raises(ValueError, match="is a logit store already; give the folder of a model"):
+    with pytest.raises(ValueError, match="is a logit store; give the folder of a model"):
         make_store(store.folder, options, f"out={tmp_path}/other")
 
 
