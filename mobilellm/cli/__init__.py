@@ -1,1 +1,1 @@
-"""What every command shares: errors, exit codes and messages. Nothing here depends on Hydra."""
+"""Errors, exit codes and messages of all commands, independent of Hydra."""

@@ -46,8 +46,8 @@ def exit_code_of(
     """Run `action`, print an error as `error: …` on stderr, and return the exit code.
 
     Args:
-        action: what to run.
-        describe: the one-line message of an error, or None for a defect.
+        action: the function to run.
+        describe: returns the one-line message of an error, or None for a defect.
     """
     _open_closed_streams()
     accept_all_characters()

@@ -1,4 +1,4 @@
-"""Turn an exception into the one-line message that a user needs, or recognise it as a defect."""
+"""Converts errors that a user can correct to one-line messages; other errors are defects."""
 
 import difflib
 import errno
@@ -8,7 +8,7 @@ USER_ERRORS = (ValueError, TypeError, OSError)
 
 
 class CommandError(ValueError):
-    """A complete message: what was given, what is required and what to do."""
+    """An error with a complete message: the given value, the requirement and the remedy."""
 
 
 def describe_error(error: BaseException) -> str | None:
@@ -45,10 +45,10 @@ def nearest(name: str, choices: Iterable[str], *, count: int, cutoff: float = 0.
     """Up to `count` of `choices`, the most similar to `name` first.
 
     Args:
-        name: what the user wrote.
-        choices: what exists; duplicates count once.
-        count: at most how many to return.
-        cutoff: least similarity, from 0 (anything) to 1 (equal).
+        name: the name that the user wrote.
+        choices: the valid names; duplicates are ignored.
+        count: largest number of names to return.
+        cutoff: smallest similarity, from 0 (anything) to 1 (equal).
     """
     return difflib.get_close_matches(name, list(dict.fromkeys(choices)), n=count, cutoff=cutoff)
 

@@ -27,7 +27,7 @@ def accept_all_characters() -> None:
 
 @contextmanager
 def shown_messages() -> Iterator[None]:
-    """Show log records from INFO on; with date and time unless stderr is a terminal."""
+    """Show log records of level INFO and above, with date and time unless stderr is a terminal."""
     handler = logging.StreamHandler(sys.stderr)
     if not sys.stderr.isatty():
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -42,12 +42,12 @@ def shown_messages() -> Iterator[None]:
 
 
 def print_message(message: str) -> None:
-    """Print a line on stderr at once; it is no error if nobody can read it any more."""
+    """Print a line on stderr immediately; a closed stderr is not an error."""
     try:
         sys.stderr.write(f"{message}\n")
         sys.stderr.flush()
     except OSError:
-        # The exit code still says what happened.
+        # The exit code still reports the outcome.
         redirect_to_null(sys.stderr)
 
 

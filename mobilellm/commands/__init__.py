@@ -14,9 +14,9 @@ FOLDER = Path(__file__).parent
 
 
 def modules() -> dict[str, str]:
-    """Name of each command, e.g. `prepare-data`, and of its module in this package."""
+    """Names of the commands, e.g. `prepare-data`, with the names of their modules."""
     stems = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
-    # `import` is a word of Python, which no module can be called: its file is import_.py.
+    # `import` is a Python keyword and cannot be a module name, so its file is import_.py.
     return {stem.rstrip("_").replace("_", "-"): stem for stem in stems}
 
 

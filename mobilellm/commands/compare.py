@@ -3,7 +3,7 @@
 Reads every finished run in the given folders and below them. Runs that differ only in the seed
 count as one model; for a verdict, give at least three seeds of each, trained on the same data.
 Unfinished runs are listed but not compared, and learning-rate probes are left out. Up to eight
-models, every pair is compared; of more, each is compared with the best, or with --baseline.
+models are compared in pairs; if there are more, each is compared with the best or with --baseline.
 Folders that mobilellm compress wrote are listed by size, loss and time.
 
   mobilellm compare outputs/depth_vs_width
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(arguments: Sequence[str] | None) -> None:
-    """Read the command line, compare, print."""
+    """Read the command line, compare the runs and print the comparison."""
     parser = argparse.ArgumentParser(
         prog=command_for("compare"),
         description=description(__doc__),

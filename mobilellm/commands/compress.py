@@ -30,7 +30,7 @@ from mobilellm.paths import user_path
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command and exit; what is not an argument of its own is Hydra's."""
+    """Run the command and exit; arguments that it does not define are passed to Hydra."""
     from mobilellm.pipeline.compress import compress_folder
 
     parser = argparse.ArgumentParser(

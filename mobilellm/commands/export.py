@@ -17,12 +17,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(arguments: Sequence[str] | None) -> None:
-    """Read the arguments, convert, say what was written."""
+    """Read the arguments, convert the model and print a summary."""
     parser = argparse.ArgumentParser(prog=command_for("export"), description=description(__doc__))
     parser.add_argument(
         "folder", type=user_path, metavar="MODEL_DIR", help="model folder or run folder"
     )
-    parser.add_argument("--format", choices=["huggingface"], required=True, help="what to write")
+    parser.add_argument("--format", choices=["huggingface"], required=True, help="format to write")
     parser.add_argument(
         "--out", type=user_path, metavar="DIR", required=True, help="new or empty folder"
     )

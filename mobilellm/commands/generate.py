@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(arguments: Sequence[str] | None) -> None:
-    """Read the arguments, print the text."""
+    """Read the arguments and print the generated text."""
     parser = argparse.ArgumentParser(prog=command_for("generate"), description=description(__doc__))
     parser.add_argument(
         "folder", type=user_path, metavar="MODEL_DIR", help="model, run or Hugging Face folder"
@@ -25,9 +25,15 @@ def run(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--prompt", default="", help="text to continue (default: start a new one)")
     parser.add_argument("--max-new-tokens", type=int, default=100, help="default: %(default)s")
     parser.add_argument("--temperature", type=float, default=0.0, help="0: greedy (default)")
-    parser.add_argument("--top-k", type=int, help="sample among the k likeliest tokens only")
-    parser.add_argument("--top-p", type=float, help="sample among the likeliest of this share")
-    parser.add_argument("--seed", type=int, help="of the sampling (default: another each time)")
+    parser.add_argument("--top-k", type=int, help="sample only from the k most likely tokens")
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        help="sample only from the most likely tokens with this total probability",
+    )
+    parser.add_argument(
+        "--seed", type=int, help="seed of the sampling (default: a different one each time)"
+    )
     parser.add_argument(
         "--tokenizer", type=user_path, help="SentencePiece model (default: MODEL_DIR's own)"
     )

@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(arguments: Sequence[str] | None) -> None:
-    """Read the arguments, convert, say what was written."""
+    """Read the arguments, convert the model and print a summary."""
     parser = argparse.ArgumentParser(prog=command_for("import"), description=description(__doc__))
     parser.add_argument(
         "folder", type=user_path, metavar="FOLDER", help="config.json, weights, tokenizer.model"
@@ -28,7 +28,7 @@ def run(arguments: Sequence[str] | None) -> None:
     options = parser.parse_args(arguments)
     out = options.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"--out {out} is not an empty folder; name a new one")
+        raise ValueError(f"--out {out} is not an empty folder; give a new one")
 
     from mobilellm.checkpoint import save_model
     from mobilellm.data.tokenizer import load_tokenizer

@@ -26,13 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def prepare(cfg: "DictConfig") -> None:
-    """Prepare the data of a configuration and say what there is."""
+    """Prepare the data of a configuration and print an overview."""
     from mobilellm.data import prepare_data
     from mobilellm.data.overview import overview
     from mobilellm.hydra_app.configuration import instantiate
     from mobilellm.hydra_app.root_keys import checked_config
 
     cfg = checked_config("prepare_data", cfg)
-    instantiate(cfg.model)  # of which only the vocabulary is used, but all of it has to be sound
+    instantiate(cfg.model)  # only the vocabulary size is used, but the whole model must be valid
     for line in overview(prepare_data(instantiate(cfg.data))):
         print(line)

@@ -2,7 +2,7 @@ r"""Run a teacher over the training data and store its top-k probabilities.
 
 A student then trains without the teacher in memory: distillation.teacher=STORE. If the command was
 interrupted, the same command continues; a finished store is reused. Teacher and data must have the
-same tokenizer; if data.tokenizer is null, the data get the teacher's.
+same tokenizer; if data.tokenizer is null, the teacher's is used.
 
   mobilellm prepare-logits outputs/default/<run>
   mobilellm prepare-logits MODEL_DIR data=text data.train=books/ sequence_length=512 k=64
@@ -24,7 +24,7 @@ from mobilellm.hydra_app.command import hydra_command
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command and exit; the arguments after the teacher's folder are Hydra's."""
+    """Run the command and exit; arguments after the teacher's folder are passed to Hydra."""
     line = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         add_help=False, usage=f"{command_for('prepare_logits')} TEACHER_DIR key=value …"

@@ -1,4 +1,4 @@
-"""Hydra's command line without its folders and logs, with all trials of a sweep checked first."""
+"""Hydra's command line without its folders and logs; all trials of a sweep are checked first."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ from mobilellm.hydra_app.sweep_task import SweepTask
 from mobilellm.hydra_app.trial import Trial
 from mobilellm.paths import expand_home_folders, expand_home_in_override, user_path
 
-# Our run folders hold the configuration and the results, so Hydra need not write any files.
+# Run folders contain the configuration and the results, so Hydra does not need to write files.
 NO_HYDRA_FILES = {
     "hydra/job_logging": "none",
     "hydra/hydra_logging": "none",
@@ -35,7 +35,7 @@ NO_HYDRA_FILES = {
 
 
 class HydraApplication:
-    """One command on one root configuration; arguments as for `command.hydra_command`."""
+    """One command with one root configuration; for the arguments see `command.hydra_command`."""
 
     def __init__(
         self,
@@ -61,10 +61,10 @@ class HydraApplication:
         """Run the command line.
 
         Returns:
-            How many trials of a sweep failed.
+            The number of trials of a sweep that failed.
 
         Raises:
-            ValueError: a configuration that does not compose; and whatever the task raises.
+            ValueError: the configuration cannot be composed. Errors of the task are raised too.
         """
         parser = get_args_parser()
         arguments = parser.parse_intermixed_args(list(line))
@@ -85,7 +85,7 @@ class HydraApplication:
         ]
         task = SweepTask(self.task)
         task.trials = self._check(arguments, folder)
-        arguments.overrides += _home_of_logs(task.trials)
+        arguments.overrides += _expanded_log_folder(task.trials)
         register_root_schema()
         with _full_errors():
             _run_hydra(arguments, parser, task, str(folder), self.config_name)
@@ -98,7 +98,7 @@ class HydraApplication:
         return len(task.failures)
 
     def _check(self, arguments: argparse.Namespace, folder: Path) -> list[Trial]:
-        """Compose before Hydra does: our errors say more, and all trials of a sweep are checked."""
+        """Compose before Hydra does, for clearer errors, and to check all trials of a sweep."""
         if arguments.info or arguments.shell_completion or arguments.hydra_help:
             return []
         name = arguments.config_name or self.config_name
@@ -109,7 +109,7 @@ class HydraApplication:
                 return []
             check = get_method(self.check) if self.check else None
             together = get_method(self.check_together) if self.check_together else None
-            # As Hydra itself composes a sweep, so that the task can see that it is one.
+            # Hydra sets this too, so that the task knows that it belongs to a sweep.
             overrides = [*arguments.overrides, "hydra.mode=MULTIRUN"]
             return check_sweep(loader, name, overrides, check, together)
 
@@ -118,7 +118,7 @@ def _search_path(config_dir: str, overrides: Sequence[str]) -> str:
     """`--config-dir DIR` as an override, which every launcher passes to its processes.
 
     Raises:
-        ValueError: there is no such folder, or `hydra.searchpath` is given as well.
+        ValueError: the folder does not exist, or `hydra.searchpath` is given too.
     """
     folder = user_path(config_dir).absolute()
     if not folder.is_dir():
@@ -127,11 +127,11 @@ def _search_path(config_dir: str, overrides: Sequence[str]) -> str:
             "model/mine.yaml in it for model=mine"
         )
     if any(override.lstrip("+").startswith("hydra.searchpath=") for override in overrides):
-        raise CommandError("--config-dir and hydra.searchpath=… set the same thing; give one")
+        raise CommandError("--config-dir and hydra.searchpath=… set the same value; give only one")
     return f"hydra.searchpath=[{_quoted(f'file://{folder}')}]"
 
 
-def _home_of_logs(trials: Sequence[Trial]) -> list[str]:
+def _expanded_log_folder(trials: Sequence[Trial]) -> list[str]:
     """The override for the folder of a sweep's logs if it is given with `~`."""
     folder = str(trials[0].config.hydra.sweep.dir) if trials else ""
     expanded = expand_home_folders(folder)
@@ -139,7 +139,7 @@ def _home_of_logs(trials: Sequence[Trial]) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """As a value of Hydra's command line, whatever characters it contains."""
+    """The text quoted for Hydra's command line."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 

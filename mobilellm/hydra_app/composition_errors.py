@@ -1,4 +1,4 @@
-"""Messages for overrides that do not compose, with the keys or choices that exist."""
+"""Error messages for configurations that cannot be composed, with the valid keys or choices."""
 
 import re
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ def composition_message(
     overrides: list[str],
     run_mode: RunMode,
 ) -> str:
-    """The message for a configuration that does not compose.
+    """The message for a configuration that cannot be composed.
 
     Args:
-        error: what Hydra or OmegaConf raised.
+        error: the error of Hydra or OmegaConf.
         loader: Hydra's loader on the configuration folder.
         config_name: the root configuration.
-        overrides: of the command line.
-        run_mode: a single run, or a sweep.
+        overrides: the overrides of the command line.
+        run_mode: whether to compose a single run or a sweep.
     """
     text = str(error)
     options = getattr(error, "options", None)
@@ -102,7 +102,7 @@ def _known_keys(
 def _compose_or_none(
     loader: ConfigLoader, config_name: str, overrides: list[str], run_mode: RunMode
 ) -> DictConfig | None:
-    """Composed with the overrides or, if another one is wrong as well, without any."""
+    """The configuration with the overrides or, if another one is wrong too, without any."""
     for attempt in (overrides, []):
         try:
             return loader.load_configuration(config_name, list(attempt), run_mode=run_mode)

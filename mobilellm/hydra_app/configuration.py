@@ -41,7 +41,7 @@ def config_folder() -> Path:
 
 @contextmanager
 def config_loader(config_dir: Path | None = None) -> Iterator[ConfigLoader]:
-    """Hydra's loader on `config_dir`; default: the project's conf/ folder."""
+    """Hydra's loader for `config_dir`; default: the project's conf/ folder."""
     register_root_schema()
     folder = Path(config_dir or config_folder()).resolve()
     with initialize_config_dir(str(folder), version_base="1.3"):
@@ -59,7 +59,7 @@ def compose(
         config_dir: the folder that holds the configuration; default: the project's conf/.
 
     Raises:
-        ValueError: an override or a file that does not compose, with the nearest choices.
+        ValueError: an override or a file is not valid; the message gives the nearest choices.
         FileNotFoundError: there is no conf/ folder.
     """
     with config_loader(config_dir) as loader:
@@ -73,7 +73,7 @@ def compose(
 def load(
     loader: ConfigLoader, config_name: str, overrides: list[str], run_mode: RunMode
 ) -> DictConfig:
-    """Compose, and keep the node `hydra`; errors as in `compose`."""
+    """Compose a configuration that includes the node `hydra`; raises the errors of `compose`."""
     refuse_old_keys(overrides)
     try:
         return loader.load_configuration(config_name, overrides, run_mode=run_mode)
@@ -91,8 +91,8 @@ def instantiate(node: Any, *args: Any, **kwargs: Any) -> Any:
     """Build what a configuration node describes; lists and mappings are passed as plain Python.
 
     Raises:
-        ValueError, TypeError, FileNotFoundError: the constructor's own error, after the node's
-            path in the configuration.
+        ValueError, TypeError, FileNotFoundError: the error of the constructor, prefixed with the
+            path of the node in the configuration.
     """
     try:
         return hydra.utils.instantiate(node, *args, _convert_="all", **kwargs)

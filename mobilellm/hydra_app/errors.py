@@ -16,7 +16,7 @@ from mobilellm.hydra_app.synonyms import meant_by
 
 
 def describe_configuration_error(error: BaseException) -> str | None:
-    """As `cli.errors.describe_error`, and the errors of Hydra and OmegaConf as well."""
+    """Like `cli.errors.describe_error`, but also for the errors of Hydra and OmegaConf."""
     if type(error).__module__.partition(".")[0] not in ("hydra", "omegaconf"):
         return describe_error(error)
     exhausted = describe_exhausted_resource(error)
@@ -59,7 +59,7 @@ def unknown_field(error: TypeError, target: str) -> TypeError:
 
     Args:
         error: raised by a call; returned unchanged if it is not about an unknown argument.
-        target: dotted path of what was called.
+        target: dotted path of the callable.
     """
     unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     fields = parameters_of(target)
@@ -83,7 +83,7 @@ def _list_fields(error: TypeError, wrapper: str) -> TypeError:
     """The constructor's error; one about an unknown field lists the fields that exist.
 
     Args:
-        error: what the constructor raised.
+        error: the error of the constructor.
         wrapper: the text of Hydra's exception around it, which names the constructor.
     """
     target = re.search(r"(?:to target '|partial\()([\w.]+)", wrapper)

@@ -1,6 +1,6 @@
-"""Keys of version 0.1, which nested compression and distillation, are refused with the new key.
+"""Refuses the nested keys of version 0.1, with the new key in the error message.
 
-`compression.compression.recipe.budget.ratio` is `compression.budget.ratio` now.
+For example, `compression.compression.recipe.budget.ratio` is now `compression.budget.ratio`.
 """
 
 import re
@@ -35,7 +35,7 @@ def refuse_old_keys(overrides: Iterable[str]) -> None:
     """Refuse nested keys on the command line.
 
     Raises:
-        CommandError: the first old override, and what to write instead.
+        CommandError: an override uses an old key; the message gives the new override.
     """
     for override in overrides:
         new = new_override(override)
@@ -51,7 +51,7 @@ def refuse_old_nodes(config: Mapping[str, Any]) -> None:
     """Refuse nested settings in a YAML file.
 
     Raises:
-        CommandError: names the old key and the new one.
+        CommandError: a group has nested settings; the message gives the old key.
     """
     nested = {group: (*names, RECIPE) for group, names in NESTED.items()}
     for group, names in nested.items():

@@ -1,7 +1,7 @@
 """The keys at the root of each root configuration in conf/, with the types and ranges of values.
 
 Groups (model, data, …) are checked by the classes that they build. A new key needs a row here, and
-its value with a comment in the YAML file.
+a value with a comment in the YAML file.
 """
 
 from collections.abc import Mapping
@@ -97,7 +97,7 @@ ROOTS: dict[str, tuple[Rows, tuple[str, ...]]] = {
     "prepare_logits": (PREPARE_LOGITS, ("model", "data")),
 }
 OPTIONAL = ("compression", "distillation", "callbacks", "logger")
-# Groups that a command takes from a model's folder or run, so that they may be empty in conf/.
+# Groups that a command fills in from the folder of a model, so that they may be empty in conf/.
 FILLED_IN = {"compress": ("model", "data"), "prepare_logits": ("model",)}
 
 
@@ -106,10 +106,10 @@ def checked_config(root: str, cfg: DictConfig) -> DictConfig:
 
     Args:
         root: the root configuration, a file of conf/ without `.yaml`.
-        cfg: as composed; it is not modified.
+        cfg: the composed configuration; it is not modified.
 
     Raises:
-        ValueError: a key at the root that does not exist or is missing, or a value out of range.
+        ValueError: a root key is unknown or missing, or a value is out of range.
     """
     plain: Any = expand_home_folders(OmegaConf.to_container(cfg, resolve=False))
     expanded: Any = OmegaConf.create(plain)

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 @dataclass
 class RunConfig:
-    """Keys of a run; conf/train.yaml holds their values and says what each one means."""
+    """Keys of a run; conf/train.yaml contains their default values and describes them."""
 
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)

@@ -38,13 +38,15 @@ def check_sweep(
     Args:
         loader: Hydra's loader on the configuration folder.
         config_name: the root configuration.
-        overrides: of the command line, sweeps such as `seed=0,1` included.
-        check: takes a trial's configuration, raises if it could not run, may return its folder.
-        check_together: takes all trials, raises if they would interfere with each other.
+        overrides: the overrides of the command line, including sweeps such as `seed=0,1`.
+        check: called with the configuration of each trial. It raises an error if the trial cannot
+            run, and may return its run folder.
+        check_together: called with all trials. It raises an error if they would interfere with each
+            other.
 
     Raises:
-        ValueError: a trial that does not compose or that `check` refuses, with its overrides;
-            what `check_together` refuses.
+        ValueError: a trial cannot be composed or `check` refuses it (the message gives its
+            overrides), or `check_together` refuses the trials.
     """
     sweep = load(loader, config_name, list(overrides), RunMode.MULTIRUN)
     launcher = sweep_launcher_of(sweep.hydra.launcher)

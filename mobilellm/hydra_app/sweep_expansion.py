@@ -56,8 +56,8 @@ def compose_trial(
     Args:
         loader: Hydra's loader on the configuration folder.
         sweep: the configuration of the sweep.
-        number: of the trial, from 0.
-        overrides: of the trial.
+        number: the number of the trial, from 0.
+        overrides: the overrides of the trial.
         varying: keys whose values differ between trials.
     """
     lines = [*as_typed(sweep.hydra.overrides.hydra), *overrides]
@@ -72,7 +72,7 @@ def compose_trial(
 
 
 def _typed_values(override: Any, parser: Any) -> dict[str, str]:
-    """Each override that the sweeper makes of this one, with the text that was typed for it."""
+    """The overrides that the sweeper derives from this one, each with the text that was typed."""
     key, line = override.get_key_element(), override.input_line
     value = line.partition("=")[2]
     if not override.is_sweep_override():

@@ -1,4 +1,4 @@
-"""The base class of our launchers: what the sweep check calls, and what Hydra's sweeper calls."""
+"""The base class of launchers, with the methods that the sweep check and Hydra's sweeper call."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from mobilellm.hydra_app.trial import Trial, as_typed, without_hydra
 
 
 class SweepLauncher(Launcher):
-    """A launcher that runs each trial in its own process; the results are the files they write.
+    """A launcher that runs each trial in its own process; trials write their results to files.
 
     A new launcher is a subclass and a file in conf/hydra/launcher/ whose `_target_` names it.
     """
@@ -27,7 +27,7 @@ class SweepLauncher(Launcher):
 
     @classmethod
     def prepare(cls, settings: DictConfig) -> None:
-        """Called before the trials are composed: refuse wrong settings, begin to load modules.
+        """Check the settings and start to load modules; called before the trials are composed.
 
         Args:
             settings: the node `hydra.launcher`.
@@ -35,11 +35,11 @@ class SweepLauncher(Launcher):
 
     @classmethod
     def check_trial(cls, config: DictConfig) -> None:
-        """Called with each trial's configuration: refuse one that this launcher cannot run."""
+        """Refuse a trial that this launcher cannot run; called with each configuration."""
 
     @classmethod
     def abandon(cls) -> None:
-        """Called if the sweep is refused: undo what `prepare` began."""
+        """Undo what `prepare` started; called if the sweep is refused."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -51,10 +51,10 @@ class SweepLauncher(Launcher):
 
     @property
     def task(self) -> Callable[[DictConfig], Any]:
-        """What the process of a trial calls.
+        """The function that the process of a trial calls.
 
         Raises:
-            ValueError: another process cannot import it.
+            ValueError: another process cannot import the function.
         """
         task = getattr(self.task_function, "task", self.task_function)
         if "." in getattr(task, "__qualname__", "."):
@@ -65,10 +65,10 @@ class SweepLauncher(Launcher):
         return task
 
     def trials(self, overrides: Sequence[Sequence[str]], first: int) -> list[Trial]:
-        """The trials as the sweep check composed them, so that later edits have no effect.
+        """The trials as the sweep check composed them, so that later edits of conf/ have no effect.
 
         Args:
-            overrides: of each trial, as the sweeper passes them.
+            overrides: the overrides of each trial, as the sweeper passes them.
             first: number of the first trial within the sweep.
         """
         return [self._trial(first + i, o) for i, o in enumerate(overrides)]
@@ -86,7 +86,7 @@ class SweepLauncher(Launcher):
         return Trial(tuple(overrides), config, None)
 
     def record_failure(self, trial_name: str, reason: str) -> None:
-        """Let the command exit with 1 after the other trials have ended."""
+        """Record a failed trial, so that the command exits with 1 after the other trials."""
         fail: Callable[[str, str], None] | None = getattr(self.task_function, "fail", None)
         if fail is not None:
             fail(trial_name, reason)
@@ -95,8 +95,8 @@ class SweepLauncher(Launcher):
 def job_return(config: DictConfig, result: Any) -> JobReturn:
     """A trial's result in the form that Hydra expects.
 
-    Always "completed": Hydra would end the whole sweep at the first failed trial. `SweepTask`
-    records the failures.
+    The status is always "completed", because Hydra ends the whole sweep at the first failed trial.
+    `SweepTask` records the failures.
     """
     done = JobReturn(
         overrides=as_typed(config.hydra.overrides.task),
@@ -110,7 +110,7 @@ def job_return(config: DictConfig, result: Any) -> JobReturn:
 
 
 def sweep_launcher_of(settings: DictConfig) -> type[SweepLauncher] | None:
-    """The class of the chosen launcher, known to Hydra from now on; None for one of Hydra's own.
+    """Register the class of the chosen launcher with Hydra; None for Hydra's own launchers.
 
     Hydra builds only launchers of the package `hydra_plugins`. Any subclass of `SweepLauncher`
     may be named by `hydra.launcher._target_`.
@@ -119,7 +119,7 @@ def sweep_launcher_of(settings: DictConfig) -> type[SweepLauncher] | None:
         settings: the node `hydra.launcher`.
 
     Raises:
-        ValueError: `_target_` names nothing that can be imported.
+        ValueError: `_target_` cannot be imported.
     """
     target = str(settings._target_)
     try:

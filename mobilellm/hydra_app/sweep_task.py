@@ -1,4 +1,4 @@
-"""What Hydra calls for each trial: an error in one trial does not end the sweep."""
+"""The task that Hydra calls for each trial; an error in one trial does not end the sweep."""
 
 import functools
 import traceback
@@ -15,9 +15,9 @@ from mobilellm.hydra_app.trial import Trial, as_typed
 
 
 class SweepTask:
-    """A task under `-m`: the error of a trial is printed and recorded, and the sweep continues.
+    """Wraps a task so that a sweep continues if a trial fails; errors are printed and recorded.
 
-    Outside a sweep it behaves as the task itself.
+    Outside a sweep, it behaves like the task itself.
     """
 
     def __init__(self, task: Callable[[DictConfig], Any]) -> None:
@@ -26,9 +26,9 @@ class SweepTask:
         self.task = task
         self.trials: list[Trial] = []
         self.failures: list[tuple[str, str]] = []
-        """Overrides and reason of each trial that failed."""
+        """Overrides and error message of each trial that failed."""
         self.error: Exception | None = None
-        """What the task raised outside a sweep."""
+        """The error that the task raised outside a sweep."""
 
     def __call__(self, config: DictConfig) -> Any:
         """Run one trial in this process."""
@@ -37,12 +37,12 @@ class SweepTask:
             try:
                 return self.task(config)
             except Exception as error:
-                # Raised again by `HydraApplication.run`; Hydra would print a line of its own.
+                # Raised again by `HydraApplication.run`; Hydra would print an additional line.
                 self.error = error
                 return None
         trial = self.trial(as_typed(job.overrides.task))
         if trial is not None:
-            # The configuration as it was checked also holds what was typed and what varies.
+            # The checked configuration also contains the typed overrides and the varying keys.
             HydraConfig.instance().set_config(trial.config)
         name = trial.name if trial else " ".join(as_typed(job.overrides.task))
         total = f" of {len(self.trials)}" if self.trials else ""
@@ -51,7 +51,7 @@ class SweepTask:
             return self.task(config)
         except SystemExit as stop:
             if isinstance(stop.__context__, KeyboardInterrupt):
-                # A library has replaced Ctrl-C by an exit code; it still ends the sweep.
+                # A library has converted Ctrl-C to an exit code; it must still end the sweep.
                 raise stop.__context__ from None
             if stop.code in (None, 0):
                 return None
@@ -70,5 +70,5 @@ class SweepTask:
         self.failures.append((name, message))
 
     def trial(self, overrides: Sequence[str]) -> Trial | None:
-        """The trial that was checked with these overrides."""
+        """The checked trial with these overrides; None if there is none."""
         return next((t for t in self.trials if t.overrides == tuple(overrides)), None)

@@ -91,7 +91,7 @@ def meant_by(key: str, known: Iterable[str] = ()) -> str | None:
 
     Args:
         key: the last part of the dotted key that the user wrote.
-        known: the names that exist at that place; if given, only one of them is returned.
+        known: the names that are valid at that place; if given, only one of them is returned.
     """
     ours = MEANT.get(key)
     names = list(known)

@@ -1,4 +1,4 @@
-"""One trial of a sweep, and what it has in common with the others."""
+"""One trial of a sweep, and the overrides that it shares with the others."""
 
 import copy
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Hydra launchers and what they start: one process per trial, on this machine or on a cluster."""
+"""Hydra launchers that run one process per trial, on this machine or on a cluster."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,5 +16,5 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """The public names, each imported from its module."""
+    """Import a public name from its module."""
     return import_public_name(__name__, name, _MODULES)

@@ -198,7 +198,7 @@ def test_weights_that_are_no_numbers(sampled, value, run_script, saved_run, tmp_
     [
         ("generate", ["nowhere"], "error: folder nowhere does not exist; give the folder of"),
         ("import", ["nowhere", "--out", "out"], "error: folder nowhere does not exist"),
-        ("import", ["nowhere", "--out", "."], "error: --out . is not an empty folder; name a new"),
+        ("import", ["nowhere", "--out", "."], "error: --out . is not an empty folder; give a new"),
         (
             "export",
             ["nowhere", "--format", "huggingface", "--out", "o"],

@@ -25,7 +25,7 @@ class Job:
     """The overrides in which it differs from the other trials."""
 
     def summary(self) -> dict[str, Any]:
-        """The trial's summary.json; empty if there is none yet."""
+        """The content of the trial's summary.json; empty if it does not exist yet."""
         try:
             return (read_summary(self.folder) if self.folder else None) or {}
         except ValueError:

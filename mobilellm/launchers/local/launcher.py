@@ -40,7 +40,7 @@ class LocalLauncher(SweepLauncher):
         attempts: int = 1,
         preload: Sequence[str] = (),
     ) -> None:
-        """Take what is not given from the machine: its GPUs and cores."""
+        """Derive settings that are not given from the GPUs and cores of the machine."""
         self.gpus = visible_gpus()
         cores = usable_cores()
         # None of this may depend on how many trials are left: a resumed trial must get the same
@@ -64,7 +64,7 @@ class LocalLauncher(SweepLauncher):
 
     @classmethod
     def check_trial(cls, config: DictConfig) -> None:
-        """Refuse a trial on several GPUs: each trial gets one, so it would fail when it starts."""
+        """Refuse a trial on several GPUs, because each trial gets only one."""
         if not visible_gpus():
             return
         devices = OmegaConf.select(config, "trainer.devices")
@@ -87,7 +87,7 @@ class LocalLauncher(SweepLauncher):
         """Run one batch of trials.
 
         Returns:
-            One entry per trial: its summary.json as a dictionary, as far as it exists.
+            One entry per trial: the content of its summary.json, if it exists.
 
         Raises:
             ValueError: the task cannot be imported by another process.

@@ -46,10 +46,10 @@ class Supervisor:
 
     Args:
         task: an importable function of a configuration.
-        n_jobs: how many run at a time.
+        n_jobs: number of jobs that run at the same time.
         threads: CPU threads per job.
         gpus: identifiers; each job gets the GPU that has the fewest jobs.
-        attempts: how often a job is started in total if signals kill it.
+        attempts: largest number of starts of a job that is killed by signals.
         preload: modules that the server imports before the first fork.
         common: overrides that all trials share; printed once.
     """
@@ -193,7 +193,7 @@ class Supervisor:
 
     @contextmanager
     def _handle_signals(self) -> Iterator[None]:
-        """Pass Ctrl-C, SIGTERM and SIGHUP on to the jobs; at the end no process is left."""
+        """Forward Ctrl-C, SIGTERM and SIGHUP to the jobs, and kill remaining jobs at the end."""
 
         def receive(number: int, _frame: object) -> None:
             self.must_kill = self.must_kill or signals.stops_immediately(self.signals, number)

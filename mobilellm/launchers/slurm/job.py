@@ -1,4 +1,4 @@
-"""One trial as a SLURM job runs it, on each of its ranks."""
+"""The program of a SLURM job, which runs one trial on each of its ranks."""
 
 import os
 import subprocess
@@ -81,7 +81,7 @@ class SlurmTrial:
             write_record(self.folder, replace(record, error=reason))
 
     def _requeue(self) -> bool:
-        """Requeue the job unless it was cancelled; whether nothing went wrong."""
+        """Requeue the job unless it was cancelled; returns False if that failed."""
         job = current_job()
         starts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         if starts >= self.max_requeues:

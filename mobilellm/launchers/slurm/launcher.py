@@ -63,7 +63,7 @@ class SlurmLauncher(SweepLauncher):
         """Submit one batch of trials.
 
         Returns:
-            One entry per trial: its summary.json as a dictionary, as far as it exists.
+            One entry per trial: the content of its summary.json, if it exists.
 
         Raises:
             ValueError: this is not a machine of a SLURM cluster, SLURM refuses the jobs, or the
@@ -153,7 +153,7 @@ class SlurmLauncher(SweepLauncher):
                 try:
                     states = run_states(left)
                 except SlurmError:
-                    # The controller may be restarting; it is asked again.
+                    # The controller may be restarting, so the query is repeated.
                     continue
                 for path in [path for path, state in states.items() if not state.is_active]:
                     self._report(left.pop(path), states[path], overview)

@@ -45,7 +45,7 @@ def job_states(job_ids: Iterable[str]) -> dict[str, JobState]:
     """The state of each job, `UNKNOWN` if SLURM no longer knows it.
 
     Raises:
-        SlurmError: SLURM does not answer. Nothing is known then, not even that a job has ended.
+        SlurmError: SLURM does not answer, so no state is known, not even that a job has ended.
     """
     wanted = set(job_ids)
     if not wanted:

@@ -21,7 +21,7 @@ RANGES = {
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmSettings:
-    """Checked settings; conf/hydra/launcher/slurm.yaml says what each field means.
+    """Checked settings; conf/hydra/launcher/slurm.yaml describes each field.
 
     Raises:
         ValueError: a number out of range, or a signal that trials do not handle.
@@ -115,7 +115,7 @@ class SlurmSettings:
         return [
             f"export SUBMITIT_PREEMPT_SIGNAL={self.signal}",
             f"export OMP_NUM_THREADS={self.cpus_per_task} MKL_NUM_THREADS={self.cpus_per_task}",
-            # The copy of the code, and not what happens to be in the working directory.
+            # Import the copy of the code, and not the package in the working directory.
             f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
             "export PYTHONSAFEPATH=1",
         ]

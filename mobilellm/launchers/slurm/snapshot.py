@@ -29,9 +29,9 @@ class Snapshot:
 def take_snapshot(parent: Path) -> Snapshot:
     """Copy the code that is running to `<parent>/code-<hash of its content>`.
 
-    Of a clone, the working tree is copied: the commit with its changes, and new files of code. Of
-    an installed package, its own files are copied; there is no commit then. A copy that exists
-    already is used again.
+    From a clone, the working tree is copied, with uncommitted changes and new files of code. From
+    an installed package, the files of the package are copied, and there is no commit. An existing
+    copy is reused.
     """
     contents = {name: (CODE_ROOT / name).read_bytes() for name in _code_files(CODE_ROOT)}
     state = git_state()
@@ -81,7 +81,7 @@ def _hash(contents: dict[str, bytes]) -> str:
 
 
 def _git(root: Path, *arguments: str) -> bytes | None:
-    """What git prints; None if `root` is not a clone."""
+    """The output of git; None if `root` is not a clone."""
     if not (root / ".git").exists():
         return None
     try:

@@ -12,7 +12,7 @@ from mobilellm.launchers.slurm.record import JobRecord, read_record
 from mobilellm.run_folder import read_summary
 
 LOG_TAIL_BYTES = 262_144
-# In the words of srun's messages. Without SIGTERM, which srun itself sends to the other ranks.
+# Signals by the names in srun's messages, without SIGTERM, which srun sends to the other ranks.
 SIGNAL_NAMES = {
     signal.strsignal(number): number.name
     for number in signal.Signals

@@ -31,10 +31,10 @@ def submit(
     """Submit the trials as one job array.
 
     Args:
-        bodies: what the jobs run.
-        settings: of all jobs.
-        name: of the job array.
-        folder: for the scripts, the pickled trials and the logs.
+        bodies: the trials that the jobs run.
+        settings: the settings of all jobs.
+        name: the name of the job array.
+        folder: the folder for the scripts, the pickled trials and the logs.
 
     Returns:
         The job id of each trial.
