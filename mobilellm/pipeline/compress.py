@@ -70,9 +70,9 @@ def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Com
     calibration = data.calibration(settings.calibration_tokens)
     plan = _make_or_load_plan(cfg, out, recipe, settings, model, data, calibration)
     _print(plan.table())
-    spending = recipe.spending(model, plan)
-    if spending is not None:
-        _log(str(spending))
+    budget_use = recipe.budget_use(model, plan)
+    if budget_use is not None:
+        _log(str(budget_use))
     _log("applying the plan")
     compressed = recipe.apply(model, plan, calibration)
     save_model(compressed.model.to(stored_dtype), out, tokenizer or data.prepared.tokenizer_path)
@@ -84,7 +84,7 @@ def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Com
     _print(results_table([result.to_dict() for result in results]))
     report = CompressionReport(
         recipe=str(recipe),
-        budget=spending,
+        budget=budget_use,
         plan=plan,
         relative_errors=compressed.errors,
         models=results,

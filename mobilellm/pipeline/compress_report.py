@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 
 from mobilellm.accounting.parameters import ParameterCounts
 from mobilellm.compression.plan import Plan
-from mobilellm.compression.recipe import Spending
+from mobilellm.compression.recipe import BudgetUse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class CompressionReport:
     """Results of one compression; each field is a key of compression.json."""
 
     recipe: str
-    budget: Spending | None
+    budget: BudgetUse | None
     """Use of the size budget; None if the recipe has no such budget."""
     plan: Plan
     relative_errors: Mapping[str, float]
