@@ -54,7 +54,7 @@ def test_proposed_divisions_keep_the_budget_and_some_are_moderate(parts):
     for budgets in found:
         assert sum(budgets.values()) <= division.allowed
         # Each can be built: what is not left dense has room for its parts.
-        shapes = {n: division.written(n, kept) for n, kept in budgets.items()
+        shapes = {n: division.shape_for(n, kept) for n, kept in budgets.items()
                   if kept < division.sizes[n]}  # fmt: skip
         division.check(shapes)
         relative = [kept / uniform[name] for name, kept in budgets.items()]

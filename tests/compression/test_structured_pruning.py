@@ -260,7 +260,7 @@ def test_shares_that_cannot_be_meant_are_refused(fields, message):
 
 def test_within_groups_of_one_there_is_nothing_to_prune():
     recipe = StructuredPruning(keep_heads=0.6, head_unit="within_groups")
-    with pytest.raises(ValueError, match="of 1 keeps all; leave it out, or change head_unit"):
+    with pytest.raises(ValueError, match="of 1 keeps all; remove keep_heads, or change head_unit"):
         recipe.check(model_of(num_key_value_heads=6))
 
 

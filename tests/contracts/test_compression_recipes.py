@@ -218,7 +218,7 @@ def test_a_searched_allocation_is_not_worse_than_the_uniform_one_on_the_calibrat
 
 def test_a_plan_names_a_layer_once():
     plan = VARIANTS["svd"][0].plan(make_model("none"), make_batches())
-    with pytest.raises(ValueError, match=r"names .* twice"):
+    with pytest.raises(ValueError, match=r"contains .* twice"):
         LayerwisePlan(layers=(*plan.layers, plan.layers[0]))
 
 

@@ -44,7 +44,7 @@ def test_ranks_share_the_windows_in_as_many_batches(world_size, monkeypatch):
     alone = sum_losses(model, data.validation_batches())
     counts, sums = [], np.zeros(2)
     for rank in range(world_size):
-        monkeypatch.setattr(data, "_place", lambda place=(rank, world_size): place)
+        monkeypatch.setattr(data, "_rank_and_world_size", lambda at=(rank, world_size): at)
         batches = list(data.validation_batches())
         counts.append(len(batches))
         part = sum_losses(model, batches)

@@ -45,5 +45,5 @@ def test_wrong_use_is_refused():
     with pytest.raises(ValueError, match="101 tokens do not fit into max_position_embeddings=100"):
         cache.append(0, torch.ones(1, 2, 101, 4), torch.ones(1, 2, 101, 4))
     cache.append(0, torch.ones(1, 2, 1, 4), torch.ones(1, 2, 1, 4))
-    with pytest.raises(ValueError, match="batch of 3 does not match the cache's 1; use a new"):
+    with pytest.raises(ValueError, match="batch size 3 does not match the cache's batch size 1"):
         cache.append(0, torch.ones(3, 2, 1, 4), torch.ones(3, 2, 1, 4))

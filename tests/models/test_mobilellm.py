@@ -180,7 +180,7 @@ def test_building_on_the_meta_device_allocates_nothing():
     [
         ((2, 33), None, "sequence of 33 tokens is longer than max_position_embeddings=32; shorten"),
         ((4,), None, r"input_ids has shape \(4,\); give token ids \(batch, sequence\)"),
-        ((2, 4), torch.ones(2, 4), "attention_mask has type torch.float32; give bool"),
+        ((2, 4), torch.ones(2, 4), "attention_mask has type torch.float32; give a bool tensor"),
         (
             (2, 4),
             torch.ones(2, 5, dtype=torch.bool),

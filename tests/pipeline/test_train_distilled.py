@@ -171,7 +171,7 @@ LOSSES = "distillation.losses"
         (["compression.keep_heads=0.5"],
          "losses.attention, with the compressed student: AttentionKL: layer 0 of the "
          "student has 1 heads, layer 0 of the teacher 2; use heads=mean"),
-        (["compression.keep_heads=0.5", "compression.first_start=0.9"], "as compression"),
+        (["compression.keep_heads=0.5", "compression.first_start=0.9"], "with the compressed"),
         (["compression.keep_blocks=0.5", f"{LOSSES}.feed_forward.layers._target_="
           "mobilellm.distillation.losses.layer_map.Explicit",
           f"+{LOSSES}.feed_forward.layers.layers=[[1,1]]"],

@@ -44,7 +44,7 @@ def test_a_full_disk_keeps_finished_shards_and_the_next_call_goes_on(corpus):
         (corpus / "train" / "zzz.txt").write_bytes(b"\xff")
         prepare(config)
     (corpus / "train" / "zzz.txt").unlink()
-    full = pytest.raises(OSError, match=r"00002.tokens takes 10 kB, about .* kB are needed")
+    full = pytest.raises(OSError, match=r"00002.tokens takes 10 kB; about .* kB are needed")
     with full_disk_at(resolve_data(config).folder, 2), full as caught:
         prepare(config, shard_tokens=5000)
     assert caught.value.errno == errno.ENOSPC
