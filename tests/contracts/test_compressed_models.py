@@ -7,6 +7,7 @@ from mobilellm.accounting import count_parameters
 from mobilellm.checkpoint import load_model, save_model
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.cache import KVCache
+from mobilellm.models.decoding import MIN_NEW_TOKENS
 from mobilellm.models.generation import generate
 
 LOW_RANK = {"left": (40, 1), "right": (1, 24), "num_terms": 3}
@@ -191,7 +192,7 @@ def test_decoding_with_a_cache_equals_the_whole_sequence(model):
 @torch.no_grad()
 def test_generation_equals_the_naive_loop(model):
     # Long enough for packed decoding, which has to leave these models alone.
-    prompts, new = make_ids(4), 40
+    prompts, new = make_ids(4), MIN_NEW_TOKENS
     text = prompts
     for _ in range(new):
         text = torch.cat([text, model(text).logits[:, -1:].argmax(-1)], dim=1)
