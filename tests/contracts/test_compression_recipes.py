@@ -1,7 +1,7 @@
 """What holds for every compression recipe: a new file in conf/compression needs no row here.
 
-The first recipe of each class meets every sharing scheme in `make test`, the others meet two; all
-other pairs are slow tests.
+The first recipe of each class meets every sharing scheme in `make test`, the others meet two, and
+those that take seconds meet one; all other pairs are slow tests.
 """
 
 from dataclasses import replace
@@ -39,6 +39,8 @@ SCHEMES = {
     "untied": {"tie_word_embeddings": False},
 }
 FEED_FORWARD = ["blocks.*.feed_forward.*"]
+# Files whose recipe takes seconds even for this model.
+TAKES_SECONDS = ("searched", "permuted_kronecker")
 # Settings that no file has, and the sharing schemes under which `make test` tests each.
 VARIANTS = {
     "svd": (Factorization(fit="weights"), ["none", "reverse"]),
@@ -59,7 +61,7 @@ VARIANTS = {
         Factorization(
             parts=[{"num_terms": None}, {"right": [4, 2], "num_terms": 1}], budget={"ratio": 0.7}
         ),
-        ["first_kv", "immediate"],
+        ["first_kv"],
     ),
     "embedding too": (
         Factorization(
@@ -90,8 +92,9 @@ def cases():
             target = FILES[name].get("_target_")  # files without one are variants of one with it
             is_new = target is not None and target not in known
             known.add(target)
-            two = [schemes[(2 * number + step) % len(schemes)] for step in (0, 1)]
-            quick = schemes if is_new else two
+            steps = (0,) if name in TAKES_SECONDS else (0, 1)
+            some = [schemes[(2 * number + step) % len(schemes)] for step in steps]
+            quick = schemes if is_new else some
         for scheme in schemes:
             yield pytest.param(name, scheme, marks=[] if scheme in quick else pytest.mark.slow)
 
@@ -166,9 +169,10 @@ def test_every_recipe_keeps_the_contract(name, scheme, tmp_path):
 def number_types():
     """Each recipe in one of the 16-bit types, and in float64 unless that takes long."""
     for number, name in enumerate([*PRESETS, *VARIANTS]):
-        yield name, (torch.bfloat16, torch.float16)[number % 2]
+        marks = [pytest.mark.slow] if name in TAKES_SECONDS else []
+        yield pytest.param(name, (torch.bfloat16, torch.float16)[number % 2], marks=marks)
         if name != "searched":
-            yield name, torch.float64
+            yield pytest.param(name, torch.float64, marks=marks)
 
 
 @pytest.mark.parametrize(("name", "dtype"), number_types())

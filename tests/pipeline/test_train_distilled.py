@@ -129,7 +129,7 @@ def test_a_store_teaches_what_its_teacher_teaches(tiny_overrides, tiny_run, teac
         o for o in tiny_overrides if o.startswith(("data", "prepared_dir", "sequence_length"))
     ]
     store = tmp_path / "store"
-    config = compose("prepare_logits", [*shared, "k=8", f"out={store}"])
+    config = compose("prepare_logits", [*shared, "k=8", "micro_batch_size=64", f"out={store}"])
     prepare_logits(config, teacher)
     online = tiny_run(
         "distillation=forward_kl", f"{TEACHER}={teacher}", "experiment_name=online",

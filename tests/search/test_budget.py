@@ -34,8 +34,7 @@ def test_the_papers_own_shape_comes_out_at_its_depth_and_at_its_width():
 
 @pytest.mark.parametrize(
     ("budget", "match"),
-    [(3e5, "stored"), (3e5, "body"), (1e6, "flops"), (1e6, "body"), (7e6, "stored"),
-     (200e6, "body"), (5e8, "flops")],
+    [(3e5, "stored"), (1e6, "flops"), (1e6, "body"), (7e6, "stored")],
 )  # fmt: skip
 def test_no_allowed_shape_is_better(match, budget):
     """Against brute force: at every width the best aligned feed-forward width, then the rule."""

@@ -46,7 +46,7 @@ def teacher(model, prepared, tmp_path) -> Path:
 @pytest.fixture
 def options(data_options, tmp_path) -> list[str]:
     return [*data_options, f"out={tmp_path}/store", f"sequence_length={SEQUENCE}", "k=6",
-            "accelerator=cpu", "num_threads=1"]  # fmt: skip
+            "micro_batch_size=32", "accelerator=cpu", "num_threads=1"]  # fmt: skip
 
 
 @pytest.fixture

@@ -85,7 +85,8 @@ def test_a_run_teaches_on_the_data_it_was_trained_on(tiny_run, tiny_overrides, t
     summary = tiny_run()
     run = next((tmp_path / "outputs").glob(f"*/{summary['run']}"))
     data = [option for option in tiny_overrides if option.startswith(("data", "prepared_dir"))]
-    store = make_store(run, [*data, f"out={tmp_path}/store", "sequence_length=512", "k=3"])
+    given = [f"out={tmp_path}/store", "sequence_length=512", "k=3", "micro_batch_size=32"]
+    store = make_store(run, [*data, *given])
     assert store.manifest["inputs"]["data_hash"] == summary["hashes"]["train"]
     assert store.inputs.teacher_hash == model_hash(load_model(run / "model"))
 
