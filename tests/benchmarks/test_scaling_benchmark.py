@@ -61,6 +61,7 @@ def test_rows_say_how_two_compare_with_one_and_with_the_forecast():
     assert weak["forecast_over_measured_both_busy"] == pytest.approx(1.3 / 1.6, rel=0.01)
 
 
+@pytest.mark.slow
 def test_two_processes_are_measured_by_two_clocks():
     rows = measure("scaling", rounds=1, quick=True)
     assert [(row["scaling"], row["clock"]) for row in rows] == [

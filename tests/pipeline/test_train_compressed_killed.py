@@ -44,8 +44,9 @@ def test_killed_in_every_stage(overrides, alone, tmp_path):
     assert_same(the_folder(tmp_path / "outputs/killed"), alone)
 
 
-@pytest.mark.parametrize("moment", ["plan", "apply", "after"])
-@pytest.mark.parametrize("first_start", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("moment", "first_start"), [("plan", 0.1), ("apply", 0.0), ("after", 0.0), ("after", 0.1)]
+)
 def test_killed_between_stages(moment, first_start, overrides, tmp_path):
     """Before the plan, in the work on each stage, and when the new checkpoint is written."""
     mine = with_first_start(overrides, first_start)
@@ -58,9 +59,8 @@ def test_killed_between_stages(moment, first_start, overrides, tmp_path):
     assert_same(the_folder(tmp_path / "outputs/killed"), the_folder(tmp_path / "outputs/alone"))
 
 
-@pytest.mark.parametrize("first_start", [0.0, 0.1])
-def test_two_processes_learn_what_one_learns(first_start, overrides, tmp_path):
-    mine = with_first_start(overrides, first_start)
+def test_two_processes_learn_what_one_learns(overrides, tmp_path):
+    mine = with_first_start(overrides, 0.1)
     assert start(*mine, "experiment_name=alone").wait(timeout=240) == 0
     rest = [o for o in mine if o != "trainer=cpu"]
     two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "experiment_name=two"]

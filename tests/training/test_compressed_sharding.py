@@ -81,7 +81,7 @@ def run(rank, strategy, folder):
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
+@pytest.mark.parametrize("strategy", ["fsdp", pytest.param("ddp", marks=pytest.mark.slow)])
 def test_two_processes_learn_what_one_learns(strategy, tmp_path):
     torch.multiprocessing.spawn(run, (strategy, str(tmp_path)), nprocs=2)
     alone = train(make_model(), make_tokens())

@@ -46,6 +46,7 @@ def run(rank, port):
         assert group_threads() == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are named in /proc only")
 def test_nothing_of_the_group_is_left_and_the_next_run_has_its_own():
     with socket.socket() as free:

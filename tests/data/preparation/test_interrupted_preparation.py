@@ -111,7 +111,9 @@ def wait_for(condition, seconds=120):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_stopped_work_goes_on_and_leaves_no_process(large, how):
     process = start(large, "cut", 2)
     wait_for(lambda: (large / "cut" / "train" / "00001.tokens").exists() or process.poll())
