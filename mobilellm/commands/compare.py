@@ -1,13 +1,16 @@
 """Compare trained models: a table, a verdict for each pair, cautions, and a page with plots.
 
 Reads every finished run in the given folders and below them. Runs that differ only in the seed
-count as one model; for a verdict, give at least three seeds of each, trained on the same data.
+count as one model; for a verdict, give at least three seeds of each, trained on the same data. The
+chance of even one wrong verdict is at most 5 %. --margin also finds models that differ by less than
+a difference that does not matter; --max-seeds allows looks after every seed up to that number.
 Unfinished runs are listed but not compared, and learning-rate probes are left out. Up to eight
 models are compared in pairs; if there are more, each is compared with the best or with --baseline.
 Folders that mobilellm compress wrote are listed by size, loss and time.
 
   mobilellm compare outputs/depth_vs_width
   mobilellm compare outputs/default --baseline 12×80
+  mobilellm compare outputs/default --margin 0.01 --max-seeds 8
   mobilellm compare compressed/low_rank compressed/wanda --out leaderboard
   mobilellm compare outputs/small outputs/large --out comparison --title "Two budgets"
 """
@@ -42,6 +45,12 @@ def run(arguments: Sequence[str] | None) -> None:
     parser.add_argument(
         "--baseline", metavar="SHAPE", help="compare with this shape, or the shape of this run only"
     )
+    parser.add_argument(
+        "--margin", type=float, metavar="LOSS", help="a difference in loss that does not matter"
+    )
+    parser.add_argument(
+        "--max-seeds", type=int, metavar="N", help="the limit, if seeds are added until a verdict"
+    )
     parser.add_argument("--title", help="heading of the page; default: the experiment's name")
     options = parser.parse_args(arguments)
 
@@ -49,7 +58,10 @@ def run(arguments: Sequence[str] | None) -> None:
 
     from mobilellm.report import compare
 
-    comparison = compare(options.paths, options.out, title=options.title, baseline=options.baseline)
+    comparison = compare(
+        options.paths, options.out, title=options.title, baseline=options.baseline,
+        margin=options.margin, max_seeds=options.max_seeds,
+    )  # fmt: skip
     width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 120
     # Not cropped: the path of the page is longer than many terminals are wide.
     Console(width=width, highlight=False).print(comparison, crop=False)

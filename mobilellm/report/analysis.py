@@ -12,19 +12,23 @@ from mobilellm.report.comparability import (
 )
 from mobilellm.report.compressed import CompressedModel, compressed_cautions, rank_models
 from mobilellm.report.fairness import cautions
-from mobilellm.report.findings import findings, lowest_label
+from mobilellm.report.findings import UNIT, findings, lowest_label
 from mobilellm.report.leaderboard import leaderboard_sentence
+from mobilellm.report.power import PowerEstimate, look_sentence, power_estimates
 from mobilellm.report.run_groups import RunGroup, group_runs
 from mobilellm.report.runs import LeftOut, RunSet
 from mobilellm.report.statistics import (
+    NOT_DISTINGUISHABLE,
+    TOO_FEW_SEEDS,
     Interval,
+    Judgement,
     Pair,
-    compare_pairs,
-    mean_interval,
-    paired_differences,
+    judge,
+    level_until,
 )
 from mobilellm.units import join_names
 
+BITS = "val_bits_per_byte"
 MAX_PAIRWISE_GROUPS = 8
 """If there are more configurations, each is compared with the best one instead of every other."""
 
@@ -48,6 +52,14 @@ class Analysis:
     """Label of the configuration with which the others are compared; None: every pair is shown."""
     is_baseline: bool
     """Whether the reference was given as baseline; otherwise it has the lowest loss."""
+    pairs_in_bits: tuple[Pair, ...]
+    """The same pairs in bits per byte, whatever the metric; empty if it is unknown."""
+    power: tuple[PowerEstimate, ...]
+    """The noise of each set of comparable configurations, and the seeds that a difference takes."""
+    margin: float | None
+    """The difference that does not matter, in the unit of the metric; None: none was given."""
+    max_seeds: int | None
+    """The limit of seeds, if seeds are added until a verdict; None: this is the only look."""
     compressed: tuple[CompressedModel, ...]
     """The leaderboard of compressed models; empty if there are none."""
     cautions: tuple[Caution, ...]
@@ -64,6 +76,22 @@ class Analysis:
         return self.findings[0]
 
     @property
+    def power_sentences(self) -> tuple[str, ...]:
+        """Sentences about the noise, the seeds that a difference takes, and the next look."""
+        unit = UNIT[self.metric or "val_loss"]
+        sentences = tuple(each.sentence(unit) for each in self.power)
+        if self.max_seeds is None or not self.pairs:
+            return sentences
+        return (*sentences, look_sentence(self.power, len(self.undecided), self.max_seeds))
+
+    @property
+    def undecided(self) -> tuple[Pair, ...]:
+        """The pairs that more seeds could decide."""
+        return tuple(
+            pair for pair in self.pairs if pair.verdict in (NOT_DISTINGUISHABLE, TOO_FEW_SEEDS)
+        )
+
+    @property
     def page(self) -> Path:
         """Path of the self-contained page."""
         return self.folder / "index.html"
@@ -78,11 +106,15 @@ class Analysis:
         return None
 
     def difference(self, pair: Pair, metric: str) -> Interval | None:
-        """Return the paired difference of a pair in the given metric; None if it is unknown."""
-        by_label = {group.label: group for group in self.groups}
-        first, second = (by_label[label].losses(metric) for label in (pair.first, pair.second))
-        differences = paired_differences(first, second)
-        return mean_interval(list(differences.values())) if differences else None
+        """Return the difference of a pair in the given metric; None if it is unknown."""
+        if metric == self.metric:
+            return pair.difference
+        for other in self.pairs_in_bits if metric == BITS else ():
+            if (other.first, other.second) == (pair.first, pair.second):
+                return other.difference
+            if (other.second, other.first) == (pair.first, pair.second):
+                return other.swapped().difference
+        return None
 
 
 def analyse(
@@ -92,6 +124,8 @@ def analyse(
     folder: Path,
     title: str | None = None,
     baseline: str | None = None,
+    margin: float | None = None,
+    max_seeds: int | None = None,
     models: Sequence[CompressedModel] = (),
 ) -> Analysis:
     """Compare runs that were already read, without writing files.
@@ -102,15 +136,21 @@ def analyse(
         folder: of the report, recorded in the result.
         title: heading of the report; default: the name of the experiment.
         baseline: see `compare`.
+        margin: see `compare`.
+        max_seeds: see `compare`.
         models: compressed models, from `read_compressed`.
 
     Raises:
-        ValueError: the baseline names no configuration, or several.
+        ValueError: the baseline names no configuration, or several; the margin is not above 0;
+            there are more seeds than `max_seeds`.
     """
+    if margin is not None and not margin > 0:
+        raise ValueError(f"margin={margin:g} must be above 0, in the unit of the loss")
     groups, repeated = group_runs(runs.finished)
     metric = choose_metric(groups) if groups else None
     given = None if baseline is None else find_baseline(groups, baseline)
-    pairs = _pairs(groups, metric, given)
+    judged = _judged(groups, metric, given, margin, max_seeds)
+    pairs = judged.pairs
     reference = given
     if reference is None and metric is not None and len(groups) > MAX_PAIRWISE_GROUPS:
         reference = lowest_label(comparable_subsets(groups)[0], metric)
@@ -124,6 +164,10 @@ def analyse(
         groups=groups,
         metric=metric,
         pairs=pairs,
+        pairs_in_bits=_judged(groups, BITS if metric else None, given, None, max_seeds).pairs,
+        power=power_estimates(judged.noise, margin, max_seeds),
+        margin=margin,
+        max_seeds=max_seeds,
         reference=reference,
         is_baseline=given is not None,
         compressed=rows,
@@ -162,16 +206,19 @@ def find_baseline(groups: Sequence[RunGroup], name: str) -> str:
     )
 
 
-def _pairs(
-    groups: Sequence[RunGroup], metric: str | None, baseline: str | None
-) -> tuple[Pair, ...]:
+def _judged(
+    groups: Sequence[RunGroup], metric: str | None, baseline: str | None, margin: float | None,
+    max_seeds: int | None,
+) -> Judgement:  # fmt: skip
     if metric is None:
-        return ()
+        return Judgement((), ())
     by_label = {group.label: group for group in groups}
-    return compare_pairs(
+    return judge(
         {group.label: group.losses(metric) for group in groups},
         lambda first, second: incomparability_reason(by_label[first], by_label[second]),
-        baseline,
+        against=baseline,
+        margin=margin,
+        level_at=level_until(max_seeds),
     )
 
 

@@ -11,11 +11,12 @@ from mobilellm.report.compressed import read_compressed
 from mobilellm.report.drawing import palette, plot_style, svg_text
 from mobilellm.report.page import page_text
 from mobilellm.report.plots import PLOTS, Plot
-from mobilellm.report.records import csv_text, json_text
+from mobilellm.report.records import csv_text, json_text, pairs_csv_text
 from mobilellm.report.runs import read_runs
 
 JSON = "comparison.json"
 CSV = "comparison.csv"
+PAIRS = "pairs.csv"
 FOLDER = "comparison"
 
 
@@ -25,10 +26,13 @@ def compare(
     *,
     title: str | None = None,
     baseline: str | None = None,
+    margin: float | None = None,
+    max_seeds: int | None = None,
 ) -> Comparison:
     """Compare the finished runs and the compressed models at or below `paths`; write the report.
 
-    Writes comparison.json, comparison.csv, one PNG per plot, and a self-contained index.html.
+    Writes comparison.json, comparison.csv, pairs.csv, one PNG per plot, and a self-contained
+    index.html.
 
     Args:
         paths: run or sweep folders, and folders that `mobilellm compress` wrote.
@@ -38,14 +42,18 @@ def compare(
         baseline: configuration with which all others are compared, given by its label or by the
             name of a run's folder. Default: every pair is compared; if there are more than eight
             configurations, each is compared with the best one.
+        margin: a difference that does not matter, in the unit of the loss; pairs that differ by
+            less are `equivalent`.
+        max_seeds: the limit, if seeds are added until a verdict; the stated error then holds over
+            all looks. Choose it before the first look.
 
     Returns:
         The results, which `print` and notebooks can show.
 
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: no path is given, no finished run was found, `out` contains other files, or the
-            baseline is not one of the configurations.
+        ValueError: no path is given, no finished run was found, `out` contains other files, the
+            baseline is not one of the configurations, or there are more seeds than `max_seeds`.
     """
     if not paths:
         raise ValueError("no folder given; give run or sweep folders, e.g. outputs/depth_vs_width")
@@ -57,10 +65,12 @@ def compare(
     analysis = analyse(
         replace(runs, left_out=(*runs.left_out, *unreadable)),
         models=models, sources=sources, folder=folder, title=title, baseline=baseline,
+        margin=margin, max_seeds=max_seeds,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomically(folder / JSON, json_text(analysis))
     write_text_atomically(folder / CSV, csv_text(analysis))
+    write_text_atomically(folder / PAIRS, pairs_csv_text(analysis))
     drawings = write_plots(analysis)
     write_text_atomically(analysis.page, page_text(analysis, drawings))
     return Comparison(**vars(analysis))

@@ -4,6 +4,7 @@ The depth-against-width tables of Liu et al. 2024 (arXiv:2402.14905, tables 11 a
 these confounds: unequal body parameters, one learning rate for all widths, and a single seed.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -136,10 +137,15 @@ def _seeds(groups: Sequence[RunGroup]) -> Iterable[Caution]:
     """Yield cautions about too few seeds, and about seeds that some configurations lack."""
     few = [group.label for group in groups if len(group.seeds) < MINIMUM_SEEDS]
     if few:
-        text = (
-            f"fewer than {MINIMUM_SEEDS} seeds: {shorten_list(few)}; there is no verdict on them, "
-            "so train more seeds"
+        seeds = Counter(seed for group in groups for seed in group.seeds)
+        is_hopeless = sum(count > 1 for count in seeds.values()) < MINIMUM_SEEDS
+        effect = (
+            "there is no verdict on them"
+            if is_hopeless
+            else "verdicts on them take much larger differences, or are not given"
         )
+        names = shorten_list(few)
+        text = f"fewer than {MINIMUM_SEEDS} seeds: {names}; {effect}, so train more seeds"
         yield Caution("seeds", True, text)
     common = set.intersection(*(set(group.seeds) for group in groups))
     missing = {group.label: sorted(set(group.seeds) - common) for group in groups}
@@ -152,8 +158,8 @@ def _seeds(groups: Sequence[RunGroup]) -> Iterable[Caution]:
             ]
         )
         text = (
-            f"some configurations lack seeds that others have: {unpaired}; a pair is compared only "
-            "on its common seeds"
+            f"some configurations lack seeds that others have: {unpaired}; pairs are compared by "
+            "least squares with an effect of each seed"
         )
         yield Caution("seeds", False, text)
 

@@ -12,6 +12,7 @@ from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.run_settings import compression_text, distillation_text
 from mobilellm.report.statistics import (
     BETTER,
+    EQUIVALENT,
     MINIMUM_SEEDS,
     NOT_COMPARABLE,
     NOT_DISTINGUISHABLE,
@@ -93,6 +94,7 @@ def _against_baseline(
         for verdict, word in (
             (BETTER, "better"),
             (WORSE, "worse"),
+            (EQUIVALENT, "equivalent"),
             (NOT_DISTINGUISHABLE, "not distinguishable"),
             (TOO_FEW_SEEDS, "without a verdict"),
             (NOT_COMPARABLE, "not comparable"),
@@ -136,6 +138,11 @@ def verdict_sentence(pair: Pair, metric: str) -> str:
         return (
             f"{pair.first} against {pair.second}: no verdict with "
             f"{plural(len(pair.seeds), 'common seed')}; at least {MINIMUM_SEEDS} are needed"
+        )
+    if pair.verdict == EQUIVALENT:
+        return (
+            f"{pair.first} and {pair.second} are equivalent within {pair.margin:g} {unit} "
+            f"(difference {signed_text(pair.difference)})"
         )
     if pair.verdict == NOT_DISTINGUISHABLE:
         return (
@@ -237,6 +244,7 @@ def _lowest(groups: Sequence[RunGroup], by_names: dict[tuple[str, str], Pair], m
     for verdict, text in (
         (BETTER, "better than"),
         (WORSE, "worse than"),
+        (EQUIVALENT, "equivalent to"),
         (NOT_DISTINGUISHABLE, "not distinguishable from"),
         (TOO_FEW_SEEDS, "without a verdict against"),
     ):

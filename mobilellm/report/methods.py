@@ -23,7 +23,7 @@ def methods(analysis: Analysis) -> list[tuple[str, list[str]]]:
         ("Machine", _machine(runs)),
         ("Code", _code(runs)),
         ("Commands", _commands(runs)),
-        ("Statistics", [_statistics()]),
+        ("Statistics", [_statistics(analysis)]),
     ]
     return [(name, lines) for name, lines in rows if lines]
 
@@ -117,14 +117,24 @@ def _commands(runs: list[Run]) -> list[str]:
     return [*commands[:6], *more]
 
 
-def _statistics() -> str:
+def _statistics(analysis: Analysis) -> str:
+    looks = (
+        ""
+        if analysis.max_seeds is None
+        else f", over all looks from {MINIMUM_SEEDS} to {analysis.max_seeds} seeds (a linear "
+        "spending function)"
+    )
     return (
-        "Intervals are 95 % Student t intervals over seeds. Runs with the same seed see the same "
-        "data in the same order, so configurations are compared by the differences between these "
-        f"runs: paired t-test, at least {MINIMUM_SEEDS} common seeds, Holm’s correction over all "
-        f"pairs at a level of {100 * FAMILY_LEVEL:.0f} %, so that the chance of even one wrong "
-        "verdict is below 5 %. The seed determines the initial weights and the data order; the "
-        "results hold for this data set and machine only."
+        "Intervals of losses are 95 % Student t intervals over seeds. Runs with the same seed see "
+        "the same data in the same order, so configurations × seeds are compared as a block "
+        "design: least squares with an effect of each configuration and each seed, also where runs "
+        "are missing. The variance of a difference is the mean of two estimates, that of all runs "
+        "and that of the pair’s own differences. The limit for all pairs together comes from the "
+        "simulated distribution of the largest statistic, under the noise that makes it largest: "
+        "the chance of even one wrong verdict is at most "
+        f"{100 * FAMILY_LEVEL:.0f} %{looks}, also if configurations vary unequally. The seed "
+        "determines the initial weights and the data order; the results hold for this data set and "
+        "machine only."
     )
 
 

@@ -12,7 +12,7 @@ from mobilellm.report.methods import methods
 from mobilellm.report.page_style import SCRIPT, style_text
 from mobilellm.report.page_tables import groups_html, leaderboard_html, matrix_html, reference_html
 from mobilellm.report.pair_rows import reference_caption
-from mobilellm.report.records import csv_text, json_text
+from mobilellm.report.records import csv_text, json_text, pairs_csv_text
 from mobilellm.report.statistics import MINIMUM_SEEDS
 from mobilellm.report.table import reference_sentence
 from mobilellm.units import plural
@@ -117,19 +117,27 @@ def _pairs(analysis: Analysis) -> str:
         caption = reference_caption(analysis)
         return (
             f'<h2>Against {escape(analysis.reference)}</h2><p class="small">{escape(caption)}</p>'
-            f"{reference_html(analysis)}"
+            f"{reference_html(analysis)}{_power(analysis)}"
         )
     unit = UNIT[analysis.metric or "val_loss"]
     tested = sum(pair.p_value is not None for pair in analysis.pairs)
     caption = (
         f"Each row compared with each column: difference in {unit} with its 95 % interval, "
-        "negative if the row has the lower (better) loss. Differences are between runs of the same "
-        f"seed; a verdict needs {MINIMUM_SEEDS} common seeds. The tests are corrected for "
-        f"{plural(tested, 'pair')} (Holm), the intervals are not: a pair whose interval excludes "
-        "zero can still be “not distinguishable”."
+        "negative if the row has the lower (better) loss. Effects of the seeds are removed; a "
+        f"verdict needs {MINIMUM_SEEDS} seeds. The intervals are corrected for "
+        f"{plural(tested, 'pair')}: “better” and “worse” mean that the interval excludes zero."
     )
+    if analysis.margin is not None:
+        caption += f" “Equivalent”: the whole interval lies within ±{analysis.margin:g}."
     note = f'<p class="small">{escape(caption)}</p>'
-    return f"<h2>Pairwise comparison</h2>{matrix_html(analysis)}{note}"
+    return f"<h2>Pairwise comparison</h2>{matrix_html(analysis)}{note}{_power(analysis)}"
+
+
+def _power(analysis: Analysis) -> str:
+    """Return the noise, and the seeds that a difference takes."""
+    return "".join(
+        f'<p class="power">{escape(sentence)}</p>' for sentence in analysis.power_sentences
+    )
 
 
 def _left_out(analysis: Analysis) -> str:
@@ -165,6 +173,7 @@ def _downloads(analysis: Analysis, drawings: "Sequence[tuple[Plot, str]]") -> st
     """Links to the data, which are part of the page, and to the plots in the same folder."""
     links = [
         _data_link("comparison.csv", "text/csv", csv_text(analysis), "one row per run"),
+        _data_link("pairs.csv", "text/csv", pairs_csv_text(analysis), "one row per pair"),
         _data_link("comparison.json", "application/json", json_text(analysis), "all results"),
         *(f'<a href="{plot.name}.png">{plot.name}.png</a>' for plot, _ in drawings),
     ]

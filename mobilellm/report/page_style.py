@@ -48,7 +48,8 @@ tbody th { font-weight: 600; }
 .matrix td span { display: block; font-size: .8rem; color: var(--muted); }
 .matrix .better { background: var(--good-back); color: var(--good); font-weight: 600; }
 .matrix .worse { background: var(--bad-back); color: var(--bad); font-weight: 600; }
-.matrix .better span, .matrix .worse span { color: inherit; font-weight: 400; }
+.matrix .equal { background: var(--panel); color: var(--accent); font-weight: 600; }
+.matrix .better span, .matrix .worse span, .matrix .equal span { color: inherit; font-weight: 400; }
 .matrix .same, .matrix .self { color: var(--muted); }
 figure { margin: 2.2rem 0; break-inside: avoid; }
 figure svg { width: 100%; height: auto; display: block; margin: .3rem 0; }

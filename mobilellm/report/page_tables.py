@@ -11,6 +11,7 @@ from mobilellm.report.pair_rows import reference_rows
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.statistics import (
     BETTER,
+    EQUIVALENT,
     NOT_COMPARABLE,
     NOT_DISTINGUISHABLE,
     TOO_FEW_SEEDS,
@@ -22,6 +23,7 @@ from mobilellm.units import MISSING
 CELLS = {
     BETTER: ("better", "▲ better"),
     WORSE: ("worse", "▼ worse"),
+    EQUIVALENT: ("equal", "= equivalent"),
     NOT_DISTINGUISHABLE: ("same", "≈"),
     TOO_FEW_SEEDS: ("same", "?"),
     NOT_COMPARABLE: ("same", "–"),
@@ -57,7 +59,7 @@ def reference_html(analysis: Analysis) -> str:
     """Return a table that compares each configuration with the reference, lowest loss first."""
     heads = "".join(
         f'<th scope="col">{name}</th>'
-        for name in ("configuration", "difference", "verdict", "p after Holm", "common seeds")
+        for name in ("configuration", "difference", "verdict", "corrected p", "common seeds")
     )
     rows = "".join(
         f'<tr><th scope="row">{escape(row.label)}</th><td>{escape(row.difference)}</td>'
@@ -118,7 +120,7 @@ def _pair_cell(pair: Pair | None) -> str:
     p_value = (
         f"{len(pair.seeds)} common seeds"
         if pair.adjusted_p_value is None
-        else f"p = {pair.p_value:.2g}, after Holm {pair.adjusted_p_value:.2g}"
+        else f"p = {pair.p_value:.2g}, corrected for all pairs {pair.adjusted_p_value:.2g}"
     )
     title = f"{pair.first} against {pair.second}: {pair.verdict}; {p_value}"
     return f'<td class="{kind}" title="{escape(title)}">{word}<span>{difference}</span></td>'

@@ -20,7 +20,7 @@ class ReferenceRow:
     difference: str
     verdict: str
     p_value: str
-    """The p-value after Holm's correction."""
+    """The p-value, corrected for all pairs."""
     seeds: str
     """Number of common seeds."""
 
@@ -38,10 +38,10 @@ def reference_caption(analysis: Analysis) -> str:
     tested = sum(pair.p_value is not None for pair in analysis.pairs)
     what = "baseline" if analysis.is_baseline else "lowest loss"
     family = (
-        f"Holm’s correction for {plural(tested, 'pair')}"
+        f"corrected for {plural(tested, 'pair')}"
         if analysis.is_baseline
-        else f"Holm’s correction for all {plural(tested, 'pair')}, since the reference was chosen "
-        "by its loss; --baseline needs fewer tests"
+        else f"corrected for all {plural(tested, 'pair')}, since the reference was chosen by its "
+        "loss; --baseline needs fewer tests"
     )
     return f"Compared with {analysis.reference} ({what}), difference in {unit}; {family}:"
 

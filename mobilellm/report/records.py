@@ -8,9 +8,10 @@ from typing import Any
 from mobilellm.report.analysis import Analysis
 from mobilellm.report.compressed import COMPRESSED, CompressedModel
 from mobilellm.report.learning_rates import rates_tried
+from mobilellm.report.power import PowerEstimate
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.runs import Run
-from mobilellm.report.statistics import Interval, Pair
+from mobilellm.report.statistics import POWER, Interval, Pair
 from mobilellm.strict_json import to_json
 
 FORMAT = 1
@@ -64,6 +65,9 @@ def json_text(analysis: Analysis) -> str:
         "pairs": [_pair_record(analysis, pair) for pair in analysis.pairs],
         "runs": [_run_record(group, run) for group in analysis.groups for run in group.runs],
         "reference": analysis.reference,
+        "margin": analysis.margin,
+        "max_seeds": analysis.max_seeds,
+        "noise": [_power_record(each) for each in analysis.power],
         "compressed": [asdict(row) | {"folder": str(row.folder)} for row in analysis.compressed],
         "left_out": [
             {"folder": str(run.folder), "status": run.status, "reason": run.reason}
@@ -148,6 +152,54 @@ def _pair_record(analysis: Analysis, pair: Pair) -> dict[str, Any]:
         "difference_bits_per_byte": _interval_record(
             analysis.difference(pair, "val_bits_per_byte")
         ),
+    }
+
+
+def pair_records(analysis: Analysis) -> list[dict[str, Any]]:
+    """Return one record per pair: difference, ends of its interval, p-values and verdict."""
+    rows = []
+    for pair in analysis.pairs:
+        difference = pair.difference
+        half = None if difference is None else difference.half_width
+        rows.append(
+            {
+                "first": pair.first,
+                "second": pair.second,
+                "verdict": pair.verdict,
+                "difference": None if difference is None else difference.mean,
+                "low": None if difference is None or half is None else difference.mean - half,
+                "high": None if difference is None or half is None else difference.mean + half,
+                "p_value": pair.p_value,
+                "adjusted_p_value": pair.adjusted_p_value,
+                "common_seeds": len(pair.seeds),
+                "reason": pair.reason or None,
+            }
+        )
+    return rows
+
+
+def pairs_csv_text(analysis: Analysis) -> str:
+    """Return one row per pair as CSV."""
+    buffer = io.StringIO()
+    rows = pair_records(analysis)
+    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _power_record(power: PowerEstimate) -> dict[str, Any]:
+    noise = power.noise
+    return {
+        "labels": list(noise.labels),
+        "standard_deviation": noise.standard_deviation,
+        "degrees_of_freedom": noise.degrees,
+        "seeds": noise.num_seeds,
+        "level": power.level,
+        "power": POWER,
+        "smallest_difference": power.smallest_difference,
+        "difference": power.difference,
+        "seeds_for_difference": power.seeds,
     }
 
 

@@ -14,6 +14,7 @@ from mobilellm.report.pair_rows import reference_caption, reference_rows
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.statistics import (
     BETTER,
+    EQUIVALENT,
     NOT_COMPARABLE,
     NOT_DISTINGUISHABLE,
     TOO_FEW_SEEDS,
@@ -23,12 +24,12 @@ from mobilellm.report.statistics import (
 from mobilellm.units import join_names
 
 SYMBOL = {
-    BETTER: "better", WORSE: "worse", NOT_DISTINGUISHABLE: "≈", TOO_FEW_SEEDS: "?",
-    NOT_COMPARABLE: "–",
+    BETTER: "better", WORSE: "worse", EQUIVALENT: "=", NOT_DISTINGUISHABLE: "≈",
+    TOO_FEW_SEEDS: "?", NOT_COMPARABLE: "–",
 }  # fmt: skip
 COLOUR = {
-    BETTER: "green", WORSE: "red", NOT_DISTINGUISHABLE: "dim", TOO_FEW_SEEDS: "yellow",
-    NOT_COMPARABLE: "dim",
+    BETTER: "green", WORSE: "red", EQUIVALENT: "cyan", NOT_DISTINGUISHABLE: "dim",
+    TOO_FEW_SEEDS: "yellow", NOT_COMPARABLE: "dim",
 }  # fmt: skip
 MIN_LABEL_WIDTH = 18
 """Smallest width of the label column, in characters; longer labels are wrapped."""
@@ -48,6 +49,8 @@ def terminal_report(analysis: Analysis) -> RenderableType:
     if analysis.compressed:
         parts.append(leaderboard_table(analysis))
     parts += _pairs(analysis)
+    parts += [Text(sentence, style="dim") for sentence in analysis.power_sentences]
+    parts += [Text()] if analysis.power_sentences else []
     parts += [_caution(caution.is_serious, caution.message) for caution in analysis.cautions]
     parts += [
         Text.assemble(("left out:", "yellow"), f" {run.folder.name} ({run.status}): {run.reason}")

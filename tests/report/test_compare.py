@@ -68,7 +68,7 @@ def printed(found, width):
 def test_the_default_folder_and_its_files(comparison, sweep):
     assert comparison.page == sweep / "comparison" / "index.html"
     assert {path.name for path in (sweep / "comparison").iterdir()} == {
-        "comparison.csv", "comparison.json", "index.html",
+        "comparison.csv", "comparison.json", "index.html", "pairs.csv",
         *(f"loss_against_{name}.png" for name in PLOTS),
     }  # fmt: skip
 

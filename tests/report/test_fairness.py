@@ -134,8 +134,8 @@ def test_too_few_and_unpaired_seeds(tmp_path):
         "fewer than 3 seeds: 24×64; there is no verdict on them, so train more seeds"
     ]
     assert found(shapes, "seeds", is_serious=False) == [
-        "some configurations lack seeds that others have: 2×208 seed 0; a pair is compared only on "
-        "its common seeds"
+        "some configurations lack seeds that others have: 2×208 seed 0; pairs are compared by "
+        "least squares with an effect of each seed"
     ]
 
 

@@ -103,7 +103,7 @@ def test_a_baseline_has_its_own_family_of_tests(tmp_path):
     assert found.reference == "8×112" and len(found.pairs) == 5
     assert {pair.second for pair in found.pairs} == {"8×112"}
     assert found.verdict.startswith("Against the baseline 8×112 (4.2")
-    assert "Holm’s correction for 5 pairs" in printed(found, 100).replace("\n", " ")
+    assert "corrected for 5 pairs" in printed(found, 100).replace("\n", " ")
     assert find_baseline(found.groups, "8×112,seed=1") == "8×112", "by a run's folder"
 
 

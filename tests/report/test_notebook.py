@@ -63,3 +63,28 @@ def test_comparing_does_not_import_pandas():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
     )
     assert done.stdout.strip() == "False"
+
+
+def test_pairs_are_a_data_frame_a_csv_file_and_a_latex_table(comparison):
+    frame = comparison.to_pandas(pairs=True)
+    with (comparison.folder / "pairs.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(frame.columns) == list(rows[0]) and len(frame) == len(rows) == 15
+    for pair, row in zip(comparison.pairs, rows, strict=True):
+        assert (row["first"], row["second"], row["verdict"]) == (
+            pair.first, pair.second, pair.verdict
+        )  # fmt: skip
+        half = (float(row["high"]) - float(row["low"])) / 2
+        assert half == pytest.approx(pair.difference.half_width)
+    lines = comparison.to_latex(pairs=True).splitlines()
+    assert lines[0] == r"\begin{tabular}{llrlrr}"
+    assert lines[2] == r"first & second & difference & verdict & corrected p & seeds \\"
+    assert len(lines) == 15 + 6 and all(line.count(" & ") == 5 for line in lines[4:-2])
+
+
+def test_one_configuration_has_no_pairs(tmp_path):
+    sweep = write_sweep(tmp_path, {"a": SHAPES["2×208"]})
+    found = mobilellm.compare([sweep])
+    assert found.to_pandas(pairs=True).empty
+    with pytest.raises(ValueError, match="there are no pairs to tabulate; compare at least two"):
+        found.to_latex(pairs=True)

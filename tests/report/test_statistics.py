@@ -1,4 +1,4 @@
-"""Intervals, paired tests and Holm's procedure, against scipy and by simulation."""
+"""Intervals, the block design, the common limit and verdicts: against closed forms and scipy."""
 
 import itertools
 
@@ -8,25 +8,40 @@ from scipy import stats
 
 from mobilellm.report.statistics import (
     BETTER,
+    EQUIVALENT,
     FAMILY_LEVEL,
+    NOT_COMPARABLE,
     NOT_DISTINGUISHABLE,
     TOO_FEW_SEEDS,
     WORSE,
-    compare_pairs,
-    holm_adjusted,
+    judge,
     mean_interval,
     paired_differences,
-    paired_p_value,
+)
+from mobilellm.report.statistics.block_design import BlockDesign, sweep_of
+from mobilellm.report.statistics.noise_patterns import noise_patterns
+from mobilellm.report.statistics.simultaneous import (
+    LargestStatistic,
+    PairedT,
+    largest_statistic,
+    simulated_maxima,
 )
 
 
-def naive_holm(p_values, level):
-    """Which hypotheses are rejected: from the smallest p, until one is too large."""
-    rejected = set()
-    remaining = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    while remaining and p_values[remaining[0]] <= level / len(remaining):
-        rejected.add(remaining.pop(0))
-    return rejected
+def design(seeds, shapes, missing=(), against=None):
+    runs = np.ones((seeds, shapes), dtype=bool)
+    for place in missing:
+        runs[place] = False
+    pairs = [
+        pair
+        for pair in itertools.combinations(range(shapes), 2)
+        if runs[:, pair].all(1).sum() > 1 and (against is None or against in pair)
+    ]
+    return BlockDesign(runs, tuple(pairs))
+
+
+def losses(seed, *shape, spread=1.0):
+    return 4 + np.random.default_rng(seed).normal(0, 0.01, shape) * spread
 
 
 def simulated(random, shapes, seeds, noise=0.01, effect=0.0):
@@ -41,115 +56,283 @@ def simulated(random, shapes, seeds, noise=0.01, effect=0.0):
     }
 
 
-@pytest.mark.parametrize("count", [2, 3, 7, 30])
-def test_interval_is_scipys(count):
-    values = np.random.default_rng(count).normal(4, 0.1, count)
-    found = mean_interval(values.tolist())
-    low, high = stats.t.interval(0.95, count - 1, values.mean(), stats.sem(values))
-    assert found.count == count
-    assert found.mean - found.half_width == pytest.approx(low, rel=1e-12)
-    assert found.mean + found.half_width == pytest.approx(high, rel=1e-12)
+class TestIntervals:
+    @pytest.mark.parametrize("count", [2, 3, 7, 30])
+    def test_interval_is_scipys(self, count):
+        values = np.random.default_rng(count).normal(4, 0.1, count)
+        found = mean_interval(values.tolist())
+        low, high = stats.t.interval(0.95, count - 1, values.mean(), stats.sem(values))
+        assert found.count == count
+        assert found.mean - found.half_width == pytest.approx(low, rel=1e-12)
+        assert found.mean + found.half_width == pytest.approx(high, rel=1e-12)
+
+    def test_interval_of_one_value_has_no_width(self):
+        assert mean_interval([4.2]).half_width is None
+
+    def test_interval_of_nothing_is_an_error(self):
+        with pytest.raises(ValueError, match="an interval needs at least 1 value; 0 were given"):
+            mean_interval([])
 
 
-def test_interval_of_one_value_has_no_width():
-    assert mean_interval([4.2]).half_width is None
+class TestBlockDesign:
+    def test_a_complete_design_is_the_two_way_analysis_of_variance(self):
+        values = losses(1, 1, 4, 5)
+        block = design(4, 5)
+        residuals = (
+            values - values.mean(1, keepdims=True) - values.mean(2, keepdims=True) + values.mean()
+        )
+        pooled, own = block.variances(values)
+        assert block.degrees == 12
+        assert pooled[0] == pytest.approx((residuals**2).sum() / 12)
+        for place, (first, second) in enumerate(block.pairs):
+            differences = values[0, :, first] - values[0, :, second]
+            assert own[0, place] == pytest.approx(differences.var(ddof=1) / 2)
+            assert block.differences(values)[0, place] == pytest.approx(differences.mean())
+            error = np.sqrt((pooled[0] + own[0, place]) / 2 * 2 / 4)
+            assert block.errors(values)[0, place] == pytest.approx(error)
+
+    def test_the_mean_of_the_pairs_own_variances_is_the_pooled_one(self):
+        pooled, own = design(3, 6).variances(losses(2, 7, 3, 6))
+        assert own.mean(1) == pytest.approx(pooled)
+
+    def test_moments_are_sufficient(self):
+        values = losses(3, 9, 4, 5)
+        block = design(4, 5)
+        means = values.mean(1)
+        centred = values - means[:, None]
+        scatter = centred.swapaxes(1, 2) @ centred
+        found = block.statistics_of_moments(means, scatter)
+        assert found == pytest.approx(block.statistics(values), rel=1e-6)
+
+    def test_missing_runs_are_least_squares(self):
+        """A shape without seed 0 takes the effect of that seed from the other shapes."""
+        block = design(3, 4, missing=[(0, 0)])
+        values = losses(4, 1, 3, 4)
+        seeds, shapes = np.nonzero(block.runs)
+        matrix = np.column_stack([np.eye(4)[shapes], np.eye(3)[seeds][:, 1:]])
+        effects, *_ = np.linalg.lstsq(matrix, values[0][block.runs], rcond=None)
+        covariance = np.linalg.inv(matrix.T @ matrix)
+        residual = values[0][block.runs] - matrix @ effects
+        assert block.degrees == 11 - 6
+        assert block.variances(values)[0][0] == pytest.approx((residual**2).sum() / 5)
+        for place, (first, second) in enumerate(block.pairs):
+            contrast = np.eye(6)[first] - np.eye(6)[second]
+            assert block.differences(values)[0, place] == pytest.approx(effects @ contrast)
+            assert block.factors[place] == pytest.approx(contrast @ covariance @ contrast)
+        assert block.own_degrees.tolist() == [1, 1, 1, 2, 2, 2]
+
+    @pytest.mark.parametrize("missing", [(), [(1, 2), (0, 0)]])
+    def test_effects_of_seed_and_shape_do_not_matter(self, missing):
+        block = design(4, 5, missing)
+        values = losses(5, 2, 4, 5)
+        moved = values + np.arange(4)[:, None] * 0.7
+        assert block.differences(moved) == pytest.approx(block.differences(values))
+        assert block.errors(moved + np.arange(5)) == pytest.approx(block.errors(values))
+        assert block.statistics(3 * values) == pytest.approx(block.statistics(values))
+
+    def test_runs_that_say_nothing_are_left_out(self):
+        found = sweep_of(
+            {"a": {0: 1.0, 1: 2.0, 2: 3.0, 9: 4.0}, "b": {0: 1.0, 1: 2.0, 2: 3.0}, "c": {0: 1.0}},
+            [("a", "b"), ("a", "c"), ("b", "c")],
+        )
+        assert (found.labels, found.seeds, found.design.pairs) == (("a", "b"), (0, 1, 2), ((0, 1),))
+        assert sweep_of({"a": {0: 1.0, 1: 2.0}, "b": {0: 1.0}}, [("a", "b")]) is None
 
 
-def test_interval_of_nothing_is_an_error():
-    with pytest.raises(ValueError, match="an interval needs at least 1 value; 0 were given"):
-        mean_interval([])
+class TestLimit:
+    @pytest.mark.parametrize("seeds", [3, 5])
+    def test_two_shapes_are_the_paired_t_test(self, seeds):
+        values = losses(6, 1, seeds, 2)
+        block = design(seeds, 2)
+        null = largest_statistic(block)
+        assert isinstance(null, PairedT)
+        expected = stats.ttest_rel(values[0, :, 0], values[0, :, 1]).pvalue
+        assert null.p_values(block.statistics(values))[0, 0] == pytest.approx(expected)
+        assert null.limit(0.05) == pytest.approx(1.0)
+
+    def test_with_many_seeds_and_equal_noise_it_is_tukeys_studentized_range(self):
+        """The pair's own variance then hardly differs from the pooled one."""
+        block = design(400, 4)
+        maxima = simulated_maxima(block, np.eye(4), 20_000) * block.scales[0] * np.sqrt(2)
+        for level in (0.5, 0.1, 0.05):
+            expected = stats.studentized_range.isf(level, 4, block.degrees)
+            assert np.quantile(maxima, 1 - level) == pytest.approx(expected, rel=0.02)
+
+    def test_against_a_baseline_it_is_dunnetts(self):
+        block = design(400, 4, against=0)
+        maxima = simulated_maxima(block, np.eye(4), 20_000) * block.scales[0]
+        # Dunnett 1964, table for 3 treatments and infinite degrees of freedom, 5 %, two-sided.
+        assert np.quantile(maxima, 0.95) == pytest.approx(2.35, abs=0.04)
+
+    def test_draws_of_moments_have_the_distribution_of_draws_of_runs(self):
+        complete = design(3, 4)
+        loadings = np.diag([3.0, 1, 1, 1])
+        found = simulated_maxima(complete, loadings, 20_000)
+        random = np.random.default_rng(1)
+        sources = random.standard_normal((20_000, 3, 4)) @ loadings
+        expected = complete.statistics(sources).max(1)
+        for share in (0.5, 0.9, 0.95):
+            assert np.quantile(found, share) == pytest.approx(
+                np.quantile(expected, share), rel=0.05
+            )
+
+    def test_it_is_the_largest_over_patterns_and_never_below_equal_noise(self):
+        for block in (design(3, 5), design(3, 4, missing=[(0, 0)])):
+            null = largest_statistic(block, is_quick=True)
+            limits = [LargestStatistic((values,)).limit(0.05) for values in null.maxima]
+            assert null.limit(0.05) == max(limits) >= limits[0]
+            assert len(limits) == len(list(noise_patterns(block)))
+
+    def test_limits_and_p_values_agree(self):
+        null = largest_statistic(design(3, 3), is_quick=True)
+        for level in (0.3, 0.05, 0.01):
+            limit = null.limit(level)
+            assert null.p_values(np.array([np.nextafter(limit, np.inf)]))[0] <= level
+            assert null.p_values(np.array([limit]))[0] > level - 1e-3
+        assert null.limit(1e-9) == np.inf
+        p_values = null.p_values(np.linspace(0, 20, 50))
+        assert (np.diff(p_values) <= 0).all() and p_values[0] == 1.0
+
+    @pytest.mark.parametrize("spread", [1, (1, 1, 1, 1, 4), (1, 2, 3, 4, 5)])
+    @pytest.mark.parametrize("missing", [(), [(0, 0), (1, 3)]])
+    def test_at_most_5_percent_of_sweeps_without_differences_have_a_verdict(self, spread, missing):
+        block = design(3, 5, missing)
+        values = losses(8, 4000, 3, 5, spread=np.array(spread))
+        wrong = (block.statistics(values) > largest_statistic(block).limit(0.05)).any(1).mean()
+        assert wrong <= 0.055
 
 
-@pytest.mark.parametrize("count", [2, 3, 5, 20])
-def test_p_value_is_scipys_paired_t_test(count):
-    random = np.random.default_rng(count)
-    first, second = random.normal(4, 0.1, count), random.normal(4.05, 0.1, count)
-    expected = stats.ttest_rel(first, second).pvalue
-    assert paired_p_value((first - second).tolist()) == pytest.approx(expected, rel=1e-10)
+class TestVerdicts:
+    def test_the_interval_excludes_zero_exactly_with_a_verdict(self):
+        random = np.random.default_rng(9)
+        for effect in np.linspace(0, 0.1, 12):
+            for pair in judge(simulated(random, 4, 4, effect=effect)).pairs:
+                excludes = abs(pair.difference.mean) > pair.difference.half_width
+                assert excludes == (pair.verdict in (BETTER, WORSE))
+                assert excludes == (pair.adjusted_p_value <= FAMILY_LEVEL)
+                assert pair.p_value <= pair.adjusted_p_value
 
+    @pytest.mark.parametrize("seeds", [3, 5])
+    def test_a_large_effect_is_found(self, seeds):
+        random = np.random.default_rng(11)
+        found = 0
+        for _ in range(50):
+            pairs = judge(simulated(random, 5, seeds, noise=0.002, effect=0.2)).pairs
+            found += all(pair.verdict == BETTER for pair in pairs if pair.first == "0")
+            assert not any(pair.verdict == WORSE for pair in pairs if pair.first == "0")
+        assert found >= 48
 
-def test_p_value_without_noise():
-    assert paired_p_value([0.0, 0.0, 0.0]) == 1.0
-    assert paired_p_value([0.5, 0.5, 0.5]) == 0.0
+    def test_a_common_effect_of_the_seed_does_not_hide_a_difference(self):
+        offsets = [0.0, 0.3, -0.2, 0.1]
+        first = {seed: 4.0 + offset for seed, offset in enumerate(offsets)}
+        second = {seed: 4.05 + offset + 0.001 * seed for seed, offset in enumerate(offsets)}
+        (pair,) = judge({"a": first, "b": second}).pairs
+        assert stats.ttest_ind(list(first.values()), list(second.values())).pvalue > 0.5
+        assert pair.verdict == BETTER
+        assert pair.difference.mean == pytest.approx(-0.0515)
+        assert pair.swapped().verdict == WORSE
+        assert pair.swapped().difference.mean == pytest.approx(0.0515)
+        assert pair.swapped().swapped() == pair
 
+    def test_the_order_of_the_shapes_does_not_matter(self):
+        sweep = simulated(np.random.default_rng(12), 4, 3, effect=0.05)
+        forward = judge(sweep).pairs
+        backward = judge(dict(reversed(sweep.items()))).pairs
+        by_names = {(pair.second, pair.first): pair for pair in backward}
+        for pair in forward:
+            other = by_names[pair.first, pair.second].swapped()
+            assert other.difference.mean == pytest.approx(pair.difference.mean)
+            assert other.difference.half_width == pytest.approx(pair.difference.half_width)
+            assert other.verdict == pair.verdict
 
-def test_p_value_of_one_difference_is_an_error():
-    with pytest.raises(
-        ValueError, match="a paired test needs at least 2 differences; 1 were given"
-    ):
-        paired_p_value([0.1])
+    def test_a_shape_that_spreads_more_has_wider_intervals(self):
+        random = np.random.default_rng(13)
+        sweep = simulated(random, 5, 4)
+        sweep["0"] = {seed: loss + 0.2 * (-1) ** seed for seed, loss in sweep["0"].items()}
+        widths = {
+            (pair.first, pair.second): pair.difference.half_width for pair in judge(sweep).pairs
+        }
+        noisy = [width for names, width in widths.items() if "0" in names]
+        quiet = [width for names, width in widths.items() if "0" not in names]
+        assert min(noisy) > 1.3 * max(quiet)
 
+    def test_every_pair_once_and_too_few_seeds(self):
+        same = {0: 4.0, 1: 4.1, 2: 4.2}
+        sweep = {"a": same, "b": {seed: loss + 1 + seed / 100 for seed, loss in same.items()},
+                 "c": {0: 9.0}, "d": {7: 1.0}}  # fmt: skip
+        pairs = judge(sweep).pairs
+        assert [(pair.first, pair.second) for pair in pairs] == list(
+            itertools.combinations("abcd", 2)
+        )
+        by_name = {pair.first + pair.second: pair for pair in pairs}
+        assert by_name["ab"].verdict == BETTER
+        # The only pair that could be tested: there is nothing to correct for.
+        assert by_name["ab"].adjusted_p_value == by_name["ab"].p_value
+        assert by_name["ac"].verdict == by_name["cd"].verdict == TOO_FEW_SEEDS
+        assert by_name["ac"].seeds == (0,)
+        assert by_name["ad"].difference is None
 
-@pytest.mark.parametrize("seed", range(20))
-def test_holm_rejects_what_the_procedure_rejects(seed):
-    random = np.random.default_rng(seed)
-    p_values = (random.random(random.integers(1, 12)) ** 4).tolist()
-    adjusted = holm_adjusted(p_values)
-    for level in (FAMILY_LEVEL, 0.3):
-        rejected = {index for index, value in enumerate(adjusted) if value <= level}
-        assert rejected == naive_holm(p_values, level)
-    assert all(value >= raw for value, raw in zip(adjusted, p_values, strict=True))
+    def test_two_of_three_seeds_take_a_larger_difference(self):
+        sweep = simulated(np.random.default_rng(14), 5, 3, noise=0.001, effect=0.3)
+        del sweep["0"][2]
+        pairs = judge(sweep).pairs
+        lacking = [pair for pair in pairs if pair.first == "0"]
+        assert {pair.verdict for pair in lacking} == {BETTER}
+        widest = max(pair.difference.half_width for pair in pairs if pair.first != "0")
+        assert min(pair.difference.half_width for pair in lacking) > 1.5 * widest
 
+    def test_two_seeds_are_too_few(self):
+        assert {
+            pair.verdict for pair in judge(simulated(np.random.default_rng(15), 4, 2)).pairs
+        } == {TOO_FEW_SEEDS}
 
-def test_holm_of_a_known_example():
-    assert holm_adjusted([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm_adjusted([]) == ()
+    def test_equal_losses_are_not_distinguishable(self):
+        same = {0: 4.0, 1: 4.1, 2: 4.2}
+        for sweep in ({"a": same, "b": dict(same)}, {"a": same, "b": dict(same), "c": dict(same)}):
+            for pair in judge(sweep).pairs:
+                assert pair.verdict == NOT_DISTINGUISHABLE
+                assert pair.difference.half_width == 0
 
+    def test_differences_without_noise_have_a_verdict(self):
+        shifts = {"a": 0.0, "b": 0.1, "c": 0.3}
+        sweep = {name: dict.fromkeys(range(3), 4 + shift) for name, shift in shifts.items()}
+        assert {pair.verdict for pair in judge(sweep).pairs} == {BETTER}
 
-def test_at_most_5_percent_of_sweeps_without_effect_contain_a_verdict():
-    random = np.random.default_rng(7)
-    sweeps = [simulated(random, 5, seeds) for seeds in (3, 5) for _ in range(1000)]
-    wrong = [
-        any(pair.verdict in (BETTER, WORSE) for pair in compare_pairs(sweep)) for sweep in sweeps
-    ]
-    assert sum(wrong) <= 0.05 * len(sweeps)
-    # The test is not idle either: without any correction about a third would be wrong.
-    assert sum(wrong) >= 0.02 * len(sweeps)
+    def test_a_margin(self):
+        sweep = simulated(np.random.default_rng(16), 3, 6, noise=0.001, effect=0.05)
+        for margin in (0.01, 1e-5, None):
+            expected = EQUIVALENT if margin == 0.01 else NOT_DISTINGUISHABLE
+            by_name = {
+                (pair.first, pair.second): pair for pair in judge(sweep, margin=margin).pairs
+            }
+            assert by_name["1", "2"].verdict == expected
+            assert by_name["0", "1"].verdict == BETTER
+            assert by_name["1", "2"].swapped().verdict == expected
 
+    def test_a_baseline_compares_fewer_pairs_with_the_noise_of_all(self):
+        sweep = simulated(np.random.default_rng(17), 5, 4)
+        every, against = judge(sweep), judge(sweep, against="2")
+        assert {pair.second for pair in against.pairs} == {"2"} and len(against.pairs) == 4
+        assert against.noise[0].degrees == every.noise[0].degrees == 12
+        assert against.noise[0].is_against_baseline and not every.noise[0].is_against_baseline
+        widths = {(p.first, p.second): p.difference.half_width for p in every.pairs}
+        for pair in against.pairs:
+            width = widths.get((pair.first, pair.second), widths.get((pair.second, pair.first)))
+            assert pair.difference.half_width <= width * 1.05
 
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_a_large_effect_is_found(seeds):
-    random = np.random.default_rng(11)
-    found = 0
-    for _ in range(100):
-        pairs = compare_pairs(simulated(random, 5, seeds, noise=0.002, effect=0.2))
-        found += all(pair.verdict == BETTER for pair in pairs if pair.first == "0")
-        assert not any(pair.verdict == WORSE for pair in pairs if pair.first == "0")
-    assert found >= 95
+    def test_shapes_that_are_not_comparable_share_no_noise(self):
+        sweep = simulated(np.random.default_rng(18), 4, 3)
+        kinds = {"0": "a", "1": "a", "2": "b", "3": "b"}
+        found = judge(sweep, lambda one, other: None if kinds[one] == kinds[other] else "kind")
+        verdicts = {(pair.first, pair.second): pair for pair in found.pairs}
+        assert verdicts["0", "2"].verdict == NOT_COMPARABLE and verdicts["0", "2"].reason == "kind"
+        assert [noise.labels for noise in found.noise] == [("0", "1"), ("2", "3")]
+        # Two families: each has half of the error.
+        values = list(paired_differences(sweep["0"], sweep["1"]).values())
+        width = stats.t.isf(FAMILY_LEVEL / 4, 2) * stats.sem(values)
+        assert verdicts["0", "1"].difference.half_width == pytest.approx(width)
+        expected = min(1.0, 2 * stats.ttest_1samp(values, 0).pvalue)
+        assert verdicts["0", "1"].adjusted_p_value == pytest.approx(expected)
 
-
-def test_pairing_finds_what_unpaired_losses_hide():
-    offsets = [0.0, 0.3, -0.2, 0.1]
-    first = {seed: 4.0 + offset for seed, offset in enumerate(offsets)}
-    second = {seed: 4.05 + offset + 0.001 * seed for seed, offset in enumerate(offsets)}
-    (pair,) = compare_pairs({"a": first, "b": second})
-    assert stats.ttest_ind(list(first.values()), list(second.values())).pvalue > 0.5
-    assert pair.verdict == BETTER
-    assert pair.difference.mean == pytest.approx(-0.0515)
-    assert pair.swapped().verdict == WORSE
-    assert pair.swapped().difference.mean == pytest.approx(0.0515)
-    assert pair.swapped().swapped() == pair
-
-
-def test_every_pair_once_and_too_few_seeds_do_not_count():
-    same = {0: 4.0, 1: 4.1, 2: 4.2}
-    losses = {"a": same, "b": {seed: loss + 1 + seed / 100 for seed, loss in same.items()},
-              "c": {0: 9.0, 1: 9.0}, "d": {7: 1.0}}  # fmt: skip
-    pairs = compare_pairs(losses)
-    assert [(pair.first, pair.second) for pair in pairs] == list(itertools.combinations("abcd", 2))
-    by_name = {pair.first + pair.second: pair for pair in pairs}
-    assert by_name["ab"].verdict == BETTER
-    # The only pair that could be tested: Holm has nothing to correct for.
-    assert by_name["ab"].adjusted_p_value == by_name["ab"].p_value
-    assert by_name["ac"].verdict == by_name["cd"].verdict == TOO_FEW_SEEDS
-    assert by_name["ac"].seeds == (0, 1)
-    assert by_name["ad"].difference is None
-
-
-def test_equal_losses_are_not_distinguishable():
-    same = {0: 4.0, 1: 4.1, 2: 4.2}
-    assert compare_pairs({"a": same, "b": dict(same)})[0].verdict == NOT_DISTINGUISHABLE
-
-
-def test_differences_are_taken_seed_by_seed():
-    assert paired_differences({2: 1.0, 1: 5.0, 9: 0.0}, {1: 1.0, 2: 4.0}) == {1: 4.0, 2: -3.0}
+    def test_differences_are_taken_seed_by_seed(self):
+        assert paired_differences({2: 1.0, 1: 5.0, 9: 0.0}, {1: 1.0, 2: 4.0}) == {1: 4.0, 2: -3.0}

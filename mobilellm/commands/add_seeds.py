@@ -1,0 +1,58 @@
+"""Train a sweep with more and more seeds until every pair of models has a verdict.
+
+Trains three seeds and compares; while pairs are not distinguishable, it adds the next seed, up to
+--max-seeds. The chance of even one wrong verdict is at most 5 % over all comparisons together, so
+choose the limit before the first run. With --margin, models that differ by less than a difference
+that does not matter are decided too. The same command continues after an interruption. The sweep is
+given as to mobilellm train -m, without seed=….
+
+  mobilellm add-seeds experiment=depth_vs_width --max-seeds 8
+  mobilellm add-seeds experiment=demo --max-seeds 6 --margin 0.02
+"""
+
+import argparse
+import functools
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from mobilellm.cli.command import run_command
+from mobilellm.command_names import command_for
+from mobilellm.commands import description
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit; `arguments` default to the command line."""
+    run_command(functools.partial(run, arguments))
+
+
+def run(arguments: Sequence[str] | None) -> None:
+    """Read the command line, train and compare in turn, print the report."""
+    parser = argparse.ArgumentParser(
+        prog=command_for("add_seeds"),
+        description=description(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="+", metavar="key=value", help="as for train -m")
+    parser.add_argument("--max-seeds", type=int, required=True, metavar="N", help="at least 3")
+    parser.add_argument(
+        "--margin", type=float, metavar="LOSS", help="a difference in loss that does not matter"
+    )
+    parser.add_argument(
+        "--baseline", metavar="SHAPE", help="only the pairs with this shape need a verdict"
+    )
+    options = parser.parse_args(arguments)
+
+    from rich.console import Console
+
+    from mobilellm.pipeline.add_seeds import add_seeds
+
+    comparison, code = add_seeds(
+        options.overrides, options.max_seeds, margin=options.margin, baseline=options.baseline,
+        tell=lambda line: print(line, flush=True),
+    )  # fmt: skip
+    if comparison is not None and not code:
+        width = None if sys.stdout.isatty() else 120
+        Console(width=width, highlight=False).print(comparison, crop=False)
+    if code:
+        sys.exit(code)
