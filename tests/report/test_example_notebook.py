@@ -32,7 +32,7 @@ def test_all_cells_run(cells, tmp_path, monkeypatch, capsys):
     names = {"__name__": "notebook"}
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     shown = [run_cell(source, names) for source in code]
-    assert len(shown) == 9
+    assert len(shown) == 8
     assert shown[0][0].startswith("Deepest against widest: 24×64 is better than 2×208 by 0.")
     assert shown[1].shape == (6, 3) and len(shown[2]) == 15
     assert shown[4][3] > shown[4][10] > 0 and shown[5][0.1] == 3 < shown[5][0.01]
