@@ -49,6 +49,7 @@ TRAIN: Rows = {
     "learning_rate_probe_factors": (list[float], Range(above=0)),
     "learning_rate_probe_share": (float, Range(above=0, at_most=1)),
     "learning_rate_probe_seed": (int, SEED),
+    "learning_rate_probe_widenings": (int, Range(at_least=0, cap=100, remedy="0 tries no others")),
 }
 EXPLAIN: Rows = {
     "init_from": (str | None, ANYWHERE),
@@ -69,6 +70,21 @@ COMPRESS: Rows = {
     "latency": (bool, ANYWHERE),
     "prefill_tokens": (int, Range(at_least=1, cap=1_000_000)),
     "decode_tokens": (int, Range(at_least=1, cap=1_000_000)),
+}
+COORDINATE_CHECK: Rows = {
+    "widths": (list[int], Range(at_least=1, cap=2**24)),
+    "depth": (int, Range(at_least=1, cap=10_000)),
+    "depths": (list[int], Range(at_least=1, cap=10_000)),
+    "width": (int, Range(at_least=1, cap=2**24)),
+    "steps": (int, Range(at_least=1, cap=1_000_000)),
+    "tokens_per_step": (int, Range(at_least=1, cap=1_000_000)),
+    "sequence_length": (int, Range(at_least=1, cap=1_000_000)),
+    "seeds": (int, Range(at_least=1, cap=1_000_000)),
+    "initialization": (Mapping, ANYWHERE),
+    "tolerance": (float, Range(above=0, cap=1_000)),
+    "compare_with_standard": (bool, ANYWHERE),
+    "text": (str | None, ANYWHERE),
+    "out": (str, ANYWHERE),
 }
 PREPARE_DATA: Rows = {"prepared_dir": (str, ANYWHERE)}
 PREPARE_LOGITS: Rows = {
@@ -92,11 +108,12 @@ TRAIN_GROUPS = tuple(
 ROOTS: dict[str, tuple[Rows, tuple[str, ...]]] = {
     "train": (TRAIN, TRAIN_GROUPS),
     "explain": (EXPLAIN, ("model", "optimizer", "trainer")),
+    "coordinate_check": (COORDINATE_CHECK, ("model", "optimizer", "parametrization")),
     "compress": (COMPRESS, ("model", "data", "compression")),
     "prepare_data": (PREPARE_DATA, ("model", "data")),
     "prepare_logits": (PREPARE_LOGITS, ("model", "data")),
 }
-OPTIONAL = ("compression", "distillation", "callbacks", "logger")
+OPTIONAL = ("parametrization", "compression", "distillation", "callbacks", "logger")
 # Groups that a command fills in from the folder of a model, so that they may be empty in conf/.
 FILLED_IN = {"compress": ("model", "data"), "prepare_logits": ("model",)}
 

@@ -15,6 +15,7 @@ class RunConfig:
     data: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
+    parametrization: dict[str, Any] = field(default_factory=dict)
     compression: dict[str, Any] = field(default_factory=dict)
     distillation: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class RunConfig:
     learning_rate_probe_factors: list[float] = MISSING
     learning_rate_probe_share: float = MISSING
     learning_rate_probe_seed: int = MISSING
+    learning_rate_probe_widenings: int = MISSING
 
 
 def register_root_schema() -> None:

@@ -67,6 +67,9 @@ NAMES: dict[str, str] = {
     "trainer.compile": "compile torch_compile",
     "trainer.activation_checkpointing": "gradient_checkpointing activation_checkpointing",
     "initialization.std": "init_std initializer_range std",
+    "parametrization=completep or mup, with parametrization.base_width": (
+        "mup use_mup mup_enabled parameterization parametrisation completep base_shape"
+    ),
     "compression=low_rank compression.budget.ratio": "ratio compression_ratio",
     "compression=wanda compression.sparsity": "sparsity prune prune_ratio",
     "distillation=forward_kl distillation.teacher": "teacher teacher_model",

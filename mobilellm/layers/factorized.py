@@ -103,6 +103,11 @@ class FactorizedShape(LayerShape):
         terms = self.parts[int(name.split(".")[1])].num_terms
         return (std**2 / (terms * len(self.parts))) ** 0.25
 
+    def rate_exponent(self, name: str, *, is_table: bool) -> float:
+        """As for the matrix, divided between the factors (`PartShape.rate_exponent`)."""
+        _, part, side = name.split(".")
+        return self.parts[int(part)].rate_exponent(side, is_table=is_table)
+
     def saved_values(self, size: Size, *, has_own_input: bool) -> int:
         """Values between the two products of each part, and copies of the input.
 
@@ -134,7 +139,9 @@ class FactorizedShape(LayerShape):
 
     def short_text(self) -> str:
         """A short form such as `rank 23 + 2 x (43x8)⊗(4x8), permuted`."""
-        return " + ".join(map(_short_text, self.parts)) + (", permuted" if self.indices else "")
+        return " + ".join(part.short_text() for part in self.parts) + (
+            ", permuted" if self.indices else ""
+        )
 
     @classmethod
     def short_summary(cls, shapes: Sequence[Self]) -> str:
@@ -160,16 +167,7 @@ class FactorizedShape(LayerShape):
 
     def __str__(self) -> str:
         """The sum, e.g. `23 x (172x1)⊗(1x64) + 2 x (43x8)⊗(4x8)`."""
-        return " + ".join(map(_text, self.parts))
-
-
-def _text(part: PartShape) -> str:
-    (m1, n1), (m2, n2) = part.left, part.right
-    return f"{part.num_terms} x ({m1}x{n1})⊗({m2}x{n2})"
-
-
-def _short_text(part: PartShape) -> str:
-    return f"rank {part.num_terms}" if part.is_low_rank else _text(part)
+        return " + ".join(part.text() for part in self.parts)
 
 
 class FactorizedLinear(nn.Module):

@@ -84,6 +84,36 @@ class PartShape:
         (m1, n1), (m2, n2) = self.left, self.right
         return self.num_terms * (n1 * m2 if self.right_first else m1 * n2)
 
+    def text(self) -> str:
+        """Return a text such as `2 x (43x8)⊗(4x8)`."""
+        (m1, n1), (m2, n2) = self.left, self.right
+        return f"{self.num_terms} x ({m1}x{n1})⊗({m2}x{n2})"
+
+    def short_text(self) -> str:
+        """Return the rank of a low-rank part, and `text` of another one."""
+        return f"rank {self.num_terms}" if self.is_low_rank else self.text()
+
+    def rate_exponent(self, side: str, *, is_table: bool) -> float:
+        """Power of the width by which the learning rate of a factor falls as models grow.
+
+        In a larger model a low rank is larger in proportion, so that both factors sum over more
+        inputs. Of two Kronecker factors the one with more columns grows, and the other stays as it
+        is. The rate of a factor falls as 1 / inputs if its initial entries fall as
+        1 / sqrt(inputs). The entries of two factors are equally large
+        (`FactorizedShape.parameter_std`), which moves a power of the width from one to the other,
+        and the rates move with the entries.
+
+        Args:
+            side: `left` or `right`.
+            is_table: whether the matrix is a token embedding or an output head.
+        """
+        if self.is_low_rank:
+            return (0.25 if side == "left" else 0.75) if is_table else 1.0
+        if is_table:
+            return 0.0
+        grows = "left" if self.left[1] >= self.right[1] else "right"
+        return 0.75 if side == grows else 0.25
+
 
 class KroneckerLinear(nn.Module):
     """Linear layer Σ (leftᵢ ⊗ rightᵢ) x + bias, computed without forming the Kronecker products.

@@ -91,6 +91,19 @@ class LayerShape(ABC):
         """
         return std
 
+    def rate_exponent(self, name: str, *, is_table: bool) -> float:
+        """Power of the width by which the learning rate of a parameter falls as models grow.
+
+        For Adam, if the initial values follow `parameter_std`: a dense matrix inside a block sums
+        over its inputs, so that equal changes of all entries add up, and the rate falls with the
+        first power of their number (muP). The rows of a token table are not summed over.
+
+        Args:
+            name: of the parameter in the module.
+            is_table: whether the matrix is a token embedding or an output head.
+        """
+        return 0.0 if is_table else 1.0
+
     def saved_values(self, size: Size, *, has_own_input: bool) -> int:
         """Number of values per input vector that are saved for backward in addition to a dense
         layer.

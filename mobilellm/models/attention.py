@@ -32,9 +32,14 @@ class Attention(nn.Module):
         *,
         qk_norm: str = "none",
         eps: float = 1e-5,
+        multiplier: float = 1.0,
     ) -> None:
-        """Create the four projections, without bias, and the norms of queries and keys."""
+        """Create the four projections, without bias, and the norms of queries and keys.
+
+        The scores are multiplied by `multiplier` / sqrt(head_dim).
+        """
         super().__init__()
+        self.multiplier = multiplier
         self.head_dim = head_dim
         self.group_size = num_attention_heads // num_key_value_heads
         self.q_proj = nn.Linear(hidden_size, num_attention_heads * head_dim, bias=False)
@@ -85,7 +90,7 @@ class Attention(nn.Module):
         key, value = keys_values
         weights = None
         if need_weights:
-            weights = _attention_weights(query, self._for_each_head(key), mask)
+            weights = _attention_weights(query, self._for_each_head(key), mask, self.multiplier)
             mixed = weights.to(value.dtype) @ self._for_each_head(value)
         else:
             mixed = self._attend(query, key, value, mask)
@@ -104,8 +109,13 @@ class Attention(nn.Module):
         if not in_place:
             key, value = self._for_each_head(key), self._for_each_head(value)
         return F.scaled_dot_product_attention(
-            query, key, value, mask, is_causal=is_causal, enable_gqa=in_place
+            query, key, value, mask, is_causal=is_causal, enable_gqa=in_place, scale=self.scale
         )
+
+    @property
+    def scale(self) -> float | None:
+        """Factor of the scores, as torch's attention takes it; None: 1 / sqrt(head_dim)."""
+        return None if self.multiplier == 1 else self.multiplier * self.head_dim**-0.5
 
     def _for_each_head(
         self, x: Float[Tensor, "batch kv_heads *rest"]
@@ -131,9 +141,10 @@ def _attention_weights(
     query: Float[Tensor, "batch heads seq head_dim"],
     key: Float[Tensor, "batch heads keys head_dim"],
     mask: Bool[Tensor, "#batch 1 seq keys"] | None,
+    multiplier: float,
 ) -> Float[Tensor, "batch heads seq keys"]:
-    """softmax(q kᵀ / sqrt(head_dim)) in float32; `mask` as in `Attention.forward`."""
-    scores = (query @ key.transpose(-2, -1)).float() * query.shape[-1] ** -0.5
+    """softmax(multiplier × q kᵀ / sqrt(head_dim)) in float32; `mask` as `Attention.forward`."""
+    scores = (query @ key.transpose(-2, -1)).float() * (multiplier * query.shape[-1] ** -0.5)
     queries, keys = scores.shape[-2:]
     if mask is None:
         mask = torch.ones(queries, keys, dtype=torch.bool, device=key.device).tril(keys - queries)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -23,11 +24,14 @@ class BlockOutput(NamedTuple):
     attention: Float[Tensor, "batch heads queries keys"] | None
     """Attention weights (batch, heads, queries, keys); None unless requested."""
     feed_forward: Float[Tensor, "batch seq hidden"]
-    """Output of the feed-forward layer before the residual addition, (batch, seq, hidden)."""
+    """Output of the feed-forward layer, before residual multiplier and addition, (batch, seq,
+    hidden)."""
 
 
 class TransformerBlock(nn.Module):
-    """A pre-norm block: h = x + attention(norm(x)), output h + feed_forward(norm(h)).
+    """A pre-norm block: h = x + m × attention(norm(x)), output h + m × feed_forward(norm(h)).
+
+    m is `residual_multiplier`.
 
     A block does not store a layer index, because a shared block is applied at several layers.
     Everything that depends on the layer is an argument of `forward`.
@@ -46,10 +50,12 @@ class TransformerBlock(nn.Module):
             config.head_dim,  # pyright: ignore[reportArgumentType]
             qk_norm=config.qk_norm,
             eps=eps,
+            multiplier=config.attention_multiplier,
         )
         self.feed_forward_norm = RMSNorm(hidden_size, eps)
         feed_forward = SwiGLU if config.feed_forward == "swiglu" else ReLUFeedForward
         self.feed_forward = feed_forward(hidden_size, shape.intermediate_size)
+        self.residual_multiplier = config.residual_multiplier
         self._build_compressed_layers(config, index)
 
     def _build_compressed_layers(self, config: ModelConfig, index: int) -> None:
@@ -81,6 +87,14 @@ class TransformerBlock(nn.Module):
             slot=slot,
             need_weights=need_weights,
         )
-        x = x + attended
+        x = self._add(x, attended)
         fed = self.feed_forward(self.feed_forward_norm(x))
-        return BlockOutput(x + fed, used_keys_values, weights, fed)
+        return BlockOutput(self._add(x, fed), used_keys_values, weights, fed)
+
+    def _add(
+        self, x: Float[Tensor, "batch seq hidden"], branch: Float[Tensor, "batch seq hidden"]
+    ) -> Float[Tensor, "batch seq hidden"]:
+        """The residual stream after what a layer adds to it."""
+        if self.residual_multiplier == 1:
+            return x + branch
+        return torch.add(x, branch, alpha=self.residual_multiplier)

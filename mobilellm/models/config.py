@@ -1,15 +1,16 @@
 """The architecture of a model. Quantities that can be derived are properties, not fields."""
 
-import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from mobilellm.layers import LayerShape, parse_layer_shape
+from mobilellm.models.checks import check_choice, check_positive
 from mobilellm.models.sharing import SHARING_SCHEMES, order_of_layers
 from mobilellm.ranges import MAX_INDEX, Range, check_fields
 
+MULTIPLIERS = ("residual_multiplier", "attention_multiplier", "output_multiplier")
 FEED_FORWARDS = ("swiglu", "relu")
 QK_NORMS = ("none", "l2", "rms")
 KV_POLICIES = ("own", "first")
@@ -18,6 +19,7 @@ PerBlock = int | Sequence[int]
 
 BLOCKS, WIDTH = Range(at_least=1, cap=10_000), Range(at_least=1, cap=2**24)
 INDEX = Range(at_least=0, cap=MAX_INDEX)
+MULTIPLIER = Range(above=0, cap=1e6, remedy="1 changes nothing")
 RANGES = {
     "vocab_size": Range(at_least=1, cap=MAX_INDEX),
     "hidden_size": WIDTH, "intermediate_size": WIDTH, "head_dim": WIDTH,
@@ -27,6 +29,8 @@ RANGES = {
     "rope_theta": Range(above=0, cap=1e15),
     "rms_norm_eps": Range(above=0, at_most=1, remedy="1e-5 is common"),
     "eos_token_id": INDEX, "bos_token_id": INDEX,
+    "residual_multiplier": MULTIPLIER, "attention_multiplier": MULTIPLIER,
+    "output_multiplier": MULTIPLIER,
 }  # fmt: skip
 
 
@@ -88,6 +92,12 @@ class ModelConfig:
     """Token that ends a document."""
     bos_token_id: int = 1
     """Token that begins a prompt."""
+    residual_multiplier: float = 1.0
+    """Factor of what each attention and feed-forward layer adds to the residual stream."""
+    attention_multiplier: float = 1.0
+    """Factor of the attention scores, in addition to 1 / sqrt(head_dim)."""
+    output_multiplier: float = 1.0
+    """Factor of the logits."""
     compressed_layers: Mapping[str, Any] | Sequence[tuple[str, LayerShape]] = ()
     """Matrices that are not dense: names (keys of `matrix_sizes`) mapped to `LayerShape` or to the
     output of its `to_dict`. It is converted to sorted pairs."""
@@ -200,6 +210,14 @@ class ModelConfig:
                 sizes |= {f"blocks.{index}.{part}.{name}": s for name, s in matrices.items()}
         return sizes if self.tie_word_embeddings else sizes | {"head": sizes["embedding"]}
 
+    def matrix_of(self, parameter: str) -> str:
+        """Name of the matrix (as in `matrix_sizes`) that a parameter of the model belongs to.
+
+        The parameters of compressed matrices lie deeper than their names; of a norm, its own name.
+        """
+        found = (name for name in self.layer_shapes if parameter.startswith(f"{name}."))
+        return next(found, parameter.rpartition(".")[0])
+
     @property
     def layer_shapes(self) -> dict[str, LayerShape]:
         """Shapes of the compressed matrices, by name; all other matrices are dense."""
@@ -244,15 +262,18 @@ class ModelConfig:
         return tuple(BlockShape(*sizes) for sizes in zip(*per_block, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON and checkpoints. `compressed_layers` is left out if it is empty."""
+        """Plain data for JSON and checkpoints.
+
+        Compressed layers and multipliers are left out if there are none, so that such models are
+        written as they were before these fields existed.
+        """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
         values["compressed_layers"] = {
             name: shape.to_dict() for name, shape in self.layer_shapes.items()
         }
-        if not self.compressed_layers:
-            del values["compressed_layers"]
-        return values
+        unused = {"compressed_layers": {}} | dict.fromkeys(MULTIPLIERS, 1)
+        return {k: v for k, v in values.items() if k not in unused or v != unused[k]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
@@ -266,23 +287,6 @@ class ModelConfig:
             if name not in names:
                 check_choice("model field", name, names)
         return cls(**values)
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Raise ValueError unless a value is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
-
-
-def check_choice(name: str, value: str, choices: Any) -> None:
-    """Check that a value is one of `choices`.
-
-    Raises:
-        ValueError: it is not. The message lists the choices, the most similar first.
-    """
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=len(choices), cutoff=0.0)
-        raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(near)}")
 
 
 def one_or_each(sizes: Sequence[int]) -> PerBlock:

@@ -72,7 +72,7 @@ class PackedDecoder:
         ]
         table: Any = model.embedding.weight if model.head is None else model.head.weight
         self._head = _PackedMatrix([table], batch_size)
-        self._norm = _PackedNorm(model.norm)
+        self._norm = _PackedNorm(model.norm, config.output_multiplier)
         self._layers = tuple(zip(config.layer_order, cache_slots(config), strict=True))
 
     def step(
@@ -103,7 +103,9 @@ class PackedDecoder:
             query, kept = block.project(x, rotary, shared.get(slot), cache, slot)
             if config.share_kv == "first":
                 shared[slot] = kept
-            mixed = F.scaled_dot_product_attention(query, *kept, mask, enable_gqa=True)
+            mixed = F.scaled_dot_product_attention(
+                query, *kept, mask, enable_gqa=True, scale=block.scale
+            )
             x = block.output(mixed.flatten(1)).add_(x)
             x = block.feed_forward(x).add_(x)
         cache.advance(1)
@@ -127,13 +129,14 @@ class _PackedBlock:
         keys_values = [attention.k_proj.weight, attention.v_proj.weight]
         self._query = _PackedMatrix(query, batch_size) if split else None
         self._all = _PackedMatrix([*query, *keys_values], batch_size)
-        self.output = _PackedMatrix([attention.o_proj.weight], batch_size)
+        self.scale = attention.scale
+        self.output = _PackedMatrix([_scaled(attention.o_proj, block)], batch_size)
         self._gated = isinstance(feed, SwiGLU)
         gate = [feed.gate_proj.weight] if self._gated else []
         self._inner = _PackedMatrix([*gate, feed.up_proj.weight], batch_size)
         self._attention_norm = _PackedNorm(block.attention_norm)
         self._feed_forward_norm = _PackedNorm(block.feed_forward_norm)
-        self._down = _PackedMatrix([feed.down_proj.weight], batch_size)
+        self._down = _PackedMatrix([_scaled(feed.down_proj, block)], batch_size)
 
     def project(
         self,
@@ -175,6 +178,12 @@ class _PackedBlock:
         return torch.cat((norm(parts[0]), key_norm(parts[1])), dim=2)
 
 
+def _scaled(projection: Any, block: nn.Module) -> Tensor:
+    """The weight of a projection that writes to the residual stream, with its multiplier."""
+    multiplier: Any = block.residual_multiplier
+    return projection.weight if multiplier == 1 else projection.weight * multiplier
+
+
 class _PackedMatrix:
     """Concatenated weights (out, in), stored as tiles of columns of the transposed matrix.
 
@@ -213,8 +222,8 @@ class _PackedMatrix:
 class _PackedNorm:
     """RMSNorm in four calls: 1 / sqrt(|x|² / n + eps) = sqrt(n) / hypot(|x|, sqrt(n × eps))."""
 
-    def __init__(self, norm: Any) -> None:
-        self._weight = norm.weight * norm.weight.shape[0] ** 0.5
+    def __init__(self, norm: Any, multiplier: float = 1.0) -> None:
+        self._weight = norm.weight * (multiplier * norm.weight.shape[0] ** 0.5)
         self._floor = norm.weight.new_tensor((norm.weight.shape[0] * norm.eps) ** 0.5)
 
     def __call__(self, x: Float[Tensor, "batch size"]) -> Float[Tensor, "batch size"]:

@@ -65,6 +65,8 @@ class MobileLLM(nn.Module):
 
     def unembed(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
         """Compute logits with the tied embedding or the head: (..., hidden) -> (..., vocab)."""
+        if self.config.output_multiplier != 1:
+            hidden = hidden * self.config.output_multiplier
         return self.embedding.unembed(hidden) if self.head is None else self.head(hidden)  # pyright: ignore[reportCallIssue]
 
     def forward(

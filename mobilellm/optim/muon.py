@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from mobilellm.optim.adamw import can_fuse
-from mobilellm.optim.parameter_groups import BETA, EPS, RATE, WEIGHT_DECAY, parameter_groups
+from mobilellm.optim.parameter_groups import (
+    BETA,
+    EPS,
+    RATE,
+    WEIGHT_DECAY,
+    parameter_groups,
+    scaled_options,
+)
+from mobilellm.optim.parametrization import Parametrization, scale_of
 from mobilellm.ranges import Range, checked
 
 
@@ -71,6 +79,7 @@ def muon(
     betas: tuple[float, float] = (0.9, 0.95),
     eps: float = 1e-8,
     decay_embeddings: bool = True,
+    parametrization: Parametrization | None = None,
 ) -> MuonWithAdamW:
     """Make Muon for the two-dimensional matrices of the blocks and AdamW for all other parameters.
 
@@ -88,6 +97,8 @@ def muon(
         betas: decay rates of AdamW's two moments.
         eps: added to the square root of AdamW's second moment.
         decay_embeddings: whether weight decay applies to the embedding and the head.
+        parametrization: scales learning rate, weight decay and eps from its base shape to the
+            shape of `model`, which then needs a `config`; None: they are the same for all shapes.
 
     Raises:
         ValueError: a number is out of range, or `adjust_learning_rate` is unknown.
@@ -102,7 +113,10 @@ def muon(
         )
     groups: list[dict[str, Any]] = []
     for group in parameter_groups(
-        model, weight_decay=weight_decay, decay_embeddings=decay_embeddings
+        model,
+        weight_decay=weight_decay,
+        decay_embeddings=decay_embeddings,
+        scale_of=scale_of(model, parametrization, muon=adjust_learning_rate),
     ):
         is_matrix = group["role"] == "matrix"
         flat = [p for p in group["params"] if is_matrix and p.ndim == 2]
@@ -110,7 +124,12 @@ def muon(
         rates = {"muon": learning_rate * muon_learning_rate_ratio, "adamw": learning_rate}
         for algorithm, parameters in (("muon", flat), ("adamw", rest)):
             if parameters:
-                part = {"params": parameters, "algorithm": algorithm, "lr": rates[algorithm]}
+                rate = rates[algorithm]
+                part = {"params": parameters, "algorithm": algorithm, "lr": rate}
+                part |= scaled_options(group, learning_rate=rate, eps=eps)
+                if algorithm == "muon":
+                    # Muon's own eps only keeps a gradient of zero from dividing by zero.
+                    part.pop("eps", None)
                 groups.append(group | part)
     return MuonWithAdamW(
         groups,

@@ -92,8 +92,8 @@ def check_targets(config: Config) -> None:
     Raises:
         ValueError: a part has settings but no `_target_`.
     """
-    for group in ("compression", "distillation"):
-        _check_target(group, config[group] or None, f"choose {group}=…")
+    for group in ("parametrization", "compression", "distillation"):
+        _check_target(group, config.get(group) or None, f"choose {group}=…")
     for group in ("callbacks", "logger"):
         for name, node in config[group].items():
             _check_target(f"{group}.{name}", node, f"choose {group}=… with {name} in it")

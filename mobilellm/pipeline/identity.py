@@ -25,6 +25,7 @@ from mobilellm.hydra_app.override_text import (
     shown_value,
 )
 from mobilellm.paths import user_path
+from mobilellm.pipeline.probe_factors import possible_factors
 from mobilellm.recorded_config import TARGET, class_name, to_current_form
 from mobilellm.run_folder import CONFIG, read_summary
 from mobilellm.run_settings import Config, flat_config, is_identity
@@ -40,6 +41,10 @@ MAYBE_NAMES = ("dataset_name", "teacher")
 LONGEST_NAME = 100
 PROBE = "learning_rate_probe"
 RATE = "optimizer.learning_rate"
+WIDENINGS = f"{PROBE}_widenings"
+# Settings that did not exist when runs were named before, and their defaults, which are therefore
+# no part of the identity.
+LATER_DEFAULTS = {WIDENINGS: 4}
 # Version of the hash in summary.json. Hashes without a version included the modules of classes.
 IDENTITY_VERSION = 2
 # Settings that summary.json contains too; comparing them first is faster than reading YAML.
@@ -50,10 +55,10 @@ def identity(config: Config) -> dict[str, object]:
     """The settings that can change the result, as dotted keys and values.
 
     Two configurations with the same identity train the same model. The settings `NOT_IDENTITY`,
-    callbacks whose class sets `watches_only = True`, the settings of a disabled probe, and settings
-    that are null are left out. Paths are relative to `output_dir`, so that their spelling does not
-    matter and the whole folder can be moved. Numbers are normalised (1e4 is 10000). Of `_target_`
-    only the class name is used, so that a class can move to another module.
+    callbacks whose class sets `watches_only = True`, the settings of a disabled probe, settings
+    that are null, and `LATER_DEFAULTS` are left out. Paths are relative to `output_dir`, so that
+    their spelling does not matter and the whole folder can be moved. Numbers are normalised (1e4 is
+    10000). Of `_target_` only the class name is used, so that a class can move to another module.
 
     Args:
         config: the resolved configuration.
@@ -66,6 +71,8 @@ def identity(config: Config) -> dict[str, object]:
         if value is None or not is_identity(key) or is_watched:
             continue
         if key.startswith(f"{PROBE}_") and not config.get(PROBE):
+            continue
+        if key in LATER_DEFAULTS and value == LATER_DEFAULTS[key]:
             continue
         if key.endswith(TARGET):
             kept[key] = class_name(value)
@@ -213,7 +220,8 @@ def _is_older(folder: Path, wanted: str, config: Config, overrides: Sequence[str
 
 def _is_probed(recorded: Any, configured: Any, config: Config) -> bool:
     """Whether the recorded learning rate is one that the probe can have chosen."""
-    factors = config.get(f"{PROBE}_factors") or ()
+    given = config.get(f"{PROBE}_factors") or ()
+    factors = possible_factors(given, config.get(WIDENINGS) or 0)
     try:
         return any(math.isclose(recorded, configured * factor) for factor in factors)
     except TypeError:

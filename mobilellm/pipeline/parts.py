@@ -1,5 +1,6 @@
 """Builds the parts of a run from its configuration: callbacks, loggers, model, data, module."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,7 +24,9 @@ from mobilellm.hydra_app.errors import unknown_field
 from mobilellm.models import MobileLLM
 from mobilellm.models.initialization import initialize_
 from mobilellm.models.layer_subset import layer_subset
+from mobilellm.optim.parametrization import Parametrization
 from mobilellm.optim.schedules import Schedule
+from mobilellm.pipeline.parametrization import build_parametrization
 from mobilellm.pipeline.recipe import make_recipe
 from mobilellm.pipeline.run import Parts, Run
 from mobilellm.run_settings import Config
@@ -49,7 +52,8 @@ def build_parts(config: Config, folder: Path, budget: TrainingBudget, schedule: 
     Raises:
         ValueError, TypeError: a part cannot be built; the message begins with its key.
     """
-    optimizer = build_optimizer(config["optimizer"])
+    parametrization = build_parametrization(config)
+    optimizer = build_optimizer(config["optimizer"], parametrization)
     compression = _build_compression(config["compression"])
     distillation: Callback | None = _build_group(config, "distillation")
     with named_errors("compression"):
@@ -71,6 +75,7 @@ def build_parts(config: Config, folder: Path, budget: TrainingBudget, schedule: 
     return Parts(
         optimizer=optimizer,
         schedule=schedule,
+        parametrization=parametrization,
         compression=compression,
         distillation=distillation if isinstance(distillation, DistillationCallback) else None,
         callbacks=tuple(callbacks),
@@ -78,11 +83,14 @@ def build_parts(config: Config, folder: Path, budget: TrainingBudget, schedule: 
     )
 
 
-def build_optimizer(node: Config) -> Callable[[nn.Module], Optimizer]:
+def build_optimizer(
+    node: Config, parametrization: Parametrization | None
+) -> Callable[[nn.Module], Optimizer]:
     """The function that builds the optimizer for a model.
 
     Raises:
-        ValueError: the learning rate is missing, or the node does not describe such a function.
+        ValueError: the learning rate is missing, the node does not describe such a function, or a
+            parametrisation cannot scale its settings.
     """
     if "learning_rate" not in node:
         raise ValueError(
@@ -91,6 +99,14 @@ def build_optimizer(node: Config) -> Callable[[nn.Module], Optimizer]:
     make = instantiate(node)
     if not callable(make) or isinstance(make, Optimizer):
         raise ValueError("optimizer must be a function of the model; set optimizer._partial_=true")
+    if parametrization is not None:
+        if "parametrization" not in inspect.signature(make).parameters:
+            raise ValueError(
+                f"optimizer._target_={node['_target_']} takes no parametrization, which sets the "
+                "learning rate of each parameter; use optimizer=adamw or muon, or "
+                "parametrization=standard"
+            )
+        make = partial(make, parametrization=parametrization)
     return make  # pyright: ignore[reportReturnType]
 
 
@@ -157,8 +173,9 @@ def make_model(run: Run) -> MobileLLM:
     if run.config["init_from"] is not None:
         model, layers = open_model(run.config["init_from"])[0], run.config["init_layers"]
         return model if layers is None else layer_subset(model, layers)
-    model = MobileLLM(run.model)
-    initialize_(model, seed=run.config["seed"], **run.config["initialization"])
+    model, parametrization = MobileLLM(run.model), run.parts.parametrization
+    scale = None if parametrization is None else parametrization.initial_scale(run.model)
+    initialize_(model, seed=run.config["seed"], scale=scale, **run.config["initialization"])
     return model
 
 

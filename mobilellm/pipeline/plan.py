@@ -11,12 +11,12 @@ from mobilellm.callbacks.distillation import DENSE
 from mobilellm.data import DataConfig
 from mobilellm.hydra_app.configuration import instantiate, plain_config
 from mobilellm.hydra_app.root_keys import checked_config
-from mobilellm.models import ModelConfig
 from mobilellm.paths import check_writable
 from mobilellm.pipeline.checks import check_devices, check_parts, check_targets, check_windows
 from mobilellm.pipeline.extension import extended_config, extended_schedule, find_extension
 from mobilellm.pipeline.hydra_job import hydra_job
 from mobilellm.pipeline.identity import config_hash, find_run_folder
+from mobilellm.pipeline.parametrization import build_parametrization, parametrized_model
 from mobilellm.pipeline.parts import build_parts, build_schedule
 from mobilellm.pipeline.recorded import with_recorded
 from mobilellm.pipeline.run import Run
@@ -49,11 +49,13 @@ def plan_run(cfg: DictConfig, *, on_this_machine: bool = True) -> Run:
     folder = find_run_folder(parent, config, job.distinguishing)
     config, changes = with_recorded(config, folder, job.overrides)
     cfg = OmegaConf.create(config)
-    model: ModelConfig = instantiate(cfg.model)
+    check_targets(config)
+    model = parametrized_model(
+        instantiate(cfg.model), build_parametrization(config), config["init_from"]
+    )
     check_windows(config, model)
     trainer: TrainerConfig = instantiate(cfg.trainer)
     check_devices(config, trainer, job.launcher, on_this_machine=on_this_machine)
-    check_targets(config)
     check_writable("output_dir", Path(config["output_dir"]))
     budget = TrainingBudget(
         tokens_per_step=config["tokens_per_step"],

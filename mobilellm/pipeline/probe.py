@@ -2,7 +2,8 @@
 
 A comparison of architectures with one learning rate favours those that this rate suits. Therefore
 each architecture first tries several rates, with a separate seed and on a share of the tokens. Runs
-of the same architecture with other seeds reuse the result.
+of the same architecture with other seeds reuse the result. If the best rate is the lowest or the
+highest one, further rates beyond it are tried.
 """
 
 import logging
@@ -11,10 +12,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from mobilellm.checkpoint_files import last_checkpoint
 from mobilellm.data import PreparedData
 from mobilellm.pipeline.fit import fit
 from mobilellm.pipeline.identity import config_hash, find_run_folder
 from mobilellm.pipeline.parts import build_optimizer, build_parts
+from mobilellm.pipeline.probe_factors import further_factor
 from mobilellm.pipeline.results import LearningRateTrial
 from mobilellm.pipeline.run import Run
 from mobilellm.pipeline.summary import recording
@@ -43,11 +46,12 @@ def probe_learning_rate(
     """
     if not run.config["learning_rate_probe"]:
         return run, None
-    trials = try_learning_rates(run, prepared)
+    # A run that has begun keeps its rate: it may have been chosen without widening.
+    trials = broadcast_from_first(_recorded(run)) or try_and_widen(run, prepared)
     optimizer = run.config["optimizer"] | {"learning_rate": best_learning_rate(trials)}
     if is_first_process():
         logger.info("%s", describe_choice(trials))
-    parts = replace(run.parts, optimizer=build_optimizer(optimizer))
+    parts = replace(run.parts, optimizer=build_optimizer(optimizer, run.parts.parametrization))
     return replace(run, config=run.config | {"optimizer": optimizer}, parts=parts), trials
 
 
@@ -77,16 +81,54 @@ def describe_choice(trials: Sequence[LearningRateTrial]) -> str:
     return f"learning rate {best_learning_rate(trials):g}, the best of {', '.join(losses)}"
 
 
-def try_learning_rates(run: Run, prepared: PreparedData) -> list[LearningRateTrial]:
+def _recorded(run: Run) -> list[LearningRateTrial] | None:
+    """The trials that were recorded before the run began; None if it has not begun."""
+    if last_checkpoint(run.folder) is None:
+        return None
+    trials = (read_summary(run.folder) or {}).get("learning_rates_tried")
+    return trials and [LearningRateTrial(**trial) for trial in trials]
+
+
+def try_and_widen(run: Run, prepared: PreparedData) -> list[LearningRateTrial]:
+    """Try the configured factors, and further ones while the best is the lowest or highest.
+
+    Returns:
+        The results, in order of increasing learning rate.
+    """
+    factors = sorted(run.config["learning_rate_probe_factors"])
+    trials = try_learning_rates(run, prepared, factors)
+    for _ in range(run.config["learning_rate_probe_widenings"]):
+        losses = [trial.val_loss if trial.has_finite_loss else None for trial in trials]
+        further = further_factor(factors, losses)
+        if further is None:
+            break
+        if is_first_process():
+            logger.info(
+                "the best learning rate so far is the lowest or highest; trying %g as well",
+                run.learning_rate * further,
+            )
+        factors = sorted([*factors, further])
+        trials = try_learning_rates(run, prepared, factors)
+    return trials
+
+
+def try_learning_rates(
+    run: Run, prepared: PreparedData, factors: Sequence[float]
+) -> list[LearningRateTrial]:
     """Train briefly with each learning rate that no other trial of the sweep has tried before.
 
     Trials that run at the same time share the work: a trial waits for a rate that another one is
     trying only if nothing else is left to do.
 
+    Args:
+        run: with the configured rate.
+        prepared: its data.
+        factors: of the configured rate.
+
     Returns:
         The results, in order of increasing learning rate.
     """
-    waiting = [_probe_run(run, factor) for factor in run.config["learning_rate_probe_factors"]]
+    waiting = [_probe_run(run, factor) for factor in factors]
     runs = sorted(waiting, key=lambda probe: probe.learning_rate)
     timeout = 0
     while waiting:

@@ -14,6 +14,7 @@ from mobilellm.callbacks.compression import CompressionCallback
 from mobilellm.callbacks.distillation import DistillationCallback
 from mobilellm.data import DataConfig
 from mobilellm.models import ModelConfig
+from mobilellm.optim.parametrization import Parametrization
 from mobilellm.optim.schedules import Schedule
 from mobilellm.pipeline.extension import Extension
 from mobilellm.run_folder import read_summary
@@ -29,6 +30,8 @@ class Parts:
     """Builds the optimizer for a model."""
     schedule: Schedule
     """Maps (step, progress) to the factor by which the learning rate is multiplied."""
+    parametrization: Parametrization | None
+    """Scales settings from a base shape to that of the model; None: they are used as they are."""
     compression: CompressionCallback | None
     distillation: DistillationCallback | None
     callbacks: tuple[Callback, ...]

@@ -20,6 +20,8 @@ WIDTH = 80
 def start_messages(run: Run) -> Iterator[str]:
     """The lines to log before a run is trained."""
     yield from settings_lines(run.overrides)
+    if run.parts.parametrization is not None:
+        yield f"parametrization: {run.parts.parametrization.describe(run.model)}"
     if last_checkpoint(run.folder) is not None:
         for line in run.changes:
             yield f"{run.folder}: {line}"

@@ -15,6 +15,7 @@ from mobilellm.report.fairness import cautions
 from mobilellm.report.findings import UNIT, findings, lowest_label
 from mobilellm.report.leaderboard import leaderboard_sentence
 from mobilellm.report.power import PowerEstimate, look_sentence, power_estimates
+from mobilellm.report.rate_curves import RateCurve, rate_curves, rate_sentences
 from mobilellm.report.run_groups import RunGroup, group_runs
 from mobilellm.report.runs import LeftOut, RunSet
 from mobilellm.report.statistics import (
@@ -67,6 +68,8 @@ class Analysis:
     left_out: tuple[LeftOut, ...]
     num_probes: int
     """Number of learning-rate probes that were skipped."""
+    rate_curves: tuple[RateCurve, ...]
+    """Loss against learning rate of each shape that was trained with at least three rates."""
     findings: tuple[str, ...]
     """Findings in sentences, the main result first."""
 
@@ -157,6 +160,7 @@ def analyse(
     rows = rank_models(models, groups)
     found = findings(groups, pairs, metric, given) if groups else ()
     ranking = leaderboard_sentence(rows) if models else None
+    curves = rate_curves(groups, metric)
     return Analysis(
         title=title or _title(groups, sources),
         sources=tuple(sources),
@@ -176,7 +180,8 @@ def analyse(
         ),
         left_out=(*runs.left_out, *repeated),
         num_probes=runs.num_probes,
-        findings=(*found, *((ranking,) if ranking else ())),
+        rate_curves=curves,
+        findings=(*found, *rate_sentences(curves), *((ranking,) if ranking else ())),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from mobilellm.report.run_settings import (
     compression_text,
     differing_settings,
     distillation_text,
+    parametrization_text,
     setting_text,
     settings,
 )
@@ -23,15 +24,20 @@ MAX_CHARACTERS = 24
 """The most characters of the value of a setting."""
 
 
-def make_labels(runs: Sequence[Run]) -> list[str]:
+def make_labels(runs: Sequence[Run], *, with_rates: bool = True) -> list[str]:
     """Make a short label for each run; all labels are different.
 
     A label begins with depth, width and compression. Traits of the model and of training, and
     finally at most `MAX_SETTINGS` settings, are added only if runs with the same label differ in
     them. Labels that are still equal are numbered.
+
+    Args:
+        runs: one of each configuration.
+        with_rates: whether the learning rate is one of the traits.
     """
     labels = [_base_label(run) for run in runs]
-    for describe in (*map(_each, _TRAITS), _differing):
+    used = [trait for trait in _TRAITS if with_rates or trait is not _rate]
+    for describe in (*map(_each, used), _differing):
         subsets: dict[str, list[int]] = defaultdict(list)
         for index, label in enumerate(labels):
             subsets[label].append(index)
@@ -103,6 +109,10 @@ def _size_text(value: Any) -> str:
     return str(value[0]) if len(set(value)) == 1 else f"{min(value)}–{max(value)}"
 
 
+def _rate(run: Run) -> str:
+    return f"lr {rate_text(run.number('learning_rate'))}"
+
+
 def _distilled(run: Run) -> str:
     name = distillation_text(run)
     return f"+ {name}" if name else ""
@@ -123,7 +133,8 @@ _TRAITS: tuple[Callable[[Run], str], ...] = (
     _model_trait(lambda m: f"vocab {m.vocab_size}"),
     _distilled,
     lambda run: f"{count_text(run.number('max_tokens') or run.tokens)} tokens",
-    lambda run: f"lr {rate_text(run.number('learning_rate'))}",
+    parametrization_text,
+    _rate,
     lambda run: (run.optimizer or "").partition(" ")[0],
     lambda run: f"seq {run.sequence_length}",
     lambda run: f"batch {count_text(run.tokens_per_step)}",

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from mobilellm.report.run_groups import RunGroup
+from mobilellm.report.run_settings import parametrization_text
 from mobilellm.report.runs import Run
 from mobilellm.units import join_names, rate_text
 
@@ -66,7 +67,8 @@ def _untried_sentence(untried: Sequence[RunGroup], groups: Sequence[RunGroup]) -
     rates = {rate_text(group.first.number("learning_rate")) for group in untried}
     widths = {group.model.hidden_size for group in untried}
     text = f"no other learning rate was tried for {who}"
-    if len(rates) == 1 and len(widths) > 1:
+    is_scaled = all(parametrization_text(group.first) for group in untried)
+    if len(rates) == 1 and len(widths) > 1 and not is_scaled:
         text += f": a single rate ({rates.pop()}) for all widths favours some of them"
     return f"{text}; train with learning_rate_probe=true"
 

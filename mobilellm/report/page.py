@@ -10,7 +10,13 @@ from mobilellm.report.drawing import DARK_RANGE, palette
 from mobilellm.report.findings import UNIT, question
 from mobilellm.report.methods import methods
 from mobilellm.report.page_style import SCRIPT, style_text
-from mobilellm.report.page_tables import groups_html, leaderboard_html, matrix_html, reference_html
+from mobilellm.report.page_tables import (
+    groups_html,
+    leaderboard_html,
+    matrix_html,
+    rates_html,
+    reference_html,
+)
 from mobilellm.report.pair_rows import reference_caption
 from mobilellm.report.records import csv_text, json_text, pairs_csv_text
 from mobilellm.report.statistics import MINIMUM_SEEDS
@@ -38,6 +44,7 @@ def page_text(analysis: Analysis, drawings: "Sequence[tuple[Plot, str]]") -> str
             _warnings(analysis),
             _configurations(analysis),
             _compressed(analysis),
+            _rates(analysis),
             _pairs(analysis),
             _left_out(analysis),
             *(_figure(plot, svg) for plot, svg in drawings),
@@ -83,6 +90,17 @@ def _compressed(analysis: Analysis) -> str:
         "the dense model on the same text; milliseconds and memory were measured on the machine "
         "that compressed the model. Compressed: without training after compression; recovered: "
         "with training after compression, mean over seeds.</p>"
+    )
+
+
+def _rates(analysis: Analysis) -> str:
+    if not analysis.rate_curves:
+        return ""
+    return (
+        f"<h2>Best learning rates</h2>{rates_html(analysis)}"
+        '<p class="small">Next lower, next higher: how much higher the loss is at the neighbouring '
+        "rates. Estimate: minimum of a parabola through the best rate and its two neighbours, in "
+        "the logarithm of the rate.</p>"
     )
 
 

@@ -8,6 +8,7 @@ from mobilellm.report.columns import Column, shown_columns
 from mobilellm.report.interval_text import signed_text
 from mobilellm.report.leaderboard import COLUMNS as LEADERBOARD
 from mobilellm.report.pair_rows import reference_rows
+from mobilellm.report.rate_rows import RATE_HEADS, rate_rows
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.statistics import (
     BETTER,
@@ -87,6 +88,18 @@ def leaderboard_html(analysis: Analysis) -> str:
             cells.append(f'<td data-value="{key}">{escape(column.text(row) or MISSING)}</td>')
         rows += f"<tr>{''.join(cells)}</tr>"
     return _table("sortable", heads, rows)
+
+
+def rates_html(analysis: Analysis) -> str:
+    """Return a table with the best learning rate of each shape."""
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in RATE_HEADS)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(label)}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for label, *cells in rate_rows(analysis.rate_curves)
+    )
+    return _table("rates", heads, rows)
 
 
 def _table(kind: str, heads: str, rows: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mobilellm.report.analysis import Analysis
 from mobilellm.report.final_plots import against_cost, against_depth
+from mobilellm.report.rate_plot import against_rate
 from mobilellm.report.training_plots import against_flops, against_time, against_tokens
 
 if TYPE_CHECKING:
@@ -34,6 +35,13 @@ PLOTS: tuple[Plot, ...] = (
         "application of a block. The intervals of two configurations may overlap although the "
         "verdict is clear, since it compares runs of the same seed.",
         against_depth,
+    ),
+    Plot(
+        "loss_against_learning_rate", "Final loss against learning rate",
+        "Which learning rate is best for each shape, and is it the same one? A line is one shape; "
+        "the star is its best rate, filled if lower and higher rates were tried too. If a "
+        "parametrisation lets rates transfer, the stars of its panel lie above each other.",
+        against_rate,
     ),
     Plot(
         "loss_against_tokens", "Validation loss against training tokens",

@@ -9,6 +9,7 @@ from mobilellm.report.analysis import Analysis
 from mobilellm.report.compressed import COMPRESSED, CompressedModel
 from mobilellm.report.learning_rates import rates_tried
 from mobilellm.report.power import PowerEstimate
+from mobilellm.report.rate_curves import RateCurve
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.runs import Run
 from mobilellm.report.statistics import POWER, Interval, Pair
@@ -64,6 +65,7 @@ def json_text(analysis: Analysis) -> str:
         "shapes": [_group_record(group) for group in analysis.groups],
         "pairs": [_pair_record(analysis, pair) for pair in analysis.pairs],
         "runs": [_run_record(group, run) for group in analysis.groups for run in group.runs],
+        "learning_rates": [_rate_record(curve) for curve in analysis.rate_curves],
         "reference": analysis.reference,
         "margin": analysis.margin,
         "max_seeds": analysis.max_seeds,
@@ -200,6 +202,18 @@ def _power_record(power: PowerEstimate) -> dict[str, Any]:
         "smallest_difference": power.smallest_difference,
         "difference": power.difference,
         "seeds_for_difference": power.seeds,
+    }
+
+
+def _rate_record(curve: RateCurve) -> dict[str, Any]:
+    return {
+        "shape": curve.label,
+        "recipe": curve.recipe,
+        "rates": list(curve.rates),
+        "losses": list(curve.losses),
+        "best": curve.best,
+        "is_interior": curve.is_interior,
+        "estimate": curve.estimate,
     }
 
 

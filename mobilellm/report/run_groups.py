@@ -4,7 +4,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,10 +97,14 @@ def group_runs(runs: Iterable[Run]) -> tuple[tuple[RunGroup, ...], tuple[LeftOut
     return tuple(named), left_out
 
 
-def group_key(run: Run) -> str:
+def group_key(run: Run, without: Collection[str] = ()) -> str:
     """Return a text that is equal for runs of one configuration.
 
     It contains everything that affects the result, except the seed.
+
+    Args:
+        run: the run.
+        without: further facts that it does not contain, such as `learning_rate`.
     """
     given = {name: canonical_text(value) for name, value in settings(run).items()}
     facts = {
@@ -110,6 +114,7 @@ def group_key(run: Run) -> str:
         facts["max_tokens"] = run.tokens
     facts |= {"sequence_length": run.sequence_length, "tokens_per_step": run.tokens_per_step}
     facts["optimizer"] = run.optimizer
+    facts = {name: fact for name, fact in facts.items() if name not in without}
     parts = {"model": configured_model(run), "settings": given, "facts": facts}
     return json.dumps(parts, sort_keys=True, default=str)
 

@@ -16,7 +16,7 @@ NOT_COMPARED = (
     "seed", "model", "data", "callbacks", "micro_batch_size", "validation_interval_tokens",
     "optimizer.learning_rate", "init_from", "extend_from",
     "learning_rate_probe", "learning_rate_probe_factors", "learning_rate_probe_share",
-    "learning_rate_probe_seed", "trainer", "experiment", "variant",
+    "learning_rate_probe_seed", "learning_rate_probe_widenings", "trainer", "experiment", "variant",
 )  # fmt: skip
 """Settings that do not change the result, or whose values are read from summary.json instead."""
 
@@ -158,6 +158,12 @@ def distillation_text(run: Run) -> str:
     kind = class_name(node.get(TARGET, "")).removesuffix("Callback")
     named = ", ".join(losses) if isinstance(losses, Mapping) else kind
     return _chosen(run, "distillation") or named or "distillation"
+
+
+def parametrization_text(run: Run) -> str:
+    """Return the name of the parametrisation, e.g. `completep`; empty for `standard`."""
+    node = _node(run.config, "parametrization")
+    return "" if node is None else str(node["_target_"]).rpartition(".")[2]
 
 
 def differing_settings(configurations: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,6 +11,7 @@ from mobilellm.report.analysis import Analysis
 from mobilellm.report.columns import Column, shown_columns
 from mobilellm.report.findings import UNIT
 from mobilellm.report.pair_rows import reference_caption, reference_rows
+from mobilellm.report.rate_rows import RATE_HEADS, rate_rows
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.statistics import (
     BETTER,
@@ -48,6 +49,8 @@ def terminal_report(analysis: Analysis) -> RenderableType:
         ]
     if analysis.compressed:
         parts.append(leaderboard_table(analysis))
+    if analysis.rate_curves:
+        parts.append(rates_table(analysis))
     parts += _pairs(analysis)
     parts += [Text(sentence, style="dim") for sentence in analysis.power_sentences]
     parts += [Text()] if analysis.power_sentences else []
@@ -168,6 +171,17 @@ def leaderboard_table(analysis: Analysis) -> WideTable:
         [row.label for row in rows],
         [column.name for column in shown],
         [[Text(column.text(row) or "–") for column in shown] for row in rows],
+    )
+
+
+def rates_table(analysis: Analysis) -> WideTable:
+    """Return a table with the best learning rate of each shape."""
+    rows = rate_rows(analysis.rate_curves)
+    return WideTable(
+        RATE_HEADS[0],
+        [label for label, *_ in rows],
+        RATE_HEADS[1:],
+        [[Text(cell) for cell in cells] for _, *cells in rows],
     )
 
 

@@ -84,6 +84,6 @@ def _untouched(old: nn.Module, new: nn.Module) -> set[str]:
     }
 
 
-def _kind(group: Mapping[str, Any]) -> tuple[Any, Any]:
+def _kind(group: Mapping[str, Any]) -> tuple[Any, ...]:
     """Key by which the parameter groups of two optimizers are matched."""
-    return group.get("role"), group.get("algorithm")
+    return group.get("role"), group.get("algorithm"), tuple(group.get("scale", ()))

@@ -125,6 +125,7 @@ class LanguageModelModule(LightningModule):
         if len(self.auxiliary):
             parts = {**dict(self.model.named_children()), "auxiliary": self.auxiliary}
             trained = nn.ModuleDict(parts)
+            trained.config = self.model.config  # pyright: ignore[reportArgumentType]
         optimizer = self.make_optimizer(trained)
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])

@@ -11,7 +11,7 @@ from mobilellm.commands import description, modules, summary
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {"train", "prepare-data", "explain", "compare", "status", "compress", "prepare-logits",
-            "generate", "import", "export"}  # fmt: skip
+            "generate", "import", "export", "coordinate-check"}  # fmt: skip
 
 
 def run(*arguments, cwd=ROOT):

@@ -14,11 +14,12 @@ FREE_TEXT = (
 )  # fmt: skip
 # A path: whether it exists is seen when it is read or made, in the same command.
 PATHS = ("output_dir", "prepared_dir", "data.*dir", "data.train", "data.validation",
-         "data.sources.*.train", "data.tokenizer", "out")  # fmt: skip
+         "data.sources.*.train", "data.tokenizer", "out", "text")  # fmt: skip
 
 ROWS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("seed", ("zero",), "0 is a seed"),
     ("learning_rate_probe_seed", ("zero",), "0 is a seed"),
+    ("learning_rate_probe_widenings", ("zero",), "no further rates are tried"),
     ("max_tokens", ("huge",), "another limit or a signal ends the run"),
     ("max_steps", ("huge",), "another limit or a signal ends the run"),
     ("max_seconds", ("huge",), "another limit or a signal ends the run"),

@@ -13,9 +13,9 @@ from mobilellm.models import ModelConfig
 from mobilellm.pipeline.parts import make_recipe
 
 CONF = Path(__file__).parents[2] / "conf"
-ROOTS = ("train", "prepare_data", "explain", "compress", "prepare_logits")
-GROUPS = ("model", "data", "optimizer", "schedule", "compression", "distillation", "callbacks",
-          "trainer", "logger")  # fmt: skip
+ROOTS = ("train", "prepare_data", "explain", "coordinate_check", "compress", "prepare_logits")
+GROUPS = ("model", "data", "optimizer", "schedule", "parametrization", "compression",
+          "distillation", "callbacks", "trainer", "logger")  # fmt: skip
 # Devices that a machine may lack, checked when a run is planned and not when it is described.
 TEXT = ("text", "jsonl", "parquet", "tokenized_jsonl", "mixture", "hub", "rationales",
         "rationales_hub")  # fmt: skip

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ SHORT = ["max_steps=4", "sequence_length=32", "tokens_per_step=64", "validation_
          "validation_interval_tokens=1000", "learning_rate_probe=false", "model.vocab_size=512",
          "callbacks.progress=null", "callbacks.run_summary=null",
          "callbacks.throughput=null", "trainer=cpu", "trainer.num_threads=1"]  # fmt: skip
+
+MANY = 20
 
 # A few layers and little calibration text are enough to see that it runs.
 CALIBRATION = {
@@ -49,13 +52,18 @@ def _data(experiment: str, corpus: Path, folder: Path) -> list[str]:
 
 
 def _trials(experiment: str) -> list[list[str]]:
-    """Overrides of each of the experiment's models, with its first seed."""
+    """Overrides of each of the experiment's models, with its first seed.
+
+    Of a product of many ranges, only the ends of each range.
+    """
     params = OmegaConf.load(ROOT / f"conf/experiment/{experiment}.yaml").hydra.sweeper.params
     axes = [
         [f"{key}={value}" for value in str(values).split(",")]
         for key, values in params.items()
         if key != "seed"
     ]
+    if math.prod(map(len, axes)) > MANY:
+        axes = [[axis[0], axis[-1]] for axis in axes]
     return [list(trial) for trial in itertools.product(*axes)]
 
 

@@ -11,9 +11,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from mobilellm.hydra_app.configuration import compose, config_loader, instantiate, load
 
 CONF = Path(__file__).parents[2] / "conf"
-GROUPS = ("model", "data", "optimizer", "schedule", "compression", "distillation", "callbacks",
-          "trainer", "logger")  # fmt: skip
-ROOTS = ("train", "explain", "compress", "prepare_data", "prepare_logits")
+GROUPS = ("model", "data", "optimizer", "schedule", "parametrization", "compression",
+          "distillation", "callbacks", "trainer", "logger")  # fmt: skip
+ROOTS = ("train", "explain", "coordinate_check", "compress", "prepare_data", "prepare_logits")
 # Not settings: what is built, and how.
 SKIPPED = ("_target_", "_partial_", "defaults")
 
@@ -149,6 +149,7 @@ def group_cases(folder: Path) -> Iterator[Case]:
 def root_cases(folder: Path) -> Iterator[Case]:
     """Keys at the root of the files that commands begin with."""
     from mobilellm.hydra_app.root_keys import checked_config
+    from mobilellm.pipeline.coordinate_check import plan_check
     from mobilellm.pipeline.explain import explain_config
     from mobilellm.pipeline.plan import plan_run
     from mobilellm.pipeline.prepare_logits import check_options
@@ -156,11 +157,13 @@ def root_cases(folder: Path) -> Iterator[Case]:
     checks: dict[str, Callable[[DictConfig], Any]] = {
         "train": plan_run,
         "explain": explain_config,
+        "coordinate_check": plan_check,
         "compress": lambda c: checked_config("compress", c),
         "prepare_data": lambda c: checked_config("prepare_data", c),
         "prepare_logits": lambda c: check_options(c, folder / "teacher"),
     }
-    overrides = {"train": train_base(folder), "explain": ["model=debug", "trainer=cpu"]}
+    overrides = {"train": train_base(folder), "explain": ["model=debug", "trainer=cpu"],
+                 "coordinate_check": [f"out={folder}/check"]}  # fmt: skip
     for root in ROOTS:
         config = compose(root, overrides.get(root, []))
         for key, owner in keys_of(config):

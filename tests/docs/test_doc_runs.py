@@ -19,11 +19,16 @@ COMPOSED_ONLY = {
     r"data=hub": "reads from the Hugging Face hub",
     r"250e9|resume=true": "is long, or continues a run that was stopped: tests/pipeline does that",
     r"--out compressed/searched|compression=searched compression.num_": "searches for minutes",
-    r"experiment=(depth_vs_width|layer_sharing|design_steps|kngpt2|tqcompressor|step_by_step)":
+    r"experiment=(learning_rate_transfer|depth_vs_width|layer_sharing|design_steps|kngpt2|tqcompressor|step_by_step)":
         "is a sweep of minutes; tests/conf/test_every_experiment.py runs each of its models",
 }  # fmt: skip
 
-SWEEPS = ("depth_vs_width", "depth_vs_width_wikitext2", "depth_vs_width_books")
+SWEEPS = (
+    "learning_rate_transfer",
+    "depth_vs_width",
+    "depth_vs_width_wikitext2",
+    "depth_vs_width_books",
+)
 
 CUT = {
     "max_tokens": "2048", "tokens_per_step": "512", "sequence_length": "64",
@@ -35,6 +40,7 @@ CUTS = {
     "compress": {"sequence_length": "64", "validation_tokens": "512", "prefill_tokens": "16",
                  "decode_tokens": "2", "compression.calibration_tokens": "512"},
     "prepare-logits": {"sequence_length": "64"},
+    "coordinate-check": {"widths": "[64]", "depths": "[4]", "steps": "1", "seeds": "1"},
 }  # fmt: skip
 
 RUN_COMMANDS = [

@@ -22,6 +22,7 @@ from mobilellm.checkpoint import (
 from mobilellm.data.tokenizer import load_tokenizer
 from mobilellm.files import describe_invalid_file
 from mobilellm.formats.huggingface.config import config_to_huggingface, read_huggingface_config
+from mobilellm.formats.huggingface.multipliers import folded_multipliers
 from mobilellm.formats.huggingface.tokenizer_files import tokenizer_files
 from mobilellm.formats.special_tokens import with_tokenizer_ids
 from mobilellm.models import MobileLLM
@@ -74,8 +75,9 @@ def export_huggingface(
     """Write a folder from which `transformers.AutoModelForCausalLM` loads the same model.
 
     The logits are equal. Shared blocks are unrolled: one layer is stored per application. A tied
-    head stays tied. Compressed matrices (factorised or masked) are written as dense ones, since
-    `transformers` has no such layers, so the export is as large as the dense model.
+    head stays tied. Multipliers become part of the weights (`folded_multipliers`). Compressed
+    matrices (factorised or masked) are written as dense ones, since `transformers` has no such
+    layers, so the export is as large as the dense model.
 
     Args:
         model: it is not changed.
@@ -131,7 +133,7 @@ def _dense_state(model: MobileLLM) -> dict[str, Tensor]:
 
 
 def _huggingface_state(model: MobileLLM) -> dict[str, Tensor]:
-    ours = _dense_state(model)
+    ours = folded_multipliers(_dense_state(model), model.config)
     state = {_TOP_NAMES[name]: tensor for name, tensor in ours.items() if name in _TOP_NAMES}
     written: set[int] = set()
     for layer, index in enumerate(model.config.layer_order):
@@ -145,8 +147,8 @@ def _huggingface_state(model: MobileLLM) -> dict[str, Tensor]:
             state[f"model.layers.{layer}.{_LAYER_NAMES[part]}.{rest}"] = content
         if model.config.qk_norm == "l2":
             ones = model.norm.weight.new_ones(model.config.head_dim)  # pyright: ignore[reportCallIssue, reportArgumentType]
-            for part in ("q_norm", "k_norm"):
-                state[f"model.layers.{layer}.self_attn.{part}.weight"] = ones.clone()
+            for part, factor in (("q_norm", model.config.attention_multiplier), ("k_norm", 1)):
+                state[f"model.layers.{layer}.self_attn.{part}.weight"] = ones * factor
         written.add(index)
     return state
 
