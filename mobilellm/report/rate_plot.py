@@ -1,5 +1,6 @@
 """The plot of loss against learning rate, one line per shape."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mobilellm.report.analysis import Analysis
@@ -25,12 +26,15 @@ def against_rate(analysis: Analysis) -> "Figure | None":
     recipes = by_recipe(analysis.rate_curves)
     if not recipes:
         return None
+    # The colours of the other plots, which the page adapts to its theme.
+    labels = [group.label for group in analysis.groups]
+    colours = dict(zip(labels, palette(len(labels)), strict=True))
     columns = min(COLUMNS, len(recipes))
     rows = -(-len(recipes) // columns)
     figure = Figure(figsize=(1.4 + 4.1 * columns, 0.4 + 3.9 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, (recipe, curves) in zip(panels, recipes.items(), strict=False):
-        _draw(axes, curves)
+        _draw(axes, curves, colours)
         axes.set_title(recipe)
         axes.set_ylabel(f"final validation loss ({loss_unit(analysis)})")
     for axes in panels[len(recipes) :]:
@@ -39,11 +43,12 @@ def against_rate(analysis: Analysis) -> "Figure | None":
     return figure
 
 
-def _draw(axes: "Axes", curves: list[RateCurve]) -> None:
+def _draw(axes: "Axes", curves: Sequence[RateCurve], colours: Mapping[str, str]) -> None:
     from matplotlib.ticker import NullLocator
 
     firsts = [curve.groups[0] for curve in curves]
-    for curve, colour, style in zip(curves, palette(len(curves)), line_styles(firsts), strict=True):
+    for curve, first, style in zip(curves, firsts, line_styles(firsts), strict=True):
+        colour = colours[first.label]
         axes.plot(
             curve.rates, curve.losses, color=colour, linewidth=1.5, marker="o", markersize=3,
             label=curve.label, **style,
