@@ -98,7 +98,11 @@ def test_a_run_killed_between_its_last_step_and_its_summary_is_finished(tiny_run
 
 
 def test_the_probe_trains_with_the_best_rate(tiny_run, tmp_path):
-    summary = tiny_run("learning_rate_probe=true", "learning_rate_probe_factors=[1e-6,1,2]")
+    probe = [
+        "learning_rate_probe=true", "learning_rate_probe_factors=[1e-6,1,2]",
+        "learning_rate_probe_widenings=0",
+    ]  # fmt: skip
+    summary = tiny_run(*probe)
     tried = summary["learning_rates_tried"]
     assert [t["learning_rate"] for t in tried] == pytest.approx([2e-9, 2e-3, 4e-3])
     best = min(tried, key=lambda t: t["val_loss"])
@@ -111,17 +115,15 @@ def test_the_probe_trains_with_the_best_rate(tiny_run, tmp_path):
     assert {p["tokens"] for p in probes} == {384}
     # Another seed of the same shape finds what was tried.
     times = {p: p.stat().st_mtime for p in tmp_path.glob("outputs/*/probes/*/summary.json")}
-    assert (
-        tiny_run("learning_rate_probe=true", "learning_rate_probe_factors=[1e-6,1,2]", "seed=1")[
-            "learning_rates_tried"
-        ]
-        == tried
-    )
+    assert tiny_run(*probe, "seed=1")["learning_rates_tried"] == tried
     assert {p: p.stat().st_mtime for p in times} == times
 
 
 def test_a_diverging_probe_is_recorded_and_never_chosen(tiny_run, tmp_path, caplog):
-    probe = ["learning_rate_probe=true", "learning_rate_probe_factors=[1,1e12]"]
+    probe = [
+        "learning_rate_probe=true", "learning_rate_probe_factors=[1,1e12]",
+        "learning_rate_probe_widenings=0",
+    ]  # fmt: skip
     caplog.set_level("INFO")
     summary = tiny_run(*probe)
     good, bad = summary["learning_rates_tried"]
