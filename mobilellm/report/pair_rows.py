@@ -43,7 +43,8 @@ def reference_caption(analysis: Analysis) -> str:
         else f"corrected for all {plural(tested, 'pair')}, since the reference was chosen by its "
         "loss; --baseline needs fewer tests"
     )
-    return f"Compared with {analysis.reference} ({what}), difference in {unit}; {family}:"
+    caption = f"Compared with {analysis.reference} ({what}), difference in {unit}"
+    return f"{caption}; {family}:" if tested else f"{caption}:"
 
 
 def _row(label: str, pair: Pair | None) -> ReferenceRow:

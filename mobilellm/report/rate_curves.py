@@ -117,7 +117,7 @@ def _sentence(recipe: str, curves: Sequence[RateCurve]) -> str:
     low, high = (end(curve.best for curve in curves) for end in (min, max))
     edges = [curve.label for curve in curves if not curve.is_interior]
     interior = (
-        f"it is the lowest or highest rate tried for {join_names(edges)}"
+        f"the best rate is the lowest or highest that was tried for {join_names(edges)}"
         if edges
         else "lower and higher rates were tried for each"
     )
@@ -127,12 +127,14 @@ def _sentence(recipe: str, curves: Sequence[RateCurve]) -> str:
         )
     step = min(curve.step for curve in curves)
     steps = round(math.log(high / low) / math.log(step))
-    apart = "the same" if steps == 0 else f"within {plural(steps, 'step')} of {step:.3g}"
-    ends = rate_text(low) if low == high else f"{rate_text(low)} to {rate_text(high)}"
-    return (
-        f"Learning rate ({recipe}): the best rates of {plural(len(curves), 'shape')} are {apart} "
-        f"({ends}); {interior}."
+    many = plural(len(curves), "shape")
+    found = (
+        f"{rate_text(low)} is best for all {many}"
+        if steps == 0
+        else f"the best rates of {many} lie between {rate_text(low)} and {rate_text(high)}, "
+        f"{plural(steps, 'step')} (a factor of {high / low:.3g}) apart"
     )
+    return f"Learning rate ({recipe}): {found}; {interior}."
 
 
 def _recipe(group: RunGroup) -> str:

@@ -53,10 +53,11 @@ def test_the_best_rate_of_each_shape_is_found(sweep, tmp_path):
 def test_sentences_say_how_far_the_best_rates_lie_apart(sweep, tmp_path):
     sentences = [s for s in compare([sweep], tmp_path / "out").findings if "Learning rate (" in s]
     assert set(sentences) == {
-        "Learning rate (completep, adamw): the best rates of 3 shapes are within 1 step of 2 "
-        "(0.004 to 0.008); lower and higher rates were tried for each.",
-        "Learning rate (standard, adamw): the best rates of 2 shapes are within 3 steps of 2 "
-        "(0.002 to 0.016); it is the lowest or highest rate tried for 24×64.",
+        "Learning rate (completep, adamw): the best rates of 3 shapes lie between 0.004 and 0.008, "
+        "1 step (a factor of 2) apart; lower and higher rates were tried for each.",
+        "Learning rate (standard, adamw): the best rates of 2 shapes lie between 0.002 and 0.016, "
+        "3 steps (a factor of 8) apart; the best rate is the lowest or highest that was tried for "
+        "24×64.",
     }
 
 
@@ -71,7 +72,7 @@ def test_table_plot_and_data(sweep, tmp_path):
     console = Console(width=160, record=True, file=(tmp_path / "text").open("w", encoding="utf-8"))
     console.print(found)
     text = console.export_text()
-    assert "next higher" in text and "0.001–0.016" in text
+    assert "estimate  interior" in text and "0.001–0.016" in text
 
 
 def test_runs_of_fewer_rates_have_no_curve(tmp_path):
