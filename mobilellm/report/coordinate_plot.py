@@ -48,13 +48,15 @@ def coordinate_figure(rows: Sequence[Row]) -> "Figure":
 
 
 def _draw(axes: "Axes", line: Sequence[Row], quantity: str, steps: Sequence[int]) -> None:
-    from matplotlib.ticker import NullFormatter, NullLocator
+    from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
 
     places = sorted({row["place"] for row in line})
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(places, [str(place) for place in places])
     axes.xaxis.set_minor_locator(NullLocator())
+    # Matplotlib's own labels are formulas, which the style does not typeset.
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     for step, colour in zip(steps, palette(len(steps)), strict=True):
         at_step = sorted((r for r in line if r["step"] == step), key=lambda row: row["place"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from mobilellm.report.coordinate_plot import coordinate_figure
 from mobilellm.report.drawing import DARK_RANGE, LIGHT_RANGE, label_points, palette
 from mobilellm.report.final_plots import pareto_front
 
@@ -53,3 +54,15 @@ def test_labels_do_not_cover_each_other():
     assert len(boxes) == 8
     for index, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[index + 1 :])
+
+
+def test_labels_of_the_coordinate_check_are_numbers():
+    """Matplotlib's labels of logarithmic axes are formulas, which the style does not typeset."""
+    rows = [
+        {"parametrization": "completep", "axis": "width", "place": place, "step": 0,
+         "sizes": {"logits": 0.01 * place}}
+        for place in (64, 128, 1024)
+    ]  # fmt: skip
+    [axes] = coordinate_figure(rows).axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert {"1", "10"} <= set(labels) and not [label for label in labels if "$" in label]
