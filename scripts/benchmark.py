@@ -14,6 +14,7 @@ Parts:
   data          preparation of text
   gpu           training steps on a GPU
   factorized    factorised feed-forward layers, compared with dense ones
+  muon          steps of Muon in batches, compared with torch's
   distillation  steps with a teacher or with its stored logits, compared with steps on labels alone
   scaling       one process compared with two, and the forecast for both
 """
@@ -27,7 +28,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from mobilellm.cli.command import run_command
 
 PARTS = ("train", "litgpt", "memory", "decode", "loop", "startup", "data", "gpu", "factorized",
-         "distillation", "scaling")  # fmt: skip
+         "muon", "distillation", "scaling")  # fmt: skip
 
 
 def main() -> None:

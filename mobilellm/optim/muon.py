@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mobilellm.optim.adamw import can_fuse
+from mobilellm.optim.batched_muon import BatchedMuon
 from mobilellm.optim.parameter_groups import (
     BETA,
     EPS,
@@ -20,7 +21,7 @@ from mobilellm.ranges import Range, checked
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """An optimizer that uses torch's Muon for the groups marked `muon` and AdamW for the others.
+    """An optimizer that uses Muon for the groups marked `muon` and AdamW for the others.
 
     Both share the groups and the state of this object, so that checkpoints, schedules and Lightning
     see a single optimizer.
@@ -33,7 +34,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
         Args:
             groups: parameter groups with `params` and `algorithm`, which is `muon` or `adamw`.
-            muon: default options of `torch.optim.Muon` for its groups.
+            muon: default options of `BatchedMuon` for its groups.
             adamw: default options of `torch.optim.AdamW` for its groups.
         """
         by_name = {
@@ -43,7 +44,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         # Torch refuses an optimizer without parameters, and a model may lack either kind.
         self._parts: dict[str, torch.optim.Optimizer] = {}
         if by_name["muon"]:
-            self._parts["muon"] = torch.optim.Muon(by_name["muon"], **muon)
+            self._parts["muon"] = BatchedMuon(by_name["muon"], **muon)
         if by_name["adamw"]:
             self._parts["adamw"] = torch.optim.AdamW(by_name["adamw"], **adamw)
         filled = [group for part in self._parts.values() for group in part.param_groups]

@@ -27,6 +27,7 @@ def measure(part: str, *, rounds: int, quick: bool = False) -> list[dict[str, An
         "data": ("preparation", "measure_preparation", {"megabytes": 8 if quick else 120}),
         "gpu": ("gpu", "measure_gpu", turns),
         "factorized": ("factorized", "measure_factorized", timed | {"quick": quick}),
+        "muon": ("optimizer_step", "measure_muon", timed | {"quick": quick}),
         "distillation": ("distillation", "measure_distillation", timed | {"quick": quick}),
         "scaling": ("scaling", "measure_scaling", turns | {"quick": quick}),
     }

@@ -15,6 +15,7 @@ from mobilellm.models import ModelConfig
 from scripts.benchmarks.distillation import measure_distillation
 from scripts.benchmarks.factorized import feed_forward, measure_factorized
 from scripts.benchmarks.loop import RandomTokens, _compare
+from scripts.benchmarks.optimizer_step import measure_muon
 from scripts.benchmarks.peers import HuggingFaceStep, OurStep, huggingface_llama
 from scripts.benchmarks.results import results_table, write_results
 from scripts.benchmarks.rounds import alternate, median_ratio, repeated
@@ -101,6 +102,12 @@ def test_a_distilled_step_is_measured():
     assert costs["store_cost"] > 0
     assert costs["online_cost"] > 0
     assert memory["labels_loss_bytes"] >= 0
+
+
+def test_both_ways_of_a_muon_step_are_measured():
+    [row] = measure_muon(rounds=1, seconds=0.01, quick=True)
+    assert row["matrices"] == 7 * 16
+    assert min(row["torch_ms"], row["batched_ms"], row["speedup"]) > 0
 
 
 @pytest.mark.slow

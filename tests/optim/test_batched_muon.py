@@ -1,0 +1,68 @@
+"""Batched Muon against torch's, one matrix after the other, and against singular values."""
+
+import pytest
+import torch
+
+from mobilellm.optim import batched_muon
+from mobilellm.optim.batched_muon import BatchedMuon, orthogonalized
+
+JORDAN = (3.4445, -4.7750, 2.0315)
+SIZES = [(8, 8), (24, 8), (8, 24), (64, 16), (8, 8), (24, 8), (1, 5), (64, 16), (64, 16)]
+
+
+def matrices(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(size, generator=generator) for size in SIZES]
+
+
+@pytest.mark.parametrize("adjust", ["match_rms_adamw", "original"])
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("largest", [2**24, 2048, 1])
+def test_it_is_torchs_muon(adjust, nesterov, largest, monkeypatch):
+    monkeypatch.setattr(batched_muon, "LARGEST_BATCH_ON_CPU", largest)
+    ours, theirs = ([torch.nn.Parameter(m) for m in matrices(0)] for _ in range(2))
+    options = {"lr": 0.02, "weight_decay": 0.1, "adjust_lr_fn": adjust, "nesterov": nesterov}
+    optimizers = BatchedMuon(ours, **options), torch.optim.Muon(theirs, **options)
+    for step in range(1, 4):
+        for parameters in (ours, theirs):
+            for parameter, gradient in zip(parameters, matrices(step), strict=True):
+                parameter.grad = gradient.clone()
+        ours[4].grad = theirs[4].grad = None
+        for optimizer in optimizers:
+            optimizer.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        # bfloat16 has 8 bits; a step moves entries by about the rate.
+        torch.testing.assert_close(mine, other, rtol=0, atol=0.02 * 2**-6)
+    states = [{k: v for k, v in o.state_dict().items()} for o in optimizers]
+    assert states[0]["param_groups"] == states[1]["param_groups"]
+    for place, state in states[1]["state"].items():
+        mine = states[0]["state"][place]["momentum_buffer"]
+        torch.testing.assert_close(mine, state["momentum_buffer"])
+
+
+@pytest.mark.parametrize("size", [(3, 32, 32), (5, 16, 64), (2, 96, 24)])
+def test_singular_values_end_near_one_and_directions_stay(size):
+    generator = torch.Generator().manual_seed(1)
+    given = torch.randn(size, generator=generator)
+    found = orthogonalized(given, JORDAN, steps=5, eps=1e-7).double()
+    left, values, right = torch.linalg.svd(given.double(), full_matrices=False)
+    kept = (left.mT @ found @ right.mT).diagonal(dim1=-2, dim2=-1)
+    # The polynomial ends between 0.68 and 1.14 for all but the smallest singular values.
+    large = values > 0.02 * values[..., :1]
+    assert kept[large].min() > 0.6 and kept[large].max() < 1.25
+    rebuilt = left * kept[..., None, :] @ right
+    assert (found - rebuilt).norm() < 0.02 * found.norm()
+
+
+def test_a_closure_is_called_once_before_the_step():
+    parameter = torch.nn.Parameter(torch.eye(4))
+    calls = []
+
+    def closure():
+        calls.append(parameter.detach().clone())
+        parameter.grad = torch.ones(4, 4)
+        return 3.0
+
+    assert BatchedMuon([parameter], lr=0.1).step(closure) == 3.0
+    [before] = calls
+    assert torch.equal(before, torch.eye(4)) and not torch.equal(parameter, before)
