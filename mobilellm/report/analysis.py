@@ -11,6 +11,7 @@ from mobilellm.report.comparability import (
     incomparability_reason,
 )
 from mobilellm.report.compressed import CompressedModel, compressed_cautions, rank_models
+from mobilellm.report.decisions import Decisions, decisions
 from mobilellm.report.fairness import cautions
 from mobilellm.report.findings import UNIT, findings, lowest_label
 from mobilellm.report.leaderboard import leaderboard_sentence
@@ -70,6 +71,8 @@ class Analysis:
     """Number of learning-rate probes that were skipped."""
     rate_curves: tuple[RateCurve, ...]
     """Loss against learning rate of each shape that was trained with at least three rates."""
+    decisions: Decisions | None
+    """How often early losses order configurations like the final ones; None with too few runs."""
     findings: tuple[str, ...]
     """Findings in sentences, the main result first."""
 
@@ -160,7 +163,7 @@ def analyse(
     rows = rank_models(models, groups)
     found = findings(groups, pairs, metric, given) if groups else ()
     ranking = leaderboard_sentence(rows) if models else None
-    curves = rate_curves(groups, metric)
+    curves, early = rate_curves(groups, metric), decisions(groups, metric)
     return Analysis(
         title=title or _title(groups, sources),
         sources=tuple(sources),
@@ -181,7 +184,11 @@ def analyse(
         left_out=(*runs.left_out, *repeated),
         num_probes=runs.num_probes,
         rate_curves=curves,
-        findings=(*found, *rate_sentences(curves), *((ranking,) if ranking else ())),
+        decisions=early,
+        findings=(
+            *found, *rate_sentences(curves), *((early.sentence(),) if early else ()),
+            *((ranking,) if ranking else ()),
+        ),
     )  # fmt: skip
 
 

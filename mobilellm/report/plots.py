@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mobilellm.report.analysis import Analysis
+from mobilellm.report.decision_plot import decision_accuracy
 from mobilellm.report.final_plots import against_cost, against_depth
 from mobilellm.report.rate_plot import against_rate
 from mobilellm.report.training_plots import against_flops, against_time, against_tokens
@@ -49,6 +50,15 @@ PLOTS: tuple[Plot, ...] = (
         "the range from the lowest to the highest seed. The right panel enlarges the end of "
         "training: while curves still fall steeply or cross, the ranking is not settled.",
         against_tokens,
+    ),
+    Plot(
+        "decision_accuracy", "Early decisions",
+        "How early can the ranking be trusted? Decisions by the runs of one seed after a part of "
+        "the tokens, compared with the mean losses at the end; averages over seeds. Even at the "
+        "end a single seed is not always right. Only configurations with equal numbers of tokens "
+        "count. The learning rate of these runs has not decayed yet, so complete runs of a smaller "
+        "budget may rank them somewhat differently.",
+        decision_accuracy,
     ),
     Plot(
         "loss_against_flops", "Validation loss against training FLOPs",

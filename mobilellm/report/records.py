@@ -66,6 +66,7 @@ def json_text(analysis: Analysis) -> str:
         "pairs": [_pair_record(analysis, pair) for pair in analysis.pairs],
         "runs": [_run_record(group, run) for group in analysis.groups for run in group.runs],
         "learning_rates": [_rate_record(curve) for curve in analysis.rate_curves],
+        "decisions": None if analysis.decisions is None else asdict(analysis.decisions),
         "reference": analysis.reference,
         "margin": analysis.margin,
         "max_seeds": analysis.max_seeds,

@@ -1,0 +1,139 @@
+"""How early a ranking can be trusted: decisions after a part of the tokens, against the end.
+
+The losses during training come from the same runs, so their learning rate has not decayed yet. A
+complete run of a smaller budget may rank configurations somewhat differently.
+
+Source of the measure: Magnusson et al. 2025, DataDecide, arXiv:2504.11393 (decision accuracy: the
+share of pairs that a small experiment orders like the large one).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from mobilellm.report.comparability import comparable_subsets
+from mobilellm.report.curves import Points
+from mobilellm.report.run_groups import RunGroup
+
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+"""Parts of the tokens at which decisions are made."""
+FEWEST = 3
+"""Configurations and seeds without which there is no estimate."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Decisions after a part of the tokens, by the runs of one seed, averaged over seeds."""
+
+    share: float
+    """Part of the tokens, above 0 and at most 1."""
+    pairs: float
+    """Share of pairs that are in the same order as the final losses."""
+    winner: float
+    """Share of seeds whose best configuration is the one with the lowest final loss."""
+    rank_correlation: float
+    """Spearman's correlation with the final losses."""
+    winner_of_mean: bool
+    """Whether the mean over all seeds has the final winner."""
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Decisions for the largest set of comparable configurations."""
+
+    labels: tuple[str, ...]
+    num_seeds: int
+    """Seeds that all configurations have in common."""
+    by_share: tuple[Decision, ...]
+    """In order of increasing share; the last one is the whole training, whose accuracy is below 1
+    if seeds differ."""
+
+    def sentence(self) -> str:
+        """Return a sentence on early decisions by one seed."""
+        whole = self.by_share[-1]
+        early = "".join(
+            f"{100 * found.pairs:.0f} % after {100 * found.share:.0f} % of the tokens, "
+            for found in self.by_share
+            if found.share in (0.1, 0.5)
+        )
+        return (
+            "Early decisions (pairs that the runs of a single seed order like the final means of "
+            f"{self.num_seeds} seeds): {early}{100 * whole.pairs:.0f} % at the end. At the end "
+            f"{100 * whole.winner:.0f} % of the seeds have the same best configuration as the "
+            "means."
+        )
+
+
+def decisions(groups: Sequence[RunGroup], metric: str | None) -> Decisions | None:
+    """Return how often early losses order configurations like the final ones.
+
+    Args:
+        groups: all configurations. Only those with the same number of tokens and with curves count.
+        metric: of the comparison. Curves are in nats per token, so nothing is returned for others.
+
+    Returns:
+        None if there are fewer than three configurations or common seeds.
+    """
+    if metric != "val_loss":
+        return None
+    subset = max(map(_of_equal_tokens, comparable_subsets(groups)), key=len, default=[])
+    if len(subset) < FEWEST:
+        return None
+    seeds = sorted(set.intersection(*(set(group.seeds) for group in subset)))
+    if len(seeds) < FEWEST:
+        return None
+    curves = [
+        [{run.seed: run for run in group.runs}[seed].curve.validation for seed in seeds]
+        for group in subset
+    ]
+    tokens = subset[0].first.tokens
+    final = np.array([[run.loss[-1] for run in row] for row in curves]).mean(1)
+    if final.min() == final.max():
+        return None
+    found = []
+    for share in SHARES:
+        losses = np.array([[_loss_at(run, share * tokens) for run in row] for row in curves])
+        if np.isfinite(losses).all():
+            found.append(_decision(share, losses, final))
+    labels = tuple(group.label for group in subset)
+    return Decisions(labels, len(seeds), tuple(found)) if found else None
+
+
+def _of_equal_tokens(subset: Sequence[RunGroup]) -> list[RunGroup]:
+    """Return the most configurations that have curves and equal numbers of tokens."""
+    by_tokens: dict[int, list[RunGroup]] = {}
+    for group in subset:
+        if all(len(run.curve.validation) for run in group.runs):
+            by_tokens.setdefault(group.first.tokens, []).append(group)
+    return max(by_tokens.values(), key=len, default=[])
+
+
+def _loss_at(points: Points, tokens: float) -> float:
+    """Return the loss, interpolated in the logarithm of tokens; NaN before the first validation."""
+    if tokens < points.tokens[0] or points.tokens[0] <= 0:
+        return math.nan
+    return float(np.interp(math.log(tokens), np.log(points.tokens), points.loss))
+
+
+def _decision(share: float, losses: np.ndarray, final: np.ndarray) -> Decision:
+    """Compare losses (configurations, seeds) with final losses (configurations)."""
+    from scipy.stats import rankdata
+
+    pairs = list(combinations(range(len(final)), 2))
+    agreeing = [np.sign(losses[a] - losses[b]) == np.sign(final[a] - final[b]) for a, b in pairs]
+    # Equal losses of all configurations have no order.
+    varying = [column for column in losses.T if column.min() < column.max()]
+    correlations = [np.corrcoef(rankdata(column), rankdata(final))[0, 1] for column in varying] or [
+        0.0
+    ]
+    best = int(final.argmin())
+    return Decision(
+        share=share,
+        pairs=float(np.mean(agreeing)),
+        winner=float(np.mean(losses.argmin(0) == best)),
+        rank_correlation=float(np.mean(correlations)),
+        winner_of_mean=bool(losses.mean(1).argmin() == best),
+    )
