@@ -13,7 +13,7 @@ from doc_commands import ROOT, Command, all_commands
 
 # A command that contains one of these patterns is composed by test_doc_commands.py, and not run.
 COMPOSED_ONLY = {
-    r"scripts/benchmark\.py|compression_methods": "measures for minutes",
+    r"scripts/benchmark\.py|compression_methods|statistics_simulation": "measures for minutes",
     r"^make |^source |apt-get|pytest|local_slurm": "installs, tests or starts services",
     r"hydra/launcher=slurm": "needs a SLURM; tests/slurm runs such sweeps",
     r"data=hub": "reads from the Hugging Face hub",

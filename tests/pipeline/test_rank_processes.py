@@ -79,11 +79,14 @@ def test_a_sweep_trains_each_trial_on_all_its_ranks(two, tmp_path):
 
 
 def test_a_probed_learning_rate_is_the_same_on_all_ranks(two, tmp_path):
-    probe = ["learning_rate_probe=true", "learning_rate_probe_factors=[0.5,2]"]
+    probe = [
+        "learning_rate_probe=true", "learning_rate_probe_factors=[0.5,2]",
+        "learning_rate_probe_widenings=1",
+    ]  # fmt: skip
     done = own(*two, *probe, "experiment_name=probe", timeout=2 * LIMIT_SECONDS)
     assert done.returncode == 0, done.stderr[-3000:]
     [summary] = summaries(tmp_path / "outputs/probe")
-    assert len(summary["learning_rates_tried"]) == 2
+    assert len(summary["learning_rates_tried"]) == 3, "the best of two is always at an end"
 
 
 def test_ranks_with_different_configurations_do_not_train(two, tmp_path):
