@@ -45,6 +45,8 @@ STANDARD = "standard"
 TEXT_BYTES = 200_000
 """Bytes of the text that are used."""
 BYTE_VALUES = 256
+SHAPED_BY = {"num_blocks": ("depth", "depths"), "hidden_size": ("width", "widths")}
+"""Keys of the model and the root keys that set them."""
 MAX_BATCHES = 64
 """After so many steps, batches are used again."""
 
@@ -98,8 +100,15 @@ def plan_check(cfg: DictConfig) -> CheckPlan:
     if config.tokens_per_step % config.sequence_length:
         raise ValueError(
             f"tokens_per_step={config.tokens_per_step} must be a multiple of sequence_length="
-            f"{config.sequence_length}"
+            f"{config.sequence_length}; use tokens_per_step="
+            f"{max(1, config.tokens_per_step // config.sequence_length) * config.sequence_length}"
         )
+    for name, (one, several) in SHAPED_BY.items():
+        if config.model.get(name) is not None:
+            raise ValueError(
+                f"model.{name}={config.model[name]} has no effect, since {several} and {one} set "
+                f"it; use {one}={config.model[name]}, or {several}=[{config.model[name]}]"
+            )
     shapes = list(_shapes(config))
     for _, shape in shapes:
         if shape.vocab_size < BYTE_VALUES:

@@ -48,7 +48,15 @@ def test_the_verdict_names_what_drifts(size):
     [
         ("widths=[20]", "hidden_size=20 must be divisible by head_dim=16"),
         ("parametrization.base_width=24", "parametrization: base_width=24 gives 1.5 attention"),
-        ("tokens_per_step=40", "tokens_per_step=40 must be a multiple of sequence_length=16"),
+        (
+            "tokens_per_step=40",
+            "tokens_per_step=40 must be a multiple of sequence_length=16; use .*=32",
+        ),
+        (
+            "model.hidden_size=128",
+            "model.hidden_size=128 has no effect, .*; use width=128, or widths",
+        ),
+        ("model.num_blocks=8", "model.num_blocks=8 has no effect, .*; use depth=8, or depths"),
         ("model.vocab_size=100", "model.vocab_size=100 must be at least 256, since the tokens"),
         ("model.max_position_embeddings=8", "sequence_length=16 must be at most model.max_pos"),
         ("text=nothing.txt", "text=nothing.txt is not a file; give a text file, or null"),
