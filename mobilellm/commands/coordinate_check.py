@@ -4,7 +4,7 @@ Trains models of several widths, and models of several depths, for a few steps, 
 large their activations are. If a parametrisation fits, the sizes are equal (within tolerance=0.2),
 and a learning rate that is tuned for a small model suits large ones; under
 parametrization=standard, which is measured too, they drift. The plot is <out>/coordinate_check.png.
-The default takes about two minutes on one CPU core.
+The default takes about five minutes on one CPU core.
 
   mobilellm coordinate-check
   mobilellm coordinate-check optimizer=muon optimizer.learning_rate=1e-2
