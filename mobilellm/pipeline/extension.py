@@ -93,7 +93,7 @@ def extended_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictCon
     then_identity, now_identity = identity(parent), identity(now)
     for key, then, value in differing("", parent, now):
         is_given = overrides is None or any(gives(key, override, before) for override in overrides)
-        if then is MISSING and not is_given:
+        if then is MISSING and not is_given and not _is_of_another_part(key, parent, now):
             result = replaced(result, key.split("."), value)
         elif not is_given or value in (MISSING, "???") or (key == RATE and parent.get(PROBE)):
             continue
@@ -111,6 +111,18 @@ def extended_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictCon
     # The configuration of the run contains the learning rate that its probe chose.
     own = {"extend_from": str(cfg.extend_from), "resume": now["resume"], PROBE: False}
     return OmegaConf.create(result | own)
+
+
+def _is_of_another_part(key: str, then: Config, now: Config) -> bool:
+    """Whether the two configurations build different parts with the node of a key."""
+    for name in key.split(".")[:-1]:
+        inner_then, inner_now = then.get(name), now.get(name)
+        if not isinstance(inner_then, Mapping) or not isinstance(inner_now, Mapping):
+            return False
+        then, now = inner_then, inner_now
+        if then.get("_target_") != now.get("_target_"):
+            return True
+    return False
 
 
 def find_extension(cfg: DictConfig, budget: TrainingBudget, schedule: Schedule) -> Extension:

@@ -185,3 +185,17 @@ def test_a_run_that_began_from_given_weights_is_extended(tiny_run, tmp_path, fin
     tiny_run(*begun, *LOGGED)
     extended = tiny_run(*begun, *LOGGED, f"extend_from={folder_of(tmp_path)}", "max_tokens=2048")
     assert (extended["steps"], extended["parent_tokens"]) == (16, 1536)
+
+
+@pytest.mark.parametrize("model", [
+    ["model=by_shape", "model.num_blocks=1", "model.hidden_size=32", "model.vocab_size=512"],
+    ["model=by_budget", "model.budget=2e4", "model.match=body", "model.num_blocks=2",
+     "model.vocab_size=512"],
+])  # fmt: skip
+def test_a_model_that_is_computed_need_not_be_named_again(command, tiny_overrides, tmp_path, model):
+    """Its fields are not those of the default model, which is composed if none is named."""
+    kept = [option for option in tiny_overrides if not option.startswith("model")]
+    first = command(*model, "max_tokens=512", kept=kept)
+    again = command(f"extend_from={folder_of(tmp_path)}", "max_tokens=1024", kept=[])
+    assert again["model"] == first["model"]
+    assert again["steps"] == 2 * first["steps"]
