@@ -112,10 +112,15 @@ def _of_equal_tokens(subset: Sequence[RunGroup]) -> list[RunGroup]:
 
 
 def _loss_at(points: Points, tokens: float) -> float:
-    """Return the loss, interpolated in the logarithm of tokens; NaN before the first validation."""
-    if tokens < points.tokens[0] or points.tokens[0] <= 0:
+    """Return the loss, interpolated in the logarithm of tokens; NaN before the first validation.
+
+    The validation before the first step is not used, since it only shows the initial weights.
+    """
+    begun = [(at, loss) for at, loss in zip(points.tokens, points.loss, strict=True) if at > 0]
+    if not begun or tokens < begun[0][0]:
         return math.nan
-    return float(np.interp(math.log(tokens), np.log(points.tokens), points.loss))
+    at, losses = zip(*begun, strict=True)
+    return float(np.interp(math.log(tokens), np.log(at), losses))
 
 
 def _decision(share: float, losses: np.ndarray, final: np.ndarray) -> Decision:

@@ -28,12 +28,12 @@ def groups(tmp_path):
 
 
 def with_curves(groups, seed):
-    """Random curves; their points lie at the shares, so that nothing is interpolated."""
+    """Random curves, from the first weights on; points lie at the shares, none in between."""
     random = np.random.default_rng(seed)
-    tokens = tuple(share * TOKENS for share in SHARES)
+    tokens = (0.0, *(share * TOKENS for share in SHARES))
     for group in groups:
         for run in group.runs:
-            loss = tuple(5 - np.arange(len(SHARES)) * 0.1 + random.normal(0, 0.1, len(SHARES)))
+            loss = tuple(5 - np.arange(len(tokens)) * 0.1 + random.normal(0, 0.1, len(tokens)))
             points = Points(tokens, (math.nan,) * len(tokens), loss)
             object.__setattr__(run, "curve", Curve(validation=points))
     return groups
@@ -45,7 +45,8 @@ def test_decisions_are_those_of_a_plain_count(groups, seed):
     assert found.num_seeds == 3 and len(found.labels) == 4
     curves = [[run.curve.validation.loss for run in group.runs] for group in groups]
     final = [np.mean([curve[-1] for curve in of_shape]) for of_shape in curves]
-    for place, decision in enumerate(found.by_share):
+    assert len(found.by_share) == len(SHARES)
+    for place, decision in enumerate(found.by_share, start=1):
         right = total = winners = 0
         correlations = []
         for one in range(3):
@@ -57,7 +58,7 @@ def test_decisions_are_those_of_a_plain_count(groups, seed):
                     right += (early[a] < early[b]) == (final[a] < final[b])
             gaps = rankdata(early) - rankdata(final)
             correlations.append(1 - 6 * sum(gaps**2) / (4 * 15))
-        assert decision.share == SHARES[place]
+        assert decision.share == SHARES[place - 1]
         assert decision.pairs == pytest.approx(right / total)
         assert decision.winner == pytest.approx(winners / 3)
         assert decision.rank_correlation == pytest.approx(np.mean(correlations))
