@@ -10,7 +10,6 @@ from mobilellm.report.caution import Caution, labels_by_value
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.run_settings import START, setting_text
 from mobilellm.report.runs import Run
-from mobilellm.run_settings import flat_config
 from mobilellm.units import count_text
 
 EQUAL_TOKENS = 1.001
@@ -38,17 +37,13 @@ class Condition:
         return not is_known or self.value(first) == self.value(second)
 
 
-def _setting(name: str) -> Callable[[Run], Any]:
-    return lambda run: flat_config(run.config).get(name)
-
-
 def _on_off(run: Run) -> str:
-    return "on" if _setting("data.document_mask")(run) else "off"
+    return "on" if run.setting("data.document_mask") else "off"
 
 
 def validation_tokens(run: Run) -> float | None:
     """The number of tokens of one validation; None: the whole split, or unknown."""
-    value = _setting("validation_tokens")(run)
+    value = run.setting("validation_tokens")
     return float(value) if isinstance(value, int | float) else None
 
 

@@ -45,10 +45,11 @@ class Run:
 
     def fact(self, path: str) -> Any:
         """Return a value of summary.json by dotted path, e.g. `versions.torch`; None if absent."""
-        value: Any = self.summary
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return value
+        return _value_at(self.summary, path)
+
+    def setting(self, path: str) -> Any:
+        """Return a value of config.yaml by dotted path; None if absent."""
+        return _value_at(self.config, path)
 
     @property
     def optimizer(self) -> str | None:
@@ -67,6 +68,13 @@ class Run:
     def number(self, path: str) -> float | None:
         """Return a value like `fact`, but None for anything except a finite number."""
         return number_or_none(self.fact(path))
+
+
+def _value_at(tree: Mapping[str, Any], path: str) -> Any:
+    value: Any = tree
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 @dataclass(frozen=True)
