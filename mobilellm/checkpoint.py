@@ -1,4 +1,4 @@
-"""Saves and loads the folder of a model: config.json, model.safetensors and tokenizer.model."""
+"""Saves and loads the folder of a model: config.json, model.safetensors and the tokenizer."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mobilellm.data.tokenizers import OWN_FILES, open_tokenizer
 from mobilellm.files import TOKENIZER_FILE, atomic_write, describe_invalid_file
 from mobilellm.layers import describe_tensors
 from mobilellm.models import MobileLLM, ModelConfig
@@ -41,7 +42,9 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def save_model(
-    model: MobileLLM, folder: str | Path, tokenizer: str | Path | bytes | None = None
+    model: MobileLLM,
+    folder: str | Path,
+    tokenizer: str | Path | bytes | Mapping[str, bytes] | None = None,
 ) -> None:
     """Write `model` into `folder`; each file is written atomically.
 
@@ -49,18 +52,23 @@ def save_model(
         model: each parameter is stored once, even if blocks are shared or embeddings are tied. A
             masked matrix is stored as its remaining weights and one bit per entry.
         folder: created if it does not exist; a model in it is replaced.
-        tokenizer: a SentencePiece model, as a path or as its bytes; None: no tokenizer is written.
+        tokenizer: path of a tokenizer, which is written with the settings beside it; the contents
+            of its files by name; or the bytes of a SentencePiece model. None: none is written.
 
     Raises:
         FileNotFoundError: the path of the tokenizer does not exist.
+        ValueError: the file of the tokenizer cannot be read.
         OSError: a file could not be written; its previous version is kept.
     """
     folder = Path(folder)
-    content = _tokenizer_bytes(tokenizer)
+    files = _tokenizer_files(tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
-    if content is not None:
-        with model_file(folder / TOKENIZER_FILE) as temporary:
+    for name, content in files.items():
+        with model_file(folder / name) as temporary:
             temporary.write_bytes(content)
+    if files:
+        for name in OWN_FILES.difference(files):
+            (folder / name).unlink(missing_ok=True)
     write_tensors(folder / WEIGHTS_FILE, _packed_state(model))
     write_json(folder / CONFIG_FILE, {"format": FORMAT, **model.config.to_dict()})
 
@@ -251,8 +259,15 @@ def model_file(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def _tokenizer_bytes(tokenizer: str | Path | bytes | None) -> bytes | None:
-    if tokenizer is None or isinstance(tokenizer, bytes):
+def _tokenizer_files(
+    tokenizer: str | Path | bytes | Mapping[str, bytes] | None,
+) -> Mapping[str, bytes]:
+    """The contents of the tokenizer's files by name."""
+    if tokenizer is None:
+        return {}
+    if isinstance(tokenizer, bytes):
+        return {TOKENIZER_FILE: tokenizer}
+    if isinstance(tokenizer, Mapping):
         return tokenizer
     check_exists(Path(tokenizer))
-    return Path(tokenizer).read_bytes()
+    return open_tokenizer(Path(tokenizer), name="tokenizer ").files()

@@ -13,7 +13,9 @@ from mobilellm.units import bytes_text
 Buffer = bytes | memoryview | Any
 
 TOKENIZER_FILE = "tokenizer.model"
-"""Name of the SentencePiece model in a model folder and in a folder of prepared data."""
+"""Name of a SentencePiece tokenizer in a model folder and in a folder of prepared data."""
+TOKENIZER_JSON = "tokenizer.json"
+"""Name of a tokenizer in Hugging Face's format, in the same folders."""
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 

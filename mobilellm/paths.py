@@ -66,3 +66,23 @@ def check_writable(name: str, folder: Path) -> None:
         raise ValueError(
             f"{name}={folder} cannot be written ({error.strerror} in {nearest}); give another path"
         ) from error
+
+
+def check_unused(name: str, folder: Path, *, own: str | None = None) -> None:
+    """Check before any work that a result overwrites nothing but an earlier one of its kind.
+
+    Args:
+        name: of the setting, for the message.
+        folder: must not exist, be empty, or have the file `own`.
+        own: name of a file that earlier results of this kind have; None: they are not overwritten.
+
+    Raises:
+        ValueError: the folder has other files, or `check_writable` refuses it.
+    """
+    check_writable(name, folder)
+    is_new = not folder.exists() or not any(folder.iterdir())
+    if not is_new and (own is None or not (folder / own).exists()):
+        earlier = f", or that of an earlier result (with {own} in it)" if own else ""
+        raise ValueError(
+            f"{name}={folder} is in use and is never overwritten; give a new folder{earlier}"
+        )

@@ -1,18 +1,36 @@
 """The folder of one run: names of its files, its summary, and whether a run may start in it."""
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mobilellm.checkpoint_files import last_checkpoint
 from mobilellm.files import write_text_atomically
+from mobilellm.provenance import SNAPSHOT
 from mobilellm.strict_json import to_json
 
 SUMMARY = "summary.json"
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 MODEL = "model"
+
+
+def folders_with(*names: str, below: Path) -> Iterator[Path]:
+    """Folders at or below a folder that contain a file of one of these names, in order of name.
+
+    Hidden folders are not searched, nor are the copies of the code that jobs on a cluster run from:
+    they contain the runs that are committed to the clone.
+    """
+    for parent, folders, files in os.walk(below):
+        folder = Path(parent)
+        if SNAPSHOT in files and folder != below:
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if not set(names).isdisjoint(files):
+            yield folder
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
@@ -30,6 +48,15 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path} is not JSON ({error}); remove the file to run again") from error
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether the folder holds a finished run.
+
+    Raises:
+        ValueError: summary.json is not JSON.
+    """
+    return (read_summary(folder) or {}).get("status") == "finished"
+
+
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write summary.json atomically."""
     write_text_atomically(folder / SUMMARY, to_json(summary, default=str) + "\n")
@@ -45,8 +72,7 @@ def check_may_start(folder: Path, *, resume: bool) -> None:
     Raises:
         ValueError: the folder contains a finished run, or an unfinished one and `resume` is false.
     """
-    summary = read_summary(folder)
-    if summary is not None and summary.get("status") == "finished":
+    if is_finished(folder):
         raise ValueError(
             f"{folder} is a finished run and is never overwritten; continue it with a larger "
             f"budget (extend_from={folder} max_tokens=…), change a setting (seed=…), give another "

@@ -5,6 +5,9 @@ from typing import Any
 
 # A resolved configuration: nested mappings and lists of plain values.
 Config = Mapping[str, Any]
+# Limits of the tokens that depend on the model; only `max_tokens`, which follows from them, can
+# change the result.
+DERIVED_LIMITS = ("tokens_per_parameter", "max_flops")
 # Settings of paths, speed, hardware and output: they cannot change the result beyond rounding.
 # A resumed run keeps the recorded values of these settings unless others are given.
 NOT_IDENTITY = (
@@ -15,6 +18,8 @@ NOT_IDENTITY = (
     "logger",
     "log_interval_steps",
     "micro_batch_size",
+    *DERIVED_LIMITS,
+    "model.latency_device",
     "data.dir",
     "data.prepared_dir",
     "data.workers",

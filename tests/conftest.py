@@ -74,7 +74,8 @@ def tiny_overrides(corpus: Path, prepared_dir: Path, tmp_path: Path) -> list[str
     return [
         "model=debug", "data=text", f"data.train={corpus}", "data.held_out=0.2",
         f"prepared_dir={prepared_dir}", f"output_dir={tmp_path}/outputs",
-        "sequence_length=32", "tokens_per_step=128", "max_tokens=1536",
+        "sequence_length=32", "tokens_per_step=128", "optimizer.learning_rate=2e-3",
+        "max_tokens=1536",
         "validation_interval_tokens=512", "validation_tokens=512", "trainer=cpu",
         "trainer.num_threads=1", "callbacks.progress=null", "callbacks.run_summary=null",
     ]  # fmt: skip

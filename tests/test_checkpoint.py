@@ -5,6 +5,7 @@ import stat
 
 import pytest
 import torch
+from tiny_tokenizers import make_byte_level, make_tokenizer
 
 from mobilellm.checkpoint import load_model, save_model
 from mobilellm.models import MobileLLM, ModelConfig
@@ -56,11 +57,27 @@ def test_a_loaded_model_can_be_saved_over_itself(tmp_path):
 
 
 def test_the_tokenizer_may_be_a_path(tmp_path):
-    (tmp_path / "t.model").write_bytes(b"words")
-    save_model(make_model(), tmp_path / "out", tmp_path / "t.model")
-    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == b"words"
+    path = make_tokenizer(tmp_path / "words")
+    save_model(make_model(), tmp_path / "out", path)
+    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == path.read_bytes()
     with pytest.raises(FileNotFoundError, match=r"none.model is missing in"):
         save_model(make_model(), tmp_path / "out2", tmp_path / "none.model")
+    assert not (tmp_path / "out2").exists()
+
+
+def test_a_tokenizer_replaces_one_of_the_other_kind(tmp_path):
+    path = make_byte_level(tmp_path / "bytes", template="{{ messages }}")
+    save_model(make_model(), tmp_path / "out", make_tokenizer(tmp_path / "words"))
+    save_model(make_model(), tmp_path / "out", path)
+    assert sorted(os.listdir(tmp_path / "out")) == [
+        "chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json",
+        "tokenizer_config.json",
+    ]  # fmt: skip
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (tmp_path / "out" / name).read_bytes() == (path.parent / name).read_bytes()
+    (tmp_path / "bytes" / "bad.model").write_bytes(b"words")
+    with pytest.raises(ValueError, match=r"tokenizer .*bad.model is not a SentencePiece model"):
+        save_model(make_model(), tmp_path / "out2", tmp_path / "bytes" / "bad.model")
     assert not (tmp_path / "out2").exists()
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from mobilellm.checkpoint_files import CHECKPOINTS, LAST_CHECKPOINT
-from mobilellm.run_folder import check_may_start, read_summary, write_summary
+from mobilellm.provenance import SNAPSHOT
+from mobilellm.run_folder import check_may_start, folders_with, read_summary, write_summary
 from mobilellm.run_lock import lock_run_folder
 
 
@@ -18,6 +19,21 @@ def test_nothing_is_overwritten(tmp_path):
     for resume in (True, False):
         with pytest.raises(ValueError, match="is a finished run and is never overwritten"):
             check_may_start(tmp_path, resume=resume)
+
+
+def test_hidden_folders_and_copies_of_the_code_are_not_searched(tmp_path):
+    """A clone may hold committed runs, and jobs on a cluster run from a copy of the clone."""
+    copy = tmp_path / "slurm" / "code-1"
+    for folder in ("b/x", "a", "b/.hydra", "slurm/code-1/docs/results/y"):
+        (tmp_path / folder).mkdir(parents=True)
+        write_summary(tmp_path / folder, {})
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "metrics.csv").touch()
+    (copy / SNAPSHOT).touch()
+    found = list(folders_with("summary.json", "metrics.csv", below=tmp_path))
+    assert found == [tmp_path / name for name in ("a", "b/x", "c")]
+    assert list(folders_with("summary.json", below=tmp_path / "a")) == [tmp_path / "a"]
+    assert list(folders_with("summary.json", below=copy)) == [copy / "docs/results/y"]
 
 
 def test_a_broken_summary_is_named(tmp_path):

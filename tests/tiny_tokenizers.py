@@ -47,3 +47,34 @@ def save_run(folder):
     )
     save_model(MobileLLM(config), folder / "model", make_tokenizer(folder / "tokenizer"))
     return folder
+
+
+def make_byte_level(folder, *, vocab_size=300, settings=None, template=None, text=TEXT):
+    """Path of a byte-level tokenizer.json with three special tokens, made in the folder."""
+    import json
+
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    folder.mkdir(exist_ok=True, parents=True)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([text], trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    if settings is None:
+        settings = {
+            "bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>",
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        }  # fmt: skip
+    if settings:
+        text = json.dumps(settings)
+        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return folder / "tokenizer.json"

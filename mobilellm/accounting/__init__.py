@@ -6,6 +6,7 @@ from mobilellm.accounting.flops import Flops, flops_per_token
 from mobilellm.accounting.memory import (
     decode_bytes_per_token,
     kv_cache_bytes_per_token,
+    weight_bits,
     weight_bytes,
 )
 from mobilellm.accounting.parameters import ParameterCounts, count_parameters
@@ -29,5 +30,6 @@ __all__ = [
     "largest_micro_batch",
     "optimizer_bytes",
     "training_memory_bytes",
+    "weight_bits",
     "weight_bytes",
 ]

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from mobilellm.accounting.parameters import (
+    block_costs,
     block_parameters,
     count_parameters,
     head_cost,
@@ -11,17 +12,43 @@ from mobilellm.accounting.parameters import (
 from mobilellm.layers import DENSE
 from mobilellm.models.config import BlockShape, ModelConfig, check_positive
 
+NORM_BITS = 16
+"""Bits of a norm's weight if matrices have fewer: quantised formats leave these vectors as they
+are."""
 
-def weight_bytes(config: ModelConfig, bits: int) -> int:
-    """Bytes of the stored weights with `bits` bits each, including masked weights.
 
-    The scales of a quantised format, masks and stored permutations are not counted.
+def weight_bytes(config: ModelConfig, bits: int, *, embedding_bits: int | None = None) -> int:
+    """Bytes of the stored weights at a bit width: `weight_bits` in whole bytes, rounded up.
 
     Raises:
-        ValueError: `bits` is below 1.
+        ValueError: `bits` or `embedding_bits` is below 1.
     """
+    return -(-weight_bits(config, bits, embedding_bits=embedding_bits) // 8)
+
+
+def weight_bits(config: ModelConfig, bits: int, *, embedding_bits: int | None = None) -> int:
+    """Bits of the stored weights, of which the matrices are quantised.
+
+    Every matrix of the blocks counts `bits` per weight (factors of a factorised matrix too, and
+    masked weights), the embedding and an untied head `embedding_bits`, and every weight of a norm
+    `NORM_BITS`, or `bits` if that is more. Not counted are the scales and offsets of groups of
+    weights, padding, masks, stored permutations, and the tokenizer.
+
+    Args:
+        config: the model.
+        bits: bits per weight of the matrices.
+        embedding_bits: bits per weight of the embedding and of an untied head; default: `bits`.
+
+    Raises:
+        ValueError: `bits` or `embedding_bits` is below 1.
+    """
+    embedding_bits = bits if embedding_bits is None else embedding_bits
     check_positive("bits", bits)
-    return -(-count_parameters(config).stored * bits // 8)
+    check_positive("embedding_bits", embedding_bits)
+    counts = count_parameters(config)
+    in_blocks = sum(cost.parameters for _, _, cost in block_costs(config))
+    norms = counts.body - in_blocks
+    return bits * in_blocks + embedding_bits * counts.embedding + max(bits, NORM_BITS) * norms
 
 
 def kv_cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
@@ -55,7 +82,7 @@ def decode_bytes_per_token(
 
     Args:
         config: the model.
-        bits: bits per weight.
+        bits: bits per weight of the matrices; norms as in `weight_bits`.
         context: number of tokens in the KV cache.
         kv_bits: bits per entry of a key or value.
         repeats_cached: False: a shared block is read at every application. True: a block that runs
@@ -77,13 +104,20 @@ def decode_bytes_per_token(
         )
     block_reads = _reads(config.layer_order) if repeats_cached else Counter(config.layer_order)
     cache_reads = block_reads if config.share_kv == "first" else Counter(config.layer_order)
-    weights = config.hidden_size + head_cost(config).parameters
+    matrices = [0] * config.num_blocks
+    for index, _, cost in block_costs(config):
+        matrices[index] += cost.parameters
+    all_weights = block_parameters(config)
+    norms = [count - inner for count, inner in zip(all_weights, matrices, strict=True)]
+    weights = head_cost(config).parameters
     weights += 0 if config.tie_word_embeddings else _table_row(config)
-    weights += sum(block_reads[i] * count for i, count in enumerate(block_parameters(config)))
+    weights += sum(block_reads[i] * count for i, count in enumerate(matrices))
+    vectors = config.hidden_size + sum(block_reads[i] * count for i, count in enumerate(norms))
+    weight_bits = weights * bits + vectors * max(bits, NORM_BITS)
     cached_values = sum(
         cache_reads[i] * _kv_values(config, shape) for i, shape in enumerate(config.block_shapes)
     )
-    return -(-weights * bits // 8) + -(-context * cached_values * kv_bits // 8)
+    return -(-weight_bits // 8) + -(-context * cached_values * kv_bits // 8)
 
 
 def _table_row(config: ModelConfig) -> int:

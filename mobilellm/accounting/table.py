@@ -141,7 +141,7 @@ def _parameters(explained: Explanation) -> Iterator[Row]:
         masked = 1 - counts["nonzero"] / counts["stored"]
         yield "  nonzero", f"{counts['nonzero']:,}", f"{masked:.1%} of those stored are masked"
     if budget := explained.get("budget"):
-        meant = f"from the budget of {budget['budget']:,} (match={budget['match']})"
+        meant = f"from the budget of {budget['budget']:,} {budget['unit']}"
         yield "  off budget", f"{budget['deviation']:+.2%}", meant
 
 

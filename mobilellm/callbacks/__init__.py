@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from mobilellm.callbacks.checkpoint import CheckpointCallback as CheckpointCallback
     from mobilellm.callbacks.compression import CompressionCallback as CompressionCallback
     from mobilellm.callbacks.distillation import DistillationCallback as DistillationCallback
+    from mobilellm.callbacks.evaluation import EvaluationCallback as EvaluationCallback
     from mobilellm.callbacks.graceful_stop import GracefulStopCallback as GracefulStopCallback
     from mobilellm.callbacks.initial_loss import InitialLossCallback as InitialLossCallback
     from mobilellm.callbacks.label_accuracy import LabelAccuracyCallback as LabelAccuracyCallback
     from mobilellm.callbacks.loss_guard import LossGuardCallback as LossGuardCallback
     from mobilellm.callbacks.progress import ProgressCallback as ProgressCallback
+    from mobilellm.callbacks.pruning import PruningCallback as PruningCallback
     from mobilellm.callbacks.run_summary import RunSummaryCallback as RunSummaryCallback
     from mobilellm.callbacks.step_by_step import StepByStepCallback as StepByStepCallback
+    from mobilellm.callbacks.supernet import SupernetCallback as SupernetCallback
     from mobilellm.callbacks.throughput import ThroughputCallback as ThroughputCallback
 
 

@@ -4,6 +4,7 @@ A new command is a new file: its name is that of the file, its summary the docst
 sentence.
 """
 
+import argparse
 import ast
 import re
 from pathlib import Path
@@ -37,4 +38,18 @@ def description(docstring: str | None) -> str:
         rf"\bmobilellm ({names})\b",
         lambda found: command_for(found[1].replace("-", "_")),
         docstring or "",
+    )
+
+
+def command_parser(module: str, docstring: str | None) -> argparse.ArgumentParser:
+    """A parser for a command's arguments, whose help begins with the command's docstring.
+
+    Args:
+        module: name of the command's script, such as `prepare_data`.
+        docstring: of the command's module.
+    """
+    return argparse.ArgumentParser(
+        prog=command_for(module),
+        description=description(docstring),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -10,15 +10,14 @@ given as to mobilellm train -m, without seed=….
   mobilellm add-seeds experiment=demo --max-seeds 6 --margin 0.02
 """
 
-import argparse
 import functools
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from mobilellm.cli.command import run_command
-from mobilellm.command_names import command_for
-from mobilellm.commands import description
+from mobilellm.cli.console import make_console
+from mobilellm.commands import command_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -28,11 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str] | None) -> None:
     """Read the command line, train and compare in turn, print the report."""
-    parser = argparse.ArgumentParser(
-        prog=command_for("add_seeds"),
-        description=description(__doc__),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("add_seeds", __doc__)
     parser.add_argument("overrides", nargs="+", metavar="key=value", help="as for train -m")
     parser.add_argument("--max-seeds", type=int, required=True, metavar="N", help="at least 3")
     parser.add_argument(
@@ -43,8 +38,6 @@ def run(arguments: Sequence[str] | None) -> None:
     )
     options = parser.parse_args(arguments)
 
-    from rich.console import Console
-
     from mobilellm.pipeline.add_seeds import add_seeds
 
     comparison, code = add_seeds(
@@ -52,7 +45,6 @@ def run(arguments: Sequence[str] | None) -> None:
         tell=lambda line: print(line, flush=True),
     )  # fmt: skip
     if comparison is not None and not code:
-        width = None if sys.stdout.isatty() else 120
-        Console(width=width, highlight=False).print(comparison, crop=False)
+        make_console(120).print(comparison, crop=False)
     if code:
         sys.exit(code)

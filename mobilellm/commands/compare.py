@@ -7,24 +7,28 @@ a difference that does not matter; --max-seeds allows looks after every seed up 
 Unfinished runs are listed but not compared, and learning-rate probes are left out. Up to eight
 models are compared in pairs; if there are more, each is compared with the best or with --baseline.
 Folders that mobilellm compress wrote are listed by size, loss and time.
+Models of several sizes and depths, each size trained on its own number of tokens
+(experiment=ladder), are compared within their size, and a law of the loss is fitted to all of them.
+Models of different depth are also compared at equal decode latency: up to eight small shapes are
+timed side by side on this machine, once, and the times are kept in the report's folder.
 
   mobilellm compare outputs/depth_vs_width
   mobilellm compare outputs/default --baseline 12×80
   mobilellm compare outputs/default --margin 0.01 --max-seeds 8
   mobilellm compare compressed/low_rank compressed/wanda --out leaderboard
+  mobilellm compare outputs/depth_vs_width --latency
+  mobilellm compare outputs/ladder
   mobilellm compare outputs/small outputs/large --out comparison --title "Two budgets"
 """
 
 import argparse
 import functools
-import os
-import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from mobilellm.cli.command import run_command
-from mobilellm.command_names import command_for
-from mobilellm.commands import description
+from mobilellm.cli.console import make_console
+from mobilellm.commands import command_parser
 from mobilellm.paths import user_path
 
 
@@ -35,11 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str] | None) -> None:
     """Read the command line, compare the runs and print the comparison."""
-    parser = argparse.ArgumentParser(
-        prog=command_for("compare"),
-        description=description(__doc__),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("compare", __doc__)
     parser.add_argument("paths", nargs="+", type=user_path, metavar="RUN_OR_SWEEP_DIR")
     parser.add_argument("--out", type=user_path, help="default: comparison/ in the first folder")
     parser.add_argument(
@@ -51,17 +51,19 @@ def run(arguments: Sequence[str] | None) -> None:
     parser.add_argument(
         "--max-seeds", type=int, metavar="N", help="the limit, if seeds are added until a verdict"
     )
+    parser.add_argument(
+        "--latency",
+        action=argparse.BooleanOptionalAction,
+        help="measure decode latency on this machine anew and longer; or not at all",
+    )
     parser.add_argument("--title", help="heading of the page; default: the experiment's name")
     options = parser.parse_args(arguments)
-
-    from rich.console import Console
 
     from mobilellm.report import compare
 
     comparison = compare(
         options.paths, options.out, title=options.title, baseline=options.baseline,
-        margin=options.margin, max_seeds=options.max_seeds,
+        margin=options.margin, max_seeds=options.max_seeds, latency=options.latency,
     )  # fmt: skip
-    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 120
     # Not cropped: the path of the page is longer than many terminals are wide.
-    Console(width=width, highlight=False).print(comparison, crop=False)
+    make_console(120).print(comparison, crop=False)

@@ -18,26 +18,19 @@ prints an estimate of its time first), low_rank, kronecker, permuted_kronecker, 
 sparsegpt, structured.
 """
 
-import argparse
 import functools
 from collections.abc import Sequence
 from typing import NoReturn
 
-from mobilellm.command_names import command_for
-from mobilellm.commands import description
+from mobilellm.commands import command_parser
 from mobilellm.hydra_app.command import hydra_command
 from mobilellm.paths import user_path
+from mobilellm.pipeline import compress_saved
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit; arguments that it does not define are passed to Hydra."""
-    from mobilellm.pipeline.compress import compress_folder
-
-    parser = argparse.ArgumentParser(
-        prog=command_for("compress"),
-        description=description(__doc__),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("compress", __doc__)
     parser.add_argument(
         "folder", type=user_path, metavar="MODEL_DIR", help="model, run or Hugging Face folder"
     )
@@ -45,5 +38,5 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         "--out", type=user_path, required=True, metavar="DIR", help="new folder for the result"
     )
     options, rest = parser.parse_known_args(arguments)
-    task = functools.partial(compress_folder, folder=options.folder, out=options.out)
+    task = functools.partial(compress_saved, folder=options.folder, out=options.out)
     hydra_command(task, "compress", arguments=rest)

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from mobilellm.commands import description
 from mobilellm.hydra_app.command import hydra_command
-from mobilellm.pipeline.coordinate_check import check_coordinates
+from mobilellm.pipeline import check_coordinates
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

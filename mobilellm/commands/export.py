@@ -1,13 +1,11 @@
 """Write a model folder of this project in the format of another project."""
 
-import argparse
 import functools
 from collections.abc import Sequence
 from typing import NoReturn
 
 from mobilellm.cli.command import run_command
-from mobilellm.command_names import command_for
-from mobilellm.commands import description
+from mobilellm.commands import command_parser
 from mobilellm.paths import user_path
 
 
@@ -18,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str] | None) -> None:
     """Read the arguments, convert the model and print a summary."""
-    parser = argparse.ArgumentParser(prog=command_for("export"), description=description(__doc__))
+    parser = command_parser("export", __doc__)
     parser.add_argument(
         "folder", type=user_path, metavar="MODEL_DIR", help="model folder or run folder"
     )

@@ -21,6 +21,7 @@ from typing import NoReturn
 from mobilellm.command_names import command_for
 from mobilellm.commands import description
 from mobilellm.hydra_app.command import hydra_command
+from mobilellm.pipeline import store_logits
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -34,7 +35,5 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     options, rest = parser.parse_known_args(["", "--help"] if is_help else line)
     if "=" in options.teacher and not Path(options.teacher).exists():
         parser.error(f"TEACHER_DIR must come first, and {options.teacher} is not a folder")
-    from mobilellm.pipeline.prepare_logits import prepare_logits
-
-    task = functools.partial(prepare_logits, folder=options.teacher)
+    task = functools.partial(store_logits, folder=options.teacher)
     hydra_command(task, "prepare_logits", description=description(__doc__), arguments=rest)

@@ -13,15 +13,13 @@ written nothing for ten minutes: either it was killed, or its steps take long. `
 of its budget, `tok/s` its recent rate, and `age` the time since it last wrote something.
 """
 
-import argparse
 import functools
-import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from mobilellm.cli.command import run_command
-from mobilellm.command_names import command_for
-from mobilellm.commands import description
+from mobilellm.cli.console import make_console
+from mobilellm.commands import command_parser
 from mobilellm.paths import user_path
 
 
@@ -32,16 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str] | None) -> None:
     """Read the command line and print the table."""
-    parser = argparse.ArgumentParser(
-        prog=command_for("status"),
-        description=description(__doc__),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("status", __doc__)
     parser.add_argument("folder", type=user_path, metavar="DIR", help="a run's or a sweep's folder")
     folder = parser.parse_args(arguments).folder
 
-    from rich.console import Console
-
     from mobilellm.launchers.monitor.status import status_table
 
-    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(status_table(folder))
+    make_console(140).print(status_table(folder))

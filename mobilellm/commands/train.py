@@ -6,10 +6,11 @@ command is given again, an unfinished run continues (with resume=true, the defau
 finished run is left as it is.
 
   mobilellm train model=tiny_deep data=stdlib max_tokens=2e6
-  mobilellm train data=text data.train=book.txt optimizer=muon seed=1
+  mobilellm train data=text data.train=book.txt optimizer=adamw seed=1
   mobilellm train extend_from=outputs/default/RUN max_tokens=4e6
   mobilellm train -m experiment=depth_vs_width
   mobilellm train -m model=by_budget model.budget=125e6 model.num_blocks=4,12,30 seed=0,1,2
+  mobilellm train -m experiment=ladder --dry-run
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         description=description(__doc__),
         check="mobilellm.pipeline.check_run",
         check_together="mobilellm.pipeline.check_data_folders",
+        forecast="mobilellm.pipeline.forecast_sweep",
         sweep_dir="${output_dir}/${experiment_name}",
         arguments=arguments,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mobilellm.accounting import count_parameters, decode_bytes_per_token, weight_bytes
+from mobilellm.accounting import count_parameters, decode_bytes_per_token, weight_bits
 from mobilellm.layers.factorized import FactorizedShape
 from mobilellm.models import ModelConfig
 from mobilellm.ranges import Range, check_fields
@@ -26,12 +26,13 @@ class SizeBudget:
     stored_ratio: float | None = None
     """Share of all stored parameters of the model that is kept."""
     max_bytes: float | None = None
-    """Bytes of all stored weights, of `bits` bits each, and of permutations, 4 bytes per index."""
+    """Bytes of all stored weights with `bits` bits per weight of the matrices
+    (`accounting.weight_bits`), and of permutations, 4 bytes per index."""
     max_decode_bytes: float | None = None
     """Bytes read to decode one token, counted in the same way; a shared block is counted once per
     application."""
     bits: int = 16
-    """Bits per weight, for limits in bytes."""
+    """Bits per weight of the matrices, for limits in bytes."""
 
     def __post_init__(self) -> None:
         """Check the limits."""
@@ -93,9 +94,12 @@ class SizeBudget:
             stored = count_parameters(config).stored
             total, limit = float(stored), self.stored_ratio * stored
         elif self.max_bytes is not None:
-            total, limit = float(weight_bytes(config, 8)), self.max_bytes * 8 / self.bits
+            total, limit = (
+                weight_bits(config, self.bits) / self.bits,
+                self.max_bytes * 8 / self.bits,
+            )
         else:
-            total = float(decode_bytes_per_token(config, bits=8))
+            total = decode_bytes_per_token(config, bits=self.bits) * 8 / self.bits
             limit = float(self.max_decode_bytes or 0) * 8 / self.bits
         allowed = limit - (total - dense)
         if allowed <= 0:

@@ -233,7 +233,7 @@ class StructuredPruning(Recipe[StructuredPlan]):
         """Importance of the units of each coupling, by its name."""
         if self.importance == "taylor":
             return taylor_importance(
-                model, chosen, calibration, lambda batch: _loss_sum(model, batch)
+                model, chosen, calibration, lambda batch: loss_sum(model, batch)
             )
         names = [coupling.columns[0] for coupling in chosen]
         moments = gather_moments(model, calibration, names)
@@ -272,7 +272,7 @@ def _counts(name: str, share: float | None, sizes: Sequence[int]) -> list[int]:
     return counts
 
 
-def _loss_sum(model: MobileLLM, batch: Batch) -> Tensor:
+def loss_sum(model: MobileLLM, batch: Batch) -> Tensor:
     """Cross entropy of all tokens of a batch, in nats, with a gradient."""
     device = next(model.parameters()).device
     inputs = {key: value.to(device) for key, value in batch.items()}

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from mobilellm.data.source import Source
+from mobilellm.data.tokenizers.training import SMALLEST, TokenizerKind
 
 DEFAULT_HELD_OUT = 0.05
-_MIN_VOCAB_SIZE = 3 + 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,9 @@ class DataConfig(Source):
     with a given tokenizer, `prepared_dir`/`name`-`hash of the tokenizer` unless the former folder
     was prepared with the same tokenizer."""
     tokenizer: str | None = None
-    """A SentencePiece model to use; default: one is trained on the training text."""
+    """A tokenizer.model or tokenizer.json to use; default: one is trained on the training text."""
+    tokenizer_kind: TokenizerKind = "sentencepiece"
+    """The kind of a new tokenizer: `sentencepiece`, or `byte_level` (a tokenizer.json)."""
     tokenizer_sample_megabytes: float = 16.0
     """Train the tokenizer on at most this much text (10**6 bytes), spread evenly."""
     held_out: float | None = None
@@ -38,8 +40,12 @@ class DataConfig(Source):
     0.05. If there are too few documents to hold out whole ones, the end of the text is held out."""
     max_megabytes: float | None = None
     """Use only the first documents up to this much text (10**6 bytes); default: all documents."""
-    add_eos: bool = True
-    """End each document with the end-of-text token."""
+    add_bos: bool | None = None
+    """Begin each document with the begin-of-text token; default: as the tokenizer's settings say
+    (`add_bos_token`), and as the model's do where there is one."""
+    add_eos: bool | None = None
+    """End each document with the end-of-text token; default: true, except where documents begin
+    with a begin-of-text token and the tokenizer's settings add no end-of-text token."""
     document_mask: bool = False
     """Whether attention is limited to the tokens of one document if several share a window. It does
     not change the prepared data."""
@@ -51,7 +57,8 @@ class DataConfig(Source):
         super().__post_init__()
         self.check_values()
         self._check_vocab_size()
-        if self.document_mask and not self.add_eos and not self.is_tokenized:
+        separated = self.add_eos is not False or self.add_bos is not False
+        if self.document_mask and not separated and not self.is_tokenized:
             raise ValueError(
                 "data.document_mask=true finds documents by the end-of-text token, which "
                 "data.add_eos=false omits; use data.add_eos=true"
@@ -61,10 +68,19 @@ class DataConfig(Source):
     def _check_vocab_size(self) -> None:
         size = self.vocab_size
         trains_tokenizer = self.tokenizer is None and not self.is_tokenized
-        if trains_tokenizer and size <= _MIN_VOCAB_SIZE:
+        smallest = SMALLEST[self.tokenizer_kind]
+        if trains_tokenizer and size <= smallest:
+            special = smallest - 256
             raise ValueError(
-                f"data.vocab_size={size} is too small to train a tokenizer: 3 special tokens and "
-                f"256 byte tokens leave no room for others; use model.vocab_size=512 or more"
+                f"data.vocab_size={size} is too small to train a tokenizer: {special} special "
+                f"token{'s' if special > 1 else ''} and 256 byte tokens leave no room for others; "
+                "use model.vocab_size=512 or more"
+            )
+        if self.tokenizer_kind != "sentencepiece" and not trains_tokenizer:
+            given = "token ids" if self.is_tokenized else f"data.tokenizer={self.tokenizer}"
+            raise ValueError(
+                f"data.tokenizer_kind={self.tokenizer_kind} is the kind of a new tokenizer, and "
+                f"has no effect on {given}; leave out one of them"
             )
 
     def _check_held_out(self) -> None:
@@ -75,6 +91,11 @@ class DataConfig(Source):
                 f"data.held_out={self.held_out} and a validation split are both given; leave out "
                 "one of them"
             )
+
+    @property
+    def always_ends(self) -> bool:
+        """Whether documents end with the end-of-text token in any case."""
+        return False
 
     @property
     def held_out_share(self) -> float:

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from mobilellm.data.source import SPLITS
-from mobilellm.files import TOKENIZER_FILE, write_text_atomically
+from mobilellm.data.tokenizers.opening import (
+    TOKENIZER_FILES,
+    is_tokenizer_json,
+    open_tokenizer,
+)
+from mobilellm.files import TOKENIZER_JSON, write_text_atomically
 from mobilellm.strict_json import find_fault, to_json
 
 MANIFEST = "manifest.json"
 INPUTS = "inputs.json"
-TOKENIZER = TOKENIZER_FILE
 
 Record = dict[str, Any]
 
@@ -33,9 +37,21 @@ _MANIFEST_FIELDS = {
 
 def has_tokenizer(folder: Path, tokenizer: Path) -> bool:
     """Whether a data folder is finished and was made with the tokenizer in the given file."""
-    own = folder / TOKENIZER
-    is_finished = (folder / MANIFEST).is_file() and own.is_file()
-    return is_finished and own.read_bytes() == tokenizer.read_bytes()
+    own = own_tokenizer_file(folder)
+    if own is None or not (folder / MANIFEST).is_file():
+        return False
+    if own.read_bytes() == tokenizer.read_bytes():
+        return True
+    # The copy of a tokenizer.json in the folder of a model may have another begin of text.
+    if own.name != TOKENIZER_JSON or not is_tokenizer_json(tokenizer):
+        return False
+    return open_tokenizer(own).fingerprint() == open_tokenizer(tokenizer).fingerprint()
+
+
+def own_tokenizer_file(folder: Path) -> Path | None:
+    """The tokenizer in a data folder, which has at most one; None if it has none."""
+    paths = (folder / name for name in TOKENIZER_FILES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read_manifest(folder: Path) -> Record | None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from mobilellm.data.prepared import PreparedData
+from mobilellm.files import TOKENIZER_FILE
 from mobilellm.units import bytes_text
 
 
@@ -19,6 +20,9 @@ def overview(prepared: PreparedData) -> Iterator[str]:
         yield f"{split:<12}{sizes['documents']:>12,}{text}{tokens:>14,}{ratio}"
     yield ""
     yield f"vocabulary  {prepared.vocab_size:,} tokens, {_tokenizer(prepared)}"
+    begin = begin_of_documents(prepared)
+    if begin is not None:
+        yield f"documents   {begin}"
     losses = prepared.baselines
     yield (
         f"baselines   unigram {losses['unigram_nats_per_token']:.3f}, bigram "
@@ -31,6 +35,14 @@ def overview(prepared: PreparedData) -> Iterator[str]:
     speed = size / manifest["tokenizing_seconds"]
     tokenizing = f", tokenizing {bytes_text(speed)}/s" if size else ""
     yield f"prepared    in {manifest['seconds']:.1f} s{tokenizing}"
+
+
+def begin_of_documents(prepared: PreparedData) -> str | None:
+    """The tokens around documents as text; None if there are only end-of-text tokens."""
+    if prepared.bos_token_id is None:
+        return None
+    end = f"end with token {prepared.eos_token_id}" if prepared.adds_eos else "have no end token"
+    return f"begin with token {prepared.bos_token_id} and {end}"
 
 
 def _tokenizer(prepared: PreparedData) -> str:
@@ -46,7 +58,8 @@ def _changes(prepared: PreparedData) -> Iterator[str]:
     manifest = prepared.manifest
     if manifest["unknown_tokens"]:
         yield f"note        {manifest['unknown_tokens']:,} characters are unknown to the tokenizer"
-    if manifest["space_marks"]:
+    path = prepared.tokenizer_path
+    if manifest["space_marks"] and path is not None and path.name == TOKENIZER_FILE:
         yield (
             f"note        the text has U+2581 {manifest['space_marks']:,} times, which the "
             "tokenizer decodes as a space"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilellm.command_names import command_for
-from mobilellm.data.manifest import TOKENIZER, Record, damaged, read_manifest
+from mobilellm.data.manifest import Record, damaged, own_tokenizer_file, read_manifest
 from mobilellm.data.shards import TokenStream, token_dtype
 from mobilellm.data.source import Split
 
@@ -42,9 +42,8 @@ class PreparedData:
 
     @property
     def tokenizer_path(self) -> Path | None:
-        """The SentencePiece model; None if the data were given as token ids without one."""
-        path = self.dir / TOKENIZER
-        return path if self.hashes["tokenizer"] else None
+        """The file of the tokenizer; None if the data were given as token ids without one."""
+        return own_tokenizer_file(self.dir) if self.hashes["tokenizer"] else None
 
     @property
     def vocab_size(self) -> int:
@@ -55,6 +54,16 @@ class PreparedData:
     def eos_token_id(self) -> int:
         """The token that ends a document."""
         return self.manifest["eos_token_id"]
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The token that was put before each document; None if there is none."""
+        return self.manifest.get("bos_token_id")
+
+    @property
+    def adds_eos(self) -> bool:
+        """Whether `eos_token_id` was appended to each document."""
+        return bool(self.manifest["inputs"]["options"].get("add_eos", True))
 
     @property
     def hashes(self) -> dict[str, str | None]:
@@ -99,6 +108,7 @@ class PreparedData:
             self.tokens(split),
             sequence_length,
             eos_token_id=self.eos_token_id,
+            bos_token_id=None if self.adds_eos else self.bos_token_id,
             document_mask=document_mask,
             described=f"the {split} split in {self.dir}",
         )

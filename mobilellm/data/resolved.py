@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mobilellm.data.config import DataConfig
-from mobilellm.data.end_of_text import find_eos_token_id
+from mobilellm.data.document_tokens import document_tokens
 from mobilellm.data.manifest import has_tokenizer
-from mobilellm.data.tokenizer import load_tokenizer
+from mobilellm.data.tokenizers import load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +27,26 @@ class ResolvedData:
     """
     eos_token_id: int
     """Token that ends a document; -1 if there is none."""
+    bos_token_id: int | None = None
+    """Token that is put before each document; None: no token."""
+    adds_eos: bool = True
+    """Whether `eos_token_id` is appended to each document."""
 
     def options(self) -> dict[str, Any]:
         """The settings, as plain data, that determine the shards of given files and tokenizer."""
-        return {
+        options = {
             **self.config.identity(),
             "vocab_size": self.vocab_size,
             "held_out": self.config.held_out_share,
             "max_megabytes": self.config.max_megabytes,
-            "add_eos": self.config.add_eos,
+            "add_eos": self.adds_eos,
         }
+        # Left out if they have the values that all data had before there were these settings.
+        if self.bos_token_id is not None:
+            options["add_bos"] = True
+        if self.config.tokenizer_kind != "sentencepiece":
+            options["tokenizer_kind"] = self.config.tokenizer_kind
+        return options
 
 
 def resolve_data(config: DataConfig) -> ResolvedData:
@@ -44,19 +54,21 @@ def resolve_data(config: DataConfig) -> ResolvedData:
 
     Raises:
         FileNotFoundError: the tokenizer does not exist.
-        ValueError: the tokenizer does not fit the data or the model, see `find_eos_token_id`.
+        ValueError: the tokenizer does not fit the data or the model, see `document_tokens`.
     """
-    eos_token_id = find_eos_token_id(config)
+    around = document_tokens(config)
     name = data_name(config)
     vocab_size = config.vocab_size
     if config.tokenizer is not None and not config.is_tokenized:
-        vocab_size = load_tokenizer(Path(config.tokenizer), vocab_size).vocab_size()
+        vocab_size = load_tokenizer(Path(config.tokenizer), vocab_size).vocab_size
     return ResolvedData(
         config=config,
         name=name,
-        folder=_folder(config, name, vocab_size),
+        folder=_folder(config, name, vocab_size, adds_bos=around.bos_token_id is not None),
         vocab_size=vocab_size,
-        eos_token_id=eos_token_id,
+        eos_token_id=around.eos_token_id,
+        bos_token_id=around.bos_token_id,
+        adds_eos=around.adds_eos,
     )
 
 
@@ -65,10 +77,14 @@ def data_name(config: DataConfig) -> str:
     return config.default_name if config.name is None else config.name
 
 
-def _folder(config: DataConfig, name: str, vocab_size: int) -> Path:
+def _folder(config: DataConfig, name: str, vocab_size: int, *, adds_bos: bool) -> Path:
     if config.dir is not None:
         return Path(config.dir)
     parent = Path(config.prepared_dir)
+    if config.tokenizer_kind != "sentencepiece":
+        name = f"{name}-{config.tokenizer_kind}"
+    if adds_bos:
+        name = f"{name}-bos"
     folder = parent / f"{name}-{vocab_size}"
     given = Path(config.tokenizer) if config.tokenizer is not None else None
     if given is None or has_tokenizer(folder, given):

@@ -38,13 +38,13 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
 
     An item is {"input_ids": (seq,), "labels": (seq,)}, int64. With `document_mask` it also has
     "document_ids" (seq,), which number the documents from the start of the window (EOS belongs to
-    the document that it ends); the label after an EOS, which is the first token of another
-    document, is then -100.
+    the document that it ends); the label that is the first token of another document is then -100.
 
     Args:
         tokens: the stream of tokens.
         sequence_length: inputs per window, in tokens.
         eos_token_id: the token that ends a document; required for `document_mask`.
+        bos_token_id: the token that begins a document, if no token ends it.
         document_mask: whether attention is limited to the tokens of one document.
         described: name of the stream in messages.
 
@@ -59,6 +59,7 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         sequence_length: int,
         *,
         eos_token_id: int | None = None,
+        bos_token_id: int | None = None,
         document_mask: bool = False,
         described: str = "the data",
     ) -> None:
@@ -78,6 +79,7 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         self.tokens = tokens
         self.sequence_length = sequence_length
         self.eos_token_id = eos_token_id
+        self.bos_token_id = bos_token_id
         self.document_mask = document_mask
 
     def __len__(self) -> int:
@@ -93,7 +95,8 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         input_ids, labels = window[:-1], window[1:]
         if not self.document_mask:
             return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
-        ends = input_ids == self.eos_token_id
+        begun_by = self.bos_token_id
+        ends = input_ids == self.eos_token_id if begun_by is None else labels == begun_by
         return {
             "input_ids": torch.from_numpy(input_ids),
             "labels": torch.from_numpy(np.where(ends, IGNORE_INDEX, labels)),

@@ -1,6 +1,5 @@
 """Accuracy of a model on questions, with its confidence interval."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,7 @@ from torch import nn
 
 from mobilellm.data.prepared_prompts import Question
 from mobilellm.evaluation.continuations import ContinuationScore, score_continuations
-
-# The 97.5 % quantile of the normal distribution, for intervals of 95 %.
-_QUANTILE = 1.959963984540054
+from mobilellm.evaluation.intervals import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -85,18 +82,6 @@ def answer_accuracy(
         else:
             correct += scored[0].is_greedy
     return Accuracy(correct, len(questions), chance / len(questions))
-
-
-def wilson_interval(correct: int, count: int) -> tuple[float, float]:
-    """Compute the 95 % interval of a probability, given `correct` of `count` independent trials.
-
-    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
-    """
-    share, z = correct / count, _QUANTILE
-    scale = 1 + z * z / count
-    middle = (share + z * z / (2 * count)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _best(scores: Sequence[ContinuationScore], answers: Sequence[Any], per_token: bool) -> int:

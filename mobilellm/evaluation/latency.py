@@ -83,8 +83,6 @@ def compare_latency(
         ValueError: there is no model, a number is below 1, or the tokens exceed the context length
             of a model.
     """
-    if not models:
-        raise ValueError("models is empty; give at least one, e.g. {'dense': model}")
     measured = _measure(models, prefill_tokens, decode_tokens, rounds, batch_size)
     first = measured[0][1]
     return [
@@ -96,6 +94,48 @@ def compare_latency(
         }
         for name, (latency, times) in zip(models, measured, strict=True)
     ]
+
+
+def time_rounds(
+    models: Mapping[str, MobileLLM],
+    *,
+    prefill_tokens: int = 512,
+    decode_tokens: int = 32,
+    rounds: int = 5,
+    batch_size: int = 1,
+) -> dict[str, list[tuple[float, float]]]:
+    """Time several models in alternation, as `compare_latency` does.
+
+    Args:
+        models: by name.
+        prefill_tokens: length of the prompt, which consists of random tokens.
+        decode_tokens: number of tokens that are decoded after the prompt, one by one.
+        rounds: number of measurements of each model, after one that is not counted; each round
+            reverses the order of the models.
+        batch_size: number of sequences.
+
+    Returns:
+        For each model and round, the seconds for the prompt, and per decoded token.
+
+    Raises:
+        ValueError: as `compare_latency`.
+    """
+    if not models:
+        raise ValueError("models is empty; give at least one, e.g. {'dense': model}")
+    for name, value in (
+        ("prefill_tokens", prefill_tokens), ("decode_tokens", decode_tokens),
+        ("rounds", rounds), ("batch_size", batch_size),
+    ):  # fmt: skip
+        check_positive(name, value)
+    _check_length(models, prefill_tokens + decode_tokens)
+    tokens = _random_tokens(models, batch_size, prefill_tokens + decode_tokens)
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
+    for number in range(-1, rounds):
+        for name in list(models)[:: -1 if number % 2 else 1]:
+            taken = _run(models[name], tokens[name], prefill_tokens)
+            if number >= 0:
+                seconds[name].append(taken)
+    return seconds
 
 
 def weights_in_memory(model: MobileLLM) -> int:
@@ -147,31 +187,28 @@ def _measure(
     batch_size: int,
 ) -> list[tuple[Latency, list[tuple[float, float]]]]:
     """For each model its latency, and the seconds of each round: for the prompt, and per token."""
-    for name, value in (
-        ("prefill_tokens", prefill_tokens), ("decode_tokens", decode_tokens),
-        ("rounds", rounds), ("batch_size", batch_size),
-    ):  # fmt: skip
-        check_positive(name, value)
-    _check_length(models, prefill_tokens + decode_tokens)
-    vocab_size = min(model.config.vocab_size for model in models.values())
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(
-        vocab_size, (batch_size, prefill_tokens + decode_tokens), generator=generator
-    )
-    tokens = {name: drawn.to(next(m.parameters()).device) for name, m in models.items()}
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
-    for number in range(-1, rounds):
-        for name in list(models)[:: -1 if number % 2 else 1]:
-            taken = _run(models[name], tokens[name], prefill_tokens)
-            if number >= 0:
-                seconds[name].append(taken)
+    seconds = time_rounds(
+        models, prefill_tokens=prefill_tokens, decode_tokens=decode_tokens, rounds=rounds,
+        batch_size=batch_size,
+    )  # fmt: skip
+    tokens = _random_tokens(models, batch_size, prefill_tokens)
     measured = []
     for name, times in seconds.items():
         prefill, decode = (1000 * statistics.median(kind) for kind in zip(*times, strict=True))
-        peak = peak_memory_bytes(models[name], tokens[name][:, :prefill_tokens])
+        peak = peak_memory_bytes(models[name], tokens[name])
         peak = None if peak is None else peak + weights_in_memory(models[name])
         measured.append((Latency(prefill, decode, peak), times))
     return measured
+
+
+def _random_tokens(
+    models: Mapping[str, MobileLLM], batch_size: int, length: int
+) -> dict[str, Tensor]:
+    """The same random tokens (batch, length) for every model, on its device."""
+    vocab_size = min(model.config.vocab_size for model in models.values())
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(vocab_size, (batch_size, length), generator=generator)
+    return {name: drawn.to(next(m.parameters()).device) for name, m in models.items()}
 
 
 @torch.no_grad()

@@ -2,17 +2,14 @@
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from mobilellm.data.tokenizers import Tokenizer
 from mobilellm.models.config import ModelConfig
-
-if TYPE_CHECKING:
-    from sentencepiece import SentencePieceProcessor
 
 logger = logging.getLogger(__name__)
 
 
-def with_tokenizer_ids(config: ModelConfig, processor: "SentencePieceProcessor") -> ModelConfig:
+def with_tokenizer_ids(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     """Return `config` with the end-of-text token of the tokenizer; warn if the two differ.
 
     In training, documents end with the end-of-text token of the tokenizer, so that a model that
@@ -21,16 +18,16 @@ def with_tokenizer_ids(config: ModelConfig, processor: "SentencePieceProcessor")
 
     Args:
         config: of the saved model.
-        processor: its tokenizer; if it has no end-of-text token, `config` is returned unchanged.
+        tokenizer: its tokenizer; if it has no end-of-text token, `config` is returned unchanged.
     """
-    eos = processor.eos_id()
-    if eos < 0:
+    eos = tokenizer.eos_id
+    if eos is None:
         return config
     bos = config.bos_token_id
     if bos == config.eos_token_id:
         bos = eos
-    elif bos >= processor.vocab_size() or processor.is_unknown(bos):
-        bos = processor.bos_id() if processor.bos_id() >= 0 else eos
+    elif bos >= tokenizer.vocab_size or bos == tokenizer.unk_id:
+        bos = eos if tokenizer.bos_id is None else tokenizer.bos_id
     if (eos, bos) != (config.eos_token_id, config.bos_token_id):
         logger.warning(
             "config.json has eos_token_id=%d and bos_token_id=%d, but the model's tokenizer has %d "

@@ -17,6 +17,12 @@ from omegaconf import DictConfig
 from mobilellm.cli.errors import CommandError
 from mobilellm.cli.messages import print_message
 from mobilellm.hydra_app.configuration import config_folder, config_loader, load
+from mobilellm.hydra_app.forecast_flags import (
+    FORECAST_FLAGS,
+    add_forecast_flags,
+    forecast_trials,
+    is_forecast_wanted,
+)
 from mobilellm.hydra_app.help_text import help_text
 from mobilellm.hydra_app.root_schema import register_root_schema
 from mobilellm.hydra_app.sweep_check import check_sweep
@@ -45,6 +51,7 @@ class HydraApplication:
         *,
         check: str | None = None,
         check_together: str | None = None,
+        forecast: str | None = None,
         sweep_dir: str | None = None,
         config_dir: Path | None = None,
     ) -> None:
@@ -54,6 +61,7 @@ class HydraApplication:
         self.description = description
         self.check = check
         self.check_together = check_together
+        self.forecast = forecast
         self.defaults = NO_HYDRA_FILES | ({"hydra.sweep.dir": sweep_dir} if sweep_dir else {})
         self.config_dir = config_dir
 
@@ -67,10 +75,13 @@ class HydraApplication:
             ValueError: the configuration cannot be composed. Errors of the task are raised too.
         """
         parser = get_args_parser()
+        if self.forecast:
+            add_forecast_flags(parser)
         arguments = parser.parse_intermixed_args(list(line))
         folder = Path(self.config_dir or config_folder()).resolve()
+        flags = FORECAST_FLAGS if self.forecast else ""
         if arguments.help:
-            sys.stdout.write(help_text(folder, self.config_name, self.description))
+            sys.stdout.write(help_text(folder, self.config_name, self.description, flags))
             return 0
         if arguments.config_dir is not None:
             arguments.overrides.append(_search_path(arguments.config_dir, arguments.overrides))
@@ -85,8 +96,12 @@ class HydraApplication:
         ]
         task = SweepTask(self.task)
         task.trials = self._check(arguments, folder)
+        if self.forecast and is_forecast_wanted(arguments, task.trials):
+            forecast_trials(get_method(self.forecast), arguments, task.trials)
+            if arguments.dry_run:
+                return 0
         arguments.overrides += _expanded_log_folder(task.trials)
-        register_root_schema()
+        register_root_schema(self.config_name)
         with _full_errors():
             _run_hydra(arguments, parser, task, str(folder), self.config_name)
         if task.error is not None:

@@ -19,6 +19,7 @@ def hydra_command(
     description: str = "",
     check: str | None = None,
     check_together: str | None = None,
+    forecast: str | None = None,
     sweep_dir: str | None = None,
     config_dir: Path | None = None,
     arguments: Sequence[str] | None = None,
@@ -38,6 +39,9 @@ def hydra_command(
             return the trial's run folder.
         check_together: dotted path of a function that is called with all trials after each has
             been checked. It raises if they would interfere with each other.
+        forecast: dotted path of a function that forecasts the cost of the trials of a sweep, for
+            the flags --dry-run and --max-hours. It is called with the checked trials and the
+            keyword arguments `max_hours` and `is_dry_run`.
         sweep_dir: Hydra's `hydra.sweep.dir`, the folder for the logs of a sweep; may interpolate.
         config_dir: a folder to use instead of the project's conf/.
         arguments: the command line; default: `sys.argv[1:]`.
@@ -48,6 +52,7 @@ def hydra_command(
         description,
         check=check,
         check_together=check_together,
+        forecast=forecast,
         sweep_dir=sweep_dir,
         config_dir=config_dir,
     )

@@ -42,7 +42,6 @@ def config_folder() -> Path:
 @contextmanager
 def config_loader(config_dir: Path | None = None) -> Iterator[ConfigLoader]:
     """Hydra's loader for `config_dir`; default: the project's conf/ folder."""
-    register_root_schema()
     folder = Path(config_dir or config_folder()).resolve()
     with initialize_config_dir(str(folder), version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
@@ -75,6 +74,7 @@ def load(
 ) -> DictConfig:
     """Compose a configuration that includes the node `hydra`; raises the errors of `compose`."""
     refuse_old_keys(overrides)
+    register_root_schema(config_name)
     try:
         return loader.load_configuration(config_name, overrides, run_mode=run_mode)
     except (HydraException, OmegaConfBaseException) as error:

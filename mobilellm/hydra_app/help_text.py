@@ -11,17 +11,18 @@ Flags:
   --info defaults      list the files that it is composed from (also: config, plugins, searchpath)
   --config-dir DIR     your own folder, laid out like conf/: model=mine reads DIR/model/mine.yaml
   --hydra-help         all flags of Hydra
-MOBILELLM_TRACEBACK=1 shows the traceback of an error.
 """
+TRACEBACK = "MOBILELLM_TRACEBACK=1 shows the traceback of an error.\n"
 
 
-def help_text(folder: Path, config_name: str, description: str) -> str:
+def help_text(folder: Path, config_name: str, description: str, flags: str = "") -> str:
     """Description, groups with their choices, keys with their defaults, and flags.
 
     Args:
         folder: the configuration folder.
         config_name: the root configuration.
         description: what the command does, with examples.
+        flags: lines on further flags.
     """
     parts = [
         textwrap.dedent(description).strip(),
@@ -43,7 +44,7 @@ def help_text(folder: Path, config_name: str, description: str) -> str:
         parts.append("Groups and their choices (group=choice):\n" + "\n".join(lines))
     if keys := _keys(text):
         parts.append("Keys, with their defaults:\n" + "\n".join(keys))
-    return "\n\n".join([*(p for p in parts if p), FLAGS])
+    return "\n\n".join([*(p for p in parts if p), FLAGS + flags + TRACEBACK])
 
 
 def _groups(folder: Path, text: str) -> dict[str, list[str]]:

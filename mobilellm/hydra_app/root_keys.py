@@ -28,11 +28,14 @@ TRAIN: Rows = {
     "prepared_dir": (str, ANYWHERE),
     "seed": (int, SEED),
     "sequence_length": (int, POSITIVE),
-    "tokens_per_step": (int, POSITIVE),
+    "tokens_per_step": (int | Literal["auto"], POSITIVE),
     "micro_batch_size": (int | Literal["auto"], POSITIVE),
     "max_tokens": (float | None, Range(above=0, remedy="null sets no limit")),
+    "tokens_per_parameter": (float | None, Range(above=0, cap=1e9, remedy="null sets no limit")),
+    "max_flops": (float | None, Range(above=0, cap=1e29, remedy="null sets no limit")),
     "max_steps": (int | None, Range(at_least=1, remedy="null sets no limit")),
     "max_seconds": (float | None, Range(above=0, remedy="null sets no limit")),
+    "horizons": (list[float] | None, Range(above=0, below=1, remedy="null trains one budget")),
     "gradient_clip_norm": (float | None, Range(above=0, remedy="null disables clipping")),
     "initialization": (Mapping, ANYWHERE),
     "validation_interval_tokens": (
@@ -51,6 +54,7 @@ TRAIN: Rows = {
     "learning_rate_probe_seed": (int, SEED),
     "learning_rate_probe_widenings": (int, Range(at_least=0, cap=100, remedy="0 tries no others")),
 }
+SEARCH: Rows = TRAIN | {"search": (Mapping, ANYWHERE), "search_space": (Mapping, ANYWHERE)}
 EXPLAIN: Rows = {
     "init_from": (str | None, ANYWHERE),
     "init_layers": (list[int] | None, Range(at_least=0)),
@@ -58,6 +62,8 @@ EXPLAIN: Rows = {
     "sequence_length": (int, POSITIVE),
     "micro_batch_size": (int, Range(at_least=1, cap=1_000_000)),
     "max_tokens": (float | None, Range(above=0, cap=1e18)),
+    "tokens_per_parameter": (float | None, Range(above=0, cap=1e9)),
+    "max_flops": (float | None, Range(above=0, cap=1e29)),
     "flops_per_second": (float | None, Range(above=0, cap=1e24)),
     "scaling": (Mapping, ANYWHERE),
 }
@@ -70,6 +76,15 @@ COMPRESS: Rows = {
     "latency": (bool, ANYWHERE),
     "prefill_tokens": (int, Range(at_least=1, cap=1_000_000)),
     "decode_tokens": (int, Range(at_least=1, cap=1_000_000)),
+}
+EXTRACT: Rows = {
+    "units": (Literal["leading", "important"], ANYWHERE),
+    "calibration_tokens": (int, Range(at_least=1, cap=1_000_000_000)),
+    "prepared_dir": (str, ANYWHERE),
+    "sequence_length": (int, Range(at_least=1, cap=1_000_000)),
+    "micro_batch_size": (int, Range(at_least=1, cap=1_000_000)),
+    "validation_tokens": (float | None, Range(at_least=1, remedy="null uses the whole split")),
+    "seed": (int, SEED),
 }
 COORDINATE_CHECK: Rows = {
     "widths": (list[int], Range(at_least=1, cap=2**24)),
@@ -107,15 +122,21 @@ TRAIN_GROUPS = tuple(
 # The rows and groups of each root configuration; a group that is not in `OPTIONAL` is required.
 ROOTS: dict[str, tuple[Rows, tuple[str, ...]]] = {
     "train": (TRAIN, TRAIN_GROUPS),
+    "search": (SEARCH, TRAIN_GROUPS),
     "explain": (EXPLAIN, ("model", "optimizer", "trainer")),
     "coordinate_check": (COORDINATE_CHECK, ("model", "optimizer", "parametrization")),
     "compress": (COMPRESS, ("model", "data", "compression")),
+    "extract": (EXTRACT, ("model", "data")),
     "prepare_data": (PREPARE_DATA, ("model", "data")),
     "prepare_logits": (PREPARE_LOGITS, ("model", "data")),
 }
 OPTIONAL = ("parametrization", "compression", "distillation", "callbacks", "logger")
 # Groups that a command fills in from the folder of a model, so that they may be empty in conf/.
-FILLED_IN = {"compress": ("model", "data"), "prepare_logits": ("model",)}
+FILLED_IN = {
+    "compress": ("model", "data"),
+    "extract": ("model", "data"),
+    "prepare_logits": ("model",),
+}
 
 
 def checked_config(root: str, cfg: DictConfig) -> DictConfig:

@@ -1,6 +1,6 @@
-"""The root schema of conf/train.yaml, which makes a misspelt key at the root an error."""
+"""The root schemas of conf/train.yaml and conf/search.yaml: a misspelt key is an error."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -27,9 +27,12 @@ class RunConfig:
     prepared_dir: str = MISSING
     seed: int = MISSING
     sequence_length: int = MISSING
-    tokens_per_step: int = MISSING
+    tokens_per_step: Any = MISSING
     micro_batch_size: Any = MISSING
     max_tokens: float | None = MISSING
+    tokens_per_parameter: float | None = MISSING
+    max_flops: float | None = MISSING
+    horizons: list[float] | None = MISSING
     max_steps: int | None = MISSING
     max_seconds: float | None = MISSING
     gradient_clip_norm: float | None = MISSING
@@ -49,6 +52,26 @@ class RunConfig:
     learning_rate_probe_widenings: int = MISSING
 
 
-def register_root_schema() -> None:
-    """Make the schema known to Hydra as `run_config`, the name in conf/train.yaml."""
-    ConfigStore.instance().store(name="run_config", node=RunConfig)
+@dataclass
+class SearchConfig(RunConfig):
+    """Keys of a search: those of its runs, and those of conf/search.yaml."""
+
+    search: dict[str, Any] = field(default_factory=dict)
+    search_space: dict[str, Any] = field(default_factory=dict)
+
+
+SEARCH = "search"
+"""The root configuration of a search, which includes that of a run."""
+SEARCH_KEYS = tuple(
+    f.name for f in fields(SearchConfig) if f.name not in {g.name for g in fields(RunConfig)}
+)
+
+
+def register_root_schema(config_name: str = "train") -> None:
+    """Make the schema known to Hydra as `run_config`, the name in conf/train.yaml.
+
+    Args:
+        config_name: the root configuration that is composed next.
+    """
+    schema = SearchConfig if config_name == SEARCH else RunConfig
+    ConfigStore.instance().store(name="run_config", node=schema)

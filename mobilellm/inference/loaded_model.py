@@ -1,16 +1,13 @@
 """A saved model and its tokenizer, ready to generate text."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mobilellm.data.tokenizer import load_tokenizer
+from mobilellm.data.tokenizers import Message, Tokenizer, load_tokenizer
 from mobilellm.formats.model_folder import describe_missing_tokenizer, open_model
-from mobilellm.inference.text_generation import continue_text
+from mobilellm.inference.text_generation import answer, continue_text
 from mobilellm.models import MobileLLM, ModelConfig
-
-if TYPE_CHECKING:
-    from sentencepiece import SentencePieceProcessor
 
 
 @dataclass(frozen=True, repr=False)
@@ -21,8 +18,8 @@ class LoadedModel:
     """The folder that was given to `load`."""
     model: MobileLLM
     """In evaluation mode, on the CPU, with float32 weights."""
-    tokenizer: "SentencePieceProcessor | None"
-    """None if the folder has no tokenizer.model."""
+    tokenizer: Tokenizer | None
+    """None if the folder has no tokenizer."""
 
     @property
     def config(self) -> ModelConfig:
@@ -54,15 +51,48 @@ class LoadedModel:
             FileNotFoundError: the model has no tokenizer.
             ValueError: the tokens exceed the context length, or a setting is out of range.
         """
+        return continue_text(
+            self.model, self._required_tokenizer(), text, max_new_tokens,
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+        )  # fmt: skip
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        max_new_tokens: int = 100,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> str:
+        """Return the model's answer to a conversation, which its chat template writes as text.
+
+        Args:
+            messages: each with a `role` (`system`, `user` or `assistant`) and a `content`.
+            max_new_tokens: the most tokens of the answer.
+            temperature: as for `generate`.
+            top_k: as for `generate`.
+            top_p: as for `generate`.
+            seed: as for `generate`.
+
+        Raises:
+            FileNotFoundError: the model has no tokenizer.
+            ValueError: the tokenizer has no chat template, the template refuses the messages, the
+                tokens exceed the context length, or a setting is out of range.
+        """
+        return answer(
+            self.model, self._required_tokenizer(), messages, max_new_tokens,
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+        )  # fmt: skip
+
+    def _required_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
             raise FileNotFoundError(
                 f"{describe_missing_tokenizer(self.folder)}; give the tokenizer that the model was "
                 "trained with: load(folder, tokenizer=PATH), or --tokenizer PATH"
             )
-        return continue_text(
-            self.model, self.tokenizer, text, max_new_tokens,
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-        )  # fmt: skip
+        return self.tokenizer
 
     def __repr__(self) -> str:
         """Return folder and size in one line."""
@@ -79,11 +109,11 @@ def load(folder: str | Path, *, tokenizer: str | Path | None = None) -> LoadedMo
     Args:
         folder: the folder of a model that this project saved, of a run (its `model/` is loaded), or
             of a Llama-type Hugging Face checkpoint.
-        tokenizer: path of a SentencePiece model; default: tokenizer.model in the folder, if there
-            is one.
+        tokenizer: path of a tokenizer.model or tokenizer.json; default: the one in the folder, if
+            there is one.
 
     Returns:
-        An object with `.model`, `.tokenizer` and `.generate(text)`.
+        An object with `.model`, `.tokenizer`, `.generate(text)` and `.chat(messages)`.
 
     Raises:
         FileNotFoundError: the folder, a file of the model, or `tokenizer` does not exist.
@@ -93,5 +123,5 @@ def load(folder: str | Path, *, tokenizer: str | Path | None = None) -> LoadedMo
     model, own = open_model(folder)
     path = own if tokenizer is None else Path(tokenizer)
     size = model.config.vocab_size
-    processor = None if path is None else load_tokenizer(path, size, name="tokenizer ")
-    return LoadedModel(Path(folder), model.eval(), processor)
+    found = None if path is None else load_tokenizer(path, size, name="tokenizer ")
+    return LoadedModel(Path(folder), model.eval(), found)

@@ -1,6 +1,7 @@
 """Checks of single values, whose messages say what is required."""
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -19,3 +20,9 @@ def check_choice(name: str, value: str, choices: Any) -> None:
     if value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=len(choices), cutoff=0.0)
         raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(near)}")
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Join numbers to a text such as `1, 3 or 9`."""
+    *head, last = map(str, numbers)
+    return f"{', '.join(head)} or {last}" if head else last

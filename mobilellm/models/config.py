@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mobilellm.layers import LayerShape, parse_layer_shape
-from mobilellm.models.checks import check_choice, check_positive
+from mobilellm.models.checks import check_choice, check_positive, listed
+from mobilellm.models.rotary_scaling import RotaryScaling, parse_rotary_scaling
 from mobilellm.models.sharing import SHARING_SCHEMES, order_of_layers
 from mobilellm.ranges import MAX_INDEX, Range, check_fields
 
@@ -81,6 +82,8 @@ class ModelConfig:
     """Context length in tokens."""
     rope_theta: float = 1e4
     """Base of the rotary frequencies."""
+    rope_scaling: Mapping[str, Any] | RotaryScaling | None = None
+    """Scaling of the rotary frequencies for a longer context; None: there is none."""
     rms_norm_eps: float = 1e-5
     """Constant that is added to the mean square in every RMSNorm."""
     feed_forward: str = "swiglu"
@@ -109,6 +112,7 @@ class ModelConfig:
             if isinstance(value, Sequence) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
         check_fields(self, **RANGES)
+        object.__setattr__(self, "rope_scaling", parse_rotary_scaling(self.rope_scaling))
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
         self._check_choices()
@@ -157,7 +161,7 @@ class ModelConfig:
             near = sorted(sorted(divisors, key=lambda n: abs(n - heads))[:3])
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be divisible by num_attention_heads={heads}; "
-                f"use {_listed(near)} heads, or give head_dim"
+                f"use {listed(near)} heads, or give head_dim"
             )
         return self.hidden_size // heads
 
@@ -168,7 +172,7 @@ class ModelConfig:
                 divisors = [n for n in range(1, heads + 1) if heads % n == 0]
                 raise ValueError(
                     f"num_attention_heads={heads} must be divisible by "
-                    f"num_key_value_heads={kv_heads}; use {_listed(divisors)}"
+                    f"num_key_value_heads={kv_heads}; use {listed(divisors)}"
                 )
 
     def _checked_layers(self) -> tuple[tuple[str, LayerShape], ...]:
@@ -264,15 +268,17 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON and checkpoints.
 
-        Compressed layers and multipliers are left out if there are none, so that such models are
-        written as they were before these fields existed.
+        Compressed layers, multipliers and scaled rotary frequencies are left out if there are none,
+        so that such models are written as they were before these fields existed.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
         values["compressed_layers"] = {
             name: shape.to_dict() for name, shape in self.layer_shapes.items()
         }
-        unused = {"compressed_layers": {}} | dict.fromkeys(MULTIPLIERS, 1)
+        if isinstance(self.rope_scaling, RotaryScaling):
+            values["rope_scaling"] = self.rope_scaling.to_dict()
+        unused = {"compressed_layers": {}, "rope_scaling": None} | dict.fromkeys(MULTIPLIERS, 1)
         return {k: v for k, v in values.items() if k not in unused or v != unused[k]}
 
     @classmethod
@@ -292,9 +298,3 @@ class ModelConfig:
 def one_or_each(sizes: Sequence[int]) -> PerBlock:
     """One value if the sizes of all blocks are equal, otherwise one value per block."""
     return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    """Join numbers to a text such as `1, 3 or 9`."""
-    *head, last = map(str, numbers)
-    return f"{', '.join(head)} or {last}" if head else last

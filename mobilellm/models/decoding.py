@@ -23,7 +23,7 @@ from mobilellm.models.cache import KVCache, cache_slots
 from mobilellm.models.feed_forward import ReLUFeedForward, SwiGLU
 from mobilellm.models.mobilellm import MobileLLM
 from mobilellm.models.norm import RMSNorm, WeightlessRMSNorm
-from mobilellm.models.rotary import Rotary, make_rotary
+from mobilellm.models.rotary import Rotary, rotary_of
 
 # For larger batches, ordinary matrix products are faster, because they reuse the weights they read.
 MAX_BATCH = 8
@@ -95,7 +95,7 @@ class PackedDecoder:
             attention_mask = attention_mask[:, : cache.length + 1]
             mask = attention_mask[:, None, None, :]
             positions = attention_mask.sum(dim=1, keepdim=True) - 1
-        rotary = make_rotary(positions, config.head_dim, config.rope_theta)  # pyright: ignore[reportArgumentType]
+        rotary = rotary_of(config, positions)
         x = F.embedding(tokens, self._embedding)
         shared: dict[int, KeysValues] = {}
         for index, slot in self._layers:

@@ -15,7 +15,7 @@ from mobilellm.models.config import ModelConfig
 from mobilellm.models.embedding import make_head, make_token_table
 from mobilellm.models.initialization import initialize_
 from mobilellm.models.norm import RMSNorm
-from mobilellm.models.rotary import make_rotary
+from mobilellm.models.rotary import rotary_of
 
 CAPTURES = ("embedding", "hidden_states", "attention", "feed_forward")
 
@@ -75,6 +75,7 @@ class MobileLLM(nn.Module):
         cache: KVCache | None = None,
         *,
         attention_mask: Tensor | None = None,
+        positions: Int[Tensor, "#batch seq"] | None = None,
         logits: bool = True,
         capture: Collection[str] = (),
     ) -> ModelOutput:
@@ -86,6 +87,9 @@ class MobileLLM(nn.Module):
             attention_mask: bool, True if a key may be attended to, in addition to causality.
                 (batch, keys) for padding on either side; the keys include those in the cache.
                 (batch, queries, keys) for other masks, e.g. to separate documents.
+            positions: position of each token of `input_ids` for the rotary embedding, (batch or 1,
+                seq), below the context length; the sequence itself may then be longer. Default: the
+                number of tokens before it.
             logits: whether to compute the logits. Chunked losses only need `hidden`.
             capture: names of intermediate results to return: `embedding` (token embeddings),
                 `hidden_states` (residual stream after each layer), `attention` (weights
@@ -96,9 +100,10 @@ class MobileLLM(nn.Module):
                 shape or type, or a name in `capture` is unknown.
         """
         past = 0 if cache is None else cache.length
-        self._check_input(input_ids, past, capture)
-        mask, positions = _mask_and_positions(input_ids, past, attention_mask)
-        rotary = make_rotary(positions, self.config.head_dim, self.config.rope_theta)  # pyright: ignore[reportArgumentType]
+        self._check_input(input_ids, past, capture, positions)
+        mask, counted = _mask_and_positions(input_ids, past, attention_mask)
+        positions = counted if positions is None else positions
+        rotary = rotary_of(self.config, positions)
         x = self.embedding(input_ids)
         captured: dict[str, list[Tensor]] = {name: [] for name in capture}
         if "embedding" in captured:
@@ -147,7 +152,7 @@ class MobileLLM(nn.Module):
                 "run separately; run the whole model"
             )
         mask, positions = _mask_and_positions(x[..., 0], 0, attention_mask)
-        rotary = make_rotary(positions, self.config.head_dim, self.config.rope_theta)  # pyright: ignore[reportArgumentType]
+        rotary = rotary_of(self.config, positions)
         for index, slot in self._layers[layers]:
             x = self._apply_block(
                 self.blocks[index], x, rotary, mask, None, None, slot, False
@@ -166,12 +171,21 @@ class MobileLLM(nn.Module):
             x, rotary, mask, keys_values, cache=cache, slot=slot, need_weights=need_weights
         )
 
-    def _check_input(self, input_ids: Tensor, past: int, capture: Collection[str]) -> None:
+    def _check_input(
+        self, input_ids: Tensor, past: int, capture: Collection[str], positions: Tensor | None
+    ) -> None:
         if input_ids.dim() != 2:
             raise ValueError(
                 f"input_ids has shape {tuple(input_ids.shape)}; give token ids (batch, sequence)"
             )
         length = past + input_ids.shape[1]
+        if positions is not None:
+            if positions.shape not in ((1, input_ids.shape[1]), input_ids.shape):
+                raise ValueError(
+                    f"positions have shape {tuple(positions.shape)}; give one per token, "
+                    f"{tuple(input_ids.shape)}"
+                )
+            length = int(positions.max()) + 1
         if length > self.config.max_position_embeddings:
             raise ValueError(
                 f"a sequence of {length} tokens is longer than "

@@ -19,6 +19,8 @@ from mobilellm.optim.parameter_groups import (
 from mobilellm.optim.parametrization import Parametrization, scale_of
 from mobilellm.ranges import Range, checked
 
+RATIO = Range(above=0)
+
 
 class MuonWithAdamW(torch.optim.Optimizer):
     """An optimizer that uses Muon for the groups marked `muon` and AdamW for the others.
@@ -66,7 +68,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 @checked(
-    learning_rate=RATE, muon_learning_rate_ratio=Range(above=0),
+    learning_rate=RATE, muon_learning_rate_ratio=RATIO, vector_learning_rate_ratio=RATIO,
     weight_decay=WEIGHT_DECAY, momentum=BETA, betas=BETA, eps=EPS,
 )  # fmt: skip
 def muon(
@@ -74,6 +76,7 @@ def muon(
     *,
     learning_rate: float,
     muon_learning_rate_ratio: float = 1.0,
+    vector_learning_rate_ratio: float = 1.0,
     weight_decay: float = 0.1,
     momentum: float = 0.95,
     adjust_learning_rate: str = "match_rms_adamw",
@@ -91,6 +94,8 @@ def muon(
         model: the model, on the device on which it is trained.
         learning_rate: peak learning rate of AdamW.
         muon_learning_rate_ratio: learning rate of Muon as a multiple of `learning_rate`.
+        vector_learning_rate_ratio: learning rate of norm weights and biases, which AdamW updates,
+            as a multiple of `learning_rate`.
         weight_decay: decoupled weight decay.
         momentum: Nesterov momentum of Muon.
         adjust_learning_rate: how Muon's learning rate depends on the shape of a matrix:
@@ -122,12 +127,15 @@ def muon(
         is_matrix = group["role"] == "matrix"
         flat = [p for p in group["params"] if is_matrix and p.ndim == 2]
         rest = [p for p in group["params"] if not (is_matrix and p.ndim == 2)]
-        rates = {"muon": learning_rate * muon_learning_rate_ratio, "adamw": learning_rate}
+        ratios = {
+            "muon": muon_learning_rate_ratio,
+            "adamw": vector_learning_rate_ratio if group["role"] == "vector" else 1.0,
+        }
         for algorithm, parameters in (("muon", flat), ("adamw", rest)):
             if parameters:
-                rate = rates[algorithm]
-                part = {"params": parameters, "algorithm": algorithm, "lr": rate}
-                part |= scaled_options(group, learning_rate=rate, eps=eps)
+                ratio = ratios[algorithm]
+                part = {"params": parameters, "algorithm": algorithm, "lr": learning_rate * ratio}
+                part |= scaled_options(group, learning_rate=learning_rate * ratio, eps=eps)
                 if algorithm == "muon":
                     # Muon's own eps only keeps a gradient of zero from dividing by zero.
                     part.pop("eps", None)

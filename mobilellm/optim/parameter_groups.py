@@ -102,13 +102,15 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[
 
     Returns:
         The learning rates by their names in the logs: `learning_rate` is that of AdamW, and
-        `learning_rate/muon` that of Muon; those of the base shape if groups are scaled.
+        `learning_rate/muon` that of Muon; those of the base shape if groups are scaled. Vectors,
+        which may have a ratio of their own, do not count if there are other parameters.
     """
-    rates = {}
+    rates: dict[str, float] = {}
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
         is_muon = group.get("algorithm") == "muon"
         scale = Scale(*group.get("scale", UNSCALED))
         name = "learning_rate/muon" if is_muon else "learning_rate"
-        rates[name] = group["lr"] / scale.learning_rate
+        # Groups of vectors are the last ones.
+        rates.setdefault(name, group["lr"] / scale.learning_rate)
     return rates

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
+    from mobilellm.distillation.logit_store.store import LogitStore
     from mobilellm.hydra_app.trial import Trial
+    from mobilellm.pipeline.compress_report import CompressionReport
+    from mobilellm.pipeline.extract import Extraction
+    from mobilellm.search.coordinate_check import Measurement
 
 
 def train_run(cfg: "DictConfig") -> dict[str, Any]:
@@ -34,3 +38,45 @@ def check_data_folders(trials: "Sequence[Trial]") -> None:
     from mobilellm.pipeline.sweep import check_data_folders  # loads Lightning
 
     check_data_folders(trials)
+
+
+def forecast_sweep(trials: "Sequence[Trial]", *, max_hours: float | None, is_dry_run: bool) -> None:
+    """Forecast a sweep; see `mobilellm.pipeline.sweep_forecast.forecast_sweep`."""
+    from mobilellm.pipeline.sweep_forecast import forecast_sweep  # loads Lightning
+
+    forecast_sweep(trials, max_hours=max_hours, is_dry_run=is_dry_run)
+
+
+def compress_saved(cfg: "DictConfig", *, folder: "Path", out: "Path") -> "CompressionReport":
+    """Compress a saved model; see `mobilellm.pipeline.compress.compress_folder`."""
+    from mobilellm.pipeline.compress import compress_folder  # loads torch
+
+    return compress_folder(cfg, folder=folder, out=out)
+
+
+def extract_saved(cfg: "DictConfig", *, folder: "Path", out: "Path") -> "Extraction":
+    """Extract a smaller model; see `mobilellm.pipeline.extract.extract_folder`."""
+    from mobilellm.pipeline.extract import extract_folder  # loads torch
+
+    return extract_folder(cfg, folder=folder, out=out)
+
+
+def store_logits(cfg: "DictConfig", *, folder: str) -> "LogitStore":
+    """Store a teacher's logits; see `mobilellm.pipeline.prepare_logits.prepare_logits`."""
+    from mobilellm.pipeline.prepare_logits import prepare_logits  # loads torch
+
+    return prepare_logits(cfg, folder=folder)
+
+
+def check_coordinates(cfg: "DictConfig") -> "list[Measurement]":
+    """Check activations; see `mobilellm.pipeline.coordinate_check.check_coordinates`."""
+    from mobilellm.pipeline.coordinate_check import check_coordinates  # loads Lightning
+
+    return check_coordinates(cfg)
+
+
+def search_shapes(cfg: "DictConfig") -> None:
+    """Search for shapes; see `mobilellm.pipeline.search.command.search`."""
+    from mobilellm.pipeline.search.command import search  # loads torch
+
+    search(cfg)

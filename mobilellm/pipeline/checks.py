@@ -6,9 +6,11 @@ import torch
 
 from mobilellm.callbacks.compression import CompressionCallback
 from mobilellm.callbacks.distillation import DistillationCallback
+from mobilellm.callbacks.supernet import SupernetCallback
 from mobilellm.launchers.local.gpus import visible_gpus
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.initialization import check_initialization
+from mobilellm.pipeline.hydra_job import slurm_processes_per_node
 from mobilellm.pipeline.parts import named_errors
 from mobilellm.pipeline.run import Run
 from mobilellm.run_settings import Config
@@ -45,7 +47,7 @@ def check_windows(config: Config, model: ModelConfig) -> None:
         divisors = [n for n in range(1, min(samples, 4096) + 1) if samples % n == 0]
         raise ValueError(
             f"micro_batch_size={micro} must be auto or divide the {samples} windows of a step "
-            f"(tokens_per_step / sequence_length); use one of {divisors}"
+            f"(tokens_per_step / sequence_length); use one of {divisors}, or larger steps"
         )
 
 
@@ -66,6 +68,17 @@ def check_devices(
     """
     samples = config["tokens_per_step"] // config["sequence_length"]
     micro = 1 if config["micro_batch_size"] == "auto" else config["micro_batch_size"]
+    world = num_devices(trainer, launcher, on_this_machine=on_this_machine)
+    if samples % (world * micro):
+        raise ValueError(
+            f"the {samples} windows of a step (tokens_per_step / sequence_length) cannot be shared "
+            f"by {world} devices with micro_batch_size={config['micro_batch_size']}; use a "
+            f"multiple of {world * micro} windows"
+        )
+
+
+def num_devices(trainer: TrainerConfig, launcher: str | None, *, on_this_machine: bool) -> int:
+    """Number of devices of a run, over all nodes; the arguments are those of `check_devices`."""
     # The local launcher gives each trial one of the GPUs that are visible to the sweep.
     gets_one_gpu = (
         launcher == "local"
@@ -75,15 +88,11 @@ def check_devices(
         and bool(visible_gpus())
     )
     if on_this_machine and not gets_one_gpu:
-        world = trainer.world_size
-    else:
-        world = trainer.num_nodes * (1 if trainer.devices == "auto" else int(trainer.devices))
-    if samples % (world * micro):
-        raise ValueError(
-            f"the {samples} windows of a step (tokens_per_step / sequence_length) cannot be shared "
-            f"by {world} devices with micro_batch_size={config['micro_batch_size']}; use a "
-            f"multiple of {world * micro} windows"
-        )
+        return trainer.world_size
+    if trainer.devices != "auto":
+        return trainer.num_nodes * int(trainer.devices)
+    is_submitted = launcher == "slurm" and not on_this_machine
+    return trainer.num_nodes * (slurm_processes_per_node() if is_submitted else 1)
 
 
 def check_targets(config: Config) -> None:
@@ -132,6 +141,14 @@ def check_parts(run: Run) -> None:
         _check_compression(run, run.parts.compression)
     if run.parts.distillation is not None:
         _check_distillation(run, run.parts.distillation)
+    for callback in run.parts.callbacks:
+        if isinstance(callback, SupernetCallback):
+            with named_errors("distillation"):
+                callback.check(
+                    run.model,
+                    strategy=run.trainer.strategy,
+                    is_compressed=run.parts.compression is not None,
+                )
 
 
 def _check_compression(run: Run, compression: CompressionCallback) -> None:

@@ -8,11 +8,11 @@ from typing import TypeVar
 
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from mobilellm.accounting import count_parameters
 from mobilellm.checkpoint import save_model, stored_bytes
+from mobilellm.cli.console import make_console
 from mobilellm.command_names import command_for
 from mobilellm.compression.measurement import label_of_original
 from mobilellm.compression.plan import Plan
@@ -24,11 +24,11 @@ from mobilellm.evaluation.latency import compare_latency
 from mobilellm.evaluation.untrained import warn_if_untrained
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.files import write_text_atomically
-from mobilellm.formats.model_folder import open_model
+from mobilellm.formats.model_folder import open_model, tokenizer_files
 from mobilellm.hydra_app.configuration import config_folder, plain_config
 from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.models import MobileLLM
-from mobilellm.paths import check_writable, user_path
+from mobilellm.paths import check_unused, user_path
 from mobilellm.pipeline.compress_data import data_to_compress_on
 from mobilellm.pipeline.compress_report import CompressionReport, ModelResults
 from mobilellm.pipeline.model_hash import model_hash
@@ -58,8 +58,9 @@ def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Com
             raised before any data is read.
     """
     cfg, folder, out = checked_config("compress", cfg), user_path(folder), user_path(out)
-    _check_out(out)
-    model, tokenizer = open_model(folder, as_stored=True)
+    # With a plan and without a report, it holds an interrupted compression, which continues.
+    check_unused("--out", out, own=None if (out / REPORT).exists() else PLAN)
+    model, _ = open_model(folder, as_stored=True)
     stored_dtype = model.norm.weight.dtype
     model = model.float()  # sums over many tokens would lose precision in 16 bits
     recipe, settings = _build_recipe(cfg)
@@ -75,7 +76,8 @@ def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Com
         _log(str(budget_use))
     _log("applying the plan")
     compressed = recipe.apply(model, plan, calibration)
-    save_model(compressed.model.to(stored_dtype), out, tokenizer or data.prepared.tokenizer_path)
+    files = tokenizer_files(folder) or data.prepared.tokenizer_path
+    save_model(compressed.model.to(stored_dtype), out, files)
     compressed.model.float()  # measured with the weights as they were saved
     models = {label_of_original(model.config): model, "compressed": compressed.model}
     models |= _low_rank_twin(recipe, plan, model, calibration)
@@ -97,19 +99,6 @@ def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Com
     (out / PLAN).unlink(missing_ok=True)  # the report contains it
     _log(f"saved in {out}")
     return report
-
-
-def _check_out(out: Path) -> None:
-    """Check that a folder is empty or holds an interrupted compression.
-
-    Raises:
-        ValueError: it has other files.
-    """
-    check_writable("--out", out)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / PLAN).is_file() or (out / REPORT).exists():
-        raise ValueError(f"--out {out} is in use and is never overwritten; give a new folder")
 
 
 def _check_latency(cfg: DictConfig, model: MobileLLM) -> None:
@@ -261,7 +250,7 @@ def _measure_latency(
 
 
 def _print(table: Table) -> None:
-    Console(width=None if sys.stdout.isatty() else 80, highlight=False).print(table)
+    make_console(80).print(table)
 
 
 def _log(message: str) -> None:

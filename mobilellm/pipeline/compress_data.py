@@ -1,15 +1,19 @@
 """The data for calibrating and measuring the compression of a saved model."""
 
+import logging
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.data import prepare_data
 from mobilellm.data.batches import CorpusBatches
+from mobilellm.data.overview import begin_of_documents
 from mobilellm.formats.model_folder import find_tokenizer
 from mobilellm.models import MobileLLM
 from mobilellm.pipeline.tokens import data_for_weights
 from mobilellm.run_folder import CONFIG
+
+logger = logging.getLogger(__name__)
 
 
 def data_to_compress_on(cfg: DictConfig, folder: Path, model: MobileLLM) -> CorpusBatches:
@@ -40,6 +44,9 @@ def data_to_compress_on(cfg: DictConfig, folder: Path, model: MobileLLM) -> Corp
             f"the tokenizer of the data has {prepared.vocab_size} tokens, more than the model's "
             f"vocab_size={model.config.vocab_size}; give the model's tokenizer, data.tokenizer=PATH"
         )
+    begin = begin_of_documents(prepared)
+    if begin is not None:
+        logger.info("documents %s (data.add_bos, data.add_eos)", begin)
     return CorpusBatches(
         prepared=prepared,
         sequence_length=min(cfg.sequence_length, model.config.max_position_embeddings),

@@ -1,7 +1,6 @@
 """The coordinate check of a configuration: trains, prints the sizes, and writes data and plot."""
 
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from mobilellm.cli.console import make_console
 from mobilellm.data.sources.stdlib import StandardLibrary
 from mobilellm.files import write_text_atomically
 from mobilellm.hydra_app.configuration import instantiate
@@ -21,7 +20,7 @@ from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.initialization import check_initialization
 from mobilellm.optim.parametrization import Parametrization
-from mobilellm.paths import user_path
+from mobilellm.paths import check_unused, user_path
 from mobilellm.pipeline.parametrization import build_parametrization
 from mobilellm.pipeline.parts import build_optimizer, named_errors
 from mobilellm.report.coordinate_plot import coordinate_figure
@@ -122,7 +121,7 @@ def plan_check(cfg: DictConfig) -> CheckPlan:
                 f"model.max_position_embeddings={shape.max_position_embeddings}"
             )
     folder = Path(user_path(config.out))
-    _check_may_write(folder)
+    check_unused("out", folder, own=JSON)
     return CheckPlan(
         shapes=shapes,
         recipes=dict(_recipes(config, [shape for _, shape in shapes])),
@@ -216,15 +215,6 @@ def _text(path: str | None) -> bytes:
         return stream.read(TEXT_BYTES)
 
 
-def _check_may_write(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"out={folder} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / JSON).exists():
-        raise ValueError(
-            f"out={folder} contains other files; give a new folder, or that of an earlier check"
-        )
-
-
 def _write(folder: Path, measurements: Sequence[Measurement]) -> None:
     rows: list[dict[str, Any]] = [asdict(m) | {"place": m.place} for m in measurements]
     folder.mkdir(parents=True, exist_ok=True)
@@ -234,7 +224,7 @@ def _write(folder: Path, measurements: Sequence[Measurement]) -> None:
 
 def _print(measurements: Sequence[Measurement], tolerance: float, folder: Path) -> None:
     """The sizes after the last step, and a verdict for each parametrisation and axis."""
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = make_console(120)
     last = max(found.step for found in measurements)
     for name in dict.fromkeys(found.parametrization for found in measurements):
         own = [found for found in measurements if found.parametrization == name]

@@ -8,19 +8,20 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from mobilellm.accounting.explain import ASSUMED_RATES, explain_model, explain_training
 from mobilellm.accounting.scaling import forecast_scaling
 from mobilellm.accounting.table import ladder_table, model_table, scaling_table
+from mobilellm.cli.console import make_console
 from mobilellm.formats.model_folder import open_config
-from mobilellm.hydra_app.configuration import instantiate
+from mobilellm.hydra_app.configuration import instantiate, plain_config
 from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.models import ModelConfig
 from mobilellm.models.config import check_choice
 from mobilellm.models.layer_subset import subset_config
+from mobilellm.pipeline.token_budget import TOKEN_LIMITS, derived_tokens
 from mobilellm.ranges import Range, check_value
-from mobilellm.search.budget import BudgetSolution, measure_budget
+from mobilellm.search.matching import matched_facts
 from mobilellm.strict_json import to_json
 
 Facts = dict[str, Any]
@@ -56,7 +57,7 @@ class Explanations:
             for one in self._explained:
                 sys.stdout.write(to_json(one, indent=None) + "\n")
             return
-        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+        console = make_console(160)
         if len(self._explained) == 1:
             names = [""]
             console.print(model_table(self._explained[0]))
@@ -82,11 +83,13 @@ def explain_config(config: DictConfig, overrides: Sequence[str] = ()) -> Facts:
     check_value("scaling.num_gpus", _plain(config.scaling.num_gpus), int | list[int], GPUS)
     check_value("scaling.tokens_per_step", config.scaling.tokens_per_step, int, GPUS)
     model = _explained_model(config, overrides)
+    limits = plain_config(config)
+    _check_one_limit(limits)
     explained = explain_model(model, config.sequence_length) | explain_training(
         model,
         config.sequence_length,
         micro_batch_size=config.micro_batch_size,
-        max_tokens=config.max_tokens,
+        max_tokens=derived_tokens(limits, model) or config.max_tokens,
         flops_per_second=config.flops_per_second,
         optimizer=_optimizer(config),
         **_devices(config.trainer),
@@ -94,16 +97,14 @@ def explain_config(config: DictConfig, overrides: Sequence[str] = ()) -> Facts:
     if config.scaling.num_gpus != []:
         explained["scaling"] = _scaling(config, model)
     if "budget" in config.model and config.init_from is None:
-        match = config.model.match
-        reached = measure_budget(model, match, config.model.sequence_length)
-        solution = BudgetSolution(model, round(float(config.model.budget)), match, reached)
-        explained["budget"] = {
-            "budget": solution.budget,
-            "match": match,
-            "reached": reached,
-            "deviation": solution.deviation,
-        }
+        explained["budget"] = matched_facts(config.model, model)
     return explained
+
+
+def _check_one_limit(config: Facts) -> None:
+    given = [f"{name}={config[name]:g}" for name in TOKEN_LIMITS if config[name] is not None]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} both set the training tokens; keep one of them")
 
 
 def _plain(value: object) -> object:

@@ -15,14 +15,17 @@ from mobilellm.hydra_app.override_text import override_key
 from mobilellm.optim.schedules import Schedule, continue_from_plateau, is_decaying, rewarmed
 from mobilellm.paths import user_path
 from mobilellm.pipeline.identity import PROBE, RATE, identity, read_config
+from mobilellm.pipeline.recipe_rule import AUTO
+from mobilellm.pipeline.recipe_rule import CHOSEN as CHOSEN_BY_RULE
 from mobilellm.pipeline.recorded import MISSING, differing, gives, replaced
+from mobilellm.pipeline.token_budget import TOKEN_LIMITS, without_other_limits
 from mobilellm.run_folder import read_summary
-from mobilellm.run_settings import Config
+from mobilellm.run_settings import DERIVED_LIMITS, Config
 from mobilellm.training.training_budget import TrainingBudget
 
 # Settings that may differ from the extended run, besides those that cannot change the result.
-FREE = ("extend_from", "max_tokens", "max_steps", "max_seconds", "validation_tokens",
-        "validation_interval_tokens", PROBE)  # fmt: skip
+FREE = ("extend_from", "max_tokens", "max_steps", "max_seconds", *DERIVED_LIMITS,
+        "validation_tokens", "validation_interval_tokens", PROBE)  # fmt: skip
 # Groups whose choice is not recorded in the configuration.
 CHOSEN = ("experiment", "variant")
 SHOWN = 5
@@ -95,7 +98,7 @@ def extended_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictCon
         is_given = overrides is None or any(gives(key, override, before) for override in overrides)
         if then is MISSING and not is_given and not _is_of_another_part(key, parent, now):
             result = replaced(result, key.split("."), value)
-        elif not is_given or value in (MISSING, "???") or (key == RATE and parent.get(PROBE)):
+        elif not is_given or value in (MISSING, "???") or _is_chosen(key, value, parent):
             continue
         elif key in FREE or _is_same(key, then_identity, now_identity):
             result = replaced(result, key.split("."), value)
@@ -108,9 +111,16 @@ def extended_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictCon
             f"{', '.join(refused[:SHOWN])}{more}; leave them out, or start a new run from its "
             f"weights with init_from={folder}/model"
         )
+    typed = TOKEN_LIMITS if overrides is None else set(map(override_key, overrides))
+    result = without_other_limits(result, now, set(typed).intersection(TOKEN_LIMITS))
     # The configuration of the run contains the learning rate that its probe chose.
     own = {"extend_from": str(cfg.extend_from), "resume": now["resume"], PROBE: False}
     return OmegaConf.create(result | own)
+
+
+def _is_chosen(key: str, now: object, then: Config) -> bool:
+    """Whether the finished run contains the choice of a setting that is not given as a number."""
+    return (key in CHOSEN_BY_RULE and now == AUTO) or (key == RATE and bool(then.get(PROBE)))
 
 
 def _is_of_another_part(key: str, then: Config, now: Config) -> bool:

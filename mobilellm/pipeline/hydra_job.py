@@ -1,13 +1,19 @@
 """Facts about the command that started a run, from Hydra."""
 
+import copy
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_class
+from omegaconf import OmegaConf, read_write
 
 from mobilellm.hydra_app.override_text import override_key
 from mobilellm.hydra_app.trial import as_typed, common_keys
+from mobilellm.launchers.slurm.settings import SlurmSettings
 
 # Groups whose chosen file is recorded by name.
 NAMED_GROUPS = ("compression", "distillation")
@@ -47,3 +53,38 @@ def hydra_job() -> HydraJob:
         launcher=launcher,
         choices={name: str(choices[name]) for name in NAMED_GROUPS if choices.get(name)},
     )
+
+
+def slurm_processes_per_node() -> int:
+    """Processes per node of a trial that the current job submits with hydra/launcher=slurm."""
+    plain: Any = OmegaConf.to_container(HydraConfig.get().launcher, resolve=True)
+    settings = SlurmSettings(**{key: plain[key] for key in plain if key != "_target_"})
+    return settings.processes_per_node
+
+
+@contextmanager
+def job_of(
+    overrides: Sequence[str] | None, *, distinguishing: Collection[str] = ()
+) -> Iterator[None]:
+    """Let the current job have other overrides in a `with` block.
+
+    Args:
+        overrides: None if there is no command line; the job is then not changed.
+        distinguishing: keys in which it differs from other runs of its sweep, besides those in
+            which the current job does.
+    """
+    instance = HydraConfig.instance()
+    before: Any = instance.cfg
+    if overrides is None or before is None:
+        yield
+        return
+    changed = copy.deepcopy(before)
+    with read_write(changed.hydra):
+        changed.hydra.overrides.task = list(overrides)
+        common = [key for key in common_keys(before.hydra) if key not in distinguishing]
+        changed.hydra.job.config.override_dirname.exclude_keys = common
+    instance.cfg = changed
+    try:
+        yield
+    finally:
+        instance.cfg = before

@@ -17,6 +17,7 @@ from typing import Any
 from hydra.utils import get_class, get_object
 from omegaconf import OmegaConf
 
+from mobilellm.evaluation.device_profile import read_profile
 from mobilellm.hydra_app.override_text import (
     is_shown,
     override_key,
@@ -39,12 +40,14 @@ PATHS = re.compile(
 MAYBE_NAMES = ("dataset_name", "teacher")
 # Largest number of characters of a run's name before its hash.
 LONGEST_NAME = 100
+# The file from which a model's shape follows, if its latency is given.
+PROFILE = "model.latency_profile"
 PROBE = "learning_rate_probe"
 RATE = "optimizer.learning_rate"
 WIDENINGS = f"{PROBE}_widenings"
 # Settings that did not exist when runs were named before, and their defaults, which are therefore
 # no part of the identity.
-LATER_DEFAULTS = {WIDENINGS: 4}
+LATER_DEFAULTS = {WIDENINGS: 4, "data.tokenizer_kind": "sentencepiece"}
 # Version of the hash in summary.json. Hashes without a version included the modules of classes.
 IDENTITY_VERSION = 2
 # Settings that summary.json contains too; comparing them first is faster than reading YAML.
@@ -58,7 +61,8 @@ def identity(config: Config) -> dict[str, object]:
     callbacks whose class sets `watches_only = True`, the settings of a disabled probe, settings
     that are null, and `LATER_DEFAULTS` are left out. Paths are relative to `output_dir`, so that
     their spelling does not matter and the whole folder can be moved. Numbers are normalised (1e4 is
-    10000). Of `_target_` only the class name is used, so that a class can move to another module.
+    10000). A device profile counts by its
+    content. Of `_target_` only the class name is used, so that a class can move to another module.
 
     Args:
         config: the resolved configuration.
@@ -76,6 +80,8 @@ def identity(config: Config) -> dict[str, object]:
             continue
         if key.endswith(TARGET):
             kept[key] = class_name(value)
+        elif key == PROFILE:
+            kept[key] = _profile_hash(value)
         else:
             kept[key] = _path(key, value, base) if PATHS.fullmatch(key) else _plain(value)
     if kept.get("trainer.strategy") == "ddp":
@@ -267,6 +273,12 @@ def _path(key: str, value: object, base: str) -> object:
     if key.endswith(MAYBE_NAMES) and not os.path.exists(full):
         return value
     return os.path.relpath(os.path.realpath(full), os.path.realpath(user_path(base)))
+
+
+def _profile_hash(value: object) -> object:
+    """The hash of a device profile: another profile gives another shape, under any file name."""
+    path = user_path(str(value))
+    return read_profile(path).content_hash if path.is_file() else value
 
 
 def _plain(value: object) -> object:

@@ -1,7 +1,9 @@
 """Chooses the number of windows per forward pass."""
 
 from mobilellm.accounting import largest_micro_batch
+from mobilellm.callbacks.supernet import SupernetCallback
 from mobilellm.pipeline.memory import free_memory_bytes
+from mobilellm.pipeline.results import callback_of
 from mobilellm.pipeline.run import Run
 from mobilellm.training.ranks import min_over_ranks
 
@@ -23,9 +25,14 @@ def micro_batch_size(run: Run) -> int:
     world, device = run.trainer.world_size, run.trainer.device_type
     distillation = run.parts.distillation
     teacher_bytes = 0 if distillation is None else distillation.weight_bytes(run.model)
+    free_bytes = MEMORY_SHARE * min_over_ranks(free_memory_bytes(device)) - teacher_bytes
+    supernet = callback_of(SupernetCallback, run.parts.callbacks)
+    if supernet is not None:
+        # The activations of all networks of a step are in memory at the same time.
+        free_bytes /= supernet.num_networks
     size = largest_micro_batch(
         run.model,
-        MEMORY_SHARE * min_over_ranks(free_memory_bytes(device)) - teacher_bytes,
+        free_bytes,
         length,
         divides=run.samples_per_step // world,
         optimizer=run.optimizer_name,

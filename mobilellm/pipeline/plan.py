@@ -3,6 +3,7 @@
 Neither data nor weights are read.
 """
 
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,15 +13,29 @@ from mobilellm.data import DataConfig
 from mobilellm.hydra_app.configuration import instantiate, plain_config
 from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.paths import check_writable
-from mobilellm.pipeline.checks import check_devices, check_parts, check_targets, check_windows
+from mobilellm.pipeline.checks import (
+    check_devices,
+    check_parts,
+    check_targets,
+    check_windows,
+    num_devices,
+)
 from mobilellm.pipeline.extension import extended_config, extended_schedule, find_extension
 from mobilellm.pipeline.hydra_job import hydra_job
 from mobilellm.pipeline.identity import config_hash, find_run_folder
 from mobilellm.pipeline.parametrization import build_parametrization, parametrized_model
 from mobilellm.pipeline.parts import build_parts, build_schedule
+from mobilellm.pipeline.recipe_rule import apply_recipe_rule
 from mobilellm.pipeline.recorded import with_recorded
+from mobilellm.pipeline.rule_record import with_earlier_choice
 from mobilellm.pipeline.run import Run
-from mobilellm.pipeline.tokens import data_of_run, with_ids_of_data, with_initial_model
+from mobilellm.pipeline.token_budget import check_token_limits, with_token_limit
+from mobilellm.pipeline.tokens import (
+    data_of_run,
+    with_document_tokens,
+    with_ids_of_data,
+    with_initial_model,
+)
 from mobilellm.training.trainer import TrainerConfig
 from mobilellm.training.training_budget import TrainingBudget
 
@@ -40,21 +55,29 @@ def plan_run(cfg: DictConfig, *, on_this_machine: bool = True) -> Run:
     overrides = job.overrides or ()
     cfg = with_initial_model(checked_config("train", cfg), overrides)
     first_data = _data(cfg)
+    cfg = with_document_tokens(cfg, first_data)
     first_settings = _data_settings(cfg)
     cfg = with_ids_of_data(cfg, first_data, overrides)
+    check_token_limits(plain_config(cfg), overrides)
     if cfg.extend_from is not None:
         cfg = extended_config(cfg, job.overrides)
-    config = plain_config(cfg)
-    identity, parent = config_hash(config), Path(config["output_dir"]) / config["experiment_name"]
+    config = with_token_limit(plain_config(cfg))
+    check_targets(config)
+    cfg = OmegaConf.create(config)
+    parametrization = build_parametrization(config)
+    model = parametrized_model(instantiate(cfg.model), parametrization, config["init_from"])
+    trainer: TrainerConfig = instantiate(cfg.trainer)
+    devices = partial(num_devices, trainer, job.launcher, on_this_machine=on_this_machine)
+    config, choice = apply_recipe_rule(config, model, parametrization, devices)
+    parent = Path(config["output_dir"]) / config["experiment_name"]
+    config, choice = with_earlier_choice(config, choice, parent)
+    identity = config_hash(config)
     folder = find_run_folder(parent, config, job.distinguishing)
     config, changes = with_recorded(config, folder, job.overrides)
     cfg = OmegaConf.create(config)
-    check_targets(config)
-    model = parametrized_model(
-        instantiate(cfg.model), build_parametrization(config), config["init_from"]
-    )
+    if changes:
+        trainer = instantiate(cfg.trainer)
     check_windows(config, model)
-    trainer: TrainerConfig = instantiate(cfg.trainer)
     check_devices(config, trainer, job.launcher, on_this_machine=on_this_machine)
     check_writable("output_dir", Path(config["output_dir"]))
     budget = TrainingBudget(
@@ -80,6 +103,7 @@ def plan_run(cfg: DictConfig, *, on_this_machine: bool = True) -> Run:
         is_sweep=job.is_sweep,
         extension=extension,
         changes=changes,
+        rule_choice=choice,
     )
     check_parts(run)
     return run

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.data import DataConfig, PreparedData, prepare_data
+from mobilellm.data.document_tokens import document_tokens
 from mobilellm.data.preparation.prepare import open_prepared
 from mobilellm.data.resolved import data_name
 from mobilellm.data.windows import Windows
@@ -98,7 +99,7 @@ def prepare_logits(cfg: DictConfig, folder: str | Path) -> LogitStore:
         opened.model, opened.structure, precision=cfg.teacher_precision, top_k=cfg.k
     )
     store = _open_or_write(out, inputs, teacher, windows, device, cfg.micro_batch_size)
-    _print_summary(store, data.tokenizer)
+    _print_summary(store, data)
     return store
 
 
@@ -142,7 +143,8 @@ def _data(cfg: DictConfig, folder: Path) -> tuple[DataConfig, PreparedData]:
     )
     if with_own.tokenizer is None or merged.data.get("tokenizer") is not None:
         return with_own, prepare_data(with_own)
-    for data in (with_own, instantiate(merged.data)):
+    around = {"add_bos": with_own.add_bos, "add_eos": with_own.add_eos}
+    for data in (with_own, instantiate(merged.data, **around)):
         try:
             prepared = open_prepared(data)
         except ValueError:
@@ -214,12 +216,16 @@ def _check_space(writer: LogitWriter) -> None:
         )
 
 
-def _print_summary(store: LogitStore, tokenizer: str | None) -> None:
+def _print_summary(store: LogitStore, data: DataConfig) -> None:
     """Print a summary of the store and the overrides that a student's run needs."""
     manifest, mass = store.manifest, store.manifest["captured_mass"]
     overrides = [f"distillation.teacher={store.folder}"]
     overrides.append(f"sequence_length={store.sequence_length}")
-    overrides += [f"data.tokenizer={tokenizer}"] if tokenizer else []
+    overrides += [f"data.tokenizer={data.tokenizer}"] if data.tokenizer else []
+    if data.add_bos:
+        # With a store, the rule of the teacher's folder is not known to the student's run.
+        adds_eos = document_tokens(data).adds_eos
+        overrides += ["data.add_bos=true", f"data.add_eos={str(adds_eos).lower()}"]
     lines = (
         f"{store.folder}: {manifest['num_tokens']:,} tokens, {manifest['bytes_per_token']} bytes "
         f"per token, {bytes_text(manifest['bytes'])}",

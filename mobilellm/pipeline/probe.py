@@ -15,7 +15,7 @@ from pathlib import Path
 from mobilellm.checkpoint_files import last_checkpoint
 from mobilellm.data import PreparedData
 from mobilellm.pipeline.fit import fit
-from mobilellm.pipeline.identity import config_hash, find_run_folder
+from mobilellm.pipeline.identity import RATE, config_hash, find_run_folder
 from mobilellm.pipeline.parts import build_optimizer, build_parts
 from mobilellm.pipeline.probe_factors import further_factor
 from mobilellm.pipeline.results import LearningRateTrial
@@ -23,6 +23,7 @@ from mobilellm.pipeline.run import Run
 from mobilellm.pipeline.summary import recording
 from mobilellm.run_folder import read_summary
 from mobilellm.run_lock import RunIsBusy, lock_run_folder
+from mobilellm.run_settings import DERIVED_LIMITS
 from mobilellm.training.divergence import TrainingDiverged
 from mobilellm.training.ranks import broadcast_from_first, is_first_process
 from mobilellm.training.training_budget import TrainingBudget
@@ -191,6 +192,7 @@ def _probe_run(run: Run, factor: float) -> Run:
         "seed": config["learning_rate_probe_seed"],
         "learning_rate_probe": False,
         "optimizer": config["optimizer"] | {"learning_rate": run.learning_rate * factor},
+        **dict.fromkeys(DERIVED_LIMITS),
         "max_tokens": budget.max_tokens,
         "max_steps": budget.max_steps,
         "max_seconds": budget.max_seconds,
@@ -204,6 +206,7 @@ def _probe_run(run: Run, factor: float) -> Run:
         overrides=tuple(overrides),
         folder=find_run_folder(parent, config | changes, overrides),
         identity=config_hash(config | changes),
+        rule_choice=run.rule_choice and run.rule_choice.without(RATE),
         changes=(),
         budget=budget,
         resume=True,

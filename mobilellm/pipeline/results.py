@@ -56,6 +56,8 @@ class EarlyEnd:
     """Optimizer steps done."""
     share_of_budget: float
     """Share of the training budget that was used, 0 to 1."""
+    status: str = "finished"
+    """Status of the run: finished, because the user chose the callback, or one that it names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ class Results:
     """Measurements at the end of training; most fields are keys of summary.json."""
 
     status: str
-    """`finished` or `stopped`."""
+    """`finished`, `stopped`, or the status that the callback which ended the run names."""
     tokens: int
     steps: int
     val_loss: float | None
@@ -99,6 +101,8 @@ class Results:
         for name in ("model", "further", "ended_early", "sequence_length"):
             del own[name]
         ended = {} if self.ended_early is None else {"ended_early": asdict(self.ended_early)}
+        for early in ended.values():
+            del early["status"]
         return own | describe_model(self.model, self.sequence_length) | self.further | ended
 
 
@@ -128,7 +132,7 @@ def measure_results(
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
         reported |= getattr(callback, "summary", dict)()
     return Results(
-        status="finished" if module.finished else "stopped",
+        status=_status(module, ended_early),
         tokens=module.tokens,
         steps=module.global_step,
         val_loss=None if validation is None else validation.loss,
@@ -159,8 +163,8 @@ def end_early(
 ) -> EarlyEnd | None:
     """Validate and log a warning if a callback ended the run before its budget.
 
-    The run then counts as finished, because the user chose the callback. Must be called on all
-    ranks.
+    The run then counts as finished, because the user chose the callback, unless the callback names
+    another status (`status_of_stopped_run`). Must be called on all ranks.
 
     Args:
         run: the run.
@@ -175,24 +179,33 @@ def end_early(
         return None
     if module.validation_step != trainer.global_step:
         module.validate()
-    by, reason = _stopping_callback(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+    by, reason, status = _stopping_callback(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
     progress = module.budget.progress(trainer.global_step, module.elapsed_seconds)
-    module.finished = is_last
+    module.finished = is_last and status == "finished"
     if trainer.is_global_zero:
         logger.warning(
             "%s ended the run after %.0f %% of its budget, at step %d%s",
             by, 100 * progress, trainer.global_step, f": {reason}" if reason else "",
         )  # fmt: skip
-    return EarlyEnd(by=by, reason=reason, step=trainer.global_step, share_of_budget=progress)
+    return EarlyEnd(
+        by=by, reason=reason, step=trainer.global_step, share_of_budget=progress, status=status
+    )
 
 
-def _stopping_callback(callbacks: Iterable[Callback]) -> tuple[str, str | None]:
-    """Class name of the callback that stopped the trainer, and its reason if it gives one."""
+def _status(module: LanguageModelModule, early: EarlyEnd | None) -> str:
+    if module.finished:
+        return "finished"
+    return early.status if early is not None and early.status != "finished" else "stopped"
+
+
+def _stopping_callback(callbacks: Iterable[Callback]) -> tuple[str, str | None, str]:
+    """The callback that stopped the trainer: class name, reason if it gives one, and status."""
     for callback in callbacks:
         reason = getattr(callback, "stopping_reason_message", None)
         if reason:
-            return type(callback).__name__, " ".join(reason.split())
-    return "a callback", None
+            status = getattr(callback, "status_of_stopped_run", "finished")
+            return type(callback).__name__, " ".join(reason.split()), status
+    return "a callback", None, "finished"
 
 
 def callback_of(kind: type[Kind], callbacks: Iterable[Callback]) -> Kind | None:

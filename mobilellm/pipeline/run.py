@@ -17,7 +17,8 @@ from mobilellm.models import ModelConfig
 from mobilellm.optim.parametrization import Parametrization
 from mobilellm.optim.schedules import Schedule
 from mobilellm.pipeline.extension import Extension
-from mobilellm.run_folder import read_summary
+from mobilellm.pipeline.recipe_rule import RuleChoice
+from mobilellm.run_folder import is_finished
 from mobilellm.training.trainer import TrainerConfig
 from mobilellm.training.training_budget import TrainingBudget
 
@@ -62,6 +63,8 @@ class Run:
     """Whether the run is one trial of a sweep."""
     extension: Extension | None = None
     """The finished run that this run continues with a larger budget; None if there is none."""
+    rule_choice: RuleChoice | None = None
+    """What the recipe rule has chosen; None if no setting was `auto`."""
     changes: tuple[str, ...] = ()
     """If an unfinished run is resumed: one line per setting that differs from its first start."""
 
@@ -83,4 +86,4 @@ class Run:
 
     def is_finished(self) -> bool:
         """Whether the folder holds the finished run."""
-        return (read_summary(self.folder) or {}).get("status") == "finished"
+        return is_finished(self.folder)

@@ -7,8 +7,11 @@ from typing import Any
 
 from mobilellm.checkpoint_files import last_checkpoint
 from mobilellm.pipeline.identity import differences, run_folders
+from mobilellm.pipeline.recipe_rule import CHOSEN_BY_RULE
 from mobilellm.pipeline.run import Run
+from mobilellm.pipeline.token_budget import describe_limit
 from mobilellm.run_folder import read_summary
+from mobilellm.run_settings import DERIVED_LIMITS
 
 BUDGET = ("max_tokens", "max_steps", "max_seconds")
 # Largest number of differences that are listed.
@@ -20,6 +23,11 @@ WIDTH = 80
 def start_messages(run: Run) -> Iterator[str]:
     """The lines to log before a run is trained."""
     yield from settings_lines(run.overrides)
+    if any(run.config.get(name) is not None for name in DERIVED_LIMITS):
+        limit = describe_limit(run.config, run.model)
+        yield f"max_tokens={run.budget.max_tokens:,.0f} follows from {limit}"
+    if run.rule_choice is not None:
+        yield from textwrap.wrap(str(run.rule_choice), WIDTH, subsequent_indent="  ")
     if run.parts.parametrization is not None:
         yield f"parametrization: {run.parts.parametrization.describe(run.model)}"
     if last_checkpoint(run.folder) is not None:
@@ -86,21 +94,24 @@ def _value(value: object) -> str:
 
 def _shorter(run: Run) -> tuple[Path, int] | None:
     """The longest finished run that differs only by a smaller budget, and its tokens."""
-    total = run.budget.total_steps
+    steps = run.budget.total_steps
+    total = None if steps is None else steps * run.budget.tokens_per_step
     facts = {
         "status": "finished",
         "seed": run.config["seed"],
         "model": run.model.to_dict(),
         "sequence_length": run.config["sequence_length"],
-        "tokens_per_step": run.config["tokens_per_step"],
     }
+    chosen = set(run.rule_choice.settings) if run.rule_choice is not None else set()
     found = []
     for folder in run_folders(run.folder.parent):
         summary = _summary(folder)
         if any(_plain(summary.get(name)) != _plain(value) for name, value in facts.items()):
             continue
-        is_shorter = total is None or summary.get("steps", total) < total
-        if is_shorter and set(differences(folder, run.config, run.overrides)) <= set(BUDGET):
+        # What the rule chose depends on the budget.
+        may_differ = {*BUDGET, *(chosen & set(summary.get(CHOSEN_BY_RULE) or ()))}
+        is_shorter = total is None or summary.get("tokens", total) < total
+        if is_shorter and set(differences(folder, run.config, run.overrides)) <= may_differ:
             found.append((folder, summary["tokens"]))
     return max(found, key=lambda one: one[1], default=None)
 

@@ -10,10 +10,13 @@ from omegaconf import OmegaConf
 from mobilellm.checkpoint import save_model
 from mobilellm.data import PreparedData
 from mobilellm.data.resolved import data_name
+from mobilellm.data.tokenizers import open_tokenizer
+from mobilellm.data.tokenizers.stated_begin import files_of_begun, files_of_separated
 from mobilellm.files import write_text_atomically
 from mobilellm.pipeline.fit import Fitted
 from mobilellm.pipeline.hydra_job import hydra_job
 from mobilellm.pipeline.identity import IDENTITY_VERSION, passive_callbacks
+from mobilellm.pipeline.recipe_rule import NOTHING_CHOSEN
 from mobilellm.pipeline.results import Facts, LearningRateTrial, describe_model, timestamp
 from mobilellm.pipeline.run import Run
 from mobilellm.provenance import provenance
@@ -24,6 +27,7 @@ from mobilellm.run_folder import (
     read_summary,
     write_summary,
 )
+from mobilellm.search.matching import matched_facts
 from mobilellm.training.divergence import TrainingDiverged
 from mobilellm.training.ranks import is_first_process
 from mobilellm.training.sharding import check_stored_parameters
@@ -53,20 +57,37 @@ def describe_run(run: Run, prepared: PreparedData) -> Facts:
         "starts_from": start_from(run.config["init_from"]).to_dict(),
         "seed": run.config["seed"],
         **describe_model(run.model, length),
+        **_matched(run),
         "sequence_length": length,
         "max_tokens": run.budget.max_tokens,
         "max_steps": run.budget.max_steps,
         "max_seconds": run.budget.max_seconds,
         "tokens_per_step": run.config["tokens_per_step"],
         "optimizer": run.config["optimizer"],
+        **(run.rule_choice or NOTHING_CHOSEN).to_dict(),
         "started_at": timestamp(),
-        "data": {"name": data_name(run.data), "dir": str(prepared.dir)},
+        "data": {"name": data_name(run.data), "dir": str(prepared.dir)} | _begin_of_text(prepared),
         "hashes": dict(prepared.hashes),
         "unigram_loss": prepared.baselines["unigram_nats_per_token"],
         "bigram_loss": prepared.baselines["bigram_nats_per_token"],
         **(run.extension.to_dict() if run.extension is not None else {}),
         **provenance(),
     }
+
+
+def _begin_of_text(prepared: PreparedData) -> Facts:
+    """The tokens around documents; nothing for documents with only an end-of-text token."""
+    if prepared.bos_token_id is None:
+        return {}
+    return {"bos_token_id": prepared.bos_token_id, "adds_eos": prepared.adds_eos}
+
+
+def _matched(run: Run) -> Facts:
+    """What the model has in common with others of its budget; nothing for other models."""
+    given = run.config["model"]
+    if "budget" not in given or run.config["init_from"]:
+        return {}
+    return {"matched": matched_facts(given, run.model)}
 
 
 class RunSummary:
@@ -101,7 +122,7 @@ class RunSummary:
         results, folder = fitted.results, self.run.folder
         if fitted.model is not None and results.status == "finished" and self.is_writer:
             check_stored_parameters(fitted.model, "before it is saved")
-            save_model(fitted.model, folder / MODEL, self.prepared.tokenizer_path)
+            save_model(fitted.model, folder / MODEL, self._tokenizer_files())
         self.write(results.to_dict())
         if results.status == "finished" and self.is_writer:
             losses = (
@@ -110,6 +131,19 @@ class RunSummary:
             known = [f"{loss:.3f} {unit}" for loss, unit in losses if loss is not None]
             logger.info("finished: validation loss %s; %s", ", ".join(known), folder)
         return self.facts
+
+    def _tokenizer_files(self) -> dict[str, bytes] | None:
+        """The files of the tokenizer for the folder of the model; None if there is none."""
+        if self.prepared.tokenizer_path is None:
+            return None
+        tokenizer = open_tokenizer(self.prepared.tokenizer_path)
+        model = self.run.model
+        if self.prepared.bos_token_id is not None:
+            return files_of_begun(tokenizer, adds_eos=self.prepared.adds_eos)
+        is_separated = model.bos_token_id == model.eos_token_id
+        if is_separated and self.run.config["init_from"] is None:
+            return files_of_separated(tokenizer)
+        return tokenizer.files()
 
 
 @contextmanager

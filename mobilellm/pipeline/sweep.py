@@ -1,6 +1,7 @@
 """Checks that run before the first trial of a sweep starts: each trial, and the data of all."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,21 +13,30 @@ from mobilellm.data.resolved import ResolvedData, resolve_data
 from mobilellm.data.source import SPLITS
 from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.hydra_app.trial import Trial
+from mobilellm.pipeline.horizons import HORIZONS, horizon_runs
 from mobilellm.pipeline.hydra_job import hydra_job
 from mobilellm.pipeline.plan import plan_run
-from mobilellm.run_folder import check_may_start, read_summary
+from mobilellm.run_folder import check_may_start, is_finished, read_summary
 
 
 def check_run(cfg: DictConfig) -> Path:
-    """Check one trial and return its run folder.
+    """Check one trial and return its run folder; with `horizons`, that of the full budget.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: see `plan_run`; or the run folder is in use.
     """
-    run = plan_run(cfg, on_this_machine=hydra_job().launcher != "slurm")
-    if not run.is_finished():
-        check_may_start(run.folder, resume=run.resume)
-    return run.folder
+    plan = partial(plan_run, on_this_machine=hydra_job().launcher != "slurm")
+    if cfg.get(HORIZONS):
+        _, runs = horizon_runs(cfg, plan)
+        folders = [run.folder for run in runs]
+        resume = hydra_job().is_sweep if cfg.resume is None else cfg.resume
+    else:
+        run = plan(cfg)
+        folders, resume = [run.folder], run.resume
+    for folder in folders:
+        if not is_finished(folder):
+            check_may_start(folder, resume=resume)
+    return folders[-1]
 
 
 def check_data_folders(trials: Sequence[Trial]) -> None:

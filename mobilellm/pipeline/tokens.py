@@ -3,8 +3,9 @@
 Existing weights (of `init_from`, of a teacher, or of a model to compress) need the tokenizer that
 they were trained with. Text is therefore tokenized with the tokenizer in the model's folder, or
 with the one that data.tokenizer names; data that consist of token ids are assumed to come from the
-model's tokenizer. An end-of-text token that differs between the model and the data is an error. A
-new model gets the special tokens of its data.
+model's tokenizer. Documents get the begin- and end-of-text tokens that the weights were trained
+with. An end-of-text token that differs between the model and the data is an error. A new model gets
+the special tokens of its data.
 """
 
 import logging
@@ -15,12 +16,17 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.data import DataConfig
-from mobilellm.data.end_of_text import find_eos_token_id
-from mobilellm.data.tokenizer import open_tokenizer, tokenizer_hash
+from mobilellm.data.document_tokens import DocumentTokens, document_tokens, stated_tokens
+from mobilellm.data.tokenizers import open_tokenizer
 from mobilellm.distillation.logit_store.store import is_logit_store
 from mobilellm.distillation.teachers.opening import describe_teacher
 from mobilellm.files import TOKENIZER_FILE
-from mobilellm.formats.model_folder import describe_missing_tokenizer, find_tokenizer, open_config
+from mobilellm.formats.model_folder import (
+    describe_missing_tokenizer,
+    find_tokenizer,
+    open_config,
+    reads_bos_by_default,
+)
 from mobilellm.hydra_app.configuration import instantiate
 from mobilellm.models import ModelConfig
 from mobilellm.models.layer_subset import subset_config
@@ -69,6 +75,24 @@ def with_initial_model(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return merged
 
 
+def with_document_tokens(cfg: DictConfig, data: DataConfig) -> DictConfig:
+    """The configuration with the tokens that are put around documents, as plain values.
+
+    Args:
+        cfg: the configuration.
+        data: the data of the run, as `data_of_run` returns them.
+    """
+    around = document_tokens(data)
+    values = {"add_bos": around.bos_token_id is not None or None, "add_eos": around.adds_eos}
+    missing = {name: value for name, value in values.items() if cfg.data.get(name, 0) is None}
+    if all(value is None for value in missing.values()):
+        return cfg
+    merged = DictConfig(OmegaConf.to_container(cfg))
+    for name, value in missing.items():
+        merged.data[name] = value
+    return merged
+
+
 def with_ids_of_data(cfg: DictConfig, data: DataConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration with the special tokens of the data; weights of `init_from` keep theirs.
 
@@ -90,12 +114,12 @@ def with_ids_of_data(cfg: DictConfig, data: DataConfig, overrides: Sequence[str]
 def model_with_ids(
     model: ModelConfig, data: DataConfig, overrides: Sequence[str] = ()
 ) -> ModelConfig:
-    """`model` with the end-of-text token of its data's tokenizer.
+    """`model` with the begin- and end-of-text tokens of its data.
 
     Documents that this project tokenizes are separated by end-of-text tokens, so that each document
-    also begins after one. Documents that are given as token ids may begin with another token; if
-    the configuration sets a different bos_token_id, it is kept. If the data have no end-of-text
-    token, the model is returned unchanged.
+    also begins after one, unless a begin-of-text token is put before each. Documents that are given
+    as token ids may begin with another token; if the configuration sets a different bos_token_id,
+    it is kept. If the data have no end-of-text token, the model is returned unchanged.
 
     Args:
         model: the configured model.
@@ -106,11 +130,11 @@ def model_with_ids(
         FileNotFoundError, ValueError: the tokenizer cannot be read, or an override sets another id
             than that of the data.
     """
-    eos = find_eos_token_id(data)
+    around = document_tokens(data)
+    eos = around.eos_token_id
     if eos < 0:
         return model
-    is_one_token = not data.is_tokenized or model.bos_token_id == model.eos_token_id
-    ids = {"eos_token_id": eos, "bos_token_id": eos if is_one_token else model.bos_token_id}
+    ids = {"eos_token_id": eos, "bos_token_id": _begin(around, data, model)}
     configured = {name: getattr(model, name) for name in SPECIAL_TOKENS}
     if ids == configured:
         return model
@@ -119,14 +143,29 @@ def model_with_ids(
             key, _, value = override.lstrip("+").partition("=")
             if key == f"model.{name}" and value != str(id_):
                 raise ValueError(
-                    f"{override} contradicts the data, whose documents are separated by token "
-                    f"{eos}; leave it out, the model then has {name}={id_}"
+                    f"{override} contradicts the data, whose documents {_described(around)}; "
+                    f"leave it out, the model then has {name}={id_}"
                 )
     logger.info(
         "texts end with token %d and begin with token %d, as in the data (the configuration says "
         "%d and %d)", *ids.values(), *configured.values(),
     )  # fmt: skip
     return replace(model, **ids)
+
+
+def _begin(around: DocumentTokens, data: DataConfig, model: ModelConfig) -> int:
+    """The token after which a document begins."""
+    if around.bos_token_id is not None:
+        return around.bos_token_id
+    is_one_token = not data.is_tokenized or model.bos_token_id == model.eos_token_id
+    return around.eos_token_id if is_one_token else model.bos_token_id
+
+
+def _described(around: DocumentTokens) -> str:
+    if around.bos_token_id is None:
+        return f"are separated by token {around.eos_token_id}"
+    ends = f" and end with token {around.eos_token_id}" if around.adds_eos else ""
+    return f"begin with token {around.bos_token_id}{ends}"
 
 
 def data_of_run(cfg: DictConfig, teacher: str | Path | None) -> DataConfig:
@@ -178,7 +217,8 @@ def data_for_weights(
             tokenizer or the end-of-text token differs from the model's.
     """
     data: DataConfig = instantiate(node, tokenizer=own_tokenizer(node, folder, name=name))
-    eos = find_eos_token_id(data)
+    data = _as_trained(data, folder)
+    eos = document_tokens(data).eos_token_id
     if eos >= 0 and eos_token_ids and eos not in eos_token_ids:
         ends = " or ".join(map(str, eos_token_ids))
         remedy = f"use data.eos_token_id={ends}, or " if data.is_tokenized else ""
@@ -187,6 +227,23 @@ def data_for_weights(
             f"token {eos}; {remedy}correct eos_token_id in the model's config.json"
         )
     return data
+
+
+def _as_trained(data: DataConfig, folder: str | Path) -> DataConfig:
+    """The data with the begin- and end-of-text tokens that the model in `folder` was trained with.
+
+    The settings of its tokenizer name them; without settings, see `reads_bos_by_default`.
+    """
+    if data.is_tokenized or data.tokenizer is None or data.add_bos is not None:
+        return data
+    tokenizer = open_tokenizer(Path(data.tokenizer))
+    adds_bos, adds_eos = stated_tokens(tokenizer)
+    if tokenizer.adds_bos is None:
+        adds_bos = reads_bos_by_default(folder, tokenizer.bos_id)
+    if not adds_bos:
+        return data
+    ends = data.add_eos if data.add_eos is not None or data.always_ends else adds_eos
+    return replace(data, add_bos=True, add_eos=ends)
 
 
 def own_tokenizer(node: Config | DictConfig, folder: str | Path, *, name: str) -> str | None:
@@ -219,5 +276,5 @@ def _is_same_tokenizer(own: Path, given: Path) -> bool:
     """Whether two files contain the same tokenizer; a missing file is reported elsewhere."""
     if not given.is_file() or own.read_bytes() == given.read_bytes():
         return True
-    first = tokenizer_hash(open_tokenizer(own, name="the model's tokenizer "))
-    return first == tokenizer_hash(open_tokenizer(given))
+    first = open_tokenizer(own, name="the model's tokenizer ").fingerprint()
+    return first == open_tokenizer(given).fingerprint()

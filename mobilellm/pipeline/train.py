@@ -9,17 +9,20 @@ from omegaconf import DictConfig
 
 from mobilellm.cli.command import Stopped
 from mobilellm.data import PreparedData, prepare_data
+from mobilellm.data.overview import begin_of_documents
 from mobilellm.pipeline.extension import check_same_data
 from mobilellm.pipeline.fit import fit
+from mobilellm.pipeline.horizons import HORIZONS, horizon_runs
 from mobilellm.pipeline.parts import named_errors
 from mobilellm.pipeline.plan import plan_run
 from mobilellm.pipeline.probe import probe_learning_rate
 from mobilellm.pipeline.rank_processes import starts_ranks, train_on_ranks
+from mobilellm.pipeline.repeated_data import repeated_data_warning
 from mobilellm.pipeline.results import Facts
 from mobilellm.pipeline.run import Run
 from mobilellm.pipeline.start_messages import start_messages
 from mobilellm.pipeline.summary import recording
-from mobilellm.run_folder import check_may_start, read_summary
+from mobilellm.run_folder import check_may_start, is_finished, read_summary
 from mobilellm.run_lock import lock_run_folder
 from mobilellm.training.ranks import (
     broadcast_from_first,
@@ -34,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig) -> Facts:
-    """Train one model, or continue its training: plan, prepare, probe, fit, summarise.
+    """Train one model, or continue its training; with `horizons`, one run per token budget.
 
     A finished trial of a sweep is not trained again.
 
@@ -46,6 +49,19 @@ def train(cfg: DictConfig) -> Facts:
             training starts.
         Stopped: a signal ended the run, which has saved a checkpoint.
     """
+    if not cfg.get(HORIZONS):
+        return _train_run(cfg)
+    *shorter, full = horizon_runs(cfg, plan_run)[1]
+    for horizon in shorter:
+        if not is_finished(horizon.folder):
+            with horizon.as_job():
+                _train_run(horizon.config)
+    with full.as_job():
+        return _train_run(full.config)
+
+
+def _train_run(cfg: DictConfig) -> Facts:
+    """Plan, prepare, probe, fit, and summarise one run."""
     run = plan_run(cfg)
     if run.is_sweep and run.is_finished():
         return read_summary(run.folder) or {}
@@ -93,6 +109,11 @@ def prepare(run: Run) -> PreparedData:
             logger.info("%s", line)
     prepared = prepare_data(run.data)
     check_prepared(run, prepared)
+    begin = begin_of_documents(prepared)
+    if is_first_process() and begin is not None:
+        logger.info("documents %s (data.add_bos, data.add_eos)", begin)
+    if is_first_process() and (warning := repeated_data_warning(run, prepared)) is not None:
+        logger.warning("%s", warning)
     return prepared
 
 

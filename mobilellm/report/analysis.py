@@ -1,9 +1,10 @@
 """The analysis of a set of runs: configurations, verdicts, cautions and findings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mobilellm.report.budgets import HeldEqual, held_equal
 from mobilellm.report.caution import Caution
 from mobilellm.report.comparability import (
     choose_metric,
@@ -11,13 +12,18 @@ from mobilellm.report.comparability import (
     incomparability_reason,
 )
 from mobilellm.report.compressed import CompressedModel, compressed_cautions, rank_models
-from mobilellm.report.decisions import Decisions, decisions
+from mobilellm.report.decisions import Decisions, early_decisions
+from mobilellm.report.equal_latency import EqualLatency, equal_latency
 from mobilellm.report.fairness import cautions
 from mobilellm.report.findings import UNIT, findings, lowest_label
+from mobilellm.report.ladder import Ladder, analyse_ladder
+from mobilellm.report.latency import Latencies
+from mobilellm.report.latency_findings import latency_sentences
 from mobilellm.report.leaderboard import leaderboard_sentence
 from mobilellm.report.power import PowerEstimate, look_sentence, power_estimates
 from mobilellm.report.rate_curves import RateCurve, rate_curves, rate_sentences
-from mobilellm.report.run_groups import RunGroup, group_runs
+from mobilellm.report.run_groups import RunGroup, from_wide_to_deep, group_runs
+from mobilellm.report.rungs import Rung, find_rungs, size_reason
 from mobilellm.report.runs import LeftOut, RunSet
 from mobilellm.report.statistics import (
     NOT_DISTINGUISHABLE,
@@ -45,7 +51,8 @@ class Analysis:
     folder: Path
     """The folder of the report."""
     groups: tuple[RunGroup, ...]
-    """The configurations, each with its runs, from wide to deep."""
+    """The configurations, each with its runs, from wide to deep; of a ladder, those with the
+    largest number of tokens of each size."""
     metric: str | None
     """`val_loss`, `val_bits_per_byte`, or None if no loss can be compared."""
     pairs: tuple[Pair, ...]
@@ -64,6 +71,12 @@ class Analysis:
     """The limit of seeds, if seeds are added until a verdict; None: this is the only look."""
     compressed: tuple[CompressedModel, ...]
     """The leaderboard of compressed models; empty if there are none."""
+    held_equal: tuple[HeldEqual, ...]
+    """What the configurations of each budget have in common, and what not."""
+    latencies: Latencies
+    """How decode latency was measured, or why not."""
+    equal_latency: EqualLatency
+    """The verdicts at equal latency."""
     cautions: tuple[Caution, ...]
     """What makes the comparison unfair or weak, serious cautions first."""
     left_out: tuple[LeftOut, ...]
@@ -71,6 +84,8 @@ class Analysis:
     """Number of learning-rate probes that were skipped."""
     rate_curves: tuple[RateCurve, ...]
     """Loss against learning rate of each shape that was trained with at least three rates."""
+    ladder: Ladder | None
+    """The law of the loss and the best depth of each size; None if the runs are no ladder."""
     decisions: Decisions | None
     """How often early losses order configurations like the final ones; None with too few runs."""
     findings: tuple[str, ...]
@@ -96,6 +111,13 @@ class Analysis:
         return tuple(
             pair for pair in self.pairs if pair.verdict in (NOT_DISTINGUISHABLE, TOO_FEW_SEEDS)
         )
+
+    @property
+    def blocks(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Names and labels of the sets of configurations within which pairs are shown."""
+        if self.ladder is None:
+            return (("", tuple(group.label for group in self.groups)),)
+        return tuple((rung.name, rung.labels) for rung in self.ladder.rungs)
 
     @property
     def page(self) -> Path:
@@ -154,16 +176,24 @@ def analyse(
         raise ValueError(f"margin={margin:g} must be above 0, in the unit of the loss")
     groups, repeated = group_runs(runs.finished)
     metric = choose_metric(groups) if groups else None
+    ladder = analyse_ladder(find_rungs(groups), metric)
+    rungs = () if ladder is None else ladder.rungs
+    if rungs:
+        groups = tuple(sorted((g for rung in rungs for g in rung.groups), key=from_wide_to_deep))
     given = None if baseline is None else find_baseline(groups, baseline)
-    judged = _judged(groups, metric, given, margin, max_seeds)
+    judged = _judged(groups, metric, given, margin, max_seeds, rungs)
     pairs = judged.pairs
     reference = given
-    if reference is None and metric is not None and len(groups) > MAX_PAIRWISE_GROUPS:
+    is_large = len(groups) > MAX_PAIRWISE_GROUPS and not rungs
+    if reference is None and metric is not None and is_large:
         reference = lowest_label(comparable_subsets(groups)[0], metric)
+    body = {group.label: group.first.parameters["body"] for group in groups}
+    noise = sorted(judged.noise, key=lambda noise: body[noise.labels[0]])
     rows = rank_models(models, groups)
-    found = findings(groups, pairs, metric, given) if groups else ()
+    found = findings(groups, pairs, metric, given, rungs) if groups else ()
     ranking = leaderboard_sentence(rows) if models else None
-    curves, early = rate_curves(groups, metric), decisions(groups, metric)
+    curves = rate_curves(groups, metric)
+    early = early_decisions([(r.name, r.groups) for r in rungs] or [("", groups)], metric)
     return Analysis(
         title=title or _title(groups, sources),
         sources=tuple(sources),
@@ -171,25 +201,50 @@ def analyse(
         groups=groups,
         metric=metric,
         pairs=pairs,
-        pairs_in_bits=_judged(groups, BITS if metric else None, given, None, max_seeds).pairs,
-        power=power_estimates(judged.noise, margin, max_seeds),
+        pairs_in_bits=_judged(
+            groups, BITS if metric else None, given, None, max_seeds, rungs
+        ).pairs,
+        power=power_estimates(noise, margin, max_seeds),
         margin=margin,
         max_seeds=max_seeds,
         reference=reference,
         is_baseline=given is not None,
         compressed=rows,
+        held_equal=held_equal(groups),
+        latencies=Latencies(rounds={}),
+        equal_latency=EqualLatency(),
         cautions=(
-            *(cautions(groups) if groups else ()), *(compressed_cautions(rows) if models else ()),
+            *(cautions(groups, rungs) if groups else ()),
+            *(compressed_cautions(rows) if models else ()),
         ),
         left_out=(*runs.left_out, *repeated),
         num_probes=runs.num_probes,
         rate_curves=curves,
+        ladder=ladder,
         decisions=early,
         findings=(
-            *found, *rate_sentences(curves), *((early.sentence(),) if early else ()),
+            *found, *(ladder.sentences() if ladder else ()), *rate_sentences(curves),
+            *((early.sentence(),) if early else ()),
             *((ranking,) if ranking else ()),
         ),
     )  # fmt: skip
+
+
+def with_latencies(analysis: Analysis, latencies: Latencies) -> Analysis:
+    """Return the analysis with latencies and the verdicts at equal latency."""
+    groups = latencies.attached(analysis.groups)
+    found = equal_latency(groups, analysis.pairs, analysis.metric)
+    sentences = latency_sentences(groups, found, latencies, analysis.metric)
+    # After the verdict on deep against wide, of which it is the second half.
+    first = max(1, sum(text.startswith("Deepest against") for text in analysis.findings))
+    return replace(
+        analysis,
+        groups=groups,
+        held_equal=held_equal(groups),
+        latencies=latencies,
+        equal_latency=found,
+        findings=(*analysis.findings[:first], *sentences, *analysis.findings[first:]),
+    )
 
 
 def find_baseline(groups: Sequence[RunGroup], name: str) -> str:
@@ -220,14 +275,17 @@ def find_baseline(groups: Sequence[RunGroup], name: str) -> str:
 
 def _judged(
     groups: Sequence[RunGroup], metric: str | None, baseline: str | None, margin: float | None,
-    max_seeds: int | None,
+    max_seeds: int | None, rungs: Sequence[Rung],
 ) -> Judgement:  # fmt: skip
     if metric is None:
         return Judgement((), ())
     by_label = {group.label: group for group in groups}
     return judge(
         {group.label: group.losses(metric) for group in groups},
-        lambda first, second: incomparability_reason(by_label[first], by_label[second]),
+        lambda first, second: (
+            incomparability_reason(by_label[first], by_label[second])
+            or size_reason(rungs, first, second)
+        ),
         against=baseline,
         margin=margin,
         level_at=level_until(max_seeds),

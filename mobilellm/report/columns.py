@@ -6,7 +6,7 @@ from functools import partial
 
 from mobilellm.report.interval_text import interval_text
 from mobilellm.report.run_groups import RunGroup
-from mobilellm.units import bytes_text, count_text
+from mobilellm.units import MISSING, bytes_text, count_text
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,13 @@ COLUMNS = (
         "validation loss, bits per byte of text, mean ± 95 % interval over seeds",
     ),
     _median("tok/s", "tokens_per_second", count_text, "training tokens per second, median"),
+    Column(
+        "ms/token",
+        "milliseconds per generated token at batch size 1, measured side by side for this report",
+        lambda group: MISSING if group.latency_ms is None else f"{group.latency_ms:.3g}",
+        lambda group: group.latency_ms,
+        is_result=True,
+    ),
     _median(
         "memory",
         "peak_memory_bytes",

@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from mobilellm.files import write_text_atomically
-from mobilellm.report.analysis import Analysis, analyse
+from mobilellm.paths import check_unused
+from mobilellm.report.analysis import Analysis, analyse, with_latencies
 from mobilellm.report.comparison import Comparison
 from mobilellm.report.compressed import read_compressed
-from mobilellm.report.drawing import palette, plot_style, svg_text
+from mobilellm.report.drawing import palette, plot_style, write_figure
+from mobilellm.report.latency import LatencyMeasurement
 from mobilellm.report.page import page_text
 from mobilellm.report.plots import PLOTS, Plot
 from mobilellm.report.records import csv_text, json_text, pairs_csv_text
@@ -28,11 +30,12 @@ def compare(
     baseline: str | None = None,
     margin: float | None = None,
     max_seeds: int | None = None,
+    latency: bool | None = None,
 ) -> Comparison:
     """Compare the finished runs and the compressed models at or below `paths`; write the report.
 
-    Writes comparison.json, comparison.csv, pairs.csv, one PNG per plot, and a self-contained
-    index.html.
+    Writes comparison.json, comparison.csv, pairs.csv, latency.json, one PNG per plot, and a
+    self-contained index.html.
 
     Args:
         paths: run or sweep folders, and folders that `mobilellm compress` wrote.
@@ -46,6 +49,9 @@ def compare(
             less are `equivalent`.
         max_seeds: the limit, if seeds are added until a verdict; the stated error then holds over
             all looks. Choose it before the first look.
+        latency: whether to measure the decode latency of each shape on this machine, which the
+            verdicts at equal latency need. Default: if depths differ, use what an earlier report in
+            the folder measured, or measure up to eight small shapes. True: measure anew, longer.
 
     Returns:
         The results, which `print` and notebooks can show.
@@ -59,44 +65,45 @@ def compare(
         raise ValueError("no folder given; give run or sweep folders, e.g. outputs/depth_vs_width")
     sources = [Path(path) for path in paths]
     folder = Path(out) if out is not None else sources[0] / FOLDER
-    _check_may_write(folder)
+    check_unused("out", folder, own=JSON)
     models, unreadable = read_compressed([path for path in sources if path.exists()])
     runs = read_runs(sources, may_be_empty=bool(models))
+    # Measured in a process of its own while the runs are compared, since loading torch takes long.
+    measurement = LatencyMeasurement(runs.finished, folder, wanted=latency)
     analysis = analyse(
         replace(runs, left_out=(*runs.left_out, *unreadable)),
         models=models, sources=sources, folder=folder, title=title, baseline=baseline,
         margin=margin, max_seeds=max_seeds,
     )  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
+    drawings = {plot: svg for plot, svg in write_plots(analysis, needs_latency=False)}
+    analysis = with_latencies(analysis, measurement.result())
     write_text_atomically(folder / JSON, json_text(analysis))
     write_text_atomically(folder / CSV, csv_text(analysis))
     write_text_atomically(folder / PAIRS, pairs_csv_text(analysis))
-    drawings = write_plots(analysis)
-    write_text_atomically(analysis.page, page_text(analysis, drawings))
+    drawings |= dict(write_plots(analysis, needs_latency=True))
+    ordered = [(plot, drawings[plot]) for plot in PLOTS if plot in drawings]
+    write_text_atomically(analysis.page, page_text(analysis, ordered))
     return Comparison(**vars(analysis))
 
 
-def write_plots(analysis: Analysis) -> list[tuple[Plot, str]]:
-    """Write each plot for which there are data as a PNG file; return these plots with their SVG."""
+def write_plots(analysis: Analysis, *, needs_latency: bool) -> list[tuple[Plot, str]]:
+    """Write each plot for which there are data as a PNG file; return these plots with their SVG.
+
+    Args:
+        analysis: content of the report.
+        needs_latency: whether to draw the plots of measured latencies, or all others.
+    """
+    analysis.folder.mkdir(parents=True, exist_ok=True)
     drawings = []
     colours = palette(len(analysis.groups))
     with plot_style():
         for plot in PLOTS:
+            if plot.needs_latency != needs_latency:
+                continue
             path = analysis.folder / f"{plot.name}.png"
             figure = plot.draw(analysis) if analysis.groups else None
             if figure is None:
                 path.unlink(missing_ok=True)
                 continue
-            figure.savefig(path, dpi=150)
-            drawings.append((plot, svg_text(figure, plot.name, colours)))
+            drawings.append((plot, write_figure(figure, path, colours)))
     return drawings
-
-
-def _check_may_write(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"out={folder} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / JSON).exists():
-        raise ValueError(
-            f"out={folder} contains other files and is not overwritten; give a new folder, or one "
-            f"that an earlier comparison wrote (with {JSON} in it)"
-        )

@@ -15,7 +15,7 @@ from mobilellm.report.caution import Caution, shorten_list
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.run_settings import compression_node, recipe_text
 from mobilellm.report.runs import LeftOut, number_or_none
-from mobilellm.run_folder import MODEL
+from mobilellm.run_folder import MODEL, folders_with
 
 DENSE, GIVEN, COMPRESSED, RECOVERED = "dense", "given", "compressed", "recovered"
 
@@ -123,9 +123,8 @@ def _folders(paths: Sequence[Path]) -> Iterator[Path]:
     seen: set[Path] = set()
     for path in paths:
         root = path if path.is_dir() else path.parent
-        for folder in sorted({mark.parent for mark in root.rglob(COMPRESSION)}):
-            is_hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
-            if not is_hidden and folder.resolve() not in seen:
+        for folder in folders_with(COMPRESSION, below=root):
+            if folder.resolve() not in seen:
                 seen.add(folder.resolve())
                 yield folder
 

@@ -9,7 +9,7 @@ share of pairs that a small experiment orders like the large one).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -24,20 +24,26 @@ FEWEST = 3
 """Configurations and seeds without which there is no estimate."""
 
 
-@dataclass(frozen=True)
-class Decision:
-    """Decisions after a part of the tokens, by the runs of one seed, averaged over seeds."""
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How well decisions by losses of one seed, averaged over seeds, agree with a reference."""
+
+    pairs: float
+    """Share of pairs of configurations that are in the same order as in the reference."""
+    winner: float
+    """Share of seeds with the same best configuration as the reference."""
+    rank_correlation: float
+    """Spearman's correlation of the losses with those of the reference."""
+    winner_of_mean: bool
+    """Whether the mean over all seeds has the same best configuration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision(Agreement):
+    """Decisions after a part of the tokens; the reference are the final losses."""
 
     share: float
     """Part of the tokens, above 0 and at most 1."""
-    pairs: float
-    """Share of pairs that are in the same order as the final losses."""
-    winner: float
-    """Share of seeds whose best configuration is the one with the lowest final loss."""
-    rank_correlation: float
-    """Spearman's correlation with the final losses."""
-    winner_of_mean: bool
-    """Whether the mean over all seeds has the final winner."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Decisions:
     by_share: tuple[Decision, ...]
     """In order of increasing share; the last one is the whole training, whose accuracy is below 1
     if seeds differ."""
+    size: str = ""
+    """Of a ladder, the size of these configurations: `50.0k body parameters`."""
 
     def sentence(self) -> str:
         """Return a sentence on early decisions by one seed."""
@@ -59,12 +67,27 @@ class Decisions:
             for found in self.by_share
             if found.share in (0.1, 0.5)
         )
+        at = f" at {self.size}" if self.size else ""
         return (
-            "Early decisions (pairs that the runs of a single seed order like the final means of "
-            f"{self.num_seeds} seeds): {early}{100 * whole.pairs:.0f} % at the end. At the end "
+            f"Early decisions{at} (pairs that the runs of a single seed order like the final means "
+            f"of {self.num_seeds} seeds): {early}{100 * whole.pairs:.0f} % at the end. At the end "
             f"{100 * whole.winner:.0f} % of the seeds have the same best configuration as the "
             "means."
         )
+
+
+def early_decisions(
+    sizes: Sequence[tuple[str, Sequence[RunGroup]]], metric: str | None
+) -> Decisions | None:
+    """The early decisions of the largest size that has enough seeds; None if there is none.
+
+    Args:
+        sizes: name and configurations of each size of a ladder, from small to large; or no name and
+            all configurations.
+        metric: of the comparison.
+    """
+    found = ((name, decisions(groups, metric)) for name, groups in reversed(sizes))
+    return next((replace(each, size=name) for name, each in found if each is not None), None)
 
 
 def decisions(groups: Sequence[RunGroup], metric: str | None) -> Decisions | None:
@@ -97,7 +120,7 @@ def decisions(groups: Sequence[RunGroup], metric: str | None) -> Decisions | Non
     for share in SHARES:
         losses = np.array([[_loss_at(run, share * tokens) for run in row] for row in curves])
         if np.isfinite(losses).all():
-            found.append(_decision(share, losses, final))
+            found.append(Decision(share=share, **vars(agreement(losses, final))))
     labels = tuple(group.label for group in subset)
     return Decisions(labels, len(seeds), tuple(found)) if found else None
 
@@ -123,22 +146,33 @@ def _loss_at(points: Points, tokens: float) -> float:
     return float(np.interp(math.log(tokens), np.log(at), losses))
 
 
-def _decision(share: float, losses: np.ndarray, final: np.ndarray) -> Decision:
-    """Compare losses (configurations, seeds) with final losses (configurations)."""
-    from scipy.stats import rankdata
+def agreement(losses: np.ndarray, reference: np.ndarray) -> Agreement:
+    """Return how often losses order configurations like those of a reference.
 
-    pairs = list(combinations(range(len(final)), 2))
-    agreeing = [np.sign(losses[a] - losses[b]) == np.sign(final[a] - final[b]) for a, b in pairs]
+    Args:
+        losses: (configurations, seeds).
+        reference: the losses that count as right, (configurations,).
+    """
+    pairs = list(combinations(range(len(reference)), 2))
+    agreeing = [
+        np.sign(losses[a] - losses[b]) == np.sign(reference[a] - reference[b]) for a, b in pairs
+    ]
     # Equal losses of all configurations have no order.
     varying = [column for column in losses.T if column.min() < column.max()]
-    correlations = [np.corrcoef(rankdata(column), rankdata(final))[0, 1] for column in varying] or [
+    correlations = [np.corrcoef(_ranks(column), _ranks(reference))[0, 1] for column in varying] or [
         0.0
     ]
-    best = int(final.argmin())
-    return Decision(
-        share=share,
+    best = int(reference.argmin())
+    return Agreement(
         pairs=float(np.mean(agreeing)),
         winner=float(np.mean(losses.argmin(0) == best)),
         rank_correlation=float(np.mean(correlations)),
         winner_of_mean=bool(losses.mean(1).argmin() == best),
     )
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return the rank of each value; equal values share the mean of their ranks."""
+    below = (values[None, :] < values[:, None]).sum(1)
+    equal = (values[None, :] == values[:, None]).sum(1)
+    return below + (equal + 1) / 2

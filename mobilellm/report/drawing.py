@@ -5,6 +5,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,14 +101,20 @@ def mark_style(group: RunGroup, colour: str) -> dict[str, Any]:
     return {"marker": "o", "markerfacecolor": colour, "markeredgecolor": colour}
 
 
-def svg_text(figure: "Figure", name: str, colours: Sequence[str]) -> str:
-    """Return the figure as SVG for the page.
+def write_figure(figure: "Figure", path: Path, colours: Sequence[str]) -> str:
+    """Write a figure as PNG, and return it as SVG for a page.
 
     Args:
-        figure: to convert.
-        name: prefix of all ids, so that the SVGs of one page do not clash.
-        colours: of the configurations; these and the colours above become CSS variables.
+        figure: to write, within `plot_style`.
+        path: of the PNG. Its stem is the prefix of all ids of the SVG, so that the SVGs of one page
+            do not clash.
+        colours: of the configurations; these and the colours above become CSS variables of the SVG.
     """
+    figure.savefig(path, dpi=150)
+    return _svg_text(figure, path.stem, colours)
+
+
+def _svg_text(figure: "Figure", name: str, colours: Sequence[str]) -> str:
     import matplotlib as mpl
 
     buffer = io.StringIO()

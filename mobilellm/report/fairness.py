@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mobilellm.models.config import BlockShape, ModelConfig
-from mobilellm.report.budgets import TOLERANCE, budgets, split_by_budget
+from mobilellm.report.budget_cautions import budget_cautions
+from mobilellm.report.budgets import FLOPS, budgets
 from mobilellm.report.caution import MAX_NAMES, Caution, labels_by_value, shorten_list
 from mobilellm.report.comparability import (
     CONDITION_SETTINGS,
     EQUAL_TOKENS,
     loss_cautions,
     total_tokens,
-    validation_tokens,
 )
-from mobilellm.report.learning_rates import learning_rate_cautions
+from mobilellm.report.data_cautions import data_cautions
+from mobilellm.report.learning_rates import STEP, is_chosen_by_rule, rate_cautions
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.run_settings import (
     EXTENDED,
@@ -30,6 +31,7 @@ from mobilellm.report.run_settings import (
     setting_text,
     settings,
 )
+from mobilellm.report.rungs import Rung
 from mobilellm.report.runs import Run
 from mobilellm.report.statistics import MINIMUM_SEEDS
 from mobilellm.units import count_text, join_names, plural
@@ -39,41 +41,27 @@ NATS_BELOW_UNIGRAM = 1.0
 frequencies of tokens."""
 
 
-def cautions(groups: Sequence[RunGroup]) -> tuple[Caution, ...]:
-    """Return all cautions about these configurations, serious ones first."""
+def cautions(groups: Sequence[RunGroup], rungs: Sequence[Rung] = ()) -> tuple[Caution, ...]:
+    """Return all cautions about these configurations, serious ones first.
+
+    Args:
+        groups: all configurations.
+        rungs: the sizes of a ladder, within which budgets, tokens, steps and seeds are compared.
+    """
+    blocks = [rung.groups for rung in rungs] or [groups]
     found = [
-        *_budget(groups),
-        *_amounts(groups),
-        *_data(groups),
+        *(caution for block in blocks for caution in budget_cautions(block)),
+        *(caution for block in blocks for caution in _amounts(block)),
+        *data_cautions(groups),
         *loss_cautions(groups),
-        *(Caution("learning rate", True, text) for text in learning_rate_cautions(groups)),
-        *_seeds(groups),
+        *rate_cautions(groups),
+        *(caution for block in blocks for caution in _seeds(block)),
         *_near_unigram(groups),
         *_architecture(groups),
         *_settings(groups),
         *_circumstances(groups),
     ]
     return tuple(sorted(found, key=lambda caution: not caution.is_serious))
-
-
-def _budget(groups: Sequence[RunGroup]) -> Iterable[Caution]:
-    """Yield cautions about unequal parameters and FLOPs."""
-    subsets = split_by_budget(groups)
-    for subset in subsets:
-        if len(subset) < 2:
-            continue
-        found = budgets(subset)
-        matched = [str(budget) for budget in found if budget.is_matched]
-        unmatched = [str(budget) for budget in found if not budget.is_matched]
-        within = f"within ±{100 * TOLERANCE:.0f} %"
-        if not matched:
-            yield Caution("budget", True, f"no budget is equal {within}: {join_names(unmatched)}")
-        elif unmatched:
-            text = f"equal {within}: {join_names(matched)}; not equal: {join_names(unmatched)}"
-            yield Caution("budget", False, text)
-    if len(subsets) > 1:
-        text = "; ".join(shorten_list([group.label for group in subset]) for subset in subsets)
-        yield Caution("budget", True, f"configurations of different budgets are compared: {text}")
 
 
 def _amounts(groups: Sequence[RunGroup]) -> Iterable[Caution]:
@@ -97,40 +85,17 @@ def _amounts(groups: Sequence[RunGroup]) -> Iterable[Caution]:
         has_parents = any(run.tokens != amount for run, amount in zip(runs, tokens, strict=True))
         note = " (including those of the initial weights)" if has_parents else ""
         text = f"the numbers of training tokens differ{note}: {labels_by_value(per_group)}"
-        yield Caution("tokens", True, text)
+        [flops] = [budget for budget in budgets(groups) if budget.name == FLOPS]
+        is_matched = not has_parents and flops.is_matched
+        text += ", at equal FLOPs of training" if is_matched else ""
+        yield Caution("tokens", not is_matched, text)
     values = {group.label: count_text(group.first.tokens_per_step) for group in groups}
     if len(set(values.values())) > 1:
         text = f"tokens_per_step differs (in tokens): {labels_by_value(values)}"
-        yield Caution("tokens_per_step", True, text)
-
-
-def _data(groups: Sequence[RunGroup]) -> Iterable[Caution]:
-    """Yield cautions about different data or tokenizers, found by the hashes of prepared data."""
-    consequences = {
-        "tokenizer": "nats per token are not comparable, so verdicts use bits per byte",
-        "validation": "no verdict is given between them",
-        "train": "the configurations were trained on different text",
-        "data": "the data were prepared from different sources",
-    }
-    runs = [run for group in groups for run in group.runs]
-    differing = [
-        name for name in consequences if len({run.fact(f"hashes.{name}") for run in runs}) > 1
-    ]
-    if "tokenizer" in differing and "data" not in differing:
-        # With different tokenizers, the hashes of the same text differ too.
-        differing = ["tokenizer"]
-    for name in differing:
-        values = {group.label: str(group.first.fact(f"hashes.{name}"))[:8] for group in groups}
-        noun = {"train": "training text", "validation": "validation text"}.get(name, name)
-        text = f"the {noun} differs ({labels_by_value(values)}): {consequences[name]}"
-        yield Caution("data", True, text)
-    if "tokenizer" in differing and any(validation_tokens(run) for run in runs):
-        text = (
-            "validation_tokens selects windows of the validation text, and which ones depends on "
-            "the tokenizer: part of a difference may come from this choice; validation_tokens=null "
-            "uses the whole text"
-        )
-        yield Caution("data", True, text)
+        is_chosen = all(is_chosen_by_rule(group.first, STEP) for group in groups)
+        if is_chosen:
+            text += "; the recipe rule chose it from the number of tokens"
+        yield Caution("tokens_per_step", not is_chosen, text)
 
 
 def _seeds(groups: Sequence[RunGroup]) -> Iterable[Caution]:
@@ -158,7 +123,7 @@ def _seeds(groups: Sequence[RunGroup]) -> Iterable[Caution]:
             ]
         )
         text = (
-            f"some configurations lack seeds that others have: {unpaired}; pairs are compared by "
+            f"seeds that only some configurations have: {unpaired}; pairs are compared by "
             "least squares with an effect of each seed"
         )
         yield Caution("seeds", False, text)

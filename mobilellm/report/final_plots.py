@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from mobilellm.report.analysis import Analysis
 from mobilellm.report.budgets import split_by_budget
+from mobilellm.report.depth_ranges import group_by_kind
 from mobilellm.report.drawing import MUTED, Point, label_points, mark_style, palette
-from mobilellm.report.findings import group_by_kind
 from mobilellm.report.reference_lines import loss_metric, loss_unit, reference_lines
 from mobilellm.report.run_groups import RunGroup
-from mobilellm.report.runs import Run
 from mobilellm.report.statistics import Interval
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def against_depth(analysis: Analysis) -> "Figure | None":
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
-    marks = _marks(analysis, lambda run: run.model.num_layers)
+    marks = _marks(analysis, lambda group: group.model.num_layers)
     depths = sorted({mark.x for mark in marks})
     marks = _shift_equal_depths(marks)
     if len(depths) < 2:
@@ -65,14 +64,14 @@ def against_depth(analysis: Analysis) -> "Figure | None":
 
 
 def against_cost(
-    analysis: Analysis, label: str, cost: Callable[[Run], float | None]
+    analysis: Analysis, label: str, cost: Callable[[RunGroup], float | None]
 ) -> "Figure | None":
     """Draw the final loss against a cost, with the Pareto front.
 
     Args:
         analysis: content of the report.
         label: of the axis.
-        cost: reads the cost of a run; None: unknown.
+        cost: reads the cost of a configuration; None: unknown.
 
     Returns:
         None if all costs are equal, or fewer than two are known.
@@ -110,12 +109,12 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def _marks(analysis: Analysis, position: Callable[[Run], float | None]) -> list[_Mark]:
+def _marks(analysis: Analysis, position: Callable[[RunGroup], float | None]) -> list[_Mark]:
     """A marker for each configuration with a known position and loss."""
     colours = palette(len(analysis.groups))
     found = []
     for group, colour in zip(analysis.groups, colours, strict=True):
-        x, interval = position(group.first), group.interval(loss_metric(analysis))
+        x, interval = position(group), group.interval(loss_metric(analysis))
         if x and interval:
             found.append(_Mark(group, colour, x, interval))
     return found

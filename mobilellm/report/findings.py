@@ -1,15 +1,14 @@
 """The findings in sentences: deep against wide, the lowest loss, and how reliable it is."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mobilellm.report.budgets import split_by_budget
 from mobilellm.report.caution import shorten_list
 from mobilellm.report.comparability import comparable_subsets, total_tokens
+from mobilellm.report.depth_ranges import depth_ranges, treatment
 from mobilellm.report.interval_text import interval_text, signed_text, size_text
 from mobilellm.report.run_groups import RunGroup
-from mobilellm.report.run_settings import compression_text, distillation_text
+from mobilellm.report.rungs import Rung
 from mobilellm.report.statistics import (
     BETTER,
     EQUIVALENT,
@@ -39,6 +38,7 @@ def findings(
     pairs: Sequence[Pair],
     metric: str | None,
     baseline: str | None = None,
+    rungs: Sequence[Rung] = (),
 ) -> tuple[str, ...]:
     """Return the findings in sentences, the main result first; there is at least one.
 
@@ -47,6 +47,7 @@ def findings(
         pairs: every pair, or every pair with the baseline.
         metric: the loss that is compared, `val_loss` or `val_bits_per_byte`; None: no comparison.
         baseline: label of the configuration with which all others are compared.
+        rungs: the sizes of a ladder, within which configurations are compared.
     """
     if metric is None:
         return (NO_METRIC,)
@@ -63,6 +64,13 @@ def findings(
         )
     if baseline is not None:
         return (_against_baseline(groups, by_names, metric, baseline), *end)
+    if rungs:
+        against = [
+            sentence
+            for rung in rungs
+            for sentence in _deep_against_wide(rung.groups, by_names, metric, f" at {rung.name}")
+        ]
+        return (*against, _lowest_of_sizes(rungs, metric), *end)
     found: list[str] = []
     alone: list[str] = []
     for subset in comparable_subsets(groups):
@@ -107,28 +115,6 @@ def _against_baseline(
     )
 
 
-def deepest_and_widest(groups: Sequence[RunGroup], metric: str) -> tuple[RunGroup, RunGroup] | None:
-    """Return the deepest and the widest configuration without sharing.
-
-    If several are equally deep or wide, for example with different learning rates, the one with the
-    lowest loss is taken.
-
-    Returns:
-        None if the deepest configuration is not both deeper and narrower than the widest one.
-    """
-    plain = [group for group in groups if not group.is_shared] or list(groups)
-    ranked = [(group, interval.mean) for group in plain if (interval := group.interval(metric))]
-    if len(ranked) < 2:
-        return None
-    deepest, _ = max(ranked, key=lambda item: (item[0].model.num_layers, -item[1]))
-    widest, _ = max(ranked, key=lambda item: (item[0].model.hidden_size, -item[1]))
-    is_range = (
-        deepest.model.num_layers > widest.model.num_layers
-        and deepest.model.hidden_size < widest.model.hidden_size
-    )
-    return (deepest, widest) if is_range else None
-
-
 def verdict_sentence(pair: Pair, metric: str) -> str:
     """Return the verdict: `24×64 is better than 2×232 by 0.050 ± 0.020 nats per token`."""
     unit = UNIT[metric]
@@ -159,7 +145,8 @@ def short_runs(groups: Sequence[RunGroup]) -> str | None:
     runs = [run for group in groups for run in group.runs]
     trained = [(tokens, run) for run in runs if (tokens := total_tokens(run)) is not None]
     ratios = [tokens / run.parameters["body"] for tokens, run in trained]
-    if not ratios or min(ratios) >= ENOUGH_TOKENS_PER_PARAMETER:
+    # Runs end after a whole step, and parameters are not exactly those of the budget.
+    if not ratios or round(min(ratios)) >= ENOUGH_TOKENS_PER_PARAMETER:
         return None
     tokens = sorted({tokens for tokens, _ in trained})
     texts = list(dict.fromkeys(map(count_text, tokens)))
@@ -173,40 +160,27 @@ def short_runs(groups: Sequence[RunGroup]) -> str | None:
 
 
 def _deep_against_wide(
-    groups: Sequence[RunGroup], by_names: dict[tuple[str, str], Pair], metric: str
+    groups: Sequence[RunGroup],
+    by_names: dict[tuple[str, str], Pair],
+    metric: str,
+    size: str = "",
 ) -> list[str]:
-    """One sentence per budget that has configurations of different depths."""
+    """One sentence per budget that has configurations of different depths.
+
+    Args:
+        groups: of one size of a ladder, or all.
+        by_names: the verdict of each pair of labels.
+        metric: the loss that is compared.
+        size: ` at 50.0k body parameters`, if they are of one size of a ladder.
+    """
     sentences = []
-    ranges = [
-        (subset, ends)
-        for budget in split_by_budget(groups)
-        for subset in group_by_kind(budget)
-        if (ends := deepest_and_widest(subset, metric))
-    ]
-    for subset, (deepest, widest) in ranges:
+    ranges = depth_ranges(groups, metric)
+    for deepest, widest in ranges:
         text = verdict_sentence(by_names[deepest.label, widest.label], metric)
-        body = count_text(subset[0].first.parameters["body"])
-        where = f" at {body} body parameters" if len(ranges) > 1 else ""
+        body = count_text(widest.first.parameters["body"])
+        where = size or (f" at {body} body parameters" if len(ranges) > 1 else "")
         sentences.append(f"Deepest against widest{where}: {text}.")
     return sentences
-
-
-def group_by_kind(groups: Sequence[RunGroup]) -> list[list[RunGroup]]:
-    """Divide configurations into subsets that mainly differ in depth and width.
-
-    Within a subset, the types of the blocks, compression and distillation are equal.
-    """
-    found: dict[tuple[str | bool, ...], list[RunGroup]] = defaultdict(list)
-    for group in groups:
-        model, treatment = group.model, _treatment(group)
-        found[model.feed_forward, model.tie_word_embeddings, model.qk_norm, *treatment].append(
-            group
-        )
-    return list(found.values())
-
-
-def _treatment(group: RunGroup) -> tuple[str, str]:
-    return compression_text(group.first), distillation_text(group.first)
 
 
 def _sharing(
@@ -229,7 +203,7 @@ def _sharing(
 def _without_sharing(group: RunGroup) -> str:
     """A key that is equal for a shared model and its counterpart without sharing."""
     model = replace(group.model, block_repeats=1, layer_sharing="immediate", share_kv="own")
-    return f"{model} {_treatment(group)}"
+    return f"{model} {treatment(group)}"
 
 
 def _flops_ratio(group: RunGroup, counterpart: RunGroup) -> float:
@@ -255,6 +229,16 @@ def _lowest(groups: Sequence[RunGroup], by_names: dict[tuple[str, str], Pair], m
     return f"Lowest loss: {best} ({interval_text(means[best])} {UNIT[metric]}), {', '.join(parts)}."
 
 
+def _lowest_of_sizes(rungs: Sequence[Rung], metric: str) -> str:
+    """The configuration with the lowest mean loss of each size of a ladder."""
+    texts = []
+    for rung in rungs:
+        means = {group.label: found for group in rung.groups if (found := group.interval(metric))}
+        best = lowest_label(rung.groups, metric)
+        texts.append(f"{best} at {rung.name} ({interval_text(means[best])})")
+    return f"Lowest loss of each size, in {UNIT[metric]}: {'; '.join(texts)}."
+
+
 def lowest_label(groups: Sequence[RunGroup], metric: str) -> str:
     """Return the label of the configuration with the lowest mean loss."""
     means = {group.label: found.mean for group in groups if (found := group.interval(metric))}
@@ -270,8 +254,7 @@ def _named(labels: list[str], number: int) -> str:
 
 def question(groups: Sequence[RunGroup], metric: str | None) -> str:
     """Return the question that a comparison of these configurations can answer."""
-    subsets = [subset for budget in split_by_budget(groups) for subset in group_by_kind(budget)]
-    has_range = any(deepest_and_widest(subset, metric or "val_loss") for subset in subsets)
+    has_range = bool(depth_ranges(groups, metric or "val_loss"))
     is_shared = any(group.is_shared for group in groups)
     if not has_range:
         shared = "What is the effect of applying blocks more than once?"

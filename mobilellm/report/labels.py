@@ -134,10 +134,11 @@ _TRAITS: tuple[Callable[[Run], str], ...] = (
     _distilled,
     lambda run: f"{count_text(run.number('max_tokens') or run.tokens)} tokens",
     parametrization_text,
-    _rate,
     lambda run: (run.optimizer or "").partition(" ")[0],
     lambda run: f"seq {run.sequence_length}",
     lambda run: f"batch {count_text(run.tokens_per_step)}",
+    # After the settings that the recipe rule and a user's choice of a rate depend on.
+    _rate,
     lambda run: str(run.fact("precision") or ""),
     lambda run: str(run.fact("data.name") or ""),
 )

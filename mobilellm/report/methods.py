@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from mobilellm.report.analysis import Analysis
-from mobilellm.report.learning_rates import rates_tried
+from mobilellm.report.learning_rates import RATE, STEP, is_chosen_by_rule, rates_tried
 from mobilellm.report.runs import Run
 from mobilellm.report.statistics import FAMILY_LEVEL, MINIMUM_SEEDS
 from mobilellm.units import count_text, duration_text, join_names, plural, rate_text
@@ -45,6 +45,8 @@ def _training(runs: list[Run]) -> list[str]:
         ("tokens per window", {count_text(run.sequence_length) for run in runs}),
     )
     line = "; ".join(f"{join_names(sorted(values), 'or')} {name}" for name, values in sizes)
+    if all(is_chosen_by_rule(run, STEP) for run in runs):
+        line += "; the recipe rule chose the tokens per optimizer step"
     optimizers = {run.optimizer for run in runs if run.optimizer}
     made = [
         f"{name} {join_names(sorted(values), 'or')}"
@@ -55,14 +57,17 @@ def _training(runs: list[Run]) -> list[str]:
 
 
 def _rates(analysis: Analysis) -> list[str]:
-    """The learning rate of each configuration, with the rates that were tried in brackets."""
+    """The learning rate of each configuration, with its origin in brackets."""
     lines = []
     for group in analysis.groups:
         rate = group.first.number("learning_rate")
         if rate is None:
             continue
         tried = [rate_text(value) for value in rates_tried(group.first)]
-        note = f"tried {join_names(tried)}" if tried else "no other was tried"
+        if is_chosen_by_rule(group.first, RATE):
+            note = "chosen by the recipe rule"
+        else:
+            note = f"tried {join_names(tried)}" if tried else "no other was tried"
         lines.append(f"{group.label}: {rate_text(rate)} ({note})")
     return lines
 

@@ -6,11 +6,18 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from mobilellm.report.analysis import Analysis
+from mobilellm.report.budgets import MEASURED_TOLERANCE, TOLERANCE
 from mobilellm.report.drawing import DARK_RANGE, palette
+from mobilellm.report.equal_latency import NOT_SLOWER
+from mobilellm.report.evaluated_runs import evaluated_runs
+from mobilellm.report.evaluated_table import CAPTION
 from mobilellm.report.findings import UNIT, question
+from mobilellm.report.ladder_tables import ladder_html
+from mobilellm.report.latency_tables import held_equal_html, latency_pairs_html, levels_html
 from mobilellm.report.methods import methods
 from mobilellm.report.page_style import SCRIPT, style_text
 from mobilellm.report.page_tables import (
+    evaluated_html,
     groups_html,
     leaderboard_html,
     matrix_html,
@@ -43,8 +50,12 @@ def page_text(analysis: Analysis, drawings: "Sequence[tuple[Plot, str]]") -> str
             _findings(analysis),
             _warnings(analysis),
             _configurations(analysis),
+            "" if analysis.ladder is None else ladder_html(analysis.ladder),
+            _held_equal(analysis),
+            _equal_latency(analysis),
             _compressed(analysis),
             _rates(analysis),
+            _evaluated(analysis),
             _pairs(analysis),
             _left_out(analysis),
             *(_figure(plot, svg) for plot, svg in drawings),
@@ -80,6 +91,32 @@ def _configurations(analysis: Analysis) -> str:
     )
 
 
+def _held_equal(analysis: Analysis) -> str:
+    if not analysis.held_equal:
+        return ""
+    return (
+        f"<h2>What was held equal</h2>{held_equal_html(analysis)}"
+        f'<p class="small">Equal: within ±{100 * TOLERANCE:.0f} % of the middle of the range; '
+        f"measured latencies: within ±{100 * MEASURED_TOLERANCE:.0f} %. FLOPs: of training, "
+        "attention included. Bytes of weights: scales of quantised formats are not counted, and "
+        "norms have 16 bits.</p>"
+    )
+
+
+def _equal_latency(analysis: Analysis) -> str:
+    found = analysis.equal_latency
+    if not (found.pairs or found.levels):
+        return ""
+    return (
+        f"<h2>At equal latency</h2>{levels_html(found)}"
+        f"{latency_pairs_html(found, analysis.reference)}"
+        f'<p class="small">{escape(str(analysis.latencies))} Ratio: time per token '
+        "of the first, divided by that of the second, with its 95 % interval over rounds. A pair "
+        "is decided at equal latency if the model with the lower loss is at most "
+        f"{100 * NOT_SLOWER:.0f} % slower with confidence.</p>"
+    )
+
+
 def _compressed(analysis: Analysis) -> str:
     if not analysis.compressed:
         return ""
@@ -102,6 +139,14 @@ def _rates(analysis: Analysis) -> str:
         "rates. Estimate: minimum of a parabola through the best rate and its two neighbours, in "
         "the logarithm of the rate.</p>"
     )
+
+
+def _evaluated(analysis: Analysis) -> str:
+    found = evaluated_runs(analysis.groups)
+    if found is None:
+        return ""
+    table = evaluated_html(found, [group.label for group in analysis.groups])
+    return f'<h2>Benchmark tasks</h2>{table}<p class="small">{escape(CAPTION)}</p>'
 
 
 def _findings(analysis: Analysis) -> str:
@@ -148,7 +193,11 @@ def _pairs(analysis: Analysis) -> str:
     if analysis.margin is not None:
         caption += f" “Equivalent”: the whole interval lies within ±{analysis.margin:g}."
     note = f'<p class="small">{escape(caption)}</p>'
-    return f"<h2>Pairwise comparison</h2>{matrix_html(analysis)}{note}{_power(analysis)}"
+    tables = "".join(
+        (f"<h3>{escape(name)}</h3>" if name else "") + matrix_html(analysis, labels)
+        for name, labels in analysis.blocks
+    )
+    return f"<h2>Pairwise comparison</h2>{tables}{note}{_power(analysis)}"
 
 
 def _power(analysis: Analysis) -> str:

@@ -5,6 +5,8 @@ from html import escape
 
 from mobilellm.report.analysis import Analysis
 from mobilellm.report.columns import Column, shown_columns
+from mobilellm.report.evaluated_runs import EvaluatedRuns
+from mobilellm.report.evaluated_table import HEAD, evaluated_heads, evaluated_rows
 from mobilellm.report.interval_text import signed_text
 from mobilellm.report.leaderboard import COLUMNS as LEADERBOARD
 from mobilellm.report.pair_rows import reference_rows
@@ -40,35 +42,31 @@ def groups_html(analysis: Analysis) -> str:
         for column in columns
     )
     rows = "".join(_group_row(index, group, columns) for index, group in enumerate(analysis.groups))
-    return _table("sortable", heads, rows)
+    return table_html("sortable", heads, rows)
 
 
-def matrix_html(analysis: Analysis) -> str:
+def matrix_html(analysis: Analysis, labels: Sequence[str]) -> str:
     """Return a table that compares the configuration of each row with that of each column."""
-    labels = [group.label for group in analysis.groups]
-    heads = "".join(f'<th scope="col">{escape(label)}</th>' for label in labels)
+    heads = heads_html(*labels)
     rows = "".join(
         f'<tr><th scope="row">{escape(row)}</th>'
         + "".join(_pair_cell(analysis.pair(row, column)) for column in labels)
         + "</tr>"
         for row in labels
     )
-    return _table("matrix", f"<th></th>{heads}", rows)
+    return table_html("matrix", f"<th></th>{heads}", rows)
 
 
 def reference_html(analysis: Analysis) -> str:
     """Return a table that compares each configuration with the reference, lowest loss first."""
-    heads = "".join(
-        f'<th scope="col">{name}</th>'
-        for name in ("configuration", "difference", "verdict", "corrected p", "common seeds")
-    )
+    heads = heads_html("configuration", "difference", "verdict", "corrected p", "common seeds")
     rows = "".join(
         f'<tr><th scope="row">{escape(row.label)}</th><td>{escape(row.difference)}</td>'
         f'<td class="{CELLS[row.pair.verdict][0] if row.pair else "self"}">{escape(row.verdict)}'
         f"</td><td>{escape(row.p_value)}</td><td>{escape(row.seeds)}</td></tr>"
         for row in reference_rows(analysis)
     )
-    return _table("reference", heads, rows)
+    return table_html("reference", heads, rows)
 
 
 def leaderboard_html(analysis: Analysis) -> str:
@@ -87,22 +85,45 @@ def leaderboard_html(analysis: Analysis) -> str:
             key = "" if value is None else f"{value:.9g}"
             cells.append(f'<td data-value="{key}">{escape(column.text(row) or MISSING)}</td>')
         rows += f"<tr>{''.join(cells)}</tr>"
-    return _table("sortable", heads, rows)
+    return table_html("sortable", heads, rows)
 
 
 def rates_html(analysis: Analysis) -> str:
     """Return a table with the best learning rate of each shape."""
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in RATE_HEADS)
+    heads = heads_html(*RATE_HEADS)
     rows = "".join(
         f'<tr><th scope="row">{escape(label)}</th>'
         + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         + "</tr>"
         for label, *cells in rate_rows(analysis.rate_curves)
     )
-    return _table("rates", heads, rows)
+    return table_html("rates", heads, rows)
 
 
-def _table(kind: str, heads: str, rows: str) -> str:
+def evaluated_html(found: EvaluatedRuns, labels: Sequence[str]) -> str:
+    """Return a table with one row per benchmark task and measure."""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for name, *cells in evaluated_rows(found, labels)
+    )
+    return table_html("evaluated", heads_html(HEAD, *evaluated_heads(labels)), rows)
+
+
+def heads_html(*names: str) -> str:
+    """Return the cells of a heading."""
+    return "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+
+
+def table_html(kind: str, heads: str, rows: str) -> str:
+    """Return a table that scrolls sideways if it is wider than the page.
+
+    Args:
+        kind: its CSS class.
+        heads: cells of the heading.
+        rows: rows of the body.
+    """
     return (
         f'<div class="scroll"><table class="{kind}"><thead><tr>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"

@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING
 from mobilellm.report.analysis import Analysis
 from mobilellm.report.decision_plot import decision_accuracy
 from mobilellm.report.final_plots import against_cost, against_depth
+from mobilellm.report.ladder_plots import (
+    best_depth_against_size,
+    decisions_by_size,
+    loss_against_size,
+)
 from mobilellm.report.rate_plot import against_rate
 from mobilellm.report.training_plots import against_flops, against_time, against_tokens
 
@@ -25,9 +30,34 @@ class Plot:
     """What the plot shows, and how to read it."""
     draw: Callable[[Analysis], "Figure | None"]
     """Draws the plot; returns None if the runs lack the data for it."""
+    needs_latency: bool = False
+    """Whether it shows measured latencies, for which it has to wait."""
 
 
 PLOTS: tuple[Plot, ...] = (
+    Plot(
+        "ladder_loss_against_size", "Final loss against size",
+        "How does each depth gain from size? Each size at its largest number of tokens; means over "
+        "seeds with 95 % intervals. Dashes are the law of the loss; stars are what it says of the "
+        "largest size if it is fitted without that size.",
+        loss_against_size,
+    ),
+    Plot(
+        "ladder_best_depth", "Best depth against size",
+        "Does the best depth grow with the size? Circles: the vertex of a parabola through the "
+        "losses of one size, with its interval; open, if it is the smallest or largest depth. A "
+        "bar without a circle: the losses do not tell a best depth. Line and band: by the law. "
+        "Small dots are the depths that were trained.",
+        best_depth_against_size,
+    ),
+    Plot(
+        "ladder_decisions", "Decisions by smaller and shorter runs",
+        "How far can a small run be trusted to choose the depth of a large one? Complete runs of "
+        "one seed, compared with the longest runs of the size in the title; the points of a line "
+        "are the token budgets of one size. If the largest size has fewer depths than the next "
+        "smaller one, both are shown. By chance, half of the pairs (dotted) are in the same order.",
+        decisions_by_size,
+    ),
     Plot(
         "loss_against_depth", "Final loss against depth",
         "Does more depth reduce the loss at the same budget? Large markers are means over seeds "
@@ -78,8 +108,18 @@ PLOTS: tuple[Plot, ...] = (
         "Which loss can a model of a given size reach? Lower left is better. The grey steps are "
         "the Pareto front of the mean losses: no other configuration is both smaller and better.",
         lambda analysis: against_cost(
-            analysis, "stored parameters", lambda run: run.parameters["stored"]
+            analysis, "stored parameters", lambda group: group.first.parameters["stored"]
         ),
+    ),
+    Plot(
+        "loss_against_latency", "Final loss against decode latency",
+        "Is a deep model still better at equal latency? The time per generated token was measured "
+        "side by side for this report, at batch size 1. Lower left is better; the grey steps are "
+        "the Pareto front of the mean losses: no other configuration is both faster and better.",
+        lambda analysis: against_cost(
+            analysis, "milliseconds per generated token", lambda group: group.latency_ms
+        ),
+        needs_latency=True,
     ),
     Plot(
         "loss_against_decode_bytes", "Final loss against bytes read per generated token",
@@ -89,7 +129,7 @@ PLOTS: tuple[Plot, ...] = (
         lambda analysis: against_cost(
             analysis,
             "bytes read per generated token",
-            lambda run: run.number("decode_bytes_per_token"),
+            lambda group: group.first.number("decode_bytes_per_token"),
         ),
     ),
 )  # fmt: skip

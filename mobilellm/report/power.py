@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mobilellm.report.caution import shorten_list
 from mobilellm.report.statistics import FAMILY_LEVEL, Noise, level_until
 from mobilellm.units import plural
 
@@ -22,14 +23,16 @@ class PowerEstimate:
     """Seeds that `difference` takes; None: more than 200."""
     level: float
     """Chance of any wrong verdict at this look."""
+    where: str
+    """The configurations; empty if there is one estimate for all."""
 
     def sentence(self, unit: str) -> str:
         """Return `Noise: runs vary by 0.008 nats per token …`."""
         noise = self.noise
         many = f"{self.seeds} seeds" if self.seeds else "more than 200 seeds"
         return (
-            f"Noise: runs vary by {_short(noise.standard_deviation)} {unit} (standard deviation "
-            f"within a seed, pooled over {plural(len(noise.labels), 'configuration')}; "
+            f"Noise{self.where}: runs vary by {_short(noise.standard_deviation)} {unit} (standard "
+            f"deviation within a seed, pooled over {plural(len(noise.labels), 'configuration')}; "
             f"{plural(noise.degrees, 'degree')} of freedom). {plural(noise.num_seeds, 'seed')} "
             f"find a difference of {_short(self.smallest_difference)} in 80 % of comparisons; "
             f"telling {_short(self.difference)} {unit} apart at this noise takes {many}."
@@ -66,6 +69,7 @@ def power_estimates(
         if each.standard_deviation == 0:
             continue
         level = level_until(max_seeds)(each.num_seeds)
+        where = f" among {shorten_list(each.labels)}" if len(noise) > 1 else ""
         found.append(
             PowerEstimate(
                 each,
@@ -73,6 +77,7 @@ def power_estimates(
                 wanted,
                 each.seeds_for(wanted, FAMILY_LEVEL),
                 level,
+                where,
             )
         )
     return tuple(found)

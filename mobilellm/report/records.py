@@ -6,7 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from mobilellm.report.analysis import Analysis
+from mobilellm.report.budgets import HeldEqual
 from mobilellm.report.compressed import COMPRESSED, CompressedModel
+from mobilellm.report.equal_latency import EqualLatency
+from mobilellm.report.evaluated_runs import evaluated_record
+from mobilellm.report.ladder_records import ladder_record
 from mobilellm.report.learning_rates import rates_tried
 from mobilellm.report.power import PowerEstimate
 from mobilellm.report.rate_curves import RateCurve
@@ -30,7 +34,7 @@ FACTS = (
 
 def run_records(analysis: Analysis) -> list[dict[str, Any]]:
     """Return one record per run, and per model that was compressed without training after it."""
-    rows = [_run_record(group, run) for group in analysis.groups for run in group.runs]
+    rows = _all_runs(analysis)
     return rows + [_compressed_record(row) for row in analysis.compressed if row.kind == COMPRESSED]
 
 
@@ -64,14 +68,19 @@ def json_text(analysis: Analysis) -> str:
         ],
         "shapes": [_group_record(group) for group in analysis.groups],
         "pairs": [_pair_record(analysis, pair) for pair in analysis.pairs],
-        "runs": [_run_record(group, run) for group in analysis.groups for run in group.runs],
+        "runs": _all_runs(analysis),
         "learning_rates": [_rate_record(curve) for curve in analysis.rate_curves],
+        "evaluated": evaluated_record(analysis.groups),
+        **ladder_record(analysis.ladder),
         "decisions": None if analysis.decisions is None else asdict(analysis.decisions),
         "reference": analysis.reference,
         "margin": analysis.margin,
         "max_seeds": analysis.max_seeds,
         "noise": [_power_record(each) for each in analysis.power],
         "compressed": [asdict(row) | {"folder": str(row.folder)} for row in analysis.compressed],
+        "held_equal": [_held_record(each) for each in analysis.held_equal],
+        "latency": _latency_record(analysis),
+        "equal_latency": _equal_latency_record(analysis.equal_latency),
         "left_out": [
             {"folder": str(run.folder), "status": run.status, "reason": run.reason}
             for run in analysis.left_out
@@ -79,6 +88,12 @@ def json_text(analysis: Analysis) -> str:
         "num_probes": analysis.num_probes,
     }
     return to_json(record, ensure_ascii=False) + "\n"
+
+
+def _all_runs(analysis: Analysis) -> list[dict[str, Any]]:
+    """One record per run; those of a ladder's shorter budgets come last."""
+    shorter = () if analysis.ladder is None else analysis.ladder.shorter
+    return [_run_record(group, run) for group in (*analysis.groups, *shorter) for run in group.runs]
 
 
 def _run_record(group: RunGroup, run: Run) -> dict[str, Any]:
@@ -101,6 +116,7 @@ def _run_record(group: RunGroup, run: Run) -> dict[str, Any]:
         "val_loss": run.val_loss,
         "val_bits_per_byte": run.val_bits_per_byte,
         "optimizer": run.optimizer,
+        "measured_decode_ms_per_token": group.latency_ms,
         **{path: run.fact(path) for path in FACTS},
     }
 
@@ -129,11 +145,13 @@ def _group_record(group: RunGroup) -> dict[str, Any]:
         "seeds": list(group.seeds),
         "val_loss": _interval_record(group.interval("val_loss")),
         "val_bits_per_byte": _interval_record(group.interval("val_bits_per_byte")),
+        "decode_ms_per_token": group.latency_ms,
         "learning_rate": group.first.number("learning_rate"),
         "learning_rates_tried": [
             {"learning_rate": rate, "val_loss": loss}
             for rate, loss in rates_tried(group.first).items()
         ],
+        "chosen_by_rule": group.first.fact("chosen_by_rule") or {},
         "median_tokens_per_second": group.median("tokens_per_second"),
         "median_peak_memory_bytes": group.median("peak_memory_bytes"),
         "median_wall_seconds": group.median("wall_seconds"),
@@ -155,6 +173,60 @@ def _pair_record(analysis: Analysis, pair: Pair) -> dict[str, Any]:
         "difference_bits_per_byte": _interval_record(
             analysis.difference(pair, "val_bits_per_byte")
         ),
+    }
+
+
+def _held_record(found: HeldEqual) -> dict[str, Any]:
+    quantities = [
+        {
+            "quantity": budget.name,
+            "smallest": budget.smallest,
+            "largest": budget.largest,
+            "spread": budget.spread,
+            "is_equal": budget.is_matched,
+        }
+        for budget in found.budgets
+    ]
+    return {"shapes": list(found.labels), "quantities": quantities}
+
+
+def _latency_record(analysis: Analysis) -> dict[str, Any]:
+    conditions = analysis.latencies.conditions
+    return {
+        "conditions": None if conditions is None else asdict(conditions),
+        "processor_share": None if conditions is None else analysis.latencies.processor_share,
+        "not_measured": analysis.latencies.reason or None,
+    }
+
+
+def _equal_latency_record(found: EqualLatency) -> dict[str, Any]:
+    return {
+        "pairs": [
+            {
+                "first": each.pair.first,
+                "second": each.pair.second,
+                "difference": _interval_record(each.pair.difference),
+                "time_ratio": asdict(each.ratio),
+                "verdict": each.verdict,
+            }
+            for each in found.pairs
+        ],
+        "levels": [
+            {
+                "ms_per_token": level.ms,
+                "losses": {name: asdict(loss) for name, loss in level.losses.items()},
+                "pairs": [
+                    {
+                        "first": pair.first,
+                        "second": pair.second,
+                        "verdict": pair.verdict,
+                        "difference": _interval_record(pair.difference),
+                    }
+                    for pair in level.pairs
+                ],
+            }
+            for level in found.levels
+        ],
     }
 
 

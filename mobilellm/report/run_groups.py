@@ -27,6 +27,8 @@ class RunGroup:
 
     label: str
     runs: tuple[Run, ...]
+    latency: tuple[float, ...] = ()
+    """Milliseconds per generated token in each round of a measurement; empty: not measured."""
 
     @property
     def first(self) -> Run:
@@ -37,6 +39,11 @@ class RunGroup:
     def model(self) -> ModelConfig:
         """The architecture."""
         return self.first.model
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Median milliseconds per generated token; None: not measured."""
+        return statistics.median(self.latency) if self.latency else None
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -91,7 +98,7 @@ def group_runs(runs: Iterable[Run]) -> tuple[tuple[RunGroup, ...], tuple[LeftOut
         LeftOut(older.folder, "duplicate", f"same configuration and seed as {kept.folder}")
         for older, kept in repeated
     )
-    ordered = sorted(groups, key=_from_wide_to_deep)
+    ordered = sorted(groups, key=from_wide_to_deep)
     labels = make_labels([group.first for group in ordered])
     named = [replace(s, label=label) for s, label in zip(ordered, labels, strict=True)]
     return tuple(named), left_out
@@ -119,7 +126,7 @@ def group_key(run: Run, without: Collection[str] = ()) -> str:
     return json.dumps(parts, sort_keys=True, default=str)
 
 
-def _from_wide_to_deep(group: RunGroup) -> tuple[Any, ...]:
+def from_wide_to_deep(group: RunGroup) -> tuple[Any, ...]:
     """Sort key: depth, width, dense before compressed, then the values of the settings."""
     run, model = group.first, group.model
     treatment = (compression_text(run), distillation_text(run))

@@ -9,7 +9,7 @@ from typing import Any
 from mobilellm.models.config import ModelConfig
 from mobilellm.recorded_config import TARGET, class_name, to_current_form
 from mobilellm.report.curves import Curve, read_curve
-from mobilellm.run_folder import CONFIG, METRICS, SUMMARY, read_summary
+from mobilellm.run_folder import CONFIG, METRICS, SUMMARY, folders_with, read_summary
 
 PROBES = "probes"
 """Folders of this name contain learning-rate probes: shorter runs that are never compared."""
@@ -144,10 +144,8 @@ def _run_folders(paths: Sequence[Path | str]) -> Iterator[tuple[Path, Path]]:
                 f"{path} does not exist; give a run or sweep folder, e.g. outputs/depth_vs_width"
             )
         root = path if path.is_dir() else path.parent
-        marks = [*root.rglob(SUMMARY), *root.rglob(CONFIG)]
-        for folder in sorted({mark.parent for mark in marks}):
-            is_hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
-            if not is_hidden and folder.resolve() not in seen:
+        for folder in folders_with(SUMMARY, CONFIG, below=root):
+            if folder.resolve() not in seen:
                 seen.add(folder.resolve())
                 yield root, folder
 
@@ -199,7 +197,9 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     if not path.exists():
         return {}
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # libyaml is ten times as fast; not every build of PyYAML has it.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
     return to_current_form(config) if isinstance(config, Mapping) else {}

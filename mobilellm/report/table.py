@@ -9,7 +9,10 @@ from rich.text import Text
 
 from mobilellm.report.analysis import Analysis
 from mobilellm.report.columns import Column, shown_columns
+from mobilellm.report.evaluated_runs import evaluated_runs
+from mobilellm.report.evaluated_table import CAPTION, HEAD, evaluated_heads, evaluated_rows
 from mobilellm.report.findings import UNIT
+from mobilellm.report.latency_tables import held_equal_lines
 from mobilellm.report.pair_rows import reference_caption, reference_rows
 from mobilellm.report.rate_rows import RATE_HEADS, rate_rows
 from mobilellm.report.run_groups import RunGroup
@@ -45,12 +48,14 @@ def terminal_report(analysis: Analysis) -> RenderableType:
         parts += [
             RunGroupTable(analysis.groups),
             Text(reference_sentence(analysis.groups), style="dim"),
+            *(Text(line) for line in held_equal_lines(analysis.held_equal)),
             Text(),
         ]
     if analysis.compressed:
         parts.append(leaderboard_table(analysis))
     if analysis.rate_curves:
         parts.append(rates_table(analysis))
+    parts += evaluated_table(analysis.groups)
     parts += _pairs(analysis)
     parts += [Text(sentence, style="dim") for sentence in analysis.power_sentences]
     parts += [Text()] if analysis.power_sentences else []
@@ -185,6 +190,18 @@ def rates_table(analysis: Analysis) -> WideTable:
     )
 
 
+def evaluated_table(groups: Sequence[RunGroup]) -> list[RenderableType]:
+    """Return the table of benchmark tasks with its caption; nothing if no run was evaluated."""
+    found = evaluated_runs(groups)
+    if found is None:
+        return []
+    labels = [group.label for group in groups]
+    rows = evaluated_rows(found, labels)
+    cells = [[Text(cell) for cell in cells] for _, *cells in rows]
+    table = WideTable(HEAD, [name for name, *_ in rows], evaluated_heads(labels), cells)
+    return [table, Text(CAPTION, style="dim"), Text()]
+
+
 def reference_sentence(groups: Sequence[RunGroup]) -> str:
     """Return a sentence with the unigram and bigram losses of the validation text."""
     parts = []
@@ -208,8 +225,12 @@ def _pairs(analysis: Analysis) -> list[RenderableType]:
         return []
     if analysis.reference is None:
         unit = UNIT[analysis.metric or "val_loss"]
-        text = f"Row compared with column, difference in {unit}:"
-        return [Text(text, style="dim"), _verdicts(analysis)]
+        parts: list[RenderableType] = []
+        for name, labels in analysis.blocks:
+            at = f" at {name}" if name else ""
+            text = f"Row compared with column{at}, difference in {unit}:"
+            parts += [Text(text, style="dim"), _verdicts(analysis, labels)]
+        return parts
     rows = reference_rows(analysis)
     table = WideTable(
         "configuration",
@@ -228,9 +249,8 @@ def _pairs(analysis: Analysis) -> list[RenderableType]:
     return [Text(reference_caption(analysis), style="dim"), table]
 
 
-def _verdicts(analysis: Analysis) -> WideTable:
+def _verdicts(analysis: Analysis, labels: Sequence[str]) -> WideTable:
     """The configuration of each row compared with that of each column."""
-    labels = [group.label for group in analysis.groups]
     cells = [[_cell(analysis.pair(row, column)) for column in labels] for row in labels]
     return WideTable("", labels, labels, cells)
 

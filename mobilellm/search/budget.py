@@ -1,9 +1,9 @@
 """Search for the shape of a model that meets a budget, given its depth or width.
 
-Models of different depth and width can only be compared fairly if they have the same size.
-`config_for_budget` takes a budget of parameters or operations, and `num_blocks` or `hidden_size`.
-It returns a configuration that meets the budget, so that all models of a sweep have the same
-budget.
+Models of different depth and width can only be compared fairly if something about them is equal.
+`config_for_budget` takes a budget of parameters, operations, bytes or latency (see `matching`), and
+`num_blocks` or `hidden_size`. It returns a configuration that meets the budget, so that all models
+of a sweep have the same budget.
 """
 
 import logging
@@ -12,22 +12,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mobilellm.accounting import count_parameters, flops_per_token
 from mobilellm.models import ModelConfig
-from mobilellm.models.config import RANGES, check_choice
+from mobilellm.models.config import RANGES
 from mobilellm.ranges import Range, check_fields, check_value
-from mobilellm.search.shape_grid import Candidate, Measure, ShapeGrid
+from mobilellm.search.matching import COUNT, Matching
+from mobilellm.search.shape_grid import Candidate, ShapeGrid
 
-MATCHES = ("stored", "body", "flops")
 DEFAULT_VOCAB_SIZE = 32_000
 
 SMALL_BUDGET = 60_000_000
-"""For smaller budgets (in operations: twice this number), the steps of the widths are smaller."""
+"""For budgets of fewer parameters, the steps of the widths are smaller."""
 PREFERRED_DEVIATION = 0.01
 """Among the shapes within this relative deviation, that with the best proportions is chosen."""
 
 LARGEST_BUDGET = 1e13
-COUNT = Range(at_least=1, cap=2**24)
 TOLERANCE = Range(at_least=0, cap=10, remedy="0.02 is common")
 
 logger = logging.getLogger(__name__)
@@ -38,11 +36,11 @@ class BudgetSolution:
     """A configuration and its deviation from the budget."""
 
     config: ModelConfig
-    budget: int
-    """The requested parameters, or forward operations per token."""
-    match: str
-    """The quantity that meets the budget: `stored`, `body` or `flops`."""
-    reached: int
+    budget: float
+    """The requested amount."""
+    matching: Matching
+    """The quantity that meets the budget."""
+    reached: float
     """The value of this quantity for the configuration."""
 
     @property
@@ -53,26 +51,21 @@ class BudgetSolution:
     def __str__(self) -> str:
         """Shape, size and deviation from the budget in one line."""
         config = self.config
-        unit = {"flops": "forward FLOPs per token"}.get(self.match, f"{self.match} parameters")
         return (
             f"{config.num_blocks} blocks of width {config.hidden_size} "
             f"(intermediate_size {config.intermediate_size}, {config.num_attention_heads} heads, "
-            f"{config.num_key_value_heads} for keys and values): {self.reached:,} {unit}, "
-            f"{self.deviation:+.2%} of {self.budget:,}"
+            f"{config.num_key_value_heads} for keys and values): "
+            f"{self.matching.text(self.reached)}, {self.deviation:+.2%} of {self.budget:,}"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class BudgetRules:
+class BudgetRules(Matching):
     """Rules for shapes that meet a budget, apart from the fields of `ModelConfig`."""
 
-    match: str = "stored"
-    """The quantity that meets the budget: `stored` parameters, parameters of the `body` (without
-    embeddings), or `flops` (forward, per token)."""
-    sequence_length: int | None = None
-    """Number of tokens for `flops`; default: max_position_embeddings."""
     head_dim: int | None = None
-    """Width of a head, which divides the width. Default: 64, or 16 for budgets below 60 million."""
+    """Width of a head, which divides the width. Default: 64, or 16 for budgets below 60 million;
+    for latency, that of the device profile."""
     group_size: int | None = None
     """Query heads per key-value head; default: the largest of 3, 2, 1 that divides their number."""
     alignment: int | None = None
@@ -86,21 +79,29 @@ class BudgetRules:
         """Check the choices.
 
         Raises:
-            ValueError: `match` is unknown, or a number is out of range.
+            ValueError, FileNotFoundError: see `Matching`; or a number is out of range.
         """
-        check_fields(self, sequence_length=COUNT, head_dim=COUNT, group_size=COUNT,
-                     alignment=COUNT, tolerance=TOLERANCE)  # fmt: skip
-        check_choice("match", self.match, MATCHES)
+        check_fields(self, head_dim=COUNT, group_size=COUNT, alignment=COUNT, tolerance=TOLERANCE)
+        super().__post_init__()
 
-    def measure(self, config: ModelConfig) -> int:
-        """The value of the matched quantity for a configuration."""
-        return measure_budget(config, self.match, self.sequence_length)
+    def is_covered(self, num_layers: int) -> bool:
+        """Whether the matched quantity is known for models of this many layers."""
+        if self.match != "latency":
+            return True
+        least, most = self.latency.depths
+        return least <= num_layers <= most
 
-    def grid(self, amount: int, fields: Mapping[str, Any]) -> ShapeGrid:
+    def grid(self, amount: float, fields: Mapping[str, Any]) -> ShapeGrid:
         """The shapes that are allowed for a budget of `amount`."""
-        is_small = amount < SMALL_BUDGET * (2 if self.match == "flops" else 1)
+        if self.match == "latency":
+            head_dim = self.latency.head_dim
+            is_small = head_dim < 64
+        else:
+            per_parameter = {"flops": 2, "bytes": (self.bits or 8) / 8}.get(self.match, 1)
+            is_small = amount < SMALL_BUDGET * per_parameter
+            head_dim = 16 if is_small else 64
         return ShapeGrid(
-            head_dim=(16 if is_small else 64) if self.head_dim is None else self.head_dim,
+            head_dim=head_dim if self.head_dim is None else self.head_dim,
             group_size=self.group_size,
             alignment=(8 if is_small else 64) if self.alignment is None else self.alignment,
             ffn_rule=self.ffn_rule,
@@ -117,8 +118,9 @@ def config_for_budget(
     """Find the configuration that meets a budget best; see `solve_budget`.
 
     Args:
-        budget: number of parameters, or of forward operations per token if match=flops; strings
-            such as `125e6` are accepted.
+        budget: amount of the matched quantity (`Matching`): a number of parameters, of forward
+            operations per token, or of bytes, or milliseconds per token; strings such as `125e6`
+            are accepted.
         num_blocks: number of stored blocks; None: derived from the width and the budget.
         hidden_size: width; None: derived from the number of blocks and the budget.
         options: fields of `BudgetRules` (match, tolerance, head_dim …) and of `ModelConfig`
@@ -154,15 +156,23 @@ def solve_budget(
 
     Raises:
         ValueError: neither depth nor width is given, a choice or field is unknown, sizes are not
-            divisible, or no shape meets the budget within the tolerance.
+            divisible, no shape meets the budget within the tolerance, or a latency is outside of
+            the range of the device profile.
+        FileNotFoundError: there is no device profile.
 
     Source: Liu et al. 2024, arXiv:2402.14905, tables 9 and 11: head size, groups, ratio, ffn_rule.
     """
-    amount = _parse_budget(budget)
     names = {field.name for field in fields(BudgetRules)}
     rules = BudgetRules(**{name: options[name] for name in names & options.keys()})
+    amount = _parse_budget(budget, rules.match)
     grid = rules.grid(amount, {k: v for k, v in options.items() if k not in names})
     _check_given(num_blocks, hidden_size, grid)
+    if rules.match == "latency":
+        rules.latency.check_covers(
+            num_layers=None if num_blocks is None else grid.num_layers(num_blocks),
+            hidden_size=hidden_size,
+            vocab_size=grid.fields["vocab_size"],
+        )
 
     def rank(shape: Candidate) -> tuple[float, ...]:
         deviation = abs(shape.reached / amount - 1)
@@ -171,63 +181,58 @@ def solve_budget(
             return (1, deviation, disproportion)
         return (0, disproportion, deviation)
 
-    best = min(_candidates(grid, amount, num_blocks, hidden_size, rules.measure), key=rank)
+    candidates = list(_candidates(grid, amount, num_blocks, hidden_size, rules))
+    if not candidates:
+        raise ValueError(
+            f"no shape with {_asked(num_blocks, hidden_size)} lies in the range of the device "
+            f"profile, {rules.latency.range_text}; measure more with --depths and --widths"
+        )
+    best = min(candidates, key=rank)
     config = grid.config(best.num_blocks, best.hidden_size, best.intermediate_size)
-    solution = BudgetSolution(config, amount, rules.match, rules.measure(config))
+    solution = BudgetSolution(config, amount, rules, rules.measure(config))
     if abs(solution.deviation) > rules.tolerance:
         raise ValueError(_refusal(solution, rules.tolerance, num_blocks, hidden_size))
     return solution
 
 
-def measure_budget(config: ModelConfig, match: str, sequence_length: int | None = None) -> int:
-    """Compute the quantity that is compared with a budget.
-
-    Args:
-        config: the configuration.
-        match: `stored` or `body` (parameters), or `flops` (forward, per token).
-        sequence_length: number of tokens for `flops`; default: max_position_embeddings.
-
-    Raises:
-        ValueError: `match` is unknown.
-    """
-    check_choice("match", match, MATCHES)
-    if match == "flops":
-        return flops_per_token(config, sequence_length or config.max_position_embeddings).forward
-    counts = count_parameters(config)
-    return counts.stored if match == "stored" else counts.body
-
-
 def _candidates(
     grid: ShapeGrid,
-    amount: int,
+    amount: float,
     num_blocks: int | None,
     hidden_size: int | None,
-    measure: Measure,
+    rules: BudgetRules,
 ) -> Iterator[Candidate]:
     """Yield at least one candidate, and all that may be nearest to the budget."""
     if hidden_size is not None:
-        yield from grid.at_width(hidden_size, amount, num_blocks, measure)
+        for shape in grid.at_width(hidden_size, amount, num_blocks, rules.measure):
+            if rules.is_covered(grid.num_layers(shape.num_blocks)):
+                yield shape
         return
-    width = 0
+    step = grid.width_step
+    first, last = (0, math.inf) if rules.match != "latency" else rules.latency.widths
+    width = max(0, -(-first // step) - 1) * step
     excess = 0.0
     # A wider model can be smaller, because its group size can be larger, but not by a third.
-    while excess < 4 / 3:
-        width += grid.width_step
-        for shape in grid.at_width(width, amount, num_blocks, measure):
+    while excess < 4 / 3 and width + step <= last:
+        width += step
+        for shape in grid.at_width(width, amount, num_blocks, rules.measure):
             yield shape
             excess = shape.reached / amount
 
 
-def _parse_budget(budget: float | str) -> int:
+def _parse_budget(budget: float | str, match: str) -> float:
     try:
         amount = float(budget)
     except (TypeError, ValueError):
         amount = math.nan
-    if isinstance(budget, bool) or not 1 <= amount <= LARGEST_BUDGET:
+    least, most, example = 1.0, LARGEST_BUDGET, "125e6"
+    if match == "latency":
+        least, most, example = 1e-3, 1e6, "2.5 (milliseconds per token)"
+    if isinstance(budget, bool) or not least <= amount <= most:
         raise ValueError(
-            f"budget={budget!r} must be a number from 1 to {LARGEST_BUDGET:g}; give e.g. 125e6"
+            f"budget={budget!r} must be a number from {least:g} to {most:g}; give e.g. {example}"
         )
-    return round(amount)
+    return amount if match == "latency" else round(amount)
 
 
 def _check_given(num_blocks: int | None, hidden_size: int | None, grid: ShapeGrid) -> None:
@@ -253,14 +258,23 @@ def _check_given(num_blocks: int | None, hidden_size: int | None, grid: ShapeGri
 def _refusal(
     solution: BudgetSolution, tolerance: float, num_blocks: int | None, hidden_size: int | None
 ) -> str:
-    given = {"num_blocks": num_blocks, "hidden_size": hidden_size}
-    asked = " and ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+    matching, nearest = solution.matching, f"{solution.reached:.12g}"
+    if matching.match == "latency":
+        nearest = f"{solution.reached:.5g}"
+    others = "another depth or width, a smaller head_dim or alignment, or a larger tolerance"
+    if matching.match == "latency":
+        others += f", or measure beyond {matching.latency.range_text}"
     return (
-        f"budget={solution.budget} (match={solution.match}) with {asked} cannot be met within "
-        f"tolerance={tolerance:g}; the nearest shape has {solution.reached} "
-        f"({_shape(solution)}); use budget={solution.reached}, another depth or width, a smaller "
-        "head_dim or alignment, or a larger tolerance"
+        f"budget={solution.budget:.12g} (match={matching.match}) with "
+        f"{_asked(num_blocks, hidden_size)} cannot be met within tolerance={tolerance:g}; the "
+        f"nearest shape has {nearest} {matching.unit} ({_shape(solution)}); use budget={nearest}, "
+        f"{others}"
     )
+
+
+def _asked(num_blocks: int | None, hidden_size: int | None) -> str:
+    given = {"num_blocks": num_blocks, "hidden_size": hidden_size}
+    return " and ".join(f"{name}={value}" for name, value in given.items() if value is not None)
 
 
 def _shape(solution: BudgetSolution) -> str:

@@ -25,7 +25,7 @@ class Candidate:
     num_blocks: int
     hidden_size: int
     intermediate_size: int
-    reached: int
+    reached: float
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class ShapeGrid:
         return len(order_of_layers(scheme, num_blocks, self.fields.get("block_repeats", 1)))
 
 
-Measure = Callable[[ModelConfig], int]
+Measure = Callable[[ModelConfig], float]
 
 
 def paper_intermediate_size(hidden_size: int, feed_forward: str = "swiglu") -> int:
@@ -145,11 +145,11 @@ class _Cost:
     """
 
     num_layers: Callable[[int], int]
-    fixed: int
-    per_block: int
-    per_block_unit: int
-    per_layer: int
-    per_layer_unit: int
+    fixed: float
+    per_block: float
+    per_block_unit: float
+    per_layer: float
+    per_layer_unit: float
 
     @classmethod
     def at_width(cls, grid: ShapeGrid, hidden_size: int, measure: Measure) -> "_Cost":
@@ -170,7 +170,7 @@ class _Cost:
             per_layer_unit=per_layer_unit,
         )
 
-    def _of_blocks(self, num_blocks: int) -> tuple[int, int]:
+    def _of_blocks(self, num_blocks: int) -> tuple[float, float]:
         """Cost of all blocks without feed-forward layers, and per unit of feed-forward width."""
         layers = self.num_layers(num_blocks)
         return (
@@ -178,7 +178,7 @@ class _Cost:
             num_blocks * self.per_block_unit + layers * self.per_layer_unit,
         )
 
-    def total(self, num_blocks: int, intermediate_size: int) -> int:
+    def total(self, num_blocks: int, intermediate_size: int) -> float:
         plain, per_unit = self._of_blocks(num_blocks)
         return self.fixed + plain + per_unit * intermediate_size
 

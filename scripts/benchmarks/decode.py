@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mobilellm.accounting import weight_bytes
 from mobilellm.models import MobileLLM
 from mobilellm.models.generation import generate
-from scripts.benchmarks.peers import huggingface_llama
+from scripts.benchmarks.peer_models import huggingface_llama, llama_shape
 from scripts.benchmarks.rounds import alternate, median_ratio
 from scripts.benchmarks.shapes import mobilellm_125m
 
@@ -30,7 +30,7 @@ def measure_decode(*, rounds: int, new_tokens: int) -> list[dict[str, Any]]:
         new_tokens: tokens generated per round.
     """
     config = mobilellm_125m()
-    ours, theirs = MobileLLM(config).eval(), huggingface_llama(config).eval()
+    ours, theirs = MobileLLM(config).eval(), huggingface_llama(llama_shape(config)).eval()
     prompt = torch.randint(3, config.vocab_size, (1, PROMPT_TOKENS))
 
     def run_ours() -> None:

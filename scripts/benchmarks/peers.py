@@ -10,11 +10,13 @@ import subprocess
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from mobilellm.losses.cross_entropy import chunked_cross_entropy
-from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.models import MobileLLM
+from scripts.benchmarks.peer_models import huggingface_llama, llama_shape
 from scripts.benchmarks.shapes import Workload
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def random_tokens(workload: Workload, device: str = "cpu") -> torch.Tensor:
@@ -22,27 +24,6 @@ def random_tokens(workload: Workload, device: str = "cpu") -> torch.Tensor:
     shape = (workload.batch, workload.sequence_length + 1)
     generator = torch.Generator().manual_seed(0)
     return torch.randint(workload.config.vocab_size, shape, generator=generator).to(device)
-
-
-def huggingface_llama(config: ModelConfig) -> nn.Module:
-    """Build a `LlamaForCausalLM` of the same shape with random weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,  # pyright: ignore[reportArgumentType]
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_attention_heads,  # pyright: ignore[reportArgumentType]
-            num_key_value_heads=config.num_key_value_heads,  # pyright: ignore[reportArgumentType]
-            head_dim=config.head_dim,
-            max_position_embeddings=config.max_position_embeddings,
-            rms_norm_eps=config.rms_norm_eps,
-            tie_word_embeddings=config.tie_word_embeddings,
-            attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
-        )
-    )
 
 
 class OurStep:
@@ -68,7 +49,7 @@ class HuggingFaceStep:
 
     def __init__(self, workload: Workload, device: str = "cpu") -> None:
         """Build model and optimizer."""
-        self.model = huggingface_llama(workload.config).to(device).train()
+        self.model = huggingface_llama(llama_shape(workload.config)).to(device).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         # This loss shifts the labels itself, so one token per row fewer is predicted.
         self.tokens = random_tokens(workload, device)[:, :-1].contiguous()
@@ -87,15 +68,16 @@ class LitGPTStep:
         """Start the process, which builds model and optimizer."""
         environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         self.process = subprocess.Popen(
-            [os.environ["LITGPT_PYTHON"], str(Path(__file__).with_name("litgpt_child.py"))],
+            [os.environ["LITGPT_PYTHON"], "-m", "scripts.benchmarks.litgpt_child"],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
             encoding="utf-8",
         )
-        settings = workload.config.to_dict() | {
-            "num_layers": workload.config.num_layers,
+        settings = {
+            "shape": llama_shape(workload.config),
             "batch": workload.batch,
             "sequence_length": workload.sequence_length,
             "threads": torch.get_num_threads(),

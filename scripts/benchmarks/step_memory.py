@@ -37,11 +37,12 @@ def main(name: str) -> None:
     import psutil
 
     from mobilellm.pipeline.memory import peak_memory_bytes, reset_peak_memory
-    from scripts.benchmarks.peers import HuggingFaceStep, OurStep, huggingface_llama
+    from scripts.benchmarks.peer_models import huggingface_llama, llama_shape
+    from scripts.benchmarks.peers import HuggingFaceStep, OurStep
     from scripts.benchmarks.shapes import middle_workload
 
     small = middle_workload(vocab_size=8, batch=1, sequence_length=8)
-    huggingface_llama(small.config)  # so that late imports are not measured
+    huggingface_llama(llama_shape(small.config))  # so that late imports are not measured
     workload = middle_workload(vocab_size=32_000, sequence_length=512)
     reset_peak_memory("cpu")
     start = psutil.Process().memory_info().rss

@@ -147,7 +147,8 @@ def test_the_table_of_one_model_shows_its_numbers():
 
 
 def test_a_budget_is_shown_with_its_deviation():
-    budget = {"budget": 1000, "match": "body", "reached": 1010, "deviation": 0.01}
+    budget = {"budget": 1000, "match": "body", "unit": "body parameters", "reached": 1010,
+              "deviation": 0.01}  # fmt: skip
     assert "+1.00%" in shown(model_table(explained() | {"budget": budget}))
     ladder = shown(ladder_table([explained(), explained() | {"budget": budget}], ["a", "b"]))
     assert "off budget" in ladder
@@ -197,7 +198,8 @@ def test_scaling_is_forecast_where_it_is_asked_for(tmp_path):
     assert [step["num_gpus"] for step in large["steps"]] == [8, 32]
     expected = forecast_step(
         ModelConfig(**MOBILELLM_1B), 32, sequences_per_gpu=32, sequence_length=2048,
-        micro_batches=8, strategy="fsdp", cluster=Cluster(overlap=0.5, flops_per_second=1e14),
+        micro_batches=8, strategy="fsdp", optimizer="muon",
+        cluster=Cluster(overlap=0.5, flops_per_second=1e14),
     )  # fmt: skip
     assert large["steps"][1] == asdict(expected)
     assert small["steps"][1]["step_seconds"] < large["steps"][1]["step_seconds"]

@@ -1,9 +1,9 @@
 import pytest
 
 from mobilellm.accounting import (
-    count_parameters,
     decode_bytes_per_token,
     kv_cache_bytes_per_token,
+    weight_bits,
     weight_bytes,
 )
 from mobilellm.models import ModelConfig
@@ -19,16 +19,29 @@ SHAPE = {
 }
 
 
-@pytest.mark.parametrize("bits", [4, 8, 16, 32])
-def test_weight_bytes_are_bits_of_the_stored_count(bits):
+# Of SHAPE: q_proj and o_proj 24 x 48, k_proj and v_proj 24 x 16, three matrices of 24 x 40.
+BLOCK_WEIGHTS = 2 * 24 * 48 + 2 * 24 * 16 + 3 * 24 * 40
+NORM_WEIGHTS = 3 * 2 * 24 + 24
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16, 32])
+def test_matrices_have_the_given_bits_and_norms_at_least_16(bits):
     config = ModelConfig(**SHAPE, block_repeats=2)
-    assert weight_bytes(config, bits) == -(-count_parameters(config).stored * bits // 8)
+    by_hand = (3 * BLOCK_WEIGHTS + 50 * 24) * bits + NORM_WEIGHTS * max(bits, 16)
+    assert 8 * weight_bytes(config, bits) == weight_bits(config, bits) == by_hand
+
+
+@pytest.mark.parametrize(("tied", "tables"), [(True, 1), (False, 2)])
+def test_embedding_and_head_may_have_their_own_bits(tied, tables):
+    config = ModelConfig(**SHAPE, tie_word_embeddings=tied, qk_norm="rms")
+    by_hand = 3 * BLOCK_WEIGHTS * 4 + tables * 50 * 24 * 6 + (NORM_WEIGHTS + 3 * 2 * 8) * 16
+    assert weight_bits(config, 4, embedding_bits=6) == by_hand
 
 
 def test_weight_bytes_round_up_to_whole_bytes():
-    config = ModelConfig(**SHAPE | {"vocab_size": 50, "hidden_size": 25})
-    assert count_parameters(config).stored % 2
-    assert weight_bytes(config, 4) == (count_parameters(config).stored + 1) // 2
+    config = ModelConfig(**SHAPE | {"vocab_size": 51, "hidden_size": 25})
+    assert weight_bits(config, 1) % 8
+    assert weight_bytes(config, 1) == weight_bits(config, 1) // 8 + 1
 
 
 def test_without_context_a_plain_model_reads_all_its_weights_once():
@@ -55,10 +68,9 @@ def test_the_cache_is_read_for_every_earlier_token():
 )
 def test_a_block_that_runs_twice_in_a_row_may_stay_in_the_cache(scheme, reads_of_each_block):
     config = ModelConfig(**SHAPE, block_repeats=2, layer_sharing=scheme)
-    counts = count_parameters(config)
-    block = (counts.executed - counts.stored) // 3
+    block = BLOCK_WEIGHTS + 2 * 2 * 24  # bytes: those of the norms twice
     plain = decode_bytes_per_token(config, bits=8)
-    assert plain == counts.executed
+    assert plain == 6 * block + 50 * 24 + 2 * 24
     cached = decode_bytes_per_token(config, bits=8, repeats_cached=True)
     assert plain - cached == block * (6 - sum(reads_of_each_block))
 
@@ -71,9 +83,9 @@ def test_blocks_that_run_unequally_often_are_read_as_often(scheme, again):
     shape = SHAPE | {"num_blocks": 4, "intermediate_size": sizes}
     config = ModelConfig(**shape, block_repeats=2, layer_sharing=scheme)
     order = (0, 1, 2, 1, 2, 3) if scheme == "sandwich" else (3, 2, 1, 0, 0, 2)
-    attention, norms = 24 * (48 + 16 + 16 + 48), 2 * 24
+    attention, norms = 24 * (48 + 16 + 16 + 48), 2 * 2 * 24
     blocks = [attention + norms + 3 * 24 * size for size in sizes]
-    rest = 24 + 50 * 24
+    rest = 2 * 24 + 50 * 24
     read = sum(blocks[block] for block in order)
     assert decode_bytes_per_token(config, bits=8) == rest + read
     cached = read - (blocks[0] if scheme == "last_first" else 0)
@@ -100,6 +112,8 @@ def test_values_that_make_no_sense_are_refused():
     config = ModelConfig(**SHAPE)
     with pytest.raises(ValueError, match="bits=0 must be a whole number of at least 1"):
         weight_bytes(config, 0)
+    with pytest.raises(ValueError, match="embedding_bits=0 must be a whole number of at least 1"):
+        weight_bytes(config, 4, embedding_bits=0)
     with pytest.raises(ValueError, match=r"kv_bits=2\.5 must be a whole number of at least 1"):
         decode_bytes_per_token(config, kv_bits=2.5)
     with pytest.raises(

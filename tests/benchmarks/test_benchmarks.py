@@ -16,7 +16,8 @@ from scripts.benchmarks.distillation import measure_distillation
 from scripts.benchmarks.factorized import feed_forward, measure_factorized
 from scripts.benchmarks.loop import RandomTokens, _compare
 from scripts.benchmarks.optimizer_step import measure_muon
-from scripts.benchmarks.peers import HuggingFaceStep, OurStep, huggingface_llama
+from scripts.benchmarks.peer_models import huggingface_llama, llama_shape
+from scripts.benchmarks.peers import HuggingFaceStep, OurStep
 from scripts.benchmarks.results import results_table, write_results
 from scripts.benchmarks.rounds import alternate, median_ratio, repeated
 from scripts.benchmarks.shapes import Workload, demo_workloads, large_workload
@@ -53,7 +54,7 @@ def test_repeating_fills_the_time_asked_for():
 def test_the_peer_has_the_same_shape(workload):
     pytest.importorskip("transformers")
     with torch.device("meta"):
-        peer = huggingface_llama(workload.config)
+        peer = huggingface_llama(llama_shape(workload.config))
     assert sum(p.numel() for p in peer.parameters()) == count_parameters(workload.config).stored
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from adamw_cosine import ADAMW_COSINE
 from safetensors.torch import load_file
 from small_run import read_rows
 
@@ -14,6 +15,7 @@ from mobilellm.training import LanguageModelModule
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/plain_lightning.py"
 # The settings of the example, for `train`.
 SETTINGS = (
+    *ADAMW_COSINE,
     "model.hidden_size=16", "model.intermediate_size=32", "model.num_blocks=3",
     "model.num_key_value_heads=2", "model.head_dim=8", "model.bos_token_id=1",
     "max_tokens=2304", "validation_interval_tokens=2304", "data.held_out=0.05",

@@ -135,3 +135,13 @@ def test_what_is_logged_is_shown_while_a_command_runs(capsys):
 def test_other_commands_are_named_as_the_current_one_was_started(monkeypatch, program, command):
     monkeypatch.setattr("sys.argv", [program])
     assert command_for("prepare_data") == command
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(None, 120), ("", 120), ("80", 80)])
+def test_a_console_that_is_no_terminal_has_the_width_of_columns(columns, expected, monkeypatch):
+    from mobilellm.cli.console import make_console
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert make_console(120).width == expected

@@ -11,7 +11,7 @@ from mobilellm.commands import description, modules, summary
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {"train", "prepare-data", "explain", "compare", "status", "compress", "prepare-logits",
-            "generate", "import", "export", "coordinate-check"}  # fmt: skip
+            "generate", "import", "export", "coordinate-check", "device-profile"}  # fmt: skip
 
 
 def run(*arguments, cwd=ROOT):
@@ -38,6 +38,22 @@ def test_listing_the_commands_loads_nothing_heavy():
         "print([x for x in ('torch', 'hydra', 'lightning', 'numpy', 'yaml') if x in sys.modules])"
     )
     assert run("-c", code).stdout.strip() == "[]"
+
+
+def test_help_of_no_command_loads_torch():
+    code = (
+        "import sys\n"
+        "from importlib import import_module\n"
+        "from mobilellm.commands import modules\n"
+        "for module in modules().values():\n"
+        "    try:\n"
+        "        import_module(f'mobilellm.commands.{module}').main(['--help'])\n"
+        "    except SystemExit:\n"
+        "        if 'torch' in sys.modules:\n"
+        "            sys.exit(f'the help of {module} loads torch')\n"
+    )
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("module", modules().values())

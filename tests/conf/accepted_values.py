@@ -10,16 +10,21 @@ FREE_TEXT = (
     "data.sources.*.document", "data.dataset_*", "data.revision", "logger.wandb.project",
     "logger.wandb.group", "hydra.launcher.partition", "hydra.launcher.account",
     "hydra.launcher.qos", "hydra.launcher.constraint", "hydra.launcher.container",
-    "hydra.launcher.python",
+    "hydra.launcher.python", "callbacks.evaluation.tasks*",
 )  # fmt: skip
 # A path: whether it exists is seen when it is read or made, in the same command.
 PATHS = ("output_dir", "prepared_dir", "data.*dir", "data.train", "data.validation",
-         "data.sources.*.train", "data.tokenizer", "out", "text")  # fmt: skip
+         "data.sources.*.train", "data.tokenizer", "out", "text",
+         "callbacks.evaluation.data")  # fmt: skip
 
 ROWS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("seed", ("zero",), "0 is a seed"),
     ("learning_rate_probe_seed", ("zero",), "0 is a seed"),
     ("learning_rate_probe_widenings", ("zero",), "no further rates are tried"),
+    ("search.seed", ("zero",), "0 is a seed"),
+    ("search.constraints.context", ("zero",), "an empty KV cache"),
+    ("search.pruning.margin", ("zero",), "every worse trial may be ended"),
+    ("search.finalists", ("zero",), "no trial is trained again"),
     ("max_tokens", ("huge",), "another limit or a signal ends the run"),
     ("max_steps", ("huge",), "another limit or a signal ends the run"),
     ("max_seconds", ("huge",), "another limit or a signal ends the run"),
@@ -33,6 +38,7 @@ ROWS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("optimizer.weight_decay", ("zero",), "no decay"),
     ("optimizer.learning_rate", ("huge",), "training diverges, and is stopped for it"),
     ("optimizer.muon_learning_rate_ratio", ("huge",), "training diverges, and is stopped for it"),
+    ("optimizer.vector_learning_rate_ratio", ("huge",), "training diverges, and is stopped for it"),
     ("optimizer.momentum", ("zero",), "no momentum: each step follows its own gradient"),
     ("schedule.warmup_fraction", ("zero",), "no warm-up"),
     ("schedule.decay_fraction", ("zero",), "the rate does not fall"),
@@ -42,10 +48,13 @@ ROWS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("distillation.cross_entropy_weight", ("zero",), "the teacher alone is learnt"),
     ("distillation.losses.*.weight", ("zero",), "the loss is only logged"),
     ("distillation.rationale_weight", ("zero",), "rationales are only measured"),
+    ("distillation.num_random", ("zero",), "the largest and the smallest shape alone"),
+    ("distillation.distillation_weight", ("zero",), "the labels alone"),
     ("callbacks.loss_guard.spike_*", ("huge",), "no loss is a spike"),
     ("callbacks.loss_guard.limit", ("huge",), "never stopped for this"),
     ("callbacks.checkpoint.every_*", ("huge",), "saved at validations and the end only"),
     ("callbacks.label_accuracy.*_questions", ("huge",), "all questions"),
+    ("callbacks.evaluation.*limit", ("huge",), "all documents"),
     ("callbacks.label_accuracy.batch_tokens", ("huge",), "all questions in one batch"),
     ("hydra.launcher.gpus_per_node", ("zero",), "no GPUs"),
     ("hydra.launcher.signal_seconds", ("zero",), "no warning before the end"),

@@ -13,7 +13,8 @@ from mobilellm.models import ModelConfig
 from mobilellm.pipeline.parts import make_recipe
 
 CONF = Path(__file__).parents[2] / "conf"
-ROOTS = ("train", "prepare_data", "explain", "coordinate_check", "compress", "prepare_logits")
+ROOTS = ("train", "prepare_data", "explain", "coordinate_check", "compress", "extract",
+         "prepare_logits", "search")  # fmt: skip
 GROUPS = ("model", "data", "optimizer", "schedule", "parametrization", "compression",
           "distillation", "callbacks", "trainer", "logger")  # fmt: skip
 # Devices that a machine may lack, checked when a run is planned and not when it is described.
@@ -49,7 +50,7 @@ def _local_data(name: str, folder: Path) -> list[str]:
 
 
 def test_every_file_is_reached_by_these_tests():
-    groups = [*GROUPS, "experiment", "variant", "hydra"]
+    groups = [*GROUPS, "experiment", "variant", "hydra", "search_space"]
     for file in _files():
         assert file in ROOTS or file.partition("/")[0] in groups, file
 

@@ -9,18 +9,24 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from simulated_profile import true_time, write_profile
 
 from mobilellm.hydra_app.configuration import compose
+from mobilellm.pipeline.search.setup import read_search
 from mobilellm.pipeline.train import train
 
 ROOT = Path(__file__).parents[2]
-EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
-SHORT = ["max_steps=4", "sequence_length=32", "tokens_per_step=64", "validation_tokens=64",
+SEARCHES = ("search_demo",)
+EXPERIMENTS = sorted(
+    path.stem for path in (ROOT / "conf/experiment").glob("*.yaml") if path.stem not in SEARCHES
+)
+SHORT = ["max_steps=4", "horizons=null", "sequence_length=32", "tokens_per_step=64",
+         "validation_tokens=64",
          "validation_interval_tokens=1000", "learning_rate_probe=false", "model.vocab_size=512",
          "callbacks.progress=null", "callbacks.run_summary=null",
          "callbacks.throughput=null", "trainer=cpu", "trainer.num_threads=1"]  # fmt: skip
 
-MANY = 20
+MANY = 12
 
 # A few layers and little calibration text are enough to see that it runs.
 CALIBRATION = {
@@ -51,12 +57,26 @@ def _data(experiment: str, corpus: Path, folder: Path) -> list[str]:
             "validation_tokens=128", "callbacks.label_accuracy.max_questions=4"]  # fmt: skip
 
 
+def _profile(experiment: str, folder: Path) -> list[str]:
+    """A device profile for the experiment that needs one; its times are made up."""
+    if experiment != "matched_latency":
+        return []
+    path = write_profile(
+        folder / "device.json", depths=(2, 4, 8, 16), widths=(32, 64, 128, 256, 512),
+        times=lambda model: 0.8 * true_time(model),
+    )  # fmt: skip
+    return [f"model.latency_profile={path}"]
+
+
 def _trials(experiment: str) -> list[list[str]]:
     """Overrides of each of the experiment's models, with its first seed.
 
     Of a product of many ranges, only the ends of each range.
     """
-    params = OmegaConf.load(ROOT / f"conf/experiment/{experiment}.yaml").hydra.sweeper.params
+    file = OmegaConf.load(ROOT / f"conf/experiment/{experiment}.yaml")
+    if "hydra" not in file:  # it changes another experiment, whose trials it keeps
+        return _trials(file.defaults[0])
+    params = file.hydra.sweeper.params
     axes = [
         [f"{key}={value}" for value in str(values).split(",")]
         for key, values in params.items()
@@ -80,13 +100,20 @@ def test_every_model_of_an_experiment_runs_four_steps(experiment, corpus, prepar
     for trial in _trials(experiment):
         overrides = [
             f"experiment={experiment}", *trial, *SHORT, *_data(experiment, corpus, tmp_path),
-            *CALIBRATION.get(experiment, ()),
+            *CALIBRATION.get(experiment, ()), *_profile(experiment, tmp_path),
             f"prepared_dir={prepared_dir}", f"output_dir={tmp_path}/outputs",
         ]  # fmt: skip
         summary = train(compose("train", overrides))
         assert (summary["status"], summary["steps"]) == ("finished", 4)
         seen.add(f"{summary['model']} {summary['val_loss']}")
     assert len(seen) == len(_trials(experiment)), "two trials learn the same"
+
+
+@pytest.mark.parametrize("experiment", SEARCHES)
+def test_the_space_of_a_search_has_more_points_than_trials(experiment):
+    setup = read_search(compose("search", [f"experiment={experiment}"]))
+    assert setup.feasibility.survey().feasible > setup.settings.n_trials
+    assert setup.settings.pruning_rule is not None
 
 
 def test_every_variant_belongs_to_an_experiment():

@@ -13,7 +13,8 @@ from mobilellm.hydra_app.configuration import compose, config_loader, instantiat
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("model", "data", "optimizer", "schedule", "parametrization", "compression",
           "distillation", "callbacks", "trainer", "logger")  # fmt: skip
-ROOTS = ("train", "explain", "coordinate_check", "compress", "prepare_data", "prepare_logits")
+ROOTS = ("train", "explain", "coordinate_check", "compress", "extract", "prepare_data",
+         "prepare_logits")  # fmt: skip
 # Not settings: what is built, and how.
 SKIPPED = ("_target_", "_partial_", "defaults")
 
@@ -109,6 +110,8 @@ def needed(group: str, choice: str, folder: Path) -> list[str]:
             "rationales_hub": ["data.dataset_name=owner/name"],
             "mixture": [f"data.sources.text.train={folder}/a.txt"],
         }.get(choice, [f"data.train={folder}/a.txt"])
+    if (group, choice) == ("distillation", "supernet"):
+        return ["distillation.space.intermediate_size=[8,16]"]
     if group == "distillation" and choice not in ("none", "step_by_step"):
         from_dense = "dense" in (CONF / group / f"{choice}.yaml").read_text(encoding="utf-8")
         if from_dense and choice in ("kngpt2", "tqcompressor"):
@@ -153,17 +156,30 @@ def root_cases(folder: Path) -> Iterator[Case]:
     from mobilellm.pipeline.explain import explain_config
     from mobilellm.pipeline.plan import plan_run
     from mobilellm.pipeline.prepare_logits import check_options
+    from mobilellm.pipeline.search.setup import read_search
 
     checks: dict[str, Callable[[DictConfig], Any]] = {
         "train": plan_run,
         "explain": explain_config,
         "coordinate_check": plan_check,
         "compress": lambda c: checked_config("compress", c),
+        "extract": lambda c: checked_config("extract", c),
         "prepare_data": lambda c: checked_config("prepare_data", c),
         "prepare_logits": lambda c: check_options(c, folder / "teacher"),
     }
     overrides = {"train": train_base(folder), "explain": ["model=debug", "trainer=cpu"],
                  "coordinate_check": [f"out={folder}/check"]}  # fmt: skip
+    needs = {"per_layer": ["model=tiny_deep"],
+             "largest_width": ["search.constraints.max_body=1e6"]}  # fmt: skip
+    for choice in choices("search_space"):
+        # In this order, because the base chooses a model.
+        given = [*train_base(folder)[1:], f"search_space={choice}", *needs.get(choice, [])]
+        config = compose("search", given)
+        for key, owner in keys_of(config.search_space, "search_space"):
+            yield Case(f"search_space/{choice}", key, f"{choice}.{owner}", config, read_search)
+        if choice == "depth_and_width":
+            for key, _ in keys_of(config.search, "search"):
+                yield Case("search", key, f"search.{key}", config, read_search)
     for root in ROOTS:
         config = compose(root, overrides.get(root, []))
         for key, owner in keys_of(config):

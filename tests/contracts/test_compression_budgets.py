@@ -59,10 +59,10 @@ def indices(module):
 
 def numbers_read_for_a_token(model):
     """By watching one step of decoding: what each layer that runs has, and one row of a table."""
-    read = {"numbers": 0, "indices": 0}
+    read = {"numbers": 0, "norms": 0, "indices": 0}
 
     def count(module, *_):
-        read["numbers"] += numbers(module)
+        read["norms" if isinstance(module, RMSNorm) else "numbers"] += numbers(module)
         read["indices"] += indices(module)
 
     kinds = (torch.nn.Linear, RMSNorm, FactorizedLinear, KroneckerLinear)
@@ -88,9 +88,10 @@ def cost(model, names, budget, share):
     if limit == "stored_ratio":
         return numbers(model)
     if limit == "max_bytes":
-        return numbers(model) * budget["bits"] / 8 + 4 * indices(model)
+        norms = sum(numbers(m) for m in model.modules() if isinstance(m, RMSNorm))
+        return (numbers(model) - norms) * budget["bits"] / 8 + 2 * norms + 4 * indices(model)
     read = numbers_read_for_a_token(model)
-    return read["numbers"] * budget["bits"] / 8 + 4 * read["indices"]
+    return read["numbers"] * budget["bits"] / 8 + 2 * read["norms"] + 4 * read["indices"]
 
 
 LIMITS = ("ratio", "stored_ratio", "max_bytes", "max_decode_bytes")

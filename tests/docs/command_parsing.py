@@ -17,15 +17,25 @@ class ParsedError(BaseException):
     """Ends a command once its arguments are parsed; no handler of the command catches it."""
 
 
-def compose_trials(config_name: str, line: Sequence[str]) -> int:
-    """Compose every trial of a Hydra command line; how many there are."""
+def compose_trials(config_name: str, line: Sequence[str], *, has_forecast: bool = False) -> int:
+    """Compose every trial of a Hydra command line; how many there are.
+
+    Args:
+        config_name: of the command.
+        line: its arguments.
+        has_forecast: whether the command has the flags `--dry-run` and `--max-hours`.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra._internal.utils import get_args_parser
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from mobilellm.hydra_app.configuration import compose
+    from mobilellm.hydra_app.forecast_flags import add_forecast_flags
 
-    arguments = get_args_parser().parse_args(list(line))
+    parser = get_args_parser()
+    if has_forecast:
+        add_forecast_flags(parser)
+    arguments = parser.parse_intermixed_args(list(line))
     overrides = list(arguments.overrides)
     if arguments.config_dir:
         overrides.append(f"hydra.searchpath=[file://{Path(arguments.config_dir).absolute()}]")
@@ -55,7 +65,7 @@ def stopped_after_parsing() -> Iterator[None]:
     def compose_and_stop(self: HydraApplication, line: Sequence[str]) -> NoReturn:
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(argparse.ArgumentParser, "parse_args", parse_args)
-            compose_trials(self.config_name, line)
+            compose_trials(self.config_name, line, has_forecast=bool(self.forecast))
         raise ParsedError
 
     with pytest.MonkeyPatch.context() as patch:

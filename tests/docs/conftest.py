@@ -9,6 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from benchmark_rows import write_rows
+from command_process import run_command_in
+from gguf_writing import write_gguf
+from tiny_tokenizers import make_byte_level
+
+from mobilellm.formats.huggingface import export_huggingface
+from mobilellm.models import MobileLLM, ModelConfig
 
 MINE = """
 defaults: [tiny_deep]
@@ -17,22 +24,26 @@ num_blocks: 6
 # A run of seconds; the documented commands are cut to the same windows.
 SHORT = ["max_tokens=1024", "tokens_per_step=512", "sequence_length=64", "validation_tokens=512",
          "trainer=cpu", "trainer.num_threads=1"]  # fmt: skip
+SECONDS = 300
+"""The longest time of a command."""
 
 
 @pytest.fixture(scope="session")
 def run_in() -> Callable[..., str]:
     """Run Python in a folder, as `mobilellm …` unless told otherwise; its output."""
 
-    def run(
-        folder: Path, arguments: Sequence[str], starter: Sequence[str] = ("-m", "mobilellm")
-    ) -> str:
-        done = subprocess.run(
-            [sys.executable, *starter, *arguments],
-            cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
-        )  # fmt: skip
-        assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+    def run(folder: Path, arguments: Sequence[str], starter: Sequence[str] = ()) -> str:
+        if starter:
+            done = subprocess.run(
+                [sys.executable, *starter, *arguments],
+                cwd=folder, capture_output=True, encoding="utf-8", timeout=SECONDS, check=False,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
+            )  # fmt: skip
+            code, out, error = done.returncode, done.stdout, done.stderr
+        else:
+            code, out, error = run_command_in(folder, arguments, SECONDS)
+        assert code == 0, f"{arguments}\n{out}\n{error}"
+        return out
 
     return run
 
@@ -55,6 +66,11 @@ def texts(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, some in (("train", rows[:-60]), ("test", rows[-60:]), ("validation", rows[-60:])):
         lines = "".join(json.dumps(row) + "\n" for row in some)
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    (folder / "valid.txt").symlink_to("wikitext-2/valid.txt")
+    (folder / "wiki.test.raw").symlink_to("wikitext-2/valid.txt")
+    (folder / "stories.jsonl").symlink_to("train.jsonl")
+    write_rows(folder / "benchmarks")
+    write_rows(folder / "benchmarks", "arc_easy", splits=("train",))
     (folder / "my_conf/model").mkdir(parents=True)
     (folder / "my_conf/model/mine.yaml").write_text(MINE, encoding="utf-8")
     return folder
@@ -87,8 +103,23 @@ def example_runs(
     base = ["model=tiny_deep", "model.num_blocks=4", "data=text", "data.train=corpus/", *SHORT]
     run_in(folder, ["train", *base, "experiment_name=examples"])
     [run] = (folder / "outputs/examples").iterdir()
-    for name in ("RUN", "MODEL_DIR", "TEACHER", "DENSE", "STUDENT"):
+    for name in ("RUN", "MODEL_DIR", "OTHER_DIR", "TEACHER", "DENSE", "STUDENT"):
         (folder / name).symlink_to(run)
     (folder / "tokenizer.model").symlink_to(run / "model/tokenizer.model")
     run_in(folder, ["export", "RUN", "--format", "huggingface", "--out", "CHECKPOINT"])
+    _write_chat_model(folder)
     return folder
+
+
+def _write_chat_model(folder: Path) -> None:
+    """Write CHAT_MODEL and model.gguf: an untrained model with the tokens of SmolLM2's size."""
+    template = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% endfor %}"
+    text = (folder / "book.txt").read_text(encoding="utf-8")
+    path = make_byte_level(folder / "tokenizer", vocab_size=512, template=template, text=text)
+    config = ModelConfig(
+        vocab_size=49_152, hidden_size=32, intermediate_size=64, num_blocks=2,
+        num_attention_heads=2, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model = MobileLLM(config)
+    export_huggingface(model, folder / "CHAT_MODEL", path)
+    write_gguf(folder / "model.gguf", model, path)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from command_parsing import ParsedError, parse
 from doc_commands import ROOT, Command, all_commands, entry_point
+from simulated_profile import true_time, write_profile
 
 from mobilellm.commands import modules
 
@@ -25,6 +26,10 @@ def example_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = "\n".join(["defaults: [tiny_deep]", "num_blocks: 6"])
     (tmp_path / "my_conf/model").mkdir(parents=True)
     (tmp_path / "my_conf/model/mine.yaml").write_text(shape, encoding="utf-8")
+    write_profile(
+        tmp_path / "device.json", depths=(2, 4, 16), widths=(32, 64, 128, 256, 512), vocab=2048,
+        times=lambda model: 0.7 * true_time(model),
+    )  # fmt: skip
     monkeypatch.chdir(tmp_path)
 
 

@@ -10,16 +10,23 @@ from pathlib import Path
 
 import pytest
 from doc_commands import ROOT, Command, all_commands
+from simulated_ladder_runs import write_ladder
 
 # A command that contains one of these patterns is composed by test_doc_commands.py, and not run.
 COMPOSED_ONLY = {
     r"scripts/benchmark\.py|compression_methods|statistics_simulation": "measures for minutes",
+    r"scripts/time_to_loss": "trains dozens of models",
+    r"scripts/harness_comparison": "needs accelerate, and measures for minutes",
+    r"scripts/recipe_rule": "is run by tests/benchmarks/test_recipe_fit.py",
     r"^make |^source |apt-get|pytest|local_slurm": "installs, tests or starts services",
     r"hydra/launcher=slurm": "needs a SLURM; tests/slurm runs such sweeps",
     r"data=hub": "reads from the Hugging Face hub",
     r"250e9|resume=true": "is long, or continues a run that was stopped: tests/pipeline does that",
+    r"rank-shapes|head-start|outputs/supernet|evaluate outputs/ladder":
+        "reads the runs of such a sweep",
+    r"explain.* model.latency_profile=": "has a budget that depends on the machine",
     r"--out compressed/searched|compression=searched compression.num_": "searches for minutes",
-    r"experiment=(learning_rate_transfer|depth_vs_width|layer_sharing|design_steps|kngpt2|tqcompressor|step_by_step)":
+    r"experiment=(demo|ladder|learning_rate_transfer|matched_\w+|depth_vs_width|layer_sharing|design_steps|kngpt2|tqcompressor|step_by_step|supernet\w*|head_start)":
         "is a sweep of minutes; tests/conf/test_every_experiment.py runs each of its models",
 }  # fmt: skip
 
@@ -39,7 +46,9 @@ CUTS = {
     "train": CUT,
     "compress": {"sequence_length": "64", "validation_tokens": "512", "prefill_tokens": "16",
                  "decode_tokens": "2", "compression.calibration_tokens": "512"},
+    "extract": {"sequence_length": "64", "validation_tokens": "512", "calibration_tokens": "512"},
     "prepare-logits": {"sequence_length": "64"},
+    "device-profile": {"--rounds": "1", "--tokens": "2"},
     "coordinate-check": {"widths": "[64]", "depths": "[4]", "steps": "1", "seeds": "1"},
 }  # fmt: skip
 
@@ -92,6 +101,7 @@ def folder_of(
                     (made / path.name).symlink_to(path)
             for name in SWEEPS:
                 shutil.copytree(sweep, made / "outputs" / name)
+            write_ladder(made / "outputs/ladder")
         return folders[page]
 
     return folder
@@ -100,7 +110,7 @@ def folder_of(
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUN_COMMANDS, ids=str)
 def test_a_documented_command_runs(command: Command, folder_of, run_in):
-    arguments, starter = [command.name, *shortened(command)], ("-m", "mobilellm")
+    arguments, starter = [command.name, *shortened(command)], ()
     if command.program == "torchrun":
         options = command.words[1 : -len(command.arguments) - 1]
         arguments = [str(ROOT / "scripts/train.py"), *arguments[1:]]

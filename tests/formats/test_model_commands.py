@@ -128,7 +128,7 @@ def test_exports_and_imports_name_the_tokenizers_ids(tmp_path, run_script):
     ],
 )
 def test_ids_of_a_saved_model_follow_its_tokenizer(options, before, after, tmp_path):
-    from mobilellm.data.tokenizer import open_tokenizer
+    from mobilellm.data.tokenizers import open_tokenizer
     from mobilellm.formats.special_tokens import with_tokenizer_ids
 
     processor = open_tokenizer(make_tokenizer(tmp_path / "made", **options))
@@ -143,8 +143,10 @@ def test_ids_of_a_saved_model_follow_its_tokenizer(options, before, after, tmp_p
         (b"", "is empty; fetch it again"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a Git LFS pointer"),
         (b"aGk= 0\nYQ== 1\n", "is a tiktoken tokenizer, which is not supported; give a Sent"),
-        (b'{"model": {}}', "is JSON, like the tokenizer.json of Hugging Face, which is not supp"),
-        (b"some text", "is not a SentencePiece model; give a SentencePiece tokenizer.model"),
+        (b'{"tokens": {}}', "is JSON, but not a tokenizer of Hugging Face, which has a field `mod"),
+        (b'{"model": {"type": "BPE"', "is damaged (Expecting"),
+        (b'{"model": {"type": "ABC"}}', "cannot be opened ("),
+        (b"some text", "is not a SentencePiece model; give a SentencePiece tokenizer.model or a"),
     ],
 )
 def test_what_is_no_tokenizer(content, message, run_script, saved_run, tmp_path):
@@ -166,12 +168,12 @@ def test_a_folder_or_another_kind_of_tokenizer_is_named(run_script, saved_run, t
     assert (code, errors) == (2, f"error: tokenizer {given} is a folder; give the file in it, "
                               f"{given}/tokenizer.model\n")  # fmt: skip
     save_model(open_model(saved_run)[0], tmp_path / "json")
-    (tmp_path / "json/tokenizer.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "json/vocab.json").write_text("{}", encoding="utf-8")
     code, _, errors = run_script("generate", tmp_path / "json")
-    assert (code, errors) == (2, f"error: {tmp_path}/json contains tokenizer.json, which is not "
-                              "supported, and no SentencePiece tokenizer.model; give the tokenizer "
-                              "that the model was trained with: load(folder, tokenizer=PATH), or "
-                              "--tokenizer PATH\n")  # fmt: skip
+    assert (code, errors) == (2, f"error: {tmp_path}/json contains vocab.json, which is not "
+                              "supported, and no tokenizer.model or tokenizer.json; give the "
+                              "tokenizer that the model was trained with: load(folder, "
+                              "tokenizer=PATH), or --tokenizer PATH\n")  # fmt: skip
 
 
 def test_a_prompt_that_is_not_utf8(run_script, saved_run):
@@ -198,7 +200,11 @@ def test_weights_that_are_no_numbers(sampled, value, run_script, saved_run, tmp_
     [
         ("generate", ["nowhere"], "error: folder nowhere does not exist; give the folder of"),
         ("import", ["nowhere", "--out", "out"], "error: folder nowhere does not exist"),
-        ("import", ["nowhere", "--out", "."], "error: --out . is not an empty folder; give a new"),
+        (
+            "import",
+            ["nowhere", "--out", "."],
+            "error: --out=. is in use and is never overwritten; give a new",
+        ),
         (
             "export",
             ["nowhere", "--format", "huggingface", "--out", "o"],

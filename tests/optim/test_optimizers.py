@@ -171,3 +171,17 @@ def test_the_logged_learning_rate_is_the_configured_one(make):
     rates = set_learning_rates(optimizer, 0.5)
     assert rates.pop("learning_rate") == pytest.approx(1e-3)
     assert rates == ({} if make is adamw else {"learning_rate/muon": pytest.approx(5e-3)})
+
+
+def test_norm_weights_have_a_learning_rate_of_their_own():
+    optimizer = muon(
+        make_model(), learning_rate=1e-2, muon_learning_rate_ratio=0.25,
+        vector_learning_rate_ratio=0.05,
+    )  # fmt: skip
+    rates = {group["role"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == pytest.approx({"matrix": 2.5e-3, "embedding": 1e-2, "vector": 5e-4})
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    # The log has the rates of the embedding and of Muon.
+    logged = set_learning_rates(optimizer, 0.5)
+    assert logged == pytest.approx({"learning_rate": 5e-3, "learning_rate/muon": 1.25e-3})

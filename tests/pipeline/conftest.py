@@ -51,3 +51,34 @@ def trained(tiny_run, tmp_path) -> Path:
     """The folder of a run of the tiny model on the test corpus."""
     summary = tiny_run("max_tokens=512")
     return next((tmp_path / "outputs").glob(f"*/{summary['run']}"))
+
+
+@pytest.fixture
+def made_up_rule(monkeypatch):
+    """4,096 tokens of 2 layers of width 8: 128 tokens a step, and a rate of 0.01 x 2 ** 0.5."""
+    from made_up_rule import RULE
+
+    from mobilellm.optim.recipe_rule import RULES
+
+    monkeypatch.setitem(RULES, "muon", RULE)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture
+def later_rule(made_up_rule, monkeypatch):
+    """As in a later version; a function that puts it into force."""
+    from made_up_rule import LATER_RULE
+
+    from mobilellm.optim.recipe_rule import RULES
+
+    return lambda: monkeypatch.setitem(RULES, "muon", LATER_RULE)  # pyright: ignore
+
+
+@pytest.fixture
+def planned(tiny_overrides):
+    """Plan the tiny run with settings that are `auto`."""
+    from made_up_rule import AUTO
+
+    from mobilellm.hydra_app.configuration import compose
+    from mobilellm.pipeline.plan import plan_run
+
+    return lambda *overrides: plan_run(compose("train", [*tiny_overrides, *AUTO, *overrides]))

@@ -2,6 +2,8 @@
 
 import copy
 
+from adamw_cosine import ADAMW_COSINE
+
 from mobilellm.hydra_app.configuration import compose
 
 SMALL = {
@@ -25,8 +27,8 @@ def changed(path, value, config=None):
 
 
 def composed(*overrides):
+    """The configuration of a run with numbers: nothing is left to the recipe rule."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_container(
-        compose("train", ["data=text", "data.train=a", *overrides]), resolve=True
-    )
+    kept = [*ADAMW_COSINE, "tokens_per_step=4096", "data=text", "data.train=a"]
+    return OmegaConf.to_container(compose("train", [*kept, *overrides]), resolve=True)

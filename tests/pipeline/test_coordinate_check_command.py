@@ -70,9 +70,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(tmp_path, overr
 
 def test_other_files_are_not_overwritten(tmp_path):
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"contains other files; give a new folder, or that of"):
+    with pytest.raises(ValueError, match=r"never overwritten; give a new folder, or that of an"):
         plan_check(composed(tmp_path))
-    with pytest.raises(ValueError, match=r"notes.txt is a file; give a folder"):
+    with pytest.raises(ValueError, match=r"notes.txt is a file, not a folder; give another path"):
         plan_check(composed(tmp_path / "notes.txt"))
 
 

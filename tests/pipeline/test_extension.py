@@ -5,13 +5,15 @@ import logging
 
 import pytest
 import torch
+from adamw_cosine import ADAMW_COSINE
 from killed_runs import assert_same, rows
 from omegaconf import OmegaConf
 
 from mobilellm.cli.command import Stopped
 from mobilellm.optim.schedules import cosine
 
-WSD = ["schedule=wsd", "schedule.warmup_steps=2", "schedule.warmup_fraction=null"]
+WSD = ["schedule=wsd", "schedule.warmup_steps=2", "schedule.warmup_fraction=null",
+       "schedule.decay_fraction=0.2"]  # fmt: skip
 LOGGED = ["log_interval_steps=1"]
 
 
@@ -51,10 +53,11 @@ def test_from_the_plateau_it_equals_a_run_of_the_larger_budget(tiny_run, tmp_pat
 
 
 def test_a_finished_cosine_is_warmed_up_again(tiny_run, tmp_path):
-    tiny_run(*LOGGED)
+    baseline = [*ADAMW_COSINE, *LOGGED]
+    tiny_run(*baseline)
     parent = folder_of(tmp_path)
     before = (parent / "metrics.csv").read_text(encoding="utf-8")
-    extended = tiny_run(*LOGGED, f"extend_from={parent}", "max_tokens=3840")
+    extended = tiny_run(*baseline, f"extend_from={parent}", "max_tokens=3840")
     assert (extended["steps"], extended["rewarmed"], extended["parent_tokens"]) == (30, True, 1536)
     mine = folder_of(tmp_path, rewarmed=True)
     assert rows(mine)[:13] == rows(parent)
@@ -69,7 +72,7 @@ def test_a_finished_cosine_is_warmed_up_again(tiny_run, tmp_path):
     assert step == 30, "the moments go on"
     assert (mine / "checkpoints/best.ckpt").exists()
     # An extended run is extended like any other.
-    longer = tiny_run(*LOGGED, f"extend_from={mine}", "max_tokens=4096")
+    longer = tiny_run(*baseline, f"extend_from={mine}", "max_tokens=4096")
     assert (longer["steps"], longer["parent_tokens"]) == (32, 3840)
 
 
@@ -88,7 +91,7 @@ def test_the_command_needs_no_more_than_the_run_and_the_budget(command, tmp_path
             "learning_rate_probe_factors=[1,2]", "learning_rate_probe_share=0.1")  # fmt: skip
     parent = folder_of(tmp_path, seed=3)
     extended = command(f"extend_from={parent}", "max_tokens=2048", kept=[])
-    config = OmegaConf.load(folder_of(tmp_path, rewarmed=True) / "config.yaml")
+    config = OmegaConf.load(folder_of(tmp_path, rewarmed=False) / "config.yaml")
     assert (extended["seed"], extended["steps"], config.micro_batch_size) == (3, 16, 2)
     recorded = OmegaConf.load(parent / "config.yaml")
     assert config.optimizer == recorded.optimizer
@@ -106,7 +109,7 @@ def test_the_command_needs_no_more_than_the_run_and_the_budget(command, tmp_path
         (["sequence_length=16"], r"sequence_length=16 \(there 32\)"),
         (["data=text", "data.train=README.md"], r"data.train=README.md \(there "),
         (["data.tokenizer=x.model"], r"x\.model"),
-        (["optimizer=muon", "seed=1"], r"optimizer.momentum=0.95 \(there null\), "),
+        (["optimizer=muon", "seed=1"], r"vector_learning_rate_ratio=0.05 \(there null\) "),
         (["max_tokens=1536"], r"trained for 12 steps, 1,536 tokens and \d+ seconds, so "
                               r"that max_tokens=1,536 leaves no steps to train; give a larger"),
         (["max_steps=10"], r"max_tokens=9,999, max_steps=10 leaves no steps"),
@@ -124,7 +127,7 @@ def test_what_makes_it_another_run_is_refused(command, tmp_path, overrides, mess
 
 @pytest.fixture(scope="module")
 def finished(corpus, prepared_dir, tmp_path_factory):
-    """A finished run."""
+    """A finished run of AdamW and cosine, which are not the defaults."""
     from mobilellm.hydra_app.configuration import compose
     from mobilellm.pipeline.train import train
 
@@ -133,6 +136,7 @@ def finished(corpus, prepared_dir, tmp_path_factory):
         "model=debug", "data=text", f"data.train={corpus}", "data.held_out=0.2",
         f"prepared_dir={prepared_dir}", f"output_dir={folder}", "sequence_length=32",
         "tokens_per_step=128", "max_tokens=1536", "validation_tokens=512", "trainer=cpu",
+        *ADAMW_COSINE,
     ]))  # fmt: skip
     [summary] = folder.glob("default/*/summary.json")
     return summary.parent
@@ -162,7 +166,7 @@ def test_a_distilled_run_is_extended_beside_its_teacher(tiny_run, tmp_path, fini
         *distilled, *LOGGED, f"extend_from={folder_of(tmp_path)}", "max_tokens=2048"
     )
     assert extended["steps"] == 16
-    last = rows(folder_of(tmp_path, rewarmed=True))[-1]
+    last = rows(folder_of(tmp_path, rewarmed=False))[-1]
     assert any(name.startswith("train/loss/") and value for name, value in last.items())
 
 
@@ -181,7 +185,8 @@ def test_other_text_in_the_same_place_is_refused(tiny_run, tiny_overrides, tmp_p
 
 
 def test_a_run_that_began_from_given_weights_is_extended(tiny_run, tmp_path, finished):
-    begun = ["~model", f"init_from={finished}", f"data.dir={tmp_path}/shards"]
+    begun = ["~model", f"init_from={finished}", f"data.dir={tmp_path}/shards",
+             *ADAMW_COSINE]  # fmt: skip
     tiny_run(*begun, *LOGGED)
     extended = tiny_run(*begun, *LOGGED, f"extend_from={folder_of(tmp_path)}", "max_tokens=2048")
     assert (extended["steps"], extended["parent_tokens"]) == (16, 1536)

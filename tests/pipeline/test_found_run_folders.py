@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 import pytest
+from adamw_cosine import ADAMW_COSINE
 from identity_configurations import SMALL, changed, composed
 
 from mobilellm.hydra_app.configuration import compose
@@ -51,24 +52,35 @@ def test_folders_of_earlier_versions_are_found(tmp_path):
     assert find_run_folder(tmp_path, config) == found
 
 
+OLD_DEFAULTS = [*ADAMW_COSINE, "tokens_per_step=4096"]
 MADE_BY_0_1 = Path(__file__).parent / "runs_of_0_1"
 """config.yaml of runs of version 0.1, by name and hash; made by composing with its code."""
+
+# What a plan makes of data.add_eos=null for a tokenizer that does not ask for begin-of-text tokens.
+ENDS = "data.add_eos=true"
 COMMANDS = {
     "compressed_distilled": [
-        "model=tiny_deep", "data=text", "data.train=corpus/train.txt",
+        *OLD_DEFAULTS,
+        ENDS, "model=tiny_deep", "data=text", "data.train=corpus/train.txt",
         "data.validation=corpus/valid.txt", "seed=1", "compression=low_rank",
         "compression.num_stages=2", "compression.budget.ratio=0.6", "distillation=hidden_states",
         "distillation.teacher=dense", "callbacks.loss_guard.action=skip", "max_tokens=1e5",
     ],
     "plain": [
+        ENDS,
         "model=tiny_shared", "data=stdlib", "optimizer=muon", "schedule=wsd", "logger=tensorboard",
+        "tokens_per_step=4096", "optimizer.learning_rate=2e-3", "optimizer.momentum=0.95",
+        "optimizer.muon_learning_rate_ratio=1.0", "optimizer.vector_learning_rate_ratio=1.0",
+        "optimizer.decay_embeddings=true", "optimizer.betas=[0.9,0.95]",
+        "schedule.decay_fraction=0.2",
     ],
     "step_by_step": [
+        *OLD_DEFAULTS,
         "data=rationales", "data.train=q.jsonl", "distillation=step_by_step",
         "callbacks=label_accuracy", "distillation.rationale_weight=0.5",
     ],
 }  # fmt: skip
-"""The commands that made them, in today's spelling."""
+"""The commands that made them, in today's spelling, with the defaults of that version."""
 
 
 @pytest.mark.parametrize("name", COMMANDS)

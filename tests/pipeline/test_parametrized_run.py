@@ -93,7 +93,8 @@ def refusal(tiny_overrides, *overrides):
             "parametrization: base_width=-1 must be a whole number of at least 1",
         ),
         (
-            ["parametrization=mup", f"optimizer._target_={__name__}.own_optimizer",
+            ["parametrization=mup", "optimizer=adamw",
+             f"optimizer._target_={__name__}.own_optimizer",
              "~optimizer.betas", "~optimizer.eps", "~optimizer.decay_embeddings"],
             f"optimizer._target_={__name__}.own_optimizer takes no parametrization, which sets",
         ),

@@ -54,13 +54,16 @@ def built(monkeypatch) -> Counter[str]:
     return counts
 
 
-PARTS = ("TrainerConfig", "adamw", "cosine", "ThroughputCallback", "GracefulStopCallback",
-         "LossGuardCallback", "CheckpointCallback", "CSVLogger")  # fmt: skip
+PARTS = ("TrainerConfig", "muon", "warmup_stable_decay", "ThroughputCallback",
+         "GracefulStopCallback", "LossGuardCallback", "CheckpointCallback",
+         "CSVLogger")  # fmt: skip
 PER_FIT = ("LanguageModelModule", "Trainer")
 
 
-def test_every_part_of_a_run_is_built_once(tiny_run, built):
-    tiny_run()
+@pytest.mark.parametrize("settings", [[], ["tokens_per_step=auto", "optimizer.learning_rate=auto"]])
+def test_every_part_of_a_run_is_built_once(tiny_run, built, settings):
+    """Also if the recipe rule needs the shape and the devices before."""
+    tiny_run(*settings)
     assert {name: built[name] for name in (*PARTS, *PER_FIT)} == dict.fromkeys(
         (*PARTS, *PER_FIT), 1
     )
@@ -87,5 +90,6 @@ def test_each_probe_builds_its_own_callbacks_and_loggers(tiny_run, built):
     own = ("CheckpointCallback", "LossGuardCallback", "CSVLogger", "TokenDataModule", "MobileLLM")
     assert {name: built[name] for name in own} == dict.fromkeys(own, runs)
     # The chosen learning rate is the optimizer's.
-    assert built["adamw"] == runs + 1
-    assert (built["TrainerConfig"], built["cosine"], built["TextData"]) == (1, 1, 1)
+    assert built["muon"] == runs + 1
+    once = ("TrainerConfig", "warmup_stable_decay", "TextData")
+    assert {name: built[name] for name in once} == dict.fromkeys(once, 1)

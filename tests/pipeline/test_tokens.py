@@ -8,7 +8,7 @@ import yaml
 
 from mobilellm.checkpoint import load_model, save_model
 from mobilellm.data import PreparedData
-from mobilellm.data.tokenizer import train_tokenizer
+from mobilellm.data.tokenizers.sentencepiece_training import train_sentencepiece
 from mobilellm.hydra_app.configuration import compose, instantiate
 from mobilellm.models import ModelConfig
 from mobilellm.pipeline.compress import compress_folder
@@ -39,12 +39,12 @@ def options_of(tiny_overrides, tmp_path, *names):
     ("other", "said"),
     [
         (
-            "tokenizer.json",
-            "contains tokenizer.json, which is not supported, and no Sen",
+            "vocab.json",
+            "contains vocab.json, which is not supported, and no token",
         ),
         (
             None,
-            "contains no SentencePiece tokenizer.model, and the token ids of a new one",
+            "contains no tokenizer.model or tokenizer.json, and the token ids of a new",
         ),
     ],
 )
@@ -93,7 +93,7 @@ def test_token_ids_are_taken_as_the_models_own(trained, tiny_run, tmp_path):
 
 def test_another_tokenizer_of_the_same_size_is_refused(trained, tiny_overrides, corpus, tmp_path):
     other = tmp_path / "other.model"
-    other.write_bytes(train_tokenizer([(corpus / "ast.txt").read_bytes()], 512))
+    other.write_bytes(train_sentencepiece([(corpus / "ast.txt").read_bytes()], 512))
     run = [*tiny_overrides, f"init_from={trained}", f"data.tokenizer={other}"]
     with pytest.raises(ValueError, match=r"other.model differs from the tokenizer of init_fr"):
         train(compose("train", run))

@@ -243,11 +243,11 @@ def test_what_does_not_fit_is_refused_before_work_starts(
 
 
 def test_another_tokenizer_is_refused(tiny_run, teacher, corpus_tokenizer, corpus, tmp_path):
-    from mobilellm.data.tokenizer import train_tokenizer
+    from mobilellm.data.tokenizers.sentencepiece_training import train_sentencepiece
 
     text = b"The quick brown fox jumps over the lazy dog. " * 400
     (teacher / "tokenizer.model").write_bytes(
-        train_tokenizer(
+        train_sentencepiece(
             [text + bytes(range(97, 123)) * 200, (corpus / "ast.txt").read_bytes()], 512
         )
     )

@@ -92,7 +92,7 @@ def test_json_has_everything(comparison):
     pair = record["pairs"][0]
     nats, bits = pair["difference_nats_per_token"], pair["difference_bits_per_byte"]
     assert bits["mean"] == pytest.approx(nats["mean"] / 3.1 / math.log(2))
-    assert [caution["kind"] for caution in record["cautions"]] == ["budget", "architecture"]
+    assert [caution["kind"] for caution in record["cautions"]] == ["architecture"]
 
 
 def test_the_page_is_well_formed_and_needs_nothing(comparison):
@@ -125,6 +125,17 @@ def test_the_page_says_what_matters(comparison):
         assert text in page, text
 
 
+def test_the_page_and_the_record_say_what_the_recipe_rule_chose(tmp_path):
+    chosen = {"tokens_per_step": 2048, "optimizer.learning_rate": 0.002}
+    facts = {"learning_rates_tried": None, "chosen_by_rule": chosen}
+    comparison = compare([write_sweep(tmp_path / "sweep", **facts)])
+    page = comparison.page.read_text(encoding="utf-8")
+    assert "8×112: 0.002 (chosen by the recipe rule)" in page
+    assert "2.05k tokens per optimizer step; 256 tokens per window; the recipe rule chose" in page
+    record = json.loads((comparison.folder / "comparison.json").read_text(encoding="utf-8"))
+    assert [shape["chosen_by_rule"] for shape in record["shapes"]] == [chosen] * len(SHAPES)
+
+
 def test_plots_have_pictures_of_a_readable_size(comparison):
     for name in PLOTS:
         data = (comparison.folder / name).read_bytes()
@@ -155,9 +166,11 @@ def test_narrow_terminal(comparison):
 def test_an_earlier_report_is_overwritten_and_nothing_else(comparison, sweep, tmp_path):
     assert compare([sweep], comparison.folder).page == comparison.page
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(ValueError, match="contains other files and is not overwritten; give a new"):
+    with pytest.raises(ValueError, match="is in use and is never overwritten; give a new"):
         compare([sweep], tmp_path)
-    with pytest.raises(ValueError, match=r"out=.*notes.txt is a file; give a folder"):
+    with pytest.raises(
+        ValueError, match=r"out=.*notes.txt is a file, not a folder; give another path"
+    ):
         compare([sweep], tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -28,9 +28,9 @@ def write_rates(folder, name, best, *, seeds=(0, 1), recipe=None, rates=RATES):
             write_run(folder / f"{kind}{name}-{rate}-{seed}", facts, config=given)
 
 
-@pytest.fixture
-def sweep(tmp_path):
-    folder = tmp_path / "sweep"
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
     for name, best in (("8×112", 2), ("16×64", 2), ("24×64", 3)):
         write_rates(folder, name, best, recipe=PARAMETRIZATION)
     for name, best in (("8×112", 1), ("24×64", 4)):
@@ -38,20 +38,24 @@ def sweep(tmp_path):
     return folder
 
 
-def test_the_best_rate_of_each_shape_is_found(sweep, tmp_path):
-    found = compare([sweep], tmp_path / "out").rate_curves
-    assert {(c.recipe, c.label): (c.best, c.is_interior) for c in found} == {
+@pytest.fixture(scope="module")
+def found(sweep, tmp_path_factory):
+    return compare([sweep], tmp_path_factory.mktemp("report"))
+
+
+def test_the_best_rate_of_each_shape_is_found(found):
+    assert {(c.recipe, c.label): (c.best, c.is_interior) for c in found.rate_curves} == {
         ("completep, adamw", "8×112"): (0.004, True),
         ("completep, adamw", "16×64"): (0.004, True),
         ("completep, adamw", "24×64"): (0.008, True),
         ("standard, adamw", "8×112"): (0.002, True),
         ("standard, adamw", "24×64"): (0.016, False),
     }
-    assert all(len(curve.groups) == 5 for curve in found)
+    assert all(len(curve.groups) == 5 for curve in found.rate_curves)
 
 
-def test_sentences_say_how_far_the_best_rates_lie_apart(sweep, tmp_path):
-    sentences = [s for s in compare([sweep], tmp_path / "out").findings if "Learning rate (" in s]
+def test_sentences_say_how_far_the_best_rates_lie_apart(found):
+    sentences = [s for s in found.findings if "Learning rate (" in s]
     assert set(sentences) == {
         "Learning rate (completep, adamw): the best rates of 3 shapes lie between 0.004 and 0.008, "
         "1 step (a factor of 2) apart; lower and higher rates were tried for each.",
@@ -61,12 +65,11 @@ def test_sentences_say_how_far_the_best_rates_lie_apart(sweep, tmp_path):
     }
 
 
-def test_table_plot_and_data(sweep, tmp_path):
-    found = compare([sweep], tmp_path / "out")
-    assert (tmp_path / "out/loss_against_learning_rate.png").stat().st_size > 10_000
-    page = (tmp_path / "out/index.html").read_text(encoding="utf-8")
+def test_table_plot_and_data(found, tmp_path):
+    assert (found.folder / "loss_against_learning_rate.png").stat().st_size > 10_000
+    page = found.page.read_text(encoding="utf-8")
     assert "Best learning rates" in page and "Final loss against learning rate" in page
-    record = json.loads((tmp_path / "out/comparison.json").read_text(encoding="utf-8"))
+    record = json.loads((found.folder / "comparison.json").read_text(encoding="utf-8"))
     first = record["learning_rates"][0]
     assert first["rates"] == RATES and first["best"] in RATES
     console = Console(width=160, record=True, file=(tmp_path / "text").open("w", encoding="utf-8"))

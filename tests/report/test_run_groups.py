@@ -102,6 +102,17 @@ def test_names_of_heads_widths_and_rates(tmp_path):
     assert labels(tmp_path / "c") == ["8×112 lr 0.002", "8×112 lr 0.004"]
 
 
+def test_a_rate_that_follows_from_another_setting_is_not_named(tmp_path):
+    """As the recipe rule's, which depends on the optimizer and on the size of a step."""
+    names = {"x": ("muon", 0.02, 512), "y": ("adamw", 0.004, 512), "z": ("adamw", 0.008, 2048)}
+    for folder, (optimizer, rate, step) in names.items():
+        facts = summary(model(), learning_rate=rate, tokens_per_step=step, optimizer=optimizer)
+        write_run(tmp_path / folder, facts)
+    assert labels(tmp_path) == [
+        "8×112 adamw batch 512", "8×112 adamw batch 2.05k", "8×112 muon",
+    ]  # fmt: skip
+
+
 def test_the_last_of_equal_runs_is_kept_and_the_others_are_named(tmp_path):
     write_run(tmp_path / "new", summary(model(), finished_at="2026-11-23T00:00:00"))
     write_run(tmp_path / "old", summary(model(), finished_at="2026-11-22T00:00:00"))

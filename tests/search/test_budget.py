@@ -4,10 +4,21 @@ import pytest
 
 from mobilellm.accounting import count_parameters, flops_per_token
 from mobilellm.models import ModelConfig
-from mobilellm.search.budget import config_for_budget, measure_budget, solve_budget
+from mobilellm.search.budget import config_for_budget, solve_budget
 from mobilellm.search.shape_grid import paper_intermediate_size
 
 DEPTHS = [1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 30, 42, 62]
+
+
+def amount(config, match):
+    """The matched quantity; bytes are 4 bits per weight of a block, 6 of the embedding."""
+    counts = count_parameters(config)
+    if match == "flops":
+        return flops_per_token(config, 128).forward
+    if match == "bytes":
+        norms = config.hidden_size * (2 * config.num_blocks + 1)
+        return (4 * (counts.body - norms) + 6 * counts.embedding + 16 * norms) / 8
+    return getattr(counts, match)
 
 
 @pytest.mark.parametrize("num_blocks", DEPTHS)
@@ -34,13 +45,14 @@ def test_the_papers_own_shape_comes_out_at_its_depth_and_at_its_width():
 
 @pytest.mark.parametrize(
     ("budget", "match"),
-    [(3e5, "stored"), (1e6, "flops"), (1e6, "body"), (7e6, "stored")],
+    [(3e5, "stored"), (1e6, "flops"), (1e6, "body"), (7e6, "stored"), (5e5, "bytes")],
 )  # fmt: skip
 def test_no_allowed_shape_is_better(match, budget):
     """Against brute force: at every width the best aligned feed-forward width, then the rule."""
     vocab_size = 500
+    bits = {"bits": 4, "embedding_bits": 6} if match == "bytes" else {}
     solution = solve_budget(
-        budget, 6, match=match, vocab_size=vocab_size, sequence_length=128, tolerance=1
+        budget, 6, match=match, vocab_size=vocab_size, sequence_length=128, tolerance=1, **bits
     )
     head_dim = solution.config.head_dim
     align = {16: 8, 64: 64}[head_dim]
@@ -54,7 +66,7 @@ def test_no_allowed_shape_is_better(match, budget):
                 vocab_size=vocab_size, hidden_size=width, intermediate_size=ffn, num_blocks=6,
                 num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim,
             )  # fmt: skip
-            off = abs(measure_budget(config, match, 128) / budget - 1)
+            off = abs(amount(config, match) / budget - 1)
             at_width.append((off, abs(ffn / width - 8 / 3)))
         found.append(min(at_width))
     near = [one for one in found if one[0] <= 0.01]
@@ -159,8 +171,8 @@ def test_how_far_off_a_solution_is_gets_logged(caplog):
 def test_a_budget_that_no_shape_meets_is_refused_with_the_nearest():
     message = (
         r"budget=1000000 \(match=stored\) with num_blocks=4 cannot be met within tolerance=0\.02; "
-        r"the nearest shape has \d+ \(num_blocks=4, hidden_size=\d+, .*\); use budget=\d+, another "
-        r"depth or width"
+        r"the nearest shape has \d+ stored parameters \(num_blocks=4, hidden_size=\d+, .*\); use "
+        r"budget=\d+, another depth or width"
     )
     with pytest.raises(ValueError, match=message):
         solve_budget(1e6, 4, tolerance=0.02)

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 from small_run import VOCAB, Tokens, fit, leave_group, make_data, make_model, make_module
 
 from mobilellm.callbacks.distillation import DistillationCallback
+from mobilellm.callbacks.supernet import SupernetCallback
 from mobilellm.checkpoint import save_model
 from mobilellm.distillation.losses.attention_kl import AttentionKL
 from mobilellm.distillation.losses.forward_kl import ForwardKL
@@ -19,6 +20,7 @@ from mobilellm.distillation.losses.jensen_shannon import JensenShannon
 from mobilellm.distillation.losses.layer_map import Last
 from mobilellm.distillation.losses.reverse_kl import ReverseKL
 from mobilellm.distillation.losses.teacher_cross_entropy import TeacherCrossEntropy
+from mobilellm.search import SupernetSpace
 from mobilellm.training.trainer import TrainerConfig
 
 LOSSES = {
@@ -35,6 +37,7 @@ LOSSES = {
 CASES = {name: {"losses": {name: loss}} for name, loss in LOSSES.items()} | {
     "top_k": {"losses": {"forward_kl": ForwardKL()}, "top_k": 5, "rounding": "fixed16"},
     "all": {"losses": LOSSES},
+    "supernet": {"space": SupernetSpace(num_blocks=[1, 2], hidden_size=[8, 16]), "num_random": 1},
 }
 
 
@@ -79,7 +82,11 @@ def make_teacher(folder):
 
 def gradients_of(case, teacher, config):
     keeper = KeepGradients()
-    callbacks = [DistillationCallback(teacher=teacher, **case), keeper]
+    if "space" in case:
+        distillation = SupernetCallback(**case, distillation_weight=0.7)
+    else:
+        distillation = DistillationCallback(teacher=teacher, **case)
+    callbacks = [distillation, keeper]
     module = make_module(1, model=make_model(block_repeats=2), gradient_clip_norm=None, start=False)
     data = make_data(2, PromptedTokens(), document_mask=True)
     trainer = fit(module, data, callbacks=callbacks, config=config)

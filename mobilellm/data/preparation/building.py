@@ -1,13 +1,11 @@
 """Create the contents of a data folder: tokenizer, shards and counts."""
 
 import hashlib
-import io
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,26 +15,16 @@ from mobilellm.data.manifest import Record
 from mobilellm.data.preparation.baselines import measure_baselines
 from mobilellm.data.preparation.encoder import Batch, Encoded
 from mobilellm.data.preparation.held_out import RoutedChunk, chunk_bytes
+from mobilellm.data.preparation.making_tokenizer import make_tokenizer
 from mobilellm.data.preparation.progress_bar import ProgressBar
 from mobilellm.data.preparation.splitting import Survey, check_splits, routed_chunks, survey
+from mobilellm.data.preparation.word_boundaries import cut_at_words
 from mobilellm.data.preparation.workers import available_cores, encode_batches
-from mobilellm.data.prepared import TOKEN_BYTES, TOKENIZER
 from mobilellm.data.resolved import ResolvedData
 from mobilellm.data.shard_writer import ShardWriter
 from mobilellm.data.shards import TokenStream, token_dtype
 from mobilellm.data.source import SPLITS, Split
-from mobilellm.data.tokenizer import (
-    SPACE_MARK,
-    EvenSample,
-    load_tokenizer,
-    token_byte_counts,
-    tokenizer_hash,
-    train_tokenizer,
-)
-from mobilellm.files import write_bytes_atomically
-
-if TYPE_CHECKING:
-    from sentencepiece import SentencePieceProcessor
+from mobilellm.data.tokenizers import SPACE_MARK, Tokenizer
 
 _BATCH_BYTES = 1 << 18
 # Starting a process takes about as long as tokenizing this much text.
@@ -59,8 +47,8 @@ def build_contents(data: ResolvedData, bar: ProgressBar, *, shard_tokens: int) -
     sample_bytes = int(config.tokenizer_sample_megabytes * 1e6) if trains else None
     with bar.phase("reading", _estimate_size(config)):
         found = survey(data, sample_bytes=sample_bytes, bar=bar)
-    processor = make_tokenizer(data, found.sample, bar)
-    build = _CorpusBuild(data, processor, found, bar, shard_tokens)
+    tokenizer = make_tokenizer(data, found.sample, bar)
+    build = _CorpusBuild(data, tokenizer, found, bar, shard_tokens)
     with bar.phase("tokenizing", found.num_bytes.total() if found.is_complete else None):
         started = time.perf_counter()
         hashes = build.write()
@@ -88,6 +76,7 @@ def build_contents(data: ResolvedData, bar: ProgressBar, *, shard_tokens: int) -
     return {
         "vocab_size": data.vocab_size,
         "eos_token_id": build.eos_token_id,
+        **({} if data.bos_token_id is None else {"bos_token_id": data.bos_token_id}),
         "shard_tokens": shard_tokens,
         "held_out": found.held_out_rule(config),
         "splits": {
@@ -95,15 +84,15 @@ def build_contents(data: ResolvedData, bar: ProgressBar, *, shard_tokens: int) -
             | {
                 "tokens": len(stream),
                 # Equal to text_bytes if the tokenizer is lossless.
-                "token_bytes": count_bytes(processor, counts[split]),
+                "token_bytes": count_bytes(tokenizer, counts[split]),
             }
             for split, stream in streams.items()
         },
-        "hashes": {**hashes, "tokenizer": tokenizer_hash(processor) if processor else None},
+        "hashes": {**hashes, "tokenizer": tokenizer.fingerprint() if tokenizer else None},
         "tokenizer_sample_bytes": found.sample.num_bytes if found.sample else None,
         "tokenizer_sampled_from_bytes": found.num_bytes["train"] if found.sample else None,
         "space_marks": build.space_marks,
-        "unknown_tokens": count_unknown_tokens(processor, counts),
+        "unknown_tokens": count_unknown_tokens(tokenizer, counts),
         "baselines": asdict(baselines),
         # Time of this process; text that an interrupted process has tokenized is only read again.
         "tokenizing_seconds": round(seconds, 3),
@@ -119,40 +108,19 @@ def _estimate_size(config: DataConfig) -> int | None:
     return min(size, int(config.max_megabytes * 1e6)) if config.max_megabytes else size
 
 
-def make_tokenizer(
-    data: ResolvedData, sample: EvenSample | None, bar: ProgressBar
-) -> "SentencePieceProcessor | None":
-    """Copy the given tokenizer into the folder; without one, reuse the folder's or train one."""
-    path = data.folder / TOKENIZER
-    if data.config.tokenizer is not None:
-        given = Path(data.config.tokenizer)
-        processor = load_tokenizer(given, data.vocab_size)
-        write_bytes_atomically(path, [given.read_bytes()])
-    elif sample is None:
-        return None
-    else:
-        if not path.exists():
-            with bar.phase("training tokenizer", counts_bytes=False):
-                write_bytes_atomically(path, [train_tokenizer(sample.parts, data.vocab_size)])
-        processor = load_tokenizer(path, data.vocab_size)
-    table = io.BytesIO()
-    np.save(table, token_byte_counts(processor, data.vocab_size))
-    write_bytes_atomically(data.folder / TOKEN_BYTES, [table.getvalue()])
-    return processor
-
-
 class _CorpusBuild:
     """One pass over the corpus that writes the shards of both splits and counts their text."""
 
     def __init__(
         self,
         data: ResolvedData,
-        processor: "SentencePieceProcessor | None",
+        tokenizer: Tokenizer | None,
         found: Survey,
         bar: ProgressBar,
         shard_tokens: int,
     ) -> None:
         self._data, self._config = data, data.config
+        self._tokenizer = tokenizer
         self._found = found
         self._bar = bar
         dtype = token_dtype(data.vocab_size)
@@ -201,17 +169,19 @@ class _CorpusBuild:
     def _encode(self) -> Iterator[tuple[Split, Encoded]]:
         return encode_batches(
             self._batches(),
-            tokenizer_path=self._data.folder / TOKENIZER,
+            tokenizer_path=cast("Tokenizer", self._tokenizer).path,
             vocab_size=self._data.vocab_size,
             dtype=self.writers["train"].dtype,
-            eos_token_id=self.eos_token_id if self._config.add_eos else None,
+            bos_token_id=self._data.bos_token_id,
+            eos_token_id=self.eos_token_id if self._data.adds_eos else None,
             workers=self._num_workers(),
         )
 
     def _batches(self) -> Iterator[tuple[Split, Batch]]:
         open_batches: dict[Split, Batch] = {split: Batch([], [], []) for split in SPLITS}
         sizes: Counter[Split] = Counter()
-        for split, chunk, begins in self._routed():
+        tokenizer = cast("Tokenizer", self._tokenizer)
+        for split, chunk, begins in cut_at_words(self._routed(), tokenizer):
             batch = open_batches[split]
             batch.texts.append(cast("bytes", chunk.content))
             batch.begins.append(begins)
@@ -234,7 +204,7 @@ class _CorpusBuild:
                     f"not below vocab_size={vocab_size}; use the model.vocab_size that the "
                     "corpus was tokenized for"
                 )
-            if self._config.add_eos and tokens[-1] != eos:
+            if self._data.adds_eos and tokens[-1] != eos:
                 tokens = np.append(tokens, eos)
             tokens = tokens.astype(self.writers[split].dtype)
             yield split, Encoded(tokens, np.array([len(tokens)]))
@@ -266,17 +236,14 @@ def count_tokens(stream: TokenStream, vocab_size: int) -> NDArray[np.int64]:
     return counts
 
 
-def count_bytes(
-    processor: "SentencePieceProcessor | None", counts: NDArray[np.int64]
-) -> int | None:
+def count_bytes(tokenizer: Tokenizer | None, counts: NDArray[np.int64]) -> int | None:
     """Bytes of text that the tokens of a split stand for; None without a tokenizer."""
-    if processor is None:
-        return None
-    return int((counts * token_byte_counts(processor, len(counts))).sum())
+    return None if tokenizer is None else int((counts * tokenizer.byte_counts(len(counts))).sum())
 
 
 def count_unknown_tokens(
-    processor: "SentencePieceProcessor | None", counts: Mapping[Split, NDArray[np.int64]]
+    tokenizer: Tokenizer | None, counts: Mapping[Split, NDArray[np.int64]]
 ) -> int:
     """Number of characters that the tokenizer maps to its unknown token."""
-    return sum(int(of[processor.unk_id()]) for of in counts.values()) if processor else 0
+    unknown = None if tokenizer is None else tokenizer.unk_id
+    return 0 if unknown is None else sum(int(of[unknown]) for of in counts.values())

@@ -8,7 +8,7 @@ from typing import Any
 from mobilellm.data.manifest import Record, has_tokenizer
 from mobilellm.data.resolved import ResolvedData
 from mobilellm.data.source import SPLITS
-from mobilellm.data.tokenizer import check_tokenizer_file
+from mobilellm.data.tokenizers import check_tokenizer_file
 
 FORMAT_VERSION = 1
 

@@ -26,13 +26,14 @@ from mobilellm.data.preparation.building import build_contents
 from mobilellm.data.preparation.inputs import describe_inputs, differences
 from mobilellm.data.preparation.progress_bar import ProgressBar
 from mobilellm.data.preparation.prompted_building import build_prompted
-from mobilellm.data.prepared import TOKEN_BYTES, TOKENIZER, PreparedData
+from mobilellm.data.prepared import TOKEN_BYTES, PreparedData
 from mobilellm.data.prepared_prompts import PreparedPrompts
 from mobilellm.data.resolved import ResolvedData, resolve_data
 from mobilellm.data.shards import SHARD_TOKENS
 from mobilellm.data.source import SPLITS
 from mobilellm.data.sources.hub_access import ensure_cache
 from mobilellm.data.sources.rationale_data import RationaleConfig
+from mobilellm.data.tokenizers import OWN_FILES
 from mobilellm.files import is_temporary, remove_temporary_files
 
 LOCK = ".lock"
@@ -174,4 +175,4 @@ def _own_files(folder: Path) -> list[Path]:
         for pattern in ("*.tokens", "*.documents")
         for path in (folder / split).glob(pattern)
     ]
-    return [folder / TOKENIZER, folder / TOKEN_BYTES, *shards]
+    return [*(folder / name for name in (*OWN_FILES, TOKEN_BYTES)), *shards]

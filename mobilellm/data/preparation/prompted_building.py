@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,9 @@ from mobilellm.data.preparation.building import (
     count_bytes,
     count_tokens,
     count_unknown_tokens,
-    make_tokenizer,
 )
 from mobilellm.data.preparation.held_out import is_held_out, last_share_of
+from mobilellm.data.preparation.making_tokenizer import make_tokenizer
 from mobilellm.data.preparation.progress_bar import ProgressBar
 from mobilellm.data.preparation.splitting import check_splits, held_out_rule
 from mobilellm.data.prepared_prompts import CHOICES
@@ -34,11 +34,9 @@ from mobilellm.data.shards import TokenStream, token_dtype
 from mobilellm.data.source import SPLITS, Split
 from mobilellm.data.sources.rationale_data import RationaleConfig
 from mobilellm.data.sources.rationales import Example
-from mobilellm.data.tokenizer import SPACE_MARK, EvenSample, tokenizer_hash
+from mobilellm.data.tokenizers import SPACE_MARK, Tokenizer
+from mobilellm.data.tokenizers.even_sample import EvenSample
 from mobilellm.files import write_bytes_atomically
-
-if TYPE_CHECKING:
-    from sentencepiece import SentencePieceProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -69,15 +67,15 @@ def build_prompted(
             for split in SPLITS
         }
     sample = _sample(config, texts["train"]) if config.tokenizer is None else None
-    processor = cast("SentencePieceProcessor", make_tokenizer(data, sample, bar))
+    tokenizer = cast("Tokenizer", make_tokenizer(data, sample, bar))
     eos = data.eos_token_id
     started = time.perf_counter()
     with bar.phase("tokenizing", counts_bytes=False):
         writers: dict[Split, ShardWriter] = {
-            split: _write(data, processor, split, texts[split], shard_tokens) for split in SPLITS
+            split: _write(data, tokenizer, split, texts[split], shard_tokens) for split in SPLITS
         }
         hashes = {split: writer.finish() for split, writer in writers.items()}
-        _write_choices(data, processor, examples["validation"])
+        _write_choices(data, tokenizer, examples["validation"])
     seconds = time.perf_counter() - started
     streams: dict[Split, TokenStream] = {
         split: TokenStream(
@@ -88,21 +86,22 @@ def build_prompted(
     return {
         "vocab_size": data.vocab_size,
         "eos_token_id": eos,
+        **({} if data.bos_token_id is None else {"bos_token_id": data.bos_token_id}),
         "shard_tokens": shard_tokens,
         "held_out": rule,
         "tasks": list(config.prompts),
-        "hashes": {"data": _hash(texts), **hashes, "tokenizer": tokenizer_hash(processor)},
+        "hashes": {"data": _hash(texts), **hashes, "tokenizer": tokenizer.fingerprint()},
         "tokenizer_sample_bytes": sample.num_bytes if sample else None,
         "tokenizer_sampled_from_bytes": _num_bytes(texts["train"]) if sample else None,
         "tokenizing_seconds": round(seconds, 3),
-        **_counts(data, config, processor, texts, streams),
+        **_counts(data, config, tokenizer, texts, streams),
     }
 
 
 def _counts(
     data: ResolvedData,
     config: RationaleConfig,
-    processor: "SentencePieceProcessor",
+    tokenizer: Tokenizer,
     texts: Mapping[Split, Sequence[str]],
     streams: Mapping[Split, TokenStream],
 ) -> Record:
@@ -118,12 +117,12 @@ def _counts(
                 "documents": len(texts[split]) // (2 * num_tasks),
                 "text_bytes": _num_bytes(texts[split]),
                 "tokens": len(streams[split]),
-                "token_bytes": count_bytes(processor, counts[split]),
+                "token_bytes": count_bytes(tokenizer, counts[split]),
             }
             for split in SPLITS
         },
         "space_marks": sum(text.count(SPACE_MARK) for split in SPLITS for text in texts[split]),
-        "unknown_tokens": count_unknown_tokens(processor, counts),
+        "unknown_tokens": count_unknown_tokens(tokenizer, counts),
         "baselines": asdict(measure_baselines(train, validation, data.vocab_size)),
     }
 
@@ -170,34 +169,35 @@ def _sample(config: RationaleConfig, texts: Sequence[str]) -> EvenSample:
 
 def _write(
     data: ResolvedData,
-    processor: "SentencePieceProcessor",
+    tokenizer: Tokenizer,
     split: Split,
     texts: Sequence[str],
     shard_tokens: int,
 ) -> ShardWriter:
     """Write each prompt and each target as a document, except those that are in shards already."""
     eos = data.eos_token_id
+    begin = [] if data.bos_token_id is None else [data.bos_token_id]
     writer = ShardWriter(
         data.folder / split, token_dtype(data.vocab_size), shard_tokens=shard_tokens
     )
     for first in range(writer.documents_done, len(texts), _TEXTS_PER_CALL):
         block = list(texts[first : first + _TEXTS_PER_CALL])
-        for number, ids in enumerate(processor.encode(block), start=first):
+        for number, ids in enumerate(tokenizer.encode_batch(block), start=first):
             is_target = number % 2 == 1
-            tokens = np.array([*ids, eos] if is_target else ids, dtype=writer.dtype)
+            tokens = np.array([*ids, eos] if is_target else [*begin, *ids], dtype=writer.dtype)
             writer.append(tokens, [len(tokens)])
     return writer
 
 
 def _write_choices(
     data: ResolvedData,
-    processor: "SentencePieceProcessor",
+    tokenizer: Tokenizer,
     examples: Sequence[Example],
 ) -> None:
     """Write the tokens of the answer choices of each row, tokenized like labels."""
     eos = data.eos_token_id
     choices = [
-        [[*ids, eos] for ids in processor.encode(list(example.choices))] for example in examples
+        [[*ids, eos] for ids in tokenizer.encode_batch(example.choices)] for example in examples
     ]
     write_bytes_atomically(data.folder / CHOICES, [json.dumps(choices, allow_nan=False).encode()])
 

@@ -16,7 +16,7 @@ from mobilellm.data.preparation.held_out import (
 from mobilellm.data.preparation.progress_bar import ProgressBar
 from mobilellm.data.resolved import ResolvedData
 from mobilellm.data.source import SPLITS, Chunk, Split
-from mobilellm.data.tokenizer import EvenSample
+from mobilellm.data.tokenizers.even_sample import EvenSample
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 from numpy.typing import DTypeLike
 
 from mobilellm.data.preparation.encoder import Batch, Encoded, Encoder
-from mobilellm.data.tokenizer import load_tokenizer
+from mobilellm.data.tokenizers import load_tokenizer
 
 Label = TypeVar("Label")
 
@@ -31,6 +31,7 @@ def encode_batches(
     tokenizer_path: Path,
     vocab_size: int,
     dtype: DTypeLike,
+    bos_token_id: int | None = None,
     eos_token_id: int | None,
     workers: int,
 ) -> Generator[tuple[Label, Encoded], None, None]:
@@ -41,13 +42,14 @@ def encode_batches(
     Args:
         batches: batches with a label, which is yielded with the tokens. Only a few batches are read
             in advance.
-        tokenizer_path: path of the SentencePiece model.
+        tokenizer_path: path of the tokenizer.
         vocab_size: vocabulary size of the language model.
         dtype: number type of the tokens.
+        bos_token_id: put before each document; None puts nothing.
         eos_token_id: appended to each document; None appends nothing.
         workers: number of processes; 1 encodes in this process.
     """
-    arguments = (str(tokenizer_path), vocab_size, str(dtype), eos_token_id)
+    arguments = (str(tokenizer_path), vocab_size, str(dtype), bos_token_id, eos_token_id)
     if workers == 1:
         encoder = _make_encoder(*arguments)
         for label, batch in batches:
@@ -71,20 +73,21 @@ def encode_batches(
 
 
 def _make_encoder(
-    tokenizer_path: str, vocab_size: int, dtype: str, eos_token_id: int | None
+    tokenizer_path: str, vocab_size: int, dtype: str, bos: int | None, eos: int | None
 ) -> Encoder:
-    return Encoder(load_tokenizer(Path(tokenizer_path), vocab_size), dtype, eos_token_id)
+    tokenizer = load_tokenizer(Path(tokenizer_path), vocab_size)
+    return Encoder(tokenizer, dtype, eos, bos_token_id=bos)
 
 
 def _start_worker(
-    tokenizer_path: str, vocab_size: int, dtype: str, eos_token_id: int | None
+    tokenizer_path: str, vocab_size: int, dtype: str, bos: int | None, eos: int | None
 ) -> None:
     global _encoder  # noqa: PLW0603 - one per worker process, for all its batches
     # Ctrl-C reaches all processes of a terminal; only the parent reacts to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _encoder = _make_encoder(tokenizer_path, vocab_size, dtype, eos_token_id)
+    _encoder = _make_encoder(tokenizer_path, vocab_size, dtype, bos, eos)
 
 
 def _end_with_parent() -> None:

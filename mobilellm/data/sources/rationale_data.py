@@ -12,7 +12,10 @@ from mobilellm.data.sources.jsonl import JsonlRows, read_rows
 from mobilellm.data.sources.rationales import TASKS, Rationales, Task
 
 # Options that have an effect on running text only, with their defaults.
-_WITHOUT_EFFECT = {"add_eos": True, "document_mask": False, "max_megabytes": None, "workers": None}
+_WITHOUT_EFFECT = {
+    "add_eos": (None, True), "document_mask": (False,), "max_megabytes": (None,),
+    "workers": (None,),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +50,18 @@ class RationaleConfig(Rationales, DataConfig):
                 "data.tasks contains rationale, but data.rationale_column=null: the rows have no "
                 "rationales; set data.rationale_column, or use data.tasks=[label]"
             )
-        for name, default in _WITHOUT_EFFECT.items():
-            if getattr(self, name) != default:
+        for name, defaults in _WITHOUT_EFFECT.items():
+            if getattr(self, name) not in defaults:
                 raise ValueError(
                     f"data.{name}={getattr(self, name)} has no effect on prompted sequences, which "
                     "are whole, isolated and end with the end-of-text token; leave it out"
                 )
         super().__post_init__()
+
+    @property
+    def always_ends(self) -> bool:
+        """True: a target without an end would have no last token to learn."""
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobilellm.accounting import count_parameters
 from mobilellm.command_names import command_for
+from mobilellm.data.tokenizers import open_tokenizer
 from mobilellm.distillation.logit_store.store import LogitStore, is_logit_store
 from mobilellm.distillation.losses.loss import Structure
 from mobilellm.distillation.teachers.teacher import (
@@ -20,7 +21,7 @@ from mobilellm.distillation.teachers.teacher import (
     check_teacher_options,
     structure_of,
 )
-from mobilellm.formats.huggingface.config import NotRepresentable
+from mobilellm.formats.huggingface.architectures import NotRepresentable
 from mobilellm.formats.model_folder import find_tokenizer, open_config, open_model
 from mobilellm.models.config import ModelConfig
 from mobilellm.models.saved_config import CONFIG_FILE, read_json
@@ -178,7 +179,7 @@ def check_data(
 ) -> None:
     """Check that the teacher has the tokenizer of the student's data.
 
-    A model without a tokenizer.model is accepted, because only the size of its vocabulary is known.
+    A model without a tokenizer is accepted, because only the size of its vocabulary is known.
 
     Args:
         folder: folder of the teacher.
@@ -200,12 +201,10 @@ def check_data(
             tokenizer_hash=prepared.hashes["tokenizer"],
         )
         return
-    from mobilellm.data.tokenizer import open_tokenizer, tokenizer_hash
-
     own, wanted = find_tokenizer(folder), prepared.hashes["tokenizer"]
     if own is None or wanted is None:
         return
-    if tokenizer_hash(open_tokenizer(own, name="the teacher's tokenizer ")) != wanted:
+    if open_tokenizer(own, name="the teacher's tokenizer ").fingerprint() != wanted:
         raise ValueError(
             f"the tokenizer of the teacher {folder} differs from that of the data in "
             f"{prepared.dir}; prepare the data with the teacher's: data.tokenizer={own}"

@@ -1,29 +1,22 @@
-"""Conversion between `ModelConfig` and the config.json of Hugging Face.
+"""Reads the config.json of Hugging Face as `ModelConfig`."""
 
-Models are written as `LlamaForCausalLM` if possible; models with QK-norm as `Qwen3ForCausalLM`, and
-models with a ReLU feed-forward layer as `ArceeForCausalLM`. The norm of Qwen3 has weights; with
-weights of 1 it equals a norm without weights. Models that none of these classes can represent are
-refused.
-"""
-
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mobilellm.data.tokenizers import find_tokenizer_file, open_tokenizer
+from mobilellm.formats.huggingface.architectures import (
+    Architecture,
+    NotRepresentable,
+    architecture_of,
+)
 from mobilellm.models.config import ModelConfig
+from mobilellm.models.rotary_scaling import KINDS, RotaryScaling
 from mobilellm.models.saved_config import CONFIG_FILE, read_json
 
-# For each model_type: the class in `transformers`, its activation function and its QK-norm.
-_ARCHITECTURES = {
-    "llama": ("LlamaForCausalLM", "silu", "none"),
-    "qwen3": ("Qwen3ForCausalLM", "silu", "rms"),
-    "arcee": ("ArceeForCausalLM", "relu", "none"),
-    "mobilellm": ("MobileLLMForCausalLM", "silu", "none"),
-}
-
-
-class NotRepresentable(ValueError):
-    """Raised for a valid model whose architecture `ModelConfig` cannot represent."""
+logger = logging.getLogger(__name__)
 
 
 def read_huggingface_config(folder: str | Path) -> ModelConfig:
@@ -36,138 +29,148 @@ def read_huggingface_config(folder: str | Path) -> ModelConfig:
     """
     path = Path(folder) / CONFIG_FILE
     try:
-        return config_from_huggingface(read_json(path))
+        values = read_json(path)
+        config = config_from_huggingface(values)
     except NotRepresentable as error:
         raise NotRepresentable(f"{path}: {error}") from error
     except ValueError as error:
         message = str(error) if str(path) in str(error) else f"{path}: {error}"
         raise ValueError(message) from error
+    ends = values.get("eos_token_id")
+    if isinstance(ends, list) and len(ends) > 1:
+        config = replace(config, eos_token_id=_one_end(ends, Path(folder)))
+        logger.warning(
+            "%s has several end-of-text tokens, %s; texts end at %d only",
+            path, ends, config.eos_token_id,
+        )  # fmt: skip
+    return config
 
 
 def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
     """Convert the contents of a Hugging Face config.json to a `ModelConfig`.
 
+    Of several end-of-text tokens, the first is used.
+
     Raises:
         NotRepresentable: the architecture is not supported.
         ValueError: a value is missing or invalid.
     """
-    model_type = values.get("model_type")
-    if not isinstance(model_type, str) or model_type not in _ARCHITECTURES:
-        raise NotRepresentable(
-            f"model_type={model_type!r} cannot be represented; "
-            f"use one of {', '.join(_ARCHITECTURES)}"
-        )
-    _, activation, qk_norm = _ARCHITECTURES[model_type]
-    _check_representable(values, activation)
-    # Meta's code writes share_embedding, even if model_type is llama.
-    tied = _boolean(values, "share_embedding") or _boolean(values, "tie_word_embeddings")
+    found = architecture_of(values)
+    rope = _rotary_settings(values)
     return ModelConfig(
         vocab_size=_integer(values, "vocab_size"),
         hidden_size=_integer(values, "hidden_size"),
-        intermediate_size=_integer(values, "intermediate_size"),
+        intermediate_size=_integer(values, _width_name(values)),
         num_blocks=_integer(values, "num_hidden_layers"),
         num_attention_heads=_integer(values, "num_attention_heads"),
         num_key_value_heads=_optional_integer(values, "num_key_value_heads"),
         head_dim=_optional_integer(values, "head_dim"),
         block_repeats=2 if _boolean(values, "layer_sharing") else 1,
-        tie_word_embeddings=tied,
-        max_position_embeddings=_integer(values, "max_position_embeddings", default=2048),
-        rope_theta=_positive_number(_rotary_settings(values), "rope_theta", 1e4),
+        tie_word_embeddings=_is_tied(values, found),
+        max_position_embeddings=_context(values),
+        rope_theta=_positive_number(rope, "rope_theta", 1e4),
+        rope_scaling=_rotary_scaling(rope, values),
         rms_norm_eps=_positive_number(values, "rms_norm_eps", 1e-6),
-        feed_forward="swiglu" if activation == "silu" else "relu",
-        qk_norm=qk_norm,
+        feed_forward="swiglu" if found.activation == "silu" else "relu",
+        qk_norm=_qk_norm(values, found),
         eos_token_id=_token_id(values, "eos_token_id", 2),
         bos_token_id=_token_id(values, "bos_token_id", 1),
     )
 
 
-def config_to_huggingface(config: ModelConfig) -> dict[str, Any]:
-    """Return the contents of a Hugging Face config.json for the model, with shared blocks unrolled.
+def _width_name(values: Mapping[str, Any]) -> str:
+    """The field with the width of dense feed-forward layers."""
+    is_llama4 = values["model_type"] == "llama4_text"
+    return "intermediate_size_mlp" if is_llama4 else "intermediate_size"
+
+
+def _is_tied(values: Mapping[str, Any], found: Architecture) -> bool:
+    """Whether head and embedding are one matrix.
+
+    Meta's code writes share_embedding, even if model_type is llama, and then tie_word_embeddings
+    has no effect.
+    """
+    if _boolean(values, "share_embedding"):
+        return True
+    return _boolean(values, "tie_word_embeddings", default=found.tied)
+
+
+def _qk_norm(values: Mapping[str, Any], found: Architecture) -> str:
+    is_used = found.qk_norm != "l2" or _boolean(values, "use_qk_norm", default=True)
+    return found.qk_norm if is_used else "none"
+
+
+def _context(values: Mapping[str, Any]) -> int:
+    """The context length; if attention is limited to chunks, that of the first chunk."""
+    context = _integer(values, "max_position_embeddings", default=2048)
+    chunk = values.get("attention_chunk_size")
+    if values["model_type"] != "llama4_text" or not isinstance(chunk, int) or chunk >= context:
+        return context
+    logger.warning(
+        "attention_chunk_size=%d limits the context: beyond it, tokens would attend to their own "
+        "chunk only, which cannot be represented; max_position_embeddings is %d instead of %d",
+        chunk, chunk, context,
+    )  # fmt: skip
+    return chunk
+
+
+def _one_end(ends: list[Any], folder: Path) -> int:
+    """Of several end-of-text tokens of a model, the one of its tokenizer, otherwise the first."""
+    path = find_tokenizer_file(folder)
+    token = None if path is None else open_tokenizer(path, name="tokenizer ").eos_id
+    return token if token in ends and token is not None else ends[0]
+
+
+def _rotary_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the rotary embedding, from the fields of transformers 5 or earlier versions.
 
     Raises:
-        ValueError: no architecture of `transformers` can represent the model.
+        ValueError: they are not objects.
+        NotRepresentable: they differ between layers, or only a part of each head is rotated.
     """
-    if config.share_kv == "first" and config.is_shared:
-        raise ValueError(
-            "no Hugging Face architecture has share_kv='first'; only 'own' can be exported"
-        )
-    if len(set(config.block_shapes)) > 1:
-        raise ValueError(
-            "no Hugging Face architecture has blocks of different sizes; "
-            "only blocks of equal sizes can be exported"
-        )
-    if config.feed_forward == "relu" and config.qk_norm != "none":
-        raise ValueError(
-            f"no Hugging Face architecture has feed_forward='relu' with qk_norm={config.qk_norm!r}"
-            "; a model with only one of the two can be exported"
-        )
-    model_type = "arcee" if config.feed_forward == "relu" else "llama"
-    if config.qk_norm != "none":
-        model_type = "qwen3"
-    architecture, activation, _ = _ARCHITECTURES[model_type]
-    shape = config.block_shapes[0]
-    values: dict[str, Any] = {
-        "architectures": [architecture],
-        "model_type": model_type,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": shape.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": shape.num_attention_heads,
-        "num_key_value_heads": shape.num_key_value_heads,
-        "head_dim": config.head_dim,
-        "hidden_act": activation,
-        "max_position_embeddings": config.max_position_embeddings,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "attention_bias": False,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
-    }
-    if model_type != "qwen3":
-        values["mlp_bias"] = False
-    return values
-
-
-def _check_representable(values: Mapping[str, Any], activation: str) -> None:
-    refused = {
-        "attention_bias": not values.get("attention_bias"),
-        "mlp_bias": not values.get("mlp_bias"),
-        "use_sliding_window": not values.get("use_sliding_window"),
-        "quantization_config": not values.get("quantization_config"),
-        "hidden_act": values.get("hidden_act", activation) == activation,
-    }
-    for name, is_plain in refused.items():
-        if not is_plain:
-            raise NotRepresentable(
-                f"{name}={values[name]!r} cannot be represented by this model family"
-            )
-    for name in ("rope_scaling", "rope_parameters"):
-        rope = values.get(name) or {}
-        if not isinstance(rope, Mapping):
+    names = ("rope_theta", "partial_rotary_factor")
+    rope = {name: values[name] for name in names if values.get(name) is not None}
+    # If both are given, transformers uses the older rope_scaling.
+    for name in ("rope_parameters", "rope_scaling"):
+        given = values.get(name) or {}
+        if not isinstance(given, Mapping):
             raise ValueError(
-                f"{name}={rope!r} must be null or an object such as "
-                '{"rope_type": "default"}; only unscaled rotary embedding is supported'
+                f'{name}={given!r} must be null or an object such as {{"rope_type": "default"}}'
             )
-        if rope.get("rope_type", rope.get("type", "default")) != "default":
+        if any(isinstance(value, Mapping) for value in given.values()):
             raise NotRepresentable(
-                f"{name}={rope} cannot be represented; only unscaled rotary embedding is supported"
+                f"{name}={dict(given)} cannot be represented: it differs between kinds of layers"
             )
-    rope = _rotary_settings(values)
+        kind = given.get("rope_type", given.get("type"))  # the older name
+        rope |= {**given, "rope_type": kind} if kind is not None else given
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise NotRepresentable(
             f"partial_rotary_factor={rope['partial_rotary_factor']} cannot be represented; "
             "only rotation of whole heads is supported"
         )
+    return rope
 
 
-def _rotary_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the rotary embedding, from the fields of transformers 5 or earlier versions."""
-    names = ("rope_theta", "partial_rotary_factor")
-    rope = {name: values[name] for name in names if values.get(name) is not None}
-    return rope | (values.get("rope_scaling") or {}) | (values.get("rope_parameters") or {})
+def _rotary_scaling(rope: Mapping[str, Any], values: Mapping[str, Any]) -> RotaryScaling | None:
+    kind = rope.get("rope_type", "default")
+    if kind == "default":
+        return None
+    if kind not in KINDS:
+        raise NotRepresentable(
+            f"rope_type={kind!r} (in rope_scaling or rope_parameters) cannot be represented; only "
+            f"default, {', '.join(KINDS)} can"
+        )
+    factor = _positive_number(rope, "factor", 0)
+    if kind == "linear":
+        return RotaryScaling(rope_type=kind, factor=factor)
+    original = rope.get("original_max_position_embeddings")
+    return RotaryScaling(
+        rope_type=kind,
+        factor=factor,
+        low_freq_factor=_positive_number(rope, "low_freq_factor", 0),
+        high_freq_factor=_positive_number(rope, "high_freq_factor", 0),
+        original_max_position_embeddings=_context(values) if original is None else int(original),
+    )
 
 
 def _integer(
@@ -186,26 +189,24 @@ def _optional_integer(values: Mapping[str, Any], name: str) -> int | None:
 
 
 def _positive_number(values: Mapping[str, Any], name: str, default: float) -> float:
+    """A number; a `default` of 0 stands for a number that is required."""
     value = values.get(name, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 < value < float("inf"):
-        raise ValueError(f"{name}={value!r} must be a positive number, e.g. {default:g}")
+        example = f", e.g. {default:g}" if default else ""
+        raise ValueError(f"{name}={value!r} must be a positive number{example}")
     return float(value)
 
 
-def _boolean(values: Mapping[str, Any], name: str) -> bool:
+def _boolean(values: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
     value = values.get(name)
     if value is not None and not isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be true or false")
-    return bool(value)
+    return default if value is None else value
 
 
 def _token_id(values: Mapping[str, Any], name: str, default: int) -> int:
     value = values.get(name)
-    if value is None:
-        return default
     if isinstance(value, list):
-        if len(value) != 1:
-            raise NotRepresentable(f"{name}={value} names several tokens; keep one of them")
-        value = value[0]
-    return _integer({name: value}, name, least=0)
+        value = value[0] if value else None
+    return default if value is None else _integer({name: value}, name, least=0)

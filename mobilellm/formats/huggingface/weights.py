@@ -1,9 +1,7 @@
 """Reads and writes the weights of Llama-type Hugging Face folders."""
 
 import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -11,19 +9,20 @@ from torch import Tensor
 from mobilellm.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    check_exists,
     model_file,
     model_from_state,
     read_json,
-    read_tensors,
     write_json,
     write_tensors,
 )
-from mobilellm.data.tokenizer import load_tokenizer
-from mobilellm.files import describe_invalid_file
-from mobilellm.formats.huggingface.config import config_to_huggingface, read_huggingface_config
+from mobilellm.data.tokenizers import load_tokenizer
+from mobilellm.formats.huggingface.architectures import ARCHITECTURES
+from mobilellm.formats.huggingface.config import read_huggingface_config
+from mobilellm.formats.huggingface.config_export import config_to_huggingface
 from mobilellm.formats.huggingface.multipliers import folded_multipliers
 from mobilellm.formats.huggingface.tokenizer_files import tokenizer_files
+from mobilellm.formats.huggingface.weight_files import read_weights
+from mobilellm.formats.rotary_layout import rows_from_pairs
 from mobilellm.formats.special_tokens import with_tokenizer_ids
 from mobilellm.models import MobileLLM
 
@@ -40,12 +39,14 @@ _LAYER_NAMES = {
 }
 _OUR_TOP_NAMES = {theirs: ours for ours, theirs in _TOP_NAMES.items()}
 _OUR_LAYER_NAMES = {theirs: ours for ours, theirs in _LAYER_NAMES.items()}
+# The name in Llama 4.
+_OUR_LAYER_NAMES["feed_forward"] = "feed_forward"
 
 
 def import_huggingface(
     folder: str | Path, *, dtype: torch.dtype | None = torch.float32
 ) -> MobileLLM:
-    """Read a Llama-type checkpoint: Llama, Qwen3, Arcee with ReLU, or Meta's MobileLLM.
+    """Read a Llama-type checkpoint: one of `ARCHITECTURES`.
 
     Weights are read from model.safetensors, pytorch_model.bin or shards of either.
 
@@ -60,11 +61,16 @@ def import_huggingface(
     """
     folder = Path(folder)
     config = read_huggingface_config(folder)
+    rotates_pairs = ARCHITECTURES[read_json(folder / CONFIG_FILE)["model_type"]].rotates_pairs
     state: dict[str, Tensor] = {}
-    for name, tensor in _read_weights(folder).items():
+    for name, tensor in read_weights(folder).items():
         # Older versions of transformers stored these frequencies, which are computed here.
-        if not name.endswith("rotary_emb.inv_freq"):
-            state[_own_name(name)] = tensor if dtype is None else tensor.to(dtype)
+        if name.endswith("rotary_emb.inv_freq"):
+            continue
+        own = _own_name(name)
+        if rotates_pairs and own.endswith((".q_proj.weight", ".k_proj.weight")):
+            tensor = rows_from_pairs(tensor, config.head_dim)  # noqa: PLW2901 # pyright: ignore[reportArgumentType]
+        state[own] = tensor if dtype is None else tensor.to(dtype)
     _resolve_tied_head(state, folder, tied=config.tie_word_embeddings)
     return model_from_state(config, state, folder)
 
@@ -82,19 +88,19 @@ def export_huggingface(
     Args:
         model: it is not changed.
         folder: new or empty.
-        tokenizer: path of a SentencePiece model, which `transformers.AutoTokenizer` then loads;
-            its end-of-text token is written as the model's.
+        tokenizer: path of a tokenizer, which `transformers.AutoTokenizer` then loads; its
+            end-of-text token is written as the model's.
 
     Raises:
         ValueError: the folder is not empty, no architecture of `transformers` can represent the
-            model, or the tokenizer is not a SentencePiece model.
+            model, or the tokenizer cannot be read.
         FileNotFoundError: the tokenizer does not exist.
         OSError: a file could not be written.
     """
     folder, config = Path(folder), model.config
     if tokenizer is not None:
-        processor = load_tokenizer(Path(tokenizer), config.vocab_size, name="tokenizer ")
-        config = with_tokenizer_ids(config, processor)
+        opened = load_tokenizer(Path(tokenizer), config.vocab_size, name="tokenizer ")
+        config = with_tokenizer_ids(config, opened)
     values = config_to_huggingface(config)
     values["dtype"] = str(model.norm.weight.dtype).removeprefix("torch.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -151,62 +157,6 @@ def _huggingface_state(model: MobileLLM) -> dict[str, Tensor]:
                 state[f"model.layers.{layer}.self_attn.{part}.weight"] = ones * factor
         written.add(index)
     return state
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read all tensors of a checkpoint from the first of the known file names that exists."""
-    readers: dict[str, Callable[[Path], dict[str, Tensor]]] = {
-        WEIGHTS_FILE: read_tensors,
-        "pytorch_model.bin": _read_pickle,
-    }
-    for name, read in readers.items():
-        if (folder / name).is_file():
-            return read(folder / name)
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            files = _indexed_files(index)
-            return {key: tensor for file in files for key, tensor in read(folder / file).items()}
-    raise FileNotFoundError(
-        f"{folder} contains no weights; expected {', '.join(readers)} or their .index.json"
-    )
-
-
-def _indexed_files(index: Path) -> list[str]:
-    """The files of the shards that an index lists.
-
-    Raises:
-        ValueError: the index does not list files.
-    """
-    names = read_json(index).get("weight_map")
-    is_map = isinstance(names, Mapping) and all(isinstance(n, str) for n in names.values())
-    if not is_map or not names:
-        raise ValueError(
-            f"{index} has no weight_map, which maps the name of each weight to its file; fetch it "
-            "again"
-        )
-    return sorted(set(names.values()))
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    check_exists(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    # torch raises any of these for a damaged file, depending on where the damage is.
-    except (UnpicklingError, EOFError, OSError, RuntimeError, LookupError, ValueError) as error:
-        reason = "is damaged: truncated, or not written by torch.save; fetch it again"
-        if isinstance(error, UnpicklingError) and "Unsupported" in str(error):
-            reason = (
-                "contains objects other than tensors and cannot be loaded safely; convert it to "
-                "safetensors"
-            )
-        raise ValueError(f"{path} {describe_invalid_file(path) or reason}") from error
-    is_state = isinstance(state, Mapping) and all(isinstance(t, Tensor) for t in state.values())
-    if not is_state:
-        raise ValueError(
-            f"{path} does not contain named weights; save model.state_dict(), or convert it to "
-            "safetensors"
-        )
-    return dict(state)
 
 
 def _resolve_tied_head(state: dict[str, Tensor], folder: Path, *, tied: bool) -> None:

@@ -44,9 +44,11 @@ class Outcome:
 
     job: Job
     status: str
-    """`finished`, `skipped` (finished before), `stopped` or `failed`."""
+    """`finished`, `skipped` (finished before), `stopped`, `pruned` or `failed`."""
     error: str | None = None
     """Why the trial failed."""
+    is_killed: bool = False
+    """Whether its process was ended by a signal that nobody asked for."""
 
     def result(self) -> dict[str, Any]:
         """The trial's summary, with the status that the launcher determined."""

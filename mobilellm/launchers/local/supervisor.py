@@ -32,7 +32,9 @@ STOP_CODES = (
 
 
 @dataclass
-class _Running:
+class RunningJob:
+    """A job and its process."""
+
     job: Job
     process: BaseProcess
     gpu: str | None
@@ -74,7 +76,7 @@ class Supervisor:
         self.attempts = attempts
         self.context = multiprocessing.get_context("forkserver")
         self.preload = list(preload)
-        self.running: list[_Running] = []
+        self.running: list[RunningJob] = []
         self.signals: list[int] = []
         """Signals received; after the first one the jobs save and end."""
         self.must_kill = False
@@ -99,24 +101,18 @@ class Supervisor:
                 counts.skipped += 1
             else:
                 queue.append((job, 1))
-        with self._handle_signals(), overview:
+        with self.handle_signals(), overview:
             self._announce(overview, counts, queue)
             if queue:
                 start_fork_server(self.preload, self.threads)
             while self.running or (queue and not self.signals):
                 self._start_jobs(queue, overview)
-                self._wait_for_one()
-                for outcome in self._collect(queue, overview):
+                self.wait_for_one()
+                for outcome in self.collect(queue, overview):
                     outcomes[outcome.job] = outcome
                     _count(counts, outcome)
                     overview.print_line(_line(outcome, counts))
-                now = time.monotonic()
-                overview.refresh(
-                    [
-                        RunningTrial(r.job.name, r.job.folder, now - r.started, r.job.swept)
-                        for r in self.running
-                    ]
-                )
+                overview.refresh(self.running_trials())
         if self.signals:
             raise Stopped(
                 f"stopped: {counts.line()}; run the same command again to continue: finished "
@@ -144,19 +140,31 @@ class Supervisor:
 
     def _start_jobs(self, queue: list[tuple[Job, int]], overview: Overview) -> None:
         while queue and len(self.running) < self.n_jobs and not self.signals:
-            job, attempt = queue.pop(0)
-            gpu = self._least_used_gpu()
-            target = TrialProcess(self.task, job.config, job.log, self.threads, gpu)
-            process = self.context.Process(target=target, name=job.name)
-            process.start()
-            self.running.append(_Running(job, process, gpu, attempt, time.monotonic()))
-            overview.print_line(f"started {job.name}" + (f" on GPU {gpu}" if gpu else ""))
+            self.start(*queue.pop(0), overview)
+
+    def start(self, job: Job, attempt: int, overview: Overview) -> None:
+        """Start the process of a job."""
+        gpu = self._least_used_gpu()
+        target = TrialProcess(self.task, job.config, job.log, self.threads, gpu)
+        process = self.context.Process(target=target, name=job.name)
+        process.start()
+        self.running.append(RunningJob(job, process, gpu, attempt, time.monotonic()))
+        overview.print_line(f"started {job.name}" + (f" on GPU {gpu}" if gpu else ""))
+
+    def running_trials(self) -> list[RunningTrial]:
+        """The running jobs, for the display."""
+        now = time.monotonic()
+        return [
+            RunningTrial(r.job.name, r.job.folder, now - r.started, r.job.swept)
+            for r in self.running
+        ]
 
     def _least_used_gpu(self) -> str | None:
         used = Counter(running.gpu for running in self.running)
         return min(self.gpus, key=lambda gpu: used[gpu], default=None)
 
-    def _wait_for_one(self) -> None:
+    def wait_for_one(self) -> None:
+        """Pass signals on to the jobs, and wait until one ends, for a short time."""
         for running in self.running:
             if self.must_kill:
                 running.process.kill()
@@ -165,14 +173,15 @@ class Supervisor:
                 running.asked_to_stop = True
         wait([running.process.sentinel for running in self.running], timeout=POLL_SECONDS)
 
-    def _collect(self, queue: list[tuple[Job, int]], overview: Overview) -> Iterator[Outcome]:
+    def collect(self, queue: list[tuple[Job, int]], overview: Overview) -> Iterator[Outcome]:
+        """The outcomes of the jobs that have ended; those that start again go to the queue."""
         for running in list(self.running):
             running.process.join(timeout=0)
             code = running.process.exitcode
             if code is None:
                 continue
             self.running.remove(running)
-            outcome = self._outcome(running, code)
+            outcome = self.outcome(running, code)
             killed = outcome.status == "failed" and code < 0
             if killed and running.attempt < self.attempts and not self.signals:
                 overview.print_line(f"starting {running.job.name} again: {outcome.error}")
@@ -180,11 +189,12 @@ class Supervisor:
             else:
                 yield outcome
 
-    def _outcome(self, running: _Running, code: int) -> Outcome:
+    def outcome(self, running: RunningJob, code: int) -> Outcome:
+        """The outcome of a process that has ended."""
         job = running.job
         if code == 0:
-            stopped = job.summary().get("status") == "stopped"
-            return Outcome(job, "stopped" if stopped else "finished")
+            status = job.summary().get("status")
+            return Outcome(job, status if status in ("stopped", "pruned") else "finished")
         if self.signals and code in STOP_CODES:
             return Outcome(job, "stopped")
         reason = reason_of(job, code)
@@ -192,7 +202,7 @@ class Supervisor:
         return Outcome(job, "failed", reason)
 
     @contextmanager
-    def _handle_signals(self) -> Iterator[None]:
+    def handle_signals(self) -> Iterator[None]:
         """Forward Ctrl-C, SIGTERM and SIGHUP to the jobs, and kill remaining jobs at the end."""
 
         def receive(number: int, _frame: object) -> None:

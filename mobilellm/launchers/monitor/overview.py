@@ -29,18 +29,24 @@ class Counts:
     skipped: int = 0
     failed: int = 0
     stopped: int = 0
+    pruned: int = 0
+    """Trials of a search that ended early because of their losses."""
+    note: str = ""
+    """Added to the line, such as the best result so far."""
 
     @property
     def done(self) -> int:
         """Trials that have ended."""
-        return self.finished + self.skipped + self.failed + self.stopped
+        return self.finished + self.skipped + self.failed + self.stopped + self.pruned
 
     def line(self) -> str:
         """`4 of 15 finished (1 already), 1 failed`."""
         before = f" ({self.skipped} already)" if self.skipped else ""
         parts = [f"{self.finished + self.skipped} of {self.total} finished{before}"]
+        parts += [f"{self.pruned} pruned"] if self.pruned else []
         parts += [f"{self.failed} failed"] if self.failed else []
         parts += [f"{self.stopped} stopped"] if self.stopped else []
+        parts += [self.note] if self.note else []
         return ", ".join(parts)
 
 

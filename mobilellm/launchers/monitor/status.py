@@ -22,7 +22,7 @@ from mobilellm.hydra_app.override_text import (
 from mobilellm.launchers.monitor.progress import Progress, read_progress
 from mobilellm.launchers.slurm.record import JOB, read_record
 from mobilellm.launchers.slurm.state import RunState, run_states
-from mobilellm.run_folder import METRICS, SUMMARY
+from mobilellm.run_folder import METRICS, SUMMARY, folders_with
 from mobilellm.units import elapsed_text, si_text
 
 SILENT_SECONDS = 600.0
@@ -31,7 +31,8 @@ MOST_KEYS = 4
 NUMBERS = ("step", "done", "tok/s", "train", "val", "age")
 HASH = re.compile(r"[0-9a-f]{8}")
 COLOURS = {
-    "finished": "green", "failed": "red", "stopped": "yellow", "running": "cyan",
+    "finished": "green", "failed": "red", "stopped": "yellow",
+    "pruned": "yellow", "running": "cyan",
     "requeued": "magenta", "queued": "blue",
 }  # fmt: skip
 
@@ -44,7 +45,7 @@ def find_runs(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist; give a run's or a sweep's folder")
-    found = {path.parent for name in (SUMMARY, METRICS, JOB) for path in folder.rglob(name)}
+    found = list(folders_with(SUMMARY, METRICS, JOB, below=folder))
     if not found:
         raise FileNotFoundError(
             f"no run in {folder}: no {SUMMARY} at or below it; give a run's or a sweep's folder, "

@@ -69,9 +69,9 @@ class BlockDesign:
 
         Without it, a pair with few common seeds would dominate the largest statistic.
         """
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
-        return np.asarray(t.ppf(0.975, self.own_degrees), dtype=float)
+        return np.asarray(stdtrit(self.own_degrees, 0.975), dtype=float)
 
     def differences(self, losses: Floats) -> Floats:
         """Return (sweeps, pairs): first minus second, by least squares.

@@ -25,7 +25,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
     Raises:
         ValueError: there are no values.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit  # scipy.stats takes half a second more to import
 
     count = len(values)
     if not count:
@@ -35,5 +35,5 @@ def mean_interval(values: Sequence[float]) -> Interval:
         return Interval(mean, None, 1)
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
     return Interval(
-        mean, float(t.ppf((1 + INTERVAL) / 2, count - 1)) * math.sqrt(variance / count), count
+        mean, float(stdtrit(count - 1, (1 + INTERVAL) / 2)) * math.sqrt(variance / count), count
     )

@@ -63,21 +63,21 @@ class PairedT:
 
     @cached_property
     def _scale(self) -> float:
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
-        return float(t.ppf(0.975, self.degrees))
+        return float(stdtrit(self.degrees, 0.975))
 
     def limit(self, level: float) -> float:
         """Return the value that the statistic exceeds with this probability."""
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
-        return float(t.isf(level / 2, self.degrees)) / self._scale
+        return -float(stdtrit(self.degrees, level / 2)) / self._scale
 
     def p_values(self, statistics: Floats) -> Floats:
         """Return the probabilities that the statistic reaches these values."""
-        from scipy.stats import t
+        from scipy.special import stdtr
 
-        return 2 * t.sf(statistics * self._scale, self.degrees)
+        return 2 * stdtr(self.degrees, -statistics * self._scale)
 
 
 def largest_statistic(design: BlockDesign, *, is_quick: bool = False) -> LargestStatistic | PairedT:

@@ -169,14 +169,14 @@ def _tested(
     sweep: Sweep, level: float, number_of_families: int, margin: float | None
 ) -> list[Pair]:
     """Return the pairs of one set of comparable configurations, with their verdicts."""
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     design, losses = sweep.design, sweep.losses[None]
     null = largest_statistic(design)
     statistics, differences = design.statistics(losses)[0], design.differences(losses)[0]
     own = design.own_degrees
     degrees = own if design.num_shapes == 2 else 2 * own
-    alone = 2 * t.sf(statistics * design.scales, degrees)
+    alone = 2 * stdtr(degrees, -statistics * design.scales)
     adjusted = np.minimum(1, number_of_families * null.p_values(statistics))
     half_widths = design.scales * null.limit(level / number_of_families) * design.errors(losses)[0]
     found = []

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from sentencepiece import SentencePieceTrainer
 
 from mobilellm.data.preparation.encoder import Batch, Encoder
 from mobilellm.data.preparation.workers import encode_batches
 from mobilellm.data.source import cut_text
-from mobilellm.data.tokenizer import train_tokenizer
+from mobilellm.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from mobilellm.data.tokenizers.sentencepiece_training import train_sentencepiece
+from mobilellm.data.tokenizers.settings import TokenizerSettings
 
 SOURCE = Path(random.__file__).read_bytes()
 OTHER = Path(Path(random.__file__).parent / "textwrap.py").read_bytes()
@@ -25,6 +27,10 @@ TEXTS = [
 ]
 
 
+def opened(model):
+    return SentencePieceTokenizer(Path("tokenizer.model"), model, TokenizerSettings())
+
+
 def trained(**options):
     model = io.BytesIO()
     SentencePieceTrainer.train(
@@ -36,12 +42,12 @@ def trained(**options):
         minloglevel=2,
         **options,
     )
-    return SentencePieceProcessor(model_proto=model.getvalue())
+    return opened(model.getvalue())
 
 
 @pytest.fixture(scope="module")
 def ours():
-    return SentencePieceProcessor(model_proto=train_tokenizer([SOURCE], 500))
+    return opened(train_sentencepiece([SOURCE], 500))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +121,7 @@ def test_without_eos(ours):
 
 def test_processes_give_the_same_in_the_same_order(ours, tmp_path):
     path = tmp_path / "tokenizer.model"
-    path.write_bytes(train_tokenizer([SOURCE], 500))
+    path.write_bytes(train_sentencepiece([SOURCE], 500))
     batches = [(number, batch_of([b"number %d " % number, OTHER[number:]])) for number in range(12)]
 
     def run(workers):
@@ -134,7 +140,7 @@ def test_processes_give_the_same_in_the_same_order(ours, tmp_path):
 
 def test_batches_are_taken_only_a_few_ahead(ours, tmp_path):
     path = tmp_path / "tokenizer.model"
-    path.write_bytes(train_tokenizer([SOURCE], 500))
+    path.write_bytes(train_sentencepiece([SOURCE], 500))
     taken = 0
 
     def batches():

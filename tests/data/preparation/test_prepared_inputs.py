@@ -16,7 +16,7 @@ from mobilellm.data import (
     open_prepared,
 )
 from mobilellm.data.resolved import resolve_data
-from mobilellm.data.tokenizer import train_tokenizer
+from mobilellm.data.tokenizers.sentencepiece_training import train_sentencepiece
 
 
 def test_finished_data_is_reused_and_not_built_again(corpus, monkeypatch):
@@ -83,7 +83,7 @@ def test_changed_input_is_refused(corpus):
     refused("data.add_eos was True, now False", add_eos=False)
     refused("data.held_out was 0.0, now 0.05; data.validation had 1 files, now 0", validation=None)
     other = corpus.parent / "other.model"
-    other.write_bytes(train_tokenizer([(corpus / "train" / "queue.txt").read_bytes()], 400))
+    other.write_bytes(train_sentencepiece([(corpus / "train" / "queue.txt").read_bytes()], 400))
     refused(".*data.tokenizer had 0 files, now 1", tokenizer=str(other))
     file = corpus / "train" / "queue.txt"
     text = file.read_text(encoding="utf-8")

@@ -238,7 +238,7 @@ def test_mixture_of_sources_with_and_without_validation():
         ({"tokenizer_sample_megabytes": -1}, ValueError, "sample_megabytes=-1 must be above 0"),
         ({"document": "("}, ValueError, r"data.document='\(' is not a regular expression"),
         (
-            {"document_mask": True, "add_eos": False},
+            {"document_mask": True, "add_eos": False, "add_bos": False},
             ValueError,
             "document_mask=true finds doc",
         ),

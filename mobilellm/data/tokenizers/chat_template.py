@@ -1,0 +1,90 @@
+"""Renders the chat templates of Hugging Face models, in a sandbox.
+
+The environment is that of `transformers`, so that templates give the same text: blocks are trimmed,
+`{% break %}` and `{% generation %}` are known, and templates may call `raise_exception`,
+`strftime_now` and `tojson`. A template comes with the model: the sandbox keeps it from running
+anything else.
+"""
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import jinja2
+
+
+def render(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    add_generation_prompt: bool,
+    special_tokens: Mapping[str, str],
+    origin: Path,
+) -> str:
+    """Write a conversation as text.
+
+    Args:
+        template: in the language of Jinja.
+        messages: the conversation; each message has a `role` and a `content`.
+        add_generation_prompt: whether to begin the assistant's next message.
+        special_tokens: names of special tokens by their use, such as `bos_token`.
+        origin: folder of the template, for messages.
+
+    Raises:
+        ValueError: the template is not valid, or it refuses the messages.
+    """
+    import jinja2
+
+    try:
+        return _compiled(template).render(
+            messages=list(messages),
+            add_generation_prompt=add_generation_prompt,
+            tools=None,
+            documents=None,
+            **special_tokens,
+        )
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the chat template of {origin} cannot write this conversation ({error}); change the "
+            "messages, or correct the template"
+        ) from None
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> "jinja2.Template":
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %} … {% endgeneration %}` marks text of the assistant; it is kept."""
+
+        tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+
+        def parse(self, parser: Any) -> nodes.Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body, lineno=line)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = lambda text: datetime.datetime.now().strftime(text)
+    return environment.from_string(template)
+
+
+def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
+    """JSON without HTML escapes, unlike Jinja's own filter."""
+    return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+
+
+def _raise(message: str) -> None:
+    import jinja2
+
+    raise jinja2.TemplateError(message)

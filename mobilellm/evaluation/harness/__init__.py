@@ -1,0 +1,1 @@
+"""Tasks of the lm-evaluation-harness (the package lm-eval) on models of this project."""

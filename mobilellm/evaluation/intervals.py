@@ -1,0 +1,66 @@
+"""Intervals of 95 % for proportions, and for sums over documents.
+
+Sources: Wilson 1927, "Probable inference, the law of succession, and statistical inference";
+Efron 1979, "Bootstrap methods: another look at the jackknife".
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+RESAMPLES = 2000
+"""Bootstrap samples per interval."""
+
+# The 97.5 % quantile of the normal distribution, for intervals of 95 %.
+_QUANTILE = 1.959963984540054
+_TAILS = (2.5, 97.5)
+
+
+def wilson_interval(correct: float, count: int) -> tuple[float, float]:
+    """Compute the interval of a probability, given `correct` of `count` independent trials.
+
+    `correct` need not be a whole number: an answer that is tied with others counts as a fraction.
+    The interval is then slightly too wide, because such trials vary less.
+    """
+    share, z = correct / count, _QUANTILE
+    scale = 1 + z * z / count
+    middle = (share + z * z / (2 * count)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def bootstrap_intervals(
+    ratios: Sequence[tuple[ArrayLike, ArrayLike]], *, resamples: int = RESAMPLES, seed: int = 0
+) -> list[tuple[float, float]]:
+    """Compute the interval of each ratio of two sums over documents.
+
+    The documents are drawn with replacement, the same ones for all ratios, and the interval lies
+    between the quantiles of the ratio over the samples.
+
+    Args:
+        ratios: numerators and denominators of each, (documents,) each: bits and bytes give bits
+            per byte, and values with denominators of 1 their mean.
+        resamples: number of samples.
+        seed: of the drawing, so that the same documents give the same intervals.
+
+    Raises:
+        ValueError: there are no documents.
+    """
+    columns = [np.asarray(part, dtype=np.float64) for ratio in ratios for part in ratio]
+    table = np.stack(columns, axis=1)
+    count = table.shape[0]
+    if count == 0:
+        raise ValueError("an interval needs at least 1 document; 0 were given")
+    generator = np.random.default_rng(seed)
+    sums = np.stack([_resampled_sums(table, generator) for _ in range(resamples)])
+    found = sums[:, 0::2] / sums[:, 1::2]
+    low, high = np.percentile(found, _TAILS, axis=0)
+    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+
+
+def _resampled_sums(table: NDArray[np.float64], generator: np.random.Generator) -> NDArray:
+    """Sums of the columns of `table` (documents, columns) over one sample of its rows."""
+    drawn = generator.integers(table.shape[0], size=table.shape[0])
+    return np.bincount(drawn, minlength=table.shape[0]) @ table

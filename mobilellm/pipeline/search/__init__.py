@@ -1,0 +1,1 @@
+"""The search command: a study whose trials are ordinary runs."""

@@ -1,0 +1,1 @@
+"""Tokens and time until a loss is reached, beside other projects with tuned settings."""

@@ -1,0 +1,116 @@
+"""`mobilellm extract`: a smaller model from a saved one, and what it refuses."""
+
+import json
+import logging
+
+import pytest
+import torch
+from reference_models import assert_close
+
+from mobilellm.checkpoint import load_model
+from mobilellm.evaluation.validation import sum_losses
+from mobilellm.hydra_app.configuration import compose
+from mobilellm.pipeline.cut_to_shape import cut_most_important, pruning_steps
+from mobilellm.pipeline.extract import extract_folder
+from mobilellm.search.supernet import Supernet
+from mobilellm.search.supernet_shape import shape_inside
+
+
+@pytest.fixture
+def run_folder(tiny_run, tmp_path):
+    summary = tiny_run("seed=3")
+    return next((tmp_path / "outputs").glob(f"*/{summary['run']}"))
+
+
+def test_the_saved_model_is_the_slice(run_folder, tmp_path, caplog):
+    cfg = compose("extract", ["model.num_blocks=1", "model.intermediate_size=8"])
+    with caplog.at_level(logging.INFO, logger="mobilellm"):
+        extract_folder(cfg, run_folder, tmp_path / "small")
+    whole, small = load_model(run_folder / "model"), load_model(tmp_path / "small")
+    ids = torch.randint(0, whole.config.vocab_size, (2, 9))
+    slices = Supernet(whole).sub_network(small.config)
+    assert_close(small(ids).logits, slices(ids).logits, 1e-5)
+    assert small.config == shape_inside(whole.config, num_blocks=1, intermediate_size=8)
+    assert (tmp_path / "small/tokenizer.model").is_file()
+    report = json.loads((tmp_path / "small/extraction.json").read_text(encoding="utf-8"))
+    assert report["parameters"]["stored"] == sum(p.numel() for p in small.parameters())
+    assert report["val_loss"] is None
+    assert f"{report['parameters']['stored']:,} parameters" in caplog.text
+
+
+def test_the_most_important_units_are_chosen_on_the_runs_data(
+    run_folder, prepared_dir, tmp_path, caplog
+):
+    options = [
+        f"prepared_dir={prepared_dir}", "sequence_length=32", "validation_tokens=512",
+        "calibration_tokens=1024", "units=important", "model.num_blocks=1",
+        "model.hidden_size=4", "model.intermediate_size=8",
+    ]  # fmt: skip
+    with caplog.at_level(logging.INFO, logger="mobilellm"):
+        report = extract_folder(compose("extract", options), run_folder, tmp_path / "cut")
+    cut = load_model(tmp_path / "cut")
+    assert (cut.config.num_blocks, cut.config.hidden_size, cut.config.intermediate_size) == (
+        1, 4, 8
+    )  # fmt: skip
+    assert report.val_loss > 0
+    assert report.source_val_loss > 0
+    assert f"distillation.teacher={run_folder}" in caplog.text
+
+
+def test_a_cut_by_importance_is_better_than_leading_slices(run_folder, prepared_dir, tmp_path):
+    """On a model whose second block does nothing and whose first channels are useless."""
+    from mobilellm.pipeline.compress_data import data_to_compress_on
+
+    model = load_model(run_folder / "model")
+    with torch.no_grad():
+        model.blocks[0].feed_forward.down_proj.weight[:, :8] *= 0.0
+    cfg = compose("extract", [f"prepared_dir={prepared_dir}", "sequence_length=32",
+                              "validation_tokens=1024"])  # fmt: skip
+    data = data_to_compress_on(cfg, run_folder, model)
+    shape = shape_inside(model.config, intermediate_size=8)
+    cut = cut_most_important(model, shape, data.calibration(1024))
+    whole = sum_losses(model, data.validation()).loss
+    leading = sum_losses(
+        Supernet(model).sub_network(shape), data.validation(), device=torch.device("cpu")
+    ).loss
+    assert abs(sum_losses(cut, data.validation()).loss - whole) < abs(leading - whole)
+
+
+def test_each_removal_is_one_step_of_pruning():
+    from reference_models import make_config
+
+    config = make_config(num_blocks=6)
+    shape = shape_inside(config, num_blocks=4, intermediate_size=16,
+                         num_attention_heads=2, num_key_value_heads=1)  # fmt: skip
+    first, second = pruning_steps(config, shape)
+    assert (first.keep_blocks, first.keep_channels, first.keep_heads) == (4 / 6, 0.4, 0.5)
+    assert (second.keep_heads, second.head_unit) == (2 / 3, "within_groups")
+    assert pruning_steps(config, shape_inside(config, hidden_size=8)) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "no size is given; give at least one of model.num_blocks=…, model.hidden_size=…"),
+        (["model.num_blocks=7"], "num_blocks=7 is not contained in a model of 2 blocks"),
+        (["model.hidden_size=wide"], "model.hidden_size='wide' must be"),
+        (["model.num_blocks=0"], "model.num_blocks=0 must be"),
+        (["model.num_blocks=1", "data=text", "data.train=a.txt"], "reads no data; leave data=…"),
+        (["model.num_blocks=1", "units=best"], "units='best' must be"),
+        (
+            ["model.num_blocks=2", "model.intermediate_size=[8,4]", "units=important"],
+            "intermediate_size differs between the blocks of the shape",
+        ),
+    ],
+)
+def test_impossible_extractions_are_refused(overrides, message, saved_run, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        extract_folder(compose("extract", overrides), saved_run, tmp_path / "small")
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_folder_in_use_is_not_overwritten(saved_run, tmp_path):
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small/mine.txt").write_text("kept", encoding="utf-8")
+    with pytest.raises(ValueError, match="is in use and is never overwritten; give a new folder"):
+        extract_folder(compose("extract", ["model.num_blocks=1"]), saved_run, tmp_path / "small")
