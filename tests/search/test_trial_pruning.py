@@ -1,5 +1,6 @@
 """When a trial ends early: against naive versions of the rules, and on curves of known ranks."""
 
+import itertools
 import json
 import math
 import random
@@ -71,6 +72,14 @@ def test_the_median_rule_compares_the_best_loss_so_far(seed):
         best = min(loss for t, loss in losses[0] if t <= tokens)
         median = statistics.median(dict(losses[n])[tokens] for n in range(1, 6))
         assert found.is_pruned == (best > median)
+
+
+def test_the_median_counts_a_diverged_trial_as_worse_than_every_other():
+    rule = PruningRule(rule="median", first_rung=0.1, startup_trials=3)
+    diverged = Curve(3, ((100, 9.0), (200, math.nan)))
+    for order in itertools.permutations([curve(1, 3.0), curve(2, 3.5), diverged]):
+        assert decide(rule, curve(9, 3.4), order, 200).is_pruned is False
+        assert decide(rule, curve(9, 3.6), order, 200).is_pruned is True
 
 
 def test_brackets_of_hyperband_differ_in_their_first_rung_and_are_kept_apart():

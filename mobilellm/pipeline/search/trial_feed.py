@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 
 UNTRAINABLE = 25
 """Points in a row whose runs cannot be planned, after which the search ends with the error."""
-PREPARATION_SECONDS = 5.0
 BUSY_SECONDS = 10.0
 """How long a run that another process trains is left alone before it is asked for again."""
 
@@ -92,7 +91,7 @@ class TrialFeed:
             candidate = proposal.candidate
             overrides = override_texts(candidate.settings)
             try:
-                trial = self._composed(len(records), overrides)
+                trial = self.configs.compose(len(records), overrides)
                 name = Path(trial.folder or "").name
                 if any(record.run == name for record in records):
                     raise ValueError(f"its run would be {name}, which is another trial's")
@@ -117,18 +116,6 @@ class TrialFeed:
             claim = self.study.files.claim(record)
             return None if claim is None else self._job(record, claim, trial)
         return None
-
-    def _composed(self, number: int, overrides: tuple[str, ...]) -> Trial:
-        """The trial, composed again if it fails: data may be in preparation by another process.
-
-        Raises:
-            ValueError, TypeError, FileNotFoundError: its run cannot be planned.
-        """
-        try:
-            return self.configs.compose(number, overrides)
-        except Exception:
-            time.sleep(PREPARATION_SECONDS)
-            return self.configs.compose(number, overrides)
 
     def _job(self, record: TrialRecord, claim: Claim, trial: Trial) -> Job:
         log = self.study.files.root / "logs" / f"{record.number:05d}_{record.run[:140]}.log"

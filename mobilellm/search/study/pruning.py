@@ -134,7 +134,9 @@ class PruningRule:
         if len(losses) < self.startup_trials or not finite:
             return None
         if self.rule == "median":
-            return float(statistics.median(losses))
+            # A diverged trial is worse than every other; NaN would make the median undefined.
+            median = statistics.median(v if math.isfinite(v) else math.inf for v in losses)
+            return float(median)
         ranked: list[float] = sorted([*finite, *([own] if math.isfinite(own) else [])])
         kept = max(1, math.ceil((len(losses) + 1) / self.factor))
         return ranked[min(kept, len(ranked)) - 1]
