@@ -107,6 +107,7 @@ def folder_of(
             for name in SWEEPS:
                 shutil.copytree(sweep, made / "outputs" / name)
             write_ladder(made / "outputs/ladder")
+            (made / "docs").symlink_to(ROOT / "docs")
         return folders[page]
 
     return folder
