@@ -56,9 +56,15 @@ def test_front_tokens_and_largest_body_by_hand():
     assert found.tokens_used == 3 * 1000 + 200 + 100
     assert found.share_saved == pytest.approx(800 / 4100)
     assert found.largest_body is TRIALS[2]
-    assert best_by_tokens(TRIALS) == (
+    assert best_by_tokens(TRIALS, parse_objectives(["val_loss"])[0]) == (
         (1000, 3.5), (2000, 3.2), (3000, 3.2), (3200, 3.2), (3300, 3.2),
     )  # fmt: skip
+    assert best_by_tokens(TRIALS, parse_objectives(["-val_accuracy"])[0])[-1] == (3300, 3.5)
+
+
+def test_the_best_value_of_a_maximised_objective_is_the_highest():
+    found = results(objectives=parse_objectives(["-val_accuracy", "flops"]))
+    assert findings(found)[0] == "Highest val_accuracy: 3.5, by trial 0 (num_blocks=0)."
 
 
 def test_findings_say_what_was_found_and_how_far_it_can_be_trusted():

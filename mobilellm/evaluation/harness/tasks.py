@@ -128,12 +128,13 @@ def _remember_documents(task: Any) -> None:
     process = task.get_config("process_docs")
     if process is None:
         return
-    known: dict[int, Any] = {}
+    # With the rows themselves: the id of rows that no longer exist could be given to others.
+    known: dict[int, tuple[Any, Any]] = {}
 
     def remembered(rows: Any) -> Any:
         if id(rows) not in known:
-            known[id(rows)] = process(rows)
-        return known[id(rows)]
+            known[id(rows)] = rows, process(rows)
+        return known[id(rows)][1]
 
     task.set_config(key="process_docs", value=remembered)
 

@@ -53,11 +53,11 @@ def page_text(
         f"<figcaption>{escape(plot.caption)}</figcaption></figure>"
         for plot, svg in drawings
     )
-    names = ", ".join(one.name for one in results.objectives)
+    names = ", ".join(f"{one.superlative} {one.name}" for one in results.objectives)
     body = "\n".join(
         [
             f"<h1>{escape(results.name)}</h1>",
-            f'<p class="question">Which shapes have the lowest {escape(names)} within the limits?'
+            f'<p class="question">Which shapes have the {escape(names)} within the limits?'
             "</p>",
             f'<section class="verdict" aria-label="Verdict">{verdict}</section>',
             "".join(f"<p>{escape(note)}</p>" for note in notes),

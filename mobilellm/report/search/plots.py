@@ -73,7 +73,8 @@ def progress(results: SearchResults) -> "Figure | None":
     if not results.finished:
         return None
     figure, axes = pyplot.subplots(figsize=SIZE, layout="constrained")
-    lines = [(results.sampler, best_by_tokens(results.trials)), *results.others]
+    first = results.objectives[0]
+    lines = [(results.sampler, best_by_tokens(results.trials, first)), *results.others]
     for place, (name, points) in enumerate(lines):
         style = "-" if place == 0 else ("--", ":", "-.")[(place - 1) % 3]
         axes.step([x for x, _ in points], [y for _, y in points], style, where="post",
@@ -81,7 +82,7 @@ def progress(results: SearchResults) -> "Figure | None":
     if len(lines) > 1:
         axes.legend()
     axes.set_xlabel("tokens of all trials")
-    axes.set_ylabel(f"lowest {results.objectives[0].name} so far")
+    axes.set_ylabel(f"{first.superlative} {first.name} so far")
     axes.xaxis.set_major_formatter(FuncFormatter(axis_text))
     pyplot.close(figure)
     return figure
@@ -121,7 +122,7 @@ PLOTS = (
     ),
     SearchPlot(
         "search_progress", "Progress of the search",
-        "The lowest value of a finished trial, by the tokens that all trials have used together. "
+        "The best value of a finished trial, by the tokens that all trials have used together. "
         "Dashed lines are other studies (search.compare_with).",
         progress,
     ),

@@ -136,6 +136,7 @@ def read_results(
         others: folders of other studies with the same objectives.
     """
     settings = study.settings
+    first = settings.parsed_objectives[0]
     trials = tuple(_result(study.files, record, study.trial(record))
                    for record in study.files.records())  # fmt: skip
     return SearchResults(
@@ -146,7 +147,7 @@ def read_results(
         budget=budget,
         importance=importance(study),
         finalists=tuple(finalists),
-        others=tuple((folder.name, best_by_tokens(_other(study, folder))) for folder in others),
+        others=tuple((folder.name, best_by_tokens(_other(study, folder), first)) for folder in others),
     )
 
 
@@ -161,15 +162,17 @@ def _result(files: StudyFiles, record: TrialRecord, trial: StudyTrial) -> TrialR
     return TrialResult(record, trial, int(tokens), tuple(sorted(trial.losses.items())))
 
 
-def best_by_tokens(trials: Sequence[TrialResult]) -> tuple[tuple[int, float], ...]:
-    """The lowest first objective so far, after each trial, by the tokens that all have used."""
-    spent, best, points = 0, float("inf"), []
+def best_by_tokens(
+    trials: Sequence[TrialResult], first: Objective
+) -> tuple[tuple[int, float], ...]:
+    """The best first objective so far, after each trial, by the tokens that all have used."""
+    spent, found, points = 0, [], []
     for one in trials:
         spent += one.tokens
         if one.trial.status == FINISHED and one.trial.values:
-            best = min(best, one.trial.values[0])
-        if best < float("inf"):
-            points.append((spent, best))
+            found.append(one.trial.values[0])
+        if found:
+            points.append((spent, min(found, key=first.lower_is_better)))
     return tuple(points)
 
 

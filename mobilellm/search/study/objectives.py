@@ -42,6 +42,11 @@ class Objective:
         """As it is written in the settings."""
         return f"-{self.name}" if self.is_maximized else self.name
 
+    @property
+    def superlative(self) -> str:
+        """What the best value is called."""
+        return "highest" if self.is_maximized else "lowest"
+
     def lower_is_better(self, value: float) -> float:
         """The value with the sign that makes lower values better."""
         return -value if self.is_maximized else value
