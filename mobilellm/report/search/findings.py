@@ -16,7 +16,8 @@ def findings(results: SearchResults) -> list[str]:
 def _findings(results: SearchResults) -> Iterator[str]:
     first, best = results.objectives[0], results.ranked[0]
     value = (best.trial.values or (0.0,))[0]
-    yield f"{first.superlative.capitalize()} {first.name}: {value:.4g}, by trial {best.record.number} ({best.label})."
+    top = f"{first.superlative.capitalize()} {first.name}: {value:.4g}"
+    yield f"{top}, by trial {best.record.number} ({best.label})."
     if len(results.objectives) > 1:
         yield f"The front has {plural(len(results.front), 'trial')}."
     states = {status: sum(one.trial.status == status for one in results.trials)

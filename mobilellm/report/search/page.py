@@ -57,8 +57,7 @@ def page_text(
     body = "\n".join(
         [
             f"<h1>{escape(results.name)}</h1>",
-            f'<p class="question">Which shapes have the {escape(names)} within the limits?'
-            "</p>",
+            f'<p class="question">Which shapes have the {escape(names)} within the limits?</p>',
             f'<section class="verdict" aria-label="Verdict">{verdict}</section>',
             "".join(f"<p>{escape(note)}</p>" for note in notes),
             figures,

@@ -147,7 +147,9 @@ def read_results(
         budget=budget,
         importance=importance(study),
         finalists=tuple(finalists),
-        others=tuple((folder.name, best_by_tokens(_other(study, folder), first)) for folder in others),
+        others=tuple(
+            (folder.name, best_by_tokens(_other(study, folder), first)) for folder in others
+        ),
     )
 
 
