@@ -1,7 +1,8 @@
 r"""Compare log-likelihoods and their time with the Hugging Face backend of lm-eval; print a table.
 
-Both score the same requests of each task in this process, in float32, in alternating rounds; the
-backend with the batch size that is fastest on the first documents. A task that the file of results
+Both score the same requests of each task in this process, in float32; the backend with the batch
+size that is fastest on the first documents. The time is measured on 50 documents, in alternating
+rounds. A task that the file of results
 contains is not measured again, so that the command can be interrupted. Needs the packages of
 `lm-eval[hf]` (accelerate, transformers), and a quiet machine.
 

@@ -12,8 +12,10 @@ import numpy as np
 from mobilellm.evaluation.shared_prefixes import MAX_GROUP_TOKENS
 from scripts.benchmarks.rounds import alternate, median_ratio
 
-TRIED_DOCUMENTS = 40
+TRIED_DOCUMENTS = 20
 """Documents on which the batch sizes of the harness are tried."""
+TIMED_DOCUMENTS = 50
+"""Documents of a round of the time measurement."""
 NEAR_TIE = 2e-3
 """Nats; choices that are closer may be ordered differently by rounding."""
 
@@ -56,7 +58,7 @@ def compare_task(
     batch_sizes: Sequence[int],
     rounds: int,
 ) -> dict[str, Any]:
-    """Compare values and time on the first documents of a task.
+    """Compare values on the first `limit` documents of a task, and the time on `TIMED_DOCUMENTS`.
 
     The harness runs with the batch size that is fastest on the first documents.
     """
@@ -65,19 +67,23 @@ def compare_task(
     seconds = {size: _seconds(harness(size), requests, TRIED_DOCUMENTS) for size in batch_sizes}
     best = min(seconds, key=lambda size: seconds[size])
     theirs = harness(best)
-    found: dict[str, list[tuple[float, bool]]] = {}
-
-    def run_ours() -> None:
-        found["ours"] = ours.loglikelihood(requests)
-
-    def run_theirs() -> None:
-        found["theirs"] = theirs.loglikelihood(requests, disable_tqdm=True)
-
-    times = alternate({"ours": run_ours, "theirs": run_theirs}, rounds=rounds)
+    timed = _first(requests, TIMED_DOCUMENTS)
+    times = alternate(
+        {
+            "ours": lambda: ours.loglikelihood(timed),
+            "theirs": lambda: theirs.loglikelihood(timed, disable_tqdm=True),
+        },
+        rounds=rounds,
+    )
+    found: dict[str, list[tuple[float, bool]]] = {
+        "ours": ours.loglikelihood(requests),
+        "theirs": theirs.loglikelihood(requests, disable_tqdm=True),
+    }
     batches = {size: _with_batches(ours, size).loglikelihood(requests) for size in (1, 64)}
     return {
         "documents": len({request.doc_id for request in requests}),
         "requests": len(requests),
+        "timed_requests": len(timed),
         "best_batch_size": best,
         "seconds_by_batch_size": seconds,
         "our_seconds": statistics.median(times["ours"]),
@@ -95,8 +101,12 @@ def _with_batches(ours: Any, rows: int) -> Any:
     return type(ours)(replace(ours.model, batch_tokens=tokens))
 
 
+def _first(requests: Sequence[Any], documents: int) -> list[Any]:
+    return [request for request in requests if request.doc_id < documents]
+
+
 def _seconds(model: Any, requests: Sequence[Any], documents: int) -> float:
-    few = [request for request in requests if request.doc_id < documents]
+    few = _first(requests, documents)
     start = time.perf_counter()
     model.loglikelihood(few, disable_tqdm=True)
     return time.perf_counter() - start
