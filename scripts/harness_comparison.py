@@ -2,9 +2,8 @@ r"""Compare log-likelihoods and their time with the Hugging Face backend of lm-e
 
 Both score the same requests of each task in this process, in float32; the backend with the batch
 size that is fastest on the first documents. The time is measured on 50 documents, in alternating
-rounds. A task that the file of results
-contains is not measured again, so that the command can be interrupted. Needs the packages of
-`lm-eval[hf]` (accelerate, transformers), and a quiet machine.
+rounds. A task that the file of results contains is not measured again, so that the command can be
+interrupted. Needs the packages of `lm-eval[hf]` (accelerate, transformers), and a quiet machine.
 
   python scripts/harness_comparison.py MODEL_DIR --data DIR --limit 200 --out outputs/harness.json
 """
