@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback
 
 from mobilellm.accounting import flops_per_token
-from mobilellm.training.device_rate import measure_matmul_rate
+from mobilellm.training.device_rate import matmul_rate
 
 
 class ThroughputCallback(Callback):
@@ -36,7 +36,7 @@ class ThroughputCallback(Callback):
         """Measure the rate of the device."""
         dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
         device = trainer.strategy.root_device
-        self.matmul_flops_per_second = measure_matmul_rate(device, dtype)
+        self.matmul_flops_per_second = matmul_rate(device, dtype)
         pl_module.latest_metrics["matmul_flops_per_second"] = self.matmul_flops_per_second
         # The callback may be used in several fits, one per stage of compression.
         self.tokens_per_second = self.model_flops_utilization = None

@@ -1,11 +1,22 @@
 """The rate of matrix products on this device, the reference for model FLOPs utilisation."""
 
+import functools
 import time
 
 import torch
 
 # Size of the square matrices: large enough to occupy the device, small enough for many products.
 MATRIX_SIZES = {"cpu": 1024, "mps": 2048, "cuda": 8192}
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """What `measure_matmul_rate` measures, once in a process for each setting and thread count."""
+    return _remembered_rate(device, dtype, torch.get_num_threads())
+
+
+@functools.cache
+def _remembered_rate(device: torch.device, dtype: torch.dtype, _threads: int) -> float:
+    return measure_matmul_rate(device, dtype)
 
 
 def measure_matmul_rate(

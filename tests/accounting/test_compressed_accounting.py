@@ -3,10 +3,10 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from command_process import run_command
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,7 +26,6 @@ from mobilellm.checkpoint import save_model
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.optim import muon
 
-ROOT = Path(__file__).parents[2]
 SHAPE = {
     "vocab_size": 100, "hidden_size": 96, "intermediate_size": 288, "num_blocks": 2,
     "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16,
@@ -231,8 +230,7 @@ def test_a_dense_model_is_explained_as_before():
 
 
 def explain(*arguments):
-    command = [sys.executable, str(ROOT / "scripts" / "explain.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
+    return run_command("explain", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from benchmark_rows import write_rows
-from command_process import run_command_in
+from command_process import run_command
 from gguf_writing import write_gguf
 from tiny_tokenizers import make_byte_level
 
@@ -39,11 +39,10 @@ def run_in() -> Callable[..., str]:
                 cwd=folder, capture_output=True, encoding="utf-8", timeout=SECONDS, check=False,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
             )  # fmt: skip
-            code, out, error = done.returncode, done.stdout, done.stderr
         else:
-            code, out, error = run_command_in(folder, arguments, SECONDS)
-        assert code == 0, f"{arguments}\n{out}\n{error}"
-        return out
+            done = run_command(*arguments, folder=folder, seconds=SECONDS)
+        assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
 
     return run
 

@@ -3,20 +3,16 @@
 import json
 import logging
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from command_process import run_command
 
 from mobilellm.accounting import count_parameters
 from mobilellm.checkpoint import load_model, save_model
 from mobilellm.compression.factorization import Factorization
 from mobilellm.hydra_app.configuration import compose
 from mobilellm.pipeline.compress import compress_folder
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -104,12 +100,9 @@ def test_no_compression_is_refused(run_folder, options, tmp_path):
 
 
 def test_what_does_not_fit_exits_with_2_before_data_is_read(run_folder, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "scripts/compress.py", str(run_folder), "--out", str(tmp_path / "small"),
-         "compression=kronecker", "compression.layers=[blocks.*.mlp.*]",
-         f"prepared_dir={tmp_path}/none"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-        encoding="utf-8",
+    done = run_command(
+        "compress", run_folder, "--out", tmp_path / "small", "compression=kronecker",
+        "compression.layers=[blocks.*.mlp.*]", f"prepared_dir={tmp_path}/none",
     )  # fmt: skip
     assert done.returncode == 2
     assert "error: layers='blocks.*.mlp.*' matches no matrix of the model" in done.stderr

@@ -1,17 +1,14 @@
 """The command coordinate-check: what it prints and writes, and what it refuses."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from command_process import run_command
 
 from mobilellm.hydra_app.configuration import compose
 from mobilellm.pipeline.coordinate_check import check_coordinates, plan_check, verdict
 from mobilellm.search.coordinate_check import Spread
 
-ROOT = Path(__file__).parents[2]
 SMALL = ["widths=[16,32]", "depths=[1,2]", "width=16", "depth=2", "steps=1", "seeds=1",
          "tokens_per_step=32", "sequence_length=16", "parametrization.base_width=16",
          "parametrization.base_depth=2"]  # fmt: skip
@@ -77,10 +74,9 @@ def test_other_files_are_not_overwritten(tmp_path):
 
 
 def test_the_command_exits_with_2_for_a_base_shape_it_cannot_scale_from(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "scripts/coordinate_check.py", *SMALL, f"out={tmp_path}/new",
-         "parametrization.base_depth=3", "model.block_repeats=2"],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300, encoding="utf-8",
+    done = run_command(
+        "coordinate-check", *SMALL, f"out={tmp_path}/new", "parametrization.base_depth=3",
+        "model.block_repeats=2",
     )  # fmt: skip
     assert done.returncode == 2
     assert "base_depth=3 counts applications" in done.stderr and "use 2 or 4" in done.stderr

@@ -2,19 +2,16 @@
 
 import csv
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from command_process import run_command
 
 from mobilellm.checkpoint import load_model
 from mobilellm.hydra_app.configuration import compose
 from mobilellm.models import ModelConfig
 from mobilellm.pipeline.train import train
 
-ROOT = Path(__file__).parents[2]
 KEY = "compression"
 LAYERS = ["gate_proj", "up_proj", "down_proj"]
 
@@ -129,12 +126,7 @@ def test_what_cannot_be_done_is_refused_before_any_work(
 
 
 def test_the_command_refuses_with_exit_code_2(tiny_overrides, low_rank_stages, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "scripts/train.py", *tiny_overrides, *low_rank_stages,
-         f"+{KEY}.layers=[nothing.*]"],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
-        encoding="utf-8",
-    )  # fmt: skip
+    done = run_command("train", *tiny_overrides, *low_rank_stages, f"+{KEY}.layers=[nothing.*]")
     assert done.returncode == 2
     assert "nothing.*" in done.stderr
     assert "Traceback" not in done.stderr

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from command_process import run_command
 from rich.console import Console
 from simulated_sweep import SHAPES, model, summary, write_run, write_sweep
 
@@ -208,18 +209,15 @@ def test_many_shapes_and_losses_by_bits_per_byte(tmp_path):
 
 
 def test_script(sweep, tmp_path):
-    arguments = [sys.executable, SCRIPT, sweep, "--out", tmp_path / "o", "--title", "A < B"]
-    done = subprocess.run(
-        arguments, capture_output=True, text=True, check=False, cwd=tmp_path, encoding="utf-8"
-    )
+    arguments = [sweep, "--out", tmp_path / "o", "--title", "A < B"]
+    done = run_command("compare", *arguments, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"Report: {tmp_path / 'o' / 'index.html'}" in done.stdout
     assert "<h1>A &lt; B</h1>" in (tmp_path / "o" / "index.html").read_text(encoding="utf-8")
 
 
 def test_script_errors_are_one_line(tmp_path):
-    arguments = [sys.executable, SCRIPT, tmp_path / "nothing"]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, encoding="utf-8")
+    done = run_command("compare", tmp_path / "nothing")
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1
     assert "nothing does not exist; give a run or sweep folder" in done.stderr

@@ -1,7 +1,6 @@
 """`scripts/prepare_logits.py`: a teacher's top k in a store, whatever interrupts it."""
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_process import run_command
 from logit_making import SEQUENCE, files_of, make_store
 
 from mobilellm.checkpoint import load_model, save_model
@@ -191,19 +191,11 @@ def test_a_model_is_known_by_its_weights(model, tmp_path):
 
 
 def test_the_command_line(teacher, options, tmp_path):
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "scripts/prepare_logits.py", *arguments], cwd=ROOT,
-            capture_output=True, text=True, timeout=120, check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            encoding="utf-8",
-        )  # fmt: skip
-
-    refused = run(str(teacher), *options, "k=9999")
+    refused = run_command("prepare-logits", teacher, *options, "k=9999")
     assert refused.returncode == 2
     assert "error: k=9999 must be at most vocab_size=512" in refused.stderr
     assert "Traceback" not in refused.stderr
-    done = run(str(teacher), *options)
+    done = run_command("prepare-logits", teacher, *options)
     assert done.returncode == 0, done.stderr
     assert "captured probability mass" in done.stdout
     manifest = json.loads((tmp_path / "store/manifest.json").read_text(encoding="utf-8"))

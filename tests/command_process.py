@@ -2,26 +2,28 @@
 
 import multiprocessing
 import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 PRELOADED = ("torch", "lightning", "mobilellm.pipeline.train", "mobilellm.report.compare")
 
 
-def run_command_in(folder: Path, arguments: Sequence[str], seconds: float) -> tuple[int, str, str]:
-    """Run `mobilellm ARGUMENTS` in a folder.
+def run_command(
+    *arguments: str | Path, folder: Path = ROOT, seconds: float = 240
+) -> subprocess.CompletedProcess[str]:
+    """Run `mobilellm ARGUMENTS` in a folder, in 80 columns.
 
-    The process is forked from one that has imported the large packages and done nothing else.
-
-    Returns:
-        exit code, output and error output. The exit code is that of a signal if it took longer.
+    The process is forked from one that has imported the large packages and done nothing else. The
+    exit code is that of a signal if it took longer than `seconds`.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED])
+    given = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory() as streams:
-        process = context.Process(target=_run, args=(folder, list(arguments), streams))
+        process = context.Process(target=_run, args=(folder, given, streams))
         process.start()
         process.join(seconds)
         process.kill()
@@ -29,7 +31,7 @@ def run_command_in(folder: Path, arguments: Sequence[str], seconds: float) -> tu
         out, error = (
             (Path(streams) / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")
         )
-    return process.exitcode or 0, out, error
+    return subprocess.CompletedProcess(given, process.exitcode or 0, out, error)
 
 
 def _run(folder: Path, arguments: list[str], streams: str) -> None:
