@@ -37,9 +37,9 @@ def random_config(draw: random.Random) -> ModelConfig:
     )
 
 
-def test_the_closed_form_counts_every_parameter_of_1000_models():
+def test_the_closed_form_counts_every_parameter_of_300_models():
     draw = random.Random(0)
-    for _ in range(1000):
+    for _ in range(300):
         config = random_config(draw)
         with torch.device("meta"):
             model = MobileLLM(config)

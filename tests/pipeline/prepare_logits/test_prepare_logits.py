@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,19 +126,13 @@ def test_a_killed_store_is_gone_on_with_byte_for_byte(teacher, options, tmp_path
 
 
 def test_two_at_once_make_one_store(teacher, options, tmp_path):
-    both = [
-        subprocess.Popen(
-            _command(teacher, *options),
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-        )
-        for _ in range(2)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert sum("finished already: nothing to do" in error for error in errors) == 1
+    with ThreadPoolExecutor(2) as threads:
+        started = [
+            threads.submit(run_command, "prepare-logits", teacher, *options) for _ in range(2)
+        ]
+    both = [one.result() for one in started]
+    assert [done.returncode for done in both] == [0, 0]
+    assert sum("finished already: nothing to do" in done.stderr for done in both) == 1
     LogitStore(tmp_path / "store").verify()
 
 
