@@ -1,24 +1,18 @@
 """Runs as processes, to be killed, and what two runs have to have in common."""
 
 import csv
-import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import torch
+from command_process import CommandProcess
 
 from mobilellm.checkpoint import load_model, read_tensors
 
-ROOT = Path(__file__).parents[2]
 TIMED = ("seconds", "tokens_per_second", "model_flops_utilization")
 
 
 def start(*arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, "scripts/train.py", *arguments], cwd=ROOT, env=os.environ | environment
-    )
+    return CommandProcess("train", *arguments, environment=environment)
 
 
 def the_folder(experiment):
