@@ -54,7 +54,10 @@ class CommandProcess:
 
 
 def run_command(
-    *arguments: str | Path, folder: Path = ROOT, seconds: float = 240
+    *arguments: str | Path,
+    folder: Path = ROOT,
+    seconds: float = 240,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run `mobilellm ARGUMENTS` in a folder, in 80 columns.
 
@@ -62,7 +65,9 @@ def run_command(
         TimeoutError: it takes longer than `seconds`.
     """
     with tempfile.TemporaryDirectory() as streams:
-        process = CommandProcess(*arguments, folder=folder, streams=Path(streams))
+        process = CommandProcess(
+            *arguments, folder=folder, environment=environment, streams=Path(streams)
+        )
         try:
             code = process.wait(seconds)
         finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from command_process import run_command
 from killed_runs import has_step, rows, the_folder, wait_for
 
 from mobilellm.checkpoint import load_model
@@ -33,20 +34,21 @@ def two(tiny_overrides, monkeypatch):
     return [*rest, "trainer=ddp", "trainer.accelerator=cpu", "log_interval_steps=1"]
 
 
-def call(*command, timeout=LIMIT_SECONDS):
+def call(*command):
     return subprocess.run(
         command,
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=LIMIT_SECONDS,
         check=False,
         encoding="utf-8",
     )
 
 
-def own(*overrides, **options):
-    return call(sys.executable, "scripts/train.py", *overrides, "trainer.devices=2", **options)
+def own(*overrides, timeout=LIMIT_SECONDS):
+    path = {"PYTHONPATH": os.environ["PYTHONPATH"]}
+    return run_command("train", *overrides, "trainer.devices=2", seconds=timeout, environment=path)
 
 
 def summaries(experiment):
