@@ -1,10 +1,11 @@
-"""Measure decode latencies of many shapes on this machine, to match shapes at equal latency.
+"""Measure latencies of many shapes on this machine, to search or match shapes by latency.
 
 Times every depth with every width, side by side in alternating rounds with random weights, and
 writes a device profile. model=by_budget model.match=latency then finds the shape of a given depth
-whose predicted latency is the budget, in milliseconds per token. The model behind the predictions
-and its error are printed. The default takes about a minute; other work on the machine makes it
-less exact. Use the vocabulary size of your models, and depths and widths around those you want.
+whose predicted latency is the budget, in milliseconds per token, and `mobilellm search` finds the
+best shape within a limit. The predictions and their errors are printed. Other work on the machine
+makes them less exact. Use the vocabulary size of your models, and depths and widths around those
+you want.
 
   mobilellm device-profile --out device.json
   mobilellm device-profile --out phone.json --vocab-size 32000 --depths 4,12,30 --widths 256,512,768
@@ -31,17 +32,21 @@ def run(arguments: Sequence[str] | None) -> None:
     """Read the command line, measure, write the profile, and print the predictions."""
     parser = command_parser("device_profile", __doc__)
     parser.add_argument("--out", type=user_path, required=True, metavar="FILE", help="a new file")
-    parser.add_argument("--depths", type=_numbers, metavar="N,N", help="default: 2,4,8,16")
+    parser.add_argument("--depths", type=_numbers, metavar="N,N", help="default: 2,4,8,12,16")
     parser.add_argument(
         "--widths", type=_numbers, metavar="N,N", help="default: 32,64,96,128,192,256"
     )
+    parser.add_argument(
+        "--block-repeats", type=_numbers, metavar="N,N",
+        help="how often each block runs; 1,2 also measures shared blocks; default: 1",
+    )  # fmt: skip
     for name, text in (
         ("vocab-size", "entries of the vocabulary; default: 2048"),
         ("head-dim", "width of a head; default: 16"),
         ("group-size", "query heads per key-value head; default: 1"),
-        ("context", "tokens before those that are timed; default: 64"),
+        ("context", "tokens of the prompt, before those that are decoded; default: 64"),
         ("tokens", "tokens decoded per round; default: 16"),
-        ("rounds", "measurements of each shape; default: 9"),
+        ("rounds", "measurements of each shape; default: 30"),
         ("threads", "CPU threads; default: those of torch"),
     ):
         parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
@@ -54,23 +59,35 @@ def run(arguments: Sequence[str] | None) -> None:
     from rich.table import Table
 
     from mobilellm.pipeline.device_profile import (
+        HEADS,
         ProfileGrid,
         check_profile_file,
+        cost_of_depth,
         profile_device,
         profile_rows,
     )
+    from mobilellm.units import plural
 
     check_profile_file(out)
     model = profile_device(out, ProfileGrid(**given))
     table = Table(box=box.SIMPLE_HEAD)
-    for head in ("layers", "width", "ms per token", "predicted", "error"):
+    for head in HEADS:
         table.add_column(head, justify="right")
     for row in profile_rows(model):
         table.add_row(*row)
     console = make_console(120)
     console.print(table)
-    console.print(f"{model.profile.conditions}. Predictions from the other shapes:")
-    console.print(f"{model.error_text}. Profile: {out}")
+    console.print(
+        "Milliseconds for the prompt (prefill) and per token (decode): median and 95th percentile "
+        "over the rounds, and what the other shapes predict."
+    )
+    console.print(f"{model.profile.conditions}, {plural(model.profile.rounds, 'round')}.")
+    for name, fitted in (("Prefill", model.prefill), ("Decode", model.decode)):
+        if fitted is not None:
+            console.print(f"{name}: {fitted.error_text}.")
+    if (sentence := cost_of_depth(model)) is not None:
+        console.print(sentence)
+    console.print(f"Profile: {out}", soft_wrap=True)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

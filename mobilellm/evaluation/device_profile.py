@@ -1,4 +1,4 @@
-"""A device profile: decode latencies of many shapes on one device, as a JSON file.
+"""A device profile: latencies of many shapes on one device, as a JSON file.
 
 `mobilellm device-profile` measures it; a budget of latency is solved from it (`search.latency`).
 """
@@ -17,6 +17,7 @@ from mobilellm.strict_json import to_json
 FORMAT = 1
 """Version of the format of the file."""
 KIND = "device profile"
+TIMES = ("decode_ms_per_token", "decode_ms_p95", "prefill_ms", "prefill_ms_p95")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,12 @@ class MeasuredShape:
     model: ModelConfig
     decode_ms_per_token: float
     """Milliseconds per generated token at batch size 1; the median over the rounds."""
+    decode_ms_p95: float | None = None
+    """The 95th percentile over the rounds; None if it was not measured, as below."""
+    prefill_ms: float | None = None
+    """Milliseconds to read the context and to compute the logits after it; the median."""
+    prefill_ms_p95: float | None = None
+    """The 95th percentile over the rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +63,10 @@ class DeviceProfile:
         if not self.shapes:
             raise ValueError("a device profile needs at least one measured shape; 0 were given")
         for shape in self.shapes:
-            time = shape.decode_ms_per_token
-            if not (math.isfinite(time) and time > 0):
-                raise ValueError(f"decode_ms_per_token={time} must be above 0; measure it again")
+            for name in TIMES:
+                time = getattr(shape, name)
+                if time is not None and not (math.isfinite(time) and time > 0):
+                    raise ValueError(f"{name}={time} must be above 0; measure it again")
 
     @property
     def content_hash(self) -> str:
@@ -99,7 +107,11 @@ def read_profile(path: Path) -> DeviceProfile:
         shapes = tuple(
             MeasuredShape(
                 model=ModelConfig.from_dict(shape["model"]),
-                decode_ms_per_token=float(shape["decode_ms_per_token"]),
+                **{
+                    name: float(shape[name])
+                    for name in TIMES
+                    if name == TIMES[0] or shape.get(name) is not None
+                },
             )
             for shape in content["shapes"]
         )

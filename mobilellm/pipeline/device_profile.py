@@ -1,15 +1,15 @@
-"""Measures the decode latencies of a grid of shapes on this machine, and writes the profile."""
+"""Measures the latencies of a grid of shapes on this machine, and writes the profile."""
 
 import itertools
 import logging
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 
+from mobilellm.accounting import count_parameters
 from mobilellm.evaluation.device_profile import DeviceProfile, MeasuredShape
 from mobilellm.evaluation.latency import time_rounds
 from mobilellm.files import write_text_atomically
@@ -19,12 +19,15 @@ from mobilellm.provenance import command_line, device_name, versions
 from mobilellm.ranges import Range, check_fields
 from mobilellm.search.latency import MINIMUM_SHAPES, LatencyModel
 from mobilellm.search.proportions import config_for_shape
+from mobilellm.units import MISSING, count_text
 
 logger = logging.getLogger(__name__)
 
 ACCELERATORS = ("cpu", "cuda", "mps")
 COUNT = Range(at_least=1, cap=10_000)
 SIZE = Range(at_least=1, cap=2**24)
+SIMILAR = 0.15
+"""Relative difference of body parameters up to which two shapes are about equally large."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +38,20 @@ class ProfileGrid:
         ValueError: a number is out of range, or the grid is too small to fit a latency model.
     """
 
-    depths: Sequence[int] = (2, 4, 8, 16)
+    depths: Sequence[int] = (2, 4, 8, 12, 16)
+    """Stored blocks."""
     widths: Sequence[int] = (32, 64, 96, 128, 192, 256)
     vocab_size: int = 2048
     head_dim: int = 16
     group_size: int = 1
     """Query heads per key-value head."""
+    block_repeats: Sequence[int] = (1,)
+    """How often each block runs; with several numbers, each shape is measured with each."""
     context: int = 64
-    """Tokens in the KV cache before the tokens that are timed."""
+    """Tokens of the prompt, which are in the KV cache before the tokens that are decoded."""
     tokens: int = 16
     """Tokens decoded one by one in each round."""
-    rounds: int = 9
+    rounds: int = 30
     threads: int | None = None
     """CPU threads; default: those of torch."""
     device: str = "cpu"
@@ -54,8 +60,9 @@ class ProfileGrid:
     def __post_init__(self) -> None:
         """Check the numbers."""
         check_fields(
-            self, depths=COUNT, widths=SIZE, vocab_size=SIZE, head_dim=SIZE, group_size=COUNT,
-            context=SIZE, tokens=COUNT, rounds=COUNT, threads=COUNT,
+            self, depths=COUNT, widths=SIZE, block_repeats=COUNT, vocab_size=SIZE,
+            head_dim=SIZE, group_size=COUNT, context=SIZE, tokens=COUNT, rounds=COUNT,
+            threads=COUNT,
         )  # fmt: skip
         check_choice("device", self.device, ACCELERATORS)
         if self.device != "cpu" and not getattr(torch, self.device).is_available():
@@ -82,10 +89,11 @@ class ProfileGrid:
         return [
             config_for_shape(
                 depth, width, head_dim=self.head_dim, group_size=self.group_size,
-                vocab_size=self.vocab_size, max_position_embeddings=self.context + self.tokens,
+                block_repeats=repeats, vocab_size=self.vocab_size,
+                max_position_embeddings=self.context + self.tokens,
             )
-            for depth, width in itertools.product(
-                sorted(set(self.depths)), sorted(set(self.widths))
+            for depth, width, repeats in itertools.product(
+                sorted(set(self.depths)), sorted(set(self.widths)), sorted(set(self.block_repeats))
             )
         ]  # fmt: skip
 
@@ -135,8 +143,7 @@ def profile_device(out: Path, grid: ProfileGrid) -> LatencyModel:
         versions=versions(),
         command=command_line(),
         shapes=tuple(
-            MeasuredShape(model=config, decode_ms_per_token=1000 * _median(seconds[str(number)]))
-            for number, config in enumerate(configs)
+            _measured(config, seconds[str(number)]) for number, config in enumerate(configs)
         ),
     )
     model = LatencyModel(profile)
@@ -144,19 +151,70 @@ def profile_device(out: Path, grid: ProfileGrid) -> LatencyModel:
     return model
 
 
-def _median(rounds: Sequence[tuple[float, float]]) -> float:
-    return statistics.median(decode for _, decode in rounds)
+def _measured(model: ModelConfig, rounds: Sequence[tuple[float, float]]) -> MeasuredShape:
+    prefill, decode = (1000 * np.array(kind) for kind in zip(*rounds, strict=True))
+    return MeasuredShape(
+        model=model,
+        decode_ms_per_token=float(np.median(decode)),
+        decode_ms_p95=float(np.percentile(decode, 95)),
+        prefill_ms=float(np.median(prefill)),
+        prefill_ms_p95=float(np.percentile(prefill, 95)),
+    )
+
+
+HEADS = ("shape", "body", "prefill", "95 %", "predicted", "decode", "95 %", "predicted", "error")
+"""Headings of `profile_rows`."""
 
 
 def profile_rows(model: LatencyModel) -> list[tuple[str, ...]]:
-    """One row per measured shape: layers, width, measured and predicted milliseconds, error."""
-    rows: list[tuple[str, ...]] = []
-    for shape, error in zip(model.profile.shapes, model.errors, strict=True):
-        time: Any = shape.decode_ms_per_token
+    """One row per measured shape: milliseconds of the prompt and per token, and predictions.
+
+    The predictions are made from the other shapes; the error is that of decoding.
+    """
+    decode, prefill = model.decode, model.prefill
+    rows = []
+    for place, shape in enumerate(model.profile.shapes):
+        config = shape.model
+        repeats = f"({config.block_repeats}x)" if config.block_repeats > 1 else ""
         rows.append(
             (
-                str(shape.model.num_layers), str(shape.model.hidden_size), f"{time:.3g}",
-                f"{time * (1 + error):.3g}", f"{100 * error:+.0f} %",
+                f"{config.num_blocks}{repeats}×{config.hidden_size}",
+                count_text(count_parameters(config).body),
+                _ms(shape.prefill_ms), _ms(shape.prefill_ms_p95),
+                _ms(None if prefill is None else prefill.left_out[place]),
+                _ms(shape.decode_ms_per_token), _ms(shape.decode_ms_p95),
+                _ms(decode.left_out[place]), f"{100 * decode.errors[place]:+.0f} %",
             )
         )  # fmt: skip
     return rows
+
+
+def _ms(time: float | None) -> str:
+    return MISSING if time is None else f"{time:.3g}"
+
+
+def cost_of_depth(model: LatencyModel) -> str | None:
+    """How much slower the deeper of two measured shapes of about equal body parameters is.
+
+    Of all such pairs, the one with the largest ratio of depths; None if there is none.
+    """
+    shapes = [
+        (count_parameters(shape.model).body, shape)
+        for shape in model.profile.shapes if shape.model.block_repeats == 1
+    ]  # fmt: skip
+    pairs = [
+        (deep, wide)
+        for (one, deep), (other, wide) in itertools.permutations(shapes, 2)
+        if deep.model.num_layers > wide.model.num_layers and abs(one / other - 1) <= SIMILAR
+    ]
+    if not pairs:
+        return None
+    deep, wide = max(pairs, key=lambda pair: pair[0].model.num_layers / pair[1].model.num_layers)
+    ratio = deep.decode_ms_per_token / wide.decode_ms_per_token
+    names = [f"{s.model.num_blocks}×{s.model.hidden_size}" for s in (deep, wide)]
+    body = count_text(count_parameters(deep.model).body)
+    return (
+        f"At about equal body parameters ({body}), {names[0]} takes {ratio:.1f} times as long per "
+        f"token as {names[1]}: each layer costs {1000 * model.decode.coefficients[1]:.3g} µs "
+        "beside the time to read its weights."
+    )

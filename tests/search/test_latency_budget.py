@@ -24,7 +24,7 @@ def test_the_law_of_the_profile_is_found_and_the_error_is_that_of_the_noise():
     exact = LatencyModel(profile())
     unseen = shape(6, 192, 400, num_key_value_heads=4)
     assert exact.predict(unseen) == pytest.approx(true_time(unseen))
-    assert np.abs(exact.errors).max() < 1e-6
+    assert np.abs(exact.decode.errors).max() < 1e-6
     random = np.random.default_rng(0)
     noisy = LatencyModel(
         profile(
@@ -32,7 +32,7 @@ def test_the_law_of_the_profile_is_found_and_the_error_is_that_of_the_noise():
             times=lambda model: true_time(model) * np.exp(random.normal(0, 0.05)),
         )
     )  # fmt: skip
-    assert 0.04 < np.sqrt(np.mean(noisy.errors**2)) < 0.08
+    assert 0.04 < np.sqrt(np.mean(noisy.decode.errors**2)) < 0.08
     assert noisy.predict(unseen) == pytest.approx(true_time(unseen), rel=0.05)
     assert "each of 35 shapes predicted from the others" in noisy.error_text
 
