@@ -1,6 +1,7 @@
 """`mobilellm device-profile`, and runs whose shape follows from its file."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from simulated_profile import true_time, write_profile
 from mobilellm.commands.device_profile import run
 from mobilellm.evaluation.device_profile import read_profile
 from mobilellm.hydra_app.configuration import compose, plain_config
-from mobilellm.pipeline.device_profile import ProfileGrid
+from mobilellm.pipeline.device_profile import ProfileGrid, cost_of_depth
 from mobilellm.pipeline.explain import explain_config
 from mobilellm.pipeline.identity import config_hash
+from mobilellm.search.latency import LatencyModel
 
 FEW = ["--depths", "1,4", "--widths", "16,64,512", "--vocab-size", "64", "--context", "8",
        "--tokens", "4", "--rounds", "3"]  # fmt: skip
@@ -29,6 +31,27 @@ def test_every_shape_of_the_grid_is_measured_and_reported(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"{profile.device}, 1 thread, context of 8 tokens" in printed
     assert "median error" in printed and "each of 6 shapes predicted from the others" in printed
+    assert "Prefill: " in printed and "Decode: " in printed
+    for one in profile.shapes:
+        assert 0 < one.decode_ms_per_token <= one.decode_ms_p95
+        assert 0 < one.prefill_ms <= one.prefill_ms_p95
+
+
+def test_shared_blocks_are_measured_too(tmp_path, capsys):
+    out = tmp_path / "here.json"
+    run([*FEW, "--out", str(out), "--threads", "1", "--block-repeats", "1,2"])
+    sizes = [(s.model.num_blocks, s.model.num_layers) for s in read_profile(out).shapes[:2]]
+    assert sizes == [(1, 1), (1, 2)]
+    assert "1(2x)×16" in capsys.readouterr().out
+
+
+def test_the_price_of_depth_is_said_for_shapes_of_about_equal_size(tmp_path):
+    path = write_profile(tmp_path / "a.json", depths=(2, 8, 16), widths=(64, 96, 128, 192))
+    sentence = cost_of_depth(LatencyModel(read_profile(Path(path))))
+    assert "16×64 takes" in sentence and "as long per token as 2×192" in sentence
+    assert "each layer costs 150 µs" in sentence
+    path = write_profile(tmp_path / "b.json", depths=(2, 3), widths=(64, 256, 512))
+    assert cost_of_depth(LatencyModel(read_profile(Path(path)))) is None
 
 
 def test_a_profile_is_not_overwritten(tmp_path):

@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from simulated_profile import profile, shape, true_time, write_profile
+from simulated_profile import PER_LAYER, profile, shape, true_time, write_profile
 
-from mobilellm.evaluation.device_profile import read_profile
+from mobilellm.evaluation.device_profile import MeasuredShape, read_profile
 from mobilellm.search.budget import config_for_budget, solve_budget
-from mobilellm.search.latency import LatencyModel
+from mobilellm.search.latency import FittedTime, LatencyModel
 
 
 def match(path, **changes):
@@ -35,6 +35,41 @@ def test_the_law_of_the_profile_is_found_and_the_error_is_that_of_the_noise():
     assert 0.04 < np.sqrt(np.mean(noisy.decode.errors**2)) < 0.08
     assert noisy.predict(unseen) == pytest.approx(true_time(unseen), rel=0.05)
     assert "each of 35 shapes predicted from the others" in noisy.error_text
+
+
+def test_blocks_that_run_again_have_a_time_of_their_own_if_some_were_measured():
+    def cached(config):
+        """Weights that run again take a third of the time."""
+        whole, once = true_time(config), true_time(dataclasses.replace(config, block_repeats=1))
+        again = whole - once - PER_LAYER * (config.num_layers - config.num_blocks)
+        return whole - 2 / 3 * again
+
+    plain = profile(times=cached)
+    shared = [
+        MeasuredShape(model=model, decode_ms_per_token=cached(model))
+        for width in (64, 128, 256)
+        for model in [shape(4, width, 3 * width, block_repeats=2)]
+    ]
+    both = LatencyModel(profile(shapes=(*plain.shapes, *shared)))
+    unseen = shape(6, 192, 400, block_repeats=2)
+    assert both.predict(unseen) == pytest.approx(cached(unseen))
+    assert both.decode.r_squared == pytest.approx(1)
+    assert LatencyModel(plain).predict(unseen) == pytest.approx(true_time(unseen))
+
+
+def test_the_share_of_explained_variance_is_that_of_predictions_from_other_shapes():
+    random = np.random.default_rng(1)
+    fitted = LatencyModel(
+        profile(times=lambda model: true_time(model) * np.exp(random.normal(0, 0.1)))
+    ).decode
+    times, found = fitted.times, []
+    for place in range(len(times)):
+        rest = [other for other in range(len(times)) if other != place]
+        alone = FittedTime(fitted.features[rest], times[rest])
+        found.append(float(fitted.features[place] @ alone.coefficients))
+    residual = sum((a - b) ** 2 for a, b in zip(found, times, strict=True))
+    assert fitted.r_squared == pytest.approx(1 - residual / sum((times - times.mean()) ** 2))
+    assert 0.8 < fitted.r_squared < 1
 
 
 @pytest.mark.parametrize("num_blocks", [2, 4, 8, 12])

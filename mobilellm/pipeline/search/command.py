@@ -13,6 +13,7 @@ from rich.table import Table
 from mobilellm.cli.console import make_console
 from mobilellm.cli.errors import CommandError
 from mobilellm.command_names import command_for
+from mobilellm.models import ModelConfig
 from mobilellm.paths import user_path
 from mobilellm.pipeline.search.finals import Finalists
 from mobilellm.pipeline.search.runners import make_runner
@@ -22,6 +23,7 @@ from mobilellm.pipeline.search.trial_feed import TrialFeed
 from mobilellm.report.search.findings import findings
 from mobilellm.report.search.page import write_model_file, write_search_page
 from mobilellm.report.search.results import SearchResults, TrialResult, read_results
+from mobilellm.search.latency_check import check_latencies
 from mobilellm.search.space.constraints import COSTS
 from mobilellm.search.space.feasibility import Survey
 from mobilellm.search.study.records import StudyFiles
@@ -106,11 +108,25 @@ def report(setup: SearchSetup, study: Study) -> None:
             f"Trial {winner.record.number} as a model file: {command_for('train')} --config-dir "
             f"{shown_path(folder)} model=winner"
         )
+        check = check_latencies(setup.feasibility.constraints, _chosen(winner, results, setup))
+        if check is not None:
+            results = replace(results, latency_check=check)
     page = write_search_page(results, setup.root / "search" / "report", notes=notes)
     console = make_console(100)
     for sentence in (*findings(results), *notes):
         console.print(sentence, markup=False, highlight=False)
     console.print(shown_path(page), markup=False, soft_wrap=True)
+
+
+def _chosen(
+    winner: TrialResult, results: SearchResults, setup: SearchSetup
+) -> list[tuple[int, ModelConfig]]:
+    """The winner, and the other trials of the front, with their shapes."""
+    others = [one for one in results.front if one.record.number != winner.record.number]
+    return [
+        (one.record.number, setup.feasibility.build(one.record.settings))
+        for one in (winner, *others)
+    ]
 
 
 def _winner(results: SearchResults) -> TrialResult | None:

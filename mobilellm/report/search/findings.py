@@ -27,6 +27,8 @@ def _findings(results: SearchResults) -> Iterator[str]:
     text += f"{count_text(results.tokens_used)} tokens in all"
     saved = results.share_saved
     yield text + ("." if saved is None else f", {100 * saved:.0f} % fewer than without pruning.")
+    if results.latency_check is not None:
+        yield results.latency_check.sentence
     yield _largest(results, value)
     yield _trust(results)
 

@@ -1,6 +1,7 @@
 """The results of a search as one self-contained HTML page, as plots, JSON and a model file."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
@@ -150,6 +151,7 @@ def record(results: SearchResults) -> dict[str, object]:
             {"trial": one.number, "short": one.short, "losses": dict(one.losses)}
             for one in results.finalists
         ],
+        "latency_check": None if results.latency_check is None else asdict(results.latency_check),
         "trials": [
             {
                 "number": one.record.number, "status": one.trial.status, "run": one.record.run,

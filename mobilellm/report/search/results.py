@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mobilellm.search.latency_check import LatencyCheck
 from mobilellm.search.study.objectives import Objective, front
 from mobilellm.search.study.records import FINISHED, PRUNED, StudyFiles, TrialRecord
 from mobilellm.search.study.storage import StudyTrial, create_study, quiet_optuna
@@ -62,6 +63,8 @@ class SearchResults:
     """Share of each setting in what decides whether a trial is among the best; empty if there are
     too few trials."""
     finalists: tuple[FinalResult, ...] = ()
+    latency_check: LatencyCheck | None = None
+    """Measured latencies of the best trials; None if the search knows no latency."""
     others: tuple[tuple[str, tuple[tuple[int, float], ...]], ...] = ()
     """Names of other studies, with their best value by tokens spent."""
 
