@@ -186,6 +186,8 @@ def quiet_optuna() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # Given to every user of `target`, whether its low values are the good ones or not.
+            warnings.filterwarnings("ignore", "PedAnovaImportanceEvaluator computes")
             yield
     finally:
         optuna.logging.set_verbosity(before)
