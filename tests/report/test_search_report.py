@@ -14,6 +14,7 @@ from mobilellm.report.search.results import (
     TrialResult,
     best_by_tokens,
 )
+from mobilellm.search.latency_check import LatencyCheck, MeasuredLatency
 from mobilellm.search.space.domains import Choices
 from mobilellm.search.study.objectives import parse_objectives
 from mobilellm.search.study.records import TrialRecord
@@ -95,6 +96,16 @@ def test_the_page_and_its_files(tmp_path):
     record = json.loads((tmp_path / "search.json").read_text(encoding="utf-8"))
     assert record["front"] == [0, 1]
     assert [one["status"] for one in record["trials"]] == [one.trial.status for one in TRIALS]
+
+
+def test_measured_latencies_are_on_the_page_and_in_the_record(tmp_path):
+    check = LatencyCheck("4×128", (MeasuredLatency(1, 2.0, 2.1, 3.0),))
+    page = write_search_page(results(latency_check=check), tmp_path).read_text(encoding="utf-8")
+    assert "trial 1: 2.1 ms per token, predicted 2 (+5 %), meets the limit of 3." in page
+    record = json.loads((tmp_path / "search.json").read_text(encoding="utf-8"))
+    assert record["latency_check"]["models"] == [
+        {"number": 1, "predicted": 2.0, "measured": 2.1, "limit": 3.0}
+    ]
 
 
 def test_the_winner_is_a_choice_of_the_group_model(tmp_path):

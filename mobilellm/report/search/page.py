@@ -15,6 +15,7 @@ from mobilellm.report.search.findings import findings
 from mobilellm.report.search.plots import COLOURS, PLOTS, SearchPlot
 from mobilellm.report.search.results import SearchResults, TrialResult
 from mobilellm.strict_json import to_json
+from mobilellm.units import join_names
 
 DARK = ("#6fb3d9", "#f09a8e")
 COSTS_SHOWN = ("body", "bytes", "flops", "latency_ms")
@@ -54,7 +55,7 @@ def page_text(
         f"<figcaption>{escape(plot.caption)}</figcaption></figure>"
         for plot, svg in drawings
     )
-    names = ", ".join(f"{one.superlative} {one.name}" for one in results.objectives)
+    names = join_names([f"{one.superlative} {one.name}" for one in results.objectives])
     body = "\n".join(
         [
             f"<h1>{escape(results.name)}</h1>",
