@@ -17,6 +17,10 @@ from mobilellm.data.sources.file_reading import (
 )
 from mobilellm.data.sources.local_files import LocalFiles
 
+_NAMES = (".jsonl", ".ndjson")
+JSON_LINES = (*_NAMES, *(name + packed for name in _NAMES for packed in COMPRESSED))
+"""Suffixes of files with JSON lines."""
+
 
 class JsonlRows(LocalFiles):
     """Files of JSON lines, which may be compressed (`.jsonl.gz`, `.jsonl.zst`)."""
@@ -24,8 +28,7 @@ class JsonlRows(LocalFiles):
     @property
     def suffixes(self) -> tuple[str, ...]:
         """Suffixes of the files that are read from a folder."""
-        names = (".jsonl", ".ndjson")
-        return (*names, *(name + packed for name in names for packed in COMPRESSED))
+        return JSON_LINES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mobilellm.data.config import DataConfig
 from mobilellm.data.source import Chunk, Split
 from mobilellm.data.sources.documents import compile_rule, read_documents
+from mobilellm.data.sources.jsonl import JSON_LINES
 from mobilellm.data.sources.local_files import LocalFiles
 
 
@@ -36,6 +38,21 @@ class TextFiles(LocalFiles):
     def identity(self) -> Mapping[str, Any]:
         """The format, and the rule for documents."""
         return {"format": "text", "document": self.document}
+
+    def files(self, split: Split) -> list[Path]:
+        """The files of a split.
+
+        Raises:
+            ValueError: all of them have JSON lines, by their names: their braces and keys would be
+                read as text.
+        """
+        files = super().files(split)
+        if files and all(file.name.endswith(JSON_LINES) for file in files):
+            raise ValueError(
+                f"data.{split}: {files[0]} has JSON lines, and data=text would read them as they "
+                "are; use data=jsonl, or rename the file to .txt if that is what you want"
+            )
+        return files
 
     def chunks(self, split: Split) -> Iterator[Chunk]:
         """All documents, one file after another."""

@@ -40,12 +40,13 @@ def test_packed_text(tmp_path, ending):
 def test_damaged_packed_files(tmp_path, ending, damage):
     packed = PACKERS[ending](TEXT.encode())
     content = {"cut short": packed[:-12], "other bytes": b"text " * 40, "nothing": b"\0"}[damage]
-    message = rf"a.jsonl.{ending} is damaged, truncated or not compressed with \w+ \(.*\); download"
-    (tmp_path / f"a.jsonl.{ending}").write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        documents(TextData(train=str(tmp_path), vocab_size=300))
-    with pytest.raises(ValueError, match=message):
-        documents(JsonlData(train=str(tmp_path), vocab_size=300))
+    for kind, data in (("txt", TextData), ("jsonl", JsonlData)):
+        path = tmp_path / kind / f"a.{kind}.{ending}"
+        path.parent.mkdir()
+        path.write_bytes(content)
+        message = rf"{path.name} is damaged, truncated or not compressed with \w+ \(.*\); download"
+        with pytest.raises(ValueError, match=message):
+            documents(data(train=str(path.parent), vocab_size=300))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
 from preparing import LIBRARY
 from test_sources import documents, write_parquet
 
@@ -78,6 +79,16 @@ PREPARE = """
         config = kind(vocab_size=270, prepared_dir=prepared_dir, name=name)
         print(name, prepare_data(config, progress=False).manifest["splits"]["train"]["tokens"])
 """
+
+
+def test_files_of_json_lines_are_not_read_as_text_by_mistake(tmp_path):
+    for name in ("rows.jsonl", "more.jsonl.gz", "notes.txt"):
+        (tmp_path / name).write_text('{"text": "one"}\n', encoding="utf-8")
+    rows = [str(tmp_path / "rows.jsonl"), str(tmp_path / "more.jsonl.gz")]
+    for given in (rows, rows[0]):
+        with pytest.raises(ValueError, match=r"rows.jsonl has JSON lines, .* use data=jsonl, or r"):
+            TextData(train=given, vocab_size=300).files("train")
+    assert len(TextData(train=str(tmp_path), vocab_size=300).files("train")) == 3
 
 
 def test_a_home_folder_that_cannot_be_written(tmp_path):
