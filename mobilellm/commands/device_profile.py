@@ -70,7 +70,7 @@ def run(arguments: Sequence[str] | None) -> None:
 
     check_profile_file(out)
     model = profile_device(out, ProfileGrid(**given))
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))  # fits into 80 columns
     for head in HEADS:
         table.add_column(head, justify="right")
     for row in profile_rows(model):

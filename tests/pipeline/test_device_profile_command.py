@@ -28,7 +28,7 @@ def test_every_shape_of_the_grid_is_measured_and_reported(tmp_path, capsys):
     assert sizes == [(1, 16), (1, 64), (1, 512), (4, 16), (4, 64), (4, 512)]
     assert (profile.threads, profile.context, profile.rounds) == (1, 8, 3)
     assert torch.get_num_threads() == threads
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert f"{profile.device}, 1 thread, context of 8 tokens" in printed
     assert "median error" in printed and "each of 6 shapes predicted from the others" in printed
     assert "Prefill: " in printed and "Decode: " in printed
@@ -37,12 +37,16 @@ def test_every_shape_of_the_grid_is_measured_and_reported(tmp_path, capsys):
         assert 0 < one.prefill_ms <= one.prefill_ms_p95
 
 
-def test_shared_blocks_are_measured_too(tmp_path, capsys):
+def test_shared_blocks_are_measured_too_in_80_columns(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     out = tmp_path / "here.json"
     run([*FEW, "--out", str(out), "--threads", "1", "--block-repeats", "1,2"])
     sizes = [(s.model.num_blocks, s.model.num_layers) for s in read_profile(out).shapes[:2]]
     assert sizes == [(1, 1), (1, 2)]
-    assert "1(2x)×16" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1(2x)×16" in printed and "predicted" in printed
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines()[:-1])) <= 80
 
 
 def test_the_price_of_depth_is_said_for_shapes_of_about_equal_size(tmp_path):
