@@ -6,10 +6,10 @@ to read every weight. The latency is therefore modelled as
     a + b x layers + c x (weights of all blocks) + e x (weights that run again) + d x (of the head),
 
 with coefficients of at least 0 that minimise the squared relative errors. A block that runs again
-at once may still be in the cache of the processor, so that e can be less than c; if no measured
-shape runs a block again, e = c. It follows that the latency is linear in the depth and in the
-feed-forward width, as the other budgets are. The time of the prompt has the same form, since all
-shapes of a profile read equally many tokens.
+at once may still be in the cache of the processor, so that e can be less than c. If no measured
+shape runs a block again, and for other sharing schemes than `immediate`, e = c. It follows that the
+latency is linear in the depth and in the feed-forward width, as the other budgets are. The time of
+the prompt has the same form, since all shapes of a profile read equally many tokens.
 """
 
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ class FittedTime:
 
     @property
     def error_text(self) -> str:
-        """`median error 4.1 %, largest 12 %, R² 0.991 (cross-validated over 28 shapes)`."""
+        """`median error 4.1 %, largest 12 %, R² 0.991 (each of 28 shapes predicted from …)`."""
         sizes = 100 * np.abs(self.errors)
         return (
             f"median error {np.median(sizes):.1f} %, largest {sizes.max():.0f} %, "
@@ -197,10 +197,12 @@ class LatencyModel:
 
     def _features(self, config: ModelConfig) -> Floats:
         uses = applications(config)
-        costs = [(uses[name], cost.parameters) for _, name, cost in block_costs(config)]
-        once, again = (sum(n * w for n, w in part) for part in (
-            [(1, w) for _, w in costs], [(n - 1, w) for n, w in costs]
-        ))  # fmt: skip
+        costs = [(name, cost.parameters) for _, name, cost in block_costs(config)]
+        once = sum(weights for _, weights in costs)
+        again = sum((uses[name] - 1) * weights for name, weights in costs)
+        # Other orders run other blocks before a block runs again, so that it left the cache.
+        if config.layer_sharing != "immediate":
+            once, again = once + again, 0
         read = [once, again] if self._has_repeats else [once + again]
         return np.array([1.0, config.num_layers, *read, head_cost(config).parameters])
 

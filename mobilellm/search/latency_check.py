@@ -30,7 +30,7 @@ class MeasuredLatency:
 
     @property
     def text(self) -> str:
-        """`trial 7: 2.18 ms per token, predicted 2.25 (-3 %); meets the limit of 2.3`."""
+        """`trial 7: 2.18 ms per token, predicted 2.25 (-3 %), meets the limit of 2.3`."""
         error = 100 * (self.measured / self.predicted - 1)
         words = f"trial {self.number}: {self.measured:.3g} ms per token, predicted "
         words += f"{self.predicted:.3g} ({error:+.0f} %)"

@@ -54,6 +54,9 @@ def test_blocks_that_run_again_have_a_time_of_their_own_if_some_were_measured():
     unseen = shape(6, 192, 400, block_repeats=2)
     assert both.predict(unseen) == pytest.approx(cached(unseen))
     assert both.decode.r_squared == pytest.approx(1)
+    # The blocks between two runs of a block drive it out of the cache.
+    spread = dataclasses.replace(unseen, layer_sharing="repeat_all")
+    assert both.predict(spread) == pytest.approx(true_time(spread))
     assert LatencyModel(plain).predict(unseen) == pytest.approx(true_time(unseen))
 
 
