@@ -26,7 +26,7 @@ from mobilellm.formats.model_folder import (
 )
 from mobilellm.pipeline.evaluation_progress import EvaluationProgress
 from mobilellm.pipeline.evaluation_settings import EvaluationSettings
-from mobilellm.pipeline.evaluation_texts import read_text
+from mobilellm.pipeline.evaluation_texts import has_documents, read_text
 from mobilellm.pipeline.model_hash import model_hash
 from mobilellm.provenance import device_name, provenance
 from mobilellm.report.evaluation_signals import TaskSignal, task_signals
@@ -161,7 +161,7 @@ def _evaluate(
         for path, documents in texts:
             progress.begin(path.name, None)
             score = score_text(
-                model, documents, settings.text_protocol, are_joined=path.suffix == ".jsonl",
+                model, documents, settings.text_protocol, are_joined=has_documents(path),
                 max_windows=settings.max_windows, advance=progress.advance,
             )  # fmt: skip
             evaluation.text[str(path)] = score.record()

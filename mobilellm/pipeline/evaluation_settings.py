@@ -14,6 +14,7 @@ from mobilellm.ranges import Range, check_fields
 COUNT = Range(at_least=1)
 NUMBER = Range(at_least=0)
 DEVICES = ("cpu", "cuda", "mps")
+DEFAULT_PROTOCOL = "documents"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class EvaluationSettings:
     again: bool = False
     """Whether to evaluate tasks anew that the folder has results for."""
     text: Sequence[Path] = ()
-    """Files of text, or of documents: `.jsonl` with the field `text`."""
-    protocol: str = "documents"
+    """Files of text, or of documents: JSON lines (`.jsonl`) with the field `text`."""
+    protocol: str = DEFAULT_PROTOCOL
     window: int | None = None
     stride: int | None = None
     max_windows: int | None = None
@@ -68,6 +69,7 @@ class EvaluationSettings:
             ("--num-fewshot", self.num_fewshot, "tasks"), ("--chat", self.chat, "tasks"),
             ("--window", self.window, "text"), ("--stride", self.stride, "text"),
             ("--max-windows", self.max_windows, "text"),
+            ("--protocol", self.protocol if self.protocol != DEFAULT_PROTOCOL else None, "text"),
         ):  # fmt: skip
             if value and not getattr(self, needs):
                 raise ValueError(f"{name} {value} has no effect without --{needs}; leave it out")

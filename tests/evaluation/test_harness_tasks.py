@@ -164,7 +164,7 @@ def test_wrong_rows_are_refused(tmp_path):
         open_tasks(["arc_easy"], folder)
     path = folder / "boolq" / "validation.jsonl"
     path.write_text('{"passage": "A"}\n{"passage"\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"validation.jsonl, line 2: .*must be a JSON object"):
+    with pytest.raises(ValueError, match=r"validation.jsonl line 2 is not JSON .* correct or r"):
         open_tasks(["boolq"], folder)
     path.write_text("\n", encoding="utf-8")
     with pytest.raises(ValueError, match="has no rows"):

@@ -1,5 +1,6 @@
 """`mobilellm evaluate` on saved models: results, their file, continuing, and what is refused."""
 
+import gzip
 import json
 import shutil
 
@@ -14,6 +15,7 @@ from mobilellm.formats.huggingface import export_huggingface
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.pipeline import evaluate as pipeline
 from mobilellm.pipeline.evaluation_settings import EvaluationSettings
+from mobilellm.pipeline.evaluation_texts import has_documents, read_text
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
 
@@ -162,6 +164,19 @@ def test_begin_of_text_follows_the_model_s_files(tmp_path):
     assert pipeline.open_language_model(begun, without).begin == ()
 
 
+def test_compressed_texts_and_line_ends_are_read_as_in_training(tmp_path):
+    whole = tmp_path / "a.txt"
+    whole.write_bytes(b"one\r\ntwo\n")
+    rows = tmp_path / "a.jsonl"
+    rows.write_text('{"text": "one"}\n\n{"text": "two"}\n', encoding="utf-8")
+    for path in (whole, rows):
+        packed = tmp_path / f"{path.name}.gz"
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        assert read_text(packed) == read_text(path)
+        assert has_documents(packed) == has_documents(path) == (path is rows)
+    assert (read_text(whole), read_text(rows)) == (["one\r\ntwo\n"], ["one", "two"])
+
+
 def test_wrong_use_is_refused_before_work_starts(capsys, models, rows, tmp_path):
     model = models[0]
     text = tmp_path / "text.txt"
@@ -169,6 +184,8 @@ def test_wrong_use_is_refused_before_work_starts(capsys, models, rows, tmp_path)
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "a"}\n{"body": "b"}\n', encoding="utf-8")
     (tmp_path / "empty.txt").write_text(" \n", encoding="utf-8")
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("café".encode("latin1"))
     for arguments, message in (
         ([model], "nothing to evaluate; give --tasks mobilellm or --text FILE"),
         ([model, "--tasks", "piqa", "--data", rows], "the rows of piqa are not on this machine"),
@@ -178,7 +195,9 @@ def test_wrong_use_is_refused_before_work_starts(capsys, models, rows, tmp_path)
         ([model, "--text", text, "--stride", 600], "stride=600 must lie between 1 and window=512"),
         ([model, "--tasks", "boolq", "--data", rows, "--limit", 0], "limit=0"),
         ([model, "--text", tmp_path / "none.txt"], "none.txt is not a file"),
-        ([model, "--text", bad], "bad.jsonl, line 2 has no field text"),
+        ([model, "--text", bad], "bad.jsonl line 2 has no field text"),
+        ([model, "--text", latin], "latin.txt is not UTF-8: byte 0xe9 at offset 3; convert it"),
+        ([model, "--tasks", "boolq", "--protocol", "meta"], "--protocol meta has no effect with"),
         ([model, "--text", tmp_path / "empty.txt"], "empty.txt is empty"),
         ([model, "--tasks", "boolq", "--data", rows, "--chat"], "has no chat template"),
         ([model, "--text", text, "--device", "tpu"], "device='tpu' is not known; use one of cpu"),

@@ -1,9 +1,10 @@
 """Rows of a task from local files: FOLDER/<task>/<split>.jsonl, one JSON object a line."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from mobilellm.data.sources.jsonl import read_rows
 
 SUFFIX = ".jsonl"
 SPLITS = ("training_split", "validation_split", "test_split")
@@ -49,7 +50,7 @@ def local_overrides(
             f"{folder / task} has {_listed(files)}, but few-shot examples of {task} come from the "
             f"split {source}; add {source}{SUFFIX}, or use --num-fewshot 0"
         )
-    rows = {split: read_rows(path) for split, path in files.items()}
+    rows = {split: _rows(path) for split, path in files.items()}
 
     def dataset(**_: Any) -> Any:
         from datasets import Dataset, DatasetDict  # slow to import
@@ -60,25 +61,13 @@ def local_overrides(
     return {"custom_dataset": dataset, "dataset_kwargs": {}, **missing}
 
 
-def read_rows(path: Path) -> Rows:
-    """Read a file of JSON objects, one a line; blank lines are skipped.
+def _rows(path: Path) -> Rows:
+    """The rows of a file of JSON lines.
 
     Raises:
         ValueError: a line is not a JSON object, or there is none.
     """
-    rows: Rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}, line {number}: {error}; each line must be a JSON object"
-            ) from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} is not a JSON object; each line must be one")
-        rows.append(row)
+    rows = [row for row, _ in read_rows([path])]
     if not rows:
         raise ValueError(f"{path} has no rows; add at least one line")
     return rows
