@@ -17,6 +17,7 @@ EVALUATION = "evaluation.json"
 """The summary: one object as `mobilellm evaluate --format json` prints it."""
 DOCUMENTS = "evaluation_documents.json"
 """The scores of every document, for comparisons in pairs and to continue an evaluation."""
+LOCK = ".evaluation.lock"
 FORMAT = 1
 MEASURES = (
     "accuracy", "accuracy_norm", "reported_accuracy", "bits_per_byte", "margin", "chance",
@@ -130,6 +131,15 @@ def save_evaluation(folder: Path, evaluation: Evaluation) -> list[str]:
     Raises:
         ValueError: a file in the folder is damaged.
     """
+    from filelock import FileLock  # takes 0.1 s to import
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # Two commands may evaluate one model on different tasks at the same time.
+    with FileLock(folder / LOCK):
+        return _merge(folder, evaluation)
+
+
+def _merge(folder: Path, evaluation: Evaluation) -> list[str]:
     before = read_evaluation(folder) or {}
     is_same = before.get("model_hash") == evaluation.facts.get("model_hash")
     documents = read_documents(folder) if is_same else {}

@@ -1,7 +1,9 @@
 """Comparisons of evaluated models, and the evaluations of runs in the report."""
 
+import dataclasses
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,7 +13,12 @@ from simulated_sweep import model, summary, write_run
 
 from mobilellm.evaluation.choices import ChoiceScores
 from mobilellm.evaluation.harness.results import TaskResult
-from mobilellm.evaluation.stored import Evaluation, save_evaluation
+from mobilellm.evaluation.stored import (
+    Evaluation,
+    read_documents,
+    read_evaluation,
+    save_evaluation,
+)
 from mobilellm.report import compare
 from mobilellm.report.evaluation_pairs import compare_evaluations, telling_measures
 from mobilellm.report.evaluation_signals import task_signals
@@ -115,6 +122,22 @@ def test_signals_are_over_shapes_and_seeds():
     assert task_signals(runs[:3]) == ()
     other = ("wide!", evaluated("x", 0.6, seed=9, documents_hash="other").record())
     assert task_signals([*runs, other]) == ()
+
+
+def test_commands_that_save_at_the_same_time_lose_nothing(tmp_path):
+    """Each evaluates a task of its own on the same model."""
+
+    def save(number):
+        found = evaluated("m", documents=20)
+        found.facts = {"model_hash": "same"}
+        task = dataclasses.replace(found.tasks["arc_easy"], task=f"task {number}")
+        found.tasks = {f"task {number}": task}
+        return save_evaluation(tmp_path, found)
+
+    with ThreadPoolExecutor(8) as several:
+        assert list(several.map(save, range(24))) == [[]] * 24
+    assert set(read_documents(tmp_path)) == {f"task {number}" for number in range(24)}
+    assert len(read_evaluation(tmp_path)["tasks"]) == 24
 
 
 def test_compare_shows_the_evaluations_of_runs(tmp_path):
