@@ -82,7 +82,10 @@ def _run(
     folder: Path, arguments: list[str], environment: dict[str, str], streams: Path | None
 ) -> None:
     os.chdir(folder)
-    os.environ |= {"OMP_NUM_THREADS": "1", "COLUMNS": "80", **environment}
+    # The modules of the tests, which the parent handed over in sys.path, are there for the
+    # processes that the command starts as well.
+    path = os.pathsep.join(filter(None, sys.path))
+    os.environ |= {"OMP_NUM_THREADS": "1", "COLUMNS": "80", "PYTHONPATH": path, **environment}
     for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
         if streams is not None:
             os.dup2(os.open(streams / name, os.O_WRONLY | os.O_CREAT), stream.fileno())
