@@ -12,10 +12,14 @@ from torch import Tensor, nn
 
 from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.recipe import Batch
+from mobilellm.compression.token_weights import TokenWeights
 from mobilellm.models import MobileLLM
 from mobilellm.models.attention_mask import attention_mask_of
 
 TABLES = ("embedding", "head")
+# Weight of the look-up relative to that of the logits, for a table that is both. An error in the
+# embedding of a token disturbs all later tokens.
+LOOK_UP = 3.0
 
 
 @dataclass(frozen=True)
@@ -177,14 +181,22 @@ def _recording_inputs(model: MobileLLM, names: Sequence[str], keep) -> Iterator[
         model.train(training)
 
 
-def metric_of(name: str, moments: Moments) -> Metric:
+def metric_of(name: str, moments: Moments, weights: TokenWeights) -> Metric:
     """The metric of one matrix: the error of its outputs.
 
-    For the embedding and the head the metric is the sum of the Frobenius norm, which suits the
-    look-up, and the error of the logits, scaled to the same mean diagonal.
+    The rows of an embedding are weighed by the frequency of their tokens, and those of a head by
+    the root of the probability with which they are predicted, with the moment of the hidden states.
+    A table that is both has the row weights of a head, and the sum of the moment, scaled to a mean
+    diagonal of 1, and of `LOOK_UP` times the identity.
     """
-    check_tokens(name, moments)
     if name not in TABLES:
+        check_tokens(name, moments)
         return Metric(moments.inputs)
+    if name == "embedding" and not weights.model.config.tie_word_embeddings:
+        return Metric(rows=weights.frequency.to(moments.inputs.device))
+    check_tokens(name, moments)
+    if name == "head":
+        return Metric(moments.inputs, weights.predicted)
     plain = torch.eye(len(moments.inputs)).to(moments.inputs)
-    return Metric(moments.inputs / moments.inputs.diagonal().mean() + plain)
+    moment = moments.inputs / moments.inputs.diagonal().mean() + LOOK_UP * plain
+    return Metric(moment, weights.predicted)

@@ -1,6 +1,9 @@
 """Couplings of a model: matrices that share hidden units or heads."""
 
+from collections.abc import Sequence
+
 from mobilellm.compression.algorithms.coupling import Coupling
+from mobilellm.compression.selection import select_layers
 from mobilellm.models.config import ModelConfig
 
 
@@ -31,3 +34,30 @@ def couplings(config: ModelConfig) -> tuple[Coupling, ...]:
         )
         found += [hidden, heads]
     return tuple(found)
+
+
+def selected_couplings(config: ModelConfig, patterns: Sequence[str]) -> tuple[Coupling, ...]:
+    """The couplings all of whose matrices match any of the patterns.
+
+    For heads these are also the projections of keys and values.
+
+    Raises:
+        ValueError: a pattern matches nothing, or matrices of a coupling match only in part.
+    """
+    chosen = set(select_layers(config, patterns))
+    selected = []
+    for coupling in couplings(config):
+        members = [*coupling.rows, *coupling.columns]
+        if coupling.name.endswith(".heads"):
+            parent = coupling.columns[0].rpartition(".")[0]
+            members[1:1] = [f"{parent}.k_proj", f"{parent}.v_proj"]
+        missing = [name for name in members if name not in chosen]
+        if not missing:
+            selected.append(coupling)
+        elif len(missing) < len(members):
+            parent = coupling.columns[0].rpartition(".")[0]
+            raise ValueError(
+                f"layers={list(patterns)} selects a part of {parent} without {missing[0]}, but "
+                f"channels and heads are removed from all of its matrices; give {parent}.*"
+            )
+    return tuple(selected)

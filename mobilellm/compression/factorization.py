@@ -2,39 +2,34 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
-from mobilellm.compression.algorithms.metric import Metric, target_weight
+from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.algorithms.permutation import PermutationSearch
 from mobilellm.compression.algorithms.shape_search import (
     ShapeSearch,
     check_parameters,
-    search_shape,
 )
-from mobilellm.compression.algorithms.sums import SumFit
 from mobilellm.compression.allocation import searched_budgets
-from mobilellm.compression.apply import dense_weight, with_layers, working_copy
-from mobilellm.compression.calibration import TABLES, Moments, gather_moments, metric_of
+from mobilellm.compression.apply import with_layers
 from mobilellm.compression.division import Division
 from mobilellm.compression.forecast import log_forecast
+from mobilellm.compression.layer_fit import FITS, LayerFit
 from mobilellm.compression.part_templates import PartTemplate, parse_parts
-from mobilellm.compression.permutations import absorb_permutations, permuted_fit, with_permutations
+from mobilellm.compression.permutations import absorb_permutations
 from mobilellm.compression.plan import LayerPlan, LayerwisePlan
-from mobilellm.compression.progress import log_progress
 from mobilellm.compression.recipe import Batch, BudgetUse, Compressed, LayerwiseRecipe
-from mobilellm.compression.selection import groups_by_input
+from mobilellm.compression.reconstruction import Refinements, parse_refinement
+from mobilellm.compression.refinement import Refinement
+from mobilellm.compression.shape_planner import ShapePlanner
 from mobilellm.compression.size_budget import LIMITS, SizeBudget
-from mobilellm.compression.stream_cache import StreamCache
 from mobilellm.compression.twin import low_rank_plan
 from mobilellm.evaluation.validation import sum_losses
-from mobilellm.layers import LayerShape
-from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
-from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.layers.factorized import FactorizedShape
+from mobilellm.models import MobileLLM
 from mobilellm.models.config import check_choice
 from mobilellm.ranges import check_fields
 
-FITS = ("weights", "outputs", "propagated")
 ALLOCATIONS = ("uniform", "searched")
 PERMUTATIONS = ("none", "absorbed", "stored", "all")
 
@@ -61,7 +56,9 @@ class Factorization(LayerwiseRecipe):
     fit: str = "outputs"
     """`weights`: minimise the error of the weights in the Frobenius norm; `outputs`: minimise the
     error of the layer's outputs on the calibration text; `propagated`: approximate the outputs of
-    the dense model, given inputs from the layers that are compressed already."""
+    the dense model, given inputs from the layers that are compressed already; `reconstructed`:
+    `propagated`, and then all weights and factors of each block are fitted to its output by
+    gradient steps."""
     allocation: str = "uniform"
     """`uniform`: keep the same share of each matrix; `searched`: keep more of the matrices that
     affect the loss most."""
@@ -70,6 +67,12 @@ class Factorization(LayerwiseRecipe):
     `stored` as indices; `all` for both; `none`."""
     shape_search: ShapeSearch = field(default_factory=ShapeSearch)
     permutation_search: PermutationSearch = field(default_factory=PermutationSearch)
+    reconstruction: Refinement | Mapping[str, Any] = field(
+        default_factory=lambda: Refinement(steps=200)
+    )
+    """Gradient steps of `fit=reconstructed` for each block."""
+    self_distillation: Refinement | Mapping[str, Any] | None = None
+    """Gradient steps on all weights at the end, with the dense model as teacher; None: none."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -77,6 +80,8 @@ class Factorization(LayerwiseRecipe):
         check_choice("fit", self.fit, FITS)
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("permutations", self.permutations, PERMUTATIONS)
+        for name in ("reconstruction", "self_distillation"):
+            object.__setattr__(self, name, parse_refinement(name, getattr(self, name)))
         if self.parts is not None:
             parts = parse_parts(self.parts or ({},))
             object.__setattr__(self, "parts", parts)
@@ -103,6 +108,16 @@ class Factorization(LayerwiseRecipe):
         """Whether all parts have num_terms, so that the sizes do not depend on a budget."""
         return self.parts is not None and all(p.num_terms is not None for p in self.parts)  # pyright: ignore
 
+    @property
+    def refinements(self) -> Refinements:
+        """The gradient steps after all layers are fitted."""
+        steps = self.reconstruction if self.fit == "reconstructed" else None
+        return Refinements(reconstruction=steps, self_distillation=self.self_distillation)  # pyright: ignore
+
+    @property
+    def _layer_fit(self) -> LayerFit:
+        return LayerFit(fit=self.fit, permutation_search=self.permutation_search)
+
     def _resolved_budget(self) -> SizeBudget | None:
         if isinstance(self.budget, SizeBudget):
             return self.budget
@@ -119,8 +134,10 @@ class Factorization(LayerwiseRecipe):
 
         Raises:
             ValueError: a pattern matches nothing, the budget cannot be met, factors do not divide a
-                matrix, or the plan is larger than the dense weights.
+                matrix, the plan is larger than the dense weights, or blocks that share keys and
+                values are to be reconstructed.
         """
+        self.refinements.check(model)
         division = self._division(model)
         budgets = division.uniform()
         if self.parts is None:
@@ -131,7 +148,7 @@ class Factorization(LayerwiseRecipe):
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from error
             return
-        shapes = self._configured_shapes(division, budgets)
+        shapes = self._planner(model, division).configured(budgets)
         division.check(shapes)
         LayerwisePlan(layers=tuple(
             LayerPlan(name=name, size=model.config.matrix_sizes[name], shape=shape)
@@ -146,23 +163,25 @@ class Factorization(LayerwiseRecipe):
         """
         self.check(model)
         division = self._division(model)
-        started = perf_counter()
-        metrics = self._metrics(model, calibration, division.names)
-        if self.parts is None or self.allocation == "searched":
-            log_forecast(
-                model, calibration, metrics, division, fit=self.fit, allocation=self.allocation,
-                shapes=self.shape_search if self.parts is None else None,
-                pass_seconds=perf_counter() - started,
-            )  # fmt: skip
-        budgets = division.uniform()
-        uniform = self._plan_shapes(model, division, budgets, metrics)
         if self.allocation == "uniform":
-            return uniform
+            if self.parts is None:
+                self._forecast(model, calibration, division)
+            return self._planner(model, division).plan(division.uniform(), calibration)
+        metrics = {
+            name: metric
+            for group in self._layer_fit.metrics(model, calibration, division.names)
+            for name, metric in group.items()
+        }
+        self._forecast(model, calibration, division, metrics)
+        budgets = division.uniform()
         searched = searched_budgets(model, calibration, metrics, division)
-        if searched == budgets:
-            return uniform
+        plans = [
+            self._planner(model, division).plan(one, calibration, metrics)
+            for one in ([budgets] if searched == budgets else [budgets, searched])
+        ]
         # The search uses estimates; compare the loss of the models that would be built.
-        plans = [uniform, self._plan_shapes(model, division, searched, metrics)]
+        if len(plans) == 1:
+            return plans[0]
         return min(plans, key=lambda plan: self._loss(model, plan, calibration))
 
     def budget_use(self, model: MobileLLM, plan: LayerwisePlan) -> BudgetUse | None:
@@ -183,47 +202,6 @@ class Factorization(LayerwiseRecipe):
         """Calibration loss of the model compressed by `plan`, nats per token."""
         return sum_losses(self.apply(model, plan, calibration).model, calibration).loss
 
-    def _plan_shapes(
-        self,
-        model: MobileLLM,
-        division: Division,
-        budgets: Mapping[str, int],
-        metrics: Mapping[str, Metric],
-    ) -> LayerwisePlan:
-        """Plan a shape for each matrix within its budget, and spend the rest on more terms.
-
-        A matrix whose budget is at least its size stays dense.
-        """
-        fits: dict[str, SumFit] = {}
-        if self.parts is not None:
-            shapes = self._configured_shapes(division, budgets)
-        else:
-            smaller = [n for n in division.names if budgets[n] < division.sizes[n]]
-            for name in log_progress(smaller, "shapes found"):
-                fits[name] = search_shape(
-                    dense_weight(model, name), budgets[name], metrics[name], self.shape_search
-                )
-            found = {n: with_permutations(f.shape, self.permutations) for n, f in fits.items()}
-            shapes = division.spend_rest(found, budgets)
-        division.check(shapes)
-        layers = []
-        for name, shape in log_progress(shapes.items(), "errors of the planned shapes"):
-            fit = fits.get(name)
-            if fit is None or fit.parts != shape.parts:
-                fit = SumFit(dense_weight(model, name), shape, metrics[name])
-                fit = fit.improve() if self.parts is None else fit
-            size = model.config.matrix_sizes[name]
-            layers.append(LayerPlan(name=name, size=size, shape=shape, expected_error=fit.error))
-        return LayerwisePlan(layers=tuple(layers))
-
-    def _configured_shapes(
-        self, division: Division, budgets: Mapping[str, int]
-    ) -> dict[str, FactorizedShape]:
-        """The shapes with the configured parts, after the rest of the budget is spent."""
-        smaller = [n for n in division.names if self.is_fixed or budgets[n] < division.sizes[n]]
-        shapes = {name: division.shape_for(name, budgets[name]) for name in smaller}
-        return division.spend_rest(shapes, budgets)
-
     def apply(
         self, model: MobileLLM, plan: LayerwisePlan, calibration: Sequence[Batch]
     ) -> Compressed:
@@ -235,30 +213,38 @@ class Factorization(LayerwiseRecipe):
         dense = model
         if self.permutations in ("absorbed", "all"):
             dense = absorb_permutations(model, plan, self.permutation_search)
-        names = [name for name in model.config.matrix_sizes if name in plan.names]
-        shapes: dict[str, LayerShape] = plan.compressed_layers
-        fitted: dict[str, FactorizedLinear] = {}
-        errors: dict[str, float] = {}
-        working = working_copy(dense)
-        streams = StreamCache(dense, calibration) if StreamCache.supports(dense) else None
-        for group in log_progress(
-            self._measured_together(model.config, names), "groups of layers fitted"
-        ):
-            moments: dict[str, Moments] = {}
-            if self.fit == "outputs":
-                moments = gather_moments(working, calibration, group)
-            elif self.fit == "propagated":
-                is_block = group[0] not in TABLES
-                if streams is not None and is_block:
-                    streams.move_to(int(group[0].split(".")[1]), working)
-                run = streams if is_block else None
-                moments = gather_moments(working, calibration, group, teacher=dense, run=run)
-            for name in group:
-                layer, errors[name] = self._fit_layer(dense, name, shapes[name], moments)  # pyright: ignore
-                fitted[name] = layer
-                if self.fit == "propagated":
-                    working = with_layers(working, {name: layer})
-        return Compressed(with_layers(dense, fitted), errors)
+        # All shapes in a plan of this recipe are factorised.
+        shapes = cast("dict[str, FactorizedShape]", plan.compressed_layers)
+        layers, errors = self._layer_fit.layers(dense, shapes, calibration)
+        compressed = with_layers(dense, layers)
+        blocks = sorted({int(n.split(".")[1]) for n in layers if n.startswith("blocks.")})
+        refined, losses = self.refinements.apply(dense, compressed, calibration, blocks)
+        return Compressed(refined, errors, losses)
+
+    def _forecast(
+        self,
+        model: MobileLLM,
+        calibration: Sequence[Batch],
+        division: Division,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> None:
+        """Log how long the search will take."""
+        first = division.names[0]
+        if metrics is None:
+            metrics = next(iter(self._layer_fit.metrics(model, calibration, [first])))
+        log_forecast(
+            model, calibration, metrics[first], division, fit=self.fit,
+            allocation=self.allocation,
+            shapes=self.shape_search if self.parts is None else None,
+        )  # fmt: skip
+
+    def _planner(self, model: MobileLLM, division: Division) -> ShapePlanner:
+        return ShapePlanner(
+            model=model,
+            division=division,
+            layer_fit=self._layer_fit,
+            search=self.shape_search if self.parts is None else None,
+        )
 
     def _division(self, model: MobileLLM) -> Division:
         return Division(
@@ -268,30 +254,3 @@ class Factorization(LayerwiseRecipe):
             parts=(PartTemplate(),) if self.parts is None else self.parts,  # pyright: ignore
             permutations=self.permutations,
         )
-
-    def _measured_together(self, config: ModelConfig, names: Sequence[str]) -> list[list[str]]:
-        """Groups of names whose moments are measured together."""
-        return groups_by_input(config, names) if self.fit == "propagated" else [list(names)]
-
-    def _metrics(
-        self, model: MobileLLM, calibration: Sequence[Batch], names: Sequence[str]
-    ) -> dict[str, Metric]:
-        if self.fit == "weights":
-            return dict.fromkeys(names, Metric())
-        moments = gather_moments(model, calibration, names)
-        return {name: metric_of(name, moments[name]) for name in names}
-
-    def _fit_layer(
-        self, dense: MobileLLM, name: str, shape: FactorizedShape, moments: Mapping[str, Moments]
-    ) -> tuple[FactorizedLinear, float]:
-        """The fitted layer of one matrix, and its relative error."""
-        weight = dense_weight(dense, name)
-        metric, cross = Metric(), None
-        if name in moments:
-            metric, cross = metric_of(name, moments[name]), moments[name].cross
-        goal = weight.double() if name in TABLES else target_weight(weight, metric, cross)
-        if shape.row_permutation or shape.column_permutation:
-            layer = permuted_fit(goal, shape, metric, self.permutation_search, weight.dtype)
-        else:
-            layer = SumFit(goal, shape, metric).improve().layer(weight.dtype)
-        return layer, metric.relative_error(goal, layer.materialize().detach())

@@ -1,7 +1,7 @@
 """Forecast of the duration of a search, based on the measured time of its first steps."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
 from mobilellm.compression.algorithms.metric import Metric
@@ -16,7 +16,7 @@ from mobilellm.units import duration_text
 
 # Number of passes over the calibration text. A propagated fit runs each block of two models once
 # for each group of matrices with the same input, which takes about as long as twelve passes.
-PASSES = {"weights": 0.0, "outputs": 1.0, "propagated": 12.0}
+PASSES = {"weights": 0.0, "outputs": 1.0, "propagated": 12.0, "reconstructed": 12.0}
 # Steps that take less time than this are measured twice.
 REPEATED_SECONDS = 5.0
 
@@ -26,13 +26,12 @@ logger = logging.getLogger(__name__)
 def log_forecast(
     model: MobileLLM,
     calibration: Sequence[Batch],
-    metrics: Mapping[str, Metric],
+    metric: Metric,
     division: Division,
     *,
     fit: str,
     allocation: str,
     shapes: ShapeSearch | None,
-    pass_seconds: float,
 ) -> None:
     """Log what will be searched and approximately how long it will take.
 
@@ -43,19 +42,18 @@ def log_forecast(
     Args:
         model: the model that will be compressed.
         calibration: batches of `input_ids` and `labels`.
-        metrics: error metrics of its matrices, by name.
+        metric: error metric of the first matrix of the division.
         division: names of the matrices, and their budget.
         fit: how the matrices are fitted, as in `Factorization`.
         allocation: `searched` if the shares of the budget are searched for as well.
         shapes: settings of the search for shapes; None if shapes are not searched for.
-        pass_seconds: time that one pass over the calibration text took.
     """
     work = {name: _work(model, name) for name in division.names}
     first = division.names[0]
     parameters = division.uniform()[first]
     once = _seconds(
         lambda: (
-            search_shape(dense_weight(model, first), parameters, metrics[first], shapes)
+            search_shape(dense_weight(model, first), parameters, metric, shapes)
             if shapes is not None
             else division.shape_for(first, parameters)
         )
@@ -66,6 +64,7 @@ def log_forecast(
         batches = search_batches(calibration)
         losses = 2 * len(work) + PROPOSALS + 2
         loss = _seconds(lambda: sum_losses(model, batches))
+        pass_seconds = loss * len(calibration) / len(batches)
         # Both the uniform division and the division that was found are fitted and compared.
         fitted = PASSES[fit] * pass_seconds + all_shapes / 2 + pass_seconds
         seconds = losses * loss + 2 * (all_shapes + fitted)

@@ -19,9 +19,9 @@ from mobilellm.compression.algorithms.coupling import unit_features
 from mobilellm.compression.algorithms.importance import taylor_importance
 from mobilellm.compression.apply import working_copy
 from mobilellm.compression.couplings import couplings
+from mobilellm.compression.kept_units import loss_sum
 from mobilellm.compression.recipe import Batch
 from mobilellm.compression.structured_plan import check_dense_blocks
-from mobilellm.compression.structured_pruning import loss_sum
 from mobilellm.models import MobileLLM
 from mobilellm.models.attention_mask import attention_mask_of
 from mobilellm.models.config import BlockShape

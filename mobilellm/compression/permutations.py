@@ -65,7 +65,8 @@ def permuted_fit(
         moment = metric.moment
         if moment is not None:
             moment = moment[found.columns][:, found.columns]
-        other = SumFit(goal[found.rows][:, found.columns], plain, Metric(moment)).improve()
+        weights = None if metric.rows is None else metric.rows[found.rows]
+        other = SumFit(goal[found.rows][:, found.columns], plain, Metric(moment, weights)).improve()
         if other.error < best.error:
             best, rows, columns = other, found.rows, found.columns
     return FactorizedLinear(

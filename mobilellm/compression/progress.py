@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from time import monotonic
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ LOG_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-def log_progress(items: Collection[T], description: str) -> Iterator[T]:
+def log_progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Iterate over `items` and show the progress and the estimated remaining time.
 
     On a terminal, a progress bar is shown, which disappears at the end. Otherwise a line is logged
@@ -23,22 +23,30 @@ def log_progress(items: Collection[T], description: str) -> Iterator[T]:
     Args:
         items: items to iterate over.
         description: text before the progress, e.g. `shapes found`.
+        total: number of items; default: their length.
+
+    Raises:
+        TypeError: `items` has no length and `total` is not given.
     """
-    yield from (_with_bar if sys.stderr.isatty() else _with_lines)(items, description)
+    if total is None:
+        if not isinstance(items, Sized):
+            raise TypeError(f"the number of items of {type(items).__name__} is unknown; give total")
+        total = len(items)
+    yield from (_with_bar if sys.stderr.isatty() else _with_lines)(items, description, total)
 
 
-def _with_lines(items: Collection[T], description: str) -> Iterator[T]:
+def _with_lines(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     begun = last = monotonic()
     for done, item in enumerate(items, start=1):
         yield item
         now = monotonic()
         if now - last >= LOG_SECONDS:
             last = now
-            left = (now - begun) / done * (len(items) - done)
-            logger.info("%s: %d of %d, %s left", description, done, len(items), duration_text(left))
+            left = (now - begun) / done * (total - done)
+            logger.info("%s: %d of %d, %s left", description, done, total, duration_text(left))
 
 
-def _with_bar(items: Collection[T], description: str) -> Iterator[T]:
+def _with_bar(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -54,4 +62,4 @@ def _with_bar(items: Collection[T], description: str) -> Iterator[T]:
         TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield from progress.track(items, total=len(items), description=description)
+        yield from progress.track(items, total=total, description=description)

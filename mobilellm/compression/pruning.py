@@ -19,7 +19,7 @@ from mobilellm.compression.apply import dense_weight, with_layers, working_copy
 from mobilellm.compression.calibration import Moments, check_tokens, gather_moments
 from mobilellm.compression.plan import LayerPlan, LayerwisePlan
 from mobilellm.compression.recipe import Batch, Compressed, LayerwiseRecipe
-from mobilellm.compression.selection import by_depth
+from mobilellm.compression.selection import block_of, by_depth
 from mobilellm.layers.masked import MaskedLinear, MaskedShape
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.config import check_choice
@@ -104,7 +104,7 @@ class Pruning(LayerwiseRecipe):
         self._check_layers(model.config, plan.names)
         self._check_plan(plan)
         names = by_depth(model.config, plan.names)
-        stages = [list(stage) for _, stage in groupby(names, key=_block_of)]
+        stages = [list(stage) for _, stage in groupby(names, key=block_of)]
         working = working_copy(model)
         layers: dict[str, MaskedLinear] = {}
         errors: dict[str, float] = {}
@@ -178,8 +178,3 @@ class Pruning(LayerwiseRecipe):
                     f"the plan for {layer.name} has {layer.shape}, but sparsity={self.sparsity} "
                     f"gives {shape}; apply the plan with the recipe that created it"
                 )
-
-
-def _block_of(name: str) -> str:
-    """The block that a matrix belongs to, e.g. `blocks.3`; `head` for the output head."""
-    return ".".join(name.split(".")[:2])

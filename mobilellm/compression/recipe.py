@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 from mobilellm.compression.plan import LayerwisePlan, Plan
+from mobilellm.compression.refinement import RefinedLoss
 from mobilellm.compression.selection import select_layers
 from mobilellm.models import MobileLLM, ModelConfig
 
@@ -23,6 +24,9 @@ class Compressed:
     """The compressed model."""
     errors: dict[str, float] = field(default_factory=dict)
     """Relative error of each compressed layer under the metric of the recipe, by name."""
+    refined: dict[str, RefinedLoss] = field(default_factory=dict)
+    """Loss of each reconstructed block and of the self-distillation on held-out calibration text,
+    before and after; by name."""
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,11 @@ def by_depth(config: ModelConfig, names: Iterable[str]) -> list[str]:
     return sorted(names, key=places.__getitem__)
 
 
+def block_of(name: str) -> str:
+    """The block that a matrix belongs to, e.g. `blocks.3`; `embedding` or `head` for a table."""
+    return ".".join(name.split(".")[:2])
+
+
 def _nothing_matches(config: ModelConfig, pattern: str) -> str:
     if fnmatchcase("head", pattern) and config.tie_word_embeddings:
         return (

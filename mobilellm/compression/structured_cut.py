@@ -4,15 +4,21 @@ import torch
 from torch import Tensor
 
 from mobilellm.checkpoint import model_from_state
-from mobilellm.compression.algorithms.coupling import Coupling, unit_features
+from mobilellm.compression.algorithms.coupling import Coupling
 from mobilellm.compression.algorithms.selection_of_units import select_units
 from mobilellm.compression.couplings import couplings
 from mobilellm.compression.structured_plan import StructuredPlan
-from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.models import MobileLLM
 
 
-def pruned_model(model: MobileLLM, plan: StructuredPlan) -> MobileLLM:
-    """Create the smaller model with copies of the kept weights, which are not adjusted.
+def pruned_model(model: MobileLLM, plan: StructuredPlan, *, copy: bool = True) -> MobileLLM:
+    """Create the smaller model with the kept weights, which are not adjusted.
+
+    Args:
+        model: is not changed.
+        plan: the structured plan.
+        copy: whether the weights are copied; otherwise matrices that are not cut are shared with
+            `model`.
 
     Raises:
         ValueError: the plan belongs to another model, or a block contains compressed matrices.
@@ -38,7 +44,8 @@ def pruned_model(model: MobileLLM, plan: StructuredPlan) -> MobileLLM:
         if name.startswith("blocks.") and block not in places:
             continue
         stays: Tensor = cut.get(name.removesuffix(".weight"), tensor)  # pyright: ignore
-        state[places.get(block, block) + name.removeprefix(block)] = stays.detach().clone()
+        stays = stays.detach().clone() if copy else stays.detach()
+        state[places.get(block, block) + name.removeprefix(block)] = stays
     return model_from_state(config, state, "the pruned model").train(model.training)
 
 
@@ -51,18 +58,3 @@ def _key_values(heads: Coupling, block: int) -> Coupling:
         num_units=heads.groups,
         unit=heads.unit,
     )
-
-
-def kept_inputs(config: ModelConfig, plan: StructuredPlan) -> dict[str, Tensor]:
-    """Indices of the kept inputs of each matrix from which inputs are removed.
-
-    Args:
-        config: configuration of the model with the kept blocks, but with all heads and channels.
-        plan: the structured plan.
-    """
-    kept = {}
-    chosen = [units for pair in zip(plan.channels, plan.heads, strict=True) for units in pair]
-    for coupling, units in zip(couplings(config), chosen, strict=True):
-        if len(units) < coupling.num_units:
-            kept[coupling.columns[0]] = unit_features(torch.tensor(units), coupling.unit)
-    return kept

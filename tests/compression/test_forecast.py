@@ -52,8 +52,8 @@ def test_the_forecast_grows_with_the_work(model, caplog, monkeypatch):
     division = recipe._division(model)
     with caplog.at_level(logging.INFO, logger="mobilellm"):
         forecast.log_forecast(
-            model, batches(), {n: None for n in division.names}, division, fit="weights",
-            allocation="uniform", shapes=recipe.shape_search, pass_seconds=0.0,
+            model, batches(), None, division, fit="weights",
+            allocation="uniform", shapes=recipe.shape_search,
         )  # fmt: skip
     work = [r * c * min(r, c) for r, c in (model.config.matrix_sizes[n] for n in division.names)]
     assert f"about {sum(work) / work[0]:.1f} seconds: 7 shapes" in caplog.text

@@ -1,12 +1,16 @@
 """Structured pruning: smaller dense models against the whole one with parts silenced."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from test_masking import SCHEMES, batches, make_model
 
 from mobilellm.checkpoint import load_model, save_model
+from mobilellm.compression.algorithms.importance import output_importance, taylor_importance
+from mobilellm.compression.calibration import gather_moments
+from mobilellm.compression.kept_units import KeptUnits, loss_sum
 from mobilellm.compression.pruning import Pruning
 from mobilellm.compression.structured_cut import pruned_model
 from mobilellm.compression.structured_plan import StructuredPlan
@@ -43,9 +47,17 @@ def silenced(model, plan):
     return model
 
 
+def units_of(model):
+    """The units of half of the channels and groups of heads."""
+    return KeptUnits(
+        config=model.config, layers=["blocks.*"], keep_channels=0.5, keep_heads=0.5,
+        head_unit="groups", importance="outputs",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 @pytest.mark.parametrize("head_unit", ["groups", "within_groups"])
-@pytest.mark.parametrize("importance", ["taylor", "outputs"])
+@pytest.mark.parametrize("importance", ["taylor", "outputs", "elimination"])
 def test_the_smaller_model_is_the_whole_one_with_parts_silenced(
     changes, head_unit, importance, tmp_path
 ):
@@ -54,7 +66,7 @@ def test_the_smaller_model_is_the_whole_one_with_parts_silenced(
         head_unit = "groups"
     recipe = StructuredPruning(
         keep_channels=0.6, keep_heads=0.5, keep_blocks=0.7, head_unit=head_unit,
-        importance=importance, reconstruct=False,
+        importance=importance, fit="weights",
     )  # fmt: skip
     recipe.check(model)
     plan = recipe.plan(model, batches())
@@ -153,10 +165,9 @@ def test_taylor_importance_is_the_slope_of_fading_a_unit_out(scheme):
     """Finite differences of each sequence's loss, in all uses of the block at once."""
     model = model_of(layer_sharing=scheme, block_repeats=2, num_blocks=2).double()
     calibration = batches(2)
-    recipe = StructuredPruning(keep_channels=0.5, keep_heads=0.5)
-    cut = recipe._couplings(model.config)
+    cut = units_of(model).couplings
     chosen = [cut["blocks.1.hidden"], cut["blocks.0.heads"]]
-    scores = recipe._importance(model, chosen, calibration)
+    scores = taylor_importance(model, chosen, calibration, lambda batch: loss_sum(model, batch))
     rows = [{k: v[i : i + 1] for k, v in b.items()} for b in calibration for i in range(4)]
     for coupling in chosen:
         weight = model.get_submodule(coupling.columns[0]).weight
@@ -178,8 +189,7 @@ def test_taylor_importance_is_the_slope_of_fading_a_unit_out(scheme):
 
 def test_output_importance_is_what_a_unit_adds():
     model = model_of(block_repeats=2)
-    recipe = StructuredPruning(keep_heads=0.5, importance="outputs")
-    coupling = recipe._couplings(model.config)["blocks.1.heads"]
+    coupling = units_of(model).couplings["blocks.1.heads"]
     seen = []
     out = model.blocks[1].attention.o_proj
     hook = out.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1)))
@@ -187,7 +197,9 @@ def test_output_importance_is_what_a_unit_adds():
         model(batch["input_ids"])
     hook.remove()
     x = torch.cat(seen)
-    given = recipe._importance(model, [coupling], batches())[coupling.name]
+    [name] = coupling.columns
+    moment = gather_moments(model, batches(), [name])[name].inputs
+    given = output_importance(out.weight, moment, coupling.unit)
     for group in range(2):
         part = slice(12 * group, 12 * group + 12)
         expected = (x[:, part] @ out.weight[:, part].T).square().sum(-1).mean()
@@ -207,10 +219,10 @@ def test_within_groups_every_group_keeps_its_best():
 @pytest.mark.parametrize("changes", VARIANTS[:6:2], ids=str)
 def test_reconstruction_is_the_least_squares_fit(changes):
     model = model_of(**changes)
-    recipe = StructuredPruning(keep_channels=0.5, keep_heads=0.5)
+    recipe = StructuredPruning(keep_channels=0.5, keep_heads=0.5, fit="outputs")
     plan = recipe.plan(model, batches())
     fitted = recipe.apply(model, plan, batches())
-    plain = StructuredPruning(keep_channels=0.5, keep_heads=0.5, reconstruct=False)
+    plain = StructuredPruning(keep_channels=0.5, keep_heads=0.5, fit="weights")
     cut = plain.apply(model, plan, batches())
     assert len(fitted.errors) == 6
     assert all(fitted.errors[name] < cut.errors[name] for name in cut.errors)
@@ -227,6 +239,38 @@ def test_reconstruction_is_the_least_squares_fit(changes):
     assert torch.allclose(given, best, atol=2e-3)
     error = (kept @ given.T - goal).norm() / goal.norm()
     assert fitted.errors[name] == pytest.approx(error.item(), rel=1e-3)
+
+
+def test_propagated_inputs_are_those_of_the_cut_model():
+    """The last layer's columns are the least-squares fit on what the smaller model feeds it."""
+    model = model_of()
+    recipe = StructuredPruning(keep_channels=0.5, keep_heads=0.5)
+    plan = recipe.plan(model, batches())
+    small = recipe.apply(model, plan, batches()).model
+    # The same model, but with the last block's channels all there.
+    whole = replace(plan, channels=(*plan.channels[:2], tuple(range(40))))
+    before = recipe.apply(model, whole, batches()).model
+    name = "blocks.2.feed_forward.down_proj"
+    moment = gather_moments(before, batches(), [name])[name].inputs
+    kept = list(plan.channels[2])
+    weight = model.get_submodule(name).weight.double()
+    best = torch.linalg.lstsq(moment[kept][:, kept], (weight @ moment[:, kept]).T).solution.T
+    assert torch.allclose(small.get_submodule(name).weight.double(), best, atol=2e-3)
+
+
+def test_patterns_choose_the_layers_that_are_cut():
+    model = model_of()
+    patterns = ["blocks.[02].feed_forward.*", "blocks.1.attention.*"]
+    recipe = StructuredPruning(keep_channels=0.5, keep_heads=0.5, layers=patterns)
+    plan = recipe.plan(model, batches())
+    assert [len(kept) for kept in plan.channels] == [20, 40, 20]
+    assert [len(kept) for kept in plan.heads] == [6, 3, 6]
+    assert plan.config_after(model.config) in recipe.configs_after(model.config)
+    compressed = recipe.apply(model, plan, batches())
+    assert set(compressed.errors) == {
+        "blocks.0.feed_forward.down_proj", "blocks.1.attention.o_proj",
+        "blocks.2.feed_forward.down_proj",
+    }  # fmt: skip
 
 
 def test_a_compressed_table_stays_and_the_model_is_left_as_it_is():
@@ -251,6 +295,19 @@ def test_a_compressed_table_stays_and_the_model_is_left_as_it_is():
         ({"keep_heads": 0.5, "head_unit": "group"}, "head_unit='group' is not known; use one of g"),
         ({"keep_heads": 0.2}, "keep_heads=0.2 of 2 keeps none; give at least 0.5"),
         ({"keep_blocks": 0.9}, "keep_blocks=0.9 of 3 keeps all; give at most 0.667"),
+        ({"keep_blocks": 0.5, "fit": "outputs"}, "fit=outputs has no effect without keep_channels"),
+        ({"keep_blocks": 0.5, "layers": ["blocks.1.*"]}, "removes whole blocks, so layers="),
+        (
+            {"keep_channels": 0.5, "layers": ["*.down_proj"]},
+            "selects a part of blocks.0.feed_forward without blocks.0.feed_forward.gate_proj",
+        ),
+        ({"keep_heads": 0.5, "layers": ["*.[qkv]_proj"]}, "without blocks.0.attention.o_proj"),
+        (
+            {"keep_heads": 0.5, "layers": ["*.feed_forward.*"]},
+            "selects no attention layer; add blo",
+        ),
+        ({"keep_heads": 0.5, "reconstruction": {"step": 3}}, "reconstruction: .*it has steps"),
+        ({"keep_heads": 0.5, "self_distillation": {"steps": 0}}, "self_distillation: steps=0 must"),
     ],
 )
 def test_shares_that_cannot_be_meant_are_refused(fields, message):

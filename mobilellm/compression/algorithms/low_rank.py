@@ -38,6 +38,6 @@ def nearest_low_rank(
     metric = metric or Metric()
     u, s, v = truncated_svd(metric.whiten(weight), rank)
     root = s.double().sqrt()
-    left = u.double() * root
-    right = metric.unwhiten((v.double() * root).T)
+    left = metric.unwhiten_left(u.double() * root)
+    right = metric.unwhiten_right((v.double() * root).T)
     return left.T.unsqueeze(2), right.unsqueeze(1)

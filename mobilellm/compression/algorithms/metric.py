@@ -1,4 +1,4 @@
-"""Error metrics: the Frobenius norm, or weighted by the second moment of the layer's inputs."""
+"""Error metrics: the Frobenius norm, weighted by second moments of inputs and by row weights."""
 
 import torch
 from jaxtyping import Float
@@ -10,22 +10,28 @@ DAMPING = 1e-6
 
 
 class Metric:
-    """‖E‖² = tr(E S Eᵀ), with S the second moment of the layer's inputs, or the identity.
+    """‖E‖² = tr(D E S Eᵀ), with S the second moment of the inputs, and D diagonal.
 
-    With the second moment it is the mean squared error of the layer's outputs. All values are
-    float64.
+    With the second moment and D = 1 it is the mean squared error of the layer's outputs. D weighs
+    the rows, e.g. the tokens of an embedding by their frequency. All values are float64.
     """
 
-    def __init__(self, moment: Tensor | None = None) -> None:
+    def __init__(self, moment: Tensor | None = None, rows: Tensor | None = None) -> None:
         """Damp the moment and compute its Cholesky factor.
 
         Args:
-            moment: E[x xᵀ] (in, in); None: the Frobenius norm.
+            moment: E[x xᵀ] (in, in); None: the identity.
+            rows: positive weights of the rows (out,), the diagonal of D; None: ones.
 
         Raises:
             ValueError: the moment is not square, has entries that are not finite, or is not
-                positive semi-definite.
+                positive semi-definite; or a row weight is not positive and finite.
         """
+        self.rows: Tensor | None = None
+        if rows is not None:
+            self.rows = rows.double()
+            if not ((self.rows > 0) & self.rows.isfinite()).all():
+                raise ValueError("the row weights must be positive and finite; add a small number")
         self.moment: Tensor | None = None
         self.damping = 0.0
         """The number that is added to the diagonal of the moment."""
@@ -44,7 +50,7 @@ class Metric:
         self._root = _root(self.moment)
 
     def squared_norm(self, error: Float[Tensor, "rows columns"]) -> float:
-        """tr(E S Eᵀ) of a weight or of its error, (out, in)."""
+        """tr(D E S Eᵀ) of a weight or of its error, (out, in)."""
         return float(self.whiten(error.detach().double()).square().sum())
 
     def relative_error(
@@ -58,14 +64,23 @@ class Metric:
         return (error / norm) ** 0.5 if norm > 0 else float(error > 0)
 
     def whiten(self, weight: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
-        """W L with L Lᵀ = S, whose Frobenius norm is the norm of W in this metric."""
-        return weight.double() if self._root is None else weight.double() @ self._root
+        """√D W L with L Lᵀ = S, whose Frobenius norm is the norm of W in this metric."""
+        whitened = weight.double() if self._root is None else weight.double() @ self._root
+        return whitened if self.rows is None else self.rows.sqrt().unsqueeze(1) * whitened
 
-    def unwhiten(self, whitened: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
-        """The inverse of `whiten`."""
+    def unwhiten_left(self, left: Float[Tensor, "rows rank"]) -> Float[Tensor, "rows rank"]:
+        """The left factor of a weight, given that of the whitened weight."""
+        return left if self.rows is None else left / self.rows.sqrt().unsqueeze(1)
+
+    def unwhiten_right(self, right: Float[Tensor, "rank columns"]) -> Float[Tensor, "rank columns"]:
+        """The right factor of a weight, given that of the whitened weight."""
         if self._root is None:
-            return whitened
-        return torch.linalg.solve_triangular(self._root, whitened, upper=False, left=False)
+            return right
+        return torch.linalg.solve_triangular(self._root, right, upper=False, left=False)
+
+    def row_scales(self, group: int) -> Float[Tensor, "groups"] | None:
+        """Root of the mean weight of every `group` consecutive rows; None if all weights are 1."""
+        return None if self.rows is None else self.rows.view(-1, group).mean(1).sqrt()
 
     def times_moment(self, weight: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
         """The product W S."""

@@ -82,21 +82,46 @@ class SumFit:
     def _first_fit(self, part: PartShape) -> Factors:
         if part.is_low_rank:
             return nearest_low_rank(self._residual, part.num_terms, self.metric)
-        factors = nearest_kronecker(self._residual, part.left, part.right, part.num_terms)
-        return refit_kronecker(self._residual, *factors, self.metric, sweeps=3)
+        goal, scales = self._with_even_rows(self._residual, part)
+        factors = nearest_kronecker(goal, part.left, part.right, part.num_terms)
+        return _unscaled(refit_kronecker(goal, *factors, self.metric, sweeps=3), scales)
 
     def _refit(self, index: int, part: PartShape) -> None:
         old = self.factors[index]
         goal = self._residual + dense(old)
         if part.is_low_rank:
             new = nearest_low_rank(goal, part.num_terms, self.metric)
-        elif self.metric.moment is None:
-            new = nearest_kronecker(goal, part.left, part.right, part.num_terms)
         else:
-            new = refit_kronecker(goal, *old, self.metric)
+            even, scales = self._with_even_rows(goal, part)
+            if self.metric.moment is None:
+                new = nearest_kronecker(even, part.left, part.right, part.num_terms)
+            else:
+                left = old[0] if scales is None else old[0] * scales.unsqueeze(1)
+                new = refit_kronecker(even, left, old[1], self.metric)
+            new = _unscaled(new, scales)
         residual = goal - dense(new)
         if self.metric.squared_norm(residual) <= self.metric.squared_norm(self._residual):
             self.factors[index], self._residual = new, residual
+
+    def _with_even_rows(self, goal: Tensor, part: PartShape) -> tuple[Tensor, Tensor | None]:
+        """The goal with scaled rows, whose best Kronecker factors are those of the goal, scaled.
+
+        Every row of a left factor belongs to several consecutive rows of the product, which are
+        given their mean weight. Weighing them one by one would need one system of equations for
+        each row of the left factor.
+
+        Returns:
+            The matrix, and the scales of the rows of the left factors; None: 1.
+        """
+        scales = self.metric.row_scales(part.right[0])
+        if scales is None:
+            return goal, None
+        return goal * scales.repeat_interleave(part.right[0]).unsqueeze(1), scales
+
+
+def _unscaled(factors: Factors, scales: Tensor | None) -> Factors:
+    left, right = factors
+    return (left if scales is None else left / scales.unsqueeze(1)), right
 
 
 def dense(factors: Factors) -> Tensor:

@@ -38,7 +38,38 @@ def test_the_metric_is_the_error_of_the_outputs():
     expected = torch.linalg.norm((weight - other) @ x.T) / torch.linalg.norm(weight @ x.T)
     assert metric_of(x).relative_error(weight, other) == pytest.approx(float(expected), rel=1e-4)
     whitened = metric_of(x).whiten(weight)
-    assert torch.allclose(metric_of(x).unwhiten(whitened), weight)
+    assert torch.allclose(metric_of(x).unwhiten_right(whitened), weight)
+
+
+def test_rows_are_weighed():
+    x, weight, other = correlated(200, 12), random(7, 12), random(7, 12, seed=2)
+    rows = torch.rand(7, generator=torch.Generator().manual_seed(3)).double() + 0.1
+    metric = Metric(x.T @ x / len(x), rows)
+    scaled = rows.sqrt().unsqueeze(1) * ((weight - other) @ x.T)
+    assert metric.squared_norm(weight - other) == pytest.approx(
+        float(scaled.square().sum() / len(x)), rel=1e-4
+    )
+    # The best matrix of a rank leaves the singular values beyond it.
+    left, right = nearest_low_rank(weight, 3, metric)
+    error = weight.double() - dense((left, right))
+    tail = torch.linalg.svdvals(metric.whiten(weight))[3:].square().sum()
+    assert metric.squared_norm(error) == pytest.approx(float(tail), rel=1e-6)
+    with pytest.raises(ValueError, match="row weights must be positive"):
+        Metric(rows=torch.zeros(7))
+
+
+@pytest.mark.parametrize("moment", [False, True])
+def test_a_kronecker_part_fits_heavy_rows_better(moment):
+    x, weight = correlated(200, 12), random(8, 12)
+    rows = torch.tensor([100.0] * 4 + [1.0] * 4)
+    shape = FactorizedShape(parts=(PartShape(left=(4, 6), right=(2, 2), num_terms=1),))
+    second = x.T @ x / len(x) if moment else None
+    errors = {}
+    for name, metric in (("even", Metric(second)), ("heavy", Metric(second, rows))):
+        fit = SumFit(weight, shape, metric).improve()
+        residual = weight - fit.layer(torch.float64).materialize().detach()
+        errors[name] = Metric(second, rows).squared_norm(residual)
+    assert errors["heavy"] < 0.9 * errors["even"]
 
 
 def test_the_error_of_low_rank_is_that_of_the_discarded_singular_values():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mobilellm.compression.calibration import gather_moments
-from mobilellm.compression.stream_cache import StreamCache
+from mobilellm.compression.residual_stream import ResidualStream
 from mobilellm.models import MobileLLM, ModelConfig
 
 SHAPE = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_blocks": 3,
@@ -34,14 +34,18 @@ def test_moments_are_those_of_whole_passes(layer_sharing, block_repeats, has_doc
     model, teacher = make_models(layer_sharing=layer_sharing, block_repeats=block_repeats)
     kept = ("input_ids", "document_ids") if has_documents else ("input_ids",)
     calibration = [{name: batch[name] for name in kept} for batch in batches()]
-    prefix = StreamCache(teacher, calibration)
+    streams = {model: ResidualStream(calibration), teacher: ResidualStream(calibration)}
     order = model.config.layer_order
     for block in dict.fromkeys(order):
-        prefix.move_to(block, model)
+        for one, stream in streams.items():
+            stream.move_to(block, one)
         for kind in ("attention.q_proj", "attention.o_proj", "feed_forward.down_proj"):
             name = f"blocks.{block}.{kind}"
             whole = gather_moments(model, calibration, [name], teacher=teacher)[name]
-            short = gather_moments(model, calibration, [name], teacher=teacher, run=prefix)[name]
+            short = gather_moments(
+                model, calibration, [name], teacher=teacher,
+                run=lambda one, number: streams[one].run(one, number),
+            )[name]  # fmt: skip
             assert short.tokens == whole.tokens == order.count(block) * 4 * 12
             assert torch.equal(short.inputs, whole.inputs)
             assert torch.equal(short.cross, whole.cross)
@@ -51,32 +55,33 @@ def test_moments_are_those_of_whole_passes(layer_sharing, block_repeats, has_doc
 
 @pytest.mark.usefixtures("uneven_schemes")
 def test_a_block_that_lies_behind_is_refused():
-    model, teacher = make_models(layer_sharing="last_first")
-    prefix = StreamCache(teacher, list(batches()))
-    prefix.move_to(1, model)
+    model, _ = make_models(layer_sharing="last_first")
+    stream = ResidualStream(list(batches()))
+    stream.move_to(1, model)
     with pytest.raises(ValueError, match=r"block 2 first runs at layer 0, but .* before layer 1"):
-        prefix.move_to(2, model)
+        stream.move_to(2, model)
 
 
 def test_blocks_before_do_not_run_again():
-    model, teacher = make_models()
+    model, _ = make_models()
     calls = []
     for index, block in enumerate(model.blocks):
         block.register_forward_hook(lambda *_, index=index: calls.append(index))
     calibration = list(batches())
-    prefix = StreamCache(teacher, calibration)
+    stream = ResidualStream(calibration)
     for block in range(3):
-        prefix.move_to(block, model)
+        stream.move_to(block, model)
         for _ in range(2):
-            gather_moments(model, calibration, [f"blocks.{block}.attention.q_proj"], run=prefix)
+            name = f"blocks.{block}.attention.q_proj"
+            gather_moments(model, calibration, [name], run=stream.run)
     # Of two batches: twice to measure each block, and once to go on from it.
     assert [calls.count(block) for block in range(3)] == [6, 6, 4]
 
 
 def test_shared_keys_and_values_need_whole_passes():
     [model, _] = make_models(block_repeats=2, share_kv="first")
-    assert not StreamCache.supports(model)
+    assert not ResidualStream.supports(model)
     with pytest.raises(ValueError, match="share_kv=first is not supported"):
-        StreamCache(model, [])
+        ResidualStream([]).move_to(0, model)
     with pytest.raises(ValueError, match="run the whole model"):
         model.run_layers(torch.zeros(1, 2, 16), slice(0, 1))

@@ -1,0 +1,66 @@
+"""Choosing the inputs of a layer that can be removed with the least error after a refit."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+# Share of the mean of the moment's diagonal that is added to the diagonal, so that it can be
+# inverted if inputs are linearly dependent.
+DAMPING = 1e-6
+
+
+def surviving_units(
+    weight: Float[Tensor, "out_features in_features"],
+    second_moment: Float[Tensor, "in_features in_features"],
+    count: int,
+    unit: int = 1,
+    groups: int = 1,
+) -> Int[Tensor, "kept"]:
+    """The units that remain after the cheapest unit has been removed again and again.
+
+    Removing unit u and refitting the other columns to the outputs increases E‖W x − Ŵ x‖² by
+    tr(W_u (H_uu)⁻¹ W_uᵀ), where H is the inverse of S = E[x xᵀ] and W_u the columns of u. The unit
+    with the smallest increase is removed, and W and H are updated to those of the remaining
+    inputs. A unit whose output the others can replace is therefore removed even if its own output
+    is large, and of two such units only one.
+
+    Args:
+        weight: W (out, units × unit).
+        second_moment: S (in, in).
+        count: number of units to keep in each group.
+        unit: number of inputs of one unit.
+        groups: number of groups, which consist of consecutive units and have equal sizes.
+
+    Returns:
+        Indices of the kept units (groups × count,), ascending.
+
+    Source: Hassibi and Stork 1992, optimal brain surgeon, for single weights; Lin et al. 2024,
+    MoDeGPT, arXiv:2408.09632, section 3, for closed-form removal of channels.
+    """
+    columns = weight.detach().double().unflatten(1, (-1, unit))  # (out, units, unit)
+    total = columns.shape[1]
+    moment = second_moment.double()
+    ridge = DAMPING * moment.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    identity = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+    inverse = torch.linalg.inv(moment + ridge * identity).view(total, unit, total, unit)
+    alive = torch.ones(total, dtype=torch.bool, device=moment.device)
+    own_identity = identity[:unit, :unit]
+    for _ in range(total - groups * count):
+        own = inverse.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (units, unit, unit)
+        increases = torch.einsum("oua,uab,oub->u", columns, torch.linalg.inv(own), columns)
+        left = alive.view(groups, -1).sum(dim=1, keepdim=True)
+        removable = alive & (left > count).expand(-1, total // groups).flatten()
+        removed = int(increases.masked_fill(~removable, torch.inf).argmin())
+        alive[removed] = False
+        # The inverse of the moment of the remaining inputs is a Schur complement.
+        scaled = torch.einsum(
+            "ab,bvc->avc", torch.linalg.inv(inverse[removed, :, removed]), inverse[removed]
+        )
+        columns = columns - torch.einsum("oa,avc->ovc", columns[:, removed], scaled)
+        inverse = inverse - torch.einsum("uba,avc->ubvc", inverse[:, :, removed], scaled)
+        # Rounding must not bring removed units back.
+        columns[:, removed] = 0
+        inverse[removed] = 0
+        inverse[:, :, removed] = 0
+        inverse[removed, :, removed] = own_identity
+    return alive.nonzero().squeeze(1)

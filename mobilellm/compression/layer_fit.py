@@ -1,0 +1,144 @@
+"""Fitting factorised layers to a dense model, block by block in the model's order."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from torch import Tensor
+
+from mobilellm.compression.algorithms.metric import Metric, target_weight
+from mobilellm.compression.algorithms.permutation import PermutationSearch
+from mobilellm.compression.algorithms.sums import SumFit
+from mobilellm.compression.apply import dense_weight, frozen_view, with_layers
+from mobilellm.compression.calibration import TABLES, Moments, gather_moments, metric_of
+from mobilellm.compression.permutations import permuted_fit
+from mobilellm.compression.progress import log_progress
+from mobilellm.compression.recipe import Batch
+from mobilellm.compression.residual_stream import ResidualStream
+from mobilellm.compression.selection import block_of, by_depth, groups_by_input
+from mobilellm.compression.token_weights import TokenWeights
+from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
+from mobilellm.models import MobileLLM
+
+FITS = ("weights", "outputs", "propagated", "reconstructed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerFit:
+    """How factorised layers are fitted, as in `Factorization`."""
+
+    fit: str
+    permutation_search: PermutationSearch
+
+    @property
+    def is_propagated(self) -> bool:
+        """Whether inputs are those in the model that is compressed so far."""
+        return self.fit in ("propagated", "reconstructed")
+
+    def metrics(
+        self, model: MobileLLM, calibration: Sequence[Batch], names: Sequence[str]
+    ) -> Iterator[dict[str, Metric]]:
+        """Yield the error metrics of the named matrices in the dense model, block by block.
+
+        Only those of one block are in memory unless the caller keeps them.
+
+        Raises:
+            ValueError: there are too few calibration tokens.
+        """
+        if self.fit == "weights":
+            yield dict.fromkeys(names, Metric())
+            return
+        model = frozen_view(model)
+        stream = _Streams(calibration, model)
+        weights = TokenWeights(model, calibration)
+        ordered = by_depth(model.config, names)
+        for block, members in groupby(ordered, key=block_of):
+            group = list(members)
+            run = stream.at(block, model)
+            moments = gather_moments(model, calibration, group, run=run)
+            yield {name: metric_of(name, moments[name], weights) for name in group}
+
+    def layers(
+        self,
+        dense: MobileLLM,
+        shapes: Mapping[str, FactorizedShape],
+        calibration: Sequence[Batch],
+    ) -> tuple[dict[str, FactorizedLinear], dict[str, float]]:
+        """Fit layers of the given shapes to the matrices of a model.
+
+        Args:
+            dense: the model; with absorbed permutations, the permuted one.
+            shapes: by the name of the matrix.
+            calibration: batches of `input_ids` and `labels`.
+
+        Returns:
+            The layers and their relative errors, by name.
+
+        Raises:
+            ValueError: there are too few calibration tokens.
+        """
+        dense = working = frozen_view(dense)
+        fitted: dict[str, FactorizedLinear] = {}
+        errors: dict[str, float] = {}
+        streams = _Streams(calibration, dense)
+        weights = TokenWeights(dense, calibration)
+        for group in log_progress(self._groups(dense, list(shapes)), "groups of layers fitted"):
+            moments: dict[str, Moments] = {}
+            if self.fit == "outputs":
+                run = streams.at(block_of(group[0]), dense)
+                moments = gather_moments(dense, calibration, group, run=run)
+            elif self.is_propagated:
+                run = streams.at(block_of(group[0]), working, dense)
+                moments = gather_moments(working, calibration, group, teacher=dense, run=run)
+            for name in group:
+                metric = metric_of(name, moments[name], weights) if name in moments else Metric()
+                cross = moments[name].cross if name in moments else None
+                goal = dense_weight(dense, name).double()
+                if name not in TABLES:
+                    goal = target_weight(goal, metric, cross)
+                dtype = dense_weight(dense, name).dtype
+                layer = self._layer(goal, shapes[name], metric, dtype)
+                fitted[name] = layer
+                errors[name] = metric.relative_error(goal, layer.materialize().detach())
+                if self.is_propagated:
+                    working = frozen_view(with_layers(working, {name: layer}, copy=False))
+        return fitted, errors
+
+    def _groups(self, model: MobileLLM, names: Sequence[str]) -> list[list[str]]:
+        """Groups of names whose moments are measured together."""
+        if self.is_propagated:
+            return groups_by_input(model.config, names)
+        return [list(g) for _, g in groupby(by_depth(model.config, names), key=block_of)]
+
+    def _layer(
+        self, goal: Tensor, shape: FactorizedShape, metric: Metric, dtype
+    ) -> FactorizedLinear:
+        if shape.row_permutation or shape.column_permutation:
+            return permuted_fit(goal, shape, metric, self.permutation_search, dtype)
+        return SumFit(goal, shape, metric).improve().layer(dtype)
+
+
+class _Streams:
+    """Residual streams before the block that is compressed, of one or two models."""
+
+    def __init__(self, calibration: Sequence[Batch], model: MobileLLM) -> None:
+        self.calibration, self.supported = calibration, ResidualStream.supports(model)
+        self._own, self._teacher = ResidualStream(calibration), ResidualStream(calibration)
+
+    def at(
+        self, block: str, model: MobileLLM, teacher: MobileLLM | None = None
+    ) -> Callable[[MobileLLM, int], Tensor] | None:
+        """A function that runs a block, for `gather_moments`; None: complete forward passes.
+
+        Args:
+            block: name of the block, or of a table.
+            model: the model, in which all blocks before this one are final.
+            teacher: the dense model.
+        """
+        if block in TABLES or not self.supported:
+            return None
+        index = int(block.split(".")[1])
+        self._own.move_to(index, model)
+        if teacher is not None:
+            self._teacher.move_to(index, teacher)
+        return lambda one, number: (self._teacher if one is teacher else self._own).run(one, number)
