@@ -19,7 +19,7 @@ from mobilellm.compression.part_templates import PartTemplate, parse_parts
 from mobilellm.compression.permutations import absorb_permutations
 from mobilellm.compression.plan import LayerPlan, LayerwisePlan
 from mobilellm.compression.recipe import Batch, BudgetUse, Compressed, LayerwiseRecipe
-from mobilellm.compression.reconstruction import Refinements, parse_refinement
+from mobilellm.compression.reconstruction import DEFAULTS, Refinements, parse_refinement
 from mobilellm.compression.refinement import Refinement
 from mobilellm.compression.shape_planner import ShapePlanner
 from mobilellm.compression.size_budget import LIMITS, SizeBudget
@@ -67,9 +67,7 @@ class Factorization(LayerwiseRecipe):
     `stored` as indices; `all` for both; `none`."""
     shape_search: ShapeSearch = field(default_factory=ShapeSearch)
     permutation_search: PermutationSearch = field(default_factory=PermutationSearch)
-    reconstruction: Refinement | Mapping[str, Any] = field(
-        default_factory=lambda: Refinement(steps=200)
-    )
+    reconstruction: Refinement | Mapping[str, Any] = DEFAULTS["reconstruction"]
     """Gradient steps of `fit=reconstructed` for each block."""
     self_distillation: Refinement | Mapping[str, Any] | None = None
     """Gradient steps on all weights at the end, with the dense model as teacher; None: none."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,12 @@ from mobilellm.labels import IGNORE_INDEX
 from mobilellm.losses.chunked import SoftLabels, chunked_losses
 from mobilellm.models import MobileLLM
 from mobilellm.models.attention_mask import attention_mask_of
+
+# All weights of a model together take smaller steps than those of one block.
+DEFAULTS = {
+    "reconstruction": Refinement(steps=200, learning_rate=0.02),
+    "self_distillation": Refinement(steps=100, learning_rate=0.002),
+}
 
 logger = logging.getLogger(__name__)
 
@@ -89,15 +95,19 @@ class Refinements:
 
 
 def parse_refinement(name: str, value: Refinement | Mapping[str, Any] | None) -> Refinement | None:
-    """The settings in a configuration, which may be a mapping.
+    """The settings in a configuration, which may be a mapping with some of the keys.
+
+    Args:
+        name: of the setting, `reconstruction` or `self_distillation`.
+        value: the settings.
 
     Raises:
-        ValueError: a key is unknown or missing, or a number is out of range.
+        ValueError: a key is unknown, or a number is out of range.
     """
     if value is None or isinstance(value, Refinement):
         return value
     try:
-        return Refinement(**value)
+        return replace(DEFAULTS[name], **value)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name}: {error}; it has steps, learning_rate, held_out and seed"

@@ -25,7 +25,7 @@ class Refinement:
 
     steps: int
     """Largest number of steps, each on one batch of the calibration text."""
-    learning_rate: float = 0.02
+    learning_rate: float
     """Size of the first step of each tensor, relative to the root mean square of its entries, so
     that one value suits layers of all widths. It falls to 0 as a half cosine."""
     held_out: float = 0.125

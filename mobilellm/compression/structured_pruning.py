@@ -1,7 +1,7 @@
 """Structured pruning, which keeps the most important blocks, heads and channels of a model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from mobilellm.compression.block_importance import block_influences, losses_with
 from mobilellm.compression.couplings import couplings
 from mobilellm.compression.kept_units import KeptUnits, kept_counts
 from mobilellm.compression.recipe import Batch, Compressed, Recipe
-from mobilellm.compression.reconstruction import Refinements, parse_refinement
+from mobilellm.compression.reconstruction import DEFAULTS, Refinements, parse_refinement
 from mobilellm.compression.refinement import Refinement
 from mobilellm.compression.structured_cut import pruned_model
 from mobilellm.compression.structured_fit import Choice, StructuredFit, remove_units
@@ -71,9 +71,7 @@ class StructuredPruning(Recipe[StructuredPlan]):
     the same, on their inputs in the model whose earlier layers are cut already; `reconstructed`:
     `propagated`, and then all weights of each cut block are fitted to its output by gradient
     steps."""
-    reconstruction: Refinement | Mapping[str, Any] = field(
-        default_factory=lambda: Refinement(steps=200)
-    )
+    reconstruction: Refinement | Mapping[str, Any] = DEFAULTS["reconstruction"]
     """Gradient steps of `fit=reconstructed` for each block."""
     self_distillation: Refinement | Mapping[str, Any] | None = None
     """Gradient steps on all weights at the end, with the dense model as teacher; None: none."""

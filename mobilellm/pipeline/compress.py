@@ -89,6 +89,7 @@ def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Com
         budget=budget_use,
         plan=plan,
         relative_errors=compressed.errors,
+        refined=compressed.refined,
         models=results,
         validation_tokens=data.num_validation_windows * data.sequence_length,
         sequence_length=data.sequence_length,

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from mobilellm.accounting.parameters import ParameterCounts
 from mobilellm.compression.plan import Plan
 from mobilellm.compression.recipe import BudgetUse
+from mobilellm.compression.refinement import RefinedLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,9 @@ class CompressionReport:
     plan: Plan
     relative_errors: Mapping[str, float]
     """Relative error of each compressed matrix on the method's own metric."""
+    refined: Mapping[str, RefinedLoss]
+    """Loss of each reconstructed block and of the self-distillation on held-out calibration text,
+    before and after."""
     models: tuple[ModelResults, ...]
     """The given model, the compressed model and, if there is one, the low-rank twin."""
     validation_tokens: int
@@ -56,6 +60,7 @@ class CompressionReport:
             "budget": None if self.budget is None else asdict(self.budget),
             "plan": self.plan.to_dict(),
             "relative_errors": self.relative_errors,
+            "refined": {name: asdict(loss) for name, loss in self.refined.items()},
             "models": [model.to_dict() for model in self.models],
             "validation_tokens": self.validation_tokens,
             "sequence_length": self.sequence_length,
