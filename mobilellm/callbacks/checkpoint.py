@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from mobilellm.checkpoint_files import LAST_CHECKPOINT, PLATEAU_CHECKPOINT
@@ -13,6 +12,7 @@ from mobilellm.files import remove_temporary_files
 from mobilellm.ranges import Range, checked
 from mobilellm.training.atomic_save import link_or_copy
 from mobilellm.training.plateau import leaves_plateau
+from mobilellm.training.ranks import flag_of_first
 
 BEST_CHECKPOINT = "best.ckpt"
 
@@ -98,7 +98,7 @@ class CheckpointCallback(Checkpoint):
         step = trainer.global_step
         validated = pl_module.validation_step == step
         due = self.every_steps is not None and step % self.every_steps == 0
-        if validated or due or trainer.should_stop or self._time_is_up(trainer):
+        if validated or due or trainer.should_stop or self._time_is_up():
             self.save(trainer, pl_module)
         if self._leaves_plateau(pl_module):
             self.save(trainer, pl_module)
@@ -135,13 +135,8 @@ class CheckpointCallback(Checkpoint):
         self._saved_at = time.monotonic()
         return self.last_path
 
-    def _time_is_up(self, trainer: Any) -> bool:
+    def _time_is_up(self) -> bool:
         """Whether `every_seconds` have passed by the clock of rank 0; the same on all ranks."""
         if self.every_seconds is None:
             return False
-        passed = time.monotonic() - self._saved_at >= self.every_seconds
-        if trainer.world_size == 1:
-            return passed
-        flag = torch.tensor(int(passed), device=trainer.strategy.root_device)
-        torch.distributed.broadcast(flag, src=0)
-        return bool(flag)
+        return flag_of_first(time.monotonic() - self._saved_at >= self.every_seconds)

@@ -22,7 +22,13 @@ Batch = list[tuple[Tensor, Tensor]]
 
 
 class BatchedMuon(torch.optim.Muon):
-    """`torch.optim.Muon`, with the same options and state; sharded matrices are left to torch."""
+    """`torch.optim.Muon`, with the same options and state; sharded matrices are left to torch.
+
+    As for torch's fused optimizers, a step changes nothing if the attribute `found_inf` is a tensor
+    with the value 1, which is not read by the host.
+    """
+
+    _step_supports_amp_scaling = True
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -49,9 +55,20 @@ class BatchedMuon(torch.optim.Muon):
             eps=group["eps"],
         ).view(len(averages), *averages[0].shape)
         rate = group["lr"] * rate_factor(averages[0].shape, group["adjust_lr_fn"])
+        kept = 1 - group["lr"] * group["weight_decay"]
+        refused = self._refused
+        if refused is not None:
+            kept = torch.where(refused, 1.0, kept)
+            updates = updates.masked_fill(refused, 0.0)
         for (parameter, _), update in zip(batch, updates, strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.mul_(kept)
             parameter.add_(update, alpha=-rate)
+
+    @property
+    def _refused(self) -> Tensor | None:
+        """Whether the step changes nothing, as a bool scalar on the device; None: it does."""
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        return None if found_inf is None else found_inf.bool()
 
     def _averaged(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         """Add the gradient to the momentum, and return the matrix to orthogonalise."""
@@ -59,7 +76,11 @@ class BatchedMuon(torch.optim.Muon):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
         average: Tensor = state["momentum_buffer"]
-        average.lerp_(gradient, 1 - group["momentum"])
+        if (refused := self._refused) is None:
+            average.lerp_(gradient, 1 - group["momentum"])
+        else:
+            changed = average.lerp(gradient, 1 - group["momentum"])
+            average.copy_(torch.where(refused, average, changed))
         return gradient.lerp(average, group["momentum"]) if group["nesterov"] else average
 
 
