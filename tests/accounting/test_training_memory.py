@@ -5,6 +5,7 @@ import torch
 
 from mobilellm.accounting import (
     activation_bytes,
+    checkpoint_bytes,
     count_parameters,
     largest_micro_batch,
     optimizer_bytes,
@@ -194,6 +195,8 @@ def test_optimizer_state_is_as_large_as_a_real_one(make):
     ]
     real = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert optimizer_bytes(config, make.__name__) == real
+    weights = sum(weight.numel() * 4 for weight in model.state_dict().values())
+    assert checkpoint_bytes(config, make.__name__) == weights + real
 
 
 def test_the_parts_of_a_step():
