@@ -7,10 +7,13 @@ all iterations. In batches a step takes a fifth to two thirds of the time (docs/
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from mobilellm.optim.shared_work import compute_shared, is_shared
 
 LARGEST_BATCH = 2**24
 """Numbers in a batch, unless a single matrix has more: 32 MB for each of three copies."""
@@ -26,6 +29,9 @@ class BatchedMuon(torch.optim.Muon):
 
     As for torch's fused optimizers, a step changes nothing if the attribute `found_inf` is a tensor
     with the value 1, which is not read by the host.
+
+    With several GPUs, each orthogonalises a part of the matrices of a batch, and they exchange the
+    results; gradients must be equal on all ranks, as they are with DDP.
     """
 
     _step_supports_amp_scaling = True
@@ -48,12 +54,18 @@ class BatchedMuon(torch.optim.Muon):
     def _update(self, batch: Batch, group: dict[str, Any]) -> None:
         """Update matrices of the same size."""
         averages = [self._averaged(*member, group) for member in batch]
-        updates = orthogonalized(
-            averages[0] if len(averages) == 1 else torch.stack(averages),
-            group["ns_coefficients"],
+        orthogonalize = partial(
+            orthogonalized,
+            coefficients=group["ns_coefficients"],
             steps=group["ns_steps"],
             eps=group["eps"],
-        ).view(len(averages), *averages[0].shape)
+        )
+        if len(averages) == 1:
+            updates = orthogonalize(averages[0]).unsqueeze(0)
+        elif is_shared(averages[0].device, len(averages)):
+            updates = compute_shared(orthogonalize, torch.stack(averages))
+        else:
+            updates = orthogonalize(torch.stack(averages))
         rate = group["lr"] * rate_factor(averages[0].shape, group["adjust_lr_fn"])
         kept = 1 - group["lr"] * group["weight_decay"]
         refused = self._refused
