@@ -12,6 +12,7 @@ from mobilellm.accounting.memory import (
 from mobilellm.accounting.parameters import ParameterCounts, count_parameters
 from mobilellm.accounting.training_memory import (
     TrainingMemory,
+    checkpoint_bytes,
     largest_micro_batch,
     optimizer_bytes,
     training_memory_bytes,
@@ -23,6 +24,7 @@ __all__ = [
     "ParameterCounts",
     "TrainingMemory",
     "activation_bytes",
+    "checkpoint_bytes",
     "count_parameters",
     "decode_bytes_per_token",
     "flops_per_token",

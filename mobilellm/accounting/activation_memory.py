@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mobilellm.accounting.parameters import applications, head_dim
 from mobilellm.models.config import BlockShape, ModelConfig, check_choice, check_positive
+from mobilellm.models.kernels import LEAST_FLEXIBLE_HEAD_DIM
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,10 @@ def activation_bytes(
         precision: one of Lightning's names, e.g. `bf16-mixed`.
         activation_checkpointing: whether only the input of every layer is saved, and the backward
             pass recomputes one layer at a time.
-        document_mask: whether attention is restricted to tokens of the same document. Every
-            application then saves an additive mask (tokens x tokens) and, except on CPUs, keys
-            and values that are repeated for every query head.
+        document_mask: whether attention is restricted to tokens of the same document. Except with
+            FlexAttention on NVIDIA GPUs, every application then saves an additive mask
+            (tokens x tokens) and, except on CPUs, keys and values that are repeated for every query
+            head.
         accelerator: `cpu`, `mps` or `cuda`.
 
     Raises:
@@ -63,12 +65,14 @@ def activation_bytes(
     check_positive("micro_batch_size", micro_batch_size)
     check_positive("sequence_length", sequence_length)
     form = precision_of(precision)
+    is_flexible = accelerator == "cuda" and head_dim(config) >= LEAST_FLEXIBLE_HEAD_DIM
+    is_dense = document_mask and not is_flexible
     per_block = list(
         _application_bytes(
             config,
             form,
-            mask_values=sequence_length if document_mask else 0,
-            repeats_heads=document_mask and accelerator != "cpu",
+            mask_values=sequence_length if is_dense else 0,
+            repeats_heads=is_dense and accelerator != "cpu",
         )
     )
     # For the current block, the backward pass needs about as much memory as the forward pass kept.
@@ -78,7 +82,8 @@ def activation_bytes(
     else:
         kept = sum(per_block)
     ends = 3 * form.residual * config.hidden_size  # Final norm: input, output and a gradient.
-    mask = sequence_length if document_mask else 0  # One byte for each pair of tokens.
+    # One byte for each pair of tokens; FlexAttention keeps only the blocks that follow from them.
+    mask = sequence_length if document_mask else 0
     return micro_batch_size * sequence_length * (kept + working + ends + mask)
 
 

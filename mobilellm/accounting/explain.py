@@ -10,7 +10,7 @@ from mobilellm.accounting.memory import (
     weight_bytes,
 )
 from mobilellm.accounting.parameters import count_parameters, matrix_costs
-from mobilellm.accounting.training_memory import training_memory_bytes
+from mobilellm.accounting.training_memory import checkpoint_bytes, training_memory_bytes
 from mobilellm.layers import summarize
 from mobilellm.models.config import ModelConfig, check_positive
 
@@ -124,7 +124,8 @@ def explain_training(
         memory_options: options of `training_memory_bytes`.
 
     Returns:
-        Plain data for JSON: `training_memory_bytes`, `training_time` and the options.
+        Plain data for JSON: `training_memory_bytes`, `checkpoint_bytes`, `training_time` and the
+        options.
 
     Raises:
         ValueError: a size is not positive, or a choice is unknown.
@@ -145,6 +146,11 @@ def explain_training(
     flops = flops_per_token(config, sequence_length).training * tokens
     return {
         "training_memory_bytes": asdict(memory) | {"total": memory.total},
+        "checkpoint_bytes": checkpoint_bytes(
+            config,
+            memory_options.get("optimizer", "adamw"),
+            memory_options.get("precision", "32-true"),
+        ),
         "training_time": {
             "max_tokens": int(tokens),
             "flops": int(flops),

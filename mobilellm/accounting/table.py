@@ -194,6 +194,13 @@ def _training(explained: Explanation) -> Iterator[Row]:
         f"micro-batch of {_batch(explained)}, {kept}",
     )
     yield "  loss", bytes_text(memory["loss"]), "one chunk of logits"
+    yield (
+        "checkpoint",
+        bytes_text(explained["checkpoint_bytes"]),
+        "each; training waits for its copy to the host"
+        if explained["accelerator"] == "cuda"
+        else "each; training waits until it is written and read back",
+    )
     rate = f"{si_text(time['flops_per_second'])}FLOP/s"
     basis = "given" if time["rate_of"] == "given" else f"assumed, {time['rate_of']}"
     if time["num_devices"] > 1:

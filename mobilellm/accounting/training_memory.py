@@ -75,6 +75,21 @@ def optimizer_bytes(
     return per_weight * (2 * stored - of_muon)
 
 
+def checkpoint_bytes(
+    config: ModelConfig, optimizer: str = "adamw", precision: str = "32-true"
+) -> int:
+    """Bytes of the tensors in a checkpoint, whatever the number of devices.
+
+    On a GPU, training waits for their copy to the host; elsewhere, until they are written and read
+    back.
+
+    Raises:
+        ValueError: the optimizer or the precision is unknown.
+    """
+    weights = precision_of(precision).weight * count_parameters(config).stored
+    return weights + optimizer_bytes(config, optimizer, precision)
+
+
 def training_memory_bytes(
     config: ModelConfig,
     micro_batch_size: int,

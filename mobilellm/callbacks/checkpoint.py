@@ -1,18 +1,24 @@
 """Write the checkpoints of a run: last.ckpt, previous.ckpt, best.ckpt and plateau.ckpt."""
 
+import logging
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from mobilellm.checkpoint_files import LAST_CHECKPOINT, PLATEAU_CHECKPOINT
 from mobilellm.files import remove_temporary_files
 from mobilellm.ranges import Range, checked
 from mobilellm.training.atomic_save import link_or_copy
+from mobilellm.training.background_writer import BackgroundWriter
+from mobilellm.training.checkpoint_io import AtomicCheckpointIO
 from mobilellm.training.plateau import leaves_plateau
+from mobilellm.training.ranks import flag_of_first
+
+logger = logging.getLogger(__name__)
 
 BEST_CHECKPOINT = "best.ckpt"
 
@@ -33,6 +39,9 @@ class CheckpointCallback(Checkpoint):
         every_steps: optimizer steps between two writes of `last.ckpt`; None disables it.
         keep_best: whether to write `best.ckpt`.
         keep_plateau: whether to write `plateau.ckpt`.
+        background: whether training continues while a file is written and read back, from a copy in
+            the memory of the host; None: on GPUs. One file is written at a time, the run ends after
+            the last one, and an error ends the run.
 
     Raises:
         ValueError: an interval is not above 0.
@@ -52,6 +61,7 @@ class CheckpointCallback(Checkpoint):
         every_steps: int | None = None,
         keep_best: bool = True,
         keep_plateau: bool = True,
+        background: bool | None = None,
     ) -> None:
         """Keep the settings; nothing is written yet."""
         self.folder = Path(folder)
@@ -59,10 +69,12 @@ class CheckpointCallback(Checkpoint):
         self.every_steps = every_steps
         self.keep_best = keep_best
         self.keep_plateau = keep_plateau
+        self.background = background
         self.best_loss = math.inf
         self.saved_step: int | None = None
         """Optimizer steps completed when this process last wrote `last.ckpt`."""
         self._saved_at = time.monotonic()
+        self._io = AtomicCheckpointIO()
 
     @property
     def last_path(self) -> Path:
@@ -83,7 +95,12 @@ class CheckpointCallback(Checkpoint):
         self.best_loss = state_dict["best_loss"]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Start the intervals; the state that the run resumed from is already on disk."""
+        """Start the intervals; the state that the run resumed from is already on disk.
+
+        Raises:
+            ValueError: `background` is set, but the trainer does not write with our plugin.
+        """
+        self._open(trainer.strategy)
         if trainer.is_global_zero:
             remove_temporary_files(self.folder)
         self._saved_at = time.monotonic()
@@ -94,22 +111,68 @@ class CheckpointCallback(Checkpoint):
             self._keep_plateau(trainer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Save if an interval has passed; runs after validation."""
+        """Save if an interval has passed; runs after validation.
+
+        Raises:
+            OSError: a file could not be written, now or since the last step.
+        """
+        if self._io.writer is not None:
+            self._io.writer.check()
         step = trainer.global_step
         validated = pl_module.validation_step == step
         due = self.every_steps is not None and step % self.every_steps == 0
-        if validated or due or trainer.should_stop or self._time_is_up(trainer):
+        if validated or due or trainer.should_stop or self._time_is_up():
             self.save(trainer, pl_module)
         if self._leaves_plateau(pl_module):
             self.save(trainer, pl_module)
             self._keep_plateau(trainer)
+        if trainer.should_stop:
+            # Before the callbacks say that everything is saved.
+            self._io.settle()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Wait for the last file.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        self._io.settle()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Wait for the last file, from which the run will continue; log its error if it failed."""
+        try:
+            self._io.settle()
+        except OSError as error:
+            if error is not exception:
+                logger.error("%s", error)
+
+    def _open(self, strategy: Any) -> None:
+        """Write through the trainer's extension point, in the background if this is wanted.
+
+        Raises:
+            ValueError: `background` is set, but the trainer does not write with our plugin.
+        """
+        io = strategy.checkpoint_io
+        if isinstance(io, AtomicCheckpointIO):
+            self._io = io
+            is_on_gpu = strategy.root_device.type not in ("cpu", "mps")
+            wanted = is_on_gpu if self.background is None else self.background
+            io.writer = BackgroundWriter() if wanted else None
+        elif self.background:
+            raise ValueError(
+                f"background=true needs plugins=[AtomicCheckpointIO()], but the trainer has "
+                f"{type(io).__name__}; add it, or use background=null"
+            )
 
     def _leaves_plateau(self, module: Any) -> bool:
         return self.keep_plateau and leaves_plateau(module)
 
     def _keep_plateau(self, trainer: Any) -> None:
         if trainer.is_global_zero:
-            link_or_copy(self.last_path, self.folder / PLATEAU_CHECKPOINT)
+            self._link(self.folder / PLATEAU_CHECKPOINT)
+
+    def _link(self, path: Path) -> None:
+        self._io.run_after_save(partial(link_or_copy, self.last_path, path))
 
     def save(self, trainer: Any, pl_module: Any) -> Path:
         """Write the current state, at most once per step; must be called on all ranks.
@@ -130,18 +193,13 @@ class CheckpointCallback(Checkpoint):
             logger.save()
         trainer.save_checkpoint(self.last_path)
         if is_best and trainer.is_global_zero:
-            link_or_copy(self.last_path, self.best_path)
+            self._link(self.best_path)
         self.saved_step = step
         self._saved_at = time.monotonic()
         return self.last_path
 
-    def _time_is_up(self, trainer: Any) -> bool:
+    def _time_is_up(self) -> bool:
         """Whether `every_seconds` have passed by the clock of rank 0; the same on all ranks."""
         if self.every_seconds is None:
             return False
-        passed = time.monotonic() - self._saved_at >= self.every_seconds
-        if trainer.world_size == 1:
-            return passed
-        flag = torch.tensor(int(passed), device=trainer.strategy.root_device)
-        torch.distributed.broadcast(flag, src=0)
-        return bool(flag)
+        return flag_of_first(time.monotonic() - self._saved_at >= self.every_seconds)

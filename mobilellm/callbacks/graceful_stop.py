@@ -6,9 +6,9 @@ import threading
 from types import FrameType
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback
 
+from mobilellm.training.ranks import max_over_ranks
 from mobilellm.training.signals import handled_signals, leave_closed_terminal
 
 
@@ -42,11 +42,7 @@ class GracefulStopCallback(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Stop after this step if any rank has received a signal; runs before checkpoints."""
-        received = self._received
-        if trainer.world_size > 1:
-            flag = torch.tensor(received, device=trainer.strategy.root_device)
-            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-            received = int(flag)
+        received = max_over_ranks(self._received)
         if received and not pl_module.finished:
             self.signal_name = signal.Signals(received).name
             trainer.should_stop = True

@@ -124,10 +124,14 @@ class _Plan:
             yield slice(start, start + rows.shape[0]), rows, targets
             start += rows.shape[0]
 
-    @property
-    def soft(self) -> list[int]:
-        """Indices of the terms that are `SoftLabels`."""
-        return [i for i, term in enumerate(self.terms) if isinstance(term, SoftLabels)]
+    def add_soft_(self, sums: Tensor, soft: Tensor) -> None:
+        """Add the sums of the terms that are `SoftLabels`, in their order, to those of all terms.
+
+        One by one: indexing by a list copies the list to the device, for which the host waits.
+        """
+        places = [i for i, term in enumerate(self.terms) if isinstance(term, SoftLabels)]
+        for place, value in zip(places, soft, strict=True):
+            sums[place] += value
 
     def soft_labels(self, place: slice) -> list[tuple[Tensor, float]]:
         """Logits and weight of each teacher for one chunk."""
@@ -162,7 +166,7 @@ class _ChunkedLosses(torch.autograd.Function):
             found = label_losses(logits.detach(), targets, weight, plan.soft_labels(place))
             token_losses[place], soft, logit_gradient = found
             total += (token_losses[place] * weight).sum()
-            sums[plan.soft] += soft
+            plan.add_soft_(sums, soft)
             for index, term in enumerate(plan.terms):
                 if isinstance(term, ChunkTerm):
                     leaf = logits.detach().requires_grad_()
@@ -215,7 +219,7 @@ def _sums(
         found = label_losses(logits, targets, weight, plan.soft_labels(place), with_gradient=False)
         token_losses[place], soft, _ = found
         total += (token_losses[place] * weight).sum()
-        sums[plan.soft] += soft
+        plan.add_soft_(sums, soft)
         for index, term in enumerate(plan.terms):
             if isinstance(term, ChunkTerm):
                 sums[index] += term.function(logits, place)

@@ -118,7 +118,12 @@ def _logit_gradient_(
         gradient.mul_(whole.unsqueeze(1))
     elif whole != 1:
         gradient.mul_(whole)
-    hard = gradient.new_empty(targets.shape[0]).copy_(torch.as_tensor(weight)).neg_()
+    # Made on the device: the host would wait for the copy of a number.
+    hard = (
+        weight.to(gradient.dtype).neg()
+        if isinstance(weight, Tensor)
+        else gradient.new_full(targets.shape, -weight)
+    )
     gradient.scatter_add_(1, targets.clamp(min=0).unsqueeze(1), hard.unsqueeze(1))
     for probabilities, factor in soft:
         gradient.sub_(probabilities, alpha=factor)

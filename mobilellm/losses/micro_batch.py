@@ -1,6 +1,7 @@
 """The loss of a micro-batch: the cross entropy, optionally weighted by task, and other terms."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -86,7 +87,8 @@ def count_tasks(batch: Batch, num_tasks: int) -> Int[Tensor, " tasks"]:
     if num_tasks == 0 or "tasks" not in batch:
         count = has_label.sum().unsqueeze(0)
         return torch.cat([count, count.new_zeros(num_tasks)])
-    return batch["tasks"][has_label].bincount(minlength=num_tasks + 1)
+    tasks = batch["tasks"]
+    return torch.stack([((tasks == task) & has_label).sum() for task in range(num_tasks + 1)])
 
 
 def label_weights(
@@ -105,8 +107,15 @@ def label_weights(
     """
     if not weights or "tasks" not in batch:
         return None
-    given = torch.tensor([0.0, *weights.values()], device=counts.device)
-    return (given * counts.sum() / counts.clamp(min=1))[batch["tasks"]]
+    return (
+        _weights_on((0.0, *weights.values()), counts.device) * counts.sum() / counts.clamp(min=1)
+    )[batch["tasks"]]
+
+
+@cache
+def _weights_on(weights: tuple[float, ...], device: torch.device) -> Tensor:
+    """The weights as a tensor, copied once: the host waits for every such copy."""
+    return torch.tensor(weights, device=device)
 
 
 def _task_losses(
@@ -121,6 +130,6 @@ def _task_losses(
         return {}
     shares = counts.sum() / counts.clamp(min=1)
     return {
-        f"/{name}": nats[batch["tasks"] == task].sum() * shares[task]
+        f"/{name}": nats.masked_fill(batch["tasks"] != task, 0.0).sum() * shares[task]
         for task, name in enumerate(weights, start=1)
     }

@@ -4,8 +4,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
+from mobilellm.models.attention_mask import dense_mask
 from mobilellm.models.cache import KVCache
+from mobilellm.models.flexible_attention import flexible_attention
+from mobilellm.models.kernels import LEAST_FLEXIBLE_HEAD_DIM
 from mobilellm.models.norm import RMSNorm, WeightlessRMSNorm
 from mobilellm.models.rotary import Rotary, apply_rotary
 
@@ -53,7 +57,7 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "batch seq hidden"],
         rotary: Rotary,
-        mask: Bool[Tensor, "#batch 1 seq keys"] | None = None,
+        mask: Bool[Tensor, "#batch 1 seq keys"] | BlockMask | None = None,
         *,
         keys_values: KeysValues | None = None,
         cache: KVCache | None = None,
@@ -69,9 +73,9 @@ class Attention(nn.Module):
         Args:
             x: normalised input (batch, seq, hidden).
             rotary: output of `make_rotary` for the positions of `x`.
-            mask: bool (batch or 1, 1, queries, keys), True if the query may attend to the key. A
-                mask must include causality. None: causal attention, in which the queries are at the
-                positions of the last keys.
+            mask: bool (batch or 1, 1, queries, keys), True if the query may attend to the key, or
+                a `BlockMask` of the same meaning. A mask must include causality. None: causal
+                attention, in which the queries are at the positions of the last keys.
             keys_values: keys and values of an earlier application to use instead of new ones.
             cache: keys and values of earlier tokens. The new ones are appended to `slot`.
             slot: index of this application in the cache.
@@ -90,7 +94,8 @@ class Attention(nn.Module):
         key, value = keys_values
         weights = None
         if need_weights:
-            weights = _attention_weights(query, self._for_each_head(key), mask, self.multiplier)
+            allowed = dense_mask(mask)
+            weights = _attention_weights(query, self._for_each_head(key), allowed, self.multiplier)
             mixed = weights.to(value.dtype) @ self._for_each_head(value)
         else:
             mixed = self._attend(query, key, value, mask)
@@ -101,8 +106,12 @@ class Attention(nn.Module):
         query: Float[Tensor, "batch heads seq head_dim"],
         key: Float[Tensor, "batch kv_heads keys head_dim"],
         value: Float[Tensor, "batch kv_heads keys head_dim"],
-        mask: Bool[Tensor, "#batch 1 seq keys"] | None,
+        mask: Bool[Tensor, "#batch 1 seq keys"] | BlockMask | None,
     ) -> Float[Tensor, "batch heads seq head_dim"]:
+        if isinstance(mask, BlockMask):
+            if self.head_dim >= LEAST_FLEXIBLE_HEAD_DIM:
+                return flexible_attention(query, key, value, mask, scale=self.scale)
+            mask = dense_mask(mask)
         is_causal = mask is None and query.shape[-2] > 1
         # With a mask, no fast CUDA kernel supports grouped heads, so keys and values are repeated.
         in_place = self.group_size > 1 and (mask is None or query.is_cpu)

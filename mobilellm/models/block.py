@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from mobilellm.models.attention import Attention, KeysValues
 from mobilellm.models.cache import KVCache
@@ -70,7 +71,7 @@ class TransformerBlock(nn.Module):
         self,
         x: Float[Tensor, "batch seq hidden"],
         rotary: Rotary,
-        mask: Bool[Tensor, "#batch 1 seq keys"] | None = None,
+        mask: Bool[Tensor, "#batch 1 seq keys"] | BlockMask | None = None,
         keys_values: KeysValues | None = None,
         *,
         cache: KVCache | None = None,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
 from mobilellm.models.attention import KeysValues
@@ -74,7 +75,7 @@ class MobileLLM(nn.Module):
         input_ids: Int[Tensor, "..."],
         cache: KVCache | None = None,
         *,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | BlockMask | None = None,
         positions: Int[Tensor, "#batch seq"] | None = None,
         logits: bool = True,
         capture: Collection[str] = (),
@@ -86,7 +87,8 @@ class MobileLLM(nn.Module):
             cache: keys and values of earlier tokens. Those of `input_ids` are appended.
             attention_mask: bool, True if a key may be attended to, in addition to causality.
                 (batch, keys) for padding on either side; the keys include those in the cache.
-                (batch, queries, keys) for other masks, e.g. to separate documents.
+                (batch, queries, keys) for other masks, e.g. to separate documents. Or a
+                `BlockMask` that includes causality (`attention_mask_of`), without a cache.
             positions: position of each token of `input_ids` for the rotary embedding, (batch or 1,
                 seq), below the context length; the sequence itself may then be longer. Default: the
                 number of tokens before it.
@@ -130,7 +132,7 @@ class MobileLLM(nn.Module):
         x: Float[Tensor, "batch seq hidden"],
         layers: slice,
         *,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | BlockMask | None = None,
     ) -> Float[Tensor, "batch seq hidden"]:
         """Apply consecutive layers to the residual stream.
 
@@ -209,8 +211,8 @@ def _store(captured: dict[str, list[Tensor]], output: BlockOutput) -> None:
 
 
 def _mask_and_positions(
-    input_ids: Shaped[Tensor, "batch queries"], past: int, attention_mask: Tensor | None
-) -> tuple[Bool[Tensor, "#batch 1 queries keys"] | None, Int[Tensor, "#batch queries"]]:
+    input_ids: Shaped[Tensor, "batch queries"], past: int, attention_mask: Tensor | BlockMask | None
+) -> tuple[Bool[Tensor, "#batch 1 queries keys"] | BlockMask | None, Int[Tensor, "#batch queries"]]:
     """The attention mask and the position of each query.
 
     Returns:
@@ -226,6 +228,13 @@ def _mask_and_positions(
     positions = torch.arange(past, keys, device=input_ids.device).unsqueeze(0)
     if attention_mask is None and (past == 0 or queries == 1):
         return None, positions
+    if isinstance(attention_mask, BlockMask):
+        if attention_mask.shape[-2:] != (queries, keys):
+            raise ValueError(
+                f"attention_mask is a BlockMask of shape {tuple(attention_mask.shape)}; give one "
+                f"of {queries} queries and {keys} keys, and no cache"
+            )
+        return attention_mask, positions
     causal = torch.arange(keys, device=input_ids.device) <= positions.unsqueeze(-1)
     if attention_mask is None:
         return causal.unsqueeze(1), positions

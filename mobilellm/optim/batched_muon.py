@@ -7,10 +7,13 @@ all iterations. In batches a step takes a fifth to two thirds of the time (docs/
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from mobilellm.optim.shared_work import compute_shared, is_shared
 
 LARGEST_BATCH = 2**24
 """Numbers in a batch, unless a single matrix has more: 32 MB for each of three copies."""
@@ -22,7 +25,16 @@ Batch = list[tuple[Tensor, Tensor]]
 
 
 class BatchedMuon(torch.optim.Muon):
-    """`torch.optim.Muon`, with the same options and state; sharded matrices are left to torch."""
+    """`torch.optim.Muon`, with the same options and state; sharded matrices are left to torch.
+
+    As for torch's fused optimizers, a step changes nothing if the attribute `found_inf` is a tensor
+    with the value 1, which is not read by the host.
+
+    With several GPUs, each orthogonalises a part of the matrices of a batch, and they exchange the
+    results; gradients must be equal on all ranks, as they are with DDP.
+    """
+
+    _step_supports_amp_scaling = True
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -42,16 +54,33 @@ class BatchedMuon(torch.optim.Muon):
     def _update(self, batch: Batch, group: dict[str, Any]) -> None:
         """Update matrices of the same size."""
         averages = [self._averaged(*member, group) for member in batch]
-        updates = orthogonalized(
-            averages[0] if len(averages) == 1 else torch.stack(averages),
-            group["ns_coefficients"],
+        orthogonalize = partial(
+            orthogonalized,
+            coefficients=group["ns_coefficients"],
             steps=group["ns_steps"],
             eps=group["eps"],
-        ).view(len(averages), *averages[0].shape)
+        )
+        if len(averages) == 1:
+            updates = orthogonalize(averages[0]).unsqueeze(0)
+        elif is_shared(averages[0].device, len(averages)):
+            updates = compute_shared(orthogonalize, torch.stack(averages))
+        else:
+            updates = orthogonalize(torch.stack(averages))
         rate = group["lr"] * rate_factor(averages[0].shape, group["adjust_lr_fn"])
+        kept = 1 - group["lr"] * group["weight_decay"]
+        refused = self._refused
+        if refused is not None:
+            kept = torch.where(refused, 1.0, kept)
+            updates = updates.masked_fill(refused, 0.0)
         for (parameter, _), update in zip(batch, updates, strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.mul_(kept)
             parameter.add_(update, alpha=-rate)
+
+    @property
+    def _refused(self) -> Tensor | None:
+        """Whether the step changes nothing, as a bool scalar on the device; None: it does."""
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        return None if found_inf is None else found_inf.bool()
 
     def _averaged(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         """Add the gradient to the momentum, and return the matrix to orthogonalise."""
@@ -59,7 +88,11 @@ class BatchedMuon(torch.optim.Muon):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
         average: Tensor = state["momentum_buffer"]
-        average.lerp_(gradient, 1 - group["momentum"])
+        if (refused := self._refused) is None:
+            average.lerp_(gradient, 1 - group["momentum"])
+        else:
+            changed = average.lerp(gradient, 1 - group["momentum"])
+            average.copy_(torch.where(refused, average, changed))
         return gradient.lerp(average, group["momentum"]) if group["nesterov"] else average
 
 

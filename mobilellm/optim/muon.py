@@ -51,6 +51,10 @@ class MuonWithAdamW(torch.optim.Optimizer):
             self._parts["adamw"] = torch.optim.AdamW(by_name["adamw"], **adamw)
         filled = [group for part in self._parts.values() for group in part.param_groups]
         super().__init__(filled, {})
+        # Both parts can then refuse a step on the device, for which `found_inf` is passed on.
+        self._step_supports_amp_scaling = all(
+            getattr(part, "_step_supports_amp_scaling", False) for part in self._parts.values()
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -63,6 +67,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
             # Loading a state dict replaces the groups and the state, so they are set in every step.
             part.param_groups = [g for g in self.param_groups if g["algorithm"] == name]
             part.state = self.state
+            part.found_inf = getattr(self, "found_inf", None)  # pyright: ignore[reportAttributeAccessIssue]
             part.step()
         return loss
 

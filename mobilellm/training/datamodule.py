@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningDataModule
 
 from mobilellm.data.batches import Batch, CorpusBatches, stack_windows
@@ -114,6 +115,18 @@ class TokenDataModule(LightningDataModule):
         accumulation = self.samples_per_step // (self.micro_batch_size * world_size)
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return StepLoader(self.train_windows, sampler, accumulation, pin_memory=pin)
+
+    def transfer_batch_to_device(
+        self, batch: list[Batch], device: Any, dataloader_idx: int
+    ) -> list[Batch]:
+        """Move a step to the device, except the numbers of its windows, which the host reads."""
+        return [
+            {
+                name: value if name == "window" else move_data_to_device(value, device)
+                for name, value in micro_batch.items()
+            }
+            for micro_batch in batch
+        ]
 
     def validation_batches(self) -> Iterator[Batch]:
         """This rank's share of the validation windows; all ranks get the same number of batches."""

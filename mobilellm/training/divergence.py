@@ -59,6 +59,11 @@ class DivergenceRule:
             spike_nats=Range(above=0, remedy=remedy),
         )
 
+    @property
+    def checks_spikes(self) -> bool:
+        """Whether a finite loss can be bad."""
+        return self.spike_factor is not None or self.spike_nats is not None
+
     def reason(self, loss: float, norm: float, recent: Sequence[float]) -> str | None:
         """The reason why a step has diverged; None if it has not.
 

@@ -19,8 +19,9 @@ from mobilellm.training.atomic_save import check_same_model
 from mobilellm.training.compilation import compile_blocks_
 from mobilellm.training.csv_logger import CSVLogger
 from mobilellm.training.intervals import Intervals
+from mobilellm.training.ranks import sum_over_ranks
 from mobilellm.training.sharding import apply_fully_shard_, check_stored_parameters, gradient_sync
-from mobilellm.training.step_filters import StepFilter, step_filters
+from mobilellm.training.step_filters import StepGate
 from mobilellm.training.training_budget import TrainingBudget
 from mobilellm.training.validation import measure_validation, validation_metrics
 from mobilellm.training.validation_callback import ValidationCallback
@@ -93,7 +94,7 @@ class LanguageModelModule(LightningModule):
         self._seconds_before = 0.0
         self._started: float | None = None
         self._term_sources: list[HasLossTerms] = []
-        self._step_filters: list[StepFilter] = []
+        self._step_gate = StepGate()
 
     # Set-up
 
@@ -108,7 +109,7 @@ class LanguageModelModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Collect loss terms and step filters; apply compilation and activation checkpointing."""
         callbacks: Any = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-        self._term_sources, self._step_filters = term_sources(callbacks), step_filters(callbacks)
+        self._term_sources, self._step_gate = term_sources(callbacks), StepGate(callbacks)
         self.task_weights = task_weights_of(callbacks)
         self.model.set_activation_checkpointing(self.activation_checkpointing)
         if self.compile_blocks and stage == "fit":
@@ -153,13 +154,11 @@ class LanguageModelModule(LightningModule):
             for name, value in values.items():
                 sums[name] += value * scale
         norm = self._clip_gradients()
-        if not self._should_apply(sums[""], norm):
-            # Without gradients, the optimizer counts the refused step and changes no weights.
-            optimizer.zero_grad()
-        optimizer.step()
+        self._step_gate.step(self, optimizer, sums[""], norm)
         self.tokens += self.budget.tokens_per_step
         self.finished = self.budget.is_spent(self.global_step, self.mean_elapsed_seconds())
         if self.is_logged():
+            self._step_gate.settle()
             self._write_step(sums, norm, rates)
         if self.finished:
             self.trainer.should_stop = True
@@ -177,24 +176,12 @@ class LanguageModelModule(LightningModule):
 
     def _clip_gradients(self) -> Tensor | None:
         """Clip the gradient, and return its norm before clipping; None if it is not needed."""
-        is_needed = self._step_filters or self.is_logged(ahead=1)
+        is_needed = self._step_gate.filters or self.is_logged(ahead=1)
         if self.gradient_clip_norm is None and not is_needed:
             return None
         largest = float("inf") if self.gradient_clip_norm is None else self.gradient_clip_norm
         norm: Any = nn.utils.clip_grad_norm_(self.parameters(), largest)
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-
-    def _should_apply(self, loss: Tensor, norm: Tensor | None) -> bool:
-        """Whether every step filter accepts the step; all ranks get the same answer."""
-        if not self._step_filters or norm is None:
-            return True
-        mean = float(self._sum_over_ranks(loss) / self.trainer.world_size)
-        return all(
-            [
-                step_filter.should_apply(self, mean, float(norm))
-                for step_filter in self._step_filters
-            ]
-        )
 
     # Metrics
 
@@ -291,9 +278,4 @@ class LanguageModelModule(LightningModule):
         return float(self._sum_over_ranks(mine))
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
-        """Sum a tensor over all ranks, on the device through which they communicate."""
-        if self.trainer.world_size == 1:
-            return value
-        summed = value.to(self.device, copy=True)
-        torch.distributed.all_reduce(summed)
-        return summed.to(value.device)
+        return sum_over_ranks(value, self.device)

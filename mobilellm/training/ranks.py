@@ -12,7 +12,8 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
 
-from torch import distributed
+import torch
+from torch import Tensor, distributed
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
@@ -30,6 +31,7 @@ LEAVE_SECONDS, POLL_SECONDS = 1800.0, 0.02
 
 _RUNS = itertools.count()
 _STORES: list[Store] = []
+_HOST_GROUPS: list[Any] = []
 
 
 def join_process_group(config: TrainerConfig) -> None:
@@ -95,6 +97,7 @@ def leave_process_group() -> None:
     store.set(f"done{rank}", "")
     _wait(store, [f"done{other}" for other in ranks])
     # Reference cycles of the trainer and the wrapper of the model keep the group alive.
+    _HOST_GROUPS.clear()
     gc.collect()
     distributed.destroy_process_group()
     store.set(f"left{rank}", "")
@@ -133,6 +136,60 @@ def broadcast_from_first(value: Any) -> Any:
     values = [value]
     distributed.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def host_group() -> Any:
+    """The group in which ranks exchange numbers of the host; None: the group of all ranks.
+
+    Numbers that are sent through GPUs have to be read back, which waits for all work of the GPU.
+    It must be called on all ranks.
+    """
+    if distributed.get_backend() == "gloo":
+        return None
+    if not _HOST_GROUPS:
+        _HOST_GROUPS.append(distributed.new_group(backend="gloo"))
+    return _HOST_GROUPS[0]
+
+
+def sum_over_ranks(value: Tensor, device: torch.device) -> Tensor:
+    """Sum a tensor over all ranks; it remains on its device, and the host waits for no GPU.
+
+    It must be called on all ranks.
+
+    Args:
+        value: of any shape, on `device` or on the CPU.
+        device: through which the ranks communicate.
+    """
+    if num_ranks() == 1:
+        return value
+    is_on_host = value.is_cpu and device.type != "cpu"
+    summed = value.clone()
+    distributed.all_reduce(summed, group=host_group() if is_on_host else None)
+    return summed
+
+
+def max_over_ranks(value: int) -> int:
+    """Return the largest number of all ranks on every rank, without waiting for a GPU.
+
+    It must be called on all ranks.
+    """
+    if num_ranks() == 1:
+        return value
+    largest = torch.tensor(value)
+    distributed.all_reduce(largest, op=distributed.ReduceOp.MAX, group=host_group())
+    return int(largest)
+
+
+def flag_of_first(flag: bool) -> bool:
+    """Return the flag of rank 0 on every rank, without waiting for a GPU.
+
+    It must be called on all ranks.
+    """
+    if num_ranks() == 1:
+        return flag
+    shared = torch.tensor(int(flag))
+    distributed.broadcast(shared, src=0, group=host_group())
+    return bool(shared)
 
 
 def min_over_ranks(value: float) -> float:

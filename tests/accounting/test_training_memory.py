@@ -5,6 +5,7 @@ import torch
 
 from mobilellm.accounting import (
     activation_bytes,
+    checkpoint_bytes,
     count_parameters,
     largest_micro_batch,
     optimizer_bytes,
@@ -101,9 +102,9 @@ def test_every_application_keeps_a_document_mask_of_its_own(variant, precision):
         assert forecast(length) == measured(length) + (width + 1) * 3 * length**2
 
 
-def test_masked_attention_on_gpus_repeats_keys_and_values():
-    """Derived from `Attention._attend`, which does so for want of a kernel; no GPU was measured."""
-    options = {"document_mask": True, "accelerator": "cuda"}
+def test_masked_attention_without_a_kernel_repeats_keys_and_values():
+    """Derived from `Attention._attend`; no GPU was measured."""
+    options = {"document_mask": True, "accelerator": "mps"}
     grouped, whole = (
         ModelConfig(**SHAPE | {"num_key_value_heads": heads}, block_repeats=2) for heads in (2, 6)
     )
@@ -112,6 +113,17 @@ def test_masked_attention_on_gpus_repeats_keys_and_values():
     more = activation_bytes(grouped, 2, 64, **options) - on_cpu
     # Four applications and the working space of one: keys and values of four more heads.
     assert more == (4 + 1) * 2 * 64 * 4 * 2 * 4 * 16
+
+
+def test_flexible_attention_keeps_no_mask():
+    """Except where its kernels do not fit: they need heads of at least 16."""
+    for size, keeps in ((16, False), (8, True)):
+        config = ModelConfig(**SHAPE | {"head_dim": size})
+        on, off = (
+            activation_bytes(config, 2, 64, document_mask=mask, accelerator="cuda")
+            for mask in (True, False)
+        )
+        assert (on - off == 2 * 64**2) == (not keeps)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +195,8 @@ def test_optimizer_state_is_as_large_as_a_real_one(make):
     ]
     real = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert optimizer_bytes(config, make.__name__) == real
+    weights = sum(weight.numel() * 4 for weight in model.state_dict().values())
+    assert checkpoint_bytes(config, make.__name__) == weights + real
 
 
 def test_the_parts_of_a_step():

@@ -2,15 +2,19 @@
 
 import errno
 import os
+import threading
+from collections import OrderedDict
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 from small_run import fit, make_data, make_model, make_module, read_rows
+from torch.utils._pytree import tree_leaves
 
 from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.training.atomic_save import save_atomically
+from mobilellm.training.background_writer import host_copy
 
 
 class Watch(Callback):
@@ -122,6 +126,91 @@ def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint_before(tmp_path, monk
         run(tmp_path, 6, every_steps=2)
     assert load(tmp_path / "last.ckpt")["global_step"] == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt"]
+
+
+class Gate:
+    """Lets a checkpoint reach the disk only when it is opened, and counts the writers."""
+
+    def __init__(self, monkeypatch):
+        self.opened, self.writing, self.most = threading.Event(), 0, 0
+        self.real_save = torch.save
+        monkeypatch.setattr(torch, "save", self.save)
+
+    def save(self, content, file):
+        self.writing += 1
+        self.most = max(self.most, self.writing)
+        assert self.opened.wait(60)
+        self.real_save(content, file)
+        self.writing -= 1
+
+
+def test_training_continues_while_a_file_is_written(tmp_path, monkeypatch):
+    """The file has the weights of its step, and the run ends only after the last file."""
+
+    class Open(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            steps.append((trainer.global_step, (tmp_path / "background/last.ckpt").exists()))
+            if trainer.global_step == 4:
+                gate.opened.set()
+
+    steps, options = [], {"every_seconds": None, "validate": 3}
+    run(tmp_path / "waits", 6, every_steps=3, **options)
+    gate = Gate(monkeypatch)
+    run(tmp_path / "background", 6, Open(), every_steps=3, background=True, **options)
+    assert steps[3:5] == [(3, False), (4, False)]
+    assert gate.most == 1
+    names = sorted(path.name for path in (tmp_path / "background").iterdir())
+    assert names == ["best.ckpt", "last.ckpt", "previous.ckpt"]
+    for name in names:
+        mine, expected = (load(tmp_path / kind / name) for kind in ("background", "waits"))
+        assert mine["global_step"] == expected["global_step"]
+        for part in ("state_dict", "optimizer_states", "lr_schedulers", "TokenDataModule"):
+            flat = [list(map(repr, tree_leaves(state[part]))) for state in (mine, expected)]
+            assert flat[0] == flat[1]
+
+
+def test_a_file_that_fails_in_the_background_ends_the_run(tmp_path, monkeypatch):
+    """At a later step or at its end, and with the checkpoint before it in place."""
+    real_save, wrong = torch.save, 0
+
+    def save(content, file):
+        if content["global_step"] == wrong:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real_save(content, file)
+
+    monkeypatch.setattr(torch, "save", save)
+    for wrong, kept in ((4, 2), (6, 4)):
+        with pytest.raises(OSError, match=r"last\.ckpt was not written: No space left on device"):
+            run(tmp_path / str(wrong), 6, every_steps=2, background=True, every_seconds=None)
+        assert load(tmp_path / f"{wrong}/last.ckpt")["global_step"] == kept
+        assert not list(tmp_path.glob("*/*.tmp"))
+
+
+def test_an_error_of_the_run_waits_for_the_file_before_it(tmp_path, monkeypatch):
+    class Crash(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == 4:
+                threading.Timer(0.1, gate.opened.set).start()
+                raise RuntimeError("an error")
+
+    gate = Gate(monkeypatch)
+    with pytest.raises(RuntimeError, match="an error"):
+        run(tmp_path, 6, Crash(), every_steps=4, background=True, every_seconds=None)
+    assert load(tmp_path / "last.ckpt")["global_step"] == 4
+
+
+def test_a_copy_of_the_host_shares_nothing():
+    weight, momentum = torch.ones(3), torch.zeros(2)
+    state = OrderedDict(weight=weight)
+    state._metadata = {"version": 1}
+    original = {"state": state, "list": [(momentum, 2), "text", None]}
+    copied = host_copy(original)
+    weight.add_(1)
+    momentum.add_(1)
+    assert copied["state"]["weight"].tolist() == [1, 1, 1]
+    assert copied["list"][0][0].tolist() == [0, 0]
+    assert copied["list"][1:] == ["text", None]
+    assert type(copied["state"]) is OrderedDict
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):

@@ -1,5 +1,6 @@
 """Bad steps: the run stops, or skips them exactly, whatever process it goes on in."""
 
+import itertools
 import math
 
 import pytest
@@ -10,16 +11,25 @@ from small_run import SAMPLES, VOCAB, fit, make_data, make_model, make_module, r
 from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.callbacks.loss_guard import LossGuardCallback
 from mobilellm.optim import adamw, muon
-from mobilellm.training.divergence import RollbackRequest, TrainingDiverged
+from mobilellm.training.device_divergence import DeviceJudge
+from mobilellm.training.divergence import DivergenceRule, RollbackRequest, TrainingDiverged
 
 STEPS = 8
 BAD = 3 * SAMPLES
 
 
-def run(folder, *callbacks, steps=STEPS, resume=False, optimizer=adamw, **guard):
+@pytest.fixture(params=["host", "device"])
+def judged(request, monkeypatch):
+    """Where steps are judged: on a GPU, the host reads the decisions later."""
+    if request.param == "device":
+        monkeypatch.setattr("mobilellm.training.step_filters.JUDGED_ON_HOST", ())
+    return request.param
+
+
+def run(folder, *callbacks, steps=STEPS, resume=False, optimizer=adamw, log=1, every=1, **guard):
     callback = LossGuardCallback(**guard)
-    saver = CheckpointCallback(folder / "checkpoints", every_steps=1)
-    module = make_module(steps, optimizer=optimizer)
+    saver = CheckpointCallback(folder / "checkpoints", every_steps=every)
+    module = make_module(steps, optimizer=optimizer, log=log)
     fit(
         module, make_data(), folder, callbacks=[*callbacks, callback, saver],
         resume=saver.last_path if resume else None,
@@ -47,7 +57,7 @@ def naive_weights(skipped, optimizer):
 
 # Muon computes in bfloat16; the update of a step is about 1e-2.
 @pytest.mark.parametrize(("optimizer", "tolerance"), [(adamw, 2e-6), (muon, 1e-4)])
-def test_a_skipped_step_changes_nothing_and_is_counted(tmp_path, optimizer, tolerance):
+def test_a_skipped_step_changes_nothing_and_is_counted(tmp_path, judged, optimizer, tolerance):
     module, guard = run(tmp_path, Poison([BAD]), action="skip", optimizer=optimizer)
     expected = naive_weights({3}, optimizer)
     for name, weight in module.model.named_parameters():
@@ -79,7 +89,7 @@ def test_stop_leaves_the_checkpoint_before_the_step(tmp_path):
     assert torch.load(tmp_path / "checkpoints/last.ckpt")["global_step"] == 3
 
 
-def test_a_spike_is_skipped_and_not_remembered(tmp_path):
+def test_a_spike_is_skipped_and_not_remembered(tmp_path, judged):
     hard = HardLabels([BAD], VOCAB - 2)
     module, guard = run(tmp_path, hard, action="skip", window=2, spike_nats=0.1)
     [event] = guard.events
@@ -89,7 +99,7 @@ def test_a_spike_is_skipped_and_not_remembered(tmp_path):
     assert all(weight.isfinite().all() for weight in module.model.parameters())
 
 
-def test_what_is_judged_by_goes_on_in_the_next_process(tmp_path):
+def test_what_is_judged_by_goes_on_in_the_next_process(tmp_path, judged):
     options = {"action": "skip", "window": 3, "spike_nats": 0.1}
     hard = [HardLabels([BAD, BAD + 2 * SAMPLES], VOCAB - 2)]
     alone, guard = run(tmp_path / "alone", *hard, **options)
@@ -113,7 +123,7 @@ class Dies(HardLabels):
             raise RuntimeError("dies")
 
 
-def test_skips_in_a_row_are_limited(tmp_path):
+def test_skips_in_a_row_are_limited(tmp_path, judged):
     bad = [BAD, BAD + SAMPLES, BAD + 2 * SAMPLES]
     with pytest.raises(TrainingDiverged, match=r"step 6: .*: limit=2 steps were skipped"):
         run(tmp_path / "a", Poison(bad), action="skip", limit=2)
@@ -125,6 +135,41 @@ def test_a_rollback_is_asked_for_with_a_checkpoint_from_the_start(tmp_path):
         run(tmp_path, Poison([0]), action="rollback")
     assert caught.value.event["next_sample"] == SAMPLES
     assert torch.load(tmp_path / "checkpoints/last.ckpt")["global_step"] == 0
+
+
+@pytest.mark.parametrize("every", [2, 100])
+def test_a_run_ends_as_at_the_bad_step_if_it_is_read_later(tmp_path, monkeypatch, every):
+    """At the checkpoint or the row of metrics that follows, and with the state before it."""
+    monkeypatch.setattr("mobilellm.training.step_filters.JUDGED_ON_HOST", ())
+    saved = tmp_path / "checkpoints/last.ckpt"
+    with pytest.raises(TrainingDiverged, match="diverged at step 4: the gradient's norm is nan"):
+        run(tmp_path / "stop", Poison([BAD]), log=6, every=every)
+    with pytest.raises(RollbackRequest, match="step 4: the gradient's norm is nan") as caught:
+        run(tmp_path, Poison([BAD, BAD + SAMPLES]), action="rollback", log=6, every=every)
+    assert caught.value.event["next_sample"] == BAD + SAMPLES
+    assert torch.load(saved)["global_step"] == (2 if every == 2 else 0)
+    assert [row["step"] for row in read_rows(tmp_path)] == ["0", "1"]
+
+
+def test_device_and_host_decide_equally():
+    generator = torch.Generator().manual_seed(0)
+    rules = [DivergenceRule(), DivergenceRule(window=3, spike_factor=1.05),
+             DivergenceRule(window=4, spike_nats=0.2, spike_factor=1.3)]  # fmt: skip
+    for rule, action in itertools.product(rules, ("skip", "stop")):
+        losses = 2 + torch.rand(60, generator=generator) ** 4
+        losses[[20, 21, 40]] = math.nan
+        recent, skips, ended = [2.5], 1, False
+        judge = DeviceJudge(
+            rule, action=action, limit=2, recent=recent, skips=skips, device=torch.device("cpu")
+        )
+        for loss in losses:
+            is_bad = rule.reason(float(loss), 1.0, recent) is not None
+            assert bool(judge.refuses(loss, torch.ones(()))) == (is_bad or ended)
+            skips = skips + 1 if is_bad or ended else 0
+            ended = ended or (skips > 2 if action == "skip" else is_bad)
+            if skips == 0:
+                recent = [*recent, float(loss)][-rule.window :]
+        assert ended or rule is rules[0]
 
 
 def test_a_rollback_needs_checkpoints():

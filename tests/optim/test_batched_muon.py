@@ -1,9 +1,12 @@
 """Batched Muon against torch's, one matrix after the other, and against singular values."""
 
+import os
+from datetime import timedelta
+
 import pytest
 import torch
 
-from mobilellm.optim import batched_muon
+from mobilellm.optim import batched_muon, shared_work
 from mobilellm.optim.batched_muon import BatchedMuon, orthogonalized
 
 JORDAN = (3.4445, -4.7750, 2.0315)
@@ -66,3 +69,67 @@ def test_a_closure_is_called_once_before_the_step():
     assert BatchedMuon([parameter], lr=0.1).step(closure) == 3.0
     [before] = calls
     assert torch.equal(before, torch.eye(4)) and not torch.equal(parameter, before)
+
+
+def train_some_steps():
+    """The matrices after three steps."""
+    parameters = [torch.nn.Parameter(m) for m in matrices(0)]
+    optimizer = BatchedMuon(parameters, lr=0.02, weight_decay=0.1)
+    for step in range(1, 4):
+        for parameter, gradient in zip(parameters, matrices(step), strict=True):
+            parameter.grad = gradient.clone()
+        optimizer.step()
+    return [parameter.detach() for parameter in parameters]
+
+
+def train_as_rank(rank, folder):
+    """The same as one of two processes; also the number of matrices that it orthogonalised."""
+    store = torch.distributed.FileStore(str(folder / "store"), 2)
+    torch.distributed.init_process_group(
+        "gloo", store=store, rank=rank, world_size=2, timeout=timedelta(minutes=1)
+    )
+    counts = []
+
+    def counted(given, **options):
+        counts.append(len(given) if given.ndim == 3 else 1)
+        return orthogonalized(given, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared_work, "SHARED_ON", ("cpu",))
+        patch.setattr(batched_muon, "orthogonalized", counted)
+        trained = train_some_steps()
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    return trained, sum(counts)
+
+
+def test_two_ranks_share_the_work_and_have_the_result_of_one(tmp_path):
+    alone = train_some_steps()
+    child = os.fork()
+    if child == 0:
+        torch.save(train_as_rank(1, tmp_path), tmp_path / "child.pt")
+        os._exit(0)
+    mine, my_count = train_as_rank(0, tmp_path)
+    assert os.waitpid(child, 0)[1] == 0
+    theirs, their_count = torch.load(tmp_path / "child.pt")
+    for one, first, second in zip(alone, mine, theirs, strict=True):
+        assert torch.equal(first, second)
+        torch.testing.assert_close(first, one, rtol=0, atol=1e-6)
+    # In each step, both compute the two that have a size of their own, and share the seven others.
+    assert (my_count, their_count) == (3 * (2 + 4), 3 * (2 + 3))
+
+
+def test_a_refused_step_changes_nothing():
+    parameters = [torch.nn.Parameter(m) for m in matrices(0)]
+    optimizer = BatchedMuon(parameters, lr=0.02, weight_decay=0.1)
+    for refused in (0.0, 1.0):
+        optimizer.found_inf = torch.tensor(refused)
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, float("nan") if refused else 1.0)
+        before = [parameter.detach().clone() for parameter in parameters]
+        momentum = [state["momentum_buffer"].clone() for state in optimizer.state.values()]
+        optimizer.step()
+        is_equal = [torch.equal(p, old) for p, old in zip(parameters, before, strict=True)]
+        assert is_equal == [refused == 1.0] * len(parameters)
+    for state, old in zip(optimizer.state.values(), momentum, strict=True):
+        assert torch.equal(state["momentum_buffer"], old)

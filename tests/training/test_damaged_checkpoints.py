@@ -69,10 +69,11 @@ def test_two_damaged_checkpoints_are_an_error(checkpoints):
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_while_writing(tmp_path):
+@pytest.mark.parametrize("way", ["waiting", "background"])
+def test_a_hundred_kills_while_writing(tmp_path, way):
     script = Path(__file__).with_name("killed_saves.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), str(KILLS)],
+        [sys.executable, str(script), str(tmp_path), str(KILLS), way],
         capture_output=True, text=True, timeout=300, check=False,
         encoding="utf-8",
     )  # fmt: skip

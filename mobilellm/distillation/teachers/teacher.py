@@ -181,11 +181,18 @@ class StoredTeacher:
         stored = self.store.read(batch["window"].cpu())
         device = batch["input_ids"].device
         top = TopK(
-            stored.indices.flatten(0, 1).to(device),
-            stored.log_probabilities.flatten(0, 1).to(device),
+            _copied(stored.indices.flatten(0, 1), device),
+            _copied(stored.log_probabilities.flatten(0, 1), device),
             stored.temperature,
         )
         return TeacherOutput(lambda place, _: top.rows(place))
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the host to the device, without waiting for the device if it is a GPU."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type not in ("cpu", "mps"))
 
 
 def check_teacher_options(

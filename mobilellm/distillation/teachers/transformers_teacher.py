@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from mobilellm.distillation.losses.loss import Structure
+from mobilellm.models.attention_mask import dense_mask
 from mobilellm.models.mobilellm import ModelOutput
 
 CAPTURES = ("embedding", "hidden_states", "attention")
@@ -85,11 +87,11 @@ class TransformersModel(nn.Module):
         self,
         input_ids: Tensor,
         *,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | BlockMask | None = None,
         logits: bool = False,
         capture: Collection[str] = (),
     ) -> ModelOutput:
-        """See `MobileLLM.forward`; `attention_mask` is (batch, queries, keys) or None."""
+        """See `MobileLLM.forward`; `attention_mask` is that of documents, or None."""
         output = self.model.base_model(
             input_ids=input_ids,
             attention_mask=self._additive(input_ids, attention_mask),
@@ -107,10 +109,12 @@ class TransformersModel(nn.Module):
         hidden = output.last_hidden_state
         return ModelOutput(hidden, self.unembed(hidden) if logits else None, captured)
 
-    def _additive(self, input_ids: Tensor, mask: Tensor | None) -> Tensor | None:
+    def _additive(self, input_ids: Tensor, mask: Tensor | BlockMask | None) -> Tensor | None:
         """The mask that transformers adds to the scores: (batch, 1, queries, keys), or None."""
         if mask is None:
             return None
+        if isinstance(mask, BlockMask):
+            mask = dense_mask(mask)[:, 0]  # pyright: ignore[reportOptionalSubscript]
         length = input_ids.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
         dtype = self.model.dtype
