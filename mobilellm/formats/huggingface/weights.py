@@ -16,10 +16,10 @@ from mobilellm.checkpoint import (
     write_tensors,
 )
 from mobilellm.data.tokenizers import load_tokenizer
+from mobilellm.formats.dense_weights import dense_weights, of_layers
 from mobilellm.formats.huggingface.architectures import ARCHITECTURES
 from mobilellm.formats.huggingface.config import read_huggingface_config
 from mobilellm.formats.huggingface.config_export import config_to_huggingface
-from mobilellm.formats.huggingface.multipliers import folded_multipliers
 from mobilellm.formats.huggingface.tokenizer_files import tokenizer_files
 from mobilellm.formats.huggingface.weight_files import read_weights
 from mobilellm.formats.rotary_layout import rows_from_pairs
@@ -81,9 +81,9 @@ def export_huggingface(
     """Write a folder from which `transformers.AutoModelForCausalLM` loads the same model.
 
     The logits are equal. Shared blocks are unrolled: one layer is stored per application. A tied
-    head stays tied. Multipliers become part of the weights (`folded_multipliers`). Compressed
-    matrices (factorised or masked) are written as dense ones, since `transformers` has no such
-    layers, so the export is as large as the dense model.
+    head stays tied. Multipliers become part of the weights (`dense_weights`). Compressed matrices
+    (factorised or masked) are written as dense ones, since `transformers` has no such layers, so
+    the export is as large as the dense model.
 
     Args:
         model: it is not changed.
@@ -124,38 +124,17 @@ def _own_name(name: str) -> str:
     return f"blocks.{match[1]}.{_OUR_LAYER_NAMES[match[2]]}.{match[3]}"
 
 
-@torch.no_grad()
-def _dense_state(model: MobileLLM) -> dict[str, Tensor]:
-    """The state of the model, with every compressed matrix as a dense weight."""
-    compressed = model.config.layer_shapes
-    state = {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if not any(name.startswith(f"{matrix}.") for matrix in compressed)
-    }
-    for matrix in compressed:
-        state[f"{matrix}.weight"] = model.get_submodule(matrix).materialize()  # pyright: ignore[reportCallIssue]
-    return state
-
-
 def _huggingface_state(model: MobileLLM) -> dict[str, Tensor]:
-    ours = folded_multipliers(_dense_state(model), model.config)
+    ours = dense_weights(model)
     state = {_TOP_NAMES[name]: tensor for name, tensor in ours.items() if name in _TOP_NAMES}
     written: set[int] = set()
-    for layer, index in enumerate(model.config.layer_order):
-        prefix = f"blocks.{index}."
-        for name, tensor in ours.items():
-            if not name.startswith(prefix):
-                continue
-            part, _, rest = name.removeprefix(prefix).partition(".")
-            # safetensors cannot store tensors that share memory, as repeated blocks do.
-            content = tensor.clone() if index in written else tensor
-            state[f"model.layers.{layer}.{_LAYER_NAMES[part]}.{rest}"] = content
-        if model.config.qk_norm == "l2":
-            ones = model.norm.weight.new_ones(model.config.head_dim)  # pyright: ignore[reportCallIssue, reportArgumentType]
-            for part, factor in (("q_norm", model.config.attention_multiplier), ("k_norm", 1)):
-                state[f"model.layers.{layer}.self_attn.{part}.weight"] = ones * factor
-        written.add(index)
+    for layer, inner, name in of_layers(ours, model.config):
+        part, _, rest = inner.partition(".")
+        # safetensors cannot store tensors that share memory, as those of repeated blocks do.
+        tensor = ours[name]
+        content = tensor.clone() if tensor.data_ptr() in written else tensor
+        state[f"model.layers.{layer}.{_LAYER_NAMES[part]}.{rest}"] = content
+        written.add(content.data_ptr())
     return state
 
 
