@@ -1,10 +1,13 @@
 r"""Write a model folder of this project in the format of another program.
 
-huggingface: a folder that `transformers` loads. gguf: a file for llama.cpp, by the package gguf
-(pip install 'mobilellm[gguf]'). The folder also gets a README.md that says what the model is and
-what was measured about it.
+huggingface: a folder that `transformers` loads, as one of its own architectures, with dense
+matrices and one layer per application; with --custom-code the model goes out as it is stored, with
+a modelling file of its own. gguf: a file for llama.cpp, by the package gguf (pip install
+'mobilellm[gguf]'). The folder also gets a README.md that says what the model is and what was
+measured about it.
 
   mobilellm export MODEL_DIR --format huggingface --out again
+  mobilellm export MODEL_DIR --format huggingface --custom-code --out as-stored
   mobilellm export MODEL_DIR --format gguf --type q8_0 --out model.gguf
 """
 
@@ -51,6 +54,11 @@ def run(arguments: Sequence[str] | None) -> None:
         "--pre-tokenizer", metavar="NAME",
         help="gguf: what llama.cpp calls the way in which a tokenizer.json splits text into words, "
         "if it is not recognised",
+    )  # fmt: skip
+    parser.add_argument(
+        "--custom-code", action="store_true",
+        help="huggingface: with a modelling file of its own, which stores shared blocks and "
+        "factorised matrices once; it loads with trust_remote_code=True",
     )  # fmt: skip
     options = vars(parser.parse_args(arguments))
     folder, out = options.pop("folder"), options.pop("out")

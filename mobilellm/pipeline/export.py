@@ -78,11 +78,13 @@ def model_name(folder: Path) -> str:
 def _write_huggingface(
     source: _Source, out: Path, settings: ExportSettings
 ) -> tuple[str, ExportedModel]:
-    export_huggingface(source.model, out, source.tokenizer)
-    summary = export_summary(source.model, out)
+    custom = settings.custom_code
+    export_huggingface(source.model, out, source.tokenizer, custom_code=custom)
+    summary = export_summary(source.model, out, custom_code=custom)
+    trust = ", trust_remote_code=True" if custom else ""
     usage = (
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        "model = AutoModelForCausalLM.from_pretrained(FOLDER)\n"
+        f"model = AutoModelForCausalLM.from_pretrained(FOLDER{trust})\n"
         "tokenizer = AutoTokenizer.from_pretrained(FOLDER)\n```"
     )
     exported = ExportedModel(

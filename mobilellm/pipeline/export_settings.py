@@ -6,7 +6,7 @@ from mobilellm.models.checks import check_choice
 
 FORMATS = ("huggingface", "gguf")
 _OPTIONS = {
-    "huggingface": (),
+    "huggingface": ("--custom-code",),
     "gguf": ("--type", "--table-type", "--fallback", "--pre-tokenizer"),
 }
 
@@ -30,13 +30,15 @@ class ExportSettings:
     pre_tokenizer: str | None = None
     """What llama.cpp calls the way in which the tokenizer splits text into words; None: it is
     recognised."""
+    custom_code: bool = False
+    """Whether a Hugging Face folder gets a modelling file of its own."""
 
     def __post_init__(self) -> None:
         """Check that no setting is without effect."""
         check_choice("--format", self.format, FORMATS)
         given = {
             "--type": self.kind, "--table-type": self.table_kind, "--fallback": self.fallback,
-            "--pre-tokenizer": self.pre_tokenizer,
+            "--pre-tokenizer": self.pre_tokenizer, "--custom-code": self.custom_code,
         }  # fmt: skip
         for name, value in given.items():
             if value and name not in _OPTIONS[self.format]:

@@ -138,8 +138,20 @@ def test_a_file_or_a_new_folder_is_written_and_nothing_replaced(byte_run, tmp_pa
     assert sorted(tmp_path.iterdir()) == names
 
 
+def test_a_model_goes_out_as_it_is_stored(byte_run, tmp_path):
+    settings = ExportSettings(format="huggingface", custom_code=True)
+    text = export_folder(byte_run, tmp_path / "out", settings)
+    stored = count_parameters(load_model(byte_run / "model").config).stored
+    assert f": 4 layers, {stored:,} parameters, " in text
+    assert "; the model itself has" not in text
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert "from_pretrained(FOLDER, trust_remote_code=True)" in card
+
+
 def test_settings_without_effect_are_refused():
     with pytest.raises(ValueError, match="--type has no effect on --format huggingface; leave it"):
         ExportSettings(format="huggingface", kind="f16")
+    with pytest.raises(ValueError, match="--custom-code has no effect on --format gguf; leave it"):
+        ExportSettings(format="gguf", custom_code=True)
     with pytest.raises(ValueError, match="--format='onnx' is not known; use one of"):
         ExportSettings(format="onnx")

@@ -1,6 +1,7 @@
 """Reads and writes the weights of Llama-type Hugging Face folders."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,6 +21,12 @@ from mobilellm.formats.dense_weights import dense_weights, of_layers
 from mobilellm.formats.huggingface.architectures import ARCHITECTURES
 from mobilellm.formats.huggingface.config import read_huggingface_config
 from mobilellm.formats.huggingface.config_export import config_to_huggingface
+from mobilellm.formats.huggingface.custom_code import (
+    custom_state,
+    import_custom,
+    modelling_files,
+)
+from mobilellm.formats.huggingface.custom_config import MODEL_TYPE, custom_config
 from mobilellm.formats.huggingface.tokenizer_files import tokenizer_files
 from mobilellm.formats.huggingface.weight_files import read_weights
 from mobilellm.formats.rotary_layout import rows_from_pairs
@@ -61,7 +68,10 @@ def import_huggingface(
     """
     folder = Path(folder)
     config = read_huggingface_config(folder)
-    rotates_pairs = ARCHITECTURES[read_json(folder / CONFIG_FILE)["model_type"]].rotates_pairs
+    model_type = read_json(folder / CONFIG_FILE)["model_type"]
+    if model_type == MODEL_TYPE:
+        return import_custom(folder, config, dtype)
+    rotates_pairs = ARCHITECTURES[model_type].rotates_pairs
     state: dict[str, Tensor] = {}
     for name, tensor in read_weights(folder).items():
         # Older versions of transformers stored these frequencies, which are computed here.
@@ -76,7 +86,11 @@ def import_huggingface(
 
 
 def export_huggingface(
-    model: MobileLLM, folder: str | Path, tokenizer: str | Path | None = None
+    model: MobileLLM,
+    folder: str | Path,
+    tokenizer: str | Path | None = None,
+    *,
+    custom_code: bool = False,
 ) -> None:
     """Write a folder from which `transformers.AutoModelForCausalLM` loads the same model.
 
@@ -85,11 +99,16 @@ def export_huggingface(
     (factorised or masked) are written as dense ones, since `transformers` has no such layers, so
     the export is as large as the dense model.
 
+    With `custom_code`, the folder gets a modelling file of its own instead: shared blocks are
+    stored once, factorised matrices by their factors, and every model of this project can be
+    exported. It loads with `trust_remote_code=True`.
+
     Args:
         model: it is not changed.
         folder: new or empty.
         tokenizer: path of a tokenizer, which `transformers.AutoTokenizer` then loads; its
             end-of-text token is written as the model's.
+        custom_code: whether to write a modelling file of its own.
 
     Raises:
         ValueError: the folder is not empty, no architecture of `transformers` can represent the
@@ -101,16 +120,22 @@ def export_huggingface(
     if tokenizer is not None:
         opened = load_tokenizer(Path(tokenizer), config.vocab_size, name="tokenizer ")
         config = with_tokenizer_ids(config, opened)
-    values = config_to_huggingface(config)
+    code, state = {}, None
+    if custom_code:
+        written, state = custom_state(model)
+        tokens = {name: getattr(config, name) for name in ("eos_token_id", "bos_token_id")}
+        values, code = custom_config(replace(written, **tokens)), modelling_files()
+    else:
+        values = config_to_huggingface(config)
     values["dtype"] = str(model.norm.weight.dtype).removeprefix("torch.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder; export into a new one")
-    files = {} if tokenizer is None else tokenizer_files(tokenizer, config)
+    files = code | ({} if tokenizer is None else tokenizer_files(tokenizer, config))
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         with model_file(folder / name) as temporary:
             temporary.write_bytes(content)
-    write_tensors(folder / WEIGHTS_FILE, _huggingface_state(model))
+    write_tensors(folder / WEIGHTS_FILE, state or _huggingface_state(model))
     write_json(folder / CONFIG_FILE, values)
 
 
