@@ -52,6 +52,34 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Make a folder with all its files, or none.
+
+    The body of the `with` statement writes to the temporary folder that it is given, beside `path`.
+    If the body ends without an exception, that folder is renamed to `path`; otherwise it is
+    deleted. A process that is killed leaves the temporary folder behind.
+
+    Args:
+        path: does not exist, or is an empty folder; missing parent folders are created.
+
+    Raises:
+        OSError: `path` is in use, or files could not be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            path.rmdir()  # fails if there is something in it
+        temporary.replace(path)
+        if os.name == "posix":
+            _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Write a UTF-8 text file with `atomic_write`; line ends are written as given."""
     write_bytes_atomically(path, [text.encode()])

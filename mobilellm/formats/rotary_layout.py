@@ -16,3 +16,12 @@ def rows_from_pairs(
     rows, columns = weight.shape
     pairs = weight.reshape(rows // head_dim, head_dim // 2, 2, columns)
     return pairs.transpose(1, 2).reshape(rows, columns)
+
+
+def rows_to_pairs(
+    weight: Float[Tensor, "rows columns"], head_dim: int
+) -> Float[Tensor, "rows columns"]:
+    """Reorder the rows (heads × head_dim) from pairs of halves to neighbouring pairs."""
+    rows, columns = weight.shape
+    halves = weight.reshape(rows // head_dim, 2, head_dim // 2, columns)
+    return halves.transpose(1, 2).reshape(rows, columns)

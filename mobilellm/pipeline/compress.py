@@ -33,6 +33,7 @@ from mobilellm.pipeline.compress_data import data_to_compress_on
 from mobilellm.pipeline.compress_report import CompressionReport, ModelResults
 from mobilellm.pipeline.model_hash import model_hash
 from mobilellm.pipeline.recipe import make_recipe
+from mobilellm.provenance import command_line
 from mobilellm.strict_json import to_json
 
 REPORT = "compression.json"
@@ -95,6 +96,7 @@ def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Com
         sequence_length=data.sequence_length,
         hashes=dict(data.prepared.hashes),
         source=str(Path(folder).absolute()),
+        command=command_line(),
     )
     write_text_atomically(out / REPORT, to_json(report.to_dict()) + "\n")
     (out / PLAN).unlink(missing_ok=True)  # the report contains it

@@ -52,6 +52,8 @@ class CompressionReport:
     """Hashes of the data and the tokenizer."""
     source: str
     """Absolute path of the folder of the given model."""
+    command: str
+    """The command that made the model and this report."""
 
     def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
@@ -66,4 +68,5 @@ class CompressionReport:
             "sequence_length": self.sequence_length,
             "hashes": self.hashes,
             "source": self.source,
+            "command": self.command,
         }

@@ -71,6 +71,7 @@ def test_the_wheel_holds_all_of_conf_and_its_types(wheel):
     conf = {str(path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml")}
     assert {f"mobilellm/{file}" for file in conf} <= names
     assert "mobilellm/py.typed" in names
+    assert "mobilellm/formats/huggingface/templates/modeling_mobilellm.py" in names
     assert not any(name.startswith(("conf/", "tests/", "scripts/")) for name in names)
 
 

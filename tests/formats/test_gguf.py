@@ -167,7 +167,7 @@ def test_files_that_are_no_models(tmp_path, run_script):  # noqa: F811
     (tmp_path / "short.gguf").write_bytes(whole[:900])
     (tmp_path / "text.gguf").write_bytes(b"some text")
     for name, message in {
-        "qwen.gguf": "has the architecture 'qwen2'; only 'llama' can be imported from GGUF",
+        "qwen.gguf": "has the architecture 'qwen2'; only 'llama', 'deci', 'qwen3' can be imp",
         "cut.gguf": "is damaged or truncated (",
         "short.gguf": "is damaged or truncated (",
         "text.gguf": "is not a GGUF file; give one, or a folder",

@@ -10,6 +10,25 @@ GGUF_SUFFIX = ".gguf"
 _MAGIC = b"GGUF"
 
 
+def gguf_package(purpose: str) -> Any:
+    """The package `gguf`.
+
+    Args:
+        purpose: what it is needed for, for the message.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import gguf
+    except ImportError:
+        raise ValueError(
+            f"{purpose} needs the package gguf, which is not installed; install it with pip "
+            "install 'mobilellm[gguf]'"
+        ) from None
+    return gguf
+
+
 class GgufFile:
     """The metadata and the tensors of a GGUF file; tensors are not in memory until they are used.
 
@@ -30,13 +49,7 @@ class GgufFile:
             if file.read(len(_MAGIC)) != _MAGIC:
                 reason = describe_invalid_file(path) or "is not a GGUF file; give one, or a folder"
                 raise ValueError(f"{path} {reason}")
-        try:
-            import gguf
-        except ImportError:
-            raise ValueError(
-                f"reading {path} needs the package gguf, which is not installed; install it with "
-                "pip install 'mobilellm[gguf]'"
-            ) from None
+        gguf = gguf_package(f"reading {path}")
         self.path = path
         try:
             reader = gguf.GGUFReader(path)

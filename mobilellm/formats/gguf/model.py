@@ -1,6 +1,5 @@
-"""Converts a GGUF file of the Llama architecture to a model with its tokenizer."""
+"""Converts a GGUF file to a model with its tokenizer."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,32 +8,16 @@ import torch
 from torch import Tensor
 
 from mobilellm.checkpoint import model_from_state
-from mobilellm.formats.gguf.config import ROPE_FACTORS, read_gguf_config
+from mobilellm.formats.gguf.config import read_architecture, read_gguf_config
 from mobilellm.formats.gguf.file import GgufFile
+from mobilellm.formats.gguf.names import ROPE_FACTORS, own_name
 from mobilellm.formats.gguf.tokenizer import read_gguf_tokenizer
 from mobilellm.formats.rotary_layout import rows_from_pairs
 from mobilellm.models import MobileLLM, ModelConfig
 
-_TOP_NAMES = {
-    "token_embd.weight": "embedding.weight",
-    "output_norm.weight": "norm.weight",
-    "output.weight": "head.weight",
-}
-_BLOCK_NAMES = {
-    "attn_norm": "attention_norm",
-    "ffn_norm": "feed_forward_norm",
-    "attn_q": "attention.q_proj",
-    "attn_k": "attention.k_proj",
-    "attn_v": "attention.v_proj",
-    "attn_output": "attention.o_proj",
-    "ffn_gate": "feed_forward.gate_proj",
-    "ffn_up": "feed_forward.up_proj",
-    "ffn_down": "feed_forward.down_proj",
-}
-
 
 def import_gguf(path: str | Path) -> tuple[MobileLLM, dict[str, bytes]]:
-    """Read a GGUF file of the Llama architecture.
+    """Read a GGUF file of one of the architectures `llama`, `deci` and `qwen3`.
 
     The weights are the float32 values that `gguf.dequantize` gives, with the rows of the query and
     key projections in this project's order (see `rotary_layout`).
@@ -60,25 +43,16 @@ def import_gguf(path: str | Path) -> tuple[MobileLLM, dict[str, bytes]]:
 
 def _read_state(file: GgufFile, config: ModelConfig) -> Mapping[str, Tensor]:
     state: dict[str, Tensor] = {}
+    rotates_pairs = read_architecture(file).rotates_pairs
     for name in file.tensors:
         if name == ROPE_FACTORS:
             continue  # part of the configuration
-        own = _own_name(name)
+        own = own_name(name)  # `model_from_state` refuses unknown names
         tensor = torch.from_numpy(_dequantize(file, name))
-        if own.endswith((".q_proj.weight", ".k_proj.weight")):
+        if rotates_pairs and own.endswith((".q_proj.weight", ".k_proj.weight")):
             tensor = rows_from_pairs(tensor, config.head_dim)  # pyright: ignore[reportArgumentType]
         state[own] = tensor
     return state
-
-
-def _own_name(name: str) -> str:
-    """`blk.3.ffn_up.weight` -> `blocks.3.feed_forward.up_proj.weight`."""
-    if name in _TOP_NAMES:
-        return _TOP_NAMES[name]
-    match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
-    if match is None or match[2] not in _BLOCK_NAMES:
-        return name  # `model_from_state` refuses it as an unknown weight
-    return f"blocks.{match[1]}.{_BLOCK_NAMES[match[2]]}.weight"
 
 
 def _dequantize(file: GgufFile, name: str) -> np.ndarray:

@@ -8,9 +8,15 @@ from mobilellm.data.tokenizers.settings import SETTINGS_FILE, TEMPLATE_FILE
 from mobilellm.files import TOKENIZER_FILE, TOKENIZER_JSON
 from mobilellm.formats.gguf.file import GgufFile
 from mobilellm.formats.gguf.splitting import splitter
+from mobilellm.formats.gguf.token_types import (
+    BYTE,
+    CONTROL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    padding_piece,
+)
 
-# Types of tokens in GGUF files.
-_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
 _SPECIAL = {
     "bos_token": "bos_token_id", "eos_token": "eos_token_id", "unk_token": "unknown_token_id",
     "pad_token": "padding_token_id",
@@ -26,6 +32,8 @@ def read_gguf_tokenizer(file: GgufFile) -> Mapping[str, bytes]:
     kind = file.get("tokenizer.ggml.model")
     if kind in (None, "none", "no_vocab"):
         return {}
+    if kind in ("gpt2", "llama") and not _pieces(file):
+        return {}  # it has as many tokens as the embedding has rows, but all of them are padding
     if kind == "gpt2":
         files = {TOKENIZER_JSON: _byte_level(file)}
         settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -46,9 +54,21 @@ def read_gguf_tokenizer(file: GgufFile) -> Mapping[str, bytes]:
     return files
 
 
+def _pieces(file: GgufFile) -> list[str]:
+    """The tokens, without those at the end that only fill the rows of the embedding."""
+    tokens = file.require("tokenizer.ggml.tokens")
+    types = file.get("tokenizer.ggml.token_type", [])
+    size = len(tokens)
+    while 0 < size <= len(types) and types[size - 1] == UNUSED:
+        if tokens[size - 1] != padding_piece(size - 1):
+            break
+        size -= 1
+    return tokens[:size]
+
+
 def _settings(file: GgufFile, settings: dict[str, Any]) -> dict[str, Any]:
     """The contents of tokenizer_config.json."""
-    tokens = file.require("tokenizer.ggml.tokens")
+    tokens = _pieces(file)
     for name, field in _SPECIAL.items():
         token = file.get(f"tokenizer.ggml.{field}")
         if token is not None and token < len(tokens):
@@ -65,7 +85,7 @@ def _byte_level(file: GgufFile) -> bytes:
     """A tokenizer.json."""
     from tokenizers import AddedToken, Tokenizer, decoders, models
 
-    tokens = file.require("tokenizer.ggml.tokens")
+    tokens = _pieces(file)
     types = file.get("tokenizer.ggml.token_type", [])
     merges = [tuple(merge.split(" ")) for merge in file.require("tokenizer.ggml.merges")]
     pre_tokenizer, ignore_merges = splitter(file)
@@ -77,14 +97,14 @@ def _byte_level(file: GgufFile) -> bytes:
         [
             AddedToken(piece, normalized=False, special=True)
             for piece, kind in zip(tokens, types, strict=False)
-            if kind == _CONTROL
+            if kind == CONTROL
         ]
     )
     tokenizer.add_tokens(
         [
             AddedToken(piece, normalized=False)
             for piece, kind in zip(tokens, types, strict=False)
-            if kind == _USER_DEFINED
+            if kind == USER_DEFINED
         ]
     )
     return tokenizer.to_str(pretty=True).encode()
@@ -96,17 +116,17 @@ def _sentencepiece(file: GgufFile) -> bytes:
 
     format_: Any = sentencepiece_model_pb2  # its classes are made when it is imported
 
-    tokens = file.require("tokenizer.ggml.tokens")
+    tokens = _pieces(file)
     scores = file.require("tokenizer.ggml.scores")
     types = file.require("tokenizer.ggml.token_type")
     model = format_.ModelProto()
-    for piece, score, kind in zip(tokens, scores, types, strict=True):
+    for piece, score, kind in zip(tokens, scores, types, strict=False):
         model.pieces.add(piece=piece, score=score, type=kind)
     trained = model.trainer_spec
     trained.model_type = format_.TrainerSpec.BPE
     trained.vocab_size = len(tokens)
-    trained.byte_fallback = _BYTE in types
-    unknown = types.index(_UNKNOWN) if _UNKNOWN in types else -1
+    trained.byte_fallback = BYTE in types
+    unknown = types.index(UNKNOWN) if UNKNOWN in types else -1
     trained.unk_id = file.get("tokenizer.ggml.unknown_token_id", unknown)
     trained.bos_id = file.get("tokenizer.ggml.bos_token_id", -1)
     trained.eos_id = file.get("tokenizer.ggml.eos_token_id", -1)

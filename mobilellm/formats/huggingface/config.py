@@ -12,6 +12,7 @@ from mobilellm.formats.huggingface.architectures import (
     NotRepresentable,
     architecture_of,
 )
+from mobilellm.formats.huggingface.custom_config import MODEL_TYPE, config_from_custom
 from mobilellm.models.config import ModelConfig
 from mobilellm.models.rotary_scaling import KINDS, RotaryScaling
 from mobilellm.models.saved_config import CONFIG_FILE, read_json
@@ -30,7 +31,8 @@ def read_huggingface_config(folder: str | Path) -> ModelConfig:
     path = Path(folder) / CONFIG_FILE
     try:
         values = read_json(path)
-        config = config_from_huggingface(values)
+        is_own = values.get("model_type") == MODEL_TYPE
+        config = (config_from_custom if is_own else config_from_huggingface)(values)
     except NotRepresentable as error:
         raise NotRepresentable(f"{path}: {error}") from error
     except ValueError as error:

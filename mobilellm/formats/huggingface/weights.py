@@ -1,6 +1,7 @@
 """Reads and writes the weights of Llama-type Hugging Face folders."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,10 +17,16 @@ from mobilellm.checkpoint import (
     write_tensors,
 )
 from mobilellm.data.tokenizers import load_tokenizer
+from mobilellm.formats.dense_weights import dense_weights, of_layers
 from mobilellm.formats.huggingface.architectures import ARCHITECTURES
 from mobilellm.formats.huggingface.config import read_huggingface_config
 from mobilellm.formats.huggingface.config_export import config_to_huggingface
-from mobilellm.formats.huggingface.multipliers import folded_multipliers
+from mobilellm.formats.huggingface.custom_code import (
+    custom_state,
+    import_custom,
+    modelling_files,
+)
+from mobilellm.formats.huggingface.custom_config import MODEL_TYPE, custom_config
 from mobilellm.formats.huggingface.tokenizer_files import tokenizer_files
 from mobilellm.formats.huggingface.weight_files import read_weights
 from mobilellm.formats.rotary_layout import rows_from_pairs
@@ -61,7 +68,10 @@ def import_huggingface(
     """
     folder = Path(folder)
     config = read_huggingface_config(folder)
-    rotates_pairs = ARCHITECTURES[read_json(folder / CONFIG_FILE)["model_type"]].rotates_pairs
+    model_type = read_json(folder / CONFIG_FILE)["model_type"]
+    if model_type == MODEL_TYPE:
+        return import_custom(folder, config, dtype)
+    rotates_pairs = ARCHITECTURES[model_type].rotates_pairs
     state: dict[str, Tensor] = {}
     for name, tensor in read_weights(folder).items():
         # Older versions of transformers stored these frequencies, which are computed here.
@@ -76,20 +86,29 @@ def import_huggingface(
 
 
 def export_huggingface(
-    model: MobileLLM, folder: str | Path, tokenizer: str | Path | None = None
+    model: MobileLLM,
+    folder: str | Path,
+    tokenizer: str | Path | None = None,
+    *,
+    custom_code: bool = False,
 ) -> None:
     """Write a folder from which `transformers.AutoModelForCausalLM` loads the same model.
 
     The logits are equal. Shared blocks are unrolled: one layer is stored per application. A tied
-    head stays tied. Multipliers become part of the weights (`folded_multipliers`). Compressed
-    matrices (factorised or masked) are written as dense ones, since `transformers` has no such
-    layers, so the export is as large as the dense model.
+    head stays tied. Multipliers become part of the weights (`dense_weights`). Compressed matrices
+    (factorised or masked) are written as dense ones, since `transformers` has no such layers, so
+    the export is as large as the dense model.
+
+    With `custom_code`, the folder gets a modelling file of its own instead: shared blocks are
+    stored once, factorised matrices by their factors, and every model of this project can be
+    exported. It loads with `trust_remote_code=True`.
 
     Args:
         model: it is not changed.
         folder: new or empty.
         tokenizer: path of a tokenizer, which `transformers.AutoTokenizer` then loads; its
             end-of-text token is written as the model's.
+        custom_code: whether to write a modelling file of its own.
 
     Raises:
         ValueError: the folder is not empty, no architecture of `transformers` can represent the
@@ -101,16 +120,22 @@ def export_huggingface(
     if tokenizer is not None:
         opened = load_tokenizer(Path(tokenizer), config.vocab_size, name="tokenizer ")
         config = with_tokenizer_ids(config, opened)
-    values = config_to_huggingface(config)
+    code, state = {}, None
+    if custom_code:
+        written, state = custom_state(model)
+        tokens = {name: getattr(config, name) for name in ("eos_token_id", "bos_token_id")}
+        values, code = custom_config(replace(written, **tokens)), modelling_files()
+    else:
+        values = config_to_huggingface(config)
     values["dtype"] = str(model.norm.weight.dtype).removeprefix("torch.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder; export into a new one")
-    files = {} if tokenizer is None else tokenizer_files(tokenizer, config)
+    files = code | ({} if tokenizer is None else tokenizer_files(tokenizer, config))
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         with model_file(folder / name) as temporary:
             temporary.write_bytes(content)
-    write_tensors(folder / WEIGHTS_FILE, _huggingface_state(model))
+    write_tensors(folder / WEIGHTS_FILE, state or _huggingface_state(model))
     write_json(folder / CONFIG_FILE, values)
 
 
@@ -124,38 +149,17 @@ def _own_name(name: str) -> str:
     return f"blocks.{match[1]}.{_OUR_LAYER_NAMES[match[2]]}.{match[3]}"
 
 
-@torch.no_grad()
-def _dense_state(model: MobileLLM) -> dict[str, Tensor]:
-    """The state of the model, with every compressed matrix as a dense weight."""
-    compressed = model.config.layer_shapes
-    state = {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if not any(name.startswith(f"{matrix}.") for matrix in compressed)
-    }
-    for matrix in compressed:
-        state[f"{matrix}.weight"] = model.get_submodule(matrix).materialize()  # pyright: ignore[reportCallIssue]
-    return state
-
-
 def _huggingface_state(model: MobileLLM) -> dict[str, Tensor]:
-    ours = folded_multipliers(_dense_state(model), model.config)
+    ours = dense_weights(model)
     state = {_TOP_NAMES[name]: tensor for name, tensor in ours.items() if name in _TOP_NAMES}
     written: set[int] = set()
-    for layer, index in enumerate(model.config.layer_order):
-        prefix = f"blocks.{index}."
-        for name, tensor in ours.items():
-            if not name.startswith(prefix):
-                continue
-            part, _, rest = name.removeprefix(prefix).partition(".")
-            # safetensors cannot store tensors that share memory, as repeated blocks do.
-            content = tensor.clone() if index in written else tensor
-            state[f"model.layers.{layer}.{_LAYER_NAMES[part]}.{rest}"] = content
-        if model.config.qk_norm == "l2":
-            ones = model.norm.weight.new_ones(model.config.head_dim)  # pyright: ignore[reportCallIssue, reportArgumentType]
-            for part, factor in (("q_norm", model.config.attention_multiplier), ("k_norm", 1)):
-                state[f"model.layers.{layer}.self_attn.{part}.weight"] = ones * factor
-        written.add(index)
+    for layer, inner, name in of_layers(ours, model.config):
+        part, _, rest = inner.partition(".")
+        # safetensors cannot store tensors that share memory, as those of repeated blocks do.
+        tensor = ours[name]
+        content = tensor.clone() if tensor.data_ptr() in written else tensor
+        state[f"model.layers.{layer}.{_LAYER_NAMES[part]}.{rest}"] = content
+        written.add(content.data_ptr())
     return state
 
 

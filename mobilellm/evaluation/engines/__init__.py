@@ -1,0 +1,7 @@
+"""Programs that run models on devices, behind one interface: llama.cpp and torch itself."""
+
+from mobilellm.evaluation.engines.engine import Engine, Run, Step
+from mobilellm.evaluation.engines.llama_cpp import LlamaCpp
+from mobilellm.evaluation.engines.torch_engine import TorchEngine
+
+__all__ = ["Engine", "LlamaCpp", "Run", "Step", "TorchEngine"]
