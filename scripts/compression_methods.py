@@ -1,4 +1,4 @@
-r"""Factorise the same matrices of a saved model by each method, without training; print a table.
+r"""Compress the same matrices of a saved model by each method, without labels; print a table.
 
 The loss is measured on 64 windows of the validation text, and the calibration set consists of 32
 windows of the training text. A window has 512 predicted tokens. Documents are joined, each after a

@@ -48,8 +48,8 @@ def check_windows(config: Config, model: ModelConfig) -> None:
     ):
         divisors = [n for n in range(1, min(samples, 4096) + 1) if samples % n == 0]
         raise ValueError(
-            f"micro_batch_size={micro} must be auto, measure, or divide the {samples} windows of a step "
-            f"(tokens_per_step / sequence_length); use one of {divisors}, or larger steps"
+            f"micro_batch_size={micro} must be auto, measure, or divide the {samples} windows of a "
+            f"step (tokens_per_step / sequence_length); use one of {divisors}, or larger steps"
         )
 
 

@@ -9,7 +9,11 @@ from typing import Any
 
 import torch
 
+from mobilellm.accounting.parameters import matrix_costs
 from mobilellm.compression.factorization import Factorization
+from mobilellm.compression.recipe import Recipe
+from mobilellm.compression.selection import select_layers
+from mobilellm.compression.structured_pruning import StructuredPruning
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.formats.model_folder import open_model
 
@@ -18,7 +22,7 @@ BATCH = 8
 KRONECKER = ({"right": [1, 2], "num_terms": 1, "transpose_for_wide": False},)
 MIXED = ({"num_terms": None}, {"right": [4, 8], "num_terms": 2})
 
-RECIPES: dict[str, dict[str, Any]] = {
+FACTORISED: dict[str, dict[str, Any]] = {
     "SVD": {"fit": "weights"},
     "whitened SVD": {},
     "Kronecker (·×½)⊗(1×2)": {"parts": KRONECKER, "fit": "weights"},
@@ -32,6 +36,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "low rank, propagated, layers searched": {"fit": "propagated", "allocation": "searched"},
     "mixed, propagated": {"parts": MIXED, "fit": "propagated"},
     "all searched, propagated": {"parts": None, "fit": "propagated", "allocation": "searched"},
+    "low rank, reconstructed": {"fit": "reconstructed"},
+}
+# Only for whole feed-forward layers.
+STRUCTURED: dict[str, dict[str, Any]] = {
+    "channels by their outputs": {"importance": "outputs"},
+    "channels eliminated": {},
+    "channels eliminated, reconstructed": {"fit": "reconstructed"},
+    "the same, self-distilled": {"fit": "reconstructed", "self_distillation": {}},
 }
 
 
@@ -70,21 +82,31 @@ def compare_methods(
     calibration = list(windows(tokenizer, train, 32, model.config.bos_token_id))
     held_out = list(windows(tokenizer, validation, 64, model.config.bos_token_id))
     rows = [{"method": "dense", "loss": sum_losses(model, held_out).loss}]
-    for method, choices in RECIPES.items():
+    names = select_layers(model.config, layers)
+    for method, recipe in _recipes(layers, names, ratio):
         started = time.monotonic()
-        # The size of a single whole product is fixed: half of the matrix, and two numbers.
-        budget = None if choices.get("parts") is KRONECKER else {"ratio": ratio}
-        recipe = Factorization(layers=layers, budget=budget, **choices)
         plan = recipe.plan(model, calibration)
         compressed = recipe.apply(model, plan, calibration).model
         rows.append({
             "method": method,
-            "parameters": sum(layer.parameters for layer in plan.layers),
+            "parameters": sum(matrix_costs(compressed.config)[name].parameters for name in names),
             "loss": sum_losses(compressed, held_out).loss,
             "seconds": time.monotonic() - started,
         })  # fmt: skip
         log(f"{method}: {rows[-1]['loss']:.3f}")
     return rows
+
+
+def _recipes(
+    layers: Sequence[str], names: Sequence[str], ratio: float
+) -> Iterator[tuple[str, Recipe[Any]]]:
+    for method, choices in FACTORISED.items():
+        # The size of a single whole product is fixed: half of the matrix, and two numbers.
+        budget = None if choices.get("parts") is KRONECKER else {"ratio": ratio}
+        yield method, Factorization(layers=layers, budget=budget, **choices)
+    if all(".feed_forward." in name for name in names):
+        for method, choices in STRUCTURED.items():
+            yield method, StructuredPruning(layers=layers, keep_channels=ratio, **choices)
 
 
 def windows(
