@@ -24,6 +24,7 @@ from mobilellm.formats.huggingface.tokenizer_files import tokenizer_files
 from mobilellm.formats.huggingface.weight_files import read_weights
 from mobilellm.formats.rotary_layout import rows_from_pairs
 from mobilellm.formats.special_tokens import with_tokenizer_ids
+from mobilellm.layers import materialize
 from mobilellm.models import MobileLLM
 
 _TOP_NAMES = {
@@ -134,7 +135,8 @@ def _dense_state(model: MobileLLM) -> dict[str, Tensor]:
         if not any(name.startswith(f"{matrix}.") for matrix in compressed)
     }
     for matrix in compressed:
-        state[f"{matrix}.weight"] = model.get_submodule(matrix).materialize()  # pyright: ignore[reportCallIssue]
+        weight = materialize(model.get_submodule(matrix))
+        state[f"{matrix}.weight"] = weight.to(model.norm.weight.dtype)
     return state
 
 
