@@ -68,7 +68,7 @@ class StreamCache:
         for one in (model, self.teacher):
             streams = self._streams.get(one is self.teacher)
             if streams is None:
-                streams = [one.embedding(b["input_ids"].to(_device(one))) for b in self.calibration]
+                streams = [one.embed(b["input_ids"].to(_device(one))) for b in self.calibration]
             next_layers = slice(self.layers.start, first)
             self._streams[one is self.teacher] = [
                 self._run(one, stream, next_layers, batch)
