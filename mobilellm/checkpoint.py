@@ -78,13 +78,20 @@ def stored_bytes(model: MobileLLM, dtype: torch.dtype | None = None) -> int:
 
     Args:
         model: it is not written.
-        dtype: data type of the weights in the file; None: that of the model.
+        dtype: data type of the weights in the file; None: that of the model. Quantized matrices
+            keep their types.
     """
+    sizes = model.config.matrix_sizes
+    packed = tuple(
+        f"{name}."
+        for name, shape in model.config.layer_shapes.items()
+        if shape.cost(sizes[name]).packed_bytes is not None
+    )
     return sum(
         tensor.numel() * (dtype or tensor.dtype).itemsize
-        if tensor.is_floating_point()
+        if tensor.is_floating_point() and not name.startswith(packed)
         else tensor.nbytes
-        for tensor in _packed_state(model).values()
+        for name, tensor in _packed_state(model).items()
     )
 
 

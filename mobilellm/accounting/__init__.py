@@ -9,7 +9,11 @@ from mobilellm.accounting.memory import (
     weight_bits,
     weight_bytes,
 )
-from mobilellm.accounting.parameters import ParameterCounts, count_parameters
+from mobilellm.accounting.parameters import (
+    ParameterCounts,
+    count_parameters,
+    packed_parameters,
+)
 from mobilellm.accounting.training_memory import (
     TrainingMemory,
     checkpoint_bytes,
@@ -31,6 +35,7 @@ __all__ = [
     "kv_cache_bytes_per_token",
     "largest_micro_batch",
     "optimizer_bytes",
+    "packed_parameters",
     "training_memory_bytes",
     "weight_bits",
     "weight_bytes",

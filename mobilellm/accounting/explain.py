@@ -10,11 +10,14 @@ from mobilellm.accounting.memory import (
     weight_bytes,
 )
 from mobilellm.accounting.parameters import count_parameters, matrix_costs
+from mobilellm.accounting.storage import is_quantized, stored_tensors
 from mobilellm.accounting.training_memory import checkpoint_bytes, training_memory_bytes
 from mobilellm.layers import summarize
 from mobilellm.models.config import ModelConfig, check_positive
 
 WEIGHT_BITS = (4, 8, 16, 32)
+FLOAT_BITS = (16, 32)
+"""Bits of the weights that are not quantized."""
 
 TOKENS_PER_PARAMETER = 20
 """Default number of training tokens. Source: Hoffmann et al. 2022, arXiv:2203.15556."""
@@ -37,7 +40,8 @@ def explain_model(config: ModelConfig, sequence_length: int) -> dict[str, Any]:
     Returns:
         Plain data for JSON: the configuration, `parameters`, `flops_per_token`,
         `kv_cache_bytes_per_token` (16 bits), `weight_bytes` and `decode_bytes_per_token` by bits
-        per weight, and `compressed_layers` (see `compressed_kinds`) if there are any.
+        per weight, and, if there are any, `compressed_layers` (see `compressed_kinds`) and `file`
+        (see `file_sizes`).
 
     Raises:
         ValueError: the sequence is longer than the context.
@@ -49,24 +53,48 @@ def explain_model(config: ModelConfig, sequence_length: int) -> dict[str, Any]:
             "model.max_position_embeddings"
         )
     compressed = compressed_kinds(config)
+    storage = file_sizes(config)
+    return (
+        {
+            "model": config.to_dict() | {"num_layers": config.num_layers},
+            "sequence_length": sequence_length,
+            "parameters": asdict(count_parameters(config)),
+            "flops_per_token": asdict(flops_per_token(config, sequence_length)),
+            "kv_cache_bytes_per_token": kv_cache_bytes_per_token(config),
+            "weight_bytes": {str(bits): weight_bytes(config, bits) for bits in WEIGHT_BITS},
+            "decode_bytes_per_token": {
+                str(bits): decode_bytes_per_token(config, bits=bits, context=sequence_length)
+                for bits in WEIGHT_BITS
+            },
+            "decode_bytes_per_token_repeats_cached": {
+                str(bits): decode_bytes_per_token(
+                    config, bits=bits, context=sequence_length, repeats_cached=True
+                )
+                for bits in WEIGHT_BITS
+            },
+        }
+        | ({"compressed_layers": compressed} if compressed else {})
+        | ({"file": storage} if storage else {})
+    )
+
+
+def file_sizes(config: ModelConfig) -> dict[str, Any]:
+    """The size of the file of a model with quantized matrices; empty for other models.
+
+    Returns:
+        `bytes` and `bits_per_weight` of all tensors, each by the bits of those that are not
+        quantized, and the kinds of these tensors (`in_floats`).
+    """
+    if not is_quantized(config):
+        return {}
+    tensors = {bits: stored_tensors(config, bits) for bits in FLOAT_BITS}
+    total = {bits: sum(one.bits for one in found) for bits, found in tensors.items()}
+    stored = count_parameters(config).stored
     return {
-        "model": config.to_dict() | {"num_layers": config.num_layers},
-        "sequence_length": sequence_length,
-        "parameters": asdict(count_parameters(config)),
-        "flops_per_token": asdict(flops_per_token(config, sequence_length)),
-        "kv_cache_bytes_per_token": kv_cache_bytes_per_token(config),
-        "weight_bytes": {str(bits): weight_bytes(config, bits) for bits in WEIGHT_BITS},
-        "decode_bytes_per_token": {
-            str(bits): decode_bytes_per_token(config, bits=bits, context=sequence_length)
-            for bits in WEIGHT_BITS
-        },
-        "decode_bytes_per_token_repeats_cached": {
-            str(bits): decode_bytes_per_token(
-                config, bits=bits, context=sequence_length, repeats_cached=True
-            )
-            for bits in WEIGHT_BITS
-        },
-    } | ({"compressed_layers": compressed} if compressed else {})
+        "bytes": {str(bits): -(-amount // 8) for bits, amount in total.items()},
+        "bits_per_weight": {str(bits): amount / stored for bits, amount in total.items()},
+        "in_floats": [one.kind for one in tensors[FLOAT_BITS[0]] if not one.is_quantized],
+    }
 
 
 def compressed_kinds(config: ModelConfig) -> list[dict[str, Any]]:
@@ -75,7 +103,8 @@ def compressed_kinds(config: ModelConfig) -> list[dict[str, Any]]:
     Returns:
         For each kind of matrix (`embedding`, `q_proj`, …) that is compressed: the number of
         compressed matrices (`compressed`) among all of this kind (`of`), their stored parameters
-        (`parameters`) and those of dense ones (`dense`), and a description (`stored_as`).
+        (`parameters`) and those of dense ones (`dense`), and a description (`stored_as`); of
+        quantized matrices also their `bytes` and `bits_per_weight`.
     """
     sizes, costs = config.matrix_sizes, matrix_costs(config)
     kinds: dict[str, list[str]] = {}
@@ -87,16 +116,20 @@ def compressed_kinds(config: ModelConfig) -> list[dict[str, Any]]:
         if not shapes:
             continue
         dense = sum(sizes[name][0] * sizes[name][1] for name in shapes)
-        rows.append(
-            {
-                "matrix": kind,
-                "compressed": len(shapes),
-                "of": len(members),
-                "parameters": sum(costs[name].parameters for name in shapes),
-                "dense": dense,
-                "stored_as": summarize(list(shapes.values()), [sizes[name] for name in shapes]),
-            }
-        )
+        parameters = sum(costs[name].parameters for name in shapes)
+        row = {
+            "matrix": kind,
+            "compressed": len(shapes),
+            "of": len(members),
+            "parameters": parameters,
+            "dense": dense,
+            "stored_as": summarize(list(shapes.values()), [sizes[name] for name in shapes]),
+        }
+        packed = [costs[name].packed_bytes for name in shapes]
+        if None not in packed:
+            amount = sum(filter(None, packed))
+            row |= {"bytes": amount, "bits_per_weight": 8 * amount / parameters}
+        rows.append(row)
     return rows
 
 

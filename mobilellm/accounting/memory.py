@@ -8,10 +8,11 @@ from mobilellm.accounting.parameters import (
     count_parameters,
     head_cost,
     head_dim,
+    matrix_costs,
 )
-from mobilellm.layers import DENSE
 from mobilellm.models.config import BlockShape, ModelConfig, check_positive
 
+TABLES = ("embedding", "head")
 NORM_BITS = 16
 """Bits of a norm's weight if matrices have fewer: quantised formats leave these vectors as they
 are."""
@@ -32,7 +33,8 @@ def weight_bits(config: ModelConfig, bits: int, *, embedding_bits: int | None = 
     Every matrix of the blocks counts `bits` per weight (factors of a factorised matrix too, and
     masked weights), the embedding and an untied head `embedding_bits`, and every weight of a norm
     `NORM_BITS`, or `bits` if that is more. Not counted are the scales and offsets of groups of
-    weights, padding, masks, stored permutations, and the tokenizer.
+    weights, padding, masks, stored permutations, and the tokenizer. A matrix that is quantized
+    already counts the bits that it is stored in, with its scales and offsets.
 
     Args:
         config: the model.
@@ -45,10 +47,12 @@ def weight_bits(config: ModelConfig, bits: int, *, embedding_bits: int | None = 
     embedding_bits = bits if embedding_bits is None else embedding_bits
     check_positive("bits", bits)
     check_positive("embedding_bits", embedding_bits)
-    counts = count_parameters(config)
-    in_blocks = sum(cost.parameters for _, _, cost in block_costs(config))
-    norms = counts.body - in_blocks
-    return bits * in_blocks + embedding_bits * counts.embedding + max(bits, NORM_BITS) * norms
+    in_blocks = [cost for _, _, cost in block_costs(config)]
+    norms = count_parameters(config).body - sum(cost.parameters for cost in in_blocks)
+    costs = matrix_costs(config)
+    tables = sum(costs[name].stored_bits(embedding_bits) for name in TABLES if name in costs)
+    matrices = sum(cost.stored_bits(bits) for cost in in_blocks)
+    return matrices + tables + max(bits, NORM_BITS) * norms
 
 
 def kv_cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
@@ -78,7 +82,8 @@ def decode_bytes_per_token(
 
     They are the weights of every executed block, the final norm, the output head, one row of the
     embedding if it is not tied to the head, and the keys and values of `context` earlier tokens.
-    Factorised matrices are read as factors, and masked matrices in full.
+    Factorised matrices are read as factors, masked matrices in full, and quantized matrices in the
+    bits that they are stored in.
 
     Args:
         config: the model.
@@ -104,26 +109,26 @@ def decode_bytes_per_token(
         )
     block_reads = _reads(config.layer_order) if repeats_cached else Counter(config.layer_order)
     cache_reads = block_reads if config.share_kv == "first" else Counter(config.layer_order)
-    matrices = [0] * config.num_blocks
+    norms = block_parameters(config)
+    weights = head_cost(config).stored_bits(bits)
+    weights += 0 if config.tie_word_embeddings else _table_row_bits(config, bits)
     for index, _, cost in block_costs(config):
-        matrices[index] += cost.parameters
-    all_weights = block_parameters(config)
-    norms = [count - inner for count, inner in zip(all_weights, matrices, strict=True)]
-    weights = head_cost(config).parameters
-    weights += 0 if config.tie_word_embeddings else _table_row(config)
-    weights += sum(block_reads[i] * count for i, count in enumerate(matrices))
+        norms[index] -= cost.parameters
+        weights += block_reads[index] * cost.stored_bits(bits)
     vectors = config.hidden_size + sum(block_reads[i] * count for i, count in enumerate(norms))
-    weight_bits = weights * bits + vectors * max(bits, NORM_BITS)
+    weight_bits = weights + vectors * max(bits, NORM_BITS)
     cached_values = sum(
         cache_reads[i] * _kv_values(config, shape) for i, shape in enumerate(config.block_shapes)
     )
     return -(-weight_bits // 8) + -(-context * cached_values * kv_bits // 8)
 
 
-def _table_row(config: ModelConfig) -> int:
-    """Number of entries that are read to look up the embedding of one token."""
-    shape = config.layer_shapes.get("embedding", DENSE)
-    return shape.cost((config.vocab_size, config.hidden_size)).row_parameters
+def _table_row_bits(config: ModelConfig, bits: int) -> int:
+    """Bits that are read to look up the embedding of one token."""
+    cost = matrix_costs(config)["embedding"]
+    if cost.packed_bytes is None:
+        return bits * cost.row_parameters
+    return -(-8 * cost.packed_bytes // config.vocab_size)
 
 
 def _kv_values(config: ModelConfig, shape: BlockShape) -> int:

@@ -13,7 +13,7 @@ class ParameterCounts:
 
     stored: int
     """All parameters in a checkpoint, as `sum(p.numel())` of the model counts them. Masked weights
-    are included."""
+    are included, and the weights of quantized matrices, which are no `nn.Parameter`."""
     embedding: int
     """The embedding, and the output head if it is not tied to the embedding."""
     body: int
@@ -52,6 +52,11 @@ def count_parameters(config: ModelConfig) -> ParameterCounts:
     )
     masked = [cost.masked for cost in costs.values() if cost.masked is not None]
     return MaskedParameterCounts(**vars(counts), nonzero=stored - sum(masked)) if masked else counts
+
+
+def packed_parameters(config: ModelConfig) -> int:
+    """Number of stored parameters that are packed codes, which are no parameters of the module."""
+    return sum(cost.parameters - cost.trained for cost in matrix_costs(config).values())
 
 
 def block_parameters(config: ModelConfig) -> list[int]:

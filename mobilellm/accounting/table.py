@@ -153,7 +153,21 @@ def _compressed(explained: Explanation) -> Iterator[Row]:
         yield "compressed", f"{stored:,}", f"parameters, in place of {dense:,}"
     for kind in kinds:
         number = "" if kind["of"] == 1 else f"{kind['compressed']} of {kind['of']}: "
-        yield f"  {kind['matrix']}", f"{kind['parameters']:,}", f"{number}{kind['stored_as']}"
+        meant = f"{number}{kind['stored_as']}"
+        if "bits_per_weight" in kind:
+            meant += f"; {kind['bits_per_weight']:.3f} bits per weight"
+        yield f"  {kind['matrix']}", f"{kind['parameters']:,}", meant
+    if file := explained.get("file"):
+        yield "  file", bytes_text(file["bytes"]["32"]), _file_text(file)
+
+
+def _file_text(file: Mapping[str, Any]) -> str:
+    """The size of the file of a quantized model, depending on the type of the other tensors."""
+    bits = file["bits_per_weight"]
+    return (
+        f"{bits['32']:.3f} bits per weight, with {' and '.join(file['in_floats'])} in 32-bit "
+        f"floats; {bytes_text(file['bytes']['16'])}, {bits['16']:.3f} bits in 16-bit floats"
+    )
 
 
 def _flops(explained: Explanation) -> Iterator[Row]:

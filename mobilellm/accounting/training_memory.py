@@ -16,6 +16,7 @@ from mobilellm.accounting.parameters import (
     count_parameters,
     head_cost,
     matrix_costs,
+    packed_parameters,
 )
 from mobilellm.models.config import ModelConfig, check_choice, check_positive
 from mobilellm.units import bytes_text
@@ -36,8 +37,8 @@ class TrainingMemory:
     """Bytes that a training step needs on one device."""
 
     weights: int
-    """The parameters, the masked copies of masked matrices, and in mixed precision the 16-bit
-    copies that are used in matrix products."""
+    """The parameters, packed codes, the masked or rounded copies of masked or fake-quantized
+    matrices, and in mixed precision the 16-bit copies that are used in matrix products."""
     gradients: int
     optimizer: int
     activations: int
@@ -66,13 +67,13 @@ def optimizer_bytes(
     """
     check_choice("optimizer", optimizer, OPTIMIZERS)
     per_weight = precision_of(precision).weight
-    stored = count_parameters(config).stored
+    trained = count_parameters(config).stored - packed_parameters(config)
     if optimizer == "sgd":
         return 0
     if optimizer == "adamw":
-        return per_weight * 2 * stored
+        return per_weight * 2 * trained
     of_muon = sum(cost.matrix_parameters for _, _, cost in block_costs(config))
-    return per_weight * (2 * stored - of_muon)
+    return per_weight * (2 * trained - of_muon)
 
 
 def checkpoint_bytes(
@@ -122,15 +123,16 @@ def training_memory_bytes(
     """
     check_positive("num_shards", num_shards)
     form = precision_of(precision)
-    parameters = count_parameters(config).stored
-    head = head_cost(config).parameters
+    parameters = count_parameters(config).stored - packed_parameters(config)
+    packed = sum(cost.packed_bytes or 0 for cost in matrix_costs(config).values())
+    head = head_cost(config).trained
     copies = _materialized_bytes(config, form)
     if form.is_mixed:
         copies += form.value * (_block_matrices(config) + head)
     allowed = LOSS_CHUNK_LOGITS.get(accelerator, LOSS_CHUNK_LOGITS["cpu"])
     chunk = min(max(1, allowed // config.vocab_size), micro_batch_size * sequence_length)
     return TrainingMemory(
-        weights=-(-parameters * form.weight // num_shards) + copies,
+        weights=-(-parameters * form.weight // num_shards) + packed + copies,
         gradients=-(-parameters * form.weight // num_shards),
         optimizer=-(-optimizer_bytes(config, optimizer, precision) // num_shards),
         activations=activation_bytes(
@@ -199,4 +201,4 @@ def _materialized_bytes(config: ModelConfig, form: Precision) -> int:
 
 
 def _block_matrices(config: ModelConfig) -> int:
-    return sum(cost.parameters for _, _, cost in block_costs(config))
+    return sum(cost.trained for _, _, cost in block_costs(config))

@@ -18,7 +18,7 @@ from mobilellm.callbacks.staged_recipe import StagedRecipe
 from mobilellm.checkpoint_files import CHECKPOINTS, last_checkpoint, latest_valid_checkpoint
 from mobilellm.compression.recipe import Recipe
 from mobilellm.compression.stage_settings import StageSettings
-from mobilellm.models import ModelConfig
+from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.training.datamodule import TokenDataModule
 from mobilellm.training.module import LanguageModelModule
 from mobilellm.training.ranks import run_on_first_rank
@@ -172,6 +172,10 @@ class CompressionCallback(Callback):
     def configs_after(self, config: ModelConfig) -> list[ModelConfig]:
         """The architectures that compression may result in: heads, widths and blocks only."""
         return self.staged.recipe.configs_after(config)
+
+    def finish(self, model: MobileLLM) -> MobileLLM:
+        """The model to save at the end of the run; see `Recipe.finish`."""
+        return self.staged.recipe.finish(model)
 
     def starts(self, budget: TrainingBudget) -> tuple[int, ...]:
         """The number of completed optimizer steps at which each stage begins.

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from mobilellm.accounting import count_parameters
 from mobilellm.callbacks.staged_recipe import StagedRecipe
 from mobilellm.checkpoint import model_from_state, save_model
 from mobilellm.compression.plan import Plan
@@ -188,8 +189,8 @@ class StageDriver:
             layers=plan.layer_report(compressed.errors),
             loss_before=before,
             loss_after=after,
-            parameters_before=_count(model),
-            parameters_after=_count(compressed.model),
+            parameters_before=count_parameters(model.config).stored,
+            parameters_after=count_parameters(compressed.model.config).stored,
             seconds=round(time.monotonic() - started, 3),
             step=progress["step"],
             tokens=progress["tokens"],
@@ -256,8 +257,3 @@ def _model(config: ModelConfig, checkpoint: Checkpoint, path: Path) -> MobileLLM
     """The model in a checkpoint; its weights are copies, because the file may be replaced."""
     weights = {k.removeprefix(PREFIX): v.clone() for k, v in checkpoint["state_dict"].items()}
     return model_from_state(config, weights, path)
-
-
-def _count(model: MobileLLM) -> int:
-    """Number of stored parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -9,13 +9,14 @@ between stages of compression, use mobilellm train init_from=MODEL_DIR compressi
   mobilellm compress outputs/default/<run> --out compressed
   mobilellm compress outputs/default/<run> --out compressed compression=low_rank   # seconds
   mobilellm compress MODEL_DIR --out sparse compression=sparsegpt data=text data.train=a.txt
+  mobilellm compress MODEL_DIR --out int4 compression=gptq compression.group=32
   mobilellm compress MODEL_DIR --out half compression=kronecker \
       compression.layers=[blocks.*.feed_forward.up_proj]
 
 Without data=…, a run's model is compressed on the data that it was trained on. Other arguments,
 key=value, are the settings of conf/compress.yaml. compression is one of searched (the default; it
 prints an estimate of its time first), low_rank, kronecker, permuted_kronecker, magnitude, wanda,
-sparsegpt, structured.
+sparsegpt, structured, and of quantization: quantize, gptq, awq.
 """
 
 import functools

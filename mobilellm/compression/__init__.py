@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Any
 from mobilellm.public_names import import_public_class
 
 if TYPE_CHECKING:
+    from mobilellm.compression.awq import AWQ as AWQ
     from mobilellm.compression.factorization import Factorization as Factorization
+    from mobilellm.compression.gptq import GPTQ as GPTQ
     from mobilellm.compression.pruning import Pruning as Pruning
+    from mobilellm.compression.quantization_aware_training import (
+        QuantizationAwareTraining as QuantizationAwareTraining,
+    )
+    from mobilellm.compression.round_to_nearest import RoundToNearest as RoundToNearest
     from mobilellm.compression.structured_pruning import StructuredPruning as StructuredPruning
 
 

@@ -32,7 +32,7 @@ def block_influences(model: MobileLLM, calibration: Sequence[Batch]) -> list[flo
         inputs = {key: value.to(device) for key, value in batch.items()}
         ids, mask = inputs["input_ids"], attention_mask_of(inputs)
         output = model(ids, attention_mask=mask, logits=False, capture=("hidden_states",))
-        before = model.embedding(ids)
+        before = model.embed(ids)
         for block, after in zip(
             model.config.layer_order, output.captured["hidden_states"], strict=True
         ):

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
@@ -59,6 +59,11 @@ class Recipe(ABC, Generic[PlanT]):
     Subclasses are frozen keyword-only dataclasses, which Hydra can instantiate. They implement
     `check`, `plan`, `apply` and `plan_from_dict`; the other methods have defaults.
     """
+
+    needs_training: ClassVar[bool] = False
+    """Whether the recipe has an effect only if the model is trained after `apply`."""
+    freezes_weights: ClassVar[bool] = False
+    """Whether `apply` packs weights, which training cannot change any more."""
 
     @abstractmethod
     def check(self, model: MobileLLM) -> None:
@@ -116,6 +121,13 @@ class Recipe(ABC, Generic[PlanT]):
         for the compressed student. The default is for recipes that do not change the architecture.
         """
         return [config]
+
+    def finish(self, model: MobileLLM) -> MobileLLM:
+        """The model to save at the end of a training run, which computes the same as `model`.
+
+        The default is `model` itself.
+        """
+        return model
 
     def budget_use(self, model: MobileLLM, plan: PlanT) -> BudgetUse | None:
         """The size budget and the part of it that a plan uses; None if there is no budget."""

@@ -61,7 +61,7 @@ class ResidualStream:
             )
         device = next(model.parameters()).device
         if not self._streams:
-            self._streams = [model.embedding(b["input_ids"].to(device)) for b in self.calibration]
+            self._streams = [model.embed(b["input_ids"].to(device)) for b in self.calibration]
         passed = slice(self.layers.start, first)
         self._streams = [self._run(model, number, passed) for number in range(len(self._streams))]
         self.layers = slice(first, last + 1)

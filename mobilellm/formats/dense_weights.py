@@ -32,13 +32,19 @@ def dense_weights(model: MobileLLM) -> dict[str, Tensor]:
         if config.matrix_of(name) not in compressed
     }
     for matrix in compressed:
-        state[f"{matrix}.weight"] = materialize(model.get_submodule(matrix)).detach()
+        state[f"{matrix}.weight"] = dense_matrix(model, matrix)
     if config.qk_norm == "l2":
         ones = model.norm.weight.new_ones(config.head_dim)  # pyright: ignore[reportCallIssue, reportArgumentType]
         for index in range(config.num_blocks):
             for part in ("q_norm", "k_norm"):
                 state[f"blocks.{index}.attention.{part}.weight"] = ones
     return _folded_multipliers(state, config)
+
+
+def dense_matrix(model: MobileLLM, name: str) -> Tensor:
+    """The dense form of a compressed matrix, in the data type of the model's norms."""
+    weight = materialize(model.get_submodule(name)).detach()
+    return weight.to(model.norm.weight.dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def of_layers(state: Mapping[str, Tensor], config: ModelConfig) -> Iterator[tuple[int, str, str]]:

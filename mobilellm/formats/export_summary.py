@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mobilellm.accounting import count_parameters
 from mobilellm.units import bytes_text
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def export_summary(model: "MobileLLM", folder: str | Path, *, custom_code: bool 
         f"{config.num_layers} layers, {written:,} parameters, {bytes_text(path.stat().st_size)} "
         "on disk"
     )
-    stored = sum(parameter.numel() for parameter in model.parameters())
+    stored = count_parameters(config).stored
     reasons = []
     if config.num_layers > config.num_blocks and not custom_code:
         reasons.append(f"its {config.num_blocks} shared blocks are exported once per application")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mobilellm.accounting import count_parameters
 from mobilellm.data.tokenizers import Message, Tokenizer, load_tokenizer
 from mobilellm.formats.model_folder import describe_missing_tokenizer, open_model
 from mobilellm.inference.text_generation import answer, continue_text
@@ -96,7 +97,7 @@ class LoadedModel:
 
     def __repr__(self) -> str:
         """Return folder and size in one line."""
-        config, stored = self.config, sum(p.numel() for p in self.model.parameters())
+        config, stored = self.config, count_parameters(self.config).stored
         return (
             f"LoadedModel({str(self.folder)!r}: {config.num_layers} layers of width "
             f"{config.hidden_size}, {stored:,} parameters)"

@@ -1,4 +1,4 @@
-"""Kinds of weight matrices: dense, sums of Kronecker products, masked.
+"""Kinds of weight matrices: dense, sums of Kronecker products, masked, quantized.
 
 Each kind has its own file, with its shape (plain data, stored in `ModelConfig.compressed_layers`),
 its `nn.Module`, its parameter and FLOP counts, and its format on disk. To add a kind, add a file
@@ -32,6 +32,8 @@ __all__ = [
 KINDS: dict[str, tuple[str, str]] = {
     "parts": ("mobilellm.layers.factorized", "FactorizedShape"),
     "nonzero": ("mobilellm.layers.masked", "MaskedShape"),
+    "quantized": ("mobilellm.layers.quantized", "QuantizedShape"),
+    "fake_quantized": ("mobilellm.layers.fake_quantized", "FakeQuantizedShape"),
 }
 """Module and class of each kind. The key is the field of `to_dict` that only this kind has.
 

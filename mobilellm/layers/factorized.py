@@ -120,6 +120,10 @@ class FactorizedShape(LayerShape):
         inputs -= has_own_input or uses_input_itself
         return sum(part.inner_size for part in self.parts) + inputs * size[1]
 
+    def file_bits(self, size: Size, bits: int) -> int:
+        """The factors, and 32 bits per index of a stored permutation."""
+        return bits * self.parameters + 32 * self.indices
+
     @classmethod
     def describe_tensors(cls, tensors: Mapping[str, Tensor]) -> str | None:
         """Number of parts, shapes of the first part's factors, and names of the permutations."""

@@ -68,6 +68,10 @@ class MaskedShape(LayerShape):
         """`masked` if the tensors include a mask, packed or not."""
         return "masked" if "mask" in tensors or BITS in tensors else None
 
+    def file_bits(self, size: Size, bits: int) -> int:
+        """The kept values, and one bit per entry in whole bytes."""
+        return bits * self.nonzero + 8 * -(-size[0] * size[1] // 8)
+
     def pack(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Replace `weight` and `mask` by the kept values and one bit per entry.
 

@@ -29,6 +29,18 @@ class LayerCost:
     materialized_values: int = 0
     """Number of entries of the dense weight that each application computes and saves for the
     backward pass."""
+    packed_bytes: int | None = None
+    """Bytes in which the matrix is stored, whatever the data type of the model, if its weights are
+    packed codes. These are not trained. None: each parameter has the data type of the model."""
+
+    @property
+    def trained(self) -> int:
+        """Number of parameters that training changes."""
+        return self.parameters if self.packed_bytes is None else 0
+
+    def stored_bits(self, bits: int) -> int:
+        """Bits in which the matrix is stored, if a parameter that is not packed has `bits`."""
+        return bits * self.parameters if self.packed_bytes is None else 8 * self.packed_bytes
 
     @property
     def nonzero(self) -> int:
@@ -114,6 +126,13 @@ class LayerShape(ABC):
                 save the input as well.
         """
         return 0
+
+    def file_bits(self, size: Size, bits: int) -> int:
+        """Bits in the file of a model, if the data type of its weights has `bits`.
+
+        They are those of the tensors that `pack` returns.
+        """
+        return self.cost(size).stored_bits(bits)
 
     def pack(self, tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
         """Convert the tensors of the module to the form in which they are written to disk."""

@@ -5,7 +5,8 @@ products of the usual libraries reach about a quarter of the bandwidth. A weight
 of the transposed matrix, as computed by torch's embedding bag, reaches nearly all of it. The
 weights are therefore copied and transposed once, and divided into tiles of columns that are
 distributed over the threads. Projections of the same input are concatenated. The remaining cost is
-the overhead of many small calls, so this module makes as few calls as possible.
+the overhead of many small calls, so this module makes as few calls as possible. Quantized weights
+are packed as dense ones, since computing them for every token would take longer than reading them.
 """
 
 import math
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mobilellm.layers import materialize
+from mobilellm.layers.quantized import QuantizedEmbedding, QuantizedLinear
 from mobilellm.layers.token_embedding import TokenEmbedding
 from mobilellm.models.attention import Attention, KeysValues
 from mobilellm.models.block import TransformerBlock
@@ -34,7 +37,7 @@ _TILE_WIDTH = 512
 _ALIGNMENT = 16
 _USUAL_MODULES = {
     MobileLLM, TransformerBlock, Attention, SwiGLU, ReLUFeedForward, RMSNorm, WeightlessRMSNorm,
-    TokenEmbedding, nn.Linear, nn.ModuleList,
+    TokenEmbedding, nn.Linear, nn.ModuleList, QuantizedEmbedding, QuantizedLinear,
 }  # fmt: skip
 
 
@@ -42,12 +45,12 @@ def can_pack(model: MobileLLM, batch_size: int) -> bool:
     """Whether `PackedDecoder` supports a model and is faster than its forward pass.
 
     It requires an x86 CPU, for which torch's embedding bag has vectorised kernels, float32 weights
-    and a small batch. All modules must be dense standard modules without hooks, because the decoder
-    does not call their `forward`.
+    and a small batch. All modules must be standard modules without hooks, because the decoder does
+    not call their `forward`; matrices are dense, or quantized without rounding their inputs.
     """
     if not all(_is_usual(module) for module in model.modules()):
         return False
-    weight: Any = model.embedding.weight
+    weight: Any = model.norm.weight
     if not weight.is_cpu or weight.dtype != torch.float32 or batch_size > MAX_BATCH:
         return False
     return torch.backends.cpu.get_cpu_capability().startswith("AVX")
@@ -56,7 +59,10 @@ def can_pack(model: MobileLLM, batch_size: int) -> bool:
 def _is_usual(module: nn.Module) -> bool:
     hooked = bool(module._forward_hooks or module._forward_pre_hooks)
     biased = getattr(module, "bias", None) is not None
-    return type(module) in _USUAL_MODULES and not hooked and not biased
+    is_exact = not (
+        isinstance(module, QuantizedLinear) and module.number_format.activation_bits is not None
+    )
+    return type(module) in _USUAL_MODULES and not hooked and not biased and is_exact
 
 
 class PackedDecoder:
@@ -66,11 +72,11 @@ class PackedDecoder:
         """Copy and pack the weights of `model`, for which `can_pack` must return True."""
         config = model.config
         self._config = config
-        self._embedding: Any = model.embedding.weight
+        self._embedding = materialize(model.embedding)
         self._blocks = [
             _PackedBlock(block, batch_size, config.share_kv == "first") for block in model.blocks
         ]
-        table: Any = model.embedding.weight if model.head is None else model.head.weight
+        table = self._embedding if model.head is None else materialize(model.head)
         self._head = _PackedMatrix([table], batch_size)
         self._norm = _PackedNorm(model.norm, config.output_multiplier)
         self._layers = tuple(zip(config.layer_order, cache_slots(config), strict=True))
@@ -125,15 +131,15 @@ class _PackedBlock:
         self._attention = attention
         self._num_queries = attention.q_proj.out_features // attention.head_dim
         self._num_keys = attention.k_proj.out_features // attention.head_dim
-        query = [attention.q_proj.weight]
-        keys_values = [attention.k_proj.weight, attention.v_proj.weight]
+        query = [materialize(attention.q_proj)]
+        keys_values = [materialize(attention.k_proj), materialize(attention.v_proj)]
         self._query = _PackedMatrix(query, batch_size) if split else None
         self._all = _PackedMatrix([*query, *keys_values], batch_size)
         self.scale = attention.scale
         self.output = _PackedMatrix([_scaled(attention.o_proj, block)], batch_size)
         self._gated = isinstance(feed, SwiGLU)
-        gate = [feed.gate_proj.weight] if self._gated else []
-        self._inner = _PackedMatrix([*gate, feed.up_proj.weight], batch_size)
+        gate = [materialize(feed.gate_proj)] if self._gated else []
+        self._inner = _PackedMatrix([*gate, materialize(feed.up_proj)], batch_size)
         self._attention_norm = _PackedNorm(block.attention_norm)
         self._feed_forward_norm = _PackedNorm(block.feed_forward_norm)
         self._down = _PackedMatrix([_scaled(feed.down_proj, block)], batch_size)
@@ -181,7 +187,8 @@ class _PackedBlock:
 def _scaled(projection: Any, block: nn.Module) -> Tensor:
     """The weight of a projection that writes to the residual stream, with its multiplier."""
     multiplier: Any = block.residual_multiplier
-    return projection.weight if multiplier == 1 else projection.weight * multiplier
+    weight = materialize(projection)
+    return weight if multiplier == 1 else weight * multiplier
 
 
 class _PackedMatrix:

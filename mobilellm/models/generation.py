@@ -1,12 +1,14 @@
 """Generation of tokens by greedy decoding or sampling, for prompts of different lengths."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mobilellm.layers.quantized import dense_copies
 from mobilellm.models.cache import KVCache
 from mobilellm.models.decoding import MIN_NEW_TOKENS, PackedDecoder, can_pack
 from mobilellm.models.mobilellm import MobileLLM
@@ -28,7 +30,8 @@ def generate(
     """Extend each prompt by up to `max_new_tokens` tokens.
 
     Args:
-        model: the model.
+        model: the model. Dense copies of quantized matrices are kept until all tokens are
+            generated, unless integers are multiplied.
         input_ids: prompts (batch, prompt), or a list of 1-D tensors of any lengths. These are
             padded on the left, which does not change the generated tokens.
         max_new_tokens: number of tokens to generate; fewer if all rows end earlier.
@@ -85,16 +88,18 @@ def _fill(
     decoder = None
     if width - length >= MIN_NEW_TOKENS and can_pack(model, batch):
         decoder = PackedDecoder(model, batch)
-    for end in range(length, width):
-        tokens[:, end] = torch.where(ended, eos, choose(logits))
-        if stop_at_eos:
-            ended |= tokens[:, end] == eos
-        if end + 1 == width or (stop_at_eos and ended.all()):
-            break
-        if decoder is None:
-            logits = _forward(model, tokens[:, end : end + 1], cache, mask)
-        else:
-            logits = decoder.step(tokens[:, end], cache, mask)
+    # The decoder has copies of its own.
+    with dense_copies(model) if decoder is None else nullcontext():
+        for end in range(length, width):
+            tokens[:, end] = torch.where(ended, eos, choose(logits))
+            if stop_at_eos:
+                ended |= tokens[:, end] == eos
+            if end + 1 == width or (stop_at_eos and ended.all()):
+                break
+            if decoder is None:
+                logits = _forward(model, tokens[:, end : end + 1], cache, mask)
+            else:
+                logits = decoder.step(tokens[:, end], cache, mask)
 
 
 def _forward(

@@ -64,6 +64,13 @@ class MobileLLM(nn.Module):
         """Set whether training saves only the input of each layer and recomputes the rest."""
         self._activation_checkpointing = enabled
 
+    def embed(self, input_ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch hidden"]:
+        """Look up token embeddings: ids (...) -> (..., hidden), in the data type of the norms.
+
+        A quantized table has no data type of its own.
+        """
+        return self.embedding(input_ids).to(self.norm.weight.dtype)
+
     def unembed(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
         """Compute logits with the tied embedding or the head: (..., hidden) -> (..., vocab)."""
         if self.config.output_multiplier != 1:
@@ -106,7 +113,7 @@ class MobileLLM(nn.Module):
         mask, counted = _mask_and_positions(input_ids, past, attention_mask)
         positions = counted if positions is None else positions
         rotary = rotary_of(self.config, positions)
-        x = self.embedding(input_ids)
+        x = self.embed(input_ids)
         captured: dict[str, list[Tensor]] = {name: [] for name in capture}
         if "embedding" in captured:
             captured["embedding"].append(x)
@@ -137,7 +144,7 @@ class MobileLLM(nn.Module):
         """Apply consecutive layers to the residual stream.
 
         Args:
-            x: residual stream (batch, seq, hidden); for the first layer, `embedding(input_ids)`.
+            x: residual stream (batch, seq, hidden); for the first layer, `embed(input_ids)`.
             layers: range of indices into `layer_order`.
             attention_mask: as for `forward`, without a cache.
 

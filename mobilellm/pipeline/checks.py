@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 import torch
 
+from mobilellm.accounting.parameters import matrix_costs
 from mobilellm.callbacks.compression import CompressionCallback
 from mobilellm.callbacks.distillation import DistillationCallback
 from mobilellm.callbacks.supernet import SupernetCallback
+from mobilellm.command_names import command_for
 from mobilellm.launchers.local.gpus import visible_gpus
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.initialization import check_initialization
@@ -130,6 +132,7 @@ def check_parts(run: Run) -> None:
     Raises:
         ValueError: parts do not fit together; the message begins with the key of the part.
     """
+    check_trained(run.model)
     with named_errors("initialization"):
         check_initialization(**run.config["initialization"])
     with named_errors("optimizer", run.config["optimizer"]["_target_"]), torch.device("meta"):
@@ -155,7 +158,28 @@ def check_parts(run: Run) -> None:
                 )
 
 
+def check_trained(model: ModelConfig) -> None:
+    """Check that training can change all matrices of a model.
+
+    Raises:
+        ValueError: matrices are stored as packed codes.
+    """
+    packed = [name for name, cost in matrix_costs(model).items() if cost.packed_bytes is not None]
+    if packed:
+        raise ValueError(
+            f"{len(packed)} matrices of the model are quantized, e.g. {packed[0]}, and training "
+            "does not change their packed weights; start from the model with floats that it was "
+            "made from, with compression=qat to train it for quantization"
+        )
+
+
 def _check_compression(run: Run, compression: CompressionCallback) -> None:
+    if compression.staged.recipe.freezes_weights:
+        raise ValueError(
+            "compression: this method packs weights, which training does not change; quantize the "
+            f"model after training ({command_for('compress')} RUN), or train it for quantization "
+            "with compression=qat"
+        )
     if run.trainer.strategy == "fsdp" and compression.starts(run.budget)[-1] > 0:
         # torch cannot add new parameters, which have no state, to a sharded optimizer.
         raise ValueError(

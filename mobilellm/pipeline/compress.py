@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from mobilellm.accounting import count_parameters
+from mobilellm.accounting.storage import is_quantized
 from mobilellm.checkpoint import save_model, stored_bytes
 from mobilellm.cli.console import make_console
 from mobilellm.command_names import command_for
@@ -18,6 +19,7 @@ from mobilellm.compression.measurement import label_of_original
 from mobilellm.compression.plan import Plan
 from mobilellm.compression.recipe import Batch, Recipe
 from mobilellm.compression.stage_settings import StageSettings
+from mobilellm.compression.storage_table import embedding_alternative, storage_table
 from mobilellm.compression.tables import results_table
 from mobilellm.data.batches import CorpusBatches
 from mobilellm.evaluation.latency import compare_latency
@@ -66,6 +68,11 @@ def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Com
     model = model.float()  # sums over many tokens would lose precision in 16 bits
     recipe, settings = _build_recipe(cfg)
     _check_single_stage(settings)
+    if recipe.needs_training:
+        raise ValueError(
+            f"{type(recipe).__name__} has no effect without training; use {command_for('train')} "
+            "init_from=…, or compression=quantize, gptq or awq to quantize without training"
+        )
     recipe.check(model)
     _check_latency(cfg, model)
     data = data_to_compress_on(cfg, folder, model)
@@ -85,6 +92,10 @@ def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Com
     results = _measure(models, data, cfg, stored_dtype)
     warn_if_untrained(results[0].loss, model.config.vocab_size, f"the model in {folder}")
     _print(results_table([result.to_dict() for result in results]))
+    float_bits = 8 * stored_dtype.itemsize
+    if is_quantized(compressed.model.config):
+        _print(storage_table(compressed.model.config, float_bits))
+        _log(embedding_alternative(compressed.model.config, float_bits))
     report = CompressionReport(
         recipe=str(recipe),
         budget=budget_use,

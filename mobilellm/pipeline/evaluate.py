@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mobilellm.accounting import count_parameters
 from mobilellm.data.tokenizers import Tokenizer, load_tokenizer
 from mobilellm.evaluation.harness.evaluate_task import evaluate_task, num_requests, task_settings
 from mobilellm.evaluation.harness.results import TaskResult
@@ -190,7 +191,7 @@ def _facts(model: LanguageModel, *, has_tasks: bool) -> dict[str, Any]:
     threads = torch.get_num_threads()
     return {
         "model_hash": model_hash(model.model),
-        "parameters": sum(p.numel() for p in model.model.parameters()),
+        "parameters": count_parameters(model.model.config).stored,
         "harness_version": importlib.metadata.version("lm-eval") if has_tasks else None,
         "protocol": model.protocol,
         "device": device_name(next(model.model.parameters()).device.type),

@@ -66,8 +66,12 @@ def fit(run: Run, prepared: PreparedData) -> Fitted:
             except RollbackRequest as request:
                 checkpoint = run_on_first_rank(partial(rewind_checkpoint, run, request))
     results = measure_results(run, module.trainer, module, micro_batch_size=size, ended_early=early)
+    model = _whole_model(run, module)
+    if run.parts.compression is not None and results.status == "finished" and model is not None:
+        model = run.parts.compression.finish(model)
+        results = replace(results, model=model.config)
     further = report_stages(run, results)
-    return Fitted(replace(results, further=results.further | further), _whole_model(run, module))
+    return Fitted(replace(results, further=results.further | further), model)
 
 
 def _fit_stages(

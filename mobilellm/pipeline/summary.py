@@ -7,7 +7,9 @@ from dataclasses import asdict
 
 from omegaconf import OmegaConf
 
+from mobilellm.accounting.storage import is_quantized
 from mobilellm.checkpoint import save_model
+from mobilellm.compression.storage_table import storage_line
 from mobilellm.data import PreparedData
 from mobilellm.data.resolved import data_name
 from mobilellm.data.tokenizers import open_tokenizer
@@ -129,6 +131,9 @@ class RunSummary:
                 (results.val_loss, "nats per token"), (results.val_bits_per_byte, "bits per byte"),
             )  # fmt: skip
             known = [f"{loss:.3f} {unit}" for loss, unit in losses if loss is not None]
+            if fitted.model is not None and is_quantized(fitted.model.config):
+                bits = 8 * fitted.model.norm.weight.dtype.itemsize
+                logger.info("saved %s", storage_line(fitted.model.config, bits))
             logger.info("finished: validation loss %s; %s", ", ".join(known), folder)
         return self.facts
 

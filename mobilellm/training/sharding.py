@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from mobilellm.accounting import count_parameters
+from mobilellm.accounting import count_parameters, packed_parameters
 
 
 def apply_fully_shard_(model: Any, mesh: Any) -> None:
@@ -52,6 +52,7 @@ def check_stored_parameters(model: Any, when: str) -> None:
         RuntimeError: the numbers differ, which is a bug of the program.
     """
     found = sum(parameter.numel() for parameter in model.parameters())
+    found += packed_parameters(model.config)
     stored = count_parameters(model.config).stored
     if found != stored:
         raise RuntimeError(

@@ -98,7 +98,10 @@ def test_it_is_read_checked_and_written(config):
         ModelConfig.from_dict(
             config.to_dict() | {"compressed_layers": {TABLE: {"num_diagonal": 5}}}
         )
-    with pytest.raises(ValueError, match="give one of the keys parts, nonzero, num_diagonal"):
+    with pytest.raises(
+        ValueError,
+        match="give one of the keys parts, nonzero, quantized, fake_quantized, num_diagonal",
+    ):
         parse_layer_shape({"rank": 3})
 
 

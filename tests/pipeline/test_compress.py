@@ -95,7 +95,9 @@ def test_a_folder_in_use_is_refused(run_folder, options, tmp_path):
 
 def test_no_compression_is_refused(run_folder, options, tmp_path):
     cfg = compose("compress", ["compression=none", *options[:-3]])
-    with pytest.raises(ValueError, match="compresses nothing; use one of kronecker, low_rank"):
+    with pytest.raises(
+        ValueError, match="compresses nothing; use one of awq, gptq, kronecker, low_rank"
+    ):
         compress_folder(cfg, run_folder, tmp_path / "small")
 
 

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mobilellm.compression.algorithms.inverse_factor import inverse_factor
+
 UNSTRUCTURED = "unstructured"
 
 
@@ -161,7 +163,7 @@ def sparsegpt(
     _check_blocks(second_moment, width, block_size, pattern, groups)
     work = weight.detach().to(torch.float64, copy=True)
     work[:, second_moment.diagonal() <= 0] = 0  # Inputs that are always zero are pruned first.
-    factor = _inverse_factor(second_moment, damping)
+    factor = inverse_factor(second_moment, damping)
     mask = torch.ones_like(work, dtype=torch.bool)
     for start in range(0, width, block_size):
         stop = min(start + block_size, width)
@@ -183,24 +185,6 @@ def sparsegpt(
             block[:, column:] -= errors[:, column, None] * upper[column, column:]
         work[:, stop:] -= errors @ factor[start:stop, stop:]
     return (work * mask).to(weight.dtype), mask
-
-
-def _inverse_factor(second_moment: Tensor, damping: float) -> Tensor:
-    """The upper triangular U with UᵀU = H⁻¹ for the damped moment H, in float64."""
-    hessian = second_moment.to(torch.float64, copy=True)
-    diagonal = hessian.diagonal()
-    dead = diagonal <= 0
-    # An input that is always zero has a zero diagonal entry; any positive value makes H regular.
-    scale = torch.ones_like(diagonal).mean() if dead.all() else diagonal[~dead].mean()
-    diagonal[dead] = scale
-    diagonal += damping * scale
-    lower, failed = torch.linalg.cholesky_ex(hessian)
-    if failed:
-        raise ValueError(
-            f"the second moment is singular with damping={damping}; give a larger damping "
-            "(0.01), or more calibration tokens"
-        )
-    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
 
 
 def _check_blocks(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mobilellm.checkpoint import model_from_state
+from mobilellm.formats.dense_weights import dense_matrix
 from mobilellm.formats.huggingface.weight_files import read_weights
-from mobilellm.layers import materialize
 from mobilellm.layers.factorized import FactorizedShape
 from mobilellm.models import MobileLLM, ModelConfig
 
@@ -40,7 +40,7 @@ def custom_state(model: MobileLLM) -> tuple[ModelConfig, dict[str, Tensor]]:
         if model.config.matrix_of(name) not in dense
     }
     for name in dense:
-        state[f"{name}.weight"] = materialize(model.get_submodule(name)).detach()
+        state[f"{name}.weight"] = dense_matrix(model, name)
     kept = {name: shape for name, shape in shapes.items() if name not in dense}
     return replace(model.config, compressed_layers=kept), state
 
