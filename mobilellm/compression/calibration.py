@@ -197,6 +197,10 @@ def metric_of(name: str, moments: Moments, weights: TokenWeights) -> Metric:
     check_tokens(name, moments)
     if name == "head":
         return Metric(moments.inputs, weights.predicted)
+    return Metric(tied_table_moment(moments), weights.predicted)
+
+
+def tied_table_moment(moments: Moments) -> Tensor:
+    """The moment (hidden, hidden) of a table that is read as embedding and as head."""
     plain = torch.eye(len(moments.inputs)).to(moments.inputs)
-    moment = moments.inputs / moments.inputs.diagonal().mean() + LOOK_UP * plain
-    return Metric(moment, weights.predicted)
+    return moments.inputs / moments.inputs.diagonal().mean() + LOOK_UP * plain

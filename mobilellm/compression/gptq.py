@@ -7,18 +7,17 @@ from mobilellm.compression.algorithms.gptq import gptq
 from mobilellm.compression.algorithms.metric import Metric, target_weight
 from mobilellm.compression.apply import with_layers, working_copy
 from mobilellm.compression.calibration import (
-    TABLES,
     Moments,
     check_tokens,
     gather_moments,
-    metric_of,
+    tied_table_moment,
 )
 from mobilellm.compression.plan import LayerwisePlan
 from mobilellm.compression.progress import log_progress
 from mobilellm.compression.quantization_recipe import QuantizationRecipe, finite_weight
 from mobilellm.compression.recipe import Batch, Compressed
-from mobilellm.compression.selection import groups_by_input
-from mobilellm.compression.stream_cache import StreamCache
+from mobilellm.compression.residual_stream import PairedStreams
+from mobilellm.compression.selection import block_of, groups_by_input
 from mobilellm.layers.quantized import QuantizedLinear
 from mobilellm.models import MobileLLM
 from mobilellm.models.config import check_choice
@@ -70,21 +69,15 @@ class GPTQ(QuantizationRecipe):
         self.check_layers(model.config, plan.names)
         self.check_plan(plan)
         working = working_copy(model)
-        streams = StreamCache(model, calibration) if StreamCache.supports(model) else None
+        streams = PairedStreams(calibration, model)
         layers: dict[str, QuantizedLinear] = {}
         errors: dict[str, float] = {}
         groups = groups_by_input(model.config, plan.names)
         for group in log_progress(groups, "groups of matrices quantized"):
-            is_block, is_read = group[0] not in TABLES, group[0] != "embedding"
-            if is_block and streams is not None:
-                streams.move_to(int(group[0].split(".")[1]), working)
-            moments = gather_moments(
-                working,
-                calibration,
-                group,
-                teacher=model if self.fit == "propagated" and is_read else None,
-                run=streams if is_block else None,
-            )
+            is_read = group[0] != "embedding"
+            teacher = model if self.fit == "propagated" and is_read else None
+            run = streams.at(block_of(group[0]), working, teacher)
+            moments = gather_moments(working, calibration, group, teacher=teacher, run=run)
             done = {}
             for name in group:
                 done[name], errors[name] = self._quantize(model, name, moments)
@@ -100,10 +93,10 @@ class GPTQ(QuantizationRecipe):
         if name == "embedding" and not model.config.tie_word_embeddings:
             layer = QuantizedLinear.nearest(weight, number_format)
             return layer, Metric().relative_error(weight, layer.materialize())
+        check_tokens(name, moments[name])
         if name == "embedding":
-            metric = metric_of(name, moments[name])
+            metric = Metric(tied_table_moment(moments[name]))
         else:
-            check_tokens(name, moments[name])
             metric = Metric(moments[name].inputs)
         codes, grid = gptq(
             target_weight(weight, metric, moments[name].cross),

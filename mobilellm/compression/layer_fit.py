@@ -1,6 +1,6 @@
 """Fitting factorised layers to a dense model, block by block in the model's order."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -14,7 +14,7 @@ from mobilellm.compression.calibration import TABLES, Moments, gather_moments, m
 from mobilellm.compression.permutations import permuted_fit
 from mobilellm.compression.progress import log_progress
 from mobilellm.compression.recipe import Batch
-from mobilellm.compression.residual_stream import ResidualStream
+from mobilellm.compression.residual_stream import PairedStreams
 from mobilellm.compression.selection import block_of, by_depth, groups_by_input
 from mobilellm.compression.token_weights import TokenWeights
 from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
@@ -49,12 +49,12 @@ class LayerFit:
             yield dict.fromkeys(names, Metric())
             return
         model = frozen_view(model)
-        stream = _Streams(calibration, model)
+        streams = PairedStreams(calibration, model)
         weights = TokenWeights(model, calibration)
         ordered = by_depth(model.config, names)
         for block, members in groupby(ordered, key=block_of):
             group = list(members)
-            run = stream.at(block, model)
+            run = streams.at(block, model)
             moments = gather_moments(model, calibration, group, run=run)
             yield {name: metric_of(name, moments[name], weights) for name in group}
 
@@ -80,7 +80,7 @@ class LayerFit:
         dense = working = frozen_view(dense)
         fitted: dict[str, FactorizedLinear] = {}
         errors: dict[str, float] = {}
-        streams = _Streams(calibration, dense)
+        streams = PairedStreams(calibration, dense)
         weights = TokenWeights(dense, calibration)
         for group in log_progress(self._groups(dense, list(shapes)), "groups of layers fitted"):
             moments: dict[str, Moments] = {}
@@ -116,29 +116,3 @@ class LayerFit:
         if shape.row_permutation or shape.column_permutation:
             return permuted_fit(goal, shape, metric, self.permutation_search, dtype)
         return SumFit(goal, shape, metric).improve().layer(dtype)
-
-
-class _Streams:
-    """Residual streams before the block that is compressed, of one or two models."""
-
-    def __init__(self, calibration: Sequence[Batch], model: MobileLLM) -> None:
-        self.calibration, self.supported = calibration, ResidualStream.supports(model)
-        self._own, self._teacher = ResidualStream(calibration), ResidualStream(calibration)
-
-    def at(
-        self, block: str, model: MobileLLM, teacher: MobileLLM | None = None
-    ) -> Callable[[MobileLLM, int], Tensor] | None:
-        """A function that runs a block, for `gather_moments`; None: complete forward passes.
-
-        Args:
-            block: name of the block, or of a table.
-            model: the model, in which all blocks before this one are final.
-            teacher: the dense model.
-        """
-        if block in TABLES or not self.supported:
-            return None
-        index = int(block.split(".")[1])
-        self._own.move_to(index, model)
-        if teacher is not None:
-            self._teacher.move_to(index, teacher)
-        return lambda one, number: (self._teacher if one is teacher else self._own).run(one, number)

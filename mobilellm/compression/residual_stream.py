@@ -4,7 +4,7 @@ A method that compresses a model block by block runs each block several times. T
 are final by then, and hence the residual stream that it reads as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -82,3 +82,37 @@ class ResidualStream:
         stream, batch = self._streams[number], self.calibration[number]
         mask = attention_mask_of({key: value.to(stream.device) for key, value in batch.items()})
         return model.run_layers(stream, layers, attention_mask=mask)
+
+
+class PairedStreams:
+    """Residual streams of a model that is being compressed, and of its teacher, on the same text.
+
+    Args:
+        calibration: batches of `input_ids` (batch, seq), with or without `document_ids`.
+        model: whose blocks are compressed.
+    """
+
+    def __init__(self, calibration: Sequence[Batch], model: MobileLLM) -> None:
+        """Store the text; nothing is computed yet."""
+        self.supported = ResidualStream.supports(model)
+        self._own, self._teacher = ResidualStream(calibration), ResidualStream(calibration)
+
+    def at(
+        self, block: str, model: MobileLLM, teacher: MobileLLM | None = None
+    ) -> Callable[[MobileLLM, int], Tensor] | None:
+        """A function that runs a block, for `gather_moments`; None: complete forward passes.
+
+        The blocks must be given in the order of their first application.
+
+        Args:
+            block: name of the block, or of a table.
+            model: the model, in which all blocks before this one are final.
+            teacher: the dense model.
+        """
+        if not block.startswith("blocks.") or not self.supported:
+            return None
+        index = int(block.split(".")[1])
+        self._own.move_to(index, model)
+        if teacher is not None:
+            self._teacher.move_to(index, teacher)
+        return lambda one, number: (self._teacher if one is teacher else self._own).run(one, number)
