@@ -29,7 +29,7 @@ TRAIN: Rows = {
     "seed": (int, SEED),
     "sequence_length": (int, POSITIVE),
     "tokens_per_step": (int | Literal["auto"], POSITIVE),
-    "micro_batch_size": (int | Literal["auto"], POSITIVE),
+    "micro_batch_size": (int | Literal["auto", "measure"], POSITIVE),
     "max_tokens": (float | None, Range(above=0, remedy="null sets no limit")),
     "tokens_per_parameter": (float | None, Range(above=0, cap=1e9, remedy="null sets no limit")),
     "max_flops": (float | None, Range(above=0, cap=1e29, remedy="null sets no limit")),

@@ -43,11 +43,12 @@ def check_windows(config: Config, model: ModelConfig) -> None:
             f"{length}; use more, or null for the whole split"
         )
     micro, samples = config["micro_batch_size"], per_step // length
-    if micro != "auto" and (not isinstance(micro, int) or micro < 1 or samples % micro):
+    is_chosen = micro in ("auto", "measure")
+    if not is_chosen and (not isinstance(micro, int) or micro < 1 or samples % micro):
         divisors = [n for n in range(1, min(samples, 4096) + 1) if samples % n == 0]
         raise ValueError(
-            f"micro_batch_size={micro} must be auto or divide the {samples} windows of a step "
-            f"(tokens_per_step / sequence_length); use one of {divisors}, or larger steps"
+            f"micro_batch_size={micro} must be auto, measure, or divide the {samples} windows of a "
+            f"step (tokens_per_step / sequence_length); use one of {divisors}, or larger steps"
         )
 
 
@@ -67,7 +68,9 @@ def check_devices(
         ValueError: they cannot; the message gives the number of windows that is required.
     """
     samples = config["tokens_per_step"] // config["sequence_length"]
-    micro = 1 if config["micro_batch_size"] == "auto" else config["micro_batch_size"]
+    micro = config["micro_batch_size"]
+    if micro in ("auto", "measure"):
+        micro = 1
     world = num_devices(trainer, launcher, on_this_machine=on_this_machine)
     if samples % (world * micro):
         raise ValueError(

@@ -35,7 +35,7 @@ def measure_step_time(run: Run, *, seconds: float = 1.0) -> StepTime:
     model, device = make_model(run), run.trainer.device_type
     model = model.to(device)
     optimizer = run.parts.optimizer(model)
-    size, length = micro_batch_size(run), run.config["sequence_length"]
+    size, length = micro_batch_size(run, measures=False), run.config["sequence_length"]
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(run.model.vocab_size, (size, length + 1), generator=generator).to(device)
     accumulation = max(1, run.samples_per_step // size)

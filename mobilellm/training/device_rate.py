@@ -16,7 +16,12 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 @functools.cache
 def _remembered_rate(device: torch.device, dtype: torch.dtype, _threads: int) -> float:
-    return measure_matmul_rate(device, dtype)
+    rate = measure_matmul_rate(device, dtype)
+    if device.type == "cuda":
+        # The peak memory of a run must not include the matrices; nothing was trained before them.
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    return rate
 
 
 def measure_matmul_rate(
