@@ -12,7 +12,7 @@ Parts:
   loop          Lightning's loop with logging, compared with a bare loop
   startup       time from the command to the first step
   data          preparation of text
-  gpu           training steps on a GPU
+  gpu           training and decoding on a GPU, in parts; those in the file already are kept
   factorized    factorised feed-forward layers, compared with dense ones
   muon          steps of Muon in batches, compared with torch's
   distillation  steps with a teacher or with its stored logits, compared with steps on labels alone
@@ -21,7 +21,9 @@ Parts:
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -47,16 +49,29 @@ def main() -> None:
 
     from rich.console import Console
 
-    from scripts.benchmarks.parts import measure
     from scripts.benchmarks.results import results_table, write_results
 
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     for part in PARTS:
         if part in arguments.parts or "all" in arguments.parts:
-            rows = measure(part, rounds=arguments.rounds, quick=arguments.quick)
-            write_results(arguments.out, {part: rows})
-            console.print(results_table(part, rows))
+            for name, rows in measured(part, arguments):
+                write_results(arguments.out, {name: rows})
+                console.print(results_table(name, rows))
     print(f"Written to {arguments.out}")
+
+
+def measured(part: str, arguments: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    """The rows of a part by the name under which they are kept; `gpu` has several names."""
+    if part == "gpu":
+        from scripts.benchmarks.gpu import measure_gpu
+        from scripts.benchmarks.results import known_results
+
+        known = known_results(arguments.out)
+        yield from measure_gpu(known, rounds=arguments.rounds, quick=arguments.quick)
+        return
+    from scripts.benchmarks.parts import measure
+
+    yield part, measure(part, rounds=arguments.rounds, quick=arguments.quick)
 
 
 if __name__ == "__main__":

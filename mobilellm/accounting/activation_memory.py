@@ -108,16 +108,13 @@ def _application_bytes(
         mask_values: length of each query's row of the mask; 0 without a mask.
         repeats_heads: whether keys and values are repeated for every query head.
     """
-    # Number of projections whose input is the output of a norm.
-    projections = 5 if config.feed_forward == "swiglu" else 4
     uses = config.block_uses
     for index, shape in enumerate(config.block_shapes):
         repeats = uses[index]
         key_value_passes = 1 if config.share_kv == "first" else repeats
-        # Two norms keep one tensor each. Their outputs are the inputs of the projections, each of
-        # which keeps its own cast copy under autocast.
-        read = projections if form.is_mixed else 2
-        norms = config.hidden_size * (2 * form.residual + read * form.value)
+        # Two norms keep one tensor each. Their outputs are the inputs of the projections, which
+        # share one cast copy under autocast.
+        norms = config.hidden_size * (2 * form.residual + 2 * form.value)
         query_and_output = 2 * shape.num_attention_heads * head_dim(config)
         key_and_value = 2 * shape.num_key_value_heads * head_dim(config)
         if repeats_heads and shape.num_key_value_heads < shape.num_attention_heads:

@@ -157,25 +157,9 @@ class _ChunkedLosses(torch.autograd.Function):
         # One allocation: concatenating the chunks at the end would fragment the heap.
         hidden_gradient = torch.empty_like(hidden)
         gradients: list[Tensor | None] = [None] * len(parameters)
-        total, token_losses, sums = _empty_sums(hidden, plan)
+        total, token_losses, sums = totals = _empty_sums(hidden, plan)
         for place, rows, targets in plan.chunks_of(hidden.detach()):
-            with torch.enable_grad():
-                inputs = [rows.requires_grad_(), *parameters]
-                logits = plan.unembed(inputs[0])
-            weight = plan.weight_of(place)
-            found = label_losses(logits.detach(), targets, weight, plan.soft_labels(place))
-            token_losses[place], soft, logit_gradient = found
-            total += (token_losses[place] * weight).sum()
-            plan.add_soft_(sums, soft)
-            for index, term in enumerate(plan.terms):
-                if isinstance(term, ChunkTerm):
-                    leaf = logits.detach().requires_grad_()
-                    with torch.enable_grad():
-                        value = term.function(leaf, place)
-                    sums[index] += value.detach()
-                    if term.weight:
-                        logit_gradient.add_(torch.autograd.grad(value, leaf)[0], alpha=term.weight)
-            chunk_gradients = torch.autograd.grad(logits, inputs, logit_gradient.to(logits.dtype))
+            chunk_gradients = _chunk_gradients(plan, place, rows, targets, parameters, totals)
             hidden_gradient[place] = chunk_gradients[0]
             gradients = [
                 new if old is None else old.add_(new)
@@ -194,6 +178,49 @@ class _ChunkedLosses(torch.autograd.Function):
         hidden, *gradients = (gradient.mul_(scale) for gradient in ctx.gradients)
         ctx.gradients = None
         return hidden, None, *gradients
+
+
+def _chunk_gradients(
+    plan: _Plan,
+    place: slice,
+    rows: Float[Tensor, "rows hidden"],
+    targets: Int[Tensor, " rows"],
+    parameters: Sequence[Tensor],
+    totals: tuple[Tensor, Tensor, Tensor],
+) -> tuple[Tensor, ...]:
+    """Add the losses of one chunk to the totals, and return the gradients of its inputs.
+
+    A function of its own, at the end of which nothing of the size of the logits is in memory.
+
+    Args:
+        plan: the losses.
+        place: range of the chunk among all tokens.
+        rows: its hidden states, detached.
+        targets: its labels.
+        parameters: those that `unembed` uses.
+        totals: see `_empty_sums`; they are changed.
+
+    Returns:
+        Gradients of the rows and of the parameters.
+    """
+    total, token_losses, sums = totals
+    with torch.enable_grad():
+        inputs = [rows.requires_grad_(), *parameters]
+        logits = plan.unembed(inputs[0])
+    weight = plan.weight_of(place)
+    found = label_losses(logits.detach(), targets, weight, plan.soft_labels(place))
+    token_losses[place], soft, logit_gradient = found
+    total += (token_losses[place] * weight).sum()
+    plan.add_soft_(sums, soft)
+    for index, term in enumerate(plan.terms):
+        if isinstance(term, ChunkTerm):
+            leaf = logits.detach().requires_grad_()
+            with torch.enable_grad():
+                value = term.function(leaf, place)
+            sums[index] += value.detach()
+            if term.weight:
+                logit_gradient.add_(torch.autograd.grad(value, leaf)[0], alpha=term.weight)
+    return torch.autograd.grad(logits, inputs, logit_gradient.to(logits.dtype))
 
 
 def _empty_sums(

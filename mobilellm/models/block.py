@@ -11,7 +11,7 @@ from mobilellm.models.attention import Attention, KeysValues
 from mobilellm.models.cache import KVCache
 from mobilellm.models.config import ModelConfig
 from mobilellm.models.feed_forward import ReLUFeedForward, SwiGLU
-from mobilellm.models.norm import RMSNorm
+from mobilellm.models.norm import RMSNorm, as_operand
 from mobilellm.models.rotary import Rotary
 
 
@@ -80,7 +80,7 @@ class TransformerBlock(nn.Module):
     ) -> BlockOutput:
         """Apply the block to the residual stream; arguments as in `Attention.forward`."""
         attended, used_keys_values, weights = self.attention(
-            self.attention_norm(x),
+            as_operand(self.attention_norm(x)),
             rotary,
             mask,
             keys_values=keys_values,
@@ -89,7 +89,7 @@ class TransformerBlock(nn.Module):
             need_weights=need_weights,
         )
         x = self._add(x, attended)
-        fed = self.feed_forward(self.feed_forward_norm(x))
+        fed = self.feed_forward(as_operand(self.feed_forward_norm(x)))
         return BlockOutput(self._add(x, fed), used_keys_values, weights, fed)
 
     def _add(

@@ -33,6 +33,17 @@ class RMSNorm(nn.Module):
         return f"{self.weight.shape[0]}, eps={self.eps}"
 
 
+def as_operand(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
+    """Cast to the type of matrix products, so that under autocast all that read x share one cast.
+
+    Autocast would cast x, and keep the result for the backward pass, once for each product.
+    """
+    device = x.device.type
+    if x.dtype == torch.float32 and device != "meta" and torch.is_autocast_enabled(device):
+        return x.to(torch.get_autocast_dtype(device))
+    return x
+
+
 class WeightlessRMSNorm(nn.Module):
     """x / sqrt(mean(x²) + eps) over the last dimension, the QK-norm of MobileLLM-R1."""
 

@@ -45,9 +45,8 @@ def check_windows(config: Config, model: ModelConfig) -> None:
             f"{length}; use more, or null for the whole split"
         )
     micro, samples = config["micro_batch_size"], per_step // length
-    if micro not in ("auto", "measure") and (
-        not isinstance(micro, int) or micro < 1 or samples % micro
-    ):
+    is_chosen = micro in ("auto", "measure")
+    if not is_chosen and (not isinstance(micro, int) or micro < 1 or samples % micro):
         divisors = [n for n in range(1, min(samples, 4096) + 1) if samples % n == 0]
         raise ValueError(
             f"micro_batch_size={micro} must be auto, measure, or divide the {samples} windows of a "

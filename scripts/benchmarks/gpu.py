@@ -1,54 +1,106 @@
-"""Measures training on a GPU: 125M, bf16, windows of 2048, compared with Hugging Face's Llama.
+"""Measures training and decoding on a GPU, in parts that are written as soon as they are measured.
 
-Both models are compiled.
+A part that the file of results already has for this device is not measured again, so that an
+interrupted run continues where it was.
 """
 
-import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from mobilellm.accounting import flops_per_token
-from mobilellm.training.compilation import compile_blocks_
-from mobilellm.training.device_rate import measure_matmul_rate
-from scripts.benchmarks.peers import HuggingFaceStep, OurStep
-from scripts.benchmarks.rounds import alternate, median_ratio
-from scripts.benchmarks.shapes import Workload, mobilellm_125m
+from mobilellm.models import ModelConfig
+from mobilellm.provenance import device_name
+from scripts.benchmarks.gpu_loop import measure_callbacks
+from scripts.benchmarks.gpu_training import (
+    measure_decoding,
+    measure_documents,
+    measure_muon_share,
+    measure_training,
+)
+from scripts.benchmarks.shapes import preset
+
+MODELS = ("mobilellm_125m", "mobilellm_ls_125m", "mobilellm_350m", "mobilellm_1b")
+Rows = list[dict[str, Any]]
 
 
-def measure_gpu(*, rounds: int, steps: int = 10, batch: int = 16) -> list[dict[str, Any]]:
-    """Measure tokens per second and model FLOPs utilisation; without a GPU, nothing is measured."""
-    if not torch.cuda.is_available():
-        return [{"not measured": "no CUDA device"}]
-    workload = Workload("30x576", mobilellm_125m(), batch=batch, sequence_length=2048)
-    torch.set_float32_matmul_precision("high")
-    ours, theirs = OurStep(workload, "cuda"), HuggingFaceStep(workload, "cuda")
-    compile_blocks_(ours.model)
-    theirs.model.compile()
+@dataclass(frozen=True)
+class Bench:
+    """How the parts are measured."""
 
-    def repeat(step: OurStep | HuggingFaceStep) -> None:
-        for _ in range(steps):
-            with torch.autocast("cuda", torch.bfloat16):
-                step()
-        torch.cuda.synchronize()
+    device: str
+    """`cuda`, or `cpu` to check that the parts run; such figures mean nothing."""
+    rounds: int
+    steps: int
+    """Training steps per round."""
+    sequence_length: int
+    compiles: bool
+    most_windows: int = 16
+    """Largest batch; smaller if the memory forecast requires it."""
 
-    taken = alternate(
-        {"ours": lambda: repeat(ours), "huggingface": lambda: repeat(theirs)}, rounds=rounds
+    @property
+    def name(self) -> str:
+        """The name of the device, by which results are recognised."""
+        return device_name(self.device)
+
+
+def measure_gpu(
+    known: Mapping[str, Sequence[Mapping[str, Any]]], *, rounds: int, quick: bool = False
+) -> Iterator[tuple[str, Rows]]:
+    """Measure all parts that are not known yet; each is yielded with its name.
+
+    Args:
+        known: rows of earlier runs by the name of their part.
+        rounds: number of rounds.
+        quick: on a CPU and with a tiny shape, to check that the parts run.
+    """
+    if not (quick or torch.cuda.is_available()):
+        yield "gpu", [{"not measured": "no CUDA device"}]
+        return
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+    bench = (
+        Bench("cpu", rounds, steps=1, sequence_length=16, compiles=False, most_windows=2)
+        if quick
+        else Bench("cuda", rounds, steps=10, sequence_length=2048, compiles=True)
     )
-    rate = measure_matmul_rate("cuda", torch.bfloat16)
-    flops = flops_per_token(workload.config, workload.sequence_length).training
-    speed = {
-        name: workload.tokens * steps / statistics.median(times) for name, times in taken.items()
+    for name, work in gpu_parts(bench, tiny=tiny_shape() if quick else None).items():
+        if any(row.get("device") == bench.name for row in known.get(name, ())):
+            continue
+        yield name, [{"device": bench.name, **row} for row in work()]
+
+
+def gpu_parts(bench: Bench, tiny: ModelConfig | None = None) -> dict[str, Callable[[], Rows]]:
+    """The parts by name, the most valuable first.
+
+    Args:
+        bench: how they are measured.
+        tiny: replaces all models; None: the presets.
+    """
+    configs = {name: tiny or preset(name) for name in (MODELS[:1] if tiny else MODELS)}
+    smallest = configs[MODELS[0]]
+    training = {
+        f"gpu training {name}": partial(measure_training, bench, name, config)
+        for name, config in configs.items()
     }
-    return [
-        {
-            "shape": workload.name,
-            "device": torch.cuda.get_device_name(),
-            "ours_tokens_per_second": speed["ours"],
-            "huggingface_tokens_per_second": speed["huggingface"],
-            "ratio": median_ratio(taken, "ours", "huggingface"),
-            "matmul_flops_per_second": rate,
-            "ours_share_of_matmul_rate": speed["ours"] * flops / rate,
-            "huggingface_share_of_matmul_rate": speed["huggingface"] * flops / rate,
-        }
-    ]
+    first, *others = training.items()
+    return dict(
+        [
+            first,
+            ("gpu documents", partial(measure_documents, bench, smallest)),
+            ("gpu callbacks", partial(measure_callbacks, bench, smallest)),
+            ("gpu muon", partial(measure_muon_share, bench, smallest)),
+            ("gpu decoding", partial(measure_decoding, bench, smallest)),
+            *others,
+        ]
+    )
+
+
+def tiny_shape() -> ModelConfig:
+    """A shape for CPUs."""
+    return ModelConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_blocks=2, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip

@@ -13,19 +13,27 @@ def main() -> None:
     """Build the model that the first line describes, then run one step per line."""
     settings = json.loads(sys.stdin.readline())
     torch.set_num_threads(settings["threads"])
-    model = GPT(litgpt_config(settings["shape"], settings["sequence_length"]))
+    device = settings["device"]
+    model = GPT(litgpt_config(settings["shape"], settings["sequence_length"])).to(device)
     if settings["shape"]["tie_word_embeddings"]:
         model.lm_head.weight = model.transformer.wte.weight
+    if settings["compiles"]:
+        torch.set_float32_matmul_precision("high")
+        model.compile()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     shape = (settings["batch"], settings["sequence_length"] + 1)
-    tokens = torch.randint(settings["shape"]["vocab_size"], shape)
+    tokens = torch.randint(settings["shape"]["vocab_size"], shape, device=device)
     report_done()
     for _ in sys.stdin:
-        logits = model(tokens[:, :-1])
-        targets = tokens[:, 1:].reshape(-1)
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets).backward()
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            logits = model(tokens[:, :-1])
+            targets = tokens[:, 1:].reshape(-1)
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
         report_done()
 
 

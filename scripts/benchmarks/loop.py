@@ -3,6 +3,7 @@
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mobilellm.data.windows import WindowDataset
 from mobilellm.losses.cross_entropy import chunked_cross_entropy
 from mobilellm.models import MobileLLM
 from mobilellm.optim import adamw
+from mobilellm.training.trainer import TrainerConfig, make_trainer
 from scripts.benchmarks.shapes import Workload, demo_workloads
 
 WARM_UP_STEPS = 3
@@ -57,7 +59,7 @@ def _compare(workload: Workload, rounds: int, steps: int) -> dict[str, Any]:
     for number in range(rounds):
         order = ("bare", "lightning") if number % 2 == 0 else ("lightning", "bare")
         for name in order:
-            run = _run_bare if name == "bare" else _run_lightning
+            run = _run_bare if name == "bare" else _run_with_callbacks
             taken[name].append(run(workload, prepared, steps))
     ratios = [one / other for one, other in zip(taken["lightning"], taken["bare"], strict=True)]
     return {
@@ -85,27 +87,41 @@ def _run_bare(workload: Workload, prepared: RandomTokens, steps: int) -> float:
     return times.seconds_per_step()
 
 
-def _run_lightning(workload: Workload, prepared: RandomTokens, steps: int) -> float:
+def _run_with_callbacks(workload: Workload, prepared: RandomTokens, steps: int) -> float:
     """Train as `mobilellm train` does, but without validation and checkpoints.
 
     Those are not overhead of the loop.
     """
-    from lightning.pytorch import Callback
-
     from mobilellm.callbacks.graceful_stop import GracefulStopCallback
     from mobilellm.callbacks.throughput import ThroughputCallback
+
+    callbacks = [ThroughputCallback(), GracefulStopCallback()]
+    return run_lightning(workload, prepared, steps, callbacks, TrainerConfig(accelerator="cpu"))
+
+
+def run_lightning(
+    workload: Workload,
+    prepared: RandomTokens,
+    steps: int,
+    callbacks: Sequence[Any],
+    config: TrainerConfig,
+) -> float:
+    """Train without validation, and return the seconds per step after `WARM_UP_STEPS`."""
+    from lightning.pytorch import Callback
+
     from mobilellm.optim.schedules import cosine
     from mobilellm.training.csv_logger import CSVLogger
     from mobilellm.training.datamodule import TokenDataModule
     from mobilellm.training.intervals import Intervals
     from mobilellm.training.module import LanguageModelModule
-    from mobilellm.training.trainer import TrainerConfig, make_trainer
     from mobilellm.training.training_budget import TrainingBudget
 
     times = _StepTimes()
 
     class Watch(Callback):
-        def on_train_batch_end(self, *_: Any) -> None:
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step in (WARM_UP_STEPS, steps) and config.device_type == "cuda":
+                torch.cuda.synchronize()
             times.ends.append(time.perf_counter())
 
     module = LanguageModelModule(
@@ -114,6 +130,7 @@ def _run_lightning(workload: Workload, prepared: RandomTokens, steps: int) -> fl
         schedule=cosine(warmup_steps=2),
         budget=TrainingBudget(max_steps=steps, tokens_per_step=workload.tokens),
         intervals=Intervals(validate_at_start=False),
+        compile=config.compile,
     )
     module.is_validated = lambda step: False
     data = TokenDataModule(
@@ -125,9 +142,9 @@ def _run_lightning(workload: Workload, prepared: RandomTokens, steps: int) -> fl
     )
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(
-            TrainerConfig(accelerator="cpu"),
+            config,
             max_steps=steps,
-            callbacks=[ThroughputCallback(), GracefulStopCallback(), Watch()],
+            callbacks=[*callbacks, Watch()],
             loggers=[CSVLogger(Path(folder))],
         )
         trainer.fit(module, datamodule=data)

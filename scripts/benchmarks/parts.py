@@ -25,7 +25,6 @@ def measure(part: str, *, rounds: int, quick: bool = False) -> list[dict[str, An
         "loop": ("loop", "measure_loop", turns | {"steps": 6 if quick else 40}),
         "startup": ("startup", "measure_startup", turns),
         "data": ("preparation", "measure_preparation", {"megabytes": 8 if quick else 120}),
-        "gpu": ("gpu", "measure_gpu", turns),
         "factorized": ("factorized", "measure_factorized", timed | {"quick": quick}),
         "muon": ("optimizer_step", "measure_muon", timed | {"quick": quick}),
         "distillation": ("distillation", "measure_distillation", timed | {"quick": quick}),

@@ -7,7 +7,9 @@ AdamW, with the same shape, precision and random tokens.
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,10 +36,14 @@ class OurStep:
         self.model = MobileLLM(workload.config).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         self.tokens = random_tokens(workload, device)
+        self.mask: Callable[[], Any] | None = None
+        """Makes the mask of attention at each step, as training does."""
 
     def __call__(self) -> None:
         """Run one step."""
-        hidden = self.model(self.tokens[:, :-1], logits=False).hidden
+        mask = None if self.mask is None else self.mask()
+        inputs = self.tokens[:, :-1]
+        hidden = self.model(inputs, attention_mask=mask, logits=False).hidden
         total = chunked_cross_entropy(hidden, self.model.unembed, self.tokens[:, 1:])
         (total / self.tokens[:, 1:].numel()).backward()
         self.optimizer.step()
@@ -64,8 +70,8 @@ class HuggingFaceStep:
 class LitGPTStep:
     """The same step with LitGPT, in a process of LitGPT's environment that waits for commands."""
 
-    def __init__(self, workload: Workload) -> None:
-        """Start the process, which builds model and optimizer."""
+    def __init__(self, workload: Workload, device: str = "cpu", *, compiles: bool = False) -> None:
+        """Start the process, which builds model and optimizer; on GPUs it computes in bf16."""
         environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         self.process = subprocess.Popen(
             [os.environ["LITGPT_PYTHON"], "-m", "scripts.benchmarks.litgpt_child"],
@@ -81,6 +87,8 @@ class LitGPTStep:
             "batch": workload.batch,
             "sequence_length": workload.sequence_length,
             "threads": torch.get_num_threads(),
+            "device": device,
+            "compiles": compiles,
         }
         self._send(json.dumps(settings, allow_nan=False))
 

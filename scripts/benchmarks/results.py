@@ -51,6 +51,11 @@ def cell(name: str, value: Any) -> str:
     return text
 
 
+def known_results(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Rows by the name of their part, from a file of `write_results`; empty if there is none."""
+    return json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else {}
+
+
 def write_results(path: Path, results: Mapping[str, Sequence[Row]]) -> None:
     """Add results to a JSON file; a part that is measured again replaces its earlier rows."""
     from mobilellm.provenance import device_name

@@ -1,9 +1,14 @@
 """The models and batches that are measured."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
 
 from mobilellm.models import ModelConfig
 from mobilellm.search.budget import config_for_budget
+
+MODELS = Path(__file__).resolve().parents[2] / "conf/model"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,14 @@ def middle_workload(vocab_size: int = 4096, batch: int = 8, sequence_length: int
 def large_workload() -> Workload:
     """Return a workload with the shape of MobileLLM-125M and few tokens."""
     return Workload("30x576", mobilellm_125m(), batch=1, sequence_length=128)
+
+
+def preset(name: str) -> ModelConfig:
+    """Return the model of `conf/model/<name>.yaml`."""
+    fields = OmegaConf.to_container(OmegaConf.load(MODELS / f"{name}.yaml"))
+    if not isinstance(fields, dict):
+        raise TypeError(f"{name}.yaml must have fields")
+    return ModelConfig(**{str(k): v for k, v in fields.items() if k != "_target_"})
 
 
 def mobilellm_125m() -> ModelConfig:

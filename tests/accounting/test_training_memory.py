@@ -144,8 +144,9 @@ def test_the_loss_takes_as_many_bytes_for_each_logit(monkeypatch, precision, dty
     block = rows * vocab if accelerator == "cuda" else rows * vocab // 64
     monkeypatch.setattr(label_losses, "CPU_BLOCK_LOGITS", block)
     head = torch.nn.Parameter(torch.randn(vocab, width, dtype=dtype))
-    hidden = torch.randn(rows, width, dtype=dtype, requires_grad=True)
-    labels = torch.randint(vocab, (rows,))
+    # Several chunks: those before must not be in memory any more.
+    hidden = torch.randn(3 * rows, width, dtype=dtype, requires_grad=True)
+    labels = torch.randint(vocab, (3 * rows,))
 
     def loss():
         chunked_cross_entropy(hidden, lambda x: x @ head.t(), labels, chunk_tokens=rows)

@@ -14,13 +14,15 @@ from mobilellm.accounting import count_parameters
 from mobilellm.models import ModelConfig
 from scripts.benchmarks.distillation import measure_distillation
 from scripts.benchmarks.factorized import feed_forward, measure_factorized
+from scripts.benchmarks.gpu import Bench, gpu_parts, measure_gpu
+from scripts.benchmarks.gpu_training import _contestants
 from scripts.benchmarks.loop import RandomTokens, _compare
 from scripts.benchmarks.optimizer_step import measure_muon
 from scripts.benchmarks.peer_models import huggingface_llama, llama_shape
 from scripts.benchmarks.peers import HuggingFaceStep, OurStep
 from scripts.benchmarks.results import results_table, write_results
 from scripts.benchmarks.rounds import alternate, median_ratio, repeated
-from scripts.benchmarks.shapes import Workload, demo_workloads, large_workload
+from scripts.benchmarks.shapes import Workload, demo_workloads, large_workload, preset
 from scripts.benchmarks.train_step import compare_steps, measure_litgpt
 
 
@@ -144,3 +146,42 @@ def test_results_are_shown_and_kept_by_part(tmp_path):
     console = Console(record=True, width=100)
     console.print(results_table("data", kept["data"]))
     assert "5 MB" in console.export_text()
+
+
+@pytest.mark.slow
+def test_the_parts_on_a_gpu_are_measured_once(monkeypatch):
+    """On a CPU and a tiny shape; those that are known for this device are left out."""
+    monkeypatch.delenv("LITGPT_PYTHON", raising=False)
+    monkeypatch.setattr("scripts.benchmarks.gpu_training.matmul_rate", lambda *_: 1e9)
+    monkeypatch.setattr("mobilellm.callbacks.throughput.matmul_rate", lambda *_: 1e9)
+    found = dict(measure_gpu({}, rounds=1, quick=True))
+    parts = gpu_parts(Bench("cpu", 1, steps=1, sequence_length=16, compiles=False))
+    assert list(parts) == [
+        "gpu training mobilellm_125m", "gpu documents", "gpu callbacks", "gpu muon",
+        "gpu decoding", "gpu training mobilellm_ls_125m", "gpu training mobilellm_350m",
+        "gpu training mobilellm_1b",
+    ]  # fmt: skip
+    assert list(found) == list(parts)[:5]
+    [row] = found["gpu training mobilellm_125m"]
+    for name in ("ours", "huggingface"):
+        assert row[f"{name}_tokens_per_second"] > 0
+        assert row[f"{name}_peak_bytes"] > 0
+    assert row["forecast_bytes"] > 0
+    assert [row["document_mask"] for row in found["gpu documents"]] == [False, True]
+    assert len(found["gpu callbacks"]) == 7
+    assert 0 < found["gpu muon"][0]["share"] < 1
+    del found["gpu muon"]
+    known = {name: [{**row, "tokens_per_second": -1} for row in found[name]] for name in found}
+    assert [name for name, _ in measure_gpu(known, rounds=1, quick=True)] == ["gpu muon"]
+
+
+def test_without_a_gpu_nothing_is_measured():
+    if not torch.cuda.is_available():
+        assert dict(measure_gpu({}, rounds=1)) == {"gpu": [{"not measured": "no CUDA device"}]}
+
+
+def test_a_model_that_shares_blocks_has_no_peer():
+    shared = preset("mobilellm_ls_125m")
+    assert (shared.num_blocks, shared.num_layers) == (30, 60)
+    bench = Bench("cpu", 1, steps=1, sequence_length=16, compiles=False)
+    assert list(_contestants(bench, Workload("shared", shared, 1, 16))) == ["ours"]

@@ -182,7 +182,7 @@ def test_micro_batches_do_not_change_the_result(tiny_run):
     [
         (["sequence_length=4096"], r"sequence_length=4096 must be between 1 and the model's cont"),
         (["tokens_per_step=100"], r"tokens_per_step=100 must be a multiple of .* use 96 or 128"),
-        (["micro_batch_size=3"], r"micro_batch_size=3 must be auto, measure, or divide the 4 w"),
+        (["micro_batch_size=3"], r"size=3 must be auto, measure, or divide the 4 windows"),
         (["trainer.devices=3"], r"the 4 windows of a step .* cannot be shared by 3 devices"),
         (["max_tokens=100"], r"max_tokens=100 must be at least one step"),
         (["max_tokens=null"], r"a run needs an end; give max_tokens, max_steps or max_seconds"),

@@ -64,3 +64,37 @@ def test_blocks_that_ran_uncompiled_are_told_of(caplog):
         step(model)
         warn_if_uncompiled()
     assert not [record for record in caplog.records if record.name.startswith("mobilellm")]
+
+
+PART = {"left": (24, 1), "right": (1, 16), "num_terms": 4}
+COMPRESSED = {f"blocks.{block}.feed_forward.up_proj": {"parts": [PART]} for block in range(2)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "graphs"),
+    [
+        ({"block_repeats": 2, "layer_sharing": "repeat_all"}, 1),
+        ({"block_repeats": 2, "share_kv": "first"}, 2),
+        ({"intermediate_size": (24, 16), "num_key_value_heads": (2, 4)}, 2),
+        ({"compressed_layers": COMPRESSED}, 1),
+    ],
+)
+def test_compiled_steps_equal_plain_ones(changes, graphs):
+    """Shared blocks, blocks of their own shapes and compressed ones; and another batch size."""
+    ids = torch.arange(32).view(4, 8)
+
+    def gradients(model):
+        for rows in (ids, ids[:2]):  # a full batch, and the last one of a validation
+            model(rows).logits.square().mean().backward()
+        return {name: weight.grad for name, weight in model.named_parameters()}
+
+    expected = gradients(make_model(**changes))
+    model = make_model(**changes)
+    compile_blocks_(model, backend="eager")
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-6)
+    # Twice: the second batch size is compiled with a dynamic size, and further ones need no more.
+    assert (compiled_graphs(), uncompiled_frames()) == (2 * graphs, 0)
+    model(ids[:3])
+    assert compiled_graphs() == 2 * graphs
