@@ -16,6 +16,8 @@ GROUPS = ("model", "data", "optimizer", "schedule", "parametrization", "compress
 ROOTS = ("train", "explain", "coordinate_check", "compress", "extract", "prepare_data",
          "prepare_logits")  # fmt: skip
 # Not settings: what is built, and how.
+# Methods of compression that pack weights.
+PACKS = ("quantize", "gptq", "awq")
 SKIPPED = ("_target_", "_partial_", "defaults")
 
 # Of a key that takes any text the wrong type is a mapping, of others text.
@@ -110,6 +112,8 @@ def needed(group: str, choice: str, folder: Path) -> list[str]:
             "rationales_hub": ["data.dataset_name=owner/name"],
             "mixture": [f"data.sources.text.train={folder}/a.txt"],
         }.get(choice, [f"data.train={folder}/a.txt"])
+    if group == "compression" and choice in (*PACKS, "qat"):
+        return ["compression.group=8"]  # the width of the model is 8
     if (group, choice) == ("distillation", "supernet"):
         return ["distillation.space.intermediate_size=[8,16]"]
     if group == "distillation" and choice not in ("none", "step_by_step"):
@@ -121,12 +125,26 @@ def needed(group: str, choice: str, folder: Path) -> list[str]:
     return []
 
 
-def _check_of(group: str) -> Callable[[DictConfig], Any]:
+def _check_of(group: str, choice: str) -> Callable[[DictConfig], Any]:
     """What `plan_run` calls for a group; where that is one call, it alone, which is quicker."""
     from mobilellm.pipeline.plan import plan_run
 
+    if group == "compression" and choice in PACKS:
+        return _check_recipe
     is_alone = group in ("model", "data", "trainer")
     return (lambda config: instantiate(config[group])) if is_alone else plan_run
+
+
+def _check_recipe(config: DictConfig) -> None:
+    """What `compress` calls for a method that training refuses, because it packs weights."""
+    import torch
+
+    from mobilellm.models import MobileLLM
+    from mobilellm.pipeline.recipe import make_recipe
+
+    recipe, _ = make_recipe(OmegaConf.to_container(config.compression, resolve=True))
+    with torch.device("meta"):
+        recipe.check(MobileLLM(instantiate(config.model)))
 
 
 def group_cases(folder: Path) -> Iterator[Case]:
@@ -146,7 +164,7 @@ def group_cases(folder: Path) -> Iterator[Case]:
                 needs = []
             config = compose("train", [*train_base(folder), f"{group}={choice}", *needs])
             for key, owner in keys_of(config[group], group):
-                yield Case(f"{group}/{choice}", key, owner, config, _check_of(group))
+                yield Case(f"{group}/{choice}", key, owner, config, _check_of(group, choice))
 
 
 def root_cases(folder: Path) -> Iterator[Case]:

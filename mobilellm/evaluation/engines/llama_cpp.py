@@ -111,7 +111,7 @@ class LlamaCpp(Engine):
         connection = http.client.HTTPConnection(self._address)
         try:
             headers = {"Content-Type": "application/json"}
-            connection.request("POST", path, json.dumps(values), headers)
+            connection.request("POST", path, json.dumps(values, allow_nan=False), headers)
             answer = json.loads(connection.getresponse().read())
         finally:
             connection.close()

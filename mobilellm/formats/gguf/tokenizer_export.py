@@ -147,7 +147,7 @@ def _byte_level(tokenizer: Tokenizer, values: Mapping[str, Any], pre: str | None
     if pre is None:
         raise ValueError(
             f"{tokenizer.path} splits text into words in a way that has no known name in "
-            f"llama.cpp (pre_tokenizer={json.dumps(values.get('pre_tokenizer'))[:200]}); give the "
+            f"llama.cpp (pre_tokenizer={str(values.get('pre_tokenizer'))[:200]}); give the "
             f"name that llama.cpp has for it with --pre-tokenizer, or {_ADVICE}"
         )
     pieces = [tokenizer.piece(token) for token in range(tokenizer.vocab_size)]
