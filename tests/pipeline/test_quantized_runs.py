@@ -136,7 +136,6 @@ def test_a_killed_run_goes_on_bit_for_bit(first_start, tiny_overrides, tmp_path)
     again = [
         *tiny_overrides, *QAT, f"compression.first_start={first_start}",
         "max_tokens=2560", "log_interval_steps=1", "callbacks.checkpoint.every_steps=4",
-        "compression.calibration_tokens=512",
     ]  # fmt: skip
     assert start(*again, "experiment_name=alone").wait(timeout=240) == 0
     for step in (6, 15):
