@@ -18,7 +18,7 @@ STEPS = 8
 BAD = 3 * SAMPLES
 
 
-@pytest.fixture(params=["host", "device"])
+@pytest.fixture(params=["host", pytest.param("device", marks=pytest.mark.slow)])
 def judged(request, monkeypatch):
     """Where steps are judged: on a GPU, the host reads the decisions later."""
     if request.param == "device":
@@ -137,7 +137,7 @@ def test_a_rollback_is_asked_for_with_a_checkpoint_from_the_start(tmp_path):
     assert torch.load(tmp_path / "checkpoints/last.ckpt")["global_step"] == 0
 
 
-@pytest.mark.parametrize("every", [2, 100])
+@pytest.mark.parametrize("every", [2, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_run_ends_as_at_the_bad_step_if_it_is_read_later(tmp_path, monkeypatch, every):
     """At the checkpoint or the row of metrics that follows, and with the state before it."""
     monkeypatch.setattr("mobilellm.training.step_filters.JUDGED_ON_HOST", ())
@@ -149,6 +149,15 @@ def test_a_run_ends_as_at_the_bad_step_if_it_is_read_later(tmp_path, monkeypatch
     assert caught.value.event["next_sample"] == BAD + SAMPLES
     assert torch.load(saved)["global_step"] == (2 if every == 2 else 0)
     assert [row["step"] for row in read_rows(tmp_path)] == ["0", "1"]
+
+
+def test_a_step_that_is_refused_on_the_device_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("mobilellm.training.step_filters.JUDGED_ON_HOST", ())
+    module, guard = run(tmp_path, Poison([BAD]), action="skip", optimizer=muon, log=100, every=100)
+    expected = naive_weights({3}, muon)
+    for name, weight in module.model.named_parameters():
+        torch.testing.assert_close(weight, expected[name], atol=1e-4, rtol=0)
+    assert [event["step"] for event in guard.events] == [4]
 
 
 def test_device_and_host_decide_equally():
