@@ -76,8 +76,7 @@ class AWQ(QuantizationRecipe):
             ValueError: another recipe made the plan, a matrix is compressed already, weights are
                 not finite, or there are too few calibration tokens.
         """
-        self.check_layers(model.config, plan.names)
-        self.check_plan(plan)
+        self.check_plan(model.config, plan)
         inputs = self._inputs(model.config, plan.names)
         moments = gather_moments(model, calibration, [one.readers[0] for one in inputs])
         scales: dict[ScaledInput, Tensor] = {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, cast
 
 from mobilellm.compression.algorithms.metric import Metric
@@ -12,6 +13,7 @@ from mobilellm.compression.algorithms.shape_search import (
 )
 from mobilellm.compression.allocation import searched_budgets
 from mobilellm.compression.apply import with_layers
+from mobilellm.compression.calibration import TABLES
 from mobilellm.compression.division import Division
 from mobilellm.compression.forecast import log_forecast
 from mobilellm.compression.layer_fit import FITS, LayerFit
@@ -19,8 +21,7 @@ from mobilellm.compression.part_templates import PartTemplate, parse_parts
 from mobilellm.compression.permutations import absorb_permutations
 from mobilellm.compression.plan import LayerPlan, LayerwisePlan
 from mobilellm.compression.recipe import Batch, BudgetUse, Compressed, LayerwiseRecipe
-from mobilellm.compression.reconstruction import DEFAULTS, Refinements, parse_refinement
-from mobilellm.compression.refinement import Refinement
+from mobilellm.compression.reconstruction import Refinements, Settings
 from mobilellm.compression.shape_planner import ShapePlanner
 from mobilellm.compression.size_budget import LIMITS, SizeBudget
 from mobilellm.compression.twin import low_rank_plan
@@ -67,19 +68,18 @@ class Factorization(LayerwiseRecipe):
     `stored` as indices; `all` for both; `none`."""
     shape_search: ShapeSearch = field(default_factory=ShapeSearch)
     permutation_search: PermutationSearch = field(default_factory=PermutationSearch)
-    reconstruction: Refinement | Mapping[str, Any] = DEFAULTS["reconstruction"]
-    """Gradient steps of `fit=reconstructed` for each block."""
-    self_distillation: Refinement | Mapping[str, Any] | None = None
+    reconstruction: Settings = None
+    """Gradient steps of `fit=reconstructed` for each block; None: the default ones."""
+    self_distillation: Settings = None
     """Gradient steps on all weights at the end, with the dense model as teacher; None: none."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
         check_fields(self)
         check_choice("fit", self.fit, FITS)
+        _ = self.refinements
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("permutations", self.permutations, PERMUTATIONS)
-        for name in ("reconstruction", "self_distillation"):
-            object.__setattr__(self, name, parse_refinement(name, getattr(self, name)))
         if self.parts is not None:
             parts = parse_parts(self.parts or ({},))
             object.__setattr__(self, "parts", parts)
@@ -106,11 +106,10 @@ class Factorization(LayerwiseRecipe):
         """Whether all parts have num_terms, so that the sizes do not depend on a budget."""
         return self.parts is not None and all(p.num_terms is not None for p in self.parts)  # pyright: ignore
 
-    @property
+    @cached_property
     def refinements(self) -> Refinements:
         """The gradient steps after all layers are fitted."""
-        steps = self.reconstruction if self.fit == "reconstructed" else None
-        return Refinements(reconstruction=steps, self_distillation=self.self_distillation)  # pyright: ignore
+        return Refinements.of_recipe(self.fit, self.reconstruction, self.self_distillation)
 
     @property
     def _layer_fit(self) -> LayerFit:
@@ -132,11 +131,16 @@ class Factorization(LayerwiseRecipe):
 
         Raises:
             ValueError: a pattern matches nothing, the budget cannot be met, factors do not divide a
-                matrix, the plan is larger than the dense weights, or blocks that share keys and
-                values are to be reconstructed.
+                matrix, the plan is larger than the dense weights, or there are no blocks that can
+                be reconstructed.
         """
         self.refinements.check(model)
         division = self._division(model)
+        if self.fit == "reconstructed" and all(name in TABLES for name in division.names):
+            raise ValueError(
+                f"fit=reconstructed has no effect, because layers={list(self.layers)} selects no "
+                "matrix of a block; use fit=propagated"
+            )
         budgets = division.uniform()
         if self.parts is None:
             for name in division.names:
@@ -160,6 +164,7 @@ class Factorization(LayerwiseRecipe):
             ValueError: as `check`, or there are too few calibration tokens.
         """
         self.check(model)
+        self.refinements.check_calibration(calibration)
         division = self._division(model)
         if self.allocation == "uniform":
             if self.parts is None:

@@ -15,10 +15,11 @@ from mobilellm.compression.algorithms.pruning import (
     sparsegpt,
     wanda_mask,
 )
-from mobilellm.compression.apply import dense_weight, with_layers, working_copy
+from mobilellm.compression.apply import dense_weight, frozen_view, with_layers
 from mobilellm.compression.calibration import Moments, check_tokens, gather_moments
 from mobilellm.compression.plan import LayerPlan, LayerwisePlan
 from mobilellm.compression.recipe import Batch, Compressed, LayerwiseRecipe
+from mobilellm.compression.residual_stream import PairedStreams
 from mobilellm.compression.selection import block_of, by_depth
 from mobilellm.layers.masked import MaskedLinear, MaskedShape
 from mobilellm.models import MobileLLM, ModelConfig
@@ -79,14 +80,17 @@ class Pruning(LayerwiseRecipe):
         self.check(model)
         sizes = model.config.matrix_sizes
         names = self.layer_names(model.config)
-        moments = self._moments(model, calibration, names)
+        streams, errors = PairedStreams(calibration, model), {}
+        for stage in self._stages(model.config, names):
+            moments = self._moments(model, stage, streams)
+            errors |= {name: self._prune(model, name, moments)[1] for name in stage}
         return LayerwisePlan(
             layers=tuple(
                 LayerPlan(
                     name=name,
                     size=sizes[name],
                     shape=self._shape(sizes[name]),
-                    expected_error=self._prune(model, name, moments)[1],
+                    expected_error=errors[name],
                 )
                 for name in names
             )
@@ -103,31 +107,34 @@ class Pruning(LayerwiseRecipe):
         """
         self._check_layers(model.config, plan.names)
         self._check_plan(plan)
-        names = by_depth(model.config, plan.names)
-        stages = [list(stage) for _, stage in groupby(names, key=block_of)]
-        working = working_copy(model)
+        working = frozen_view(model)
+        streams = PairedStreams(calibration, model)
         layers: dict[str, MaskedLinear] = {}
         errors: dict[str, float] = {}
-        for stage in stages:
-            moments = self._moments(working, calibration, stage)
-            pruned = {}
+        for stage in self._stages(model.config, plan.names):
+            moments = self._moments(working, stage, streams)
             for name in stage:
-                pruned[name], errors[name] = self._prune(model, name, moments)
-            layers |= pruned
-            if self.method != "magnitude" and stage is not stages[-1]:
-                working = with_layers(working, pruned)
+                layers[name], errors[name] = self._prune(model, name, moments)
+            working = with_layers(working, {name: layers[name] for name in stage}, copy=False)
         return Compressed(with_layers(model, layers), errors)
+
+    @staticmethod
+    def _stages(config: ModelConfig, names: Sequence[str]) -> list[list[str]]:
+        """The named matrices of each block or table, in the order of their first use."""
+        return [list(stage) for _, stage in groupby(by_depth(config, names), key=block_of)]
 
     def _shape(self, size: tuple[int, int]) -> MaskedShape:
         entries = size[0] * size[1]
         return MaskedShape(nonzero=entries - pruned_count(entries, self.sparsity))
 
     def _moments(
-        self, model: MobileLLM, calibration: Sequence[Batch], names: Sequence[str]
+        self, model: MobileLLM, names: Sequence[str], streams: PairedStreams
     ) -> dict[str, Moments]:
+        """Moments of the named matrices of one block, or of a table; none for `magnitude`."""
         if self.method == "magnitude":
             return {}
-        moments = gather_moments(model, calibration, names)
+        run = streams.at(block_of(names[0]), model)
+        moments = gather_moments(model, streams.calibration, names, run=run)
         for name in names:
             if self.method == "sparsegpt":  # Wanda needs only the diagonal.
                 check_tokens(name, moments[name])

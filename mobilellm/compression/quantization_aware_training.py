@@ -48,8 +48,7 @@ class QuantizationAwareTraining(QuantizationRecipe):
             ValueError: another recipe made the plan, a matrix is compressed already, or weights are
                 not finite.
         """
-        self.check_layers(model.config, plan.names)
-        self.check_plan(plan)
+        self.check_plan(model.config, plan)
         layers = {}
         for name in plan.names:
             kind = FakeQuantizedEmbedding if name == "embedding" else FakeQuantizedLinear

@@ -153,12 +153,13 @@ class QuantizationRecipe(LayerwiseRecipe):
             except ValueError as error:
                 raise ValueError(f"{name} {error}") from error
 
-    def check_plan(self, plan: LayerwisePlan) -> None:
-        """Check that a plan is one of this recipe.
+    def check_plan(self, config: ModelConfig, plan: LayerwisePlan) -> None:
+        """Check that a plan is one of this recipe for a model with this configuration.
 
         Raises:
-            ValueError: it has another number format.
+            ValueError: as `check_layers`, or the plan has another number format.
         """
+        self.check_layers(config, plan.names)
         for layer in plan.layers:
             if layer.shape != (shape := self.shape(layer.name)):
                 raise ValueError(

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ DEFAULTS = {
     "self_distillation": Refinement(steps=100, learning_rate=0.002),
 }
 
+Settings = Refinement | Mapping[str, Any] | None
+"""Gradient steps in the settings of a recipe: a mapping has some of the keys, an empty one none."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -41,6 +44,26 @@ class Refinements:
     """Then bring the next-token distribution of the compressed model closer to that of the dense
     model, by the forward KL divergence."""
 
+    @classmethod
+    def of_recipe(cls, fit: str, reconstruction: Settings, self_distillation: Settings) -> Self:
+        """The gradient steps that the settings of a recipe ask for.
+
+        Raises:
+            ValueError: a key is unknown, a number is out of range, or `reconstruction` is given for
+                another fit than `reconstructed`.
+        """
+        if fit == "reconstructed":
+            reconstruction = {} if reconstruction is None else reconstruction
+        elif reconstruction is not None:
+            raise ValueError(
+                f"reconstruction has no effect on fit={fit}; use fit=reconstructed, or "
+                "reconstruction=null"
+            )
+        return cls(
+            reconstruction=_parsed("reconstruction", reconstruction),
+            self_distillation=_parsed("self_distillation", self_distillation),
+        )
+
     def check(self, model: MobileLLM) -> None:
         """Check that the blocks of `model` can be reconstructed.
 
@@ -52,6 +75,16 @@ class Refinements:
                 "fit=reconstructed runs the blocks one at a time, but with share_kv=first they use "
                 "the keys and values of other layers; use another fit"
             )
+
+    def check_calibration(self, calibration: Sequence[Batch]) -> None:
+        """Check that there is text for the steps and text that is held out.
+
+        Raises:
+            ValueError: there are fewer than two batches.
+        """
+        for settings in (self.reconstruction, self.self_distillation):
+            if settings is not None:
+                settings.divided(len(calibration))
 
     def apply(
         self,
@@ -94,12 +127,8 @@ class Refinements:
         return model.requires_grad_(True).train(compressed.training), losses
 
 
-def parse_refinement(name: str, value: Refinement | Mapping[str, Any] | None) -> Refinement | None:
-    """The settings in a configuration, which may be a mapping with some of the keys.
-
-    Args:
-        name: of the setting, `reconstruction` or `self_distillation`.
-        value: the settings.
+def _parsed(name: str, value: Settings) -> Refinement | None:
+    """The settings with the defaults of their kind.
 
     Raises:
         ValueError: a key is unknown, or a number is out of range.

@@ -94,7 +94,7 @@ class PairedStreams:
 
     def __init__(self, calibration: Sequence[Batch], model: MobileLLM) -> None:
         """Store the text; nothing is computed yet."""
-        self.supported = ResidualStream.supports(model)
+        self.calibration, self._supported = calibration, ResidualStream.supports(model)
         self._own, self._teacher = ResidualStream(calibration), ResidualStream(calibration)
 
     def at(
@@ -109,7 +109,7 @@ class PairedStreams:
             model: the model, in which all blocks before this one are final.
             teacher: the dense model.
         """
-        if not block.startswith("blocks.") or not self.supported:
+        if not block.startswith("blocks.") or not self._supported:
             return None
         index = int(block.split(".")[1])
         self._own.move_to(index, model)

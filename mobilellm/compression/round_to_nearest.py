@@ -30,8 +30,7 @@ class RoundToNearest(QuantizationRecipe):
             ValueError: another recipe made the plan, a matrix is compressed already, or weights are
                 not finite.
         """
-        self.check_layers(model.config, plan.names)
-        self.check_plan(plan)
+        self.check_plan(model.config, plan)
         layers = {
             name: QuantizedLinear.nearest(finite_weight(model, name), self.number_format(name))
             for name in plan.names

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,8 +13,7 @@ from mobilellm.compression.block_importance import block_influences, losses_with
 from mobilellm.compression.couplings import couplings
 from mobilellm.compression.kept_units import KeptUnits, kept_counts
 from mobilellm.compression.recipe import Batch, Compressed, Recipe
-from mobilellm.compression.reconstruction import DEFAULTS, Refinements, parse_refinement
-from mobilellm.compression.refinement import Refinement
+from mobilellm.compression.reconstruction import Refinements, Settings
 from mobilellm.compression.structured_cut import pruned_model
 from mobilellm.compression.structured_fit import Choice, StructuredFit, remove_units
 from mobilellm.compression.structured_plan import StructuredPlan, check_dense_blocks
@@ -71,18 +71,17 @@ class StructuredPruning(Recipe[StructuredPlan]):
     the same, on their inputs in the model whose earlier layers are cut already; `reconstructed`:
     `propagated`, and then all weights of each cut block are fitted to its output by gradient
     steps."""
-    reconstruction: Refinement | Mapping[str, Any] = DEFAULTS["reconstruction"]
-    """Gradient steps of `fit=reconstructed` for each block."""
-    self_distillation: Refinement | Mapping[str, Any] | None = None
+    reconstruction: Settings = None
+    """Gradient steps of `fit=reconstructed` for each block; None: the default ones."""
+    self_distillation: Settings = None
     """Gradient steps on all weights at the end, with the dense model as teacher; None: none."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
         share = Range(above=0, at_most=1, remedy="the share that is kept")
         check_fields(self, keep_channels=share, keep_heads=share, keep_blocks=share)
-        for name in ("reconstruction", "self_distillation"):
-            object.__setattr__(self, name, parse_refinement(name, getattr(self, name)))
         check_choice("fit", self.fit, FITS)
+        _ = self.refinements
         check_choice("importance", self.importance, IMPORTANCES)
         check_choice("block_importance", self.block_importance, BLOCK_IMPORTANCES)
         check_choice("head_unit", self.head_unit, HEAD_UNITS)
@@ -94,11 +93,10 @@ class StructuredPruning(Recipe[StructuredPlan]):
                 f"fit={self.fit} has no effect without keep_channels or keep_heads; leave it out"
             )
 
-    @property
+    @cached_property
     def refinements(self) -> Refinements:
         """The gradient steps after the removal."""
-        steps = self.reconstruction if self.fit == "reconstructed" else None
-        return Refinements(reconstruction=steps, self_distillation=self.self_distillation)  # pyright: ignore
+        return Refinements.of_recipe(self.fit, self.reconstruction, self.self_distillation)
 
     def check(self, model: MobileLLM) -> None:
         """Check that the recipe can be applied to `model`, before any data is read.
@@ -169,9 +167,10 @@ class StructuredPruning(Recipe[StructuredPlan]):
         """Choose the blocks to keep, and the heads and channels of these blocks.
 
         Raises:
-            ValueError: as `check`, or the calibration set is empty.
+            ValueError: as `check`, or there is too little calibration text.
         """
         self.check(model)
+        self.refinements.check_calibration(calibration)
         model = working_copy(model)
         plan = StructuredPlan.whole(model.config, self._kept_blocks(model, calibration))
         smaller = pruned_model(model, plan)

@@ -1,7 +1,6 @@
 """Factorised matrices: sums of Kronecker products, low-rank products, or both.
 
-W ≈ Σ leftᵢ ⊗ rightᵢ. Consecutive terms whose factors have the same sizes form a part. The factors
-of different parts may have different sizes.
+W ≈ Σ leftᵢ ⊗ rightᵢ. Consecutive terms whose factors have the same sizes form a part.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

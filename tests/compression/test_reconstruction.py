@@ -36,8 +36,10 @@ def test_the_output_of_the_block_comes_closer(name, layer_sharing):
     model = make_model(num_blocks=3, block_repeats=2, layer_sharing=layer_sharing)
     recipe, options = RECIPES[name]
     before, after = {}, {}
-    for fit, found in (("propagated", before), ("reconstructed", after)):
-        made = recipe(**options, fit=fit, reconstruction={"steps": 40, "learning_rate": 0.005})
+    steps = {"steps": 40, "learning_rate": 0.005}
+    fits = {"fit": "propagated"}, {"fit": "reconstructed", "reconstruction": steps}
+    for fit, found in zip(fits, (before, after), strict=True):
+        made = recipe(**options, **fit)
         plan = made.plan(model, TEXT)
         found["compressed"] = made.apply(model, plan, TEXT)
         found["plan"] = plan
@@ -94,6 +96,23 @@ def test_the_weights_with_the_lowest_loss_on_held_out_batches_stay():
     assert loss.after < loss.before
     with pytest.raises(ValueError, match=r"has 1 batch, but held_out=0.125 needs at least two"):
         refine([parameter], lambda _: parameter.sum(), 1, settings)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_settings_without_effect_are_refused(name):
+    recipe, options = RECIPES[name]
+    with pytest.raises(ValueError, match="reconstruction has no effect on fit=outputs; use fit=re"):
+        recipe(**options, fit="outputs", reconstruction={"steps": 3})
+    model = make_model(num_blocks=3)
+    for given in ({"fit": "reconstructed"}, {"self_distillation": {}}):
+        with pytest.raises(ValueError, match="the calibration text has 1 batch"):
+            recipe(**options, **given).plan(model, TEXT[:1])
+
+
+def test_a_table_is_no_block():
+    recipe = Factorization(layers=["embedding"], fit="reconstructed")
+    with pytest.raises(ValueError, match="fit=reconstructed has no effect, because layers="):
+        recipe.check(make_model())
 
 
 def test_blocks_that_share_keys_and_values_are_refused():

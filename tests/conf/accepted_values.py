@@ -22,7 +22,6 @@ ROWS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("learning_rate_probe_seed", ("zero",), "0 is a seed"),
     ("learning_rate_probe_widenings", ("zero",), "no further rates are tried"),
     ("search.seed", ("zero",), "0 is a seed"),
-    ("compression.reconstruction.seed", ("zero",), "0 is a seed"),
     ("search.constraints.context", ("zero",), "an empty KV cache"),
     ("search.pruning.margin", ("zero",), "every worse trial may be ended"),
     ("search.finalists", ("zero",), "no trial is trained again"),

@@ -15,7 +15,8 @@ from simulated_ladder_runs import write_ladder
 
 # A command that contains one of these patterns is composed by test_doc_commands.py, and not run.
 COMPOSED_ONLY = {
-    r"scripts/benchmark\.py|compression_methods|statistics_simulation": "measures for minutes",
+    r"scripts/benchmark\.py|compression_methods|statistics_simulation|quantization_methods":
+        "measures for minutes",
     r"scripts/time_to_loss": "trains dozens of models",
     r"scripts/harness_comparison": "needs accelerate, and measures for minutes",
     r"scripts/recipe_rule": "is run by tests/benchmarks/test_recipe_fit.py",
@@ -72,6 +73,10 @@ def shortened(command: Command) -> list[str]:
         cuts["experiment_name"] = f"search_{zlib.crc32(command.line.encode()):08x}"
     elif command.name == "train" and any("compression=" in a for a in arguments):
         cuts["compression.calibration_tokens"] = "512"
+    if any(re.fullmatch(r"compression=(quantize|gptq|awq|qat)", a) for a in arguments):
+        cuts["compression.group"] = "16"  # the widths of the example are not divisible by 32
+    if any(a in ("compression=quantize", "compression=qat") for a in arguments):
+        cuts.pop("compression.calibration_tokens", None)  # they read no text
     kept = [a for a in arguments if a.partition("=")[0] not in cuts]
     # Beside the other overrides: flags may stand before or after them, but not between them.
     place = next((i for i, a in enumerate(kept) if re.match(r"[+\w./]+=", a)), len(kept))

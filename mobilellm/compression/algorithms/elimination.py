@@ -1,12 +1,12 @@
 """Choosing the inputs of a layer that can be removed with the least error after a refit."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# Share of the mean of the moment's diagonal that is added to the diagonal, so that it can be
-# inverted if inputs are linearly dependent.
-DAMPING = 1e-6
+from mobilellm.compression.algorithms.metric import Metric
 
 
 def surviving_units(
@@ -39,12 +39,10 @@ def surviving_units(
     """
     columns = weight.detach().double().unflatten(1, (-1, unit))  # (out, units, unit)
     total = columns.shape[1]
-    moment = second_moment.double()
-    ridge = DAMPING * moment.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
-    identity = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-    inverse = torch.linalg.inv(moment + ridge * identity).view(total, unit, total, unit)
+    moment = cast("Tensor", Metric(second_moment).moment)  # damped, so that it can be inverted
+    inverse = torch.linalg.inv(moment).view(total, unit, total, unit)
     alive = torch.ones(total, dtype=torch.bool, device=moment.device)
-    own_identity = identity[:unit, :unit]
+    identity = torch.eye(unit, dtype=moment.dtype, device=moment.device)
     for _ in range(total - groups * count):
         own = inverse.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (units, unit, unit)
         increases = torch.einsum("oua,uab,oub->u", columns, torch.linalg.inv(own), columns)
@@ -62,5 +60,5 @@ def surviving_units(
         columns[:, removed] = 0
         inverse[removed] = 0
         inverse[:, :, removed] = 0
-        inverse[removed, :, removed] = own_identity
+        inverse[removed, :, removed] = identity
     return alive.nonzero().squeeze(1)
