@@ -3,12 +3,14 @@ r"""Write a model folder of this project in the format of another program.
 huggingface: a folder that `transformers` loads, as one of its own architectures, with dense
 matrices and one layer per application; with --custom-code the model goes out as it is stored, with
 a modelling file of its own. gguf: a file for llama.cpp, by the package gguf (pip install
-'mobilellm[gguf]'). The folder also gets a README.md that says what the model is and what was
-measured about it.
+'mobilellm[gguf]'). executorch: a program for phones, by the package executorch (pip install
+'mobilellm[executorch]'); compiling it takes minutes. A folder also gets a README.md that says what
+the model is and what was measured about it.
 
   mobilellm export MODEL_DIR --format huggingface --out again
   mobilellm export MODEL_DIR --format huggingface --custom-code --out as-stored
   mobilellm export MODEL_DIR --format gguf --type q8_0 --out model.gguf
+  mobilellm export MODEL_DIR --format executorch --type 8da4w --out model.pte
 """
 
 import functools
@@ -35,11 +37,12 @@ def run(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--format", choices=FORMATS, required=True, help="format to write")
     parser.add_argument(
         "--out", type=user_path, metavar="DIR_OR_FILE", required=True,
-        help="new or empty folder; for gguf also a new file that ends in .gguf",
+        help="new or empty folder; also a new file that ends in .gguf (gguf) or .pte (executorch)",
     )  # fmt: skip
     parser.add_argument(
         "--type", dest="kind",
-        help="gguf: type of the matrices, f32, f16, q8_0, q4_0 or q4_1 (default: f16)",
+        help="gguf: type of the matrices, f32, f16, q8_0, q4_0 or q4_1 (default: f16); executorch: "
+        "fp32, 8da8w or 8da4w (default: fp32)",
     )  # fmt: skip
     parser.add_argument(
         "--table-type", dest="table_kind", metavar="TYPE",
@@ -54,6 +57,11 @@ def run(arguments: Sequence[str] | None) -> None:
         "--pre-tokenizer", metavar="NAME",
         help="gguf: what llama.cpp calls the way in which a tokenizer.json splits text into words, "
         "if it is not recognised",
+    )  # fmt: skip
+    parser.add_argument(
+        "--context", type=int, metavar="TOKENS",
+        help="executorch: tokens that the cache has room for, all of which every step reads "
+        "(default: those of the model, at most 512)",
     )  # fmt: skip
     parser.add_argument(
         "--custom-code", action="store_true",

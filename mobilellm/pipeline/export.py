@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mobilellm.files import new_folder, write_text_atomically
+from mobilellm.formats.executorch import PTE_SUFFIX, export_executorch
 from mobilellm.formats.export_summary import export_summary
 from mobilellm.formats.gguf import export_gguf
 from mobilellm.formats.gguf.file import GGUF_SUFFIX
@@ -13,6 +14,7 @@ from mobilellm.formats.model_folder import (
     describe_missing_tokenizer,
     folder_with_config,
     open_model,
+    tokenizer_files,
 )
 from mobilellm.models import MobileLLM
 from mobilellm.paths import check_unused, check_writable
@@ -21,7 +23,7 @@ from mobilellm.pipeline.model_hash import model_hash
 from mobilellm.report.model_card import CARD, ExportedModel, model_card
 from mobilellm.run_folder import MODEL
 
-_FILE_SUFFIXES = {"gguf": GGUF_SUFFIX}
+_FILE_SUFFIXES = {"gguf": GGUF_SUFFIX, "executorch": PTE_SUFFIX}
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ def export_folder(folder: Path, out: Path, settings: ExportSettings) -> str:
 
     Args:
         folder: of a saved model, a run, or a Hugging Face model.
-        out: a new or empty folder, for the files and README.md; for GGUF also a new file with its
-            suffix, which gets no README.md beside it.
+        out: a new or empty folder, for the files and README.md; for GGUF and ExecuTorch also a new
+            file that ends in .gguf or .pte, which gets no README.md beside it.
         settings: the format, and how the weights are stored.
 
     Returns:
@@ -59,7 +61,9 @@ def export_folder(folder: Path, out: Path, settings: ExportSettings) -> str:
         check_unused("--out", out)
     model, tokenizer = open_model(folder, as_stored=True)
     source = _Source(folder_with_config(folder), model_name(folder), model, tokenizer)
-    write = {"huggingface": _write_huggingface, "gguf": _write_gguf}[settings.format]
+    write = {
+        "huggingface": _write_huggingface, "gguf": _write_gguf, "executorch": _write_executorch
+    }[settings.format]  # fmt: skip
     if is_file:
         return write(source, out, settings)[0]
     with new_folder(out) as temporary:
@@ -113,6 +117,27 @@ def _write_gguf(source: _Source, out: Path, settings: ExportSettings) -> tuple[s
         name=source.name, format="a GGUF file for llama.cpp", written=lines, usage=usage,
         rounded=" and ".join(kinds) or None,
     )  # fmt: skip
+    return written.text(), exported
+
+
+def _write_executorch(
+    source: _Source, out: Path, settings: ExportSettings
+) -> tuple[str, ExportedModel]:
+    kind = settings.kind or "fp32"
+    path = out if out.suffix == PTE_SUFFIX else out / f"{source.name}-{kind}{PTE_SUFFIX}"
+    written = export_executorch(
+        source.model, path, source.tokenizer, kind=kind, context=settings.context
+    )
+    if path != out and source.tokenizer is not None:
+        for name, content in tokenizer_files(source.folder).items():  # pyright: ignore[reportOptionalMemberAccess]
+            (out / name).write_bytes(content)
+    exported = ExportedModel(
+        name=source.name,
+        format="an ExecuTorch program for XNNPACK",
+        written=written.lines(),
+        usage="`mobilellm.evaluation.engines.ExecuTorch` runs it in Python.",
+        rounded=None if kind == "fp32" else kind,
+    )
     return written.text(), exported
 
 

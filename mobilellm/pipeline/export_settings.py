@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from mobilellm.models.checks import check_choice
 
-FORMATS = ("huggingface", "gguf")
+FORMATS = ("huggingface", "gguf", "executorch")
 _OPTIONS = {
     "huggingface": ("--custom-code",),
     "gguf": ("--type", "--table-type", "--fallback", "--pre-tokenizer"),
+    "executorch": ("--type", "--context"),
 }
 
 
@@ -32,6 +33,8 @@ class ExportSettings:
     recognised."""
     custom_code: bool = False
     """Whether a Hugging Face folder gets a modelling file of its own."""
+    context: int | None = None
+    """Tokens that the cache of an ExecuTorch program has room for; None: the default."""
 
     def __post_init__(self) -> None:
         """Check that no setting is without effect."""
@@ -39,9 +42,10 @@ class ExportSettings:
         given = {
             "--type": self.kind, "--table-type": self.table_kind, "--fallback": self.fallback,
             "--pre-tokenizer": self.pre_tokenizer, "--custom-code": self.custom_code,
+            "--context": self.context,
         }  # fmt: skip
         for name, value in given.items():
-            if value and name not in _OPTIONS[self.format]:
+            if value not in (None, False) and name not in _OPTIONS[self.format]:
                 having = [one for one in FORMATS if name in _OPTIONS[one]]
                 raise ValueError(
                     f"{name} has no effect on --format {self.format}; leave it out, or use "
