@@ -22,6 +22,7 @@ COMPOSED_ONLY = {
     r"scripts/recipe_rule": "is run by tests/benchmarks/test_recipe_fit.py",
     r"^make |^source |apt-get|pytest|local_slurm": "installs, tests or starts services",
     r"hydra/launcher=slurm": "needs a SLURM; tests/slurm runs such sweeps",
+    r"compression.levels=normal": "needs widths that are divisible by 64",
     r"--format executorch": "needs executorch, and compiles for minutes",
     r"data=hub": "reads from the Hugging Face hub",
     r"250e9|resume=true": "is long, or continues a run that was stopped: tests/pipeline does that",
