@@ -2,6 +2,7 @@
 
 from mobilellm.accounting.activation_memory import activation_bytes
 from mobilellm.accounting.cluster import Cluster
+from mobilellm.accounting.energy import joules_per_token
 from mobilellm.accounting.flops import Flops, flops_per_token
 from mobilellm.accounting.memory import (
     decode_bytes_per_token,
@@ -32,6 +33,7 @@ __all__ = [
     "count_parameters",
     "decode_bytes_per_token",
     "flops_per_token",
+    "joules_per_token",
     "kv_cache_bytes_per_token",
     "largest_micro_batch",
     "optimizer_bytes",

@@ -1,7 +1,7 @@
 """What the methods of quantization have in common: which matrix gets which number format."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -74,6 +74,17 @@ class QuantizationRecipe(LayerwiseRecipe):
     def shape(self, name: str) -> LayerShape:
         """The shape of a matrix after compression."""
         return QuantizedShape(quantized=self.number_format(name))
+
+    def quantized_config(self, config: ModelConfig) -> ModelConfig:
+        """The configuration of a model after this recipe, with packed matrices.
+
+        Raises:
+            ValueError: as `check`.
+        """
+        names = self.layer_names(config)
+        self.check_layers(config, names)
+        packed = {name: QuantizedShape(quantized=self.number_format(name)) for name in names}
+        return replace(config, compressed_layers={**config.layer_shapes, **packed})  # pyright: ignore[reportArgumentType]
 
     def layer_names(self, config: ModelConfig) -> tuple[str, ...]:
         """Names of the matrices that match `layers`, and of the tables that are quantized.

@@ -1,7 +1,6 @@
 """`hydra/launcher=slurm`: a sweep as one job array that runs from a copy of the code."""
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,27 +8,20 @@ from typing import Any
 
 from filelock import FileLock
 from hydra.core.utils import JobReturn
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mobilellm.cli.command import Stopped
 from mobilellm.cli.errors import CommandError
 from mobilellm.command_names import command_for
-from mobilellm.files import write_text_atomically
 from mobilellm.hydra_app.sweep_launcher import SweepLauncher, job_return
-from mobilellm.hydra_app.trial import Trial, without_hydra
+from mobilellm.hydra_app.trial import Trial
 from mobilellm.launchers.monitor.overview import Counts, Overview, RunningTrial
-from mobilellm.launchers.slurm.job import SlurmTrial
 from mobilellm.launchers.slurm.queue import SlurmError, require_slurm
-from mobilellm.launchers.slurm.record import JOB_CONFIG, JobRecord, write_record
-from mobilellm.launchers.slurm.settings import SlurmSettings, common_settings
-from mobilellm.launchers.slurm.snapshot import take_snapshot
+from mobilellm.launchers.slurm.settings import SlurmSettings, common_settings, settings_of
 from mobilellm.launchers.slurm.state import RunState, run_states, shown_log
-from mobilellm.launchers.slurm.submission import require_submitit, submit
-from mobilellm.provenance import command_line
+from mobilellm.launchers.slurm.submission import require_submitit
+from mobilellm.launchers.slurm.submitter import FOLDER, SlurmSubmitter
 from mobilellm.run_folder import read_summary
-
-# Inside the folder of the sweep: submitted trials, their logs and the copies of the code.
-FOLDER = "slurm"
 
 
 class SlurmLauncher(SweepLauncher):
@@ -72,7 +64,7 @@ class SlurmLauncher(SweepLauncher):
         """
         require_slurm()
         trials = {_folder(t): t for t in self.trials(job_overrides, initial_job_idx)}
-        settings = common_settings([_settings(trial.config) for trial in trials.values()])
+        settings = common_settings([settings_of(trial.config) for trial in trials.values()])
         folder = Path(str(self.config.hydra.sweep.dir)).absolute() / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         overview = Overview(Counts(len(trials)))
@@ -104,39 +96,10 @@ class SlurmLauncher(SweepLauncher):
     def _submit(
         self, trials: dict[Path, Trial], settings: SlurmSettings, folder: Path, overview: Overview
     ) -> None:
-        task, snapshot = self.task, take_snapshot(folder)
-        if snapshot.commit is None:
-            overview.print_line(
-                f"the jobs run from a copy of the package in {os.path.relpath(snapshot.path)}; "
-                "without a git repository, no commit is recorded"
-            )
-        bodies = [
-            SlurmTrial(
-                task=task,
-                config=trial.config,
-                folder=path,
-                code=snapshot.path,
-                command=tuple(sys.argv),
-                threads=settings.cpus_per_task,
-                max_requeues=settings.max_requeues,
-            )
-            for path, trial in trials.items()
-        ]
-        name = Path(str(self.config.hydra.sweep.dir)).name
-        job_ids = submit(bodies, settings, name, folder)
-        for job_id, (path, trial) in zip(job_ids, trials.items(), strict=True):
-            record = JobRecord(
-                job_id=job_id,
-                log=str(folder / f"{job_id}_0_log.out"),
-                code=str(snapshot.path),
-                commit=snapshot.commit,
-                dirty=snapshot.dirty,
-                command=command_line(),
-                submitted_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            )
-            text = OmegaConf.to_yaml(without_hydra(trial.config), resolve=True)
-            write_text_atomically(path / JOB_CONFIG, text)
-            write_record(path, record)
+        submitter = SlurmSubmitter(self.task, folder, Path(str(self.config.hydra.sweep.dir)).name)
+        if submitter.snapshot.commit is None:
+            overview.print_line(submitter.without_commit)
+        job_ids = submitter.submit({path: t.config for path, t in trials.items()}, settings)
         array = job_ids[0].partition("_")[0]
         overview.print_line(
             f"submitted {_count(len(trials))} as job {array}; see {command_for('status')} "
@@ -184,23 +147,6 @@ def _folder(trial: Trial) -> Path:
             "(key=value1,value2 or hydra.sweeper.params), or hydra/launcher=local"
         )
     return trial.folder.absolute()
-
-
-def _settings(config: DictConfig) -> SlurmSettings:
-    plain: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
-    settings = SlurmSettings(**{k: v for k, v in plain.items() if k != "_target_"})
-    for mine, number, key in (
-        ("tasks_per_node", settings.processes_per_node, "trainer.devices"),
-        ("nodes", settings.nodes, "trainer.num_nodes"),
-    ):
-        asked = OmegaConf.select(config, key)
-        if isinstance(asked, int) and asked != number:
-            raise CommandError(
-                f"hydra.launcher.{mine}={number} processes must be {key}={asked}: each device "
-                f"needs one process; leave out hydra.launcher.{mine}, or change {key}; no trial "
-                "was submitted"
-            )
-    return settings
 
 
 def _report_not_submitted(

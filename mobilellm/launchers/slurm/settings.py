@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from omegaconf import DictConfig, OmegaConf
+
 from mobilellm.cli.errors import CommandError
 from mobilellm.ranges import MAX_INDEX, Range, check_fields
 
@@ -119,6 +121,28 @@ class SlurmSettings:
             f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
             "export PYTHONSAFEPATH=1",
         ]
+
+
+def settings_of(config: DictConfig) -> SlurmSettings:
+    """The settings in the configuration of a trial, with its node `hydra`.
+
+    Raises:
+        ValueError: a setting is not valid, or does not give one process to each device.
+    """
+    plain: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+    settings = SlurmSettings(**{k: v for k, v in plain.items() if k != "_target_"})
+    for mine, number, key in (
+        ("tasks_per_node", settings.processes_per_node, "trainer.devices"),
+        ("nodes", settings.nodes, "trainer.num_nodes"),
+    ):
+        asked = OmegaConf.select(config, key)
+        if isinstance(asked, int) and asked != number:
+            raise CommandError(
+                f"hydra.launcher.{mine}={number} processes must be {key}={asked}: each device "
+                f"needs one process; leave out hydra.launcher.{mine}, or change {key}; no trial "
+                "was submitted"
+            )
+    return settings
 
 
 def common_settings(settings: Sequence[SlurmSettings]) -> SlurmSettings:

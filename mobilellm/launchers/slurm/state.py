@@ -19,6 +19,7 @@ SIGNAL_NAMES = {
     if number not in (signal.SIGTERM, signal.SIGINT)
 }
 ACTIVE = ("queued", "requeued", "running")
+COMPLETE = ("finished", "pruned")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class RunState:
 
     status: str
     """`waiting` (never submitted), `queued`, `requeued` (it waits to continue), `running`,
-    `finished`, `stopped` or `failed`."""
+    `finished`, `pruned`, `stopped` or `failed`."""
     reason: str | None = None
     """Why it failed or waits."""
     record: JobRecord | None = None
@@ -46,7 +47,7 @@ class RunState:
 def run_states(folders: Iterable[Path]) -> dict[Path, RunState]:
     """The state of each run folder, existing or not.
 
-    SLURM is queried only for runs that were submitted and have not finished.
+    SLURM is queried only for runs that were submitted and are not complete.
 
     Raises:
         SlurmError: SLURM does not answer.
@@ -56,7 +57,7 @@ def run_states(folders: Iterable[Path]) -> dict[Path, RunState]:
     pending = {
         folder: record.job_id
         for folder, (summary, record) in written.items()
-        if record is not None and summary.get("status") != "finished"
+        if record is not None and summary.get("status") not in COMPLETE
     }
     jobs = job_states(pending.values())
     return {

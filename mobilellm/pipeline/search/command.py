@@ -13,11 +13,12 @@ from rich.table import Table
 from mobilellm.cli.console import make_console
 from mobilellm.cli.errors import CommandError
 from mobilellm.command_names import command_for
+from mobilellm.hydra_app.configuration import plain_config
 from mobilellm.models import ModelConfig
 from mobilellm.paths import user_path
 from mobilellm.pipeline.search.finals import Finalists
 from mobilellm.pipeline.search.runners import make_runner
-from mobilellm.pipeline.search.setup import SearchSetup, read_search
+from mobilellm.pipeline.search.setup import SearchSetup, read_search, shape_builder
 from mobilellm.pipeline.search.trial_configs import TrialConfigs
 from mobilellm.pipeline.search.trial_feed import TrialFeed
 from mobilellm.report.search.findings import findings
@@ -76,7 +77,7 @@ def run_trials(setup: SearchSetup, study: Study) -> None:
         Stopped: a signal ended the search, after the running trials have saved.
     """
     configs = TrialConfigs.of_command(is_pruned=setup.settings.pruning_rule is not None)
-    make_runner().run_feed(TrialFeed(study, configs))
+    make_runner(setup.root).run_feed(TrialFeed(study, configs))
     study.store()
 
 
@@ -100,7 +101,7 @@ def report(setup: SearchSetup, study: Study) -> None:
         )
     winner = _winner(results)
     if winner is not None:
-        model = setup.feasibility.build(winner.record.settings)
+        model = shape_builder(plain_config(setup.run.model))(winner.record.settings)
         folder = setup.root / "search" / "conf"
         source = f"trial {winner.record.number} of the search {name}"
         write_model_file(folder, "winner", model, source)

@@ -49,7 +49,7 @@ class Finalists:
         self.folder.mkdir(parents=True, exist_ok=True)
         # Of several controllers, one trains the finalists, and the others wait and read them.
         with FileLock(self.folder / ".lock"):
-            make_runner(attempts=self.setup.settings.attempts).run(list(jobs.values()))
+            make_runner(self.folder, attempts=self.setup.settings.attempts).run(list(jobs.values()))
         found = []
         for one in chosen:
             losses = {

@@ -1,6 +1,7 @@
 """What runs the trials of a search, by the chosen launcher."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from hydra.core.hydra_config import HydraConfig
@@ -8,10 +9,13 @@ from omegaconf import OmegaConf
 
 from mobilellm.cli.errors import CommandError
 from mobilellm.hydra_app.sweep_launcher import sweep_launcher_of
-from mobilellm.launchers import LocalLauncher
+from mobilellm.launchers import LocalLauncher, SlurmLauncher
 from mobilellm.launchers.job_feed import JobFeed
 from mobilellm.launchers.local.feed import FeedSupervisor
 from mobilellm.launchers.local.jobs import Job, Outcome
+from mobilellm.launchers.slurm.feed import SlurmFeed
+from mobilellm.launchers.slurm.settings import settings_of
+from mobilellm.launchers.slurm.submitter import FOLDER as SLURM_FOLDER
 from mobilellm.pipeline.train import train
 
 
@@ -27,21 +31,29 @@ class Runner(Protocol):
         ...
 
 
-def make_runner(*, attempts: int = 1) -> Runner:
+def make_runner(folder: Path, *, attempts: int = 1) -> Runner:
     """The runner of the launcher that `hydra/launcher` chooses.
 
     Args:
+        folder: of the runs; SLURM's files are in a folder of it.
         attempts: largest number of starts of a job of `run` that is killed.
 
     Raises:
-        ValueError: the launcher cannot run trials that are chosen one by one.
+        ValueError: the launcher cannot run trials that are chosen one by one, or its settings are
+            not valid.
     """
     settings = HydraConfig.get().launcher
     launcher = sweep_launcher_of(settings)
+    if launcher is SlurmLauncher:
+        slurm = settings_of(HydraConfig.instance().cfg)
+        return SlurmFeed(
+            train, slurm, folder.absolute() / SLURM_FOLDER, folder.name, attempts=attempts
+        )
     if launcher is not LocalLauncher:
         raise CommandError(
-            "mobilellm search runs its trials with hydra/launcher=local, several at a time; other "
-            "launchers are not supported yet"
+            "mobilellm search runs its trials with hydra/launcher=local, several at a time (one "
+            "with hydra.launcher.n_jobs=1), or with hydra/launcher=slurm; not with "
+            f"{settings._target_}"
         )
     plain: Any = OmegaConf.to_container(settings, resolve=True)
     local = LocalLauncher(**{key: value for key, value in plain.items() if key != "_target_"})

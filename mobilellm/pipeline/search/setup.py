@@ -1,7 +1,7 @@
 """Reads the configuration of a search: its space, its settings, and what all trials share."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +9,21 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mobilellm.cli.errors import CommandError, listed, nearest
+from mobilellm.compression.quantization_recipe import QuantizationRecipe
 from mobilellm.hydra_app.configuration import plain_config
 from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.hydra_app.root_schema import SEARCH_KEYS
 from mobilellm.models import ModelConfig
 from mobilellm.paths import user_path
 from mobilellm.pipeline.identity import identity
+from mobilellm.pipeline.recipe import make_recipe
 from mobilellm.run_settings import flat_config
 from mobilellm.search.space import Feasibility, SearchSpace, parse_space
 from mobilellm.search.space.domains import Choices, Span
 from mobilellm.search.study.objectives import LOSSES
 from mobilellm.search.study.settings import StudySettings, parse_settings
 
-MODEL = "model."
+MODEL, COMPRESSION = "model.", "compression."
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,14 @@ def read_search(cfg: DictConfig) -> SearchSetup:
     check_names(space, run)
     _check_losses(space, settings)
     _check_budget(run, settings)
-    model = plain_config(run.model)
-    depth = model.get("num_blocks")
+    if run.compression and settings.limits.latency_profile is not None:
+        raise CommandError(
+            "search.constraints.latency_profile is of models of floats, but compression="
+            f"{run.compression._target_} quantizes the trials; leave out one of them"
+        )
+    depth = plain_config(run.model).get("num_blocks")
     feasibility = Feasibility(
-        space, settings.limits, shape_builder(model), depth if isinstance(depth, int) else None
+        space, settings.limits, saved_model_builder(run), depth if isinstance(depth, int) else None
     )
     root = user_path(str(run.output_dir)) / str(run.experiment_name)
     return SearchSetup(space, settings, feasibility, run, root)
@@ -112,13 +118,43 @@ def shape_builder(model: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Mod
     """
     target: Any = get_object(model["_target_"])
     shared = {key: value for key, value in model.items() if key != "_target_"}
+    return lambda settings: target(**{**shared, **settings_under(settings, MODEL)})
+
+
+def saved_model_builder(run: DictConfig) -> Callable[[Mapping[str, Any]], ModelConfig]:
+    """A function of the settings of a point, which builds the configuration of the saved model.
+
+    That is the shape, with packed matrices if the trials are trained for a number format.
+
+    Args:
+        run: the configuration that all trials share.
+
+    Raises:
+        ValueError: the trials are compressed in another way, so that the size of their models is
+            only known when they are trained.
+    """
+    shape, node = shape_builder(plain_config(run.model)), plain_config(run.compression)
+    if not node:
+        return shape
+    recipe, _ = make_recipe(node)
+    if not isinstance(recipe, QuantizationRecipe):
+        raise CommandError(
+            f"compression._target_={node['_target_']} makes models whose costs are known only "
+            "after training; search with compression=none or compression=qat"
+        )
 
     def build(settings: Mapping[str, Any]) -> ModelConfig:
-        given = {key.removeprefix(MODEL): value for key, value in settings.items()
-                 if key.startswith(MODEL)}  # fmt: skip
-        return target(**{**shared, **given})
+        quantized = replace(recipe, **settings_under(settings, COMPRESSION))
+        return quantized.quantized_config(shape(settings))
 
     return build
+
+
+def settings_under(settings: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The settings of one node, by name in it."""
+    return {
+        key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)
+    }
 
 
 def check_names(space: SearchSpace, run: DictConfig) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mobilellm.accounting import (
     count_parameters,
     flops_per_token,
+    joules_per_token,
     kv_cache_bytes_per_token,
     weight_bits,
 )
@@ -47,10 +48,12 @@ class Constraints:
     """Forward FLOPs per token, in sequences of `sequence_length` tokens."""
     max_memory: float | None = None
     """Bytes of the weights at `bits` and of the KV cache of `context` tokens at 16 bits."""
+    max_energy: float | None = None
+    """Joules per token, by the rule of `accounting.joules_per_token`."""
     max_latency_ms: float | None = None
     """Milliseconds per decoded token, predicted from `latency_profile`."""
     bits: int = 16
-    """Bits per weight of the matrices; see `accounting.weight_bits`."""
+    """Bits per weight of the matrices that are not quantized; see `accounting.weight_bits`."""
     embedding_bits: int | None = None
     """Bits per weight of the embedding; None: as `bits`."""
     context: int = 0
@@ -66,8 +69,8 @@ class Constraints:
         """Check the limits, and read the profile."""
         check_fields(
             self, max_stored=AMOUNT, max_body=AMOUNT, max_bytes=AMOUNT, max_flops=AMOUNT,
-            max_memory=AMOUNT, max_latency_ms=AMOUNT, bits=BITS, embedding_bits=BITS,
-            context=Range(at_least=0, cap=2**24), sequence_length=COUNT,
+            max_memory=AMOUNT, max_energy=AMOUNT, max_latency_ms=AMOUNT, bits=BITS,
+            embedding_bits=BITS, context=Range(at_least=0, cap=2**24), sequence_length=COUNT,
         )  # fmt: skip
         if self.max_latency_ms is not None and self.latency_profile is None:
             raise ValueError(
@@ -167,6 +170,9 @@ COSTS: dict[str, Cost] = {
         lambda limits, config: (
             _bytes(limits, config) + limits.context * kv_cache_bytes_per_token(config)
         ),
+    ),
+    "energy": Cost(
+        "joules per token, by rule of thumb", lambda _, config: joules_per_token(config)
     ),
     LATENCY: Cost("ms per token", lambda limits, config: limits.latency.predict(config)),
 }

@@ -27,6 +27,7 @@ class Candidate:
     settings: Mapping[str, Any]
     """Values of all settings of the space that apply, the largest that fits included."""
     model: ModelConfig
+    """The model that the run saves."""
     costs: Mapping[str, float]
     """The limited costs by name."""
 
@@ -50,8 +51,8 @@ class Feasibility:
     Args:
         space: the searched settings.
         constraints: the limits.
-        build: the shape for the settings of a point; raises ValueError or TypeError if they are not
-            legal.
+        build: the model that a run with the settings of a point saves; raises ValueError or
+            TypeError if they are not legal.
         num_blocks: of the configuration, if the depth is not searched.
     """
 
