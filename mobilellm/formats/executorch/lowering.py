@@ -34,12 +34,12 @@ def lower(
     Raises:
         ValueError: a matrix product is not done by XNNPACK.
     """
-    from executorch.exir import (
+    from executorch.exir import (  # pyright: ignore[reportMissingImports]
         EdgeCompileConfig,
         ExecutorchBackendConfig,
         to_edge_transform_and_lower,
     )
-    from executorch.exir.passes import MemoryPlanningPass
+    from executorch.exir.passes import MemoryPlanningPass  # pyright: ignore[reportMissingImports]
 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the package, about itself
@@ -74,9 +74,9 @@ def _partitioner() -> Any:
     XNNPACK has no look-up, and stores the weights of products in its own part of the file: the
     table would be in the file twice.
     """
-    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
-    from executorch.backends.xnnpack.partition.config.gemm_configs import LinearConfig
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS  # pyright: ignore[reportMissingImports]
+    from executorch.backends.xnnpack.partition.config.gemm_configs import LinearConfig  # pyright: ignore[reportMissingImports]
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # pyright: ignore[reportMissingImports]
 
     class LinearBesideTable(LinearConfig):
         def check_constraints(self, node: Any, ep: Any) -> bool:

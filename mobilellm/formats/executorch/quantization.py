@@ -62,8 +62,8 @@ def quantize(decoder: StaticDecoder, kind: str) -> None:
     """
     if kind == "fp32":
         return
-    from torchao.quantization.granularity import PerAxis, PerGroup
-    from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig, quantize_
+    from torchao.quantization.granularity import PerAxis, PerGroup  # pyright: ignore[reportMissingImports]
+    from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig, quantize_  # pyright: ignore[reportMissingImports]
 
     table: Tensor = decoder.table.weight  # pyright: ignore[reportAssignmentType]
     if decoder.head is None:

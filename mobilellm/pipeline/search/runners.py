@@ -45,7 +45,8 @@ def make_runner(folder: Path, *, attempts: int = 1) -> Runner:
     settings = HydraConfig.get().launcher
     launcher = sweep_launcher_of(settings)
     if launcher is SlurmLauncher:
-        slurm = settings_of(HydraConfig.instance().cfg)
+        whole: Any = HydraConfig.instance().cfg
+        slurm = settings_of(whole)
         return SlurmFeed(
             train, slurm, folder.absolute() / SLURM_FOLDER, folder.name, attempts=attempts
         )
