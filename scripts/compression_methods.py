@@ -41,12 +41,19 @@ def main() -> None:
         default=0.5,
         help="share of the parameters that is kept (default: 0.5)",
     )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="METHOD",
+        help="names of methods, as in the table (default: all)",
+    )
     arguments = parser.parse_args()
 
     from scripts.benchmarks.compression_methods import compare_methods
 
     rows = compare_methods(
         arguments.folder, arguments.train, arguments.validation, arguments.layers, arguments.ratio,
+        methods=arguments.methods,
         log=lambda line: print(line, file=sys.stderr, flush=True),
     )  # fmt: skip
     print("| method | parameters of the matrices | loss, nats per token |\n|---|---|---|")

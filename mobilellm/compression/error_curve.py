@@ -13,6 +13,8 @@ from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
 
 # Shares of a matrix's parameters that an allocation search can choose, besides leaving it dense.
 SHARES = tuple(step / 20 for step in range(1, 20))
+# Number of fitted layers that are kept for each matrix, since a search tries few shapes repeatedly.
+KEPT_LAYERS = 3
 
 
 class ErrorCurve:
@@ -34,6 +36,7 @@ class ErrorCurve:
         self.name, self.weight, self.metric = name, weight, metric
         self.division = division
         self._open_part = next(i for i, part in enumerate(division.parts) if part.num_terms is None)
+        self._layers: dict[FactorizedShape, FactorizedLinear] = {}
 
     @property
     def size(self) -> int:
@@ -62,7 +65,11 @@ class ErrorCurve:
         if parameters >= self.size:
             return None
         shape = self.division.shape_for(self.name, parameters)
-        return SumFit(self.weight, shape, self.metric).layer(self.weight.dtype)
+        if shape not in self._layers:
+            if len(self._layers) == KEPT_LAYERS:
+                del self._layers[next(iter(self._layers))]
+            self._layers[shape] = SumFit(self.weight, shape, self.metric).layer(self.weight.dtype)
+        return self._layers[shape]
 
     def _shape_or_none(self, parameters: float) -> FactorizedShape | None:
         try:

@@ -177,7 +177,7 @@ class Factorization(LayerwiseRecipe):
         }
         self._forecast(model, calibration, division, metrics)
         budgets = division.uniform()
-        searched = searched_budgets(model, calibration, metrics, division)
+        searched = searched_budgets(model, calibration, metrics, division, self._layer_fit)
         plans = [
             self._planner(model, division).plan(one, calibration, metrics)
             for one in ([budgets] if searched == budgets else [budgets, searched])

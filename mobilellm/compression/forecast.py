@@ -6,7 +6,8 @@ from time import perf_counter
 
 from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.algorithms.shape_search import ShapeSearch, search_shape
-from mobilellm.compression.allocation import PROPOSALS, search_batches
+from mobilellm.compression.algorithms.share_search import TRIALS_PER_MOVE, share_moves
+from mobilellm.compression.allocation import PROPOSALS, division_groups, search_batches
 from mobilellm.compression.apply import dense_weight
 from mobilellm.compression.division import Division
 from mobilellm.compression.recipe import Batch
@@ -61,14 +62,23 @@ def log_forecast(
     all_shapes = once / work[first] * sum(work.values())
     seconds, described = all_shapes, [f"{len(work)} shapes"] if shapes is not None else []
     if allocation == "searched":
-        batches = search_batches(calibration)
+        batches = search_batches(calibration, division)
+        moves = share_moves(division_groups(model.config, division.names))
+        trials = TRIALS_PER_MOVE * len(moves)
         losses = 2 * len(work) + PROPOSALS + 2
         loss = _seconds(lambda: sum_losses(model, batches))
         pass_seconds = loss * len(calibration) / len(batches)
         # Both the uniform division and the division that was found are fitted and compared.
         fitted = PASSES[fit] * pass_seconds + all_shapes / 2 + pass_seconds
-        seconds = losses * loss + 2 * (all_shapes + fitted)
-        described = [f"{losses} losses", *described, "two fits of the whole model"]
+        seconds = 2 * (all_shapes + fitted)
+        whole = ["two fits of the whole model"]
+        if PASSES[fit] > 1:
+            seconds += (trials + 2) * ((PASSES[fit] + 1) * loss + all_shapes / 2)
+            whole = [f"{trials + 2} fits to a part of the text", *whole]
+        else:
+            losses += trials
+        seconds += losses * loss
+        described = [f"{losses} losses", *described, *whole]
     logger.info("the search takes about %s: %s", duration_text(seconds), ", ".join(described))
 
 

@@ -63,6 +63,8 @@ class LayerFit:
         dense: MobileLLM,
         shapes: Mapping[str, FactorizedShape],
         calibration: Sequence[Batch],
+        *,
+        quietly: bool = False,
     ) -> tuple[dict[str, FactorizedLinear], dict[str, float]]:
         """Fit layers of the given shapes to the matrices of a model.
 
@@ -70,6 +72,7 @@ class LayerFit:
             dense: the model; with absorbed permutations, the permuted one.
             shapes: by the name of the matrix.
             calibration: batches of `input_ids` and `labels`.
+            quietly: whether no progress is shown.
 
         Returns:
             The layers and their relative errors, by name.
@@ -82,7 +85,8 @@ class LayerFit:
         errors: dict[str, float] = {}
         streams = PairedStreams(calibration, dense)
         weights = TokenWeights(dense, calibration)
-        for group in log_progress(self._groups(dense, list(shapes)), "groups of layers fitted"):
+        groups = self._groups(dense, list(shapes))
+        for group in groups if quietly else log_progress(groups, "groups of layers fitted"):
             moments: dict[str, Moments] = {}
             if self.fit == "outputs":
                 run = streams.at(block_of(group[0]), dense)

@@ -15,6 +15,7 @@ from mobilellm.distillation.losses.layer_map import Explicit, Last, Uniform
 from mobilellm.distillation.losses.logit_mse import LogitMSE, logit_mse
 from mobilellm.distillation.losses.reverse_kl import ReverseKL, reverse_kl
 from mobilellm.distillation.losses.schedule import Ramp
+from mobilellm.distillation.losses.skewed_kl import SkewedKL, skewed_kl
 from mobilellm.distillation.losses.teacher_cross_entropy import (
     TeacherCrossEntropy,
     teacher_cross_entropy,
@@ -32,6 +33,7 @@ __all__ = [
     "LogitMSE",
     "Ramp",
     "ReverseKL",
+    "SkewedKL",
     "TeacherCrossEntropy",
     "Uniform",
     "attention_kl",
@@ -41,6 +43,7 @@ __all__ = [
     "jensen_shannon",
     "logit_mse",
     "reverse_kl",
+    "skewed_kl",
     "teacher_cross_entropy",
 ]
 

@@ -105,7 +105,9 @@ PREPARE_DATA: Rows = {"prepared_dir": (str, ANYWHERE)}
 PREPARE_LOGITS: Rows = {
     "prepared_dir": (str, ANYWHERE),
     "sequence_length": (int, POSITIVE),
+    "method": (str, ANYWHERE),
     "k": (int, POSITIVE),
+    "seed": (int | None, SEED),
     "precision": (str, ANYWHERE),
     "packing": (str, ANYWHERE),
     "temperature": (float, TEMPERATURE),

@@ -22,7 +22,7 @@ from mobilellm.data.document_tokens import document_tokens
 from mobilellm.data.preparation.prepare import open_prepared
 from mobilellm.data.resolved import data_name
 from mobilellm.data.windows import Windows
-from mobilellm.distillation.logit_store.manifest import MANIFEST, LogitInputs
+from mobilellm.distillation.logit_store.manifest import MANIFEST, LogitInputs, check_method
 from mobilellm.distillation.logit_store.packing import Packing
 from mobilellm.distillation.logit_store.store import LogitStore
 from mobilellm.distillation.logit_store.writer import LOCK, LogitWriter, check_folder
@@ -91,12 +91,17 @@ def prepare_logits(cfg: DictConfig, folder: str | Path) -> LogitStore:
         packing=cfg.packing,
         temperature=cfg.temperature,
         teacher_precision=cfg.teacher_precision,
+        method=cfg.method,
+        seed=_seed(cfg),
     )
     if cfg.windows_per_shard is None:
         inputs = replace(inputs, windows_per_shard=_windows_per_shard(inputs))
     out = Path(cfg.out) if cfg.out else DEFAULT_DIR / _name(data_name(data), inputs)
     teacher = ModelTeacher(
-        opened.model, opened.structure, precision=cfg.teacher_precision, top_k=cfg.k
+        opened.model,
+        opened.structure,
+        precision=cfg.teacher_precision,
+        top_k=None if inputs.is_sampled else cfg.k,
     )
     store = _open_or_write(out, inputs, teacher, windows, device, cfg.micro_batch_size)
     _print_summary(store, data)
@@ -118,6 +123,7 @@ def check_options(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
         raise ValueError(f"TEACHER_DIR {folder} is a logit store; give the folder of a model")
     vocab_size = facts.structure.vocab_size
     Packing(vocab_size=vocab_size, k=cfg.k, precision=cfg.precision, packing=cfg.packing)
+    check_method(cfg.method, _seed(cfg))
     check_teacher_options(cfg.teacher_precision, cfg.k, None, vocab_size)
     check_fits(facts, facts.structure, cfg.sequence_length)
     if cfg.out is not None:
@@ -128,6 +134,11 @@ def check_options(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
         return cfg, TrainerConfig(accelerator=cfg.accelerator).device_type
     except ValueError as error:
         raise ValueError(str(error).removeprefix("trainer.")) from None
+
+
+def _seed(cfg: DictConfig) -> int | None:
+    """The seed of samples: 0 if none is given."""
+    return 0 if cfg.method == "sampled" and cfg.seed is None else cfg.seed
 
 
 def _data(cfg: DictConfig, folder: Path) -> tuple[DataConfig, PreparedData]:
@@ -161,7 +172,8 @@ def _windows_per_shard(inputs: LogitInputs) -> int:
 def _name(data: str, inputs: LogitInputs) -> str:
     text = json.dumps(inputs.to_dict(), sort_keys=True, allow_nan=False)
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-    return f"{data}-{inputs.sequence_length}-top{inputs.k}-{digest}"
+    kept = "sampled" if inputs.is_sampled else "top"
+    return f"{data}-{inputs.sequence_length}-{kept}{inputs.k}-{digest}"
 
 
 def _open_or_write(
@@ -226,11 +238,17 @@ def _print_summary(store: LogitStore, data: DataConfig) -> None:
         # With a store, the rule of the teacher's folder is not known to the student's run.
         adds_eos = document_tokens(data).adds_eos
         overrides += ["data.add_bos=true", f"data.add_eos={str(adds_eos).lower()}"]
+    if store.inputs.is_sampled:
+        chosen = f"{store.inputs.k} sampled tokens per token, seed {store.inputs.seed}"
+    else:
+        chosen = (
+            f"captured probability mass: {mass['mean']:.4f} on average, at most "
+            f"{mass['percentile_5']:.3f} on 5 % of the tokens"
+        )
     lines = (
         f"{store.folder}: {manifest['num_tokens']:,} tokens, {manifest['bytes_per_token']} bytes "
         f"per token, {bytes_text(manifest['bytes'])}",
-        f"captured probability mass: {mass['mean']:.4f} on average, at most "
-        f"{mass['percentile_5']:.3f} on 5 % of the tokens",
+        chosen,
         f"train on the same data with {' '.join(overrides)}",
     )
     sys.stdout.write("\n".join(lines) + "\n")

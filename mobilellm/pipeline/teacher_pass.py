@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import cast
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import (
@@ -20,7 +21,9 @@ from rich.text import Text
 
 from mobilellm.accounting.training_memory import LOSS_CHUNK_LOGITS
 from mobilellm.data.windows import Windows
+from mobilellm.distillation.logit_store.manifest import LogitInputs
 from mobilellm.distillation.logit_store.writer import LogitWriter, ShardWriter
+from mobilellm.distillation.losses.sampling import sample_of
 from mobilellm.distillation.losses.targets import TopK
 from mobilellm.distillation.teachers.teacher import ModelTeacher
 
@@ -39,7 +42,7 @@ def write_missing(
 
     Args:
         writer: the writer of the store.
-        teacher: a teacher whose `top_k` is that of the store.
+        teacher: a teacher whose `top_k` is that of the store; None for samples.
         windows: the windows of the training split.
         device: `cpu`, `cuda` or `mps`.
         micro_batch_size: windows per forward pass.
@@ -62,13 +65,18 @@ def write_missing(
                         name: torch.stack([item[name] for item in items]).to(device)
                         for name in items[0]
                     }
-                    _append(file, teacher, batch, inputs.temperature)
+                    offsets = _offsets(inputs, range(first, last)) if inputs.is_sampled else None
+                    _append(file, teacher, batch, inputs, offsets)
                     advance(batch["input_ids"].numel())
     return tokens / (time.perf_counter() - started)
 
 
 def _append(
-    file: ShardWriter, teacher: ModelTeacher, batch: dict[str, torch.Tensor], temperature: float
+    file: ShardWriter,
+    teacher: ModelTeacher,
+    batch: dict[str, torch.Tensor],
+    inputs: LogitInputs,
+    offsets: torch.Tensor | None,
 ) -> None:
     """Append one micro-batch; the logits are computed for one chunk of tokens at a time."""
     tokens, device = batch["input_ids"].numel(), batch["input_ids"].device.type
@@ -76,9 +84,22 @@ def _append(
     chunk = max(1, allowed // teacher.structure.vocab_size)
     teacher_output = teacher.run(batch)
     for first in range(0, tokens, chunk):
-        # With `top_k`, the target is a `TopK`.
-        target = teacher_output.target(slice(first, min(first + chunk, tokens)), temperature)
-        file.append(cast("TopK", target))
+        place = slice(first, min(first + chunk, tokens))
+        target = teacher_output.target(place, inputs.temperature)
+        if offsets is None:  # With `top_k`, the target is a `TopK`.
+            file.append(cast("TopK", target))
+            continue
+        logits = cast("torch.Tensor", target)
+        file.append(sample_of(logits, inputs.k, offsets[place], temperature=inputs.temperature))
+
+
+def _offsets(inputs: LogitInputs, windows: range) -> torch.Tensor:
+    """Random numbers (tokens,) of some windows, which depend on the seed and the window alone."""
+    rows = [
+        np.random.default_rng([inputs.seed or 0, window]).random(inputs.sequence_length)
+        for window in windows
+    ]
+    return torch.from_numpy(np.concatenate(rows))
 
 
 def _autocast(teacher: ModelTeacher, device: str) -> AbstractContextManager[object]:

@@ -16,6 +16,7 @@ from mobilellm.compression.selection import select_layers
 from mobilellm.compression.structured_pruning import StructuredPruning
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.formats.model_folder import open_model
+from mobilellm.models.config import check_choice
 
 WINDOW = 512
 BATCH = 8
@@ -53,6 +54,7 @@ def compare_methods(
     validation: str | Path,
     layers: Sequence[str],
     ratio: float = 0.5,
+    methods: Sequence[str] | None = None,
     log: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Compress the same matrices by each method, and measure the loss on 64 windows.
@@ -64,6 +66,7 @@ def compare_methods(
         layers: patterns of the matrices.
         ratio: share of their parameters that is kept; the method with one Kronecker product ignores
             it, since its size is fixed.
+        methods: names of the methods that are compared; None: all.
         log: called with one line after each method.
 
     Returns:
@@ -72,8 +75,10 @@ def compare_methods(
 
     Raises:
         FileNotFoundError: the model has no tokenizer.
-        ValueError: a text has too few tokens.
+        ValueError: a text has too few tokens, or a method is unknown.
     """
+    for method in methods or ():
+        check_choice("methods", method, (*FACTORISED, *STRUCTURED))
     model, tokenizer = open_model(folder)
     if tokenizer is None:
         raise FileNotFoundError(
@@ -84,6 +89,8 @@ def compare_methods(
     rows = [{"method": "dense", "loss": sum_losses(model, held_out).loss}]
     names = select_layers(model.config, layers)
     for method, recipe in _recipes(layers, names, ratio):
+        if methods is not None and method not in methods:
+            continue
         started = time.monotonic()
         plan = recipe.plan(model, calibration)
         compressed = recipe.apply(model, plan, calibration).model

@@ -41,8 +41,10 @@ def test_a_search_is_forecast_before_it_begins_and_counts_what_it_measures(
     (message,) = [m for m in caplog.messages if "the search takes about" in m]
     found = re.search(r"about [\d.]+ (seconds|minutes): (\d+) losses, two fits of the", message)
     most = int(found[2])
-    # Proposals that are alike are measured once.
-    assert most - PROPOSALS < len(measured) <= most == 2 * 7 + PROPOSALS + 2
+    # Divisions that are alike are measured once.
+    # Attention, feed-forward layer and seven kinds get more and less, by three factors.
+    moved = 2 * 3 * 9
+    assert most - PROPOSALS - moved < len(measured) <= most == 2 * 7 + PROPOSALS + 2 + moved
 
 
 def test_the_forecast_grows_with_the_work(model, caplog, monkeypatch):

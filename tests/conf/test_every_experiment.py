@@ -35,7 +35,7 @@ CALIBRATION = {
         'compression.layers=[embedding,"blocks.[135].feed_forward.*"]',
     ]
     for name in ("kngpt2", "tqcompressor")
-}
+} | {"minitron": ["compression.calibration_tokens=1024"]}
 
 
 def _data(experiment: str, corpus: Path, folder: Path) -> list[str]:

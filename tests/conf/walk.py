@@ -118,7 +118,7 @@ def needed(group: str, choice: str, folder: Path) -> list[str]:
         return ["distillation.space.intermediate_size=[8,16]"]
     if group == "distillation" and choice not in ("none", "step_by_step"):
         from_dense = "dense" in (CONF / group / f"{choice}.yaml").read_text(encoding="utf-8")
-        if from_dense and choice in ("kngpt2", "tqcompressor"):
+        if from_dense and choice in ("kngpt2", "minitron", "tqcompressor"):
             return ["compression=magnitude"]
         ids = ["data=tokenized_jsonl", f"data.train={folder}/a.txt"]
         return [*ids, f"distillation.teacher={folder}/teacher"]

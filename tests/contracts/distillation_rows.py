@@ -22,6 +22,7 @@ from mobilellm.distillation.losses.jensen_shannon import JensenShannon
 from mobilellm.distillation.losses.logit_mse import LogitMSE
 from mobilellm.distillation.losses.loss import LogitLoss, StateLoss
 from mobilellm.distillation.losses.reverse_kl import ReverseKL
+from mobilellm.distillation.losses.skewed_kl import SkewedKL
 from mobilellm.distillation.losses.targets import top_k_of
 from mobilellm.distillation.losses.teacher_cross_entropy import TeacherCrossEntropy
 
@@ -67,6 +68,10 @@ LOSSES = {
     "reverse KL": Row(ReverseKL(), kl, TARGETS),
     "Jensen-Shannon": Row(JensenShannon(), mixture(0.5), TARGETS),
     "Jensen-Shannon 0.2": Row(JensenShannon(beta=0.2), mixture(0.2), TARGETS),
+    "skewed KL": Row(SkewedKL(), lambda s, t: kl(t, 0.1 * t + 0.9 * s), TARGETS),
+    "skewed reverse KL 0.3": Row(
+        SkewedKL(alpha=0.3, reverse=True), lambda s, t: kl(s, 0.3 * s + 0.7 * t), TARGETS
+    ),
     "teacher cross entropy": Row(TeacherCrossEntropy(), cross_entropy, TARGETS),
     "logit MSE": Row(LogitMSE(), lambda s, t: np.mean((s - t) ** 2), ("raw logits",)),
     "hidden MSE": Row(HiddenStateMSE(), lambda s, t: np.mean((s - t) ** 2)),

@@ -30,7 +30,7 @@ COMPOSED_ONLY = {
         "reads the runs of such a sweep",
     r"explain.* model.latency_profile=": "has a budget that depends on the machine",
     r"--out compressed/searched|compression=searched compression.num_": "searches for minutes",
-    r"experiment=(demo|ladder|learning_rate_transfer|matched_\w+|depth_vs_width|layer_sharing|design_steps|kngpt2|tqcompressor|step_by_step|supernet\w*|head_start)":
+    r"experiment=(demo|ladder|learning_rate_transfer|matched_\w+|depth_vs_width|layer_sharing|design_steps|kngpt2|minitron|tqcompressor|step_by_step|supernet\w*|head_start)":
         "is a sweep of minutes; tests/conf/test_every_experiment.py runs each of its models",
 }  # fmt: skip
 

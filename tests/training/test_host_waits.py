@@ -75,7 +75,8 @@ class StoredTerms(Callback):
         return TopK(torch.zeros(shape, dtype=torch.int64), torch.full(shape, -2.0))
 
     def loss_terms(self, module, batch, output):
-        store = SimpleNamespace(read=self.read, vocab_size=VOCAB, temperature=1.0)
+        inputs = SimpleNamespace(is_sampled=False)
+        store = SimpleNamespace(read=self.read, vocab_size=VOCAB, temperature=1.0, inputs=inputs)
         structure = StoredTeacher(store).structure
         return distillation_terms(
             {"stored": ForwardKL()}, StoredTeacher(store).run(batch), output, batch["labels"],

@@ -19,6 +19,7 @@ INPUTS = "inputs.json"
 MANIFEST = "manifest.json"
 FORMAT = "mobilellm-logits"
 VERSION = 1
+METHODS = ("top_k", "sampled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,10 @@ class LogitInputs:
     """Windows in every shard except the last, which may have fewer."""
     teacher_precision: str = "auto"
     """The number type that was requested for the teacher."""
+    method: str = "top_k"
+    """`top_k`: the k most likely tokens; `sampled`: k random tokens (`losses.sampling`)."""
+    seed: int | None = None
+    """Seed of the samples; None for `top_k`."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -59,14 +64,24 @@ class LogitInputs:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature} must be positive")
+        check_method(self.method, self.seed)
         self.codec  # noqa: B018 - checks k, precision and packing
 
     @property
     def codec(self) -> Packing:
         """The encoding of a token."""
         return Packing(
-            vocab_size=self.vocab_size, k=self.k, precision=self.precision, packing=self.packing
+            vocab_size=self.vocab_size,
+            k=self.k,
+            precision=self.precision,
+            packing=self.packing,
+            is_sample=self.is_sampled,
         )
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the tokens are random samples."""
+        return self.method == "sampled"
 
     @property
     def window_bytes(self) -> int:
@@ -89,11 +104,30 @@ class LogitInputs:
 
     def differences(self, known: Mapping[str, Any]) -> list[str]:
         """The differences from the recorded inputs of a folder, as text for users."""
+        # Stores that were made before there were samples do not record how tokens were chosen.
+        known = {"method": "top_k", "seed": None} | dict(known)
         changed = [name for name, value in self.to_dict().items() if known.get(name) != value]
         if changed != ["windows_per_shard"]:
             # By default, the number of windows per shard follows from the other inputs.
             changed = [name for name in changed if name != "windows_per_shard"]
         return [f"{name} was {known.get(name)}, now {getattr(self, name)}" for name in changed]
+
+
+def check_method(method: str, seed: int | None) -> None:
+    """Check how tokens are chosen.
+
+    Raises:
+        ValueError: the method is unknown, a sample has no valid seed, or a seed has no effect.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is not known; use one of {', '.join(METHODS)}")
+    if method == "top_k" and seed is not None:
+        raise ValueError(
+            f"seed={seed} has no effect with method=top_k, which draws nothing; leave it out"
+        )
+    is_seed = isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0
+    if method == "sampled" and not is_seed:
+        raise ValueError(f"method=sampled needs a seed of at least 0, but seed={seed}; give seed=0")
 
 
 def shard_path(folder: Path, shard: int) -> Path:

@@ -3,7 +3,8 @@
 For each token of text, the k token ids come first and the k probabilities after them. A probability
 p is stored as the square root of -log p, rounded to equal steps up to a largest value. The steps
 are finest for large p, so that the small remainder 1 - p of a confident teacher is kept. If
-rounding makes the sum of the k probabilities exceed 1, decoding divides them by the sum.
+rounding makes the sum of the k probabilities exceed 1, decoding divides them by the sum. The
+weights of sampled tokens, which sum to 1, are stored likewise and always divided by their sum.
 """
 
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class Packing:
     packing: str = "plain"
     """`plain`: a token id takes 2 bytes, or 4 if vocab_size is above 65,536; `bits`: it takes as
     many bits as the vocabulary needs."""
+    is_sample: bool = False
+    """Whether the tokens are a random sample, whose weights sum to 1."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -104,7 +107,7 @@ class Packing:
         else:
             indices = _from_bytes(indices, self.index_bits).long()
         values = self._values(_from_bytes(levels, _FORMS[self.precision][0]))
-        return TopK(indices, values, temperature)
+        return TopK(indices, values, temperature, self.is_sample)
 
     def rounded(self, top: TopK) -> TopK:
         """The result of `decode(encode(top))`, computed without encoding."""
@@ -129,7 +132,8 @@ class Packing:
     def _values(self, levels: Tensor) -> Tensor:
         """Log-probabilities (..., k), float32; the sum of the probabilities is at most 1."""
         values = levels.float().mul_(self._step).square_().neg_()
-        return values.sub_(values.logsumexp(-1, keepdim=True).clamp_(min=0))
+        excess = values.logsumexp(-1, keepdim=True)
+        return values.sub_(excess if self.is_sample else excess.clamp_(min=0))
 
 
 def _to_bytes(numbers: Tensor, bits: int) -> Tensor:

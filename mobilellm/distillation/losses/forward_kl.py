@@ -92,6 +92,8 @@ class _OnAllLogits(torch.autograd.Function):
 class ForwardKL(LogitLoss):
     """`forward_kl`: the student must assign probability to all tokens likely for the teacher."""
 
+    LINEAR = True
+
     def has_temperature_one(self, progress: float) -> bool:
         """Whether the temperature is 1, so that the softmax of the cross entropy can be shared."""
         return value_at(self.temperature, progress) == 1

@@ -38,6 +38,8 @@ class Structure:
     """The names of the tensors that the model can capture."""
     temperature: float | None = None
     """The only temperature at which its probabilities are known; None if any temperature is."""
+    is_sampled: bool = False
+    """Whether its probabilities are random samples of tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,9 @@ class LogitLoss:
     Raises:
         ValueError: the weight or the temperature is out of range, or `rest` is unknown.
     """
+
+    LINEAR: ClassVar[bool] = False
+    """Whether the gradient is linear in the teacher's probabilities, so that samples suffice."""
 
     weight: Scheduled = 1.0
     """Factor in the training loss."""
@@ -91,6 +96,12 @@ class LogitLoss:
             raise ValueError(
                 f"{type(self).__name__}: the student has vocab_size={student.vocab_size}, the "
                 f"teacher {teacher.vocab_size}; both need the same tokenizer"
+            )
+        if teacher.is_sampled and (not self.LINEAR or self.rest != "bucket"):
+            raise ValueError(
+                f"{type(self).__name__} with rest={self.rest} is biased on a logit store of "
+                "sampled tokens; use forward_kl or mobilellm with rest=bucket, or a store of "
+                "method=top_k"
             )
         known = teacher.temperature
         if known is None or self.rest == "renormalize":

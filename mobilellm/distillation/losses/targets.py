@@ -9,7 +9,7 @@ The gradient of the student is exactly 0 for masked tokens, even if its logits o
 not finite there. With a `TopK`, no tensor of the size of the logits is kept for the backward pass.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,10 +33,15 @@ class TopK:
     """(..., k), in nats, of a softmax over the whole vocabulary."""
     temperature: float = 1.0
     """The logits were divided by it before the softmax."""
+    is_sample: bool = False
+    """Whether the tokens are a random sample, and the probabilities weights that sum to 1 and whose
+    expectation is the whole distribution (`mobilellm.distillation.losses.sampling`)."""
 
     def rows(self, rows: slice) -> "TopK":
         """The part for some positions, if the tensors are (tokens, k)."""
-        return TopK(self.indices[rows], self.log_probabilities[rows], self.temperature)
+        return replace(
+            self, indices=self.indices[rows], log_probabilities=self.log_probabilities[rows]
+        )
 
 
 Target = Tensor | TopK
@@ -162,6 +167,11 @@ def _top_k_pair(
         )
     dtype = _dtype_of(student_logits)
     known = teacher.log_probabilities.detach().to(dtype)
+    if teacher.is_sample and rest != "bucket":
+        raise ValueError(
+            f"rest={rest} has no meaning for sampled tokens, which stand for all tokens; "
+            "leave it out"
+        )
     if rest == "renormalize":
         # The ratios of the k probabilities are known at any temperature.
         chosen = mask_gradient(student_logits.gather(-1, teacher.indices), mask)
@@ -171,9 +181,12 @@ def _top_k_pair(
         raise ValueError(
             f"the teacher's top k are known at temperature {teacher.temperature:g}, and the "
             f"probability of all other tokens at temperature {temperature:g} is not; use "
-            f"temperature={teacher.temperature:g}, or rest=renormalize"
+            f"temperature={teacher.temperature:g}"
+            + ("" if teacher.is_sample else ", or rest=renormalize")
         )
     student = _ChosenLogProbabilities.apply(student_logits, teacher.indices, temperature, mask)
+    if teacher.is_sample:  # The weights sum to 1, so that there is no other class.
+        return mask_gradient(student, mask), known  # pyright: ignore[reportArgumentType]
     return _with_rest(mask_gradient(student, mask)), _with_rest(known)  # pyright: ignore[reportArgumentType]
 
 

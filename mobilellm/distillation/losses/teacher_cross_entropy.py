@@ -35,6 +35,8 @@ def teacher_cross_entropy(
 class TeacherCrossEntropy(LogitLoss):
     """`teacher_cross_entropy`: trains like `ForwardKL`, and logs the cross entropy instead."""
 
+    LINEAR = True
+
     def divergence(
         self, student_logits: Tensor, teacher: Target, mask: Tensor, *, temperature: float,
         rest: str,

@@ -162,6 +162,7 @@ class StoredTeacher:
             vocab_size=store.vocab_size,
             captures=(),
             temperature=store.temperature,
+            is_sampled=store.inputs.is_sampled,
         )
 
     def to(self, device: torch.device) -> None:
@@ -184,6 +185,7 @@ class StoredTeacher:
             _copied(stored.indices.flatten(0, 1), device),
             _copied(stored.log_probabilities.flatten(0, 1), device),
             stored.temperature,
+            stored.is_sample,
         )
         return TeacherOutput(lambda place, _: top.rows(place))
 

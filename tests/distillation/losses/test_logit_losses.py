@@ -14,6 +14,7 @@ from mobilellm.distillation.losses.logit_mse import LogitMSE
 from mobilellm.distillation.losses.loss import Structure
 from mobilellm.distillation.losses.reverse_kl import ReverseKL
 from mobilellm.distillation.losses.schedule import Ramp
+from mobilellm.distillation.losses.skewed_kl import SkewedKL
 from mobilellm.distillation.losses.targets import TopK, top_k_of
 
 
@@ -34,6 +35,15 @@ def test_jensen_shannon_is_symmetric_bounded_and_tends_to_both_divergences():
     assert JensenShannon()(30 * student, 30 * teacher, mask) <= math.log(2)
     assert_close(value[1e-6] / 1e-6, ForwardKL()(student, teacher, mask), rtol=1e-3, atol=0)
     assert_close(value[1 - 1e-6] / 1e-6, ReverseKL()(student, teacher, mask), rtol=1e-3, atol=0)
+
+
+def test_skewed_divergences_are_bounded_and_tend_to_the_plain_ones():
+    student, teacher, mask = make_logits()
+    for reverse, plain in ((False, ForwardKL()), (True, ReverseKL())):
+        found = SkewedKL(alpha=1e-6, reverse=reverse)(student, teacher, mask)
+        assert_close(found, plain(student, teacher, mask), rtol=1e-3, atol=0)
+        far = SkewedKL(alpha=0.1, reverse=reverse)(-30 * teacher, 30 * teacher, mask)
+        assert_close(far, far.new_tensor(-math.log(0.1)))
 
 
 def test_logit_mse_needs_all_logits():
@@ -57,6 +67,7 @@ def test_logit_mse_needs_all_logits():
         (lambda: ForwardKL(weight=Ramp(start=-1.0, end=0.0)), "weight=-1.0 must be"),
         (lambda: ForwardKL(rest="drop"), "rest='drop' is not known; use one of bucket, renorm"),
         (lambda: JensenShannon(beta=1.0), "beta=1.0 must be above 0 and below 1"),
+        (lambda: SkewedKL(alpha=0.0), "alpha=0.0 must be above 0 and below 1; for the limit 0"),
         (lambda: JensenShannon(beta=0), "beta=0 must be above 0 and below 1"),
     ],
 )

@@ -54,6 +54,19 @@ def test_a_store_holds_what_the_teacher_says(
         assert torch.allclose(found.double(), expected.topk(6).values, atol=2e-3)
 
 
+def test_samples_depend_on_the_seed_and_the_window_alone(teacher, options, tmp_path):
+    made = {}
+    for name, more in (("a", []), ("b", ["micro_batch_size=3"]), ("c", ["seed=1"])):
+        store = make_store(
+            teacher, options, "method=sampled", "windows_per_shard=100", *more,
+            f"out={tmp_path}/{name}",
+        )  # fmt: skip
+        made[name] = store.read([0, 5]).indices
+    assert store.read([0]).is_sample
+    assert torch.equal(made["a"], made["b"])
+    assert not torch.equal(made["a"], made["c"])
+
+
 def _stored(store, windows):
     top = store.read(windows)
     return top.indices, top.log_probabilities
