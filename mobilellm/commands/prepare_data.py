@@ -8,6 +8,8 @@ model only through the size of its vocabulary, model.vocab_size.
   mobilellm prepare-data data=text data.train=train.txt data.validation=valid.txt \
       "data.document='^ = [^=].* = $'"
   mobilellm prepare-data data=tinystories model=mobilellm_125m data.tokenizer=llama.model
+  mobilellm prepare-data data=conversations data.train=chats.jsonl model=smollm2_135m \
+      data.tokenizer=smollm2/tokenizer.json show=3
 """
 
 from collections.abc import Sequence
@@ -27,12 +29,23 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def prepare(cfg: "DictConfig") -> None:
     """Prepare the data of a configuration and print an overview."""
-    from mobilellm.data import prepare_data
+    from mobilellm.data import PreparedConversations, prepare_data
+    from mobilellm.data.conversation_display import show_trained
     from mobilellm.data.overview import overview
+    from mobilellm.data.sources.conversations import ConversationConfig
     from mobilellm.hydra_app.configuration import instantiate
     from mobilellm.hydra_app.root_keys import checked_config
 
     cfg = checked_config("prepare_data", cfg)
     instantiate(cfg.model)  # only the vocabulary size is used, but the whole model must be valid
-    for line in overview(prepare_data(instantiate(cfg.data))):
+    data = instantiate(cfg.data)
+    if cfg.show and not isinstance(data, ConversationConfig):
+        raise ValueError(
+            f"show={cfg.show} has no effect: it shows conversations (data=conversations), and of "
+            "other data all tokens are trained; leave it out"
+        )
+    prepared = prepare_data(data)
+    for line in overview(prepared):
         print(line)
+    if cfg.show and isinstance(prepared, PreparedConversations):
+        show_trained(prepared, cfg.show)

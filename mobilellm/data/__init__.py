@@ -8,7 +8,9 @@ from typing import Any
 from mobilellm.data.config import DataConfig
 from mobilellm.data.preparation.prepare import open_prepared, prepare_data
 from mobilellm.data.prepared import PreparedData
+from mobilellm.data.prepared_conversations import PreparedConversations
 from mobilellm.data.source import Source
+from mobilellm.data.sources.conversations import ConversationData, HubConversationData
 from mobilellm.data.sources.hub import HubData, HubDataset
 from mobilellm.data.sources.jsonl import JsonlData, JsonlFiles
 from mobilellm.data.sources.mixture import Mixture, MixtureData
@@ -20,7 +22,9 @@ from mobilellm.data.sources.tokenized import TokenizedData, TokenizedJsonlFiles
 from mobilellm.public_names import import_public_class
 
 __all__ = [
+    "ConversationData",
     "DataConfig",
+    "HubConversationData",
     "HubData",
     "HubDataset",
     "HubRationaleData",
@@ -30,6 +34,7 @@ __all__ = [
     "MixtureData",
     "ParquetData",
     "ParquetFiles",
+    "PreparedConversations",
     "PreparedData",
     "RationaleData",
     "Source",

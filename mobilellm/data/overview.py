@@ -18,6 +18,13 @@ def overview(prepared: PreparedData) -> Iterator[str]:
         text = f"{known:>16,}" if known else f"{'not known':>16}"
         ratio = f"{known / tokens:>13.2f}" if known else f"{'':>13}"
         yield f"{split:<12}{sizes['documents']:>12,}{text}{tokens:>14,}{ratio}"
+    for split, sizes in manifest["splits"].items():
+        if "trained_tokens" in sizes:
+            left_out = sizes["untrained_documents"]
+            yield (
+                f"{split:<12}{sizes['trained_tokens']:,} tokens in {sizes['turns']:,} turns are "
+                "trained" + (f"; {left_out:,} rows have none and are left out" if left_out else "")
+            )
     yield ""
     yield f"vocabulary  {prepared.vocab_size:,} tokens, {_tokenizer(prepared)}"
     begin = begin_of_documents(prepared)

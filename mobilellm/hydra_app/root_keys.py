@@ -101,7 +101,10 @@ COORDINATE_CHECK: Rows = {
     "text": (str | None, ANYWHERE),
     "out": (str, ANYWHERE),
 }
-PREPARE_DATA: Rows = {"prepared_dir": (str, ANYWHERE)}
+PREPARE_DATA: Rows = {
+    "prepared_dir": (str, ANYWHERE),
+    "show": (int, Range(at_least=0, cap=10_000, remedy="0 shows none")),
+}
 PREPARE_LOGITS: Rows = {
     "prepared_dir": (str, ANYWHERE),
     "sequence_length": (int, POSITIVE),

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from mobilellm.accounting.storage import is_quantized
 from mobilellm.checkpoint import save_model
 from mobilellm.compression.storage_table import storage_line
-from mobilellm.data import PreparedData
+from mobilellm.data import PreparedConversations, PreparedData
 from mobilellm.data.resolved import data_name
 from mobilellm.data.tokenizers import open_tokenizer
 from mobilellm.data.tokenizers.stated_begin import files_of_begun, files_of_separated
@@ -142,6 +142,9 @@ class RunSummary:
         if self.prepared.tokenizer_path is None:
             return None
         tokenizer = open_tokenizer(self.prepared.tokenizer_path)
+        if isinstance(self.prepared, PreparedConversations):
+            # The chat template names the special tokens, which must stay what they are.
+            return tokenizer.files()
         model = self.run.model
         if self.prepared.bos_token_id is not None:
             return files_of_begun(tokenizer, adds_eos=self.prepared.adds_eos)

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tiny_tokenizers import make_byte_level
 
 from mobilellm.data.resolved import data_name
 from mobilellm.hydra_app.configuration import compose, config_folder, instantiate
@@ -19,7 +20,7 @@ GROUPS = ("model", "data", "optimizer", "schedule", "parametrization", "compress
           "distillation", "callbacks", "trainer", "logger")  # fmt: skip
 # Devices that a machine may lack, checked when a run is planned and not when it is described.
 TEXT = ("text", "jsonl", "parquet", "tokenized_jsonl", "mixture", "hub", "rationales",
-        "rationales_hub")  # fmt: skip
+        "rationales_hub", "conversations", "conversations_hub")  # fmt: skip
 
 
 def _choices(group: str) -> list[str]:
@@ -42,6 +43,10 @@ def _local_data(name: str, folder: Path) -> list[str]:
 
         pyarrow.parquet.write_table(pyarrow.table({"text": ["some text"]}), folder / "a.parquet")
     file = {"text": "a.txt", "parquet": "a.parquet"}.get(name, "a.jsonl")
+    if name.startswith("conversations"):
+        path = make_byte_level(folder, template="{{ messages[0]['content'] + eos_token }}")
+        where = "dataset_name=owner/name" if name.endswith("hub") else f"train={folder}/a.jsonl"
+        return [f"data.tokenizer={path}", f"data.{where}"]
     return {
         "hub": ["data.dataset_name=owner/name"],
         "rationales_hub": ["data.dataset_name=owner/name"],

@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_tokenizers import make_byte_level
 
 from mobilellm.data import DataConfig, HubData, TextData
 from mobilellm.data.resolved import data_name, resolve_data
@@ -11,6 +12,8 @@ from mobilellm.hydra_app.configuration import compose, instantiate
 ROOT = Path(__file__).resolve().parents[2]
 CHOICES = sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml"))
 REQUIRED = {
+    "conversations": ["data.train=a.jsonl"],
+    "conversations_hub": ["data.dataset_name=owner/name"],
     "hub": ["data.dataset_name=owner/name"],
     "jsonl": ["data.train=a.jsonl"],
     "mixture": ["data.sources.text.train=a.txt"],
@@ -22,17 +25,27 @@ REQUIRED = {
 }
 
 
+@pytest.fixture
+def chat_tokenizer(tmp_path):
+    return make_byte_level(tmp_path, template="{{ messages[0]['content'] + eos_token }}")
+
+
 def data_of(choice, *overrides):
     required = REQUIRED.get(choice, [])
     return instantiate(compose("prepare_data", [f"data={choice}", *required, *overrides]).data)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_can_be_built(choice):
-    data = data_of(choice, "model.vocab_size=512", "prepared_dir=elsewhere")
+def test_every_choice_can_be_built(choice, chat_tokenizer):
+    given = [f"data.tokenizer={chat_tokenizer}"] if choice.startswith("conversations") else []
+    data = data_of(choice, "model.vocab_size=512", "prepared_dir=elsewhere", *given)
     assert isinstance(data, DataConfig)
     assert data.vocab_size == 512
-    assert resolve_data(data).folder == Path("elsewhere") / f"{data_name(data)}-512"
+    folder = resolve_data(data).folder
+    assert folder.parent == Path("elsewhere")
+    # The name of a folder also tells given tokenizers apart.
+    added = folder.name.removeprefix(f"{data_name(data)}-512")
+    assert bool(added) == bool(given) and added != folder.name
     assert data.identity()["format"]
 
 

@@ -23,14 +23,17 @@ from mobilellm.data.manifest import (
     write_json,
 )
 from mobilellm.data.preparation.building import build_contents
+from mobilellm.data.preparation.conversation_building import build_conversations
 from mobilellm.data.preparation.inputs import describe_inputs, differences
 from mobilellm.data.preparation.progress_bar import ProgressBar
 from mobilellm.data.preparation.prompted_building import build_prompted
 from mobilellm.data.prepared import TOKEN_BYTES, PreparedData
+from mobilellm.data.prepared_conversations import PreparedConversations, trained_folder
 from mobilellm.data.prepared_prompts import PreparedPrompts
 from mobilellm.data.resolved import ResolvedData, resolve_data
 from mobilellm.data.shards import SHARD_TOKENS
 from mobilellm.data.source import SPLITS
+from mobilellm.data.sources.conversations import ConversationConfig
 from mobilellm.data.sources.hub_access import ensure_cache
 from mobilellm.data.sources.rationale_data import RationaleConfig
 from mobilellm.data.tokenizers import OWN_FILES
@@ -65,6 +68,8 @@ def _open_prepared(data: ResolvedData) -> PreparedData | None:
 def _open(data: ResolvedData) -> PreparedData:
     if isinstance(data.config, RationaleConfig):
         return PreparedPrompts(data.folder, data.config.tasks)
+    if isinstance(data.config, ConversationConfig):
+        return PreparedConversations(data.folder, data.config.packing)
     return PreparedData(data.folder)
 
 
@@ -72,6 +77,8 @@ def _build(data: ResolvedData, bar: ProgressBar, shard_tokens: int) -> Record:
     """Write tokenizer and shards, and return the entries of the manifest."""
     if isinstance(data.config, RationaleConfig):
         return build_prompted(data, data.config, bar, shard_tokens=shard_tokens)
+    if isinstance(data.config, ConversationConfig):
+        return build_conversations(data, data.config, bar, shard_tokens=shard_tokens)
     return build_contents(data, bar, shard_tokens=shard_tokens)
 
 
@@ -144,7 +151,7 @@ def _begin(data: ResolvedData) -> Record:
     """Record the inputs of the folder; remove unfinished files made from other inputs."""
     known = read_inputs(data.folder)
     inputs = describe_inputs(data, known)
-    for folder in (data.folder, *(data.folder / split for split in SPLITS)):
+    for folder in (data.folder, *_shard_folders(data.folder)):
         remove_temporary_files(folder)
     if known is None or differences(known, inputs):
         for path in _own_files(data.folder):
@@ -171,8 +178,13 @@ def _check_folder(folder: Path) -> None:
 def _own_files(folder: Path) -> list[Path]:
     shards = [
         path
-        for split in SPLITS
+        for shards in _shard_folders(folder)
         for pattern in ("*.tokens", "*.documents")
-        for path in (folder / split).glob(pattern)
+        for path in shards.glob(pattern)
     ]
     return [*(folder / name for name in (*OWN_FILES, TOKEN_BYTES)), *shards]
+
+
+def _shard_folders(folder: Path) -> list[Path]:
+    """All folders of shards that a data folder may have."""
+    return [path for split in SPLITS for path in (folder / split, trained_folder(folder, split))]

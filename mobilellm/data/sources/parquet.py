@@ -54,6 +54,31 @@ class ParquetData(ParquetFiles, DataConfig):
     """Training data from local Parquet files: `data=parquet`."""
 
 
+def read_parquet_rows(file: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the rows of a file with all columns, each with its location for messages.
+
+    Raises:
+        ValueError: the file is not Parquet, or is damaged.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(file) as opened:
+            number = 0
+            for batch in opened.iter_batches(_ROWS_PER_READ):
+                for row in batch.to_pylist():
+                    yield row, f"row {number} of {file}"
+                    number += 1
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        raise ValueError(
+            f"{file} is not a Parquet file, or is damaged ({_first_line(error)}); download it "
+            "again, or leave it out"
+        ) from error
+
+
 def _check_column(file: Path, column: str) -> None:
     """Check the schema of a file: the column must exist and contain text."""
     import pyarrow

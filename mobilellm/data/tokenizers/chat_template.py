@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import jinja2
 
 
+# Not characters of any text: they stand around what `{% generation %}` marks.
+BEGIN_MARK, END_MARK = "\ufdd0", "\ufdd1"
+
+
 def render(
     template: str,
     messages: Sequence[Mapping[str, Any]],
@@ -24,6 +28,8 @@ def render(
     add_generation_prompt: bool,
     special_tokens: Mapping[str, str],
     origin: Path,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    keep_marks: bool = False,
 ) -> str:
     """Write a conversation as text.
 
@@ -33,6 +39,9 @@ def render(
         add_generation_prompt: whether to begin the assistant's next message.
         special_tokens: names of special tokens by their use, such as `bos_token`.
         origin: folder of the template, for messages.
+        tools: functions that the template offers to the model, as OpenAI's `tools`.
+        keep_marks: whether to put `BEGIN_MARK` and `END_MARK` around what the template marks with
+            `{% generation %}`.
 
     Raises:
         ValueError: the template is not valid, or it refuses the messages.
@@ -40,10 +49,10 @@ def render(
     import jinja2
 
     try:
-        return _compiled(template).render(
+        return _compiled(template, keep_marks).render(
             messages=list(messages),
             add_generation_prompt=add_generation_prompt,
-            tools=None,
+            tools=None if tools is None else list(tools),
             documents=None,
             **special_tokens,
         )
@@ -55,7 +64,7 @@ def render(
 
 
 @lru_cache(maxsize=8)
-def _compiled(template: str) -> "jinja2.Template":
+def _compiled(template: str, keep_marks: bool = False) -> "jinja2.Template":
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -68,6 +77,11 @@ def _compiled(template: str) -> "jinja2.Template":
         def parse(self, parser: Any) -> nodes.Node:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            if keep_marks:
+                begin, end = (
+                    nodes.Output([nodes.TemplateData(mark)]) for mark in (BEGIN_MARK, END_MARK)
+                )
+                body = [begin, *body, end]
             return nodes.Scope(body, lineno=line)
 
     environment = ImmutableSandboxedEnvironment(

@@ -102,6 +102,28 @@ class HuggingFaceTokenizer(Tokenizer):
         """See `Tokenizer`."""
         return self.encode(text)
 
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """See `Tokenizer`."""
+        encoded = self._untrimmed.encode(text, add_special_tokens=False)
+        return encoded.ids, encoded.offsets
+
+    @cached_property
+    def _untrimmed(self) -> Any:
+        """The tokenizer without its post-processor, which may leave spaces out of the offsets."""
+        import tokenizers
+
+        own = tokenizers.Tokenizer.from_str(json.dumps({**self._values, "post_processor": None}))
+        own.no_truncation()
+        own.no_padding()
+        return own
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """See `Tokenizer`: the added tokens that are marked as special."""
+        added = self._own.get_added_tokens_decoder().items()
+        ends = {token for token in (self.bos_id, self.eos_id) if token is not None}
+        return frozenset({token for token, one in added if one.special} | ends)
+
     def decode(self, tokens: Sequence[int]) -> str:
         """See `Tokenizer`."""
         return self._own.decode(list(tokens), skip_special_tokens=True)

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -77,18 +78,58 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode_rendered(self, text: str) -> list[int]:
         """See `Tokenizer`."""
-        names = {
-            self.piece(token): token
-            for token in range(self.vocab_size)
-            if self.processor.is_control(token)
-        }
-        if not names:
-            return self.encode(text)
-        longest_first = sorted(names, key=len, reverse=True)
         tokens: list[int] = []
-        for part in re.split(f"({'|'.join(map(re.escape, longest_first))})", text):
-            tokens += [names[part]] if part in names else self.encode(part)
+        for part in self._parts(text):
+            tokens += [self._names[part]] if part in self._names else self.encode(part)
         return tokens
+
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """See `Tokenizer`."""
+        tokens: list[int] = []
+        spans: list[tuple[int, int]] = []
+        begin = 0
+        for part in self._parts(text):
+            if part in self._names:
+                tokens.append(self._names[part])
+                spans.append((begin, begin + len(part)))
+            else:
+                found, offsets = self._encode_part(part)
+                tokens += found
+                spans += [(begin + first, begin + last) for first, last in offsets]
+            begin += len(part)
+        return tokens, spans
+
+    def _encode_part(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Tokens of a text without special tokens, and the characters of each."""
+        pieces = self.processor.encode(text, return_type="proto").pieces
+        # The offsets are in bytes of UTF-8. A byte token in a character stands for all of it.
+        starts = [n for n, one in enumerate(text) for _ in one.encode()]
+        starts.append(len(text))
+        return [piece.id for piece in pieces], [
+            (starts[piece.begin], starts[piece.end - 1] + 1)
+            if piece.end > piece.begin
+            else (starts[piece.begin],) * 2
+            for piece in pieces
+        ]
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """See `Tokenizer`: the control tokens."""
+        ends = {token for token in (self.bos_id, self.eos_id) if token is not None}
+        return frozenset(ends.union(self._names.values()))
+
+    @cached_property
+    def _names(self) -> dict[str, int]:
+        """The control tokens by name."""
+        tokens = range(self.vocab_size)
+        return {self.piece(token): token for token in tokens if self.processor.is_control(token)}
+
+    def _parts(self, text: str) -> list[str]:
+        """The names of control tokens in a text, and what stands between them."""
+        if not self._names:
+            return [text]
+        longest_first = sorted(self._names, key=len, reverse=True)
+        return re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """See `Tokenizer`."""

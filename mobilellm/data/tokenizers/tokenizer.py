@@ -85,6 +85,21 @@ class Tokenizer(ABC):
         """
 
     @abstractmethod
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The tokens of `encode_rendered`, and the characters that each stands for.
+
+        Returns:
+            The tokens, and for each the offsets in `text` of its first character and of the one
+            after its last. Tokens of parts of a character stand for all of it, and a token that was
+            added, such as a space before the text, for none.
+        """
+
+    @property
+    @abstractmethod
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are no text, such as begin and end of a text or of a message."""
+
+    @abstractmethod
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens; special tokens are left out."""
 
@@ -158,13 +173,20 @@ class Tokenizer(ABC):
         """Whether no token contains the end of one of `words` and the begin of the next."""
 
     def apply_chat_template(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        keep_marks: bool = False,
     ) -> str:
         """Write a conversation as the text that the model was trained on.
 
         Args:
             messages: the conversation.
             add_generation_prompt: whether to begin the assistant's next message.
+            tools: functions for templates that can offer them, as OpenAI's `tools`.
+            keep_marks: see `render`.
 
         Returns:
             Text for `encode_rendered`, with the special tokens by their names.
@@ -178,6 +200,8 @@ class Tokenizer(ABC):
             add_generation_prompt=add_generation_prompt,
             special_tokens={**self.settings.special_tokens, **self._named_ends()},
             origin=self.path.parent,
+            tools=tools,
+            keep_marks=keep_marks,
         )
 
     @abstractmethod

@@ -1,0 +1,131 @@
+"""Training windows of whole conversations."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mobilellm.data.packing import pack
+from mobilellm.data.shards import TokenSequence
+from mobilellm.labels import IGNORE_INDEX
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What of each conversation fits into a window, in whole turns."""
+
+    bounds: NDArray[np.int64]
+    """Begin and end in the stream of the conversations that are kept, (conversations, 2)."""
+    shortened: int
+    """Conversations that lost their last turns."""
+    dropped: int
+    """Conversations whose first trained turn does not fit."""
+    lost_turns: int
+    """Trained turns that were left out, of both."""
+    needed: int
+    """The shortest window, in tokens, into which the first turns of one conversation fit."""
+
+
+def keep_whole_turns(
+    conversations: NDArray[Any], turns: NDArray[Any], num_tokens: int, sequence_length: int
+) -> Kept:
+    """Shorten conversations to the turns that fit into a window.
+
+    A conversation of n tokens takes n - 1 positions, because its last token is not an input.
+
+    Args:
+        conversations: offset of each conversation in the stream, (conversations,).
+        turns: offset of each trained turn with all that stands before it, (turns,); every
+            conversation begins with one.
+        num_tokens: length of the stream.
+        sequence_length: positions per window.
+    """
+    starts = conversations.astype(np.int64)
+    ends = np.append(starts[1:], num_tokens)
+    turn_ends = np.append(turns[1:].astype(np.int64), num_tokens)
+    first = np.searchsorted(turn_ends, starts, side="right")
+    after = np.searchsorted(turn_ends, ends, side="right")
+    room = np.minimum(ends, starts + sequence_length + 1)
+    kept = np.searchsorted(turn_ends, room, side="right")
+    is_kept = kept > first
+    new_ends = turn_ends[np.maximum(kept, 1) - 1]
+    return Kept(
+        bounds=np.stack([starts, new_ends], axis=1)[is_kept],
+        shortened=int((is_kept & (kept < after)).sum()),
+        dropped=int((~is_kept).sum()),
+        lost_turns=int((after - np.maximum(kept, first)).sum()),
+        needed=int((turn_ends[first] - starts).min()) - 1 if len(starts) else 0,
+    )
+
+
+class ConversationWindows(Dataset[dict[str, Tensor]]):
+    """Windows of conversations; each conversation is in exactly one window.
+
+    An item has the tensors (seq,), int64, "input_ids" and "labels", which are -100 except for the
+    trained tokens. If several conversations are packed, "document_ids" number them, so that
+    attention can be limited to one conversation. The unused end of a window is padding, which has
+    no labels and counts as a document of its own.
+
+    Args:
+        tokens: the stream of tokens.
+        trained: whether each token is trained, 0 or 1; as long as `tokens`.
+        bounds: begin and end of each conversation in the stream, (conversations, 2); each has at
+            most `sequence_length` + 1 tokens.
+        sequence_length: positions per window.
+        packing: `packed` or `single`.
+        padding: token id for unused positions.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenSequence,
+        trained: TokenSequence,
+        bounds: NDArray[np.int64],
+        sequence_length: int,
+        *,
+        packing: Literal["packed", "single"],
+        padding: int,
+    ) -> None:
+        """Assign conversations to windows; no tokens are read yet."""
+        self.tokens = tokens
+        self.trained = trained
+        self.sequence_length = sequence_length
+        self.is_packed = packing == "packed"
+        self.padding = padding
+        self._bounds = bounds
+        lengths = bounds[:, 1] - bounds[:, 0] - 1
+        assigned = pack(lengths, sequence_length) if self.is_packed else np.arange(len(lengths))
+        self._order = np.argsort(assigned, kind="stable")
+        self._firsts = np.concatenate([[0], np.cumsum(np.bincount(assigned))])
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self._firsts) - 1
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """The window `index`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"window {index} does not exist; there are {len(self)}")
+        size = self.sequence_length
+        inputs = np.full(size, self.padding, dtype=np.int64)
+        labels = np.full(size, IGNORE_INDEX, dtype=np.int64)
+        documents = np.zeros(size, dtype=np.int64)
+        first, number = 0, 0
+        for conversation in self._order[self._firsts[index] : self._firsts[index + 1]].tolist():
+            start, end = self._bounds[conversation].tolist()
+            tokens = self.tokens[start:end].astype(np.int64)
+            last = first + len(tokens) - 1
+            inputs[first:last] = tokens[:-1]
+            is_label = self.trained[start + 1 : end] != 0
+            labels[first:last] = np.where(is_label, tokens[1:], IGNORE_INDEX)
+            documents[first:last] = number
+            first, number = last, number + 1
+        documents[first:] = number
+        window = {"input_ids": inputs, "labels": labels}
+        if self.is_packed:
+            window["document_ids"] = documents
+        return {name: torch.from_numpy(values) for name, values in window.items()}

@@ -1,0 +1,1 @@
+"""Conversations: their layouts in files, function calls, chat templates, and trained tokens."""
