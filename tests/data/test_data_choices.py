@@ -46,7 +46,7 @@ def test_every_choice_can_be_built(choice, chat_tokenizer):
     assert folder.parent == Path("elsewhere")
     # A given tokenizer takes the place of the size of the vocabulary.
     end = "[0-9a-f]{8}" if given else "512"
-    assert re.fullmatch(f"{data_name(data)}-{end}", folder.name)
+    assert re.fullmatch(f"{re.escape(data_name(data))}-{end}", folder.name)
     assert data.identity()["format"]
 
 
