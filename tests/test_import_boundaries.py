@@ -43,7 +43,7 @@ LAYERS = (
     ("training",),
     ("callbacks",),
     ("cli",),
-    ("hydra_app",),
+    ("hydra_app", "chat"),
     ("launchers",),
     ("pipeline",),
     ("commands",),

@@ -78,3 +78,25 @@ def make_byte_level(folder, *, vocab_size=300, settings=None, template=None, tex
     if template is not None:
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     return folder / "tokenizer.json"
+
+
+def make_byte_fallback(folder):
+    """Path of a tokenizer.json as Llama's, with spaces as U+2581 and rare characters as bytes."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b",
+              "▁a", "é"]  # fmt: skip
+    vocabulary = {piece: token for token, piece in enumerate(pieces)}
+    made = Tokenizer(
+        models.BPE(vocabulary, [("▁", "a")], unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+         decoders.Strip(" ", 1, 0)]
+    )  # fmt: skip
+    made.add_special_tokens(["<s>", "</s>"])
+    made.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"

@@ -53,7 +53,7 @@ class LoadedModel:
             ValueError: the tokens exceed the context length, or a setting is out of range.
         """
         return continue_text(
-            self.model, self._required_tokenizer(), text, max_new_tokens,
+            self.model, self.required_tokenizer(), text, max_new_tokens,
             temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
         )  # fmt: skip
 
@@ -83,11 +83,16 @@ class LoadedModel:
                 tokens exceed the context length, or a setting is out of range.
         """
         return answer(
-            self.model, self._required_tokenizer(), messages, max_new_tokens,
+            self.model, self.required_tokenizer(), messages, max_new_tokens,
             temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
         )  # fmt: skip
 
-    def _required_tokenizer(self) -> Tokenizer:
+    def required_tokenizer(self) -> Tokenizer:
+        """The tokenizer.
+
+        Raises:
+            FileNotFoundError: the model has none.
+        """
         if self.tokenizer is None:
             raise FileNotFoundError(
                 f"{describe_missing_tokenizer(self.folder)}; give the tokenizer that the model was "

@@ -21,7 +21,7 @@ def tokens_of_text(config: ModelConfig, tokenizer: Tokenizer, text: str) -> list
     Raises:
         ValueError: the text cannot be encoded as UTF-8.
     """
-    tokens = tokenizer.encode(_checked(text))
+    tokens = tokenizer.encode(checked_text(text))
     begin = [config.bos_token_id]
     if tokens and (tokenizer.adds_bos is False or tokens[:1] == begin):
         return tokens
@@ -35,11 +35,16 @@ def tokens_of_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[in
         ValueError: the tokenizer has no chat template, or the template refuses the messages.
     """
     for message in messages:
-        _checked(message["content"])
+        checked_text(message["content"])
     return tokenizer.encode_rendered(tokenizer.apply_chat_template(messages))
 
 
-def _checked(prompt: str) -> str:
+def checked_text(prompt: str) -> str:
+    """Return a text that can be encoded as UTF-8.
+
+    Raises:
+        ValueError: it cannot, since it was read from bytes that are not UTF-8.
+    """
     try:
         prompt.encode()
     except UnicodeEncodeError as error:

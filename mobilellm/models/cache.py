@@ -93,6 +93,19 @@ class KVCache:
         """Increase `length` by `num_tokens`, after they were appended to every slot."""
         self.length += num_tokens
 
+    def truncate(self, num_tokens: int) -> None:
+        """Forget all but the first `num_tokens` tokens, in every slot.
+
+        Raises:
+            ValueError: the cache has fewer tokens.
+        """
+        if not 0 <= num_tokens <= self.length:
+            raise ValueError(
+                f"num_tokens={num_tokens} must lie between 0 and the {self.length} tokens of the "
+                "cache"
+            )
+        self.length = num_tokens
+
     def _reserve(
         self, slot: int, key: Float[Tensor, "batch kv_heads new head_dim"], end: int
     ) -> Float[Tensor, "2 batch kv_heads capacity head_dim"]:

@@ -52,7 +52,7 @@ def generate(
             range or has no effect, or the logits are not finite.
     """
     config = model.config
-    _check_sampling(max_new_tokens, temperature, top_k, top_p)
+    check_sampling(max_new_tokens, temperature, top_k, top_p)
     eos = config.eos_token_id if eos_token_id is None else eos_token_id
     prompts, mask = _pad_left(input_ids, eos)
     batch, length = prompts.shape
@@ -65,7 +65,7 @@ def generate(
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
 
     def choose(logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
-        return _choose(logits, temperature, top_k, top_p, generator)
+        return choose_tokens(logits, temperature, top_k, top_p, generator)
 
     _fill(tokens, length, model, mask, choose, eos, stop_at_eos)
     return tokens
@@ -115,14 +115,27 @@ def _forward(
     return model.unembed(output.hidden[:, -1])
 
 
-def _choose(
+def choose_tokens(
     logits: Float[Tensor, "batch vocab"],
     temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    generator: torch.Generator | None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+    *,
+    allowed: Bool[Tensor, "batch vocab"] | None = None,
 ) -> Int[Tensor, " batch"]:
-    """One token id per row of logits (batch, vocab).
+    """Choose one token per row, by the settings of `generate`.
+
+    Args:
+        logits: of the next token (batch, vocab), finite.
+        temperature: as for `generate`.
+        top_k: as for `generate`.
+        top_p: as for `generate`.
+        generator: of the random numbers; None: the global one.
+        allowed: (batch, vocab), False for tokens that are not chosen; at least one per row is True.
+
+    Returns:
+        Token ids (batch,).
 
     Raises:
         ValueError: a logit is NaN or infinite.
@@ -132,6 +145,8 @@ def _choose(
             "the model's logits are not finite (NaN or infinite): its weights are damaged, or its "
             "training diverged; use an earlier checkpoint, or fetch the model again"
         )
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, float("-inf"))
     if temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits.float() / temperature
@@ -188,9 +203,17 @@ def _check_length(length: int, max_new_tokens: int, context: int) -> None:
         )
 
 
-def _check_sampling(
-    max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None
+def check_sampling(
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None = None,
+    top_p: float | None = None,
 ) -> None:
+    """Check settings of `generate`.
+
+    Raises:
+        ValueError: a setting is out of range, or has no effect.
+    """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
     if not temperature >= 0:

@@ -47,3 +47,20 @@ def test_wrong_use_is_refused():
     cache.append(0, torch.ones(1, 2, 1, 4), torch.ones(1, 2, 1, 4))
     with pytest.raises(ValueError, match="batch size 3 does not match the cache's batch size 1"):
         cache.append(0, torch.ones(3, 2, 1, 4), torch.ones(3, 2, 1, 4))
+
+
+def test_after_a_cut_the_cache_continues_from_there():
+    cache = KVCache(make_config())
+    first, second = torch.randn(2, 1, 2, 70, 4), torch.randn(2, 1, 2, 30, 4)
+    for slot in range(2):
+        cache.append(slot, first[0], first[1])
+    cache.advance(70)
+    cache.truncate(40)
+    assert cache.length == 40
+    for slot in range(2):
+        keys, values = cache.append(slot, second[0], second[1])
+        assert torch.equal(keys, torch.cat((first[0][:, :, :40], second[0]), dim=2))
+        assert torch.equal(values, torch.cat((first[1][:, :, :40], second[1]), dim=2))
+    for count in (-1, 41):
+        with pytest.raises(ValueError, match=f"num_tokens={count} must lie between 0 and the 40"):
+            cache.truncate(count)

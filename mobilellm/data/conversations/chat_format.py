@@ -54,7 +54,7 @@ class ChatFormat:
     @property
     def _knows_tools(self) -> bool:
         template = self.tokenizer.settings.template or ""
-        return "tool_calls" in template and "tools" in template.replace("tool_calls", "")
+        return "tool_calls" in template and self.tokenizer.writes_tools
 
     def render(
         self,

@@ -1,4 +1,4 @@
-"""How many bytes of text the tokens of a tokenizer.json stand for."""
+"""Which bytes of text the tokens of a tokenizer.json stand for."""
 
 import re
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ _SPACE_MARK = "\u2581"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
-def byte_level_alphabet() -> frozenset[str]:
-    """The 256 characters by which byte-level tokenizers write the 256 bytes.
+def byte_level_alphabet() -> dict[str, int]:
+    """The 256 characters by which byte-level tokenizers write the 256 bytes, with their bytes.
 
     Printable characters of Latin-1 stand for their own byte, and the other 68 bytes are written as
     the characters from U+0100.
@@ -19,12 +19,13 @@ def byte_level_alphabet() -> frozenset[str]:
     Source: Radford et al. 2019, GPT-2, `bytes_to_unicode` of its published code.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = range(256 - len(printable))
-    return frozenset(map(chr, (*printable, *(0x100 + number for number in others))))
+    others = sorted(set(range(256)) - set(printable))
+    written = {chr(byte): byte for byte in printable}
+    return written | {chr(0x100 + number): byte for number, byte in enumerate(others)}
 
 
-def count_bytes(vocabulary: Mapping[str, int], values: Mapping[str, Any]) -> dict[int, int]:
-    """Bytes of UTF-8 text by token, for all tokens of a vocabulary (added tokens excluded).
+def bytes_of_pieces(vocabulary: Mapping[str, int], values: Mapping[str, Any]) -> dict[int, bytes]:
+    """The UTF-8 text of each token of a vocabulary (added tokens excluded), by token.
 
     Args:
         vocabulary: tokens by their pieces.
@@ -37,15 +38,17 @@ def count_bytes(vocabulary: Mapping[str, int], values: Mapping[str, Any]) -> dic
     if "ByteLevel" in kinds:
         alphabet = byte_level_alphabet()
         return {
-            token: len(piece) if alphabet.issuperset(piece) else len(piece.encode())
+            token: bytes(alphabet[character] for character in piece)
+            if all(character in alphabet for character in piece)
+            else piece.encode()
             for piece, token in vocabulary.items()
         }
     if kinds & {"Metaspace", "ByteFallback"}:
         has_bytes = bool(values["model"].get("byte_fallback"))
         return {
-            token: 1
+            token: bytes([int(piece[3:5], 16)])
             if has_bytes and _BYTE_TOKEN.fullmatch(piece)
-            else len(piece.replace(_SPACE_MARK, " ").encode())
+            else piece.replace(_SPACE_MARK, " ").encode()
             for piece, token in vocabulary.items()
         }
     raise ValueError(

@@ -39,7 +39,7 @@ def render(
         add_generation_prompt: whether to begin the assistant's next message.
         special_tokens: names of special tokens by their use, such as `bos_token`.
         origin: folder of the template, for messages.
-        tools: functions that the template offers to the model, as OpenAI's `tools`.
+        tools: functions that the model may call, in OpenAI's layout.
         keep_marks: whether to put `BEGIN_MARK` and `END_MARK` around what the template marks with
             `{% generation %}`.
 
@@ -63,8 +63,24 @@ def render(
         ) from None
 
 
+def reads_variable(template: str, name: str) -> bool:
+    """Whether a template reads a variable; False if the template is not valid."""
+    import jinja2
+    from jinja2 import meta
+
+    try:
+        return name in meta.find_undeclared_variables(_environment().parse(template))
+    except jinja2.TemplateError:
+        return False
+
+
 @lru_cache(maxsize=8)
 def _compiled(template: str, keep_marks: bool = False) -> "jinja2.Template":
+    return _environment(keep_marks).from_string(template)
+
+
+@lru_cache(maxsize=2)
+def _environment(keep_marks: bool = False) -> "jinja2.Environment":
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -90,7 +106,7 @@ def _compiled(template: str, keep_marks: bool = False) -> "jinja2.Template":
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda text: datetime.datetime.now().strftime(text)
-    return environment.from_string(template)
+    return environment
 
 
 def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:

@@ -8,10 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mobilellm.data.tokenizers.byte_level import BYTE_LEVEL_SPACE, count_bytes
+from mobilellm.data.tokenizers.byte_level import BYTE_LEVEL_SPACE, bytes_of_pieces
 from mobilellm.data.tokenizers.settings import SETTINGS_FILE, TokenizerSettings, read_settings
 from mobilellm.data.tokenizers.tokenizer import SPACE_MARK, Tokenizer
 from mobilellm.files import TOKENIZER_JSON, describe_invalid_file
@@ -142,20 +139,19 @@ class HuggingFaceTokenizer(Tokenizer):
         text = json.dumps(kept, sort_keys=True, ensure_ascii=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def _count_bytes(self) -> NDArray[np.int32]:
-        counts = np.zeros(self.vocab_size, dtype=np.int32)
-        added = self._own.get_added_tokens_decoder()
+    def _find_bytes(self) -> list[bytes]:
+        found = [b""] * self.vocab_size
         try:
-            counts_of_pieces = count_bytes(self._own.get_vocab(False), self._values)
+            pieces = bytes_of_pieces(self._own.get_vocab(False), self._values)
         except ValueError as error:
             raise ValueError(f"{self.path} {error}") from None
-        for token, size in counts_of_pieces.items():
-            counts[token] = size
-        for token, one in added.items():
-            counts[token] = 0 if one.special else len(one.content.encode())
+        for token, text in pieces.items():
+            found[token] = text
+        for token, one in self._own.get_added_tokens_decoder().items():
+            found[token] = b"" if one.special else one.content.encode()
         if self.unk_id is not None:
-            counts[self.unk_id] = 0
-        return counts
+            found[self.unk_id] = b""
+        return found
 
     @cached_property
     def adds_space(self) -> bool:

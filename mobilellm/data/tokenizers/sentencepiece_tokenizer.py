@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mobilellm.data.tokenizers.settings import TokenizerSettings, read_settings
 from mobilellm.data.tokenizers.tokenizer import SPACE_MARK, Tokenizer
 from mobilellm.files import TOKENIZER_FILE, describe_invalid_file
@@ -152,15 +149,15 @@ class SentencePieceTokenizer(Tokenizer):
             digest.update(f"{self.piece(token)}\t{score!r}\n".encode())
         return digest.hexdigest()
 
-    def _count_bytes(self) -> NDArray[np.int32]:
+    def _find_bytes(self) -> list[bytes]:
         processor = self.processor
-        counts = np.zeros(self.vocab_size, dtype=np.int32)
+        found = [b""] * self.vocab_size
         for token in range(self.vocab_size):
             if processor.is_byte(token):
-                counts[token] = 1
+                found[token] = bytes([int(self.piece(token)[3:5], 16)])
             elif not (processor.is_control(token) or processor.is_unknown(token)):
-                counts[token] = len(self.piece(token).replace(SPACE_MARK, " ").encode())
-        return counts
+                found[token] = self.piece(token).replace(SPACE_MARK, " ").encode()
+        return found
 
     @property
     def adds_space(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilellm.data.tokenizers.chat_template import render
+from mobilellm.data.tokenizers.chat_template import reads_variable, render
 from mobilellm.data.tokenizers.settings import TokenizerSettings
 
 SPACE_MARK = "\u2581"
@@ -119,12 +119,23 @@ class Tokenizer(ABC):
         """
 
     @cached_property
-    def _byte_counts(self) -> NDArray[np.int32]:
-        return self._count_bytes()
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of UTF-8 text that each token stands for, `vocab_size` entries.
+
+        They are empty for special tokens. A token may be a part of a character.
+
+        Raises:
+            ValueError: the kind of tokenizer does not define which bytes a token stands for.
+        """
+        return self._find_bytes()
 
     @abstractmethod
-    def _count_bytes(self) -> NDArray[np.int32]:
-        """Bytes of UTF-8 text that each token stands for, (vocab_size,); 0 for special tokens."""
+    def _find_bytes(self) -> list[bytes]:
+        """See `token_bytes`."""
+
+    @cached_property
+    def _byte_counts(self) -> NDArray[np.int32]:
+        return np.array([len(text) for text in self.token_bytes], dtype=np.int32)
 
     def byte_counts(self, num_ids: int | None = None) -> NDArray[np.int32]:
         """Bytes of UTF-8 text that each token stands for, (num_ids,); 0 for special tokens.
@@ -185,7 +196,8 @@ class Tokenizer(ABC):
         Args:
             messages: the conversation.
             add_generation_prompt: whether to begin the assistant's next message.
-            tools: functions for templates that can offer them, as OpenAI's `tools`.
+            tools: functions that the model may call, in OpenAI's layout, for templates that write
+                them (`writes_tools`).
             keep_marks: see `render`.
 
         Returns:
@@ -203,6 +215,12 @@ class Tokenizer(ABC):
             tools=tools,
             keep_marks=keep_marks,
         )
+
+    @property
+    def writes_tools(self) -> bool:
+        """Whether there is a chat template, and it writes the functions that are given to it."""
+        template = self.settings.template
+        return template is not None and reads_variable(template, "tools")
 
     @abstractmethod
     def files(self) -> dict[str, bytes]:

@@ -1,0 +1,141 @@
+"""Calls in the spellings of several families of models, and what is wrong with them."""
+
+import json
+
+import pytest
+
+from mobilellm.inference.function_calls import Call, check_call, find_calls, has_call_mark
+from mobilellm.inference.functions import calls_schema, make_functions, read_functions
+
+WEATHER = {
+    "name": "get_weather",
+    "description": "The weather.",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "days": {"type": "integer", "minimum": 1}},
+        "required": ["city"],
+    },
+}
+FUNCTIONS = make_functions([WEATHER, {"name": "now"}])
+ROME = Call("get_weather", {"city": "Rome"})
+JSON = '{"name": "get_weather", "arguments": {"city": "Rome"}}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        JSON,
+        f"<tool_call>\n{JSON}\n</tool_call>",  # Qwen, Hermes, SmolLM
+        f"[{JSON}]",
+        f"[TOOL_CALLS] [{JSON}]",  # Mistral
+        '<|python_tag|>{"name": "get_weather", "parameters": {"city": "Rome"}}',  # Llama 3
+        '<function=get_weather>{"city": "Rome"}</function>',  # Llama 3.2
+        f"I look it up.\n```json\n{json.dumps(json.loads(JSON), indent=2)}\n```\nWait {{please}}.",
+        json.dumps(  # the message of an API
+            {
+                "tool_calls": [
+                    {
+                        "type": "function",
+                        "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'},
+                    }
+                ]
+            }
+        ),
+        f"<functioncall>{JSON}",  # not closed
+        f"{{ [ {JSON}",  # brackets before it that are no JSON
+    ],
+)
+def test_spellings_of_one_call(text):
+    assert find_calls(text) == [ROME]
+    assert check_call(ROME, FUNCTIONS) is None
+
+
+def test_several_calls_are_found_in_their_order():
+    now = '{"name": "now", "arguments": {}}'
+    text = (
+        f"{now} then <function=get_weather>{{}}</function> and <tool_call>{JSON}</tool_call>{now}"
+    )
+    names = [call.name for call in find_calls(text)]
+    assert names == ["now", "get_weather", "get_weather", "now"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Rome is sunny.",
+        "[1, 2]",
+        '{"name": "get_weather"}',
+        '{"name": 3, "arguments": {}}',
+        '<tool_call>{"name": "get_weather", "arguments": {"city": </tool_call>',
+        "[" * 2000,
+    ],
+)
+def test_no_call(text):
+    assert find_calls(text) == []
+    assert has_call_mark(text) == ("<tool_call>" in text)
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        (Call("weather"), "there is no function 'weather'; there are get_weather, now"),
+        (Call("get_weather", {}), "arguments: 'city' is a required property"),
+        (Call("get_weather", {"city": 3}), "arguments['city']: 3 is not of type 'string'"),
+        (Call("get_weather", {"city": "x", "days": 0}), "arguments['days']: 0 is less than the m"),
+        (Call("get_weather", {"city": "x", "more": 1}), "arguments: Additional properties are not"),
+        (Call("get_weather", "Rome"), "arguments: 'Rome' is not of type 'object'"),
+        (Call("now", {"zone": "UTC"}), "arguments: Additional properties are not allowed"),
+    ],
+)
+def test_calls_that_are_not_valid(call, problem):
+    given = check_call(call, FUNCTIONS)
+    assert given is not None
+    assert given.startswith(problem)
+
+
+def test_a_schema_that_is_not_valid_is_an_error_of_its_file():
+    functions = make_functions([{"name": "f", "parameters": {"properties": {"x": {"type": "no"}}}}])
+    with pytest.raises(ValueError, match="parameters of function 'f' are not a valid JSON schema"):
+        check_call(Call("f", {"x": 1}), functions)
+
+
+def test_a_call_as_text():
+    assert str(Call("f", {"city": "Köln"})) == 'f {"city": "Köln"}'
+
+
+def test_both_layouts_of_a_file(tmp_path):
+    path = tmp_path / "functions.json"
+    path.write_text(json.dumps([WEATHER, {"type": "function", "function": {"name": "now"}}]))
+    functions = read_functions(path)
+    assert functions == FUNCTIONS
+    # What is written for OpenAI is read again.
+    assert make_functions([function.tool() for function in functions]) == functions
+    one, two = calls_schema(functions)["anyOf"]
+    assert calls_schema(functions[:1]) == one
+    assert two["properties"]["name"] == {"const": "now"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ("{}", "must contain a JSON list of at least one function"),
+        ("[]", "must contain a JSON list of at least one function"),
+        ("[3]", r"functions.json: function 0 has no name that is text; give \{"),
+        ('[{"name": "a"}, {"name": "a"}]', "two functions are called 'a'"),
+        ('[{"name": "a", "description": 3}]', "the description of function 'a' must be text"),
+        (
+            '[{"name": "a", "parameters": {"type": "array"}}]',
+            'must be a JSON schema of the type "o',
+        ),
+        ('[{"name": "a", "parameters": {"properties": {"x": {"$ref": "#"}}}}]', r"contain \$ref"),
+    ],
+)
+def test_files_that_are_refused(content, message, tmp_path):
+    path = tmp_path / "functions.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_functions(path)
+    with pytest.raises(FileNotFoundError, match=r"missing.json does not exist; give a JSON file"):
+        read_functions(tmp_path / "missing.json")
