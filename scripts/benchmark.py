@@ -16,6 +16,7 @@ Parts:
   factorized    factorised feed-forward layers, compared with dense ones
   muon          steps of Muon in batches, compared with torch's
   distillation  steps with a teacher or with its stored logits, compared with steps on labels alone
+  adapters      steps of LoRA, DoRA and QLoRA, compared with steps of all weights
   scaling       one process compared with two, and the forecast for both
 """
 
@@ -30,7 +31,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from mobilellm.cli.command import run_command
 
 PARTS = ("train", "litgpt", "memory", "decode", "loop", "startup", "data", "gpu", "factorized",
-         "muon", "distillation", "scaling")  # fmt: skip
+         "muon", "distillation", "adapters", "scaling")  # fmt: skip
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ LAYERS = (
     ("losses",),
     ("evaluation",),
     ("formats",),
-    ("inference", "compression", "distillation", "search"),
+    ("inference", "compression", "distillation", "adapters", "search"),
     ("report",),
     ("training",),
     ("callbacks",),

@@ -9,7 +9,12 @@ from mobilellm.accounting.memory import (
     kv_cache_bytes_per_token,
     weight_bytes,
 )
-from mobilellm.accounting.parameters import count_parameters, matrix_costs
+from mobilellm.accounting.parameters import (
+    count_parameters,
+    is_adapted,
+    matrix_costs,
+    trained_parameters,
+)
 from mobilellm.accounting.storage import is_quantized, stored_tensors
 from mobilellm.accounting.training_memory import checkpoint_bytes, training_memory_bytes
 from mobilellm.layers import summarize
@@ -125,9 +130,8 @@ def compressed_kinds(config: ModelConfig) -> list[dict[str, Any]]:
             "dense": dense,
             "stored_as": summarize(list(shapes.values()), [sizes[name] for name in shapes]),
         }
-        packed = [costs[name].packed_bytes for name in shapes]
-        if None not in packed:
-            amount = sum(filter(None, packed))
+        if all(costs[name].packed_bytes is not None for name in shapes):
+            amount = sum(costs[name].stored_bits(max(FLOAT_BITS)) for name in shapes) // 8
             row |= {"bytes": amount, "bits_per_weight": 8 * amount / parameters}
         rows.append(row)
     return rows
@@ -177,7 +181,8 @@ def explain_training(
             "leave them out for the defaults"
         )
     flops = flops_per_token(config, sequence_length).training * tokens
-    return {
+    trained = {"trained_parameters": trained_parameters(config)} if is_adapted(config) else {}
+    return trained | {
         "training_memory_bytes": asdict(memory) | {"total": memory.total},
         "checkpoint_bytes": checkpoint_bytes(
             config,

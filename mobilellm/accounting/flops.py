@@ -14,6 +14,9 @@ from mobilellm.accounting.parameters import (
     block_costs,
     head_cost,
     head_dim,
+    head_name,
+    is_adapted,
+    matrix_costs,
 )
 from mobilellm.models.config import ModelConfig, check_positive
 
@@ -30,8 +33,11 @@ class Flops:
     forward: int
     """matmul + attention."""
     training: int
-    """3 x forward, because the backward pass needs twice the operations of the forward pass.
-    Recomputation for activation checkpointing is not counted."""
+    """3 x forward, because the backward pass needs twice the operations of the forward pass. With
+    adapters, frozen matrices need no gradients of weights: forward, the gradients of all
+    activations, and those of the adapters. The few that end below the first adapter are counted
+    too. Recomputation for activation checkpointing is not counted, nor the lengths of rows that
+    DoRA computes once per forward pass."""
 
 
 def flops_per_token(config: ModelConfig, sequence_length: int) -> Flops:
@@ -54,4 +60,23 @@ def flops_per_token(config: ModelConfig, sequence_length: int) -> Flops:
     heads = sum(shapes[block].num_attention_heads for block in config.layer_order)
     attention = 2 * heads * head_dim(config) * (sequence_length + 1)
     forward = matmul + attention
-    return Flops(matmul=matmul, attention=attention, forward=forward, training=3 * forward)
+    gradients = _weight_gradients(config) if is_adapted(config) else matmul
+    return Flops(
+        matmul=matmul,
+        attention=attention,
+        forward=forward,
+        training=2 * forward + attention + gradients,
+    )
+
+
+def _weight_gradients(config: ModelConfig) -> int:
+    """Operations for the gradients of the factors of adapters."""
+    uses, costs = applications(config), matrix_costs(config)
+    # Looking up rows of the embedding is not counted.
+    uses = {n: number for n, number in uses.items() if n.startswith("blocks.")}
+    uses[head_name(config)] = 1
+    return sum(
+        2 * uses.get(name, 0) * costs[name].matrix_parameters
+        for name, shape in config.layer_shapes.items()
+        if shape.trains_alone
+    )

@@ -128,7 +128,7 @@ def _table_row_bits(config: ModelConfig, bits: int) -> int:
     cost = matrix_costs(config)["embedding"]
     if cost.packed_bytes is None:
         return bits * cost.row_parameters
-    return -(-8 * cost.packed_bytes // config.vocab_size)
+    return -(-cost.stored_bits(bits) // config.vocab_size)
 
 
 def _kv_values(config: ModelConfig, shape: BlockShape) -> int:

@@ -56,7 +56,22 @@ def count_parameters(config: ModelConfig) -> ParameterCounts:
 
 def packed_parameters(config: ModelConfig) -> int:
     """Number of stored parameters that are packed codes, which are no parameters of the module."""
-    return sum(cost.parameters - cost.trained for cost in matrix_costs(config).values())
+    return sum(cost.packed for cost in matrix_costs(config).values())
+
+
+def is_adapted(config: ModelConfig) -> bool:
+    """Whether any matrix has an adapter, so that training changes nothing but the adapters."""
+    return any(shape.trains_alone for shape in config.layer_shapes.values())
+
+
+def trained_parameters(config: ModelConfig) -> int:
+    """Number of stored parameters that training changes: those of the adapters, if there are any;
+    otherwise all that are not packed codes.
+    """
+    if not is_adapted(config):
+        return count_parameters(config).stored - packed_parameters(config)
+    costs = matrix_costs(config)
+    return sum(costs[n].trained for n, shape in config.layer_shapes.items() if shape.trains_alone)
 
 
 def block_parameters(config: ModelConfig) -> list[int]:
@@ -99,7 +114,12 @@ def applications(config: ModelConfig) -> dict[str, int]:
 
 def head_cost(config: ModelConfig) -> LayerCost:
     """The cost of the output head, which is the embedding matrix in a tied model."""
-    return matrix_costs(config)["embedding" if config.tie_word_embeddings else "head"]
+    return matrix_costs(config)[head_name(config)]
+
+
+def head_name(config: ModelConfig) -> str:
+    """Name of the matrix that serves as output head."""
+    return "embedding" if config.tie_word_embeddings else "head"
 
 
 def head_dim(config: ModelConfig) -> int:

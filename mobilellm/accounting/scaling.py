@@ -14,7 +14,12 @@ from typing import Any
 from mobilellm.accounting.activation_memory import precision_of
 from mobilellm.accounting.cluster import H100_CLUSTER, Cluster
 from mobilellm.accounting.flops import flops_per_token
-from mobilellm.accounting.parameters import block_parameters, count_parameters
+from mobilellm.accounting.parameters import (
+    block_parameters,
+    count_parameters,
+    is_adapted,
+    trained_parameters,
+)
 from mobilellm.accounting.training_memory import optimizer_bytes
 from mobilellm.models.config import ModelConfig, check_choice, check_positive
 
@@ -84,7 +89,7 @@ def communication_bytes(
     width = precision_of(precision).weight
     stored, blocks = count_parameters(config).stored, block_parameters(config)
     if strategy == "ddp":
-        sent = 2 * stored
+        sent = 2 * _gradients(config)
     else:
         rest = stored - sum(blocks)
         gathered = rest + 2 * _weighted_sum(config.block_uses, blocks)
@@ -99,7 +104,7 @@ def update_bytes(config: ModelConfig, optimizer: str = "adamw", precision: str =
     Raises:
         ValueError: the optimizer or the precision is unknown.
     """
-    weights = precision_of(precision).weight * count_parameters(config).stored
+    weights = precision_of(precision).weight * _gradients(config)
     return 3 * weights + 2 * optimizer_bytes(config, optimizer, precision)
 
 
@@ -150,7 +155,7 @@ def forecast_step(
     update_alone = touched / cluster.memory_bytes_per_second
     update = update_alone / (num_gpus if strategy == "fsdp" else 1)
 
-    gradients = precision_of(precision).weight * count_parameters(config).stored
+    gradients = precision_of(precision).weight * _gradients(config)
     latency = _latency_seconds(config, num_gpus, strategy, gradients, micro_batches, cluster)
     communication = latency + moved / cluster.bytes_per_second(num_gpus)
     hiding = compute if strategy == "fsdp" else 2 / 3 * compute / micro_batches
@@ -232,6 +237,11 @@ def _latency_seconds(
     reductions = 1 + sum(_block_reductions(config, micro_batches))
     collectives = micro_batches * gatherings + reductions
     return collectives * cluster.ring_seconds(num_gpus)
+
+
+def _gradients(config: ModelConfig) -> int:
+    """Number of gradients: of the adapters, if there are any; otherwise of all parameters."""
+    return trained_parameters(config) if is_adapted(config) else count_parameters(config).stored
 
 
 def _block_reductions(config: ModelConfig, micro_batches: int) -> list[int]:

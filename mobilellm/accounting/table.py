@@ -137,6 +137,10 @@ def _parameters(explained: Explanation) -> Iterator[Row]:
     yield "  embedding", f"{counts['embedding']:,}", f"{share:.1%} of those stored"
     yield "  body", f"{counts['body']:,}", "blocks and final norm"
     yield "  executed", f"{counts['executed']:,}", meant
+    if "trained_parameters" in explained:
+        trained = explained["trained_parameters"]
+        share = trained / counts["stored"]
+        yield "  trained", f"{trained:,}", f"{share:.2%} of those stored: the adapters"
     if "nonzero" in counts:
         masked = 1 - counts["nonzero"] / counts["stored"]
         yield "  nonzero", f"{counts['nonzero']:,}", f"{masked:.1%} of those stored are masked"
@@ -175,7 +179,10 @@ def _flops(explained: Explanation) -> Iterator[Row]:
     yield "FLOPs per token", si_text(flops["forward"]), f"forward, {_context(explained)}"
     yield "  matrix products", si_text(flops["matmul"]), "the output head included"
     yield "  attention", si_text(flops["attention"]), "causal, mean over the sequence"
-    yield "  training", si_text(flops["training"]), "3 x forward"
+    meant = "3 x forward"
+    if "trained_parameters" in explained:
+        meant = "forward, gradients of all activations, and of the adapters"
+    yield "  training", si_text(flops["training"]), meant
 
 
 def _memory_at_rest(explained: Explanation) -> Iterator[Row]:

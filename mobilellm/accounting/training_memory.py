@@ -15,8 +15,11 @@ from mobilellm.accounting.parameters import (
     block_costs,
     count_parameters,
     head_cost,
+    head_name,
+    is_adapted,
     matrix_costs,
     packed_parameters,
+    trained_parameters,
 )
 from mobilellm.models.config import ModelConfig, check_choice, check_positive
 from mobilellm.units import bytes_text
@@ -67,12 +70,14 @@ def optimizer_bytes(
     """
     check_choice("optimizer", optimizer, OPTIMIZERS)
     per_weight = precision_of(precision).weight
-    trained = count_parameters(config).stored - packed_parameters(config)
+    trained = trained_parameters(config)
     if optimizer == "sgd":
         return 0
     if optimizer == "adamw":
         return per_weight * 2 * trained
-    of_muon = sum(cost.matrix_parameters for _, _, cost in block_costs(config))
+    of_muon = sum(
+        cost.matrix_parameters for _, name, cost in block_costs(config) if _is_trained(config, name)
+    )
     return per_weight * (2 * trained - of_muon)
 
 
@@ -81,13 +86,16 @@ def checkpoint_bytes(
 ) -> int:
     """Bytes of the tensors in a checkpoint, whatever the number of devices.
 
+    That of a model with adapters holds nothing else.
+
     On a GPU, training waits for their copy to the host; elsewhere, until they are written and read
     back.
 
     Raises:
         ValueError: the optimizer or the precision is unknown.
     """
-    weights = precision_of(precision).weight * count_parameters(config).stored
+    stored = trained_parameters(config) if is_adapted(config) else count_parameters(config).stored
+    weights = precision_of(precision).weight * stored
     return weights + optimizer_bytes(config, optimizer, precision)
 
 
@@ -125,15 +133,16 @@ def training_memory_bytes(
     form = precision_of(precision)
     parameters = count_parameters(config).stored - packed_parameters(config)
     packed = sum(cost.packed_bytes or 0 for cost in matrix_costs(config).values())
-    head = head_cost(config).trained
+    head = head_cost(config)
+    head_trained = head.trained if _is_trained(config, head_name(config)) else 0
     copies = _materialized_bytes(config, form)
     if form.is_mixed:
-        copies += form.value * (_block_matrices(config) + head)
+        copies += form.value * (_block_matrices(config) + head.parameters - head.packed)
     allowed = LOSS_CHUNK_LOGITS.get(accelerator, LOSS_CHUNK_LOGITS["cpu"])
     chunk = min(max(1, allowed // config.vocab_size), micro_batch_size * sequence_length)
     return TrainingMemory(
         weights=-(-parameters * form.weight // num_shards) + packed + copies,
-        gradients=-(-parameters * form.weight // num_shards),
+        gradients=-(-trained_parameters(config) * form.weight // num_shards),
         optimizer=-(-optimizer_bytes(config, optimizer, precision) // num_shards),
         activations=activation_bytes(
             config,
@@ -145,7 +154,7 @@ def training_memory_bytes(
             accelerator=accelerator,
         ),
         loss=_logit_bytes(precision, accelerator) * chunk * config.vocab_size
-        + 2 * form.weight * head,
+        + 2 * form.weight * head_trained,
     )
 
 
@@ -201,4 +210,11 @@ def _materialized_bytes(config: ModelConfig, form: Precision) -> int:
 
 
 def _block_matrices(config: ModelConfig) -> int:
-    return sum(cost.trained for _, _, cost in block_costs(config))
+    """Number of weights in the blocks of which mixed precision makes 16-bit copies."""
+    return sum(cost.parameters - cost.packed for _, _, cost in block_costs(config))
+
+
+def _is_trained(config: ModelConfig, name: str) -> bool:
+    """Whether training changes the named matrix: without adapters, every matrix in floats."""
+    shape = config.layer_shape(name)
+    return not is_adapted(config) or (shape is not None and shape.trains_alone)

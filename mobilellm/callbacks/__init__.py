@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mobilellm.public_names import import_public_class
 
 if TYPE_CHECKING:
+    from mobilellm.callbacks.adapter import AdapterCallback as AdapterCallback
     from mobilellm.callbacks.checkpoint import CheckpointCallback as CheckpointCallback
     from mobilellm.callbacks.compression import CompressionCallback as CompressionCallback
     from mobilellm.callbacks.distillation import DistillationCallback as DistillationCallback

@@ -1,6 +1,6 @@
 """The weights of a model for formats that know neither compressed matrices nor multipliers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -47,11 +47,11 @@ def dense_matrix(model: MobileLLM, name: str) -> Tensor:
     return weight.to(model.norm.weight.dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
-def of_layers(state: Mapping[str, Tensor], config: ModelConfig) -> Iterator[tuple[int, str, str]]:
+def of_layers(state: Iterable[str], config: ModelConfig) -> Iterator[tuple[int, str, str]]:
     """What is stored for each layer if every layer has weights of its own, as in other formats.
 
     Args:
-        state: weights by name, such as those of `dense_weights`.
+        state: names, such as those of `dense_weights`.
         config: of the model.
 
     Yields:

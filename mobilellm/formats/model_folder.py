@@ -125,5 +125,10 @@ def reads_bos_by_default(folder: str | Path, bos_id: int | None) -> bool:
     return not _is_own_format(folder) and bos_id is not None and begin == bos_id != end
 
 
+def is_huggingface(folder: str | Path) -> bool:
+    """Whether the folder of a model, or of a run, holds one in the form of Hugging Face."""
+    return not _is_own_format(folder_with_config(folder))
+
+
 def _is_own_format(folder: Path) -> bool:
     return "format" in read_json(folder / CONFIG_FILE)

@@ -128,14 +128,14 @@ TRAIN_GROUPS = tuple(
 ROOTS: dict[str, tuple[Rows, tuple[str, ...]]] = {
     "train": (TRAIN, TRAIN_GROUPS),
     "search": (SEARCH, TRAIN_GROUPS),
-    "explain": (EXPLAIN, ("model", "optimizer", "trainer")),
+    "explain": (EXPLAIN, ("model", "optimizer", "adapter", "trainer")),
     "coordinate_check": (COORDINATE_CHECK, ("model", "optimizer", "parametrization")),
     "compress": (COMPRESS, ("model", "data", "compression")),
     "extract": (EXTRACT, ("model", "data")),
     "prepare_data": (PREPARE_DATA, ("model", "data")),
     "prepare_logits": (PREPARE_LOGITS, ("model", "data")),
 }
-OPTIONAL = ("parametrization", "compression", "distillation", "callbacks", "logger")
+OPTIONAL = ("parametrization", "compression", "distillation", "adapter", "callbacks", "logger")
 # Groups that a command fills in from the folder of a model, so that they may be empty in conf/.
 FILLED_IN = {
     "compress": ("model", "data"),

@@ -1,4 +1,4 @@
-"""Kinds of weight matrices: dense, sums of Kronecker products, masked, quantized.
+"""Kinds of weight matrices: dense, sums of Kronecker products, masked, quantized, adapted.
 
 Each kind has its own file, with its shape (plain data, stored in `ModelConfig.compressed_layers`),
 its `nn.Module`, its parameter and FLOP counts, and its format on disk. To add a kind, add a file
@@ -34,6 +34,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "nonzero": ("mobilellm.layers.masked", "MaskedShape"),
     "quantized": ("mobilellm.layers.quantized", "QuantizedShape"),
     "fake_quantized": ("mobilellm.layers.fake_quantized", "FakeQuantizedShape"),
+    "adapted": ("mobilellm.layers.adapted", "AdaptedShape"),
 }
 """Module and class of each kind. The key is the field of `to_dict` that only this kind has.
 

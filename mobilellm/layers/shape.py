@@ -32,15 +32,24 @@ class LayerCost:
     packed_bytes: int | None = None
     """Bytes in which the matrix is stored, whatever the data type of the model, if its weights are
     packed codes. These are not trained. None: each parameter has the data type of the model."""
+    unpacked: int = 0
+    """Number of parameters in floats beside the packed codes, if there are any."""
+    frozen: int = 0
+    """Number of parameters in floats that training does not change."""
+
+    @property
+    def packed(self) -> int:
+        """Number of parameters that are stored as packed codes."""
+        return 0 if self.packed_bytes is None else self.parameters - self.unpacked
 
     @property
     def trained(self) -> int:
         """Number of parameters that training changes."""
-        return self.parameters if self.packed_bytes is None else 0
+        return self.parameters - self.packed - self.frozen
 
     def stored_bits(self, bits: int) -> int:
         """Bits in which the matrix is stored, if a parameter that is not packed has `bits`."""
-        return bits * self.parameters if self.packed_bytes is None else 8 * self.packed_bytes
+        return bits * (self.parameters - self.packed) + 8 * (self.packed_bytes or 0)
 
     @property
     def nonzero(self) -> int:
@@ -59,6 +68,14 @@ class LayerShape(ABC):
 
     kind: ClassVar[str]
     """Name of the kind in messages and tables, e.g. `factorised`."""
+    trains_alone: ClassVar[bool] = False
+    """Whether a model with a matrix of this kind keeps all matrices of other kinds, and its norms,
+    as they are in training."""
+
+    @property
+    def draws_random_numbers(self) -> bool:
+        """Whether the module draws random numbers in training."""
+        return False
 
     @abstractmethod
     def check(self, size: Size) -> None:

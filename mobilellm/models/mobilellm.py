@@ -54,11 +54,20 @@ class MobileLLM(nn.Module):
             self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
             self.head = make_head(config)
         self._activation_checkpointing = False
+        self.set_config(config)
         self._layers = tuple(zip(config.layer_order, cache_slots(config), strict=True))
         self.to_empty(device=device)
         # Tensors on the meta device have no values; initialising them would only take time.
         if device.type != "meta":
             initialize_(self)
+
+    def set_config(self, config: ModelConfig) -> None:
+        """Set the configuration, after layers were replaced by others of the same sizes."""
+        self.config = config
+        # If no block does, the state of the generator need not be restored to run it again.
+        self._draws_random_numbers = any(
+            shape.draws_random_numbers for shape in config.layer_shapes.values()
+        )
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """Set whether training saves only the input of each layer and recomputes the rest."""
@@ -171,10 +180,9 @@ class MobileLLM(nn.Module):
     def _apply_block(self, block, x, rotary, mask, keys_values, cache, slot, need_weights):
         """Run one layer, with activation checkpointing if it is enabled and applicable."""
         if self._activation_checkpointing and cache is None and torch.is_grad_enabled():
-            # A block uses no random numbers, so the state of the generator need not be restored.
             return checkpoint(
                 block, x, rotary, mask, keys_values, need_weights=need_weights,
-                use_reentrant=False, preserve_rng_state=False,
+                use_reentrant=False, preserve_rng_state=self._draws_random_numbers,
             )  # fmt: skip
         return block(
             x, rotary, mask, keys_values, cache=cache, slot=slot, need_weights=need_weights

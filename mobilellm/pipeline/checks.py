@@ -12,6 +12,7 @@ from mobilellm.command_names import command_for
 from mobilellm.launchers.local.gpus import visible_gpus
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.initialization import check_initialization
+from mobilellm.pipeline.adapted_run import check_adapter
 from mobilellm.pipeline.hydra_job import slurm_processes_per_node
 from mobilellm.pipeline.parts import named_errors
 from mobilellm.pipeline.run import Run
@@ -106,7 +107,7 @@ def check_targets(config: Config) -> None:
     Raises:
         ValueError: a part has settings but no `_target_`.
     """
-    for group in ("parametrization", "compression", "distillation"):
+    for group in ("parametrization", "compression", "distillation", "adapter"):
         _check_target(group, config.get(group) or None, f"choose {group}=…")
     for group in ("callbacks", "logger"):
         for name, node in config[group].items():
@@ -131,11 +132,14 @@ def check_parts(run: Run) -> None:
     Raises:
         ValueError: parts do not fit together; the message begins with the key of the part.
     """
-    check_trained(run.model)
+    if run.parts.adapter is None:
+        check_trained(run.model)
+    else:
+        check_adapter(run)
     with named_errors("initialization"):
         check_initialization(**run.config["initialization"])
     with named_errors("optimizer", run.config["optimizer"]["_target_"]), torch.device("meta"):
-        run.parts.optimizer(MobileLLM(run.model))
+        run.parts.optimizer(MobileLLM(run.trained_model))
     steps, total = run.config["schedule"].get("warmup_steps"), run.budget.total_steps
     if steps is not None and total is not None and steps > total:
         raise ValueError(
@@ -161,14 +165,22 @@ def check_trained(model: ModelConfig) -> None:
     """Check that training can change all matrices of a model.
 
     Raises:
-        ValueError: matrices are stored as packed codes.
+        ValueError: matrices are stored as packed codes, or have adapters.
     """
     packed = [name for name, cost in matrix_costs(model).items() if cost.packed_bytes is not None]
     if packed:
         raise ValueError(
             f"{len(packed)} matrices of the model are quantized, e.g. {packed[0]}, and training "
             "does not change their packed weights; start from the model with floats that it was "
-            "made from, with compression=qat to train it for quantization"
+            "made from, with compression=qat to train it for quantization, or train an adapter "
+            "beside them with adapter=lora"
+        )
+    adapted = [name for name, shape in model.layer_shapes.items() if shape.trains_alone]
+    if adapted:
+        raise ValueError(
+            f"{len(adapted)} matrices of the model have an adapter, e.g. {adapted[0]}, and "
+            "training all weights would change the matrices below it; start from a model without "
+            "adapters"
         )
 
 

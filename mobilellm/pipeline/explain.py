@@ -19,6 +19,7 @@ from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.models import ModelConfig
 from mobilellm.models.config import check_choice
 from mobilellm.models.layer_subset import subset_config
+from mobilellm.pipeline.adapted_config import adapted_config
 from mobilellm.pipeline.token_budget import TOKEN_LIMITS, derived_tokens
 from mobilellm.ranges import Range, check_value
 from mobilellm.search.matching import matched_facts
@@ -82,14 +83,20 @@ def explain_config(config: DictConfig, overrides: Sequence[str] = ()) -> Facts:
     config = checked_config("explain", config)
     check_value("scaling.num_gpus", _plain(config.scaling.num_gpus), int | list[int], GPUS)
     check_value("scaling.tokens_per_step", config.scaling.tokens_per_step, int, GPUS)
-    model = _explained_model(config, overrides)
     limits = plain_config(config)
+    plain = _explained_model(config, overrides)
+    model = adapted_config(limits, plain)
+    if model is not plain and config.trainer.strategy == "fsdp":
+        raise ValueError(
+            "adapter: trainer=fsdp cannot be combined with an adapter; use trainer=ddp, or "
+            "adapter=none"
+        )
     _check_one_limit(limits)
     explained = explain_model(model, config.sequence_length) | explain_training(
         model,
         config.sequence_length,
         micro_batch_size=config.micro_batch_size,
-        max_tokens=derived_tokens(limits, model) or config.max_tokens,
+        max_tokens=derived_tokens(limits, plain) or config.max_tokens,
         flops_per_second=config.flops_per_second,
         optimizer=_optimizer(config),
         **_devices(config.trainer),
@@ -97,7 +104,7 @@ def explain_config(config: DictConfig, overrides: Sequence[str] = ()) -> Facts:
     if config.scaling.num_gpus != []:
         explained["scaling"] = _scaling(config, model)
     if "budget" in config.model and config.init_from is None:
-        explained["budget"] = matched_facts(config.model, model)
+        explained["budget"] = matched_facts(config.model, plain)
     return explained
 
 

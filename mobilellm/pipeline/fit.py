@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from mobilellm.adapters import merge_adapters
 from mobilellm.callbacks.compression_stages import Stage
 from mobilellm.callbacks.graceful_stop import GracefulStopCallback
 from mobilellm.checkpoint import model_from_state
@@ -41,6 +42,9 @@ class Fitted:
     results: Results
     model: MobileLLM | None
     """Holds all weights. If they are sharded, it is None on all processes except the first."""
+    adapted: MobileLLM | None = None
+    """The model with its adapter, of which `model` has as much merged as possible; None if the run
+    has no adapter or is not finished."""
 
 
 def fit(run: Run, prepared: PreparedData) -> Fitted:
@@ -70,8 +74,12 @@ def fit(run: Run, prepared: PreparedData) -> Fitted:
     if run.parts.compression is not None and results.status == "finished" and model is not None:
         model = run.parts.compression.finish(model)
         results = replace(results, model=model.config)
+    adapted = None
+    if run.parts.adapter is not None and results.status == "finished" and model is not None:
+        adapted, model = model, merge_adapters(model)
+        results = replace(results, model=model.config, with_adapters=adapted.config)
     further = report_stages(run, results)
-    return Fitted(replace(results, further=results.further | further), model)
+    return Fitted(replace(results, further=results.further | further), model, adapted)
 
 
 def _fit_stages(

@@ -16,7 +16,7 @@ from mobilellm.hydra_app.trial import as_typed, common_keys
 from mobilellm.launchers.slurm.settings import SlurmSettings
 
 # Groups whose chosen file is recorded by name.
-NAMED_GROUPS = ("compression", "distillation")
+NAMED_GROUPS = ("compression", "distillation", "adapter")
 
 
 @dataclass(frozen=True)

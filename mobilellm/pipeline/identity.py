@@ -34,7 +34,7 @@ from mobilellm.run_settings import Config, flat_config, is_identity
 # Settings that are paths, including those of the groups data and distillation.
 PATHS = re.compile(
     r"init_from|extend_from|data\.(.*\.)?(train|validation|tokenizer|dataset_name)"
-    r"|distillation\..*teacher"
+    r"|distillation\..*teacher|adapter\.initial"
 )
 # The last parts of those settings whose value can be a name: of a dataset on the hub, or `dense`.
 MAYBE_NAMES = ("dataset_name", "teacher")

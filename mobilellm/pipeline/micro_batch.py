@@ -76,7 +76,7 @@ def _largest(run: Run, share: float) -> int:
         # The activations of all networks of a step are in memory at the same time.
         free_bytes /= supernet.num_networks
     return largest_micro_batch(
-        run.model,
+        run.trained_model,
         free_bytes,
         length,
         divides=run.samples_per_step // world,

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback
 from torch import nn
 from torch.optim import Optimizer
 
+from mobilellm.callbacks.adapter import AdapterCallback
 from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.callbacks.compression import CompressionCallback
 from mobilellm.callbacks.distillation import DistillationCallback
@@ -26,6 +27,7 @@ from mobilellm.models.initialization import initialize_
 from mobilellm.models.layer_subset import layer_subset
 from mobilellm.optim.parametrization import Parametrization
 from mobilellm.optim.schedules import Schedule
+from mobilellm.pipeline.adapted_config import configured_adapter
 from mobilellm.pipeline.parametrization import build_parametrization
 from mobilellm.pipeline.recipe import make_recipe
 from mobilellm.pipeline.run import Parts, Run
@@ -56,9 +58,11 @@ def build_parts(config: Config, folder: Path, budget: TrainingBudget, schedule: 
     optimizer = build_optimizer(config["optimizer"], parametrization)
     compression = _build_compression(config["compression"])
     distillation: Callback | None = _build_group(config, "distillation")
+    adapter = _build_adapter(config)
     with named_errors("compression"):
         starts = None if compression is None else compression.starts(budget)
-    callbacks: list[Callback] = [part for part in (compression, distillation) if part is not None]
+    parts: tuple[Callback | None, ...] = (compression, distillation, adapter)
+    callbacks = [part for part in parts if part is not None]
     callbacks += _build_members(config, "callbacks", folder / CHECKPOINTS)
     # Given weights are validated before the first step. This says nothing if only some of their
     # layers are used, and compression before the first step measures the loss itself.
@@ -78,6 +82,7 @@ def build_parts(config: Config, folder: Path, budget: TrainingBudget, schedule: 
         parametrization=parametrization,
         compression=compression,
         distillation=distillation if isinstance(distillation, DistillationCallback) else None,
+        adapter=adapter,
         callbacks=tuple(callbacks),
         loggers=(CSVLogger(folder), *_build_members(config, "logger", folder)),
     )
@@ -129,6 +134,12 @@ def _build_compression(node: Config) -> CompressionCallback | None:
     return CompressionCallback(recipe, **asdict(settings))
 
 
+def _build_adapter(config: Config) -> AdapterCallback | None:
+    """The adapter of a run; None if it trains all weights."""
+    found = configured_adapter(config)
+    return None if found is None else AdapterCallback(found, seed=config["seed"])
+
+
 def _build_group(config: Config, group: str) -> Any:
     """Build the object that a group describes; error messages begin with the group's name."""
     return instantiate({group: config[group] or None})[group]
@@ -169,10 +180,15 @@ def named_errors(key: str, target: str = "") -> Iterator[None]:
 
 
 def make_model(run: Run) -> MobileLLM:
-    """The model with its initial weights: read from `init_from`, or drawn with the run's seed."""
+    """The model with its initial weights: read from `init_from`, or drawn with the run's seed.
+
+    If the run has an adapter, the model has it too, and its own weights are frozen.
+    """
     if run.config["init_from"] is not None:
         model, layers = open_model(run.config["init_from"])[0], run.config["init_layers"]
-        return model if layers is None else layer_subset(model, layers)
+        model = model if layers is None else layer_subset(model, layers)
+        adapter = run.parts.adapter
+        return model if adapter is None else adapter.adapt(model)
     model, parametrization = MobileLLM(run.model), run.parts.parametrization
     scale = None if parametrization is None else parametrization.initial_scale(run.model)
     initialize_(model, seed=run.config["seed"], scale=scale, **run.config["initialization"])

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -88,7 +88,10 @@ class Results:
     precision: str
     finished_at: str
     model: ModelConfig
-    """Configuration of the trained model, which compression may have changed."""
+    """Configuration of the trained model, which compression may have changed, and from which
+    adapters may have been merged."""
+    with_adapters: ModelConfig | None = None
+    """Configuration of the model as it was trained, if it had adapters that are merged."""
     sequence_length: int
     """Tokens per window."""
     ended_early: EarlyEnd | None = None
@@ -98,12 +101,13 @@ class Results:
     def to_dict(self) -> Facts:
         """Entries of summary.json."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("model", "further", "ended_early", "sequence_length"):
+        for name in ("model", "with_adapters", "further", "ended_early", "sequence_length"):
             del own[name]
         ended = {} if self.ended_early is None else {"ended_early": asdict(self.ended_early)}
         for early in ended.values():
             del early["status"]
-        return own | describe_model(self.model, self.sequence_length) | self.further | ended
+        described = describe_model(self.model, self.sequence_length, trained=self.with_adapters)
+        return own | described | self.further | ended
 
 
 def measure_results(
@@ -213,12 +217,23 @@ def callback_of(kind: type[Kind], callbacks: Iterable[Callback]) -> Kind | None:
     return next((callback for callback in callbacks if isinstance(callback, kind)), None)
 
 
-def describe_model(config: ModelConfig, sequence_length: int) -> Facts:
-    """Facts about an architecture: parameters, FLOPs per token and bytes per token."""
+def describe_model(
+    config: ModelConfig, sequence_length: int, *, trained: ModelConfig | None = None
+) -> Facts:
+    """Facts about an architecture: parameters, FLOPs per token and bytes per token.
+
+    Args:
+        config: the saved model.
+        sequence_length: tokens.
+        trained: the model whose training FLOPs count, if they are not those of `config`.
+    """
+    flops = flops_per_token(config, sequence_length)
+    if trained is not None:
+        flops = replace(flops, training=flops_per_token(trained, sequence_length).training)
     return {
         "model": config.to_dict(),
         "parameters": asdict(count_parameters(config)),
-        "flops_per_token": asdict(flops_per_token(config, sequence_length)),
+        "flops_per_token": asdict(flops),
         "kv_cache_bytes_per_token": kv_cache_bytes_per_token(config),
         "decode_bytes_per_token": decode_bytes_per_token(config, bits=16, context=sequence_length),
     }

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 from torch.optim import Optimizer
 
+from mobilellm.callbacks.adapter import AdapterCallback
 from mobilellm.callbacks.compression import CompressionCallback
 from mobilellm.callbacks.distillation import DistillationCallback
 from mobilellm.data import DataConfig
@@ -35,8 +36,9 @@ class Parts:
     """Scales settings from a base shape to that of the model; None: they are used as they are."""
     compression: CompressionCallback | None
     distillation: DistillationCallback | None
+    adapter: AdapterCallback | None
     callbacks: tuple[Callback, ...]
-    """All callbacks in Lightning's order, compression and distillation among them."""
+    """All callbacks in Lightning's order, compression, distillation and adapter among them."""
     loggers: tuple[Logger, ...]
 
 
@@ -83,6 +85,12 @@ class Run:
         """`muon`, or `adamw` for any other optimizer; the memory forecast depends on it."""
         is_muon = self.config["optimizer"]["_target_"].endswith(".muon")
         return "muon" if is_muon else "adamw"
+
+    @property
+    def trained_model(self) -> ModelConfig:
+        """The configuration of the model that is trained: with adapters, if the run has them."""
+        adapter = self.parts.adapter
+        return self.model if adapter is None else adapter.adapter.configured(self.model)
 
     def is_finished(self) -> bool:
         """Whether the folder holds the finished run."""

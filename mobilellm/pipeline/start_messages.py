@@ -26,10 +26,7 @@ def start_messages(run: Run) -> Iterator[str]:
     if any(run.config.get(name) is not None for name in DERIVED_LIMITS):
         limit = describe_limit(run.config, run.model)
         yield f"max_tokens={run.budget.max_tokens:,.0f} follows from {limit}"
-    if run.rule_choice is not None:
-        yield from textwrap.wrap(str(run.rule_choice), WIDTH, subsequent_indent="  ")
-    if run.parts.parametrization is not None:
-        yield f"parametrization: {run.parts.parametrization.describe(run.model)}"
+    yield from _part_lines(run)
     if last_checkpoint(run.folder) is not None:
         for line in run.changes:
             yield f"{run.folder}: {line}"
@@ -52,6 +49,16 @@ def start_messages(run: Run) -> Iterator[str]:
             f"{folder} is the same run, finished at {tokens:,} tokens; this one starts from the "
             f"beginning. To continue that run instead: extend_from={folder} with the larger budget"
         )
+
+
+def _part_lines(run: Run) -> Iterator[str]:
+    """Lines about what a rule chose, the parametrization and the adapter, if there are any."""
+    if run.rule_choice is not None:
+        yield from textwrap.wrap(str(run.rule_choice), WIDTH, subsequent_indent="  ")
+    if run.parts.parametrization is not None:
+        yield f"parametrization: {run.parts.parametrization.describe(run.model)}"
+    if run.parts.adapter is not None:
+        yield f"adapter: {run.parts.adapter.adapter.describe(run.model)}"
 
 
 def settings_lines(overrides: Sequence[str]) -> list[str]:

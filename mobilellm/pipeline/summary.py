@@ -15,6 +15,7 @@ from mobilellm.data.resolved import data_name
 from mobilellm.data.tokenizers import open_tokenizer
 from mobilellm.data.tokenizers.stated_begin import files_of_begun, files_of_separated
 from mobilellm.files import write_text_atomically
+from mobilellm.pipeline.adapted_run import save_adapter
 from mobilellm.pipeline.fit import Fitted
 from mobilellm.pipeline.hydra_job import hydra_job
 from mobilellm.pipeline.identity import IDENTITY_VERSION, passive_callbacks
@@ -58,7 +59,7 @@ def describe_run(run: Run, prepared: PreparedData) -> Facts:
         "passive_callbacks": passive_callbacks(run.config),
         "starts_from": start_from(run.config["init_from"]).to_dict(),
         "seed": run.config["seed"],
-        **describe_model(run.model, length),
+        **describe_model(run.model, length, trained=run.trained_model),
         **_matched(run),
         "sequence_length": length,
         "max_tokens": run.budget.max_tokens,
@@ -124,6 +125,8 @@ class RunSummary:
         results, folder = fitted.results, self.run.folder
         if fitted.model is not None and results.status == "finished" and self.is_writer:
             check_stored_parameters(fitted.model, "before it is saved")
+            if fitted.adapted is not None:
+                save_adapter(self.run, fitted.adapted)
             save_model(fitted.model, folder / MODEL, self._tokenizer_files())
         self.write(results.to_dict())
         if results.status == "finished" and self.is_writer:

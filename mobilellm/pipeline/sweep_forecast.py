@@ -51,7 +51,7 @@ class TrialForecast:
     def flops(self) -> float:
         """FLOPs of training that are left."""
         length = self.run.config["sequence_length"]
-        return self.tokens * float(flops_per_token(self.run.model, length).training)
+        return self.tokens * float(flops_per_token(self.run.trained_model, length).training)
 
 
 @dataclass(frozen=True)

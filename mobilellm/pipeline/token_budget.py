@@ -13,6 +13,7 @@ from mobilellm.accounting import count_parameters, flops_per_token
 from mobilellm.hydra_app.configuration import config_folder, instantiate
 from mobilellm.hydra_app.override_text import override_key, override_value
 from mobilellm.models import ModelConfig
+from mobilellm.pipeline.adapted_config import adapted_config
 from mobilellm.run_settings import DERIVED_LIMITS, Config
 from mobilellm.units import count_text
 
@@ -103,13 +104,14 @@ def derived_tokens(config: Mapping[str, Any], model: ModelConfig) -> int | None:
     same budget get the same number of tokens.
 
     Tokens are rounded down. FLOPs are those of forward and backward passes, of the model as it is
-    when training starts, by `mobilellm.accounting.flops_per_token`.
+    when training starts, with the adapter of the configuration if there is one, by
+    `mobilellm.accounting.flops_per_token`.
     """
     per_parameter, flops = (config.get(name) for name in DERIVED_LIMITS)
     if per_parameter is not None:
         return int(per_parameter * _body_parameters(config, model))
     if flops is not None:
-        return int(flops / flops_per_token(model, config["sequence_length"]).training)
+        return int(flops / _training_flops(config, model))
     return None
 
 
@@ -118,10 +120,13 @@ def describe_limit(config: Mapping[str, Any], model: ModelConfig) -> str:
     if config.get(DERIVED_LIMITS[0]) is not None:
         size = f"{count_text(_body_parameters(config, model))} body parameters"
     else:
-        flops = flops_per_token(model, config["sequence_length"]).training
-        size = f"{flops:,} training FLOPs per token"
+        size = f"{_training_flops(config, model):,} training FLOPs per token"
     name = next(name for name in DERIVED_LIMITS if config.get(name) is not None)
     return f"{name}={config[name]:g} ({size})"
+
+
+def _training_flops(config: Mapping[str, Any], model: ModelConfig) -> int:
+    return flops_per_token(adapted_config(config, model), config["sequence_length"]).training
 
 
 def _body_parameters(config: Mapping[str, Any], model: ModelConfig) -> float:

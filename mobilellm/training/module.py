@@ -18,6 +18,7 @@ from mobilellm.optim.schedules import Schedule
 from mobilellm.training.atomic_save import check_same_model
 from mobilellm.training.compilation import compile_blocks_
 from mobilellm.training.csv_logger import CSVLogger
+from mobilellm.training.frozen_weights import FrozenWeights
 from mobilellm.training.intervals import Intervals
 from mobilellm.training.ranks import sum_over_ranks
 from mobilellm.training.sharding import apply_fully_shard_, check_stored_parameters, gradient_sync
@@ -95,6 +96,7 @@ class LanguageModelModule(LightningModule):
         self._started: float | None = None
         self._term_sources: list[HasLossTerms] = []
         self._step_gate = StepGate()
+        self._frozen_weights = FrozenWeights(model)
 
     # Set-up
 
@@ -112,6 +114,7 @@ class LanguageModelModule(LightningModule):
         self._term_sources, self._step_gate = term_sources(callbacks), StepGate(callbacks)
         self.task_weights = task_weights_of(callbacks)
         self.model.set_activation_checkpointing(self.activation_checkpointing)
+        self._frozen_weights = FrozenWeights(self.model)
         if self.compile_blocks and stage == "fit":
             compile_blocks_(self.model)
 
@@ -252,6 +255,7 @@ class LanguageModelModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the state for resuming, as plain numbers, strings and tensors only."""
         checkpoint["model_config"] = self.model.config.to_dict()
+        self._frozen_weights.remove_from(checkpoint)
         checkpoint["progress"] = {
             "step": self.global_step,
             "tokens": self.tokens,
@@ -263,9 +267,10 @@ class LanguageModelModule(LightningModule):
         """Restore the state from a checkpoint.
 
         Raises:
-            ValueError: the checkpoint has another architecture.
+            ValueError: the checkpoint has another architecture, or other frozen weights.
         """
         check_same_model(checkpoint["model_config"], self.model.config.to_dict())
+        self._frozen_weights.add_to(checkpoint)
         self.tokens = checkpoint["progress"]["tokens"]
         self._seconds_before = checkpoint["progress"]["seconds"]
         torch.set_rng_state(checkpoint["random_state"].cpu())

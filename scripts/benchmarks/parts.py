@@ -28,6 +28,7 @@ def measure(part: str, *, rounds: int, quick: bool = False) -> list[dict[str, An
         "factorized": ("factorized", "measure_factorized", timed | {"quick": quick}),
         "muon": ("optimizer_step", "measure_muon", timed | {"quick": quick}),
         "distillation": ("distillation", "measure_distillation", timed | {"quick": quick}),
+        "adapters": ("adapters", "measure_adapters", timed | {"quick": quick}),
         "scaling": ("scaling", "measure_scaling", turns | {"quick": quick}),
     }
     if part not in parts:

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from mobilellm.accounting import count_parameters
 from mobilellm.models import ModelConfig
+from scripts.benchmarks.adapters import measure_adapters
 from scripts.benchmarks.distillation import measure_distillation
 from scripts.benchmarks.factorized import feed_forward, measure_factorized
 from scripts.benchmarks.gpu import Bench, gpu_parts, measure_gpu
@@ -185,3 +186,15 @@ def test_a_model_that_shares_blocks_has_no_peer():
     assert (shared.num_blocks, shared.num_layers) == (30, 60)
     bench = Bench("cpu", 1, steps=1, sequence_length=16, compiles=False)
     assert list(_contestants(bench, Workload("shared", shared, 1, 16))) == ["ours"]
+
+
+def test_steps_of_adapters_are_compared_with_those_of_all_weights():
+    rows = {r["trained"]: r for r in measure_adapters(rounds=1, seconds=0.01, quick=True)}
+    assert list(rows) == ["all weights", "lora", "dora", "qlora"]
+    everything = rows.pop("all weights")
+    assert everything["of_all_weights"] == everything["flops_of_all_weights"] == 1
+    for row in rows.values():
+        assert row["parameters"] < everything["parameters"]
+        # Two moments in 32 bits for each weight, and a counter for each tensor.
+        assert 8 * row["parameters"] < row["optimizer_bytes"] < 9 * row["parameters"]
+        assert row["of_all_weights"] > 0

@@ -6,7 +6,7 @@ accepted without a row here, and for a row whose values are refused.
 
 # Any text has a meaning: names, labels, columns, prompts, shell lines.
 FREE_TEXT = (
-    "experiment_name", "data.name", "data.*split", "data.*column", "data.*prompt", "data.document",
+    "experiment_name", "data.name", "data.*split", "data.*column", "data.*prompt", "data.*_role", "data.document",
     "data.sources.*.document", "data.dataset_*", "data.revision", "logger.wandb.project",
     "logger.wandb.group", "hydra.launcher.partition", "hydra.launcher.account",
     "hydra.launcher.qos", "hydra.launcher.constraint", "hydra.launcher.container",
@@ -15,10 +15,11 @@ FREE_TEXT = (
 # A path: whether it exists is seen when it is read or made, in the same command.
 PATHS = ("output_dir", "prepared_dir", "data.*dir", "data.train", "data.validation",
          "data.sources.*.train", "data.tokenizer", "out", "text",
-         "callbacks.evaluation.data")  # fmt: skip
+         "callbacks.evaluation.data", "adapter.initial")  # fmt: skip
 
 ROWS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("seed", ("zero",), "0 is a seed"),
+    ("show", ("zero",), "no conversation is shown"),
     ("learning_rate_probe_seed", ("zero",), "0 is a seed"),
     ("learning_rate_probe_widenings", ("zero",), "no further rates are tried"),
     ("search.seed", ("zero",), "0 is a seed"),
@@ -45,6 +46,7 @@ ROWS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("schedule.final_fraction", ("zero",), "the rate falls to 0"),
     ("compression.first_start", ("zero",), "compressed before the first step"),
     ("compression.sparsity", ("zero",), "nothing is pruned: a baseline"),
+    ("adapter.dropout", ("zero",), "no dropout"),
     ("distillation.cross_entropy_weight", ("zero",), "the teacher alone is learnt"),
     ("distillation.losses.*.weight", ("zero",), "the loss is only logged"),
     ("distillation.rationale_weight", ("zero",), "rationales are only measured"),

@@ -17,7 +17,7 @@ CONF = Path(__file__).parents[2] / "conf"
 ROOTS = ("train", "prepare_data", "explain", "coordinate_check", "compress", "extract",
          "prepare_logits", "search")  # fmt: skip
 GROUPS = ("model", "data", "optimizer", "schedule", "parametrization", "compression",
-          "distillation", "callbacks", "trainer", "logger")  # fmt: skip
+          "distillation", "adapter", "callbacks", "trainer", "logger")  # fmt: skip
 # Devices that a machine may lack, checked when a run is planned and not when it is described.
 TEXT = ("text", "jsonl", "parquet", "tokenized_jsonl", "mixture", "hub", "rationales",
         "rationales_hub", "conversations", "conversations_hub")  # fmt: skip

@@ -7,17 +7,18 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from tiny_tokenizers import make_byte_level
 
 from mobilellm.hydra_app.configuration import compose, config_loader, instantiate, load
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("model", "data", "optimizer", "schedule", "parametrization", "compression",
-          "distillation", "callbacks", "trainer", "logger")  # fmt: skip
+          "distillation", "adapter", "callbacks", "trainer", "logger")  # fmt: skip
 ROOTS = ("train", "explain", "coordinate_check", "compress", "extract", "prepare_data",
          "prepare_logits")  # fmt: skip
-# Not settings: what is built, and how.
 # Methods of compression that pack weights.
 PACKS = ("quantize", "gptq", "awq")
+# Not settings: what is built, and how.
 SKIPPED = ("_target_", "_partial_", "defaults")
 
 # Of a key that takes any text the wrong type is a mapping, of others text.
@@ -107,15 +108,25 @@ def needed(group: str, choice: str, folder: Path) -> list[str]:
     """What a choice needs beside itself."""
     if group == "data":
         (folder / "a.txt").write_text("some text\n", encoding="utf-8")
+        if choice.startswith("conversations"):
+            template = "{{ messages[0]['content'] + eos_token }}"
+            given = [f"data.tokenizer={make_byte_level(folder, template=template)}"]
+            is_hub = choice.endswith("hub")
+            return [*given, "data.dataset_name=owner/name" if is_hub else f"data.train={folder}"]
         return {
             "hub": ["data.dataset_name=owner/name"],
             "rationales_hub": ["data.dataset_name=owner/name"],
             "mixture": [f"data.sources.text.train={folder}/a.txt"],
         }.get(choice, [f"data.train={folder}/a.txt"])
-    if group == "compression" and choice in (*PACKS, "qat"):
-        return ["compression.group=8"]  # the width of the model is 8
-    if (group, choice) == ("distillation", "supernet"):
-        return ["distillation.space.intermediate_size=[8,16]"]
+    if group == "adapter" and choice != "none":
+        rounded = ["adapter.quantized.group=8"] if choice == "qlora" else []
+        ids = ["data=tokenized_jsonl", f"data.train={folder}/a.txt"]
+        return [f"init_from={folder}/teacher", "adapter.rank=2", *ids, *rounded]
+    # The width of the model is 8.
+    small = {("compression", method): ["compression.group=8"] for method in (*PACKS, "qat")}
+    small["distillation", "supernet"] = ["distillation.space.intermediate_size=[8,16]"]
+    if (group, choice) in small:
+        return small[group, choice]
     if group == "distillation" and choice not in ("none", "step_by_step"):
         from_dense = "dense" in (CONF / group / f"{choice}.yaml").read_text(encoding="utf-8")
         if from_dense and choice in ("kngpt2", "minitron", "tqcompressor"):

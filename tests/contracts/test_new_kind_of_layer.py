@@ -100,7 +100,7 @@ def test_it_is_read_checked_and_written(config):
         )
     with pytest.raises(
         ValueError,
-        match="give one of the keys parts, nonzero, quantized, fake_quantized, num_diagonal",
+        match="keys parts, nonzero, quantized, fake_quantized, adapted, num_diagonal",
     ):
         parse_layer_shape({"rank": 3})
 

@@ -22,6 +22,8 @@ COMPOSED_ONLY = {
     r"scripts/recipe_rule": "is run by tests/benchmarks/test_recipe_fit.py",
     r"^make |^source |apt-get|pytest|local_slurm": "installs, tests or starts services",
     r"hydra/launcher=slurm": "needs a SLURM; tests/slurm runs such sweeps",
+    r"adapter=qlora": "needs widths that are divisible by 64; tests/pipeline trains such adapters",
+    r"adapter.initial=": "needs an adapter; tests/pipeline/test_adapted_runs.py begins with one",
     r"compression.levels=normal": "needs widths that are divisible by 64",
     r"--format executorch": "needs executorch, and compiles for minutes",
     r"mobilellm chat": "talks until its input ends, or serves a page until it is stopped",

@@ -31,7 +31,7 @@ from mobilellm.formats.huggingface.tokenizer_files import tokenizer_files
 from mobilellm.formats.huggingface.weight_files import read_weights
 from mobilellm.formats.rotary_layout import rows_from_pairs
 from mobilellm.formats.special_tokens import with_tokenizer_ids
-from mobilellm.models import MobileLLM
+from mobilellm.models import MobileLLM, ModelConfig
 
 _TOP_NAMES = {
     "embedding.weight": "model.embed_tokens.weight",
@@ -137,6 +137,20 @@ def export_huggingface(
             temporary.write_bytes(content)
     write_tensors(folder / WEIGHTS_FILE, state or _huggingface_state(model))
     write_json(folder / CONFIG_FILE, values)
+
+
+def matrix_names(config: ModelConfig) -> dict[str, str]:
+    """The matrices of all layers and of an untied head, as modules of `transformers`.
+
+    Returns:
+        Names in this project by those in `transformers`, in which each layer has its own:
+        `model.layers.3.mlp.up_proj` -> `blocks.1.feed_forward.up_proj`.
+    """
+    names = {} if config.tie_word_embeddings else {"lm_head": "head"}
+    for layer, inner, name in of_layers(config.matrix_sizes, config):
+        part, _, rest = inner.partition(".")
+        names[f"model.layers.{layer}.{_LAYER_NAMES[part]}.{rest}"] = name
+    return names
 
 
 def _own_name(name: str) -> str:
