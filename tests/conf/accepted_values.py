@@ -6,8 +6,9 @@ accepted without a row here, and for a row whose values are refused.
 
 # Any text has a meaning: names, labels, columns, prompts, shell lines.
 FREE_TEXT = (
-    "experiment_name", "data.name", "data.*split", "data.*column", "data.*prompt", "data.*_role", "data.document",
-    "data.sources.*.document", "data.dataset_*", "data.revision", "logger.wandb.project",
+    "experiment_name", "data.name", "data.*split", "data.*column", "data.*prompt", "data.*_role",
+    "data.document", "data.sources.*.document", "data.dataset_*", "data.revision",
+    "logger.wandb.project",
     "logger.wandb.group", "hydra.launcher.partition", "hydra.launcher.account",
     "hydra.launcher.qos", "hydra.launcher.constraint", "hydra.launcher.container",
     "hydra.launcher.python", "callbacks.evaluation.tasks*",

@@ -108,12 +108,11 @@ def needed(group: str, choice: str, folder: Path) -> list[str]:
     """What a choice needs beside itself."""
     if group == "data":
         (folder / "a.txt").write_text("some text\n", encoding="utf-8")
-        if choice.startswith("conversations"):
-            template = "{{ messages[0]['content'] + eos_token }}"
-            given = [f"data.tokenizer={make_byte_level(folder, template=template)}"]
-            is_hub = choice.endswith("hub")
-            return [*given, "data.dataset_name=owner/name" if is_hub else f"data.train={folder}"]
+        template = "{{ messages[0]['content'] + eos_token }}"
+        chat = f"data.tokenizer={make_byte_level(folder, template=template)}"
         return {
+            "conversations": [chat, f"data.train={folder}/a.txt"],
+            "conversations_hub": [chat, "data.dataset_name=owner/name"],
             "hub": ["data.dataset_name=owner/name"],
             "rationales_hub": ["data.dataset_name=owner/name"],
             "mixture": [f"data.sources.text.train={folder}/a.txt"],
