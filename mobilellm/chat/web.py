@@ -22,7 +22,7 @@ from mobilellm.cli.messages import print_message
 from mobilellm.formats.model_folder import folder_with_config
 from mobilellm.inference.chat_session import ChatSession
 from mobilellm.inference.loaded_model import load
-from mobilellm.strict_json import find_fault
+from mobilellm.strict_json import find_fault, to_json
 from mobilellm.units import bytes_text, count_text
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/":
             self._send("text/html; charset=utf-8", files("mobilellm.chat").joinpath("page.html"))
         elif path == "/models":
-            self._send("application/json", json.dumps(self.server.descriptions).encode())
+            self._send("application/json", to_json(self.server.descriptions).encode())
         else:
             self.send_error(HTTPStatus.NOT_FOUND)
 
@@ -107,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         events = self._events(body)
         try:
             for name, value in events:
-                self.wfile.write(f"event: {name}\ndata: {json.dumps(value)}\n\n".encode())
+                self.wfile.write(f"event: {name}\ndata: {to_json(value, indent=None)}\n\n".encode())
                 self.wfile.flush()
         except (BrokenPipeError, ConnectionResetError):
             logger.debug("the page stopped reading an answer")

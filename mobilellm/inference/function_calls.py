@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mobilellm.inference.functions import Function
+from mobilellm.strict_json import to_json
 
 # Models of the Llama family write the name outside: `<function=NAME>{…}</function>`.
 _NAMED_CALL = re.compile(r"<function=(?P<name>[^<>]+)>(?P<arguments>.*?)</function>", re.DOTALL)
@@ -24,7 +25,7 @@ class Call:
 
     def __str__(self) -> str:
         """The call as JSON with the name before it: `get_weather {"city": "Rome"}`."""
-        return f"{self.name} {json.dumps(self.arguments, ensure_ascii=False)}"
+        return f"{self.name} {to_json(self.arguments, indent=None, ensure_ascii=False)}"
 
 
 def find_calls(answer: str) -> list[Call]:

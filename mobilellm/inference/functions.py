@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mobilellm.strict_json import to_json
+
 _LAYOUT = 'give {"name": …, "description": …, "parameters": JSON schema}'
 
 
@@ -91,7 +93,10 @@ def read_json_file(path: Path) -> Any:
 
 def describe_functions(functions: Sequence[Function]) -> str:
     """Text of the system for models whose chat template does not write functions."""
-    lines = [json.dumps(function.tool()["function"], ensure_ascii=False) for function in functions]
+    lines = [
+        to_json(function.tool()["function"], indent=None, ensure_ascii=False)
+        for function in functions
+    ]
     return "\n".join(
         (
             "You can call these functions. Each line is one function in JSON, with the JSON schema "

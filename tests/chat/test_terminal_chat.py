@@ -83,12 +83,12 @@ def test_a_model_without_a_template_continues_lines(tmp_path, talk):
 def test_calls_of_functions_are_shown_and_checked(folder, tmp_path, talk):
     pytest.importorskip("llguidance")
     path = tmp_path / "functions.json"
-    path.write_text(json.dumps(FUNCTIONS))
+    path.write_text(json.dumps(FUNCTIONS), encoding="utf-8")
     code, out, error = talk("hi\n", folder, "--functions", path, "--constrained")
     assert code == 0
     call = json.loads(out)
     assert f"call: {call['name']} {{}}\nvalid\n" in error
-    path.write_text('{"enum": ["x", "yz"]}')
+    path.write_text('{"enum": ["x", "yz"]}', encoding="utf-8")
     code, out, _ = talk("hi\nhi\n", folder, "--schema", path)
     assert code == 0
     assert {json.loads(line) for line in out.split()} <= {"x", "yz"}
@@ -97,7 +97,7 @@ def test_calls_of_functions_are_shown_and_checked(folder, tmp_path, talk):
 def test_a_call_that_is_not_valid_and_text_that_is_no_call(folder, monkeypatch, talk, tmp_path):
     pytest.importorskip("jsonschema")
     path = tmp_path / "functions.json"
-    path.write_text(json.dumps(FUNCTIONS))
+    path.write_text(json.dumps(FUNCTIONS), encoding="utf-8")
     texts = iter(['{"name": "now", "arguments": {"x": 1}}', "<tool_call>{", "hello"])
 
     def reply(self, messages, *arguments, **settings):

@@ -106,7 +106,8 @@ def test_a_call_as_text():
 
 def test_both_layouts_of_a_file(tmp_path):
     path = tmp_path / "functions.json"
-    path.write_text(json.dumps([WEATHER, {"type": "function", "function": {"name": "now"}}]))
+    listed = [WEATHER, {"type": "function", "function": {"name": "now"}}]
+    path.write_text(json.dumps(listed), encoding="utf-8")
     functions = read_functions(path)
     assert functions == FUNCTIONS
     # What is written for OpenAI is read again.
@@ -134,7 +135,7 @@ def test_both_layouts_of_a_file(tmp_path):
 )
 def test_files_that_are_refused(content, message, tmp_path):
     path = tmp_path / "functions.json"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_functions(path)
     with pytest.raises(FileNotFoundError, match=r"missing.json does not exist; give a JSON file"):

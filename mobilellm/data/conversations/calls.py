@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mobilellm.strict_json import to_json
+
 _NAMES_OF_ARGUMENTS = ("arguments", "parameters")
 
 
@@ -18,7 +20,8 @@ class Call:
 
     def text(self) -> str:
         """The call as a JSON object in one line."""
-        return json.dumps({"name": self.name, "arguments": self.arguments}, ensure_ascii=False)
+        values = {"name": self.name, "arguments": self.arguments}
+        return to_json(values, indent=None, ensure_ascii=False)
 
 
 def read_call(value: Any) -> Call | None:

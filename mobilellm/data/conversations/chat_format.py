@@ -1,12 +1,12 @@
 """How conversations are given to a chat template: names of roles, functions, and calls."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from mobilellm.data.conversations.turns import Conversation, Turn
 from mobilellm.data.tokenizers import Tokenizer
+from mobilellm.strict_json import to_json
 
 ToolFormat = Literal["auto", "template", "text"]
 
@@ -119,4 +119,5 @@ class ChatFormat:
 
 def tools_text(tools: Sequence[Mapping[str, Any]]) -> str:
     """The list of functions for the system message, one JSON object a line."""
-    return "\n".join([TOOLS_BEGIN, *(json.dumps(tool, ensure_ascii=False) for tool in tools)])
+    lines = (to_json(tool, indent=None, ensure_ascii=False) for tool in tools)
+    return "\n".join([TOOLS_BEGIN, *lines])

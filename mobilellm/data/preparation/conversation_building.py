@@ -4,7 +4,6 @@ All conversations are kept in memory, because datasets for fine-tuning are small
 """
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Iterable, Sequence
@@ -37,6 +36,7 @@ from mobilellm.data.source import SPLITS, Split
 from mobilellm.data.sources.conversations import ConversationConfig
 from mobilellm.data.tokenizers import Tokenizer
 from mobilellm.files import write_bytes_atomically
+from mobilellm.strict_json import to_json
 
 logger = logging.getLogger(__name__)
 
@@ -185,11 +185,14 @@ def _counts(
 
 def _write_rows(data: ResolvedData, conversations: Splits) -> None:
     """Write what an evaluation of the trained model needs."""
-    rows = (json.dumps(one.record(), ensure_ascii=False) for one in conversations["validation"])
+    rows = (
+        to_json(one.record(), indent=None, ensure_ascii=False)
+        for one in conversations["validation"]
+    )
     text = "".join(f"{row}\n" for row in rows)
     write_bytes_atomically(data.folder / VALIDATION_ROWS, [text.encode()])
     names = sorted(frozenset().union(*(one.functions for one in conversations["train"])))
-    content = json.dumps(names, ensure_ascii=False, indent=1) + "\n"
+    content = to_json(names, indent=1, ensure_ascii=False) + "\n"
     write_bytes_atomically(data.folder / TRAINED_FUNCTIONS, [content.encode()])
 
 

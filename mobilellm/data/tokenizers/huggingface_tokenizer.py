@@ -109,7 +109,8 @@ class HuggingFaceTokenizer(Tokenizer):
         """The tokenizer without its post-processor, which may leave spaces out of the offsets."""
         import tokenizers
 
-        own = tokenizers.Tokenizer.from_str(json.dumps({**self._values, "post_processor": None}))
+        values = {**self._values, "post_processor": None}
+        own = tokenizers.Tokenizer.from_str(json.dumps(values, allow_nan=False))
         own.no_truncation()
         own.no_padding()
         return own
