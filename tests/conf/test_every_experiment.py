@@ -87,11 +87,14 @@ def _trials(experiment: str) -> list[list[str]]:
     return [list(trial) for trial in itertools.product(*axes)]
 
 
+QUICK = ("demo", "matched_latency")
+
+
 @pytest.mark.parametrize(
     "experiment",
     [
-        # Compressing their models takes up to half a minute.
-        pytest.param(name, marks=pytest.mark.slow) if name in CALIBRATION else name
+        # The others take up to half a minute each.
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
         for name in EXPERIMENTS
     ],
 )

@@ -55,6 +55,7 @@ def test_a_clear_difference_takes_three_seeds(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_equal_shapes_go_on_to_the_limit(tmp_path):
     comparison, _, calls, lines = decide(tmp_path, 4.2, 4.2, most=5)
     assert calls == [[0, 1, 2], [3], [4]]
