@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 
 from mobilellm.cli.errors import one_line
 from mobilellm.cli.messages import print_message
+from mobilellm.data.conversations.calls import Call, find_calls, has_call_mark
 from mobilellm.data.tokenizers import Message
 from mobilellm.inference.chat_session import Answer, ChatSession
-from mobilellm.inference.function_calls import Call, check_call, find_calls, has_call_mark
+from mobilellm.inference.function_calls import check_call
 from mobilellm.inference.functions import Function
 from mobilellm.inference.text_generation import Sampling
 from mobilellm.units import plural

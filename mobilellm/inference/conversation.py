@@ -1,10 +1,13 @@
 """The messages of a conversation as the tokens of a prompt that fits into the context."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cached_property
 
+from mobilellm.data.conversations.calls import find_calls
+from mobilellm.data.conversations.chat_format import ChatFormat
+from mobilellm.data.conversations.turns import Conversation, Turn
 from mobilellm.data.tokenizers import Message, Tokenizer
-from mobilellm.inference.functions import Function, describe_functions
+from mobilellm.inference.functions import Function
 from mobilellm.inference.prompts import checked_text, tokens_of_text
 from mobilellm.models import ModelConfig
 
@@ -27,8 +30,9 @@ class PromptWriter:
         Args:
             config: of the model, with the tokens of its tokenizer.
             tokenizer: of the model.
-            functions: that the model may call. They are given to the chat template, or described
-                in the message of the system if it does not write functions.
+            functions: that the model may call. They are written as in the training data of
+                `data=conversations`: by the chat template, or in the message of the system if the
+                template does not write functions.
 
         Raises:
             ValueError: there are functions, and the tokenizer has no chat template.
@@ -42,7 +46,7 @@ class PromptWriter:
                 f"{tokenizer.path.parent} has no chat template, so that functions cannot be "
                 "described to the model; use a model that was trained for conversations"
             )
-        self._functions = tuple(functions)
+        self._tools = tuple(function.definition for function in functions)
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of a conversation up to the begin of the next answer.
@@ -53,16 +57,22 @@ class PromptWriter:
         if self.is_plain:
             text = "".join(message["content"] for message in messages)
             return tokens_of_text(self._config, self._tokenizer, text)
-        tools = None
-        if self._functions:
-            if self._tokenizer.writes_tools:
-                tools = [function.tool() for function in self._functions]
-            else:
-                messages = _without_tools(messages, describe_functions(self._functions))
-        for message in messages:
-            checked_text(message["content"])
-        text = self._tokenizer.apply_chat_template(messages, tools=tools)
+        conversation = Conversation(turns=tuple(map(self._turn, messages)), tools=self._tools)
+        written = [message for message, _ in self._form.messages(conversation)]
+        text = self._form.render(written, conversation, begins_answer=True)
         return self._tokenizer.encode_rendered(text)
+
+    def _turn(self, message: Message) -> Turn:
+        """A message as training has it: an answer that calls functions is a parser's turn."""
+        role, text = message["role"], checked_text(message["content"])
+        calls = tuple(find_calls(text)) if self._tools and role == "assistant" else ()
+        if calls and all(isinstance(call.arguments, Mapping) for call in calls):
+            return Turn(role="parser", text=text, calls=calls)
+        return Turn(role=role, text=text)
+
+    @cached_property
+    def _form(self) -> ChatFormat:
+        return ChatFormat(tokenizer=self._tokenizer)
 
     def fitting(
         self, messages: Sequence[Message], max_new_tokens: int
@@ -100,20 +110,3 @@ class PromptWriter:
                 f"answer within max_position_embeddings={context}; shorten it"
             )
         return kept, tokens, dropped
-
-
-def _without_tools(messages: Sequence[Message], description: str) -> list[Mapping[str, Any]]:
-    """Describe the functions in the system's message, and give results as messages of the user."""
-    written = [
-        {
-            "role": "user",
-            "content": f"The result of {one.get('name', 'the call')}: {one['content']}",
-        }
-        if one["role"] == "tool"
-        else one
-        for one in messages
-    ]
-    if written and written[0]["role"] == "system":
-        first = {**written[0], "content": f"{written[0]['content']}\n\n{description}"}
-        return [first, *written[1:]]
-    return [{"role": "system", "content": description}, *written]

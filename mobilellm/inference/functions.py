@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mobilellm.strict_json import to_json
-
 _LAYOUT = 'give {"name": …, "description": …, "parameters": JSON schema}'
 
 
@@ -16,21 +14,12 @@ class Function:
     """A function that a model may call."""
 
     name: str
-    description: str
+    definition: Mapping[str, Any]
+    """The function as it was given, with `name` and mostly `description` and `parameters`: what a
+    model reads."""
     parameters: Mapping[str, Any]
     """JSON schema of the arguments, an object; other arguments than it names are not allowed,
     unless it has `additionalProperties`."""
-
-    def tool(self) -> dict[str, Any]:
-        """The function in OpenAI's layout of tools, which chat templates read."""
-        return {
-            "type": "function",
-            "function": {
-                "name": self.name,
-                "description": self.description,
-                "parameters": dict(self.parameters),
-            },
-        }
 
     def call_schema(self) -> dict[str, Any]:
         """JSON schema of a call of this function, `{"name": …, "arguments": {…}}`."""
@@ -91,24 +80,6 @@ def read_json_file(path: Path) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error}); correct the file") from None
 
 
-def describe_functions(functions: Sequence[Function]) -> str:
-    """Text of the system for models whose chat template does not write functions."""
-    lines = [
-        to_json(function.tool()["function"], indent=None, ensure_ascii=False)
-        for function in functions
-    ]
-    return "\n".join(
-        (
-            "You can call these functions. Each line is one function in JSON, with the JSON schema "
-            "of its parameters:",
-            *lines,
-            "To call a function, answer with its name and its arguments in this form, and nothing "
-            "else:",
-            '<tool_call>\n{"name": "function", "arguments": {"parameter": "value"}}\n</tool_call>',
-        )
-    )
-
-
 def calls_schema(functions: Sequence[Function]) -> dict[str, Any]:
     """JSON schema of one call of any of the functions, `{"name": …, "arguments": {…}}`."""
     calls = [function.call_schema() for function in functions]
@@ -132,7 +103,7 @@ def _function(value: Any, index: int) -> Function:
             f"the parameters of function {name!r} contain $ref; write the schema out in its place"
         )
     schema = {"type": "object", "properties": {}, "additionalProperties": False, **parameters}
-    return Function(name=name, description=description, parameters=schema)
+    return Function(name=name, definition=dict(inner), parameters=schema)
 
 
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:

@@ -5,6 +5,10 @@ from itertools import chain
 import pytest
 from chat_models import CHATML, chat_config, chat_tokenizer
 
+from mobilellm.data.conversations.calls import Call
+from mobilellm.data.conversations.chat_format import ChatFormat
+from mobilellm.data.conversations.layouts import read_conversation
+from mobilellm.data.conversations.tokens import tokenize_conversation
 from mobilellm.inference.conversation import PromptWriter
 from mobilellm.inference.functions import make_functions
 from mobilellm.inference.prompts import tokens_of_text
@@ -17,7 +21,11 @@ TURNS = [
 ]
 TURNS[1].insert(1, {"role": "tool", "name": "time_in", "content": "noon"})
 QUESTION = {"role": "user", "content": "again"}
-TOOLS = "{% for t in tools %}{{ t.function.name }} {% endfor %}"
+# Writes functions, and calls in its own way.
+CALLS = "(m.tool_calls[0].function | tojson if m.tool_calls else m.content)"
+TOOLS = "{% for t in tools or [] %}{{ t.function.name }} {% endfor %}" + CHATML.replace(
+    "m.content", CALLS
+)
 
 
 def writer(folder, context, template=CHATML, functions=()):
@@ -64,23 +72,30 @@ def test_a_model_without_a_template_continues_the_joined_text(tmp_path):
 
 
 def test_functions_are_given_to_a_template_that_writes_them(tmp_path):
-    one = writer(tmp_path, 64, TOOLS + CHATML, FUNCTIONS)
+    one = writer(tmp_path, 64, TOOLS, FUNCTIONS)
     tokenizer = chat_tokenizer(tmp_path, CHATML)
     plain = writer(tmp_path, 64).tokens([QUESTION])
     assert one.tokens([QUESTION]) == [*tokenizer.encode("time_in "), *plain]
 
 
+@pytest.mark.parametrize("template", [CHATML, TOOLS])
 @pytest.mark.parametrize("system", [[], [SYSTEM]])
-def test_functions_are_described_to_the_others(system, tmp_path):
-    one = writer(tmp_path, 2000, functions=FUNCTIONS)
-    text = chat_tokenizer(tmp_path).decode(one.tokens([*system, *TURNS[1]]))
-    assert text.startswith(
-        "system\nBe brief.\n\nYou can call" if system else "system\nYou can call"
-    )
-    assert text.count("system\n") == 1
-    assert '{"name": "time_in", "description": "The time in a city.", "parameters": {"type"' in text
-    assert "user\nThe result of time_in: noon\n" in text
-    assert "tool\n" not in text
+def test_a_conversation_is_written_as_in_training(system, template, tmp_path):
+    call = Call("time_in", {"city": "Rome"}).text()
+    messages = [
+        *system, QUESTION, {"role": "assistant", "content": call},
+        {"role": "tool", "name": "time_in", "content": "noon"},
+    ]  # fmt: skip
+    row = {
+        "messages": [*messages, {"role": "assistant", "content": "It is noon."}],
+        "tools": [FUNCTIONS[0].definition],
+    }
+    row["messages"][-3] = {"role": "parser", "content": call}
+    form = ChatFormat(tokenizer=chat_tokenizer(tmp_path, template))
+    (trained,) = tokenize_conversation(read_conversation(row, "auto", "row"), form)
+    for end, begin in zip((len(messages) - 2, len(messages)), trained.begins, strict=True):
+        prompt = writer(tmp_path, 2000, template, FUNCTIONS).tokens(messages[:end])
+        assert prompt == trained.tokens[:begin].tolist()
 
 
 def test_text_that_is_not_utf8_is_refused(tmp_path):

@@ -1,10 +1,11 @@
-"""Calls in the spellings of several families of models, and what is wrong with them."""
+"""What is wrong with calls, and the files of functions."""
 
 import json
 
 import pytest
 
-from mobilellm.inference.function_calls import Call, check_call, find_calls, has_call_mark
+from mobilellm.data.conversations.calls import Call
+from mobilellm.inference.function_calls import check_call
 from mobilellm.inference.functions import calls_schema, make_functions, read_functions
 
 WEATHER = {
@@ -17,63 +18,10 @@ WEATHER = {
     },
 }
 FUNCTIONS = make_functions([WEATHER, {"name": "now"}])
-ROME = Call("get_weather", {"city": "Rome"})
-JSON = '{"name": "get_weather", "arguments": {"city": "Rome"}}'
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        JSON,
-        f"<tool_call>\n{JSON}\n</tool_call>",  # Qwen, Hermes, SmolLM
-        f"[{JSON}]",
-        f"[TOOL_CALLS] [{JSON}]",  # Mistral
-        '<|python_tag|>{"name": "get_weather", "parameters": {"city": "Rome"}}',  # Llama 3
-        '<function=get_weather>{"city": "Rome"}</function>',  # Llama 3.2
-        f"I look it up.\n```json\n{json.dumps(json.loads(JSON), indent=2)}\n```\nWait {{please}}.",
-        json.dumps(  # the message of an API
-            {
-                "tool_calls": [
-                    {
-                        "type": "function",
-                        "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'},
-                    }
-                ]
-            }
-        ),
-        f"<functioncall>{JSON}",  # not closed
-        f"{{ [ {JSON}",  # brackets before it that are no JSON
-    ],
-)
-def test_spellings_of_one_call(text):
-    assert find_calls(text) == [ROME]
-    assert check_call(ROME, FUNCTIONS) is None
-
-
-def test_several_calls_are_found_in_their_order():
-    now = '{"name": "now", "arguments": {}}'
-    text = (
-        f"{now} then <function=get_weather>{{}}</function> and <tool_call>{JSON}</tool_call>{now}"
-    )
-    names = [call.name for call in find_calls(text)]
-    assert names == ["now", "get_weather", "get_weather", "now"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "Rome is sunny.",
-        "[1, 2]",
-        '{"name": "get_weather"}',
-        '{"name": 3, "arguments": {}}',
-        '<tool_call>{"name": "get_weather", "arguments": {"city": </tool_call>',
-        "[" * 2000,
-    ],
-)
-def test_no_call(text):
-    assert find_calls(text) == []
-    assert has_call_mark(text) == ("<tool_call>" in text)
+def test_a_call_that_is_valid():
+    assert check_call(Call("get_weather", {"city": "Rome"}), FUNCTIONS) is None
 
 
 @pytest.mark.parametrize(
@@ -100,10 +48,6 @@ def test_a_schema_that_is_not_valid_is_an_error_of_its_file():
         check_call(Call("f", {"x": 1}), functions)
 
 
-def test_a_call_as_text():
-    assert str(Call("f", {"city": "Köln"})) == 'f {"city": "Köln"}'
-
-
 def test_both_layouts_of_a_file(tmp_path):
     path = tmp_path / "functions.json"
     listed = [WEATHER, {"type": "function", "function": {"name": "now"}}]
@@ -111,7 +55,8 @@ def test_both_layouts_of_a_file(tmp_path):
     functions = read_functions(path)
     assert functions == FUNCTIONS
     # What is written for OpenAI is read again.
-    assert make_functions([function.tool() for function in functions]) == functions
+    tools = [{"type": "function", "function": one.definition} for one in functions]
+    assert make_functions(tools) == functions
     one, two = calls_schema(functions)["anyOf"]
     assert calls_schema(functions[:1]) == one
     assert two["properties"]["name"] == {"const": "now"}

@@ -1,14 +1,19 @@
-"""Function calls in text: as JSON objects, or as in Python, `name(argument="value")`."""
+"""Function calls in text, in the spellings of several families of models."""
 
 import ast
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from mobilellm.strict_json import to_json
 
-_NAMES_OF_ARGUMENTS = ("arguments", "parameters")
+# Models of the Llama family write the name outside: `<function=NAME>{…}</function>`.
+_NAMED_CALL = re.compile(r"<function=(?P<name>[^<>]+)>(?P<arguments>.*?)</function>", re.DOTALL)
+_MARK = re.compile(r"<(tool_call|function_?call)>|\[TOOL_CALLS\]|<\|python_tag\|>")
+_BRACKET = re.compile(r"[{\[]")
+_NAMES_OF_ARGUMENTS = ("arguments", "parameters", "args")
 
 
 @dataclass(frozen=True)
@@ -16,104 +21,105 @@ class Call:
     """A call of a function."""
 
     name: str
-    arguments: Mapping[str, Any]
+    arguments: Any = field(default_factory=dict)
+    """An object in a valid call; any other JSON value if the text has that."""
 
     def text(self) -> str:
         """The call as a JSON object in one line."""
         values = {"name": self.name, "arguments": self.arguments}
         return to_json(values, indent=None, ensure_ascii=False)
 
+    def __str__(self) -> str:
+        """The arguments as JSON with the name before them: `get_weather {"city": "Rome"}`."""
+        return f"{self.name} {to_json(self.arguments, indent=None, ensure_ascii=False)}"
+
+
+def find_calls(text: str) -> list[Call]:
+    """The calls in a text, in their order.
+
+    A call is an object as `read_call` reads it, alone, in a list, or in `tool_calls`, and may stand
+    in the text, in a block of code, or in marks such as `<tool_call>…</tool_call>` and
+    `[TOOL_CALLS]`. `<function=NAME>{…}</function>` is a call too. Calls as in Python,
+    `name(argument="value")`, must be the whole text.
+    """
+    found: list[Call] = []
+    rest = text
+    while (match := _NAMED_CALL.search(rest)) is not None:
+        found += _calls_in_json(rest[: match.start()])
+        found.append(Call(match["name"].strip(), _decoded(match["arguments"])))
+        rest = rest[match.end() :]
+    return found + _calls_in_json(rest) or _python_calls(text)
+
 
 def read_call(value: Any) -> Call | None:
     """The call that an object describes; None if it describes none.
 
     Args:
-        value: an object with `name`, and with `arguments` or `parameters`, which may be the text of
-            a JSON object; or such an object under `function`, as in OpenAI's `tool_calls`.
+        value: an object with `name`, and with `arguments`, `parameters` or `args`, which may be the
+            text of a JSON object; or such an object under `function`, as in OpenAI's `tool_calls`.
     """
     if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping):
         value = value["function"]
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         return None
     key = next((key for key in _NAMES_OF_ARGUMENTS if key in value), None)
-    arguments = value.get(key) if key else None
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            return None
-    # A definition of a function has `parameters` too: a JSON schema.
-    is_schema = key == "parameters" and isinstance(arguments, Mapping) and "properties" in arguments
-    if not isinstance(arguments, Mapping) or is_schema:
+    if key is None:
         return None
-    return Call(value["name"], dict(arguments))
+    arguments = _decoded(value[key])
+    # The definition of a function has `parameters` too: a JSON schema.
+    is_schema = key == "parameters" and isinstance(arguments, Mapping) and "properties" in arguments
+    return None if is_schema else Call(value["name"], arguments)
 
 
-def find_calls(text: str) -> tuple[Call, ...]:
-    """All function calls in a text, in order.
-
-    JSON objects may stand anywhere in the text, also in lists, and between marks such as
-    `<tool_call>`. Calls as in Python must be the whole text.
-    """
-    found = tuple(
-        call
-        for value in _json_values(text)
-        for each in (value if isinstance(value, list) else [value])
-        if (call := read_call(each)) is not None
-    )
-    return found or _python_calls(text)
+def has_call_mark(text: str) -> bool:
+    """Whether a text has the mark that begins a call, although what follows may not be JSON."""
+    return _MARK.search(text) is not None
 
 
-def same_calls(first: Sequence[Call], second: Sequence[Call]) -> bool:
-    """Whether two lists have the same calls; neither calls nor arguments have an order."""
-    rest = list(second)
-    for call in first:
-        if call not in rest:
-            return False
-        rest.remove(call)
-    return not rest
-
-
-def is_valid_call(call: Call, tools: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a function is offered under this name, and takes arguments of these names.
-
-    Args:
-        call: its name must be that of a tool, its arguments must be properties of the tool's
-            parameters, and those that the tool requires must be given. Values are not checked.
-        tools: the functions that may be called.
-    """
-    tool = next((tool for tool in tools if tool["name"] == call.name), None)
-    if tool is None:
-        return False
-    schema = tool.get("parameters")
-    if not isinstance(schema, Mapping):
-        return True
-    known, required = schema.get("properties") or {}, schema.get("required") or []
-    return set(required) <= set(call.arguments) <= set(known)
+def _calls_in_json(text: str) -> list[Call]:
+    return [call for value in _json_values(text) for call in _calls_of(value)]
 
 
 def _json_values(text: str) -> Iterator[Any]:
-    """All JSON objects and lists in a text, outermost first, without those inside others."""
-    decoder, position = json.JSONDecoder(), 0
-    while position < len(text):
-        if text[position] in "{[":
-            try:
-                value, position = decoder.raw_decode(text, position)
-                yield value
-                continue
-            except (ValueError, RecursionError):
-                pass
-        position += 1
+    """The JSON objects and lists in a text, without those inside others."""
+    decoder, place = json.JSONDecoder(), 0
+    while (match := _BRACKET.search(text, place)) is not None:
+        try:
+            value, place = decoder.raw_decode(text, match.start())
+        except (ValueError, RecursionError):
+            place = match.end()
+            continue
+        yield value
 
 
-def _python_calls(text: str) -> tuple[Call, ...]:
+def _calls_of(value: Any) -> Iterator[Call]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _calls_of(item)
+    elif (call := read_call(value)) is not None:
+        yield call
+    elif isinstance(value, Mapping) and isinstance(value.get("tool_calls"), list):
+        yield from _calls_of(value["tool_calls"])
+
+
+def _decoded(arguments: Any) -> Any:
+    """Arguments that are given as JSON text, as OpenAI does; others unchanged."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+
+
+def _python_calls(text: str) -> list[Call]:
     try:
         node = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return ()
+        return []
     nodes = node.elts if isinstance(node, ast.List | ast.Tuple) else [node]
     calls = [_python_call(each) for each in nodes]
-    return tuple(call for call in calls if call is not None) if None not in calls else ()
+    return [call for call in calls if call is not None] if None not in calls else []
 
 
 def _python_call(node: ast.expr) -> Call | None:

@@ -117,7 +117,9 @@ def _turn(message: Any, place: str) -> Turn:
         text = "\n".join([*([said] if said else []), *(call.text() for call in calls)])
         return Turn(role="parser", text=text, calls=calls, said=said)
     if role == "parser":
-        return Turn(role="parser", text=said, calls=find_calls(said))
+        calls = tuple(find_calls(said))
+        is_valid = all(isinstance(call.arguments, Mapping) for call in calls)
+        return Turn(role="parser", text=said, calls=calls if is_valid else ())
     return Turn(role=role, text=said)
 
 
@@ -129,7 +131,7 @@ def _given_calls(message: Mapping[str, Any], place: str) -> tuple[Any, ...]:
     values = message[field]
     values = values if isinstance(values, list | tuple) else [values]
     calls = tuple(read_call(value) for value in values)
-    if None in calls:
+    if not all(call is not None and isinstance(call.arguments, Mapping) for call in calls):
         raise ValueError(
             f"{place} has a call in {field} without name and arguments; correct or remove the row"
         )
