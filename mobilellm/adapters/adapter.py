@@ -1,9 +1,7 @@
 """Adds adapters to the matrices of a model, and quantizes the matrices below them if asked to."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from mobilellm.layers.adapter_settings import ALPHA, DROPOUT, RANK, AdapterSetti
 from mobilellm.layers.number_format import NumberFormat
 from mobilellm.layers.quantized import QuantizedLinear, QuantizedShape
 from mobilellm.models import MobileLLM, ModelConfig
+from mobilellm.models.matrix_patterns import matching_matrices
 from mobilellm.paths import user_path
 from mobilellm.ranges import check_fields
 
@@ -106,11 +105,13 @@ class Adapter:
         Raises:
             ValueError: a pattern matches no matrix.
         """
-        names = config.matrix_sizes
-        for pattern in self.targets:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise ValueError(_nothing_matches(config, pattern))
-        return tuple(n for n in names if any(fnmatchcase(n, p) for p in self.targets))
+        both_ends = "the adapter then changes both ends"
+        found = {
+            name
+            for pattern in self.targets
+            for name in matching_matrices(config, pattern, setting="targets", both_ends=both_ends)
+        }
+        return tuple(name for name in config.matrix_sizes if name in found)
 
     def adapt(self, model: MobileLLM, *, seed: int) -> MobileLLM:
         """Add adapters to `model`, freeze everything else, and return it.
@@ -232,16 +233,3 @@ def _check(name: str, shape: LayerShape, config: ModelConfig) -> None:
 def _own_parameters(config: ModelConfig, name: str) -> int:
     shape: Any = config.layer_shape(name)
     return shape.own_parameters(config.matrix_sizes[name])
-
-
-def _nothing_matches(config: ModelConfig, pattern: str) -> str:
-    if fnmatchcase("head", pattern) and config.tie_word_embeddings:
-        return (
-            f"targets={pattern!r} selects the output head, which is tied to the embedding; select "
-            "embedding instead: the adapter then changes both ends"
-        )
-    kinds = dict.fromkeys(re.sub(r"\d+", "*", name) for name in config.matrix_sizes)
-    return (
-        f"targets={pattern!r} matches no matrix of the model; its matrices are {', '.join(kinds)}, "
-        f"with blocks from 0 to {config.num_blocks - 1}"
-    )

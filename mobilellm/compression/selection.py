@@ -1,10 +1,9 @@
 """Selection of matrices of a model by patterns of their names."""
 
-import re
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 
 from mobilellm.models import ModelConfig
+from mobilellm.models.matrix_patterns import matching_matrices
 
 
 def select_layers(config: ModelConfig, patterns: Sequence[str]) -> tuple[str, ...]:
@@ -12,8 +11,7 @@ def select_layers(config: ModelConfig, patterns: Sequence[str]) -> tuple[str, ..
 
     Args:
         config: configuration of the model.
-        patterns: shell-style wildcards for the keys of `config.matrix_sizes`, e.g.
-            `blocks.*.feed_forward.*`, `blocks.[13].*.up_proj` or `embedding`.
+        patterns: see `mobilellm.models.matrix_patterns`.
 
     Raises:
         ValueError: a pattern matches nothing (a tied head has no matrix of its own), or only
@@ -23,9 +21,8 @@ def select_layers(config: ModelConfig, patterns: Sequence[str]) -> tuple[str, ..
         patterns = [patterns]
     chosen: set[str] = set()
     for pattern in patterns:
-        matching = {name for name in config.matrix_sizes if fnmatchcase(name, pattern)}
-        if not matching:
-            raise ValueError(_nothing_matches(config, pattern))
+        both_ends = "the compressed matrix is then used for both"
+        matching = {*matching_matrices(config, pattern, setting="layers", both_ends=both_ends)}
         compressed = {name for name in matching if config.layer_shape(name) is not None}
         if compressed == matching:
             raise ValueError(
@@ -56,19 +53,6 @@ def by_depth(config: ModelConfig, names: Iterable[str]) -> list[str]:
 def block_of(name: str) -> str:
     """The block that a matrix belongs to, e.g. `blocks.3`; `embedding` or `head` for a table."""
     return ".".join(name.split(".")[:2])
-
-
-def _nothing_matches(config: ModelConfig, pattern: str) -> str:
-    if fnmatchcase("head", pattern) and config.tie_word_embeddings:
-        return (
-            f"layers={pattern!r} selects the output head, which is tied to the embedding; select "
-            "embedding instead: the compressed matrix is then used for both"
-        )
-    kinds = dict.fromkeys(re.sub(r"\d+", "*", name) for name in config.matrix_sizes)
-    return (
-        f"layers={pattern!r} matches no matrix of the model; its matrices are {', '.join(kinds)}, "
-        f"with blocks from 0 to {config.num_blocks - 1}"
-    )
 
 
 def groups_by_input(config: ModelConfig, names: Sequence[str]) -> list[list[str]]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mobilellm.data.packing import pack
+from mobilellm.data.packing import order_by_window, pack
 from mobilellm.data.shards import TokenSequence
 from mobilellm.labels import IGNORE_INDEX
 
@@ -99,8 +99,7 @@ class ConversationWindows(Dataset[dict[str, Tensor]]):
         self._bounds = bounds
         lengths = bounds[:, 1] - bounds[:, 0] - 1
         assigned = pack(lengths, sequence_length) if self.is_packed else np.arange(len(lengths))
-        self._order = np.argsort(assigned, kind="stable")
-        self._firsts = np.concatenate([[0], np.cumsum(np.bincount(assigned))])
+        self._order, self._firsts = order_by_window(assigned)
 
     def __len__(self) -> int:
         """Number of windows."""

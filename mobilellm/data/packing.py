@@ -42,6 +42,20 @@ def pack(lengths: Sequence[int] | NDArray[Any], capacity: int) -> NDArray[np.int
     return assigned
 
 
+def order_by_window(assigned: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sort sequences by the windows that they are assigned to.
+
+    Args:
+        assigned: window of each sequence, (sequences,), from 0 without gaps.
+
+    Returns:
+        The sequences, (sequences,), and the offsets at which those of each window begin, with the
+        end of the last one, (windows + 1,).
+    """
+    order = np.argsort(assigned, kind="stable")
+    return order, np.concatenate([[0], np.cumsum(np.bincount(assigned))])
+
+
 class PackedDataset(Dataset[dict[str, Tensor]]):
     """Windows of whole prompted sequences; each sequence is in exactly one window.
 
@@ -88,9 +102,7 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
                 f"prompted sequences, which are never cut; use at least {longest}, or remove "
                 "the longest rows"
             )
-        assigned = pack(lengths, sequence_length)
-        self._order = np.argsort(assigned, kind="stable")
-        self._firsts = np.concatenate([[0], np.cumsum(np.bincount(assigned))])
+        self._order, self._firsts = order_by_window(pack(lengths, sequence_length))
 
     def __len__(self) -> int:
         """Number of windows."""
