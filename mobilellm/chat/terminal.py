@@ -25,7 +25,7 @@ HELP = """\
 Ctrl-C   stop the answer that is being written; what was written is kept"""
 PLAIN = (
     "This model has no chat template: it continues text and does not answer questions. Each line "
-    "is the begin of a new text; an empty line continues the last one."
+    "begins a new text; an empty line continues the last one."
 )
 
 

@@ -49,7 +49,7 @@ class PromptWriter:
         self._tools = tuple(function.definition for function in functions)
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens of a conversation up to the begin of the next answer.
+        """The tokens of a conversation up to where the next answer begins.
 
         Raises:
             ValueError: the chat template refuses the messages, or a text is not UTF-8.

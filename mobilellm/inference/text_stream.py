@@ -3,7 +3,7 @@
 from mobilellm.data.tokenizers import Tokenizer
 
 _REPLACEMENT = "\ufffd"
-"""What decoders write for bytes that are not a character, such as the begin of one."""
+"""What decoders write for bytes that are not a character, such as the first byte of one."""
 
 
 class TextStream:

@@ -1,4 +1,4 @@
-"""Generates the tokens of one text after another, and computes common begins only once."""
+"""Generates the tokens of one text after another; what both begin with is computed once."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext

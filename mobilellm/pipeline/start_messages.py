@@ -53,12 +53,15 @@ def start_messages(run: Run) -> Iterator[str]:
 
 def _part_lines(run: Run) -> Iterator[str]:
     """Lines about what a rule chose, the parametrization and the adapter, if there are any."""
+    lines = []
     if run.rule_choice is not None:
-        yield from textwrap.wrap(str(run.rule_choice), WIDTH, subsequent_indent="  ")
+        lines.append(str(run.rule_choice))
     if run.parts.parametrization is not None:
-        yield f"parametrization: {run.parts.parametrization.describe(run.model)}"
+        lines.append(f"parametrization: {run.parts.parametrization.describe(run.model)}")
     if run.parts.adapter is not None:
-        yield f"adapter: {run.parts.adapter.adapter.describe(run.model)}"
+        lines.append(f"adapter: {run.parts.adapter.adapter.describe(run.model)}")
+    for line in lines:
+        yield from textwrap.wrap(line, WIDTH, subsequent_indent="  ")
 
 
 def settings_lines(overrides: Sequence[str]) -> list[str]:

@@ -1,9 +1,8 @@
 """Writes conversations as text by a chat template, and finds the characters that are trained.
 
-The words of a turn begin where the text of the messages before it ends, with the begin of an answer
-added, and end where the text of all messages up to it ends: each is the text of a longer
-conversation's begin. If a template marks the words itself by `{% generation %}`, its marks are
-used. Some templates write a message differently once others follow it, for example without the
+The template writes the messages before a turn as the prompt of an answer, and then the messages up
+to and including the turn. What the second text has more than the first are the words of the turn.
+If a template marks the words itself by `{% generation %}`, its marks are used. Some templates write a message differently once others follow it, for example without the
 reasoning; each of the trained turns then becomes a text of its own, which ends with it.
 """
 
@@ -23,7 +22,7 @@ _PROBES = ("aaaa", "bbbb")
 
 @dataclass(frozen=True)
 class RenderedText:
-    """A conversation, or a part of one from its begin, as text."""
+    """A conversation, or its first messages, as text."""
 
     text: str
     parts: tuple[tuple[int, int], ...]
@@ -102,7 +101,7 @@ def _words(
         header = first[: next((n for n, (one, other) in pairs if one != other), 0)]
         if not upto.startswith(header):
             raise ValueError(
-                f"the chat template of {form.tokenizer.path.parent} writes the begin of a message "
+                f"the chat template of {form.tokenizer.path.parent} writes the header of a message "
                 f"of {messages[place]['role']} differently for each content, so that it is not "
                 "known what to train; mark it with {% generation %} in the template"
             )

@@ -109,7 +109,7 @@ class SlurmFeed:
             # The controller may be restarting, so the query is repeated.
             return
         for path in [path for path, state in states.items() if not state.is_active]:
-            line = feed.ended(_outcome(self.waiting_for.pop(path), states[path]))
+            line = feed.ended(outcome_of(self.waiting_for.pop(path), states[path]))
             if line is not None:
                 overview.print_line(line)
         overview.refresh(
@@ -121,9 +121,13 @@ class SlurmFeed:
         )
 
 
-def _outcome(job: Job, state: RunState) -> Outcome:
-    """How a job ended that is neither queued nor running."""
-    if state.status in (*COMPLETE, "stopped"):
+def outcome_of(job: Job, state: RunState) -> Outcome:
+    """How a job ended that is neither queued nor running.
+
+    A job that was cancelled counts as killed, so that it does not start again without end.
+    """
+    is_cancelled = "CANCELLED" in (state.reason or "")
+    if state.status in COMPLETE or (state.status == "stopped" and not is_cancelled):
         return Outcome(job, state.status)
     reason = state.reason or "no reason is known"
     if state.record is not None:
