@@ -10,7 +10,7 @@ JOULES_PER_PARAMETER = 0.1e-9
 def joules_per_token(config: ModelConfig) -> float:
     """Joules for one decoded token: 0.1 J per billion executed parameters.
 
-    The rule knows neither the device nor the bits per weight, so it gives an order of magnitude. The
-    paper's own statement about the battery of a phone is twice what the rule gives.
+    The rule knows neither the device nor the bits per weight, so it gives an order of magnitude.
+    The paper's own statement about the battery of a phone is twice what the rule gives.
     """
     return JOULES_PER_PARAMETER * count_parameters(config).executed

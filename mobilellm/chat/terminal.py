@@ -23,6 +23,7 @@ HELP = """\
 /reset   forget the conversation, and begin a new one
 /exit    end the chat, as Ctrl-D does
 Ctrl-C   stop the answer that is being written; what was written is kept"""
+_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")})
 PLAIN = (
     "This model has no chat template: it continues text and does not answer questions. Each line "
     "begins a new text; an empty line continues the last one."
@@ -146,7 +147,7 @@ class TerminalChat:
         for piece in pieces:
             text = piece if has_begun or self._session.is_plain else piece.lstrip()
             has_begun = has_begun or bool(text)
-            sys.stdout.write(text)
+            sys.stdout.write(without_controls(text) if sys.stdout.isatty() else text)
             sys.stdout.flush()
 
     def _results(self) -> list[Message]:
@@ -204,6 +205,11 @@ class TerminalChat:
         sys.stdout.flush()
         for line in lines:
             print_message(textwrap.fill(line, WIDTH, break_on_hyphens=False))
+
+
+def without_controls(text: str) -> str:
+    """A text without characters that control a terminal, except tabs and line breaks."""
+    return text.translate(_CONTROLS)
 
 
 def summary_line(answer: Answer) -> str:

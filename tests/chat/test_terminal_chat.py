@@ -9,7 +9,7 @@ import pytest
 from chat_models import chat_tokenizer, save_chat_model
 from tiny_tokenizers import make_constant_model
 
-from mobilellm.chat.terminal import PLAIN, summary_line
+from mobilellm.chat.terminal import PLAIN, summary_line, without_controls
 from mobilellm.checkpoint import save_model
 from mobilellm.commands.chat import main
 from mobilellm.inference.chat_session import Answer, ChatSession
@@ -158,3 +158,8 @@ def test_a_summary_is_one_short_line():
     answer = Answer([], 0, 9999, 9999, new_tokens=999, decode_seconds=998 / 1234, end="limit")
     line = "[999 tokens, 1234 tokens/s, prompt 9999 (9999 computed), cut by --max-new-tokens]"
     assert summary_line(answer) == line
+
+
+def test_an_answer_cannot_control_the_terminal():
+    text = "\x1b[2Ja\tb\nc\x07\x9bé\r"
+    assert without_controls(text) == "[2Ja\tb\ncé"

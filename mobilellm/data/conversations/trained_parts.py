@@ -2,8 +2,9 @@
 
 The template writes the messages before a turn as the prompt of an answer, and then the messages up
 to and including the turn. What the second text has more than the first are the words of the turn.
-If a template marks the words itself by `{% generation %}`, its marks are used. Some templates write a message differently once others follow it, for example without the
-reasoning; each of the trained turns then becomes a text of its own, which ends with it.
+If a template marks the words itself by `{% generation %}`, its marks are used. Some templates write
+a message differently once others follow it, for example without the reasoning; each trained turn
+then becomes a text of its own, which ends with it.
 """
 
 from collections.abc import Mapping, Sequence
