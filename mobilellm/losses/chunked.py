@@ -117,6 +117,11 @@ class _Plan:
     terms: tuple[Term, ...]
     num_chunks: int
 
+    @property
+    def has_chunk_terms(self) -> bool:
+        """Whether further losses add their gradients to that of the labels."""
+        return any(isinstance(term, ChunkTerm) for term in self.terms)
+
     def chunks_of(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Range, hidden states and labels of each chunk; the chunks have nearly equal sizes."""
         start = 0
@@ -208,7 +213,10 @@ def _chunk_gradients(
         inputs = [rows.requires_grad_(), *parameters]
         logits = plan.unembed(inputs[0])
     weight = plan.weight_of(place)
-    found = label_losses(logits.detach(), targets, weight, plan.soft_labels(place))
+    found = label_losses(
+        logits.detach(), targets, weight, plan.soft_labels(place),
+        gradient_type=torch.float32 if plan.has_chunk_terms else logits.dtype,
+    )  # fmt: skip
     token_losses[place], soft, logit_gradient = found
     total += (token_losses[place] * weight).sum()
     plan.add_soft_(sums, soft)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mobilellm.labels import IGNORE_INDEX
+from mobilellm.losses.fused_label_losses import can_compile, fused_label_losses
 
 # Number of logits for which softmax and gradient are computed at a time on CPUs: more logits do not
 # fit in the CPU cache.
@@ -38,6 +39,7 @@ def label_losses(
     soft: Sequence[tuple[Float[Tensor, "rows vocab"], float]] = (),
     *,
     with_gradient: bool = True,
+    gradient_type: torch.dtype = torch.float32,
 ) -> tuple[
     Float[Tensor, " rows"], Float[Tensor, " teachers"], Float[Tensor, "gradient_rows vocab"]
 ]:
@@ -49,13 +51,16 @@ def label_losses(
         weight: factor of the cross entropy: one for all rows, or one per row (rows,).
         soft: for each teacher its logits (rows, vocab) and the factor of its divergence.
         with_gradient: whether to compute the gradient.
+        gradient_type: type of the gradient; on CPUs it is float32 whatever this is.
 
     Returns:
-        Three float32 tensors: the cross entropy of each row in nats (rows,); the divergence from
-        each teacher in nats, summed over the rows with a label (teachers,); and the gradient of the
-        weighted sum of both with respect to the logits (rows, vocab), or an empty tensor (0, vocab)
-        if with_gradient is False.
+        Three tensors, the first two in float32: the cross entropy of each row in nats (rows,); the
+        divergence from each teacher in nats, summed over the rows with a label (teachers,); and the
+        gradient of the weighted sum of both with respect to the logits (rows, vocab), or an empty
+        tensor (0, vocab) if with_gradient is False.
     """
+    if with_gradient and can_compile(logits.device):
+        return fused_label_losses(logits, targets, weight, soft, gradient_type)
     rows, vocab = logits.shape
     losses = logits.new_empty(rows, dtype=torch.float32)
     sums = losses.new_zeros(len(soft))

@@ -39,6 +39,8 @@ class Bench:
     compiles: bool
     most_windows: int = 16
     """Largest batch; smaller if the memory forecast requires it."""
+    whole_model: str = MODELS[0]
+    """The shape for which Hugging Face's model is also compiled as a whole, which takes minutes."""
 
     @property
     def name(self) -> str:

@@ -128,6 +128,8 @@ def _contestants(bench: "Bench", workload: Workload) -> dict[str, Callable[[], A
     # The other projects do not share blocks.
     if workload.config.num_layers == workload.config.num_blocks:
         made["huggingface"] = lambda: _their_step(bench, workload)
+        if workload.name == bench.whole_model and bench.compiles:
+            made["huggingface_whole"] = lambda: _their_step(bench, workload, whole=True)
         if has_litgpt():
             made["litgpt"] = lambda: LitGPTStep(workload, bench.device, compiles=bench.compiles)
     return made
@@ -144,10 +146,13 @@ def _our_step(bench: "Bench", workload: Workload, document_mask: bool = False) -
     return step
 
 
-def _their_step(bench: "Bench", workload: Workload) -> HuggingFaceStep:
+def _their_step(bench: "Bench", workload: Workload, *, whole: bool = False) -> HuggingFaceStep:
+    """Hugging Face's step; compiled layer by layer as ours, or the whole model with its loss."""
     step = HuggingFaceStep(workload, bench.device)
     if bench.compiles:
-        step.model.compile()
+        torch._dynamo.reset()
+        for part in [step.model] if whole else step.model.model.layers:
+            part.compile()
     return step
 
 
