@@ -47,7 +47,7 @@ class RecipeRule:
     exponents: Mapping[str, float]
     """Of tokens, width, depth and tokens per step (`step`), in the law of the learning rate."""
     fitted: Mapping[str, Limits]
-    """The ranges of tokens, width and depth in the grid."""
+    """The ranges of tokens, width, depth and tokens per step (`step`) in the grid."""
     schedule: str
     """The schedule that it was fitted with, a choice of conf/schedule."""
 
@@ -68,14 +68,20 @@ class RecipeRule:
     def best_rate(self, setting: Setting, tokens_per_step: float) -> float:
         """Return the best peak learning rate.
 
+        Fewer tokens or larger steps than in the grid do not raise the rate further: the power law
+        would choose rates at which training diverges, for example for steps of 32,768 tokens.
+
         Args:
             setting: budget and shape of the run.
             tokens_per_step: of the run, whether chosen by the rule or not.
         """
-        at, reference = setting.values(), self.reference.values()
-        ratios = {name: at[name] / reference[name] for name in at}
-        ratios["step"] = tokens_per_step / self.step
-        factors = (ratios[name] ** power for name, power in self.exponents.items())
+        at = setting.values() | {"step": tokens_per_step}
+        reference = self.reference.values() | {"step": self.step}
+        for name in ("tokens", "step"):
+            low, high = self.fitted[name]
+            rises = self.exponents[name] > 0
+            at[name] = min(at[name], high) if rises else max(at[name], low)
+        factors = ((at[name] / reference[name]) ** power for name, power in self.exponents.items())
         return self.learning_rate * math.prod(factors)
 
     def outside(self, setting: Setting) -> Iterator[str]:
@@ -93,7 +99,7 @@ RULES: Mapping[str, RecipeRule] = {
         step_exponent=0.601,
         learning_rate=0.0274,
         exponents={"tokens": -0.152, "width": -0.494, "depth": 0.257, "step": 0.308},
-        fitted={"tokens": (1e5, 3e6), "width": (32, 208), "depth": (2, 16)},
+        fitted={"tokens": (1e5, 3e6), "width": (32, 208), "depth": (2, 16), "step": (128, 1024)},
         schedule="wsd",
     ),
     "adamw": RecipeRule(
@@ -102,7 +108,7 @@ RULES: Mapping[str, RecipeRule] = {
         step_exponent=0.836,
         learning_rate=0.00403,
         exponents={"tokens": 0.006, "width": -1.355, "depth": 0.442, "step": 0.647},
-        fitted={"tokens": (1e5, 1.6e6), "width": (32, 144), "depth": (4, 8)},
+        fitted={"tokens": (1e5, 1.6e6), "width": (32, 144), "depth": (4, 8), "step": (128, 1024)},
         schedule="cosine",
     ),
 }

@@ -110,7 +110,8 @@ def fit_rule(grid: Grid, reference: Setting, schedule: str) -> RecipeRule:
         fitted={
             name: (min(_of(grid, name)), max(_of(grid, name)))
             for name in ("tokens", "width", "depth")
-        },
+        }
+        | {"step": (min(map(min, grid.values())), max(map(max, grid.values())))},
         schedule=schedule,
     )
 

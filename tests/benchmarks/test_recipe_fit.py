@@ -70,7 +70,9 @@ def test_the_laws_of_a_simulated_grid_are_recovered():
             setting = Setting(tokens=tokens, width=width, depth=depth)
             wanted = true_rate(tokens, width, depth, 512)
             assert rule.best_rate(setting, 512) == pytest.approx(wanted, rel=0.05)
-    assert rule.fitted == {"tokens": (1e5, 1.6e6), "width": (32, 144), "depth": (4, 16)}
+    assert rule.fitted == {
+        "tokens": (1e5, 1.6e6), "width": (32, 144), "depth": (4, 16), "step": (64, 2048)
+    }  # fmt: skip
 
 
 def test_the_excess_over_the_best_of_the_grid_is_small_for_the_true_laws():
