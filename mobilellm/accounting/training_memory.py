@@ -31,8 +31,9 @@ LOSS_CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**28}
 LOGIT_BYTES = 8
 """Bytes per logit of a chunk: the logit and its log-probability in float32; the gradient replaces
 the log-probability. With 16-bit logits, the gradient is also copied to 16 bits."""
-BFLOAT16_LOGIT_BYTES = 10
-"""Bytes per bfloat16 logit on GPUs, where the softmax converts a whole chunk to float32."""
+BFLOAT16_LOGIT_BYTES = 4
+"""Bytes per bfloat16 logit on CUDA devices, where the losses are compiled: the logit and its
+gradient."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +197,8 @@ def largest_micro_batch(
 
 def _logit_bytes(precision: str, accelerator: str) -> int:
     """Bytes per logit in a chunk of the loss."""
-    is_converted = accelerator != "cpu" and precision.startswith("bf16")
-    return BFLOAT16_LOGIT_BYTES if is_converted else LOGIT_BYTES
+    is_compiled = accelerator == "cuda" and precision.startswith("bf16")
+    return BFLOAT16_LOGIT_BYTES if is_compiled else LOGIT_BYTES
 
 
 def _materialized_bytes(config: ModelConfig, form: Precision) -> int:

@@ -136,6 +136,8 @@ def check_parts(run: Run) -> None:
         check_trained(run.model)
     else:
         check_adapter(run)
+    if run.trainer.float8:
+        _check_float8(run)
     with named_errors("initialization"):
         check_initialization(**run.config["initialization"])
     with named_errors("optimizer", run.config["optimizer"]["_target_"]), torch.device("meta"):
@@ -159,6 +161,26 @@ def check_parts(run: Run) -> None:
                     strategy=run.trainer.strategy,
                     is_compressed=run.parts.compression is not None,
                 )
+
+
+def _check_float8(run: Run) -> None:
+    """Check that nothing else of the run replaces the layers that float8 replaces.
+
+    Raises:
+        ValueError: another part does.
+    """
+    others = {
+        "compression": run.parts.compression is not None,
+        "an adapter": run.parts.adapter is not None,
+        "distillation=supernet": any(isinstance(c, SupernetCallback) for c in run.parts.callbacks),
+        "trainer=fsdp": run.trainer.strategy == "fsdp",
+    }
+    found = [name for name, is_there in others.items() if is_there]
+    if found:
+        raise ValueError(
+            f"trainer.float8=true cannot be combined with {found[0]}, which works on the same "
+            "layers; use trainer.float8=false"
+        )
 
 
 def check_trained(model: ModelConfig) -> None:

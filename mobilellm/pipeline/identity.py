@@ -47,7 +47,7 @@ RATE = "optimizer.learning_rate"
 WIDENINGS = f"{PROBE}_widenings"
 # Settings that did not exist when runs were named before, and their defaults, which are therefore
 # no part of the identity.
-LATER_DEFAULTS = {WIDENINGS: 4, "data.tokenizer_kind": "sentencepiece"}
+LATER_DEFAULTS = {WIDENINGS: 4, "data.tokenizer_kind": "sentencepiece", "trainer.float8": False}
 # Version of the hash in summary.json. Hashes without a version included the modules of classes.
 IDENTITY_VERSION = 2
 # Settings that summary.json contains too; comparing them first is faster than reading YAML.

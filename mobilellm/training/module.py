@@ -18,6 +18,7 @@ from mobilellm.optim.schedules import Schedule
 from mobilellm.training.atomic_save import check_same_model
 from mobilellm.training.compilation import compile_blocks_
 from mobilellm.training.csv_logger import CSVLogger
+from mobilellm.training.float8 import use_float8_
 from mobilellm.training.frozen_weights import FrozenWeights
 from mobilellm.training.intervals import Intervals
 from mobilellm.training.ranks import sum_over_ranks
@@ -49,6 +50,7 @@ class LanguageModelModule(LightningModule):
         compile: compile each block.
         activation_checkpointing: keep only each block's input and recompute its activations in the
             backward pass.
+        float8: multiply the matrices of the blocks in 8-bit floating point.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class LanguageModelModule(LightningModule):
         intervals: Intervals | None = None,
         compile: bool = False,
         activation_checkpointing: bool = False,
+        float8: bool = False,
     ) -> None:
         """Keep the arguments; nothing is built before `setup`."""
         super().__init__()
@@ -74,6 +77,7 @@ class LanguageModelModule(LightningModule):
         self.intervals = intervals or Intervals()
         self.compile_blocks = compile
         self.activation_checkpointing = activation_checkpointing
+        self.float8 = float8
         self.task_weights: dict[str, float] = {}
         """Weight of each task, set by a callback; empty if the data have no tasks."""
         self.auxiliary = nn.ModuleDict()
@@ -106,15 +110,18 @@ class LanguageModelModule(LightningModule):
             model, optimizer=self.make_optimizer, schedule=self.schedule, budget=self.budget,
             gradient_clip_norm=self.gradient_clip_norm, intervals=self.intervals,
             compile=self.compile_blocks, activation_checkpointing=self.activation_checkpointing,
+            float8=self.float8,
         )  # fmt: skip
 
     def setup(self, stage: str) -> None:
-        """Collect loss terms and step filters; apply compilation and activation checkpointing."""
+        """Collect loss terms and step filters; apply checkpointing, float8 and compilation."""
         callbacks: Any = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         self._term_sources, self._step_gate = term_sources(callbacks), StepGate(callbacks)
         self.task_weights = task_weights_of(callbacks)
         self.model.set_activation_checkpointing(self.activation_checkpointing)
         self._frozen_weights = FrozenWeights(self.model)
+        if self.float8 and stage == "fit":
+            use_float8_(self.model)
         if self.compile_blocks and stage == "fit":
             compile_blocks_(self.model)
 

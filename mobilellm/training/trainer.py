@@ -43,6 +43,9 @@ class TrainerConfig:
     activation_checkpointing: bool = False
     """Keep only each block's input and recompute the rest in the backward pass: this saves memory
     and takes a third more computation."""
+    float8: bool = False
+    """Multiply the matrices of the blocks in 8-bit floating point: faster for models of 600M and
+    more on GPUs that can, and less exact."""
     profiler: Literal["simple", "advanced"] | None = None
     """Lightning's profiler, `simple` or `advanced`, which reports at the end and slows training."""
     detect_anomaly: bool = False

@@ -17,8 +17,10 @@ from scripts.benchmarks.gpu_loop import measure_callbacks
 from scripts.benchmarks.gpu_training import (
     measure_decoding,
     measure_documents,
+    measure_float8,
     measure_muon_share,
     measure_training,
+    measure_whole_compilation,
 )
 from scripts.benchmarks.shapes import preset
 
@@ -39,8 +41,6 @@ class Bench:
     compiles: bool
     most_windows: int = 16
     """Largest batch; smaller if the memory forecast requires it."""
-    whole_model: str = MODELS[0]
-    """The shape for which Hugging Face's model is also compiled as a whole, which takes minutes."""
 
     @property
     def name(self) -> str:
@@ -82,7 +82,7 @@ def gpu_parts(bench: Bench, tiny: ModelConfig | None = None) -> dict[str, Callab
         tiny: replaces all models; None: the presets.
     """
     configs = {name: tiny or preset(name) for name in (MODELS[:1] if tiny else MODELS)}
-    smallest = configs[MODELS[0]]
+    smallest, (largest, large) = configs[MODELS[0]], list(configs.items())[-1]
     training = {
         f"gpu training {name}": partial(measure_training, bench, name, config)
         for name, config in configs.items()
@@ -91,11 +91,16 @@ def gpu_parts(bench: Bench, tiny: ModelConfig | None = None) -> dict[str, Callab
     return dict(
         [
             first,
-            ("gpu documents", partial(measure_documents, bench, smallest)),
+            *others[::-1],
             ("gpu callbacks", partial(measure_callbacks, bench, smallest)),
-            ("gpu muon", partial(measure_muon_share, bench, smallest)),
+            ("gpu float8", partial(measure_float8, bench, largest, large)),
+            ("gpu documents", partial(measure_documents, bench, smallest)),
             ("gpu decoding", partial(measure_decoding, bench, smallest)),
-            *others,
+            ("gpu muon", partial(measure_muon_share, bench, smallest)),
+            (
+                "gpu whole compilation",
+                partial(measure_whole_compilation, bench, MODELS[0], smallest),
+            ),
         ]
     )
 

@@ -20,6 +20,7 @@ from mobilellm.optim import muon
 from mobilellm.pipeline.memory import free_memory_bytes, peak_memory_bytes, reset_peak_memory
 from mobilellm.training.compilation import compile_blocks_
 from mobilellm.training.device_rate import matmul_rate
+from mobilellm.training.float8 import use_float8_
 from scripts.benchmarks.peer_models import huggingface_llama, llama_shape
 from scripts.benchmarks.peers import HuggingFaceStep, LitGPTStep, OurStep, has_litgpt
 from scripts.benchmarks.shapes import Workload
@@ -62,6 +63,22 @@ def measure_training(bench: "Bench", name: str, config: ModelConfig) -> Rows:
         if peak is not None:
             row[f"{contestant}_peak_bytes"] = peak
     return [row]
+
+
+def measure_float8(bench: "Bench", name: str, config: ModelConfig) -> Rows:
+    """Training steps whose blocks multiply in float8, compared with bfloat16."""
+    workload = workload_of(bench, name, config)
+    speeds = {
+        key: _measure_steps(
+            bench, lambda on=on: _our_step(bench, workload, float8=on), workload.tokens
+        )
+        for key, on in (("bfloat16", False), ("float8", True))
+    }
+    return [
+        {"shape": name, "number_type": key, "tokens_per_second": speed, "peak_bytes": peak,
+         "ratio": speed / speeds["bfloat16"][0]}
+        for key, (speed, peak) in speeds.items()
+    ]  # fmt: skip
 
 
 def measure_documents(bench: "Bench", config: ModelConfig) -> Rows:
@@ -128,15 +145,17 @@ def _contestants(bench: "Bench", workload: Workload) -> dict[str, Callable[[], A
     # The other projects do not share blocks.
     if workload.config.num_layers == workload.config.num_blocks:
         made["huggingface"] = lambda: _their_step(bench, workload)
-        if workload.name == bench.whole_model and bench.compiles:
-            made["huggingface_whole"] = lambda: _their_step(bench, workload, whole=True)
         if has_litgpt():
             made["litgpt"] = lambda: LitGPTStep(workload, bench.device, compiles=bench.compiles)
     return made
 
 
-def _our_step(bench: "Bench", workload: Workload, document_mask: bool = False) -> OurStep:
+def _our_step(
+    bench: "Bench", workload: Workload, document_mask: bool = False, *, float8: bool = False
+) -> OurStep:
     step = OurStep(workload, bench.device)
+    if float8:
+        use_float8_(step.model, emulate=bench.device == "cpu")
     if document_mask:
         ids = torch.arange(bench.sequence_length, device=bench.device) // DOCUMENT_TOKENS
         documents = ids.expand(workload.batch, -1).contiguous()
@@ -154,6 +173,17 @@ def _their_step(bench: "Bench", workload: Workload, *, whole: bool = False) -> H
         for part in [step.model] if whole else step.model.model.layers:
             part.compile()
     return step
+
+
+def measure_whole_compilation(bench: "Bench", name: str, config: ModelConfig) -> Rows:
+    """Hugging Face's model compiled as a whole, with its loss: minutes of compilation."""
+    workload = workload_of(bench, name, config)
+    speed, peak = _measure_steps(
+        bench, lambda: _their_step(bench, workload, whole=True), workload.tokens
+    )
+    return [
+        {"shape": name, "huggingface_whole_tokens_per_second": speed, "peak_bytes": peak}
+    ]  # fmt: skip
 
 
 def _measure_steps(

@@ -19,7 +19,8 @@ def main() -> None:
         model.lm_head.weight = model.transformer.wte.weight
     if settings["compiles"]:
         torch.set_float32_matmul_precision("high")
-        model.compile()
+        for block in model.transformer.h:
+            block.compile()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     shape = (settings["batch"], settings["sequence_length"] + 1)
     tokens = torch.randint(settings["shape"]["vocab_size"], shape, device=device)
