@@ -29,6 +29,7 @@ NOT_IDENTITY = (
     "trainer.num_threads",
     "trainer.compile",
     "trainer.activation_checkpointing",
+    "trainer.cuda_graph",
 )
 
 

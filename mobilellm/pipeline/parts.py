@@ -227,4 +227,5 @@ def make_module(run: Run, model: MobileLLM) -> LanguageModelModule:
         compile=run.trainer.compile,
         activation_checkpointing=run.trainer.activation_checkpointing,
         float8=run.trainer.float8,
+        cuda_graph=run.trainer.cuda_graph,
     )

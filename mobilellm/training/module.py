@@ -18,6 +18,7 @@ from mobilellm.optim.schedules import Schedule
 from mobilellm.training.atomic_save import check_same_model
 from mobilellm.training.compilation import compile_blocks_
 from mobilellm.training.csv_logger import CSVLogger
+from mobilellm.training.cuda_graph import GraphedPass
 from mobilellm.training.float8 import use_float8_
 from mobilellm.training.frozen_weights import FrozenWeights
 from mobilellm.training.intervals import Intervals
@@ -51,6 +52,7 @@ class LanguageModelModule(LightningModule):
         activation_checkpointing: keep only each block's input and recompute its activations in the
             backward pass.
         float8: multiply the matrices of the blocks in 8-bit floating point.
+        cuda_graph: launch forward and backward pass as one CUDA graph.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class LanguageModelModule(LightningModule):
         compile: bool = False,
         activation_checkpointing: bool = False,
         float8: bool = False,
+        cuda_graph: bool = False,
     ) -> None:
         """Keep the arguments; nothing is built before `setup`."""
         super().__init__()
@@ -78,6 +81,7 @@ class LanguageModelModule(LightningModule):
         self.compile_blocks = compile
         self.activation_checkpointing = activation_checkpointing
         self.float8 = float8
+        self.cuda_graph = cuda_graph
         self.task_weights: dict[str, float] = {}
         """Weight of each task, set by a callback; empty if the data have no tasks."""
         self.auxiliary = nn.ModuleDict()
@@ -101,6 +105,7 @@ class LanguageModelModule(LightningModule):
         self._term_sources: list[HasLossTerms] = []
         self._step_gate = StepGate()
         self._frozen_weights = FrozenWeights(model)
+        self._graphed_pass: GraphedPass | None = None
 
     # Set-up
 
@@ -110,7 +115,7 @@ class LanguageModelModule(LightningModule):
             model, optimizer=self.make_optimizer, schedule=self.schedule, budget=self.budget,
             gradient_clip_norm=self.gradient_clip_norm, intervals=self.intervals,
             compile=self.compile_blocks, activation_checkpointing=self.activation_checkpointing,
-            float8=self.float8,
+            float8=self.float8, cuda_graph=self.cuda_graph,
         )  # fmt: skip
 
     def setup(self, stage: str) -> None:
@@ -122,6 +127,8 @@ class LanguageModelModule(LightningModule):
         self._frozen_weights = FrozenWeights(self.model)
         if self.float8 and stage == "fit":
             use_float8_(self.model)
+        if self.cuda_graph and stage == "fit":
+            self._graphed_pass = GraphedPass(self._pass)
         if self.compile_blocks and stage == "fit":
             compile_blocks_(self.model)
 
@@ -154,13 +161,13 @@ class LanguageModelModule(LightningModule):
         rates = self._set_learning_rates(optimizer)
         counts = self._count_labels(batch)
         scale = self.trainer.world_size / counts.sum().clamp(min=1)
-        optimizer.zero_grad()
+        # A graph writes to the gradients where they are.
+        optimizer.zero_grad(set_to_none=self._graphed_pass is None)
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         for index, micro_batch in enumerate(batch):
             is_last = index == len(batch) - 1
             with gradient_sync(self.trainer.model, self.model, is_last=is_last):
-                loss, values = micro_batch_losses(self, micro_batch, self._term_sources, counts)
-                self.manual_backward(loss * scale)
+                values = (self._graphed_pass or self._pass)(micro_batch, counts, scale)
             for name, value in values.items():
                 sums[name] += value * scale
         norm = self._clip_gradients()
@@ -172,6 +179,12 @@ class LanguageModelModule(LightningModule):
             self._write_step(sums, norm, rates)
         if self.finished:
             self.trainer.should_stop = True
+
+    def _pass(self, batch: Batch, counts: Tensor, scale: Tensor) -> dict[str, Tensor]:
+        """Add the gradients of a micro-batch, and return the parts of its loss by name."""
+        loss, values = micro_batch_losses(self, batch, self._term_sources, counts)
+        self.manual_backward(loss * scale)
+        return values
 
     def _count_labels(self, batch: list[Batch]) -> Tensor:
         """Count the unmasked tokens of the step over all ranks, by task; index 0: no task."""

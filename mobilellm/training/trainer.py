@@ -46,6 +46,9 @@ class TrainerConfig:
     float8: bool = False
     """Multiply the matrices of the blocks in 8-bit floating point: faster for models of 600M and
     more on GPUs that can, and less exact."""
+    cuda_graph: bool = False
+    """Launch the kernels of a micro-batch at once, as one CUDA graph: many times as fast for small
+    models, whose kernels take longer to launch than to run."""
     profiler: Literal["simple", "advanced"] | None = None
     """Lightning's profiler, `simple` or `advanced`, which reports at the end and slows training."""
     detect_anomaly: bool = False

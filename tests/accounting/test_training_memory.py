@@ -130,7 +130,6 @@ def test_flexible_attention_keeps_no_mask():
     ("precision", "dtype", "accelerator"),
     [
         ("32-true", torch.float32, "cuda"),
-        ("bf16-true", torch.bfloat16, "cuda"),
         ("32-true", torch.float32, "cpu"),
         ("bf16-true", torch.bfloat16, "cpu"),
     ],

@@ -54,6 +54,11 @@ def refusal(*overrides):
         ("validation_tokens=10", "validation_tokens=10 must be at least one window, sequence_leng"),
         ("schedule.warmup_fraction=null schedule.warmup_steps=10000 tokens_per_step=4096",
          "schedule.warmup_steps=10000 must be at most the run's 244 steps"),
+        ("trainer.cuda_graph=true data.document_mask=true",
+         "trainer.cuda_graph=true cannot be combined with data.document_mask=true and "
+         "trainer.accelerator=cpu; use trainer.cuda_graph=false"),
+        ("trainer.float8=true compression=qat",
+         "trainer.float8=true cannot be combined with compression; use trainer.float8=false"),
         ("+callbacks.mine=3", "callbacks.mine=3 must be null or settings with callbacks.min"),
     ],
 )  # fmt: skip
