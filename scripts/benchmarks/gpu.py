@@ -13,8 +13,9 @@ import torch
 
 from mobilellm.models import ModelConfig
 from mobilellm.provenance import device_name
-from scripts.benchmarks.gpu_loop import measure_callbacks
+from scripts.benchmarks.gpu_loop import measure_callbacks, measure_each_callback
 from scripts.benchmarks.gpu_training import (
+    measure_cuda_graph,
     measure_decoding,
     measure_documents,
     measure_float8,
@@ -88,21 +89,34 @@ def gpu_parts(bench: Bench, tiny: ModelConfig | None = None) -> dict[str, Callab
         for name, config in configs.items()
     }
     first, *others = training.items()
+    small = ("30x192", thin_shape()) if tiny is None else ("tiny", tiny)
+    shapes = {small[0]: (small[1], min(8, bench.most_windows), min(256, bench.sequence_length)),
+              MODELS[0]: (smallest, bench.most_windows, bench.sequence_length)}  # fmt: skip
     return dict(
         [
             first,
-            *others[::-1],
+            ("gpu cuda graph", partial(measure_cuda_graph, bench, shapes)),
             ("gpu callbacks", partial(measure_callbacks, bench, smallest)),
-            ("gpu float8", partial(measure_float8, bench, largest, large)),
             ("gpu documents", partial(measure_documents, bench, smallest)),
             ("gpu decoding", partial(measure_decoding, bench, smallest)),
             ("gpu muon", partial(measure_muon_share, bench, smallest)),
+            ("gpu float8", partial(measure_float8, bench, largest, large)),
+            *others,
+            ("gpu each callback", partial(measure_each_callback, bench, smallest)),
             (
                 "gpu whole compilation",
                 partial(measure_whole_compilation, bench, MODELS[0], smallest),
             ),
         ]
     )
+
+
+def thin_shape() -> ModelConfig:
+    """Thirty thin blocks, whose kernels take longer to launch than to run."""
+    return ModelConfig(
+        vocab_size=4096, hidden_size=192, intermediate_size=512, num_blocks=30,
+        num_attention_heads=3,
+    )  # fmt: skip
 
 
 def tiny_shape() -> ModelConfig:

@@ -22,7 +22,13 @@ from mobilellm.training.compilation import compile_blocks_
 from mobilellm.training.device_rate import matmul_rate
 from mobilellm.training.float8 import use_float8_
 from scripts.benchmarks.peer_models import huggingface_llama, llama_shape
-from scripts.benchmarks.peers import HuggingFaceStep, LitGPTStep, OurStep, has_litgpt
+from scripts.benchmarks.peers import (
+    GraphedStep,
+    HuggingFaceStep,
+    LitGPTStep,
+    OurStep,
+    has_litgpt,
+)
 from scripts.benchmarks.shapes import Workload
 
 if TYPE_CHECKING:
@@ -79,6 +85,29 @@ def measure_float8(bench: "Bench", name: str, config: ModelConfig) -> Rows:
          "ratio": speed / speeds["bfloat16"][0]}
         for key, (speed, peak) in speeds.items()
     ]  # fmt: skip
+
+
+def measure_cuda_graph(bench: "Bench", shapes: dict[str, tuple[ModelConfig, int, int]]) -> Rows:
+    """Training steps whose passes are launched kernel by kernel, or as one CUDA graph.
+
+    Args:
+        bench: how they are measured.
+        shapes: name -> model, windows per step, and tokens per window.
+    """
+    rows = []
+    for name, (config, batch, length) in shapes.items():
+        workload = Workload(name, config, batch, length)
+        apart = _measure_steps(bench, lambda w=workload: _our_step(bench, w), workload.tokens)
+        row = {"shape": name, "batch": batch, "sequence_length": length,
+               "tokens_per_second": apart[0], "peak_bytes": apart[1]}  # fmt: skip
+        if bench.device == "cuda":
+            speed, peak = _measure_steps(
+                bench, lambda w=workload: _our_step(bench, w, graphed=True), workload.tokens
+            )
+            row |= {"graph_tokens_per_second": speed, "graph_peak_bytes": peak,
+                    "ratio": speed / apart[0]}  # fmt: skip
+        rows.append(row)
+    return rows
 
 
 def measure_documents(bench: "Bench", config: ModelConfig) -> Rows:
@@ -151,9 +180,14 @@ def _contestants(bench: "Bench", workload: Workload) -> dict[str, Callable[[], A
 
 
 def _our_step(
-    bench: "Bench", workload: Workload, document_mask: bool = False, *, float8: bool = False
+    bench: "Bench",
+    workload: Workload,
+    document_mask: bool = False,
+    *,
+    float8: bool = False,
+    graphed: bool = False,
 ) -> OurStep:
-    step = OurStep(workload, bench.device)
+    step = (GraphedStep if graphed else OurStep)(workload, bench.device)
     if float8:
         use_float8_(step.model, emulate=bench.device == "cpu")
     if document_mask:

@@ -15,6 +15,7 @@ import torch
 
 from mobilellm.losses.cross_entropy import chunked_cross_entropy
 from mobilellm.models import MobileLLM
+from mobilellm.training.cuda_graph import GraphedPass
 from scripts.benchmarks.peer_models import huggingface_llama, llama_shape
 from scripts.benchmarks.shapes import Workload
 
@@ -41,13 +42,33 @@ class OurStep:
 
     def __call__(self) -> None:
         """Run one step."""
-        mask = None if self.mask is None else self.mask()
-        inputs = self.tokens[:, :-1]
-        hidden = self.model(inputs, attention_mask=mask, logits=False).hidden
-        total = chunked_cross_entropy(hidden, self.model.unembed, self.tokens[:, 1:])
-        (total / self.tokens[:, 1:].numel()).backward()
+        self.compute_gradients(self.tokens)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def compute_gradients(self, tokens: torch.Tensor) -> None:
+        """Forward and backward pass."""
+        mask = None if self.mask is None else self.mask()
+        hidden = self.model(tokens[:, :-1], attention_mask=mask, logits=False).hidden
+        total = chunked_cross_entropy(hidden, self.model.unembed, tokens[:, 1:])
+        (total / tokens[:, 1:].numel()).backward()
+
+
+class GraphedStep(OurStep):
+    """The same step, whose forward and backward pass are one CUDA graph."""
+
+    def __init__(self, workload: Workload, device: str = "cuda") -> None:
+        """Build model and optimizer; the graph is recorded after some steps."""
+        super().__init__(workload, device)
+        none = torch.zeros((), device=device)
+        graphed = GraphedPass(lambda batch, *_: self.compute_gradients(batch["tokens"]) or {})
+        self._compute = lambda: graphed({"tokens": self.tokens}, none, none)
+
+    def __call__(self) -> None:
+        """Run one step."""
+        self._compute()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
 
 
 class HuggingFaceStep:

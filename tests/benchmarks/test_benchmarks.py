@@ -158,9 +158,10 @@ def test_the_parts_on_a_gpu_are_measured_once(monkeypatch):
     found = dict(measure_gpu({}, rounds=1, quick=True))
     parts = gpu_parts(Bench("cpu", 1, steps=1, sequence_length=16, compiles=False))
     assert list(parts) == [
-        "gpu training mobilellm_125m", "gpu training mobilellm_1b", "gpu training mobilellm_350m",
-        "gpu training mobilellm_ls_125m", "gpu callbacks", "gpu float8", "gpu documents",
-        "gpu decoding", "gpu muon", "gpu whole compilation",
+        "gpu training mobilellm_125m", "gpu cuda graph", "gpu callbacks", "gpu documents",
+        "gpu decoding", "gpu muon", "gpu float8", "gpu training mobilellm_ls_125m",
+        "gpu training mobilellm_350m", "gpu training mobilellm_1b", "gpu each callback",
+        "gpu whole compilation",
     ]  # fmt: skip
     assert set(found) < set(parts)
     [row] = found["gpu training mobilellm_125m"]
@@ -169,7 +170,7 @@ def test_the_parts_on_a_gpu_are_measured_once(monkeypatch):
         assert row[f"{name}_peak_bytes"] > 0
     assert row["forecast_bytes"] > 0
     assert [row["document_mask"] for row in found["gpu documents"]] == [False, True]
-    assert len(found["gpu callbacks"]) == 8
+    assert [len(found[f"gpu {name}"]) for name in ("callbacks", "each callback")] == [3, 6]
     assert 0 < found["gpu muon"][0]["share"] < 1
     del found["gpu muon"]
     known = {name: [{**row, "tokens_per_second": -1} for row in found[name]] for name in found}
