@@ -9,7 +9,6 @@ from torch.nn.attention.flex_attention import BlockMask
 from mobilellm.models.attention_mask import dense_mask
 from mobilellm.models.cache import KVCache
 from mobilellm.models.flexible_attention import flexible_attention
-from mobilellm.models.joint_projection import project
 from mobilellm.models.kernels import LEAST_FLEXIBLE_HEAD_DIM
 from mobilellm.models.norm import RMSNorm, WeightlessRMSNorm
 from mobilellm.models.rotary import Rotary, apply_rotary
@@ -87,14 +86,11 @@ class Attention(nn.Module):
             Output (batch, seq, hidden); keys and values (batch, kv_heads, keys, head_dim); weights
             (batch, heads, queries, keys) or None.
         """
+        query = apply_rotary(self._heads(self.q_proj(x), self.q_norm), rotary).transpose(1, 2)
         if keys_values is None:
-            query, key, value = project(x, self.q_proj, self.k_proj, self.v_proj)
-            key = apply_rotary(self._heads(key, self.k_norm), rotary).transpose(1, 2)
-            value = self._heads(value).transpose(1, 2)
+            key = apply_rotary(self._heads(self.k_proj(x), self.k_norm), rotary).transpose(1, 2)
+            value = self._heads(self.v_proj(x)).transpose(1, 2)
             keys_values = (key, value) if cache is None else cache.append(slot, key, value)
-        else:
-            query = self.q_proj(x)
-        query = apply_rotary(self._heads(query, self.q_norm), rotary).transpose(1, 2)
         key, value = keys_values
         weights = None
         if need_weights:

@@ -7,8 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mobilellm.models.joint_projection import project
-
 
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) × up(x)), without biases.
@@ -25,8 +23,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
         """(..., hidden) -> the same shape."""
-        gate, up = project(x, self.gate_proj, self.up_proj)
-        return self.down_proj(swiglu(gate, up))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class ReLUFeedForward(nn.Module):

@@ -101,11 +101,14 @@ def measure_cuda_graph(bench: "Bench", shapes: dict[str, tuple[ModelConfig, int,
         row = {"shape": name, "batch": batch, "sequence_length": length,
                "tokens_per_second": apart[0], "peak_bytes": apart[1]}  # fmt: skip
         if bench.device == "cuda":
-            speed, peak = _measure_steps(
-                bench, lambda w=workload: _our_step(bench, w, graphed=True), workload.tokens
-            )
-            row |= {"graph_tokens_per_second": speed, "graph_peak_bytes": peak,
-                    "ratio": speed / apart[0]}  # fmt: skip
+            try:
+                speed, peak = _measure_steps(
+                    bench, lambda w=workload: _our_step(bench, w, graphed=True), workload.tokens
+                )
+                row |= {"graph_tokens_per_second": speed, "graph_peak_bytes": peak,
+                        "ratio": speed / apart[0]}  # fmt: skip
+            except RuntimeError as error:
+                row["graph"] = f"{error}".splitlines()[0][:150]
         rows.append(row)
     return rows
 
