@@ -37,6 +37,10 @@ class LocalFiles(Source):
             paths = tuple(value) if isinstance(value, list | tuple) else (value,)
             if not paths or not all(isinstance(path, str | Path) for path in paths):
                 raise TypeError(f"data.{name}={value!r} must be a path or a list of paths")
+            if not all(map(str, paths)):
+                raise ValueError(
+                    f"data.{name} has an empty path; give files or folders (. is the current one)"
+                )
             object.__setattr__(self, name, tuple(map(str, paths)))
         super().__post_init__()
 

@@ -248,6 +248,7 @@ def test_mixture_of_sources_with_and_without_validation():
             "data.train=3 must be text or a list in which each item is text",
         ),
         ({"train": []}, TypeError, r"data.train=\[\] must be a path or a list of paths"),
+        ({"train": [""]}, ValueError, "data.train has an empty path"),
     ],
 )
 def test_bad_configurations(kwargs, error, message):
