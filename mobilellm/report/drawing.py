@@ -110,6 +110,7 @@ def write_figure(figure: "Figure", path: Path, colours: Sequence[str]) -> str:
             do not clash.
         colours: of the configurations; these and the colours above become CSS variables of the SVG.
     """
+    fix_layout(figure)
     figure.savefig(path, dpi=150)
     return _svg_text(figure, path.stem, colours)
 
@@ -179,9 +180,18 @@ def label_points(
 
 
 def fix_layout(figure: "Figure") -> None:
-    """Compute the layout once and freeze it, so that measured positions stay valid."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    """Compute the layout once and freeze it, so that measured positions stay valid.
+
+    With a layout engine, matplotlib would also draw a figure twice for each file.
+    """
+    import matplotlib as mpl
+
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        # `none` would leave an engine that does nothing.
+        with mpl.rc_context({"figure.constrained_layout.use": False, "figure.autolayout": False}):
+            figure.set_layout_engine(None)
 
 
 def _square(middle: np.ndarray, side: float) -> np.ndarray:
