@@ -6,6 +6,8 @@ that only starts other processes stay light.
 
 from typing import TYPE_CHECKING, Any
 
+from mobilellm.training.lightning_import import import_lightning
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 def train_run(cfg: "DictConfig") -> dict[str, Any]:
     """Train one model; see `mobilellm.pipeline.train.train`."""
+    import_lightning()
     from mobilellm.pipeline.train import train  # loads Lightning
 
     return train(cfg)
@@ -28,6 +31,7 @@ def train_run(cfg: "DictConfig") -> dict[str, Any]:
 
 def check_run(cfg: "DictConfig") -> "Path":
     """Check a trial before its sweep starts; see `mobilellm.pipeline.sweep.check_run`."""
+    import_lightning()
     from mobilellm.pipeline.sweep import check_run  # loads Lightning
 
     return check_run(cfg)
@@ -35,6 +39,7 @@ def check_run(cfg: "DictConfig") -> "Path":
 
 def check_data_folders(trials: "Sequence[Trial]") -> None:
     """Check a sweep's trials together; see `mobilellm.pipeline.sweep.check_data_folders`."""
+    import_lightning()
     from mobilellm.pipeline.sweep import check_data_folders  # loads Lightning
 
     check_data_folders(trials)
@@ -42,6 +47,7 @@ def check_data_folders(trials: "Sequence[Trial]") -> None:
 
 def forecast_sweep(trials: "Sequence[Trial]", *, max_hours: float | None, is_dry_run: bool) -> None:
     """Forecast a sweep; see `mobilellm.pipeline.sweep_forecast.forecast_sweep`."""
+    import_lightning()
     from mobilellm.pipeline.sweep_forecast import forecast_sweep  # loads Lightning
 
     forecast_sweep(trials, max_hours=max_hours, is_dry_run=is_dry_run)
@@ -70,6 +76,7 @@ def store_logits(cfg: "DictConfig", *, folder: str) -> "LogitStore":
 
 def check_coordinates(cfg: "DictConfig") -> "list[Measurement]":
     """Check activations; see `mobilellm.pipeline.coordinate_check.check_coordinates`."""
+    import_lightning()
     from mobilellm.pipeline.coordinate_check import check_coordinates  # loads Lightning
 
     return check_coordinates(cfg)
@@ -80,3 +87,11 @@ def search_shapes(cfg: "DictConfig") -> None:
     from mobilellm.pipeline.search.command import search  # loads torch
 
     search(cfg)
+
+
+def run_rank() -> int:
+    """Train as one rank of several, which `rank_processes` starts, and return the exit code."""
+    import_lightning()
+    from mobilellm.pipeline.rank import main  # loads Lightning
+
+    return main()

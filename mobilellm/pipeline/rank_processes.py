@@ -37,7 +37,7 @@ FAILED_GRACE_SECONDS, STOPPED_GRACE_SECONDS = 10.0, 120.0
 # Time after the first signal before all ranks are killed: a step of a large model may take minutes,
 # and ranks that wait for one that has exited would wait forever.
 SIGNAL_GRACE_SECONDS = 600.0
-PROGRAM = "import sys; from mobilellm.pipeline.rank import main; sys.exit(main())"
+PROGRAM = "import sys; from mobilellm.pipeline import run_rank; sys.exit(run_rank())"
 
 
 class RankDied(RuntimeError):
