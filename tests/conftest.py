@@ -1,5 +1,6 @@
 """Shared by all tests: a small real corpus, and a configuration of a tiny run on it."""
 
+import gc
 import signal
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -7,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jaxtyping import install_import_hook
+from config_cache import keep_read_files
+from tensor_types import check_tensors_of
 
 # The shapes in the types of these packages are checked whenever a test calls a function of theirs.
-install_import_hook(
+check_tensors_of(
     [
         "mobilellm.layers",
         # Of the models, what torch.compile does not compile: it cannot trace the hook.
@@ -22,14 +24,14 @@ install_import_hook(
         "mobilellm.compression.algorithms",
         "mobilellm.losses",
         "mobilellm.distillation.losses",
-    ],
-    "tensor_types.check_tensors",
+    ]
 )
 
 MODULES = ("argparse", "ast", "calendar", "csv", "datetime", "decimal", "difflib", "doctest",
            "enum", "fractions", "heapq", "inspect", "locale", "mailbox", "optparse", "pickle",
            "statistics", "string", "tarfile", "textwrap", "threading", "typing")  # fmt: skip
 
+keep_read_files()
 
 # Children inherit ignored signals: a shell ignores SIGINT for commands in the background, and nohup
 # ignores SIGHUP. The tests of signals need both.
@@ -37,6 +39,17 @@ for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) == signal.SIG_IGN:
         default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, default)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect no garbage while tests are collected, nor search their objects for it afterwards."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
