@@ -84,9 +84,27 @@ def prepared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_overrides(corpus: Path, prepared_dir: Path, tmp_path: Path) -> list[str]:
     """Overrides for a run of seconds: a few thousand parameters, twelve steps."""
+    return _tiny_overrides(corpus, prepared_dir, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_run_folder(
+    corpus: Path, prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a finished tiny run; only read it."""
+    from mobilellm.hydra_app.configuration import compose
+    from mobilellm.pipeline.train import train
+
+    folder = tmp_path_factory.mktemp("tiny_run")
+    train(compose("train", [*_tiny_overrides(corpus, prepared_dir, folder), "seed=3"]))
+    [summary] = (folder / "outputs").glob("*/*/summary.json")
+    return summary.parent
+
+
+def _tiny_overrides(corpus: Path, prepared_dir: Path, folder: Path) -> list[str]:
     return [
         "model=debug", "data=text", f"data.train={corpus}", "data.held_out=0.2",
-        f"prepared_dir={prepared_dir}", f"output_dir={tmp_path}/outputs",
+        f"prepared_dir={prepared_dir}", f"output_dir={folder}/outputs",
         "sequence_length=32", "tokens_per_step=128", "optimizer.learning_rate=2e-3",
         "max_tokens=1536",
         "validation_interval_tokens=512", "validation_tokens=512", "trainer=cpu",

@@ -42,6 +42,8 @@ SCHEMES = {
 FEED_FORWARD = ["blocks.*.feed_forward.*"]
 # Files whose recipe takes seconds even for this model.
 TAKES_SECONDS = ("searched", "permuted_kronecker")
+# Variants that take seconds: `make test` tests them with one number type and one sharing scheme.
+SLOW_VARIANTS = ("mixed", "embedding too", "absorbed")
 # Files of quantization, and the sharing schemes under which `make test` tests each.
 QUANTIZED = {
     "quantize": ["untied"], "gptq": ["untied"], "awq": ["last_first"], "qat": ["reverse"],
@@ -60,7 +62,7 @@ VARIANTS = {
         Factorization(
             parts=[{"right": [2, 4]}], permutations="absorbed", fit="weights", budget={"ratio": 0.6}
         ),
-        ["untied", "last_first"],
+        ["last_first"],
     ),
     "mixed": (
         Factorization(
@@ -72,7 +74,7 @@ VARIANTS = {
         Factorization(
             layers=["embedding", "blocks.*"], fit="propagated", budget={"stored_ratio": 0.7}
         ),
-        ["untied", "reverse"],
+        ["untied"],
     ),
     "decode bytes": (
         Factorization(budget={"max_decode_bytes": 1, "bits": 8}), ["first_kv", "repeat_all"]
@@ -188,7 +190,8 @@ def number_types():
         marks = [pytest.mark.slow] if name in TAKES_SECONDS else []
         yield pytest.param(name, (torch.bfloat16, torch.float16)[number % 2], marks=marks)
         if name != "searched":
-            yield pytest.param(name, torch.float64, marks=marks)
+            slow = marks or [pytest.mark.slow] * (name in SLOW_VARIANTS)
+            yield pytest.param(name, torch.float64, marks=slow)
 
 
 @pytest.mark.parametrize(("name", "dtype"), number_types())

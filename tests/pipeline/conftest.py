@@ -38,12 +38,9 @@ def low_rank_stages(monkeypatch):
 
 
 @pytest.fixture
-def corpus_tokenizer(tiny_overrides):
+def corpus_tokenizer(tiny_run_folder: Path) -> Path:
     """The tokenizer of the tiny runs' data: what a teacher needs to have."""
-    from mobilellm.data import prepare_data
-    from mobilellm.hydra_app.configuration import compose, instantiate
-
-    return prepare_data(instantiate(compose("train", tiny_overrides).data)).tokenizer_path
+    return tiny_run_folder / "model/tokenizer.model"
 
 
 @pytest.fixture

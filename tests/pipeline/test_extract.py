@@ -16,17 +16,11 @@ from mobilellm.search.supernet import Supernet
 from mobilellm.search.supernet_shape import shape_inside
 
 
-@pytest.fixture
-def run_folder(tiny_run, tmp_path):
-    summary = tiny_run("seed=3")
-    return next((tmp_path / "outputs").glob(f"*/{summary['run']}"))
-
-
-def test_the_saved_model_is_the_slice(run_folder, tmp_path, caplog):
+def test_the_saved_model_is_the_slice(tiny_run_folder, tmp_path, caplog):
     cfg = compose("extract", ["model.num_blocks=1", "model.intermediate_size=8"])
     with caplog.at_level(logging.INFO, logger="mobilellm"):
-        extract_folder(cfg, run_folder, tmp_path / "small")
-    whole, small = load_model(run_folder / "model"), load_model(tmp_path / "small")
+        extract_folder(cfg, tiny_run_folder, tmp_path / "small")
+    whole, small = load_model(tiny_run_folder / "model"), load_model(tmp_path / "small")
     ids = torch.randint(0, whole.config.vocab_size, (2, 9))
     slices = Supernet(whole).sub_network(small.config)
     assert_close(small(ids).logits, slices(ids).logits, 1e-5)
@@ -39,7 +33,7 @@ def test_the_saved_model_is_the_slice(run_folder, tmp_path, caplog):
 
 
 def test_the_most_important_units_are_chosen_on_the_runs_data(
-    run_folder, prepared_dir, tmp_path, caplog
+    tiny_run_folder, prepared_dir, tmp_path, caplog
 ):
     options = [
         f"prepared_dir={prepared_dir}", "sequence_length=32", "validation_tokens=512",
@@ -47,26 +41,26 @@ def test_the_most_important_units_are_chosen_on_the_runs_data(
         "model.hidden_size=4", "model.intermediate_size=8",
     ]  # fmt: skip
     with caplog.at_level(logging.INFO, logger="mobilellm"):
-        report = extract_folder(compose("extract", options), run_folder, tmp_path / "cut")
+        report = extract_folder(compose("extract", options), tiny_run_folder, tmp_path / "cut")
     cut = load_model(tmp_path / "cut")
     assert (cut.config.num_blocks, cut.config.hidden_size, cut.config.intermediate_size) == (
         1, 4, 8
     )  # fmt: skip
     assert report.val_loss > 0
     assert report.source_val_loss > 0
-    assert f"distillation.teacher={run_folder}" in caplog.text
+    assert f"distillation.teacher={tiny_run_folder}" in caplog.text
 
 
-def test_a_cut_by_importance_is_better_than_leading_slices(run_folder, prepared_dir, tmp_path):
+def test_a_cut_by_importance_is_better_than_leading_slices(tiny_run_folder, prepared_dir, tmp_path):
     """On a model whose second block does nothing and whose first channels are useless."""
     from mobilellm.pipeline.compress_data import data_to_compress_on
 
-    model = load_model(run_folder / "model")
+    model = load_model(tiny_run_folder / "model")
     with torch.no_grad():
         model.blocks[0].feed_forward.down_proj.weight[:, :8] *= 0.0
     cfg = compose("extract", [f"prepared_dir={prepared_dir}", "sequence_length=32",
                               "validation_tokens=1024"])  # fmt: skip
-    data = data_to_compress_on(cfg, run_folder, model)
+    data = data_to_compress_on(cfg, tiny_run_folder, model)
     shape = shape_inside(model.config, intermediate_size=8)
     cut = cut_most_important(model, shape, data.calibration(1024))
     whole = sum_losses(model, data.validation()).loss

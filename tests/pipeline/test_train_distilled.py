@@ -123,19 +123,24 @@ def test_intermediate_layers_of_the_dense_model(tiny_run, low_rank_stages, tmp_p
     assert float(last["train/loss/feed_forward"]) > 0
 
 
-def test_a_store_teaches_what_its_teacher_teaches(tiny_overrides, tiny_run, teacher, tmp_path):
+def test_a_store_teaches_what_its_teacher_teaches(
+    tiny_overrides, tiny_run, teacher, corpus, corpus_tokenizer, tmp_path
+):
     """At the same k and rounding: equal losses and an equal model after all steps."""
+    little = [f"data.train={corpus}/calendar.txt", f"data.tokenizer={corpus_tokenizer}"]
     shared = [
         o for o in tiny_overrides if o.startswith(("data", "prepared_dir", "sequence_length"))
-    ]
+    ] + little
     store = tmp_path / "store"
     config = compose("prepare_logits", [*shared, "k=8", "micro_batch_size=64", f"out={store}"])
     prepare_logits(config, teacher)
     online = tiny_run(
         "distillation=forward_kl", f"{TEACHER}={teacher}", "experiment_name=online",
-        "distillation.top_k=8", "distillation.rounding=fixed16",
+        "distillation.top_k=8", "distillation.rounding=fixed16", *little,
     )  # fmt: skip
-    stored = tiny_run("distillation=forward_kl", f"{TEACHER}={store}", "experiment_name=stored")
+    stored = tiny_run(
+        "distillation=forward_kl", f"{TEACHER}={store}", "experiment_name=stored", *little
+    )
     assert stored["train_loss"] == pytest.approx(online["train_loss"], rel=1e-5)
     models = [
         load_model(next(tmp_path.glob(f"outputs/{name}/*/model"))).state_dict()
@@ -143,7 +148,7 @@ def test_a_store_teaches_what_its_teacher_teaches(tiny_overrides, tiny_run, teac
     ]
     for name, weight in models[0].items():
         torch.testing.assert_close(weight, models[1][name], rtol=1e-5, atol=1e-5)
-    taught = [*tiny_overrides, "distillation=forward_kl", f"{TEACHER}={store}"]
+    taught = [*tiny_overrides, *little, "distillation=forward_kl", f"{TEACHER}={store}"]
     loss = "distillation.losses.forward_kl"
     ramp = "mobilellm.distillation.Ramp"
     hotter = f"{loss}.temperature={{_target_:{ramp},start:1.0,end:2.0}}"
