@@ -2,7 +2,10 @@
 
 Models are runs, folders that this project saved, or Hugging Face folders. Tasks are those of the
 lm-evaluation-harness (pip install 'mobilellm[evaluation]'), by name, and `mobilellm`: the eight of
-the MobileLLM paper. --data names a folder with <task>/<split>.jsonl, so that no network is needed.
+the MobileLLM paper; and api_calling and chat, which let the model write the turns of held-out
+conversations (--conversations): exact match of function calls, Rouge of replies, and losses,
+beside a random and a majority baseline. --data names a folder with <task>/<split>.jsonl, so that no
+network is needed.
 Of tasks with choices, bits per byte of the right answer and the probability margin are given as
 well, since they vary less than accuracy. Several models are compared on equal documents, and a
 table shows which measures could tell them apart. Results are kept in evaluation.json in the folder
@@ -15,6 +18,7 @@ of a run, or of --out; a command that was interrupted continues with the next ta
   mobilellm evaluate MODEL_DIR --text stories.jsonl --max-windows 64
   mobilellm evaluate MODEL_DIR --text wiki.test.raw --protocol meta
   mobilellm evaluate MODEL_DIR --tasks piqa --format json
+  mobilellm evaluate MODEL_DIR --tasks api_calling,chat --conversations test.jsonl
 """
 
 import argparse
@@ -84,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     tasks.add_argument(
         "--again", action="store_true", help="evaluate again what was evaluated before"
     )
+    _add_conversations(parser.add_argument_group("conversations (api_calling, chat)"))
     texts = parser.add_argument_group("texts")
     texts.add_argument(
         "--text", nargs="+", type=user_path, metavar="FILE",
@@ -109,6 +114,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=user_path, metavar="DIR", help="folder for evaluation.json")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     return parser
+
+
+def _add_conversations(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--conversations", type=user_path, metavar="PATH",
+        help="held-out conversations, in a layout of data=conversations; or a folder of prepared "
+        "data, whose validation conversations are used",
+    )  # fmt: skip
+    group.add_argument(
+        "--train", type=user_path, metavar="PATH",
+        help="training conversations: for the baselines, and to report functions that were not "
+        "seen in training apart; conversations that are held out are left out of it",
+    )  # fmt: skip
+    group.add_argument("--layout", metavar="NAME", help="as data.layout; default: auto")
+    group.add_argument(
+        "--constrained", action="store_true",
+        help="generate function calls also with constrained decoding",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="most tokens of an answer (256)"
+    )
+    group.add_argument("--parser-role", metavar="ROLE", help="as data.parser_role in training")
+    group.add_argument("--tool-role", metavar="ROLE", help="as data.tool_role in training")
+    group.add_argument("--tools", metavar="FORMAT", help="as data.tools in training")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -37,7 +37,8 @@ def bootstrap_intervals(
     """Compute the interval of each ratio of two sums over documents.
 
     The documents are drawn with replacement, the same ones for all ratios, and the interval lies
-    between the quantiles of the ratio over the samples.
+    between the quantiles of the ratio over the samples. Samples in which all denominators are 0 are
+    left out.
 
     Args:
         ratios: numerators and denominators of each, (documents,) each: bits and bytes give bits
@@ -55,8 +56,9 @@ def bootstrap_intervals(
         raise ValueError("an interval needs at least 1 document; 0 were given")
     generator = np.random.default_rng(seed)
     sums = np.stack([_resampled_sums(table, generator) for _ in range(resamples)])
-    found = sums[:, 0::2] / sums[:, 1::2]
-    low, high = np.percentile(found, _TAILS, axis=0)
+    above, below = sums[:, 0::2], sums[:, 1::2]
+    found = np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
+    low, high = np.nanpercentile(found, _TAILS, axis=0)
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 

@@ -29,11 +29,30 @@ def check_call(call: Call, functions: Sequence[Function]) -> str | None:
     try:
         error = exceptions.best_match(validator.iter_errors(call.arguments))
     except Exception as fault:  # of a type or keyword that the schema misuses
-        raise ValueError(
-            f"the parameters of function {call.name!r} are not a valid JSON schema ({fault}); "
-            "correct them"
-        ) from None
+        raise _wrong_schema(call.name, fault) from None
     if error is None:
         return None
     place = "".join(f"[{part!r}]" for part in error.absolute_path)
     return f"arguments{place}: {error.message}"
+
+
+def check_schemas(functions: Sequence[Function]) -> None:
+    """Check that the parameters of functions are JSON schemas.
+
+    Raises:
+        ValueError: one is not.
+        ImportError: the package jsonschema is not installed.
+    """
+    from jsonschema import Draft202012Validator, exceptions
+
+    for function in functions:
+        try:
+            Draft202012Validator.check_schema(dict(function.parameters))
+        except exceptions.SchemaError as fault:
+            raise _wrong_schema(function.name, fault.message) from None
+
+
+def _wrong_schema(name: str, fault: object) -> ValueError:
+    return ValueError(
+        f"the parameters of function {name!r} are not a valid JSON schema ({fault}); correct them"
+    )

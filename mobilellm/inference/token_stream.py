@@ -2,29 +2,16 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Protocol
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from mobilellm.layers.quantized import dense_copies
 from mobilellm.models import MobileLLM
 from mobilellm.models.cache import KVCache
 from mobilellm.models.decoding import PackedDecoder, can_pack
-from mobilellm.models.generation import choose_tokens
-
-
-class TokenConstraint(Protocol):
-    """Which tokens may come next, such as `mobilellm.inference.constrained.Constraint`."""
-
-    def allowed(self, size: int) -> Bool[Tensor, " size"]:
-        """Whether each of `size` tokens may come next, (size,)."""
-        ...
-
-    def advance(self, token: int) -> None:
-        """Continue after a token that was chosen."""
-        ...
+from mobilellm.models.generation import TokenConstraint, choose_tokens
 
 
 class TokenStream:

@@ -1,7 +1,8 @@
 """Generation of tokens by greedy decoding or sampling, for prompts of different lengths."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,18 @@ from mobilellm.layers.quantized import dense_copies
 from mobilellm.models.cache import KVCache
 from mobilellm.models.decoding import MIN_NEW_TOKENS, PackedDecoder, can_pack
 from mobilellm.models.mobilellm import MobileLLM
+
+
+class TokenConstraint(Protocol):
+    """Which tokens may come next, such as `mobilellm.inference.constrained.Constraint`."""
+
+    def allowed(self, size: int) -> Bool[Tensor, " size"]:
+        """Whether each of `size` tokens may come next, (size,)."""
+        ...
+
+    def advance(self, token: int) -> None:
+        """Continue after a token that was chosen."""
+        ...
 
 
 @torch.no_grad()
@@ -25,7 +38,8 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
     stop_at_eos: bool = True,
-    eos_token_id: int | None = None,
+    eos_token_id: int | Sequence[int] | None = None,
+    constraints: Sequence[TokenConstraint | None] | None = None,
 ) -> Int[Tensor, "batch length"]:
     """Extend each prompt by up to `max_new_tokens` tokens.
 
@@ -41,11 +55,13 @@ def generate(
             `top_k`, sum to at least this value.
         seed: seed of the sampling; None: use the global random generator.
         stop_at_eos: whether a row ends at `eos_token_id`.
-        eos_token_id: token that ends a row; default: that of the model's configuration.
+        eos_token_id: token that ends a row, or several; default: that of the model's configuration.
+        constraints: for each row, which tokens may come next; None: all of them. Each constraint
+            is advanced by the tokens of its row, and must allow an end token at the end.
 
     Returns:
         Token ids (batch, longest prompt + max_new_tokens). After its end, a row is filled with
-        `eos_token_id`.
+        `eos_token_id`, of several with the first.
 
     Raises:
         ValueError: a prompt is empty, the tokens exceed the context length, a setting is out of
@@ -53,22 +69,53 @@ def generate(
     """
     config = model.config
     check_sampling(max_new_tokens, temperature, top_k, top_p)
-    eos = config.eos_token_id if eos_token_id is None else eos_token_id
-    prompts, mask = _pad_left(input_ids, eos)
+    if constraints is not None and len(constraints) != len(input_ids):
+        raise ValueError(
+            f"{len(constraints)} constraints are given for {len(input_ids)} prompts; give one for "
+            "each prompt, or None"
+        )
+    given = config.eos_token_id if eos_token_id is None else eos_token_id
+    ends = [given] if isinstance(given, int) else list(given)
+    prompts, mask = _pad_left(input_ids, ends[0])
     batch, length = prompts.shape
     _check_length(length, max_new_tokens, config.max_position_embeddings)
     device = next(model.parameters()).device
-    tokens = prompts.new_full((batch, length + max_new_tokens), eos, device=device)
+    tokens = prompts.new_full((batch, length + max_new_tokens), ends[0], device=device)
     tokens[:, :length] = prompts
     if mask is not None:
         mask = F.pad(mask.to(device), (0, max_new_tokens), value=True)
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
 
-    def choose(logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
-        return choose_tokens(logits, temperature, top_k, top_p, generator)
+    def choose(
+        logits: Float[Tensor, "batch vocab"], ended: Bool[Tensor, " batch"]
+    ) -> Int[Tensor, " batch"]:
+        rows = enumerate(zip(constraints or (), ended.tolist() if constraints else (), strict=True))
+        waiting = {row: one for row, (one, is_ended) in rows if one is not None and not is_ended}
+        allowed = _allowed_tokens(waiting, logits)
+        chosen = choose_tokens(logits, temperature, top_k, top_p, generator, allowed=allowed)
+        for row, constraint in waiting.items():
+            constraint.advance(int(chosen[row]))
+        return chosen
 
-    _fill(tokens, length, model, mask, choose, eos, stop_at_eos)
+    _fill(tokens, length, model, mask, choose, ends, stop_at_eos)
     return tokens
+
+
+def _allowed_tokens(
+    constraints: Mapping[int, TokenConstraint], logits: Float[Tensor, "batch vocab"]
+) -> Bool[Tensor, "batch vocab"] | None:
+    """Which tokens may come next in each row, (batch, vocab); None: all of them.
+
+    Args:
+        constraints: by row; rows without one may have all tokens.
+        logits: of the next token.
+    """
+    if not constraints:
+        return None
+    allowed = torch.ones(logits.shape, dtype=torch.bool)
+    for row, constraint in constraints.items():
+        allowed[row] = constraint.allowed(logits.shape[-1])
+    return allowed.to(logits.device)
 
 
 def _fill(
@@ -76,13 +123,14 @@ def _fill(
     length: int,
     model: MobileLLM,
     mask: Bool[Tensor, "batch width"] | None,
-    choose: Callable[[Tensor], Tensor],
-    eos: int,
+    choose: Callable[[Tensor, Tensor], Tensor],
+    ends: Sequence[int],
     stop_at_eos: bool,
 ) -> None:
     """Write the new tokens to the columns of `tokens` from `length`, until all rows have ended."""
     batch, width = tokens.shape
     ended = torch.zeros(batch, dtype=torch.bool, device=tokens.device)
+    end_tokens = torch.tensor(ends, device=tokens.device)
     cache = KVCache(model.config, capacity=width)
     logits = _forward(model, tokens[:, :length], cache, mask)
     decoder = None
@@ -91,9 +139,9 @@ def _fill(
     # The decoder has copies of its own.
     with dense_copies(model) if decoder is None else nullcontext():
         for end in range(length, width):
-            tokens[:, end] = torch.where(ended, eos, choose(logits))
+            tokens[:, end] = torch.where(ended, ends[0], choose(logits, ended))
             if stop_at_eos:
-                ended |= tokens[:, end] == eos
+                ended |= torch.isin(tokens[:, end], end_tokens)
             if end + 1 == width or (stop_at_eos and ended.all()):
                 break
             if decoder is None:

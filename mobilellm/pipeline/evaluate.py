@@ -11,7 +11,6 @@ import torch
 
 from mobilellm.accounting import count_parameters
 from mobilellm.data.tokenizers import Tokenizer, load_tokenizer
-from mobilellm.evaluation.harness.evaluate_task import evaluate_task, num_requests, task_settings
 from mobilellm.evaluation.harness.results import TaskResult
 from mobilellm.evaluation.harness.task_names import GROUP, WITHOUT, Selection
 from mobilellm.evaluation.harness.tasks import OpenTasks, open_tasks
@@ -25,6 +24,12 @@ from mobilellm.formats.model_folder import (
     open_model,
     reads_bos_by_default,
 )
+from mobilellm.pipeline.conversation_tasks import (
+    OpenConversationTask,
+    chat_format,
+    open_conversation_tasks,
+)
+from mobilellm.pipeline.evaluation_items import evaluation_items, task_key
 from mobilellm.pipeline.evaluation_progress import EvaluationProgress
 from mobilellm.pipeline.evaluation_settings import EvaluationSettings
 from mobilellm.pipeline.evaluation_texts import has_documents, read_text
@@ -64,15 +69,17 @@ def evaluate_models(folders: Sequence[Path], settings: EvaluationSettings) -> Ev
         ValueError: a setting does not fit a model or a task; nothing was evaluated before.
     """
     texts = [(path, read_text(path)) for path in settings.text]
-    opened = open_tasks(settings.tasks, settings.data, settings.num_fewshot) if settings.tasks \
+    names = settings.harness_tasks
+    opened = open_tasks(names, settings.data, settings.num_fewshot) if names \
         else OpenTasks({}, Selection((), {}), {})  # fmt: skip
+    talks = open_conversation_tasks(settings)
     for folder in folders:
         _check(folder, settings)
     evaluations, notes = [], []
     for folder, place in zip(folders, _places(folders, settings.out), strict=True):
         # One model at a time is in memory.
         model = open_language_model(folder, settings)
-        evaluation, said = _evaluate(model, place, opened, texts, settings)
+        evaluation, said = _evaluate(model, place, opened, talks, texts, settings)
         evaluations.append(evaluation)
         notes += said
     shapes = _shapes(folders)
@@ -137,7 +144,8 @@ def open_language_model(folder: Path, settings: EvaluationSettings) -> LanguageM
 
 def _evaluate(
     model: LanguageModel, place: Path | None, opened: OpenTasks,
-    texts: Sequence[tuple[Path, list[str]]], settings: EvaluationSettings,
+    talks: Mapping[str, OpenConversationTask], texts: Sequence[tuple[Path, list[str]]],
+    settings: EvaluationSettings,
 ) -> tuple[Evaluation, list[str]]:  # fmt: skip
     folder = Path(model.name)
     evaluation = Evaluation(model=model.name, facts=_facts(model, has_tasks=bool(opened.tasks)))
@@ -147,17 +155,14 @@ def _evaluate(
         earlier = {}
     notes: list[str] = []
     with EvaluationProgress(folder.name) as progress:
-        for name, task in opened.tasks.items():
-            key = task_key(name, settings)
+        for key, item in evaluation_items(opened, talks, settings).items():
             known = earlier.get(key)
-            if known is not None and known.settings == task_settings(model, task, settings.limit):
+            if known is not None and known.settings == item.settings(model):
                 evaluation.tasks[key] = known
                 notes.append(f"{key} of {folder} was evaluated before; --again repeats it")
                 continue
-            progress.begin(key, num_requests(task, settings.limit))
-            evaluation.tasks[key] = evaluate_task(
-                model, name, task, limit=settings.limit, advance=progress.advance
-            )
+            progress.begin(key, item.num_requests)
+            evaluation.tasks[key] = item.evaluate(model, progress.advance)
             notes += _save(place, evaluation)
         for path, documents in texts:
             progress.begin(path.name, None)
@@ -168,12 +173,6 @@ def _evaluate(
             evaluation.text[str(path)] = score.record()
             notes += _save(place, evaluation)
     return evaluation, [*notes, *_cautions(model, evaluation)]
-
-
-def task_key(name: str, settings: EvaluationSettings) -> str:
-    """Name of a task's results, which tells ways of evaluating it apart."""
-    shots = f":{settings.num_fewshot}-shot" if settings.num_fewshot else ""
-    return f"{name}{shots}{':chat' if settings.chat else ''}"
 
 
 def _groups(selection: Selection, settings: EvaluationSettings) -> dict[str, tuple[str, ...]]:
@@ -242,7 +241,14 @@ def _cautions(model: LanguageModel, evaluation: Evaluation) -> list[str]:
         for name, result in evaluation.tasks.items()
         if result.truncated
     ]
-    if evaluation.tasks and not model.is_chat and model.tokenizer.settings.template:
+    found += [
+        f"{model.name}: {left_out} turns of {name} do not fit into the context of "
+        f"{model.context_length} tokens with an answer, and are left out"
+        for name, result in evaluation.tasks.items()
+        if (left_out := result.counts.get("left_out"))
+    ]
+    is_plain = any(not result.ratios for result in evaluation.tasks.values()) and not model.is_chat
+    if is_plain and model.tokenizer.settings.template:
         found.append(
             f"{model.name} has a chat template, but the prompts were given as plain text; --chat "
             "uses the template, with which the model was fine-tuned"
@@ -266,6 +272,8 @@ def _check(folder: Path, settings: EvaluationSettings) -> None:
     tokenizer = _open_tokenizer(folder, settings)
     if settings.chat:
         tokenizer.settings.required_template(tokenizer.path)
+    if settings.conversation_tasks:
+        chat_format(tokenizer, settings)
     if settings.text and settings.text_protocol.window > context:
         raise ValueError(
             f"window={settings.text_protocol.window} exceeds max_position_embeddings={context} of "

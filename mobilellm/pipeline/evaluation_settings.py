@@ -6,6 +6,9 @@ from pathlib import Path
 
 import torch
 
+from mobilellm.data.conversations.chat_format import ToolFormat
+from mobilellm.data.conversations.layouts import Layout
+from mobilellm.evaluation.conversations.names import API_CALLING, TASKS
 from mobilellm.evaluation.harness.task_names import GROUP
 from mobilellm.evaluation.text_protocols import PROTOCOLS, TextProtocol
 from mobilellm.models.checks import check_choice
@@ -15,6 +18,8 @@ COUNT = Range(at_least=1)
 NUMBER = Range(at_least=0)
 DEVICES = ("cpu", "cuda", "mps")
 DEFAULT_PROTOCOL = "documents"
+MAX_NEW_TOKENS = 256
+"""The most tokens of an answer in a conversation, by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +32,7 @@ class EvaluationSettings:
     """
 
     tasks: Sequence[str] = ()
-    """Names of tasks, groups and tags of the harness, and `mobilellm`."""
+    """Names of tasks, groups and tags of the harness, `mobilellm`, and tasks on conversations."""
     data: Path | None = None
     """Folder with rows of the tasks."""
     num_fewshot: int = 0
@@ -37,6 +42,19 @@ class EvaluationSettings:
     """Whether prompts pass through the chat template."""
     again: bool = False
     """Whether to evaluate tasks anew that the folder has results for."""
+    conversations: Path | None = None
+    """Held-out conversations: a file, or a folder of prepared data."""
+    train: Path | None = None
+    """Training conversations, for the baselines and the functions seen in training."""
+    layout: Layout = "auto"
+    constrained: bool = False
+    """Whether function calls are also generated with constrained decoding."""
+    max_new_tokens: int | None = None
+    """The most tokens of an answer in a conversation; None: `MAX_NEW_TOKENS`."""
+    parser_role: str | None = None
+    """As `data.parser_role` of the training data, like the next two; None: their defaults."""
+    tool_role: str | None = None
+    tools: ToolFormat | None = None
     text: Sequence[Path] = ()
     """Files of text, or of documents: JSON lines (`.jsonl`) with the field `text`."""
     protocol: str = DEFAULT_PROTOCOL
@@ -57,6 +75,7 @@ class EvaluationSettings:
         """Check the numbers, and that no setting is without effect."""
         check_fields(
             self, num_fewshot=NUMBER, limit=COUNT, max_windows=COUNT, batch_tokens=COUNT,
+            max_new_tokens=COUNT,
         )  # fmt: skip
         check_choice("protocol", self.protocol, tuple(PROTOCOLS))
         check_choice("device", self.device, DEVICES)
@@ -64,15 +83,49 @@ class EvaluationSettings:
             raise ValueError(f"device={self.device} is not available here; use --device cpu")
         if not self.tasks and not self.text:
             raise ValueError(f"nothing to evaluate; give --tasks {GROUP} or --text FILE, or both")
-        for name, value, needs in (
-            ("--data", self.data, "tasks"), ("--limit", self.limit, "tasks"),
-            ("--num-fewshot", self.num_fewshot, "tasks"), ("--chat", self.chat, "tasks"),
-            ("--window", self.window, "text"), ("--stride", self.stride, "text"),
-            ("--max-windows", self.max_windows, "text"),
-            ("--protocol", self.protocol if self.protocol != DEFAULT_PROTOCOL else None, "text"),
+        self._check_effects()
+        if self.conversation_tasks and self.conversations is None:
+            raise ValueError(
+                f"--tasks {self.conversation_tasks[0]} needs conversations that were not trained "
+                "on; give --conversations FILE, or the folder of prepared data"
+            )
+        if self.constrained and API_CALLING not in self.tasks:
+            raise ValueError(f"--constrained has no effect without --tasks {API_CALLING}")
+
+    def _check_effects(self) -> None:
+        """Check that no setting is without effect.
+
+        Raises:
+            ValueError: one is.
+        """
+        tasks, text = (self.tasks, "--tasks"), (self.text, "--text")
+        harness = (self.harness_tasks, "a task of the harness") if self.tasks else tasks
+        talks = (self.conversation_tasks, f"--tasks {' or '.join(TASKS)}")
+        for name, value, (needed, words) in (
+            ("--data", self.data, harness), ("--limit", self.limit, tasks),
+            ("--num-fewshot", self.num_fewshot, harness),
+            ("--chat", self.chat, harness),
+            ("--conversations", self.conversations, talks), ("--train", self.train, talks),
+            ("--layout", self.layout if self.layout != "auto" else None, talks),
+            ("--max-new-tokens", self.max_new_tokens, talks),
+            ("--parser-role", self.parser_role, talks), ("--tool-role", self.tool_role, talks),
+            ("--tools", self.tools, talks),
+            ("--window", self.window, text), ("--stride", self.stride, text),
+            ("--max-windows", self.max_windows, text),
+            ("--protocol", self.protocol if self.protocol != DEFAULT_PROTOCOL else None, text),
         ):  # fmt: skip
-            if value and not getattr(self, needs):
-                raise ValueError(f"{name} {value} has no effect without --{needs}; leave it out")
+            if value and not needed:
+                raise ValueError(f"{name} {value} has no effect without {words}; leave it out")
+
+    @property
+    def conversation_tasks(self) -> tuple[str, ...]:
+        """Those of `tasks` that are on conversations."""
+        return tuple(name for name in dict.fromkeys(self.tasks) if name in TASKS)
+
+    @property
+    def harness_tasks(self) -> tuple[str, ...]:
+        """The others of `tasks`."""
+        return tuple(name for name in self.tasks if name not in TASKS)
 
     @property
     def text_protocol(self) -> TextProtocol:

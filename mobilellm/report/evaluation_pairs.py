@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mobilellm.evaluation.conversations.names import LOSSES
 from mobilellm.evaluation.harness.results import TaskResult
 from mobilellm.evaluation.paired import (
     PairedDifference,
@@ -23,8 +24,12 @@ from mobilellm.report.statistics import (
     WORSE,
 )
 
-MEASURES = ("accuracy", "accuracy_norm", "bits_per_byte", "margin")
-"""What models are compared in. Bits per byte are better if they are lower."""
+LOWER_IS_BETTER = ("bits_per_byte", *LOSSES)
+MEASURES = (
+    "accuracy", "accuracy_norm", "bits_per_byte", "margin",
+    "intent", "structure", "rouge_l", *LOSSES,
+)  # fmt: skip
+"""What models are compared in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +98,7 @@ def _pairs(task: str, first: Evaluation, second: Evaluation) -> list[MeasuredPai
 
 def _documents(result: TaskResult) -> tuple[object, ...]:
     """What must be equal for a comparison: the rows, and how they were put to the model."""
-    names = ("documents_hash", "num_fewshot", "task_version")
+    names = ("documents_hash", "num_fewshot", "task_version", "max_new_tokens")
     return (result.documents, *(result.settings.get(name) for name in names))
 
 
@@ -104,8 +109,13 @@ def _difference(
         return None
     if measure.startswith("accuracy"):
         return compare_correct(left[0], right[0])
-    if np.array_equal(left[1], right[1]) and np.ptp(left[1]) == 0:
-        return compare_means(left[0] / left[1], right[0] / right[1])
+    if np.array_equal(left[1], right[1]):
+        if np.ptp(left[1]) == 0:
+            return compare_means(left[0] / left[1], right[0] / right[1])
+        return compare_ratios(left[0], right[0], right[1])
+    if measure != "bits_per_byte":
+        # The tokenizers have other tokens, or other turns fit into the contexts of the models.
+        return None
     # The bytes may differ if several answers are right.
     return compare_ratios(left[0] / left[1] * right[1], right[0], right[1])
 
@@ -114,7 +124,7 @@ def _judged(pair: MeasuredPair, corrected: float) -> MeasuredPair:
     verdict = NOT_DISTINGUISHABLE
     if corrected <= FAMILY_LEVEL and pair.difference is not None:
         is_lower = pair.difference.mean < 0
-        verdict = BETTER if is_lower == (pair.measure == "bits_per_byte") else WORSE
+        verdict = BETTER if is_lower == (pair.measure in LOWER_IS_BETTER) else WORSE
     return replace(pair, corrected_p_value=corrected, verdict=verdict)
 
 

@@ -7,9 +7,13 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from mobilellm.evaluation.conversations.names import TASKS
 from mobilellm.evaluation.stored import Evaluation
+from mobilellm.report.conversation_table import TITLES as CONVERSATION_TITLES
+from mobilellm.report.conversation_table import conversation_tables
 from mobilellm.report.evaluation_pairs import MEASURES, MeasuredPair, telling_measures
 from mobilellm.report.evaluation_signals import TaskSignal
+from mobilellm.report.measure_text import measure_text
 from mobilellm.report.statistics import BETTER, NOT_COMPARABLE, WORSE
 from mobilellm.report.table import COLOUR, WideTable
 from mobilellm.units import MISSING
@@ -28,9 +32,6 @@ TITLES = {
 MAX_DETAILED = 6
 """The most models of which all measures are shown; of more, `FEW_TITLES`."""
 FEW_TITLES = ("accuracy", "accuracy_norm", "exact_match", "bits_per_byte")
-
-LOPSIDED = 0.1
-"""Share of the half width by which the value may lie beside the middle of an interval."""
 
 SIGNALS = (
     "S/N: standard deviation between the means of the shapes, divided by that between seeds. p: of "
@@ -69,10 +70,11 @@ def evaluation_report(
         parts += [Text("Signal-to-noise ratio over shapes and seeds", style="bold")]
         parts += [signal_table(signals), Text(SIGNALS, style="dim"), Text()]
     records = [evaluation.record() for evaluation in evaluations]
+    parts += conversation_tables(records, names)
     parts += _results(records, names, "tasks")
     parts += _results(records, names, "groups")
     parts += _texts(records, names)
-    if any(record["tasks"] for record in records):
+    if any(set(record["tasks"]) - set(TASKS) for record in records):
         parts.append(Text(EXPLANATION, style="dim"))
     parts += _protocols(records, names)
     parts += [Text.assemble(("note:", "yellow"), f" {note}") for note in notes]
@@ -122,12 +124,13 @@ def signal_table(signals: Sequence[TaskSignal]) -> WideTable:
 def _apart(pairs: Sequence[MeasuredPair], names: Mapping[str, str]) -> list[RenderableType]:
     """The table of the measures that told the models apart."""
     tasks = telling_measures(pairs)
+    measures = [name for name in MEASURES if any(pair.measure == name for pair in pairs)]
     models = {name for pair in pairs for name in (pair.first, pair.second)}
     cells = [
-        [_apart_cell(task, measure, pairs, names, len(models)) for measure in MEASURES]
+        [_apart_cell(task, measure, pairs, names, len(models)) for measure in measures]
         for task in tasks
     ]
-    titles = [TITLES[measure] for measure in MEASURES]
+    titles = [(TITLES | CONVERSATION_TITLES)[measure] for measure in measures]
     tests = sum(pair.difference is not None for pair in pairs)
     head = "Which measures could tell these models apart"
     if len(models) > 2:
@@ -164,7 +167,8 @@ def _results(
     records: Sequence[Mapping[str, Any]], names: Mapping[str, str], kind: str
 ) -> list[RenderableType]:
     """The table of all tasks, or of all groups, with one row per model."""
-    tasks = list(dict.fromkeys(name for record in records for name in record[kind]))
+    found_tasks = dict.fromkeys(name for record in records for name in record[kind])
+    tasks = [name for name in found_tasks if name not in TASKS]
     rows = [
         (task, record["model"], record[kind][task])
         for task in tasks for record in records if task in record[kind]
@@ -222,20 +226,5 @@ def _texts(records: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> li
 
 
 def _value_text(entry: Mapping[str, Any], name: str) -> str:
-    """A value with its interval: `45.1 ± 2.0`, or `3.0 (1–8)` if it is lopsided.
-
-    Accuracies are in per cent.
-    """
-    if name not in entry:
-        return MISSING
-    scale, digits = (100, 1) if "accuracy" in name or name == "exact_match" else (1, 3)
-    value = scale * entry[name]
-    text = f"{value:.{digits}f}"
-    interval = entry.get(f"{name}_interval")
-    if interval is None:
-        return text
-    low, high = (scale * end for end in interval)
-    half = (high - low) / 2
-    if abs(low + half - value) <= LOPSIDED * half:
-        return f"{text} ± {half:.{digits}f}"
-    return f"{text} ({low:.{max(digits - 1, 0)}f}–{high:.{max(digits - 1, 0)}f})"
+    """A value with its interval; accuracies are in per cent."""
+    return measure_text(entry, name, is_per_cent="accuracy" in name or name == "exact_match")

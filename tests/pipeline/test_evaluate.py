@@ -14,6 +14,7 @@ from mobilellm.commands import evaluate
 from mobilellm.formats.huggingface import export_huggingface
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.pipeline import evaluate as pipeline
+from mobilellm.pipeline import evaluation_items
 from mobilellm.pipeline.evaluation_settings import EvaluationSettings
 from mobilellm.pipeline.evaluation_texts import has_documents, read_text
 
@@ -100,9 +101,9 @@ def test_the_table_fits_80_columns(capsys, monkeypatch, models, rows):
 def test_finished_tasks_are_not_repeated(capsys, models, rows, monkeypatch):
     run(capsys, models[0], "--tasks", "boolq", "--data", rows)
     evaluated = []
-    original = pipeline.evaluate_task
+    original = evaluation_items.evaluate_task
     monkeypatch.setattr(
-        pipeline, "evaluate_task",
+        evaluation_items, "evaluate_task",
         lambda model, name, *a, **k: evaluated.append(name) or original(model, name, *a, **k),
     )  # fmt: skip
     _, out, _ = run(capsys, models[0], "--tasks", "boolq,arc_easy", "--data", rows)

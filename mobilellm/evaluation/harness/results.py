@@ -15,7 +15,9 @@ from mobilellm.evaluation.choices import (
     chance,
     probability_margin,
 )
+from mobilellm.evaluation.conversations.names import SHARES
 from mobilellm.evaluation.intervals import bootstrap_intervals, wilson_interval
+from mobilellm.evaluation.ratios import Ratios, ratio_record, ratios_from
 
 ACCURACY_NAMES = {
     "none": "accuracy",
@@ -40,6 +42,14 @@ class TaskResult:
     """Nats of the text that is to be predicted, one per document, of tasks without choices."""
     num_bytes: tuple[int, ...] = ()
     """Bytes of that text."""
+    ratios: Ratios = field(default_factory=dict)
+    """Measures of conversations, one numerator and denominator per document."""
+    variants: Mapping[str, Ratios] = field(default_factory=dict)
+    """The same of other answers to the same conversations, such as constrained ones."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Numbers of turns of the conversations by kind."""
+    samples: tuple[Mapping[str, Any], ...] = ()
+    """What was to be written in conversations, and what was written."""
     harness: Mapping[str, float] = field(default_factory=dict)
     """The harness's own metrics, by its own rules."""
     truncated: int = 0
@@ -59,10 +69,14 @@ class TaskResult:
         if self.nats:
             bits = np.asarray(self.nats) / math.log(2)
             found["bits_per_byte"] = (bits, np.asarray(self.num_bytes, dtype=float))
+        for name, (above, below) in self.ratios.items():
+            found[name] = (np.asarray(above), np.asarray(below))
         return found
 
     def record(self) -> dict[str, Any]:
         """The results as plain data, with an interval of 95 % for each measure."""
+        if self.ratios:
+            return self._conversation_record()
         measures = self.per_document()
         record: dict[str, Any] = {"documents": self.documents}
         intervals = bootstrap_intervals(list(measures.values())) if measures else []
@@ -81,6 +95,18 @@ class TaskResult:
         record["truncated"] = self.truncated
         return record | {"settings": dict(self.settings)}
 
+    def _conversation_record(self) -> dict[str, Any]:
+        """See `record`; the documents are conversations."""
+        return {
+            "documents": self.documents,
+            **self.counts,
+            **ratio_record(self.ratios, SHARES),
+            "variants": {
+                name: ratio_record(ratios, SHARES) for name, ratios in self.variants.items()
+            },
+            "settings": dict(self.settings),
+        }
+
 
 def to_plain(result: TaskResult) -> dict[str, Any]:
     """The result with its documents as plain data, from which `from_plain` restores it."""
@@ -95,7 +121,13 @@ def from_plain(content: Mapping[str, Any]) -> TaskResult:
     """
     choices = tuple(_choice_from(each) for each in content["choices"])
     values = {name: tuple(each) for name, each in content["values"].items()}
-    parts = {name: tuple(content[name]) for name in ("nats", "num_bytes")}
+    parts: dict[str, Any] = {name: tuple(content[name]) for name in ("nats", "num_bytes")}
+    # Results that were stored before there were tasks on conversations do not have these.
+    parts["ratios"] = ratios_from(content.get("ratios", {}))
+    parts["variants"] = {
+        name: ratios_from(each) for name, each in content.get("variants", {}).items()
+    }
+    parts["samples"] = tuple(content.get("samples", ()))
     return TaskResult(**{**content, **parts, "choices": choices, "values": values})
 
 

@@ -1,0 +1,1 @@
+"""How well a model writes the turns of held-out conversations: function calls and replies."""
