@@ -5,8 +5,13 @@ file or several, tokenizer.model or tokenizer.json) or a GGUF file of the Llama 
 Hugging Face's architectures, Llama, Mistral, Qwen3, Arcee, SmolLM3 and Llama 4 are read where all
 their layers can be represented, and Meta's MobileLLM; what cannot is named.
 
+--chat-template chatml prepares a model without a chat template for fine-tuning on conversations: it
+gets the template of ChatML, two tokens, and rows for them in its embedding and head. The model may
+then also be a run or a model folder of this project.
+
   mobilellm import SmolLM2-135M-Instruct --out smollm2
   mobilellm import SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2
+  mobilellm import outputs/default/<run> --out for_chat --chat-template chatml
 """
 
 import functools
@@ -43,17 +48,40 @@ def run(arguments: Sequence[str] | None) -> None:
         "--dtype", choices=DTYPES, default="float32",
         help="number type of the weights; stored: that of the model (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--chat-template", choices=("chatml",),
+        help="template for a model that has none, with the tokens that it needs",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     out = options.out
     check_unused("--out", out)
-    is_file = options.source.is_file()
-    model, tokenizer = (_from_gguf if is_file else _from_folder)(options.source, options.dtype)
+    read = _from_gguf if options.source.is_file() else _from_folder
+    if options.chat_template is not None and options.source.is_dir():
+        read = _from_any_folder
+    model, tokenizer = read(options.source, options.dtype)
 
     from mobilellm.checkpoint import save_model
 
+    if options.chat_template is not None:
+        from mobilellm.formats.chat_template import with_chatml
+
+        model, tokenizer = with_chatml(model, tokenizer)
     save_model(model, out, tokenizer)
     stored = sum(parameter.numel() for parameter in model.parameters())
     print(f"{out}: {stored:,} parameters{'' if tokenizer else ', no tokenizer'}")
+
+
+def _from_any_folder(folder: Path, dtype: str) -> "tuple[MobileLLM, Mapping[str, bytes] | None]":
+    """The model in a folder of this project or of Hugging Face, and the files of its tokenizer."""
+    import torch
+
+    from mobilellm.formats.model_folder import is_huggingface, open_model, tokenizer_files
+
+    if is_huggingface(folder):
+        return _from_folder(folder, dtype)
+    model, _ = open_model(folder, as_stored=True)
+    name = DTYPES[dtype]
+    return model if name is None else model.to(getattr(torch, name)), tokenizer_files(folder)
 
 
 def _from_folder(folder: Path, dtype: str) -> "tuple[MobileLLM, Mapping[str, bytes] | None]":

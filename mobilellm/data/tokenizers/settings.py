@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mobilellm.command_names import command_for
 from mobilellm.files import describe_invalid_file
 
 SETTINGS_FILE = "tokenizer_config.json"
@@ -50,7 +51,8 @@ class TokenizerSettings:
             raise ValueError(
                 f"{path.parent} has no chat template ({TEMPLATE_FILE}, or chat_template in "
                 f"{SETTINGS_FILE}): the model was not made for conversations; give the prompt as "
-                "plain text, or add the template that it was trained with"
+                "plain text, add the template that it was trained with, or fine-tune it after "
+                f"`{command_for('import')} MODEL_DIR --out NEW_DIR --chat-template chatml`"
             )
         return self.template
 
