@@ -11,7 +11,8 @@ from mobilellm.models.generation import generate
 MAX_NEW_TOKENS = 256
 """The harness's own limit for tasks that state none."""
 ROUND_TOKENS = 16
-"""Tokens after which stop texts are looked for. Answers are mostly shorter than the limit."""
+"""Tokens after which stop texts are looked for first; later twice as many each time. Answers are
+mostly shorter than the limit, and each round reads the text so far again."""
 BATCH_PROMPTS = 32
 
 _LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -79,9 +80,11 @@ def _continue(
     answers: dict[int, str] = {}
     tokens = {index: list(prompt) for index, prompt in enumerate(prompts)}
     device = next(model.model.parameters()).device
+    round_tokens = ROUND_TOKENS
     while tokens:
         limits = {i: _limit(settings[i]) - len(tokens[i]) + len(prompts[i]) for i in tokens}
-        step = min(ROUND_TOKENS, *limits.values())
+        step = min(round_tokens, *limits.values())
+        round_tokens *= 2
         rows = [torch.tensor(row, device=device) for row in tokens.values()]
         made = generate(model.model, rows, step, eos_token_id=model.eos_id)[:, -step:].tolist()
         for index, new in zip(list(tokens), made, strict=True):

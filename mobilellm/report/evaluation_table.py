@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from mobilellm.evaluation.conversations.names import TASKS
+from mobilellm.evaluation.harness.results import is_share
 from mobilellm.evaluation.stored import Evaluation
 from mobilellm.report.conversation_table import TITLES as CONVERSATION_TITLES
 from mobilellm.report.conversation_table import conversation_tables
@@ -24,6 +25,8 @@ TITLES = {
     "accuracy_bytes": "by bytes",
     "accuracy_unconditional": "uncond.",
     "exact_match": "exact match",
+    "prompt_level_strict_acc": "strict",
+    "prompt_level_loose_acc": "loose",
     "bits_per_byte": "bits/byte",
     "margin": "margin",
 }
@@ -227,4 +230,4 @@ def _texts(records: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> li
 
 def _value_text(entry: Mapping[str, Any], name: str) -> str:
     """A value with its interval; accuracies are in per cent."""
-    return measure_text(entry, name, is_per_cent="accuracy" in name or name == "exact_match")
+    return measure_text(entry, name, is_per_cent=is_share(name))

@@ -140,7 +140,7 @@ def _choice_from(content: Mapping[str, Any]) -> ChoiceScores:
 
 def is_share(measure: str) -> bool:
     """Whether a measure is a share of right answers, whose interval is binomial."""
-    return measure.startswith("accuracy") or measure in ("exact_match", "acc")
+    return measure.startswith("accuracy") or measure == "exact_match" or measure.endswith("acc")
 
 
 def _choice_measures(

@@ -1,7 +1,9 @@
 """Opens tasks of the harness, with rows from local files or from the hub."""
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +91,8 @@ def _manager(names: Sequence[str]) -> Any:
 def _open(manager: Any, name: str, local: Mapping[str, Any] | None, data: Path | None) -> Any:
     # A group is the harness's own way to change settings of a task that it has.
     spec = {"group": f"{name} of {GROUP}", "task": [{"task": name, **(local or {})}]}
-    with offline_without_network() as reason:
+    # Some tasks print when they are loaded; stdout is for the results.
+    with offline_without_network() as reason, redirect_stdout(sys.stderr):
         try:
             (task,) = manager.load([spec])["tasks"].values()
         except KeyError as error:
