@@ -45,16 +45,17 @@ class OpenConversationTask:
     def settings(self, model: LanguageModel) -> dict[str, Any]:
         """What the results depend on, apart from the weights."""
         form = chat_format(model.tokenizer, self.options)
-        return self.task.settings(form, self._protocol(model), self.options.limit)
+        return self.task.settings(form, self.protocol(model), self.options.limit)
 
     def evaluate(self, model: LanguageModel, advance: Advance | None = None) -> TaskResult:
         """Run the task; see `evaluate_conversations`."""
         return evaluate_conversations(
-            model, self.task, chat_format(model.tokenizer, self.options), self._protocol(model),
+            model, self.task, chat_format(model.tokenizer, self.options), self.protocol(model),
             limit=self.options.limit, advance=advance,
         )  # fmt: skip
 
-    def _protocol(self, model: LanguageModel) -> Protocol:
+    def protocol(self, model: LanguageModel) -> Protocol:
+        """How the model answers."""
         tokenizer = model.tokenizer
         ends = end_tokens(with_tokenizer_ids(model.model.config, tokenizer), tokenizer)
 

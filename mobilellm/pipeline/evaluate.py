@@ -74,7 +74,7 @@ def evaluate_models(folders: Sequence[Path], settings: EvaluationSettings) -> Ev
         else OpenTasks({}, Selection((), {}), {})  # fmt: skip
     talks = open_conversation_tasks(settings)
     for folder in folders:
-        _check(folder, settings)
+        check_model(folder, settings)
     evaluations, notes = [], []
     for folder, place in zip(folders, _places(folders, settings.out), strict=True):
         # One model at a time is in memory.
@@ -266,8 +266,13 @@ def _open_tokenizer(folder: Path, settings: EvaluationSettings) -> Tokenizer:
     return load_tokenizer(own, open_config(folder).vocab_size, name="tokenizer ")
 
 
-def _check(folder: Path, settings: EvaluationSettings) -> None:
-    """Check all that a model needs, without loading its weights."""
+def check_model(folder: Path, settings: EvaluationSettings) -> None:
+    """Check all that a model needs, without loading its weights.
+
+    Raises:
+        FileNotFoundError: a file of the model is missing.
+        ValueError: a file is not valid, or a setting does not fit the model.
+    """
     context = open_config(folder).max_position_embeddings
     tokenizer = _open_tokenizer(folder, settings)
     if settings.chat:

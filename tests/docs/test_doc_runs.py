@@ -28,6 +28,7 @@ COMPOSED_ONLY = {
     r"--format executorch": "needs executorch, and compiles for minutes",
     r"mobilellm chat": "talks until its input ends, or serves a page until it is stopped",
     r"--conversations": "needs conversations; tests/pipeline/test_evaluate_conversations.py",
+    r"mobilellm judge": "needs a server; tests/pipeline/test_judge.py has one",
     r"--tasks ifeval": "needs rows; tests/evaluation/test_instruction_following.py has some",
     r"data=hub": "reads from the Hugging Face hub",
     r"250e9|resume=true": "is long, or continues a run that was stopped: tests/pipeline does that",

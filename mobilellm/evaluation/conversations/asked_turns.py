@@ -15,6 +15,8 @@ class AskedTurn:
 
     dialogue: int
     """Index of the conversation."""
+    index: int
+    """Index of the turn in the conversation."""
     turn: Turn
     """What the conversation has."""
     tools: tuple[Mapping[str, Any], ...]
@@ -52,6 +54,7 @@ def asked_turns(conversations: Sequence[Conversation], form: ChatFormat) -> list
                 found.append(
                     AskedTurn(
                         dialogue=number,
+                        index=turn,
                         turn=conversation.turns[turn],
                         tools=conversation.tools,
                         prompt=tuple(tokens[:first]),

@@ -33,7 +33,7 @@ TRAINING = TrainingTurns([
 def asked(role, tools=()):
     calls = (Call("f"),) if role == "parser" else ()
     return AskedTurn(
-        dialogue=0, turn=Turn(role=role, text="", calls=calls), prompt=(1,), target=(2,),
+        dialogue=0, index=0, turn=Turn(role=role, text="", calls=calls), prompt=(1,), target=(2,),
         tools=tuple({"name": name} for name in tools),
     )  # fmt: skip
 

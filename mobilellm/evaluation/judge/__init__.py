@@ -1,0 +1,1 @@
+"""Compares the answers of two models by a third one, the judge."""
