@@ -16,6 +16,8 @@ RESAMPLES = 2000
 # The 97.5 % quantile of the normal distribution, for intervals of 95 %.
 _QUANTILE = 1.959963984540054
 _TAILS = (2.5, 97.5)
+# The most documents that are drawn together, for all samples of a block.
+_DRAWN = 2**15
 
 
 def wilson_interval(correct: float, count: int) -> tuple[float, float]:
@@ -55,14 +57,25 @@ def bootstrap_intervals(
     if count == 0:
         raise ValueError("an interval needs at least 1 document; 0 were given")
     generator = np.random.default_rng(seed)
-    sums = np.stack([_resampled_sums(table, generator) for _ in range(resamples)])
+    size = max(1, _DRAWN // count)
+    blocks = [min(size, resamples - first) for first in range(0, resamples, size)]
+    sums = np.concatenate([_resampled_sums(table, block, generator) for block in blocks])
     above, below = sums[:, 0::2], sums[:, 1::2]
     found = np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
     low, high = np.nanpercentile(found, _TAILS, axis=0)
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
-def _resampled_sums(table: NDArray[np.float64], generator: np.random.Generator) -> NDArray:
-    """Sums of the columns of `table` (documents, columns) over one sample of its rows."""
-    drawn = generator.integers(table.shape[0], size=table.shape[0])
-    return np.bincount(drawn, minlength=table.shape[0]) @ table
+def _resampled_sums(
+    table: NDArray[np.float64], samples: int, generator: np.random.Generator
+) -> NDArray:
+    """Sums of the columns of `table` (documents, columns) over samples of its rows.
+
+    Returns:
+        (samples, columns)
+    """
+    count = table.shape[0]
+    drawn = generator.integers(count, size=(samples, count))
+    drawn += count * np.arange(samples)[:, np.newaxis]
+    times = np.bincount(drawn.ravel(), minlength=samples * count).reshape(samples, count)
+    return times.astype(np.float64) @ table

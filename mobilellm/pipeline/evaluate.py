@@ -172,6 +172,11 @@ def _evaluate(
             )  # fmt: skip
             evaluation.text[str(path)] = score.record()
             notes += _save(place, evaluation)
+    if talks and settings.train is None:
+        notes.append(
+            "the baselines know no training data without --train: their calls have no arguments, "
+            "and their replies no words"
+        )
     return evaluation, [*notes, *_cautions(model, evaluation)]
 
 

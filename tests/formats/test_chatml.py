@@ -107,6 +107,7 @@ def test_conversations_are_written_trained_and_ended(tmp_path, kind):
         assert tokenizer.find("<|im_end|>") not in tokenizer.encode("the <|im_end|>")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sentencepiece", "byte-level"])
 def test_transformers_reads_the_exported_model_alike(tmp_path, kind):
     transformers = pytest.importorskip("transformers")
