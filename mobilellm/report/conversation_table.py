@@ -18,20 +18,10 @@ from mobilellm.evaluation.conversations.names import (
     TASKS,
     UNSEEN,
 )
+from mobilellm.report.conversation_titles import TITLES
 from mobilellm.report.measure_text import measure_text
 from mobilellm.report.table import WideTable
 
-TITLES = {
-    "intent": "intent",
-    "structure": "structure",
-    "valid_call": "valid",
-    "needless_call": "needless",
-    "rouge_1": "Rouge-1",
-    "rouge_l": "Rouge-L",
-    "parser_nats_per_token": "loss calls",
-    "assistant_nats_per_token": "loss replies",
-}
-"""Heading of each measure."""
 PER_CENT = (*SHARES, "rouge_1", "rouge_l")
 
 EXPLANATION = (

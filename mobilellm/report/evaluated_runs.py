@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mobilellm.evaluation.conversations.names import LOSSES, OF_CALLS
 from mobilellm.evaluation.stored import read_evaluation
 from mobilellm.report.evaluation_signals import TaskSignal, task_signals
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.statistics import Interval, mean_interval
 
-MEASURES = ("reported_accuracy", "accuracy", "bits_per_byte")
+MEASURES = (
+    "reported_accuracy", "accuracy", "bits_per_byte", *OF_CALLS, "rouge_1", "rouge_l", *LOSSES,
+)  # fmt: skip
 """What is shown of each task; `accuracy` only without `reported_accuracy`."""
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from mobilellm.evaluation.conversations.names import LOSSES
+from mobilellm.report.conversation_titles import TITLES as CONVERSATION_TITLES
 from mobilellm.report.evaluated_runs import EvaluatedMeasure, EvaluatedRuns
 from mobilellm.report.evaluation_signals import TaskSignal
 from mobilellm.report.interval_text import interval_text
@@ -9,11 +11,15 @@ from mobilellm.report.statistics import Interval
 from mobilellm.units import MISSING
 
 CAPTION = (
-    "Accuracies in per cent, bits per byte of right answers or texts; mean ± 95 % interval over "
-    "seeds. S/N: standard deviation between configurations divided by that between seeds; p: of "
-    "such differences if all configurations were equal."
+    "Shares in per cent, bits per byte of right answers or texts, losses in nats per token; mean ± "
+    "95 % interval over seeds. S/N: standard deviation between configurations divided by that "
+    "between seeds; p: of such differences if all configurations were equal."
 )
-WORDS = {"reported_accuracy": "accuracy", "accuracy": "accuracy", "bits_per_byte": "bits/byte"}
+WORDS = {
+    "reported_accuracy": "accuracy", "accuracy": "accuracy", "bits_per_byte": "bits/byte",
+    **CONVERSATION_TITLES,
+}  # fmt: skip
+NOT_SHARES = ("bits_per_byte", *LOSSES)
 HEAD = "task"
 
 
@@ -29,7 +35,7 @@ def evaluated_rows(found: EvaluatedRuns, labels: Sequence[str]) -> list[list[str
         [
             each.task,
             WORDS[each.measure],
-            MISSING if each.chance is None or each.measure == "bits_per_byte"
+            MISSING if each.chance is None or each.measure in NOT_SHARES
             else f"{100 * each.chance:.1f}",
             *(_mean_text(each, label) for label in labels),
             *_signal_cells(signals.get((each.task, each.measure))),
@@ -40,7 +46,7 @@ def evaluated_rows(found: EvaluatedRuns, labels: Sequence[str]) -> list[list[str
 
 def _mean_text(each: EvaluatedMeasure, label: str) -> str:
     interval = each.means.get(label)
-    if interval is None or each.measure == "bits_per_byte":
+    if interval is None or each.measure in NOT_SHARES:
         return interval_text(interval)
     half = interval.half_width
     return interval_text(

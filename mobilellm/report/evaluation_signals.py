@@ -5,9 +5,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mobilellm.evaluation.conversations.names import LOSSES
 from mobilellm.evaluation.signal_to_noise import SignalToNoise, signal_to_noise
 
-MEASURES = ("accuracy", "accuracy_norm", "reported_accuracy", "bits_per_byte", "margin")
+MEASURES = (
+    "accuracy", "accuracy_norm", "reported_accuracy", "bits_per_byte", "margin",
+    "intent", "structure", "rouge_l", *LOSSES,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from rich.text import Text
 from mobilellm.evaluation.conversations.names import TASKS
 from mobilellm.evaluation.harness.results import is_share
 from mobilellm.evaluation.stored import Evaluation
-from mobilellm.report.conversation_table import TITLES as CONVERSATION_TITLES
 from mobilellm.report.conversation_table import conversation_tables
+from mobilellm.report.conversation_titles import TITLES as CONVERSATION_TITLES
 from mobilellm.report.evaluation_pairs import MEASURES, MeasuredPair, telling_measures
 from mobilellm.report.evaluation_signals import TaskSignal
 from mobilellm.report.measure_text import measure_text
@@ -110,7 +110,7 @@ def signal_table(signals: Sequence[TaskSignal]) -> WideTable:
     names = ["measure", "S/N", "between shapes", "between seeds", "p", "mean", "chance"]
     rows = [
         [
-            TITLES.get(signal.measure, signal.measure),
+            (TITLES | CONVERSATION_TITLES).get(signal.measure, signal.measure),
             f"{signal.result.ratio:.2f}",
             f"{signal.result.signal:.4f}",
             f"{signal.result.noise:.4f}",

@@ -79,6 +79,10 @@ def evaluate_conversations(
     Raises:
         ValueError: no turn fits into the context of the model, or a schema cannot constrain a text.
     """
+    if protocol.constrain is not None:
+        # Reports a schema that is not supported before an answer is generated.
+        for tools in (one.tools for one in task.conversations if one.tools):
+            protocol.constrain(tools)
     every = asked_turns(task.conversations, form)
     turns = fitting_turns(every, model.context_length, protocol.max_new_tokens)
     if not turns:
