@@ -8,6 +8,8 @@ Config = Mapping[str, Any]
 # Limits of the tokens that depend on the model; only `max_tokens`, which follows from them, can
 # change the result.
 DERIVED_LIMITS = ("tokens_per_parameter", "max_flops")
+EPOCHS = "epochs"
+"""Another such limit, which depends on the data."""
 # Settings of paths, speed, hardware and output: they cannot change the result beyond rounding.
 # A resumed run keeps the recorded values of these settings unless others are given.
 NOT_IDENTITY = (
@@ -19,6 +21,7 @@ NOT_IDENTITY = (
     "log_interval_steps",
     "micro_batch_size",
     *DERIVED_LIMITS,
+    EPOCHS,
     "model.latency_device",
     "data.dir",
     "data.prepared_dir",

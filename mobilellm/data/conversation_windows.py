@@ -23,15 +23,21 @@ class Kept:
     shortened: int
     """Conversations that lost their last turns."""
     dropped: int
-    """Conversations whose first trained turn does not fit."""
+    """Conversations that are left out: even their first trained turn does not fit, or they would
+    have to be shortened."""
     lost_turns: int
     """Trained turns that were left out, of both."""
     needed: int
-    """The shortest window, in tokens, into which the first turns of one conversation fit."""
+    """The shortest window, in tokens, into which one conversation fits, as far as it must."""
 
 
 def keep_whole_turns(
-    conversations: NDArray[Any], turns: NDArray[Any], num_tokens: int, sequence_length: int
+    conversations: NDArray[Any],
+    turns: NDArray[Any],
+    num_tokens: int,
+    sequence_length: int,
+    *,
+    shortens: bool = True,
 ) -> Kept:
     """Shorten conversations to the turns that fit into a window.
 
@@ -43,6 +49,7 @@ def keep_whole_turns(
             conversation begins with one.
         num_tokens: length of the stream.
         sequence_length: positions per window.
+        shortens: whether longer conversations keep the turns that fit; otherwise they are left out.
     """
     starts = conversations.astype(np.int64)
     ends = np.append(starts[1:], num_tokens)
@@ -51,14 +58,17 @@ def keep_whole_turns(
     after = np.searchsorted(turn_ends, ends, side="right")
     room = np.minimum(ends, starts + sequence_length + 1)
     kept = np.searchsorted(turn_ends, room, side="right")
-    is_kept = kept > first
+    is_kept = kept > first if shortens else kept == after
+    kept = np.where(is_kept, kept, first)
     new_ends = turn_ends[np.maximum(kept, 1) - 1]
     return Kept(
         bounds=np.stack([starts, new_ends], axis=1)[is_kept],
         shortened=int((is_kept & (kept < after)).sum()),
         dropped=int((~is_kept).sum()),
-        lost_turns=int((after - np.maximum(kept, first)).sum()),
-        needed=int((turn_ends[first] - starts).min()) - 1 if len(starts) else 0,
+        lost_turns=int((after - kept).sum()),
+        needed=int(((turn_ends[first] if shortens else ends) - starts).min()) - 1
+        if len(starts)
+        else 0,
     )
 
 

@@ -113,6 +113,14 @@ class PreparedData:
             described=f"the {split} split in {self.dir}",
         )
 
+    def tokens_per_epoch(self, sequence_length: int) -> int:
+        """Positions of all training windows, unused ones included: what one pass costs.
+
+        Raises:
+            ValueError: see `windows`.
+        """
+        return len(self.windows("train", sequence_length)) * sequence_length
+
     @cached_property
     def token_bytes(self) -> NDArray[np.int32] | None:
         """Bytes of UTF-8 text that each token stands for, (vocab,); None without a tokenizer.

@@ -14,10 +14,10 @@ import numpy as np
 from mobilellm.data.prepared import PreparedData
 from mobilellm.data.shards import TokenStream
 from mobilellm.data.source import Split
-from mobilellm.data.sources.conversations import Packing
+from mobilellm.data.sources.conversations import Packing, TooLong
 
 if TYPE_CHECKING:
-    from mobilellm.data.conversation_windows import ConversationWindows
+    from mobilellm.data.conversation_windows import ConversationWindows, Kept
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +38,16 @@ class PreparedConversations(PreparedData):
     Args:
         folder: a folder in which `prepare_data` has finished.
         packing: how conversations are put into windows.
+        too_long: what is done with conversations that are longer than a window.
     """
 
-    def __init__(self, folder: Path, packing: Packing = "packed") -> None:
+    def __init__(
+        self, folder: Path, packing: Packing = "packed", too_long: TooLong = "shorten"
+    ) -> None:
         """Read the manifest."""
         super().__init__(folder)
         self.packing: Packing = packing
+        self.too_long: TooLong = too_long
         self._told: set[tuple[Split, int]] = set()
 
     def trained(self, split: Split) -> TokenStream:
@@ -58,35 +62,48 @@ class PreparedConversations(PreparedData):
     def windows(
         self, split: Split, sequence_length: int, *, document_mask: bool = False
     ) -> "ConversationWindows":
-        """Whole conversations in windows; those that are too long keep the turns that fit.
+        """Whole conversations in windows.
 
-        What is left out is logged, once for each split and length. Attention is limited to one
+        Those that are too long keep the turns that fit, or are left out, see `too_long`. What is
+        left out is logged, once for each split and length. Attention is limited to one
         conversation, whatever `document_mask` says.
 
         Raises:
-            ValueError: of no conversation a trained turn fits.
+            ValueError: no conversation fits, not even with its first trained turn.
         """
+        windows, kept = self._windows(split, sequence_length)
+        if kept.lost_turns and (split, sequence_length) not in self._told:
+            self._told.add((split, sequence_length))
+            sizes = self.manifest["splits"][split]
+            logger.warning(
+                "the %s split: with sequence_length=%d, %d of %d conversations lose their last "
+                "turns and %d are left out, together %d of %d trained turns",
+                split, sequence_length, kept.shortened, sizes["sequences"], kept.dropped,
+                kept.lost_turns, sizes["turns"],
+            )  # fmt: skip
+        return windows
+
+    def tokens_per_epoch(self, sequence_length: int) -> int:
+        """See `PreparedData.tokens_per_epoch`; logs nothing."""
+        return len(self._windows("train", sequence_length)[0]) * sequence_length
+
+    def _windows(self, split: Split, sequence_length: int) -> "tuple[ConversationWindows, Kept]":
         from mobilellm.data.conversation_windows import ConversationWindows, keep_whole_turns
 
         tokens, trained = self.tokens(split), self.trained(split)
         conversations = trained.document_starts()
         kept = keep_whole_turns(
-            conversations, tokens.document_starts(), len(tokens), sequence_length
-        )
+            conversations, tokens.document_starts(), len(tokens), sequence_length,
+            shortens=self.too_long == "shorten",
+        )  # fmt: skip
         if not len(kept.bounds):
+            part = "the first turns of each" if self.too_long == "shorten" else "any"
             raise ValueError(
-                f"sequence_length={sequence_length} is too short for the first turns of each of "
-                f"the {len(conversations)} conversations; use at least {kept.needed}"
+                f"sequence_length={sequence_length} is too short for {part} of the "
+                f"{len(conversations)} conversations; use at least {kept.needed}"
             )
-        if kept.lost_turns and (split, sequence_length) not in self._told:
-            self._told.add((split, sequence_length))
-            logger.warning(
-                "the %s split: with sequence_length=%d, %d of %d conversations lose their last "
-                "turns and %d are left out, together %d of %d trained turns",
-                split, sequence_length, kept.shortened, len(conversations), kept.dropped,
-                kept.lost_turns, len(tokens.document_starts()),
-            )  # fmt: skip
-        return ConversationWindows(
+        windows = ConversationWindows(
             tokens, trained, kept.bounds, sequence_length,
             packing=self.packing, padding=self.eos_token_id,
         )  # fmt: skip
+        return windows, kept

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from mobilellm.run_settings import DERIVED_LIMITS, is_identity
+from mobilellm.run_settings import DERIVED_LIMITS, EPOCHS, is_identity
 
 # Longest value, in characters, that is shown in full; longer ones are cut in the middle.
 LONGEST_VALUE = 40
@@ -22,7 +22,7 @@ def override_value(override: str) -> str:
 def is_shown(override: str) -> bool:
     """Whether it affects what is trained, rather than where, how fast or from which file."""
     key = override_key(override)
-    is_choice = is_identity(key) or key in DERIVED_LIMITS
+    is_choice = is_identity(key) or key in (*DERIVED_LIMITS, EPOCHS)
     return not key.startswith(("hydra", "experiment")) and is_choice
 
 

@@ -33,6 +33,7 @@ TRAIN: Rows = {
     "max_tokens": (float | None, Range(above=0, remedy="null sets no limit")),
     "tokens_per_parameter": (float | None, Range(above=0, cap=1e9, remedy="null sets no limit")),
     "max_flops": (float | None, Range(above=0, cap=1e29, remedy="null sets no limit")),
+    "epochs": (float | None, Range(above=0, cap=1e9, remedy="null sets no limit")),
     "max_steps": (int | None, Range(at_least=1, remedy="null sets no limit")),
     "max_seconds": (float | None, Range(above=0, remedy="null sets no limit")),
     "horizons": (list[float] | None, Range(above=0, below=1, remedy="null trains one budget")),

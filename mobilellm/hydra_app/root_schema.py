@@ -33,6 +33,7 @@ class RunConfig:
     max_tokens: float | None = MISSING
     tokens_per_parameter: float | None = MISSING
     max_flops: float | None = MISSING
+    epochs: float | None = MISSING
     horizons: list[float] | None = MISSING
     max_steps: int | None = MISSING
     max_seconds: float | None = MISSING

@@ -20,8 +20,9 @@ from mobilellm.models import ModelConfig
 from mobilellm.models.config import check_choice
 from mobilellm.models.layer_subset import subset_config
 from mobilellm.pipeline.adapted_config import adapted_config
-from mobilellm.pipeline.token_budget import TOKEN_LIMITS, derived_tokens
+from mobilellm.pipeline.token_budget import MAX_TOKENS, derived_tokens
 from mobilellm.ranges import Range, check_value
+from mobilellm.run_settings import DERIVED_LIMITS
 from mobilellm.search.matching import matched_facts
 from mobilellm.strict_json import to_json
 
@@ -109,7 +110,8 @@ def explain_config(config: DictConfig, overrides: Sequence[str] = ()) -> Facts:
 
 
 def _check_one_limit(config: Facts) -> None:
-    given = [f"{name}={config[name]:g}" for name in TOKEN_LIMITS if config[name] is not None]
+    given = [f"{name}={config[name]:g}" for name in (MAX_TOKENS, *DERIVED_LIMITS)
+             if config[name] is not None]  # fmt: skip
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} both set the training tokens; keep one of them")
 

@@ -20,11 +20,11 @@ from mobilellm.pipeline.recipe_rule import CHOSEN as CHOSEN_BY_RULE
 from mobilellm.pipeline.recorded import MISSING, differing, gives, replaced
 from mobilellm.pipeline.token_budget import TOKEN_LIMITS, without_other_limits
 from mobilellm.run_folder import read_summary
-from mobilellm.run_settings import DERIVED_LIMITS, Config
+from mobilellm.run_settings import DERIVED_LIMITS, EPOCHS, Config
 from mobilellm.training.training_budget import TrainingBudget
 
 # Settings that may differ from the extended run, besides those that cannot change the result.
-FREE = ("extend_from", "max_tokens", "max_steps", "max_seconds", *DERIVED_LIMITS,
+FREE = ("extend_from", "max_tokens", "max_steps", "max_seconds", *DERIVED_LIMITS, EPOCHS,
         "validation_tokens", "validation_interval_tokens", PROBE)  # fmt: skip
 # Groups whose choice is not recorded in the configuration.
 CHOSEN = ("experiment", "variant")

@@ -1,6 +1,6 @@
 """Plans a run: resolves its configuration, builds each part once, and checks that they fit.
 
-Neither data nor weights are read.
+No weights are read, and data only if the length of the run is given in `epochs`.
 """
 
 from functools import partial
@@ -20,6 +20,7 @@ from mobilellm.pipeline.checks import (
     check_windows,
     num_devices,
 )
+from mobilellm.pipeline.epochs import with_epochs
 from mobilellm.pipeline.extension import extended_config, extended_schedule, find_extension
 from mobilellm.pipeline.hydra_job import hydra_job
 from mobilellm.pipeline.identity import config_hash, find_run_folder
@@ -63,6 +64,7 @@ def plan_run(cfg: DictConfig, *, on_this_machine: bool = True) -> Run:
         cfg = extended_config(cfg, job.overrides)
     config = with_token_limit(plain_config(cfg))
     check_targets(config)
+    config = with_epochs(config, overrides, partial(_data, OmegaConf.create(config)))
     cfg = OmegaConf.create(config)
     parametrization = build_parametrization(config)
     model = parametrized_model(instantiate(cfg.model), parametrization, config["init_from"])

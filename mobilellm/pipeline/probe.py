@@ -23,7 +23,7 @@ from mobilellm.pipeline.run import Run
 from mobilellm.pipeline.summary import recording
 from mobilellm.run_folder import read_summary
 from mobilellm.run_lock import RunIsBusy, lock_run_folder
-from mobilellm.run_settings import DERIVED_LIMITS
+from mobilellm.run_settings import DERIVED_LIMITS, EPOCHS
 from mobilellm.training.divergence import TrainingDiverged
 from mobilellm.training.ranks import broadcast_from_first, is_first_process
 from mobilellm.training.training_budget import TrainingBudget
@@ -192,7 +192,7 @@ def _probe_run(run: Run, factor: float) -> Run:
         "seed": config["learning_rate_probe_seed"],
         "learning_rate_probe": False,
         "optimizer": config["optimizer"] | {"learning_rate": run.learning_rate * factor},
-        **dict.fromkeys(DERIVED_LIMITS),
+        **dict.fromkeys((*DERIVED_LIMITS, EPOCHS)),
         "max_tokens": budget.max_tokens,
         "max_steps": budget.max_steps,
         "max_seconds": budget.max_seconds,

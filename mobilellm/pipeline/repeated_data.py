@@ -13,8 +13,14 @@ Source: Muennighoff et al. 2023, arXiv:2305.16264, section 6.
 def passes_over_data(run: Run, prepared: PreparedData) -> float | None:
     """Tokens of the run's budget over tokens of its training text; None without a token limit."""
     steps = run.budget.total_steps
-    tokens = prepared.manifest["splits"]["train"]["tokens"]
+    tokens = _tokens(run, prepared)
     return None if steps is None else steps * run.budget.tokens_per_step / tokens
+
+
+def _tokens(run: Run, prepared: PreparedData) -> int:
+    """Tokens of the training text, or the positions of its windows, if there is padding."""
+    tokens = prepared.manifest["splits"]["train"]["tokens"]
+    return max(tokens, prepared.tokens_per_epoch(run.config["sequence_length"]))
 
 
 def repeated_data_warning(run: Run, prepared: PreparedData) -> str | None:
@@ -22,7 +28,7 @@ def repeated_data_warning(run: Run, prepared: PreparedData) -> str | None:
     passes = passes_over_data(run, prepared)
     if passes is None or passes <= MOST_PASSES:
         return None
-    tokens = prepared.manifest["splits"]["train"]["tokens"]
+    tokens = _tokens(run, prepared)
     return (
         f"the budget is {passes:.1f} times the {tokens:,} tokens of training text in "
         f"{prepared.dir}; up to about {MOST_PASSES:g} times, repeated text is nearly as good as "

@@ -11,7 +11,7 @@ from mobilellm.pipeline.recipe_rule import CHOSEN_BY_RULE
 from mobilellm.pipeline.run import Run
 from mobilellm.pipeline.token_budget import describe_limit
 from mobilellm.run_folder import read_summary
-from mobilellm.run_settings import DERIVED_LIMITS
+from mobilellm.run_settings import DERIVED_LIMITS, EPOCHS
 
 BUDGET = ("max_tokens", "max_steps", "max_seconds")
 # Largest number of differences that are listed.
@@ -26,6 +26,8 @@ def start_messages(run: Run) -> Iterator[str]:
     if any(run.config.get(name) is not None for name in DERIVED_LIMITS):
         limit = describe_limit(run.config, run.model)
         yield f"max_tokens={run.budget.max_tokens:,.0f} follows from {limit}"
+    if run.config.get(EPOCHS) is not None:
+        yield f"max_tokens={run.budget.max_tokens:,.0f}, at most epochs={run.config[EPOCHS]:g}"
     yield from _part_lines(run)
     if last_checkpoint(run.folder) is not None:
         for line in run.changes:

@@ -14,12 +14,13 @@ from mobilellm.hydra_app.configuration import config_folder, instantiate
 from mobilellm.hydra_app.override_text import override_key, override_value
 from mobilellm.models import ModelConfig
 from mobilellm.pipeline.adapted_config import adapted_config
-from mobilellm.run_settings import DERIVED_LIMITS, Config
+from mobilellm.run_settings import DERIVED_LIMITS, EPOCHS, Config
 from mobilellm.units import count_text
 
 MAX_TOKENS = "max_tokens"
-TOKEN_LIMITS = (MAX_TOKENS, *DERIVED_LIMITS)
-"""The settings that limit the tokens of a run; at most one of them may be given."""
+TOKEN_LIMITS = (MAX_TOKENS, *DERIVED_LIMITS, EPOCHS)
+"""The settings that limit the tokens of a run; at most one of them may be given, beside `epochs`.
+"""
 NULL = ("null", "none", "~", "")
 
 
@@ -44,6 +45,17 @@ def check_token_limits(config: Config, overrides: Sequence[str]) -> None:
             f"{values} both limit the tokens of a run; keep one of them, and set the other to null "
             f"({given[0]}=null)"
         )
+
+
+def gives_token_limit(config: Config, overrides: Sequence[str]) -> bool:
+    """Whether the tokens of a run are limited by a setting other than `epochs`.
+
+    Args:
+        config: the configuration; limits that depend on the model may be resolved already.
+        overrides: the overrides of the command line.
+    """
+    is_derived = any(config.get(name) is not None for name in DERIVED_LIMITS)
+    return is_derived or _gives_max_tokens(config, overrides)
 
 
 def _gives_max_tokens(config: Config, overrides: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from chat_models import save_chat_model
 from omegaconf import OmegaConf
 from simulated_profile import true_time, write_profile
 
@@ -38,8 +39,29 @@ CALIBRATION = {
 } | {"minitron": ["compression.calibration_tokens=1024"]}
 
 
+CONVERSATIONS = ("chat", "api_calling")
+
+
+def _conversations(folder: Path) -> list[str]:
+    """Overrides of conversations about functions, and of a model with a chat template."""
+    # The ranks of the adapters are at most the smaller side of each matrix.
+    wide = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4}
+    if not (folder / "chat_model").exists():
+        save_chat_model(folder / "chat_model", **wide)
+    turns = [("user", "the fox?"), ("parser", '{"name": "run", "arguments": {}}'), ("tool", "3"),
+             ("assistant", "away")]  # fmt: skip
+    messages = [{"role": role, "content": text} for role, text in turns]
+    rows = [{"messages": [*messages, {"role": "user", "content": "a" * (n % 7)}],
+             "tools": [{"name": f"run_{n % 20}"}]} for n in range(40)]  # fmt: skip
+    (folder / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return [f"init_from={folder}/chat_model", f"data.train={folder}/chats.jsonl",
+            "sequence_length=256", "tokens_per_step=512", "validation_tokens=256"]  # fmt: skip
+
+
 def _data(experiment: str, corpus: Path, folder: Path) -> list[str]:
     """Overrides of the data: text, or questions about its lines."""
+    if experiment in CONVERSATIONS:
+        return _conversations(folder)
     if experiment != "step_by_step":
         return ["data=text", f"data.train={corpus}", "data.held_out=0.2"]
     lines = [

@@ -20,14 +20,17 @@ def _stream(seed, count=40):
     return tokens, np.array(trained), np.array(conversations), np.array(turns)
 
 
+@pytest.mark.parametrize("shortens", [True, False])
 @pytest.mark.parametrize("length", [5, 12, 30, 100])
-def test_the_turns_that_fit_are_kept(length):
+def test_the_turns_that_fit_are_kept(length, shortens):
     tokens, _, conversations, turns = _stream(length)
-    kept = keep_whole_turns(conversations, turns, len(tokens), length)
+    kept = keep_whole_turns(conversations, turns, len(tokens), length, shortens=shortens)
     bounds, lost = [], 0
     for start, end in zip(conversations, [*conversations[1:], len(tokens)], strict=True):
         ends = [t for t in [*turns[1:], len(tokens)] if start < t <= end]
         fitting = [t for t in ends if t - start - 1 <= length]
+        if not shortens and len(fitting) < len(ends):
+            fitting = []
         lost += len(ends) - len(fitting)
         if fitting:
             bounds.append([start, fitting[-1]])

@@ -69,7 +69,7 @@ def _open(data: ResolvedData) -> PreparedData:
     if isinstance(data.config, RationaleConfig):
         return PreparedPrompts(data.folder, data.config.tasks)
     if isinstance(data.config, ConversationConfig):
-        return PreparedConversations(data.folder, data.config.packing)
+        return PreparedConversations(data.folder, data.config.packing, data.config.too_long)
     return PreparedData(data.folder)
 
 

@@ -19,6 +19,7 @@ from mobilellm.data.sources.parquet import read_parquet_rows
 from mobilellm.data.tokenizers import Tokenizer, open_tokenizer
 
 Packing = Literal["packed", "single"]
+TooLong = Literal["shorten", "leave_out"]
 BY_CONVERSATION, BY_FUNCTION = "conversation", "function"
 
 # Options that have an effect on running text only, with their defaults, and the reason.
@@ -74,6 +75,9 @@ class ConversationConfig(Conversations, DataConfig):
     packing: Packing = "packed"
     """`packed`: several whole conversations share a window, and do not attend to each other;
     `single`: one conversation per window."""
+    too_long: TooLong = "shorten"
+    """What is done with a conversation that is longer than a window: `shorten` keeps the turns that
+    fit, `leave_out` keeps nothing of it."""
     hold_out: str | Sequence[str] = BY_CONVERSATION
     """What `held_out` is a share of: `conversation`, or `function`: all conversations with a
     held-out function are validation data. Or the names of the held-out functions."""

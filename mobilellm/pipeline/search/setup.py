@@ -17,7 +17,7 @@ from mobilellm.models import ModelConfig
 from mobilellm.paths import user_path
 from mobilellm.pipeline.identity import identity
 from mobilellm.pipeline.recipe import make_recipe
-from mobilellm.run_settings import flat_config
+from mobilellm.run_settings import DERIVED_LIMITS, EPOCHS, flat_config
 from mobilellm.search.space import Feasibility, SearchSpace, parse_space
 from mobilellm.search.space.domains import Choices, Span
 from mobilellm.search.study.objectives import LOSSES
@@ -211,7 +211,7 @@ def _check_budget(run: DictConfig, settings: StudySettings) -> None:
     if settings.pruning_rule is None:
         return
     others = [
-        key for key in ("tokens_per_parameter", "max_flops", "max_steps", "max_seconds", "horizons")
+        key for key in (*DERIVED_LIMITS, EPOCHS, "max_steps", "max_seconds", "horizons")
         if run.get(key) is not None
     ]  # fmt: skip
     if run.max_tokens is None or others:
