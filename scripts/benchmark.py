@@ -17,6 +17,8 @@ Parts:
   muon          steps of Muon in batches, compared with torch's
   distillation  steps with a teacher or with its stored logits, compared with steps on labels alone
   adapters      steps of LoRA, DoRA and QLoRA, compared with steps of all weights
+  adapter_memory  peak memory of LoRA, DoRA and QLoRA on a real shape, compared with all weights
+                (BENCHMARK_MODEL: the folder of a model; default: the shape of SmolLM2-135M)
   scaling       one process compared with two, and the forecast for both
 """
 
@@ -31,7 +33,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from mobilellm.cli.command import run_command
 
 PARTS = ("train", "litgpt", "memory", "decode", "loop", "startup", "data", "gpu", "factorized",
-         "muon", "distillation", "adapters", "scaling")  # fmt: skip
+         "muon", "distillation", "adapters", "adapter_memory", "scaling")  # fmt: skip
 
 
 def main() -> None:

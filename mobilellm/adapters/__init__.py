@@ -6,12 +6,14 @@ from mobilellm.public_names import import_public_name
 
 if TYPE_CHECKING:
     from mobilellm.adapters.adapter import Adapter
+    from mobilellm.adapters.importing import import_adapter
     from mobilellm.adapters.merging import merge_adapters
 
-__all__ = ["Adapter", "merge_adapters"]
+__all__ = ["Adapter", "import_adapter", "merge_adapters"]
 
 _MODULES = {
     "Adapter": "mobilellm.adapters.adapter",
+    "import_adapter": "mobilellm.adapters.importing",
     "merge_adapters": "mobilellm.adapters.merging",
 }
 

@@ -9,9 +9,12 @@ their layers can be represented, and Meta's MobileLLM; what cannot is named.
 gets the template of ChatML, two tokens, and rows for them in its embedding and head. The model may
 then also be a run or a model folder of this project.
 
+An adapter folder of PEFT or of a run is added into the weights of the model that it was trained on.
+
   mobilellm import SmolLM2-135M-Instruct --out smollm2
   mobilellm import SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2
   mobilellm import outputs/default/<run> --out for_chat --chat-template chatml
+  mobilellm import ADAPTER_DIR --base smollm2 --out merged
 """
 
 import functools
@@ -26,6 +29,7 @@ from mobilellm.paths import check_unused, user_path
 if TYPE_CHECKING:
     from mobilellm.models import MobileLLM
 
+ADAPTER_CONFIG = "adapter_config.json"
 # Number types that --dtype accepts; None keeps those of the stored weights.
 DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16", "stored": None}
 
@@ -39,8 +43,13 @@ def run(arguments: Sequence[str] | None) -> None:
     """Read the arguments, convert the model and print a summary."""
     parser = command_parser("import", __doc__)
     parser.add_argument(
-        "source", type=user_path, metavar="FOLDER_OR_GGUF", help="Hugging Face folder or GGUF file"
-    )
+        "source", type=user_path, metavar="FOLDER_OR_GGUF",
+        help="Hugging Face folder, GGUF file, or adapter folder of PEFT",
+    )  # fmt: skip
+    parser.add_argument(
+        "--base", type=user_path, metavar="MODEL_DIR",
+        help="model of an adapter (default: the local folder that its adapter_config.json names)",
+    )  # fmt: skip
     parser.add_argument(
         "--out", type=user_path, metavar="MODEL_DIR", required=True, help="new or empty folder"
     )
@@ -55,10 +64,19 @@ def run(arguments: Sequence[str] | None) -> None:
     options = parser.parse_args(arguments)
     out = options.out
     check_unused("--out", out)
-    read = _from_gguf if options.source.is_file() else _from_folder
-    if options.chat_template is not None and options.source.is_dir():
+    source, base = options.source, options.base
+    is_adapter = (source / ADAPTER_CONFIG).is_file() and not (source / "config.json").is_file()
+    if base is not None and not is_adapter:
+        raise ValueError(
+            f"--base={base} is the model of an adapter, but {source} has no {ADAPTER_CONFIG}; "
+            "leave --base out, or give the folder of an adapter"
+        )
+    read = _from_gguf if source.is_file() else _from_folder
+    if is_adapter:
+        read = functools.partial(_from_adapter, base=base)
+    elif options.chat_template is not None and source.is_dir():
         read = _from_any_folder
-    model, tokenizer = read(options.source, options.dtype)
+    model, tokenizer = read(source, options.dtype)
 
     from mobilellm.checkpoint import save_model
 
@@ -100,6 +118,32 @@ def _from_folder(folder: Path, dtype: str) -> "tuple[MobileLLM, Mapping[str, byt
         opened = load_tokenizer(tokenizer, model.config.vocab_size, name="tokenizer ")
         model.config = with_tokenizer_ids(model.config, opened)
     return model, tokenizer_files(folder)
+
+
+def _from_adapter(
+    folder: Path, dtype: str, *, base: Path | None
+) -> "tuple[MobileLLM, Mapping[str, bytes] | None]":
+    """The model with an adapter, and the files of its tokenizer.
+
+    Raises:
+        ValueError: the model of the adapter is not known, or see `import_adapter`.
+    """
+    import torch
+
+    from mobilellm.adapters import import_adapter
+    from mobilellm.formats.model_folder import open_model, tokenizer_files
+    from mobilellm.models.saved_config import read_json
+
+    if base is None:
+        named = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+        if not isinstance(named, str) or not user_path(named).is_dir():
+            raise ValueError(
+                f"{folder / ADAPTER_CONFIG} names {named!r} as the model of the adapter, which is "
+                "no folder here; give it with --base MODEL_DIR"
+            )
+        base = user_path(named)
+    model = import_adapter(folder, open_model(base)[0])
+    return model.to(getattr(torch, DTYPES[dtype] or "float32")), tokenizer_files(base)
 
 
 def _from_gguf(path: Path, dtype: str) -> "tuple[MobileLLM, Mapping[str, bytes] | None]":

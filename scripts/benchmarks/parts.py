@@ -29,6 +29,7 @@ def measure(part: str, *, rounds: int, quick: bool = False) -> list[dict[str, An
         "muon": ("optimizer_step", "measure_muon", timed | {"quick": quick}),
         "distillation": ("distillation", "measure_distillation", timed | {"quick": quick}),
         "adapters": ("adapters", "measure_adapters", timed | {"quick": quick}),
+        "adapter_memory": ("adapter_memory", "measure_adapter_memory", turns | {"quick": quick}),
         "scaling": ("scaling", "measure_scaling", turns | {"quick": quick}),
     }
     if part not in parts:

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from mobilellm.adapters import Adapter
+from mobilellm.checkpoint import load_model
+from mobilellm.commands.import_ import run
 from mobilellm.formats.huggingface import export_huggingface, import_huggingface
 from mobilellm.formats.peft import read_peft, read_peft_settings, write_peft
 from mobilellm.models import MobileLLM, ModelConfig
@@ -77,6 +79,38 @@ def test_what_peft_saves_is_where_training_begins(tmp_path):
     model = same.adapt(import_huggingface(tmp_path / "base"), seed=0).eval()
     with torch.no_grad():
         torch.testing.assert_close(model(IDS).logits, theirs(IDS).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_imported_adapter_is_part_of_the_weights(dora, tmp_path, capsys):
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    base, model = adapted(dora=dora)
+    export_huggingface(base, tmp_path / "base")
+    write_peft(model, tmp_path / "adapter", base=str(tmp_path / "base"))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    loaded = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").merge_and_unload().eval()
+    run([str(tmp_path / "adapter"), "--out", str(tmp_path / "merged")])
+    ours = load_model(tmp_path / "merged").eval()
+    assert not ours.config.layer_shapes
+    assert f"{sum(p.numel() for p in base.parameters()):,} parameters" in capsys.readouterr().out
+    with torch.no_grad():
+        torch.testing.assert_close(ours(IDS).logits, loaded(IDS).logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours(IDS).logits, model(IDS).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_the_model_of_an_adapter_must_be_known(tmp_path):
+    base, model = adapted()
+    write_peft(model, tmp_path / "adapter", base="owner/name")
+    out = ["--out", str(tmp_path / "merged")]
+    with pytest.raises(ValueError, match=r"names 'owner/name' as the model .* give .* --base"):
+        run([str(tmp_path / "adapter"), *out])
+    export_huggingface(base, tmp_path / "base")
+    with pytest.raises(ValueError, match=r"has no adapter_config\.json; leave --base out"):
+        run([str(tmp_path / "base"), "--base", str(tmp_path / "base"), *out])
+    run([str(tmp_path / "adapter"), "--base", str(tmp_path / "base"), *out])
+    assert load_model(tmp_path / "merged").config.num_blocks == 2
 
 
 def test_reading_is_the_inverse_of_writing(tmp_path):
