@@ -210,14 +210,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         FileNotFoundError: the folder or the file does not exist.
         ValueError: the file is damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     check_exists(path)
     try:
-        # load_file maps the file into memory: without the copy, overwriting the file would change
-        # the model.
-        return {name: tensor.clone() for name, tensor in load_file(path).items()}
+        # By default the file is mapped into memory, and its pages count as memory of the process
+        # beside the copies. Copies begin at multiples of 64 bytes, as all tensors of torch; the
+        # last bits of a matrix product may depend on that.
+        with safe_open(path, "pt", backend="pread") as file:
+            return {name: file.get_tensor(name).clone() for name in file.offset_keys()}
     except SafetensorError as error:
         reason = describe_invalid_file(path) or f"is damaged ({error}); save or fetch it again"
         raise ValueError(f"{path} {reason}") from error

@@ -128,6 +128,7 @@ def _application_bytes(
             + key_value_passes * form.value * key_and_value
             + repeats * _head_norm_bytes(config, shape, form)
             + form.value * _compressed_values(config, index)
+            + _flags(config, index)
         )
 
 
@@ -141,6 +142,16 @@ def _compressed_values(config: ModelConfig, block: int) -> int:
         # The inputs of the other matrices are shared and are counted above.
         uses[name]
         * shape.saved_values(sizes[name], has_own_input=name.endswith(("o_proj", "down_proj")))
+        for name, shape in config.layer_shapes.items()
+        if name.startswith(f"blocks.{block}.")
+    )
+
+
+def _flags(config: ModelConfig, block: int) -> int:
+    """Truth values per token that all applications of one block keep, of one byte each."""
+    sizes, uses = config.matrix_sizes, applications(config)
+    return sum(
+        uses[name] * shape.saved_flags(sizes[name])
         for name, shape in config.layer_shapes.items()
         if name.startswith(f"blocks.{block}.")
     )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mobilellm.layers import describe_tensors, materialize, parse_layer_shape
 from mobilellm.layers.adapter_settings import AdapterSettings
 from mobilellm.layers.dense import DENSE
+from mobilellm.layers.dropped_product import dropped_product
 from mobilellm.layers.shape import LayerCost, LayerShape, Size
 from mobilellm.layers.token_embedding import TokenEmbedding
 
@@ -105,12 +106,14 @@ class AdaptedShape(LayerShape):
         return 0.0 if name == "lora_b" else std
 
     def saved_values(self, size: Size, *, has_own_input: bool) -> int:
-        """The output of A; with DoRA the output before rescaling; with dropout the input of A, and
-        the factors by which it was multiplied.
-        """
+        """The output of A; with DoRA the output before rescaling."""
         own = 2 * self.adapted.rank + self.adapted.dora * size[0]
-        own += 2 * size[1] if self.draws_random_numbers else 0
         return own + self.base.saved_values(size, has_own_input=has_own_input)
+
+    def saved_flags(self, size: Size) -> int:
+        """With dropout, which values of the input of A were kept."""
+        own = size[1] if self.draws_random_numbers else 0
+        return own + self.base.saved_flags(size)
 
     def file_bits(self, size: Size, bits: int) -> int:
         """The frozen matrix in its own form, and the adapter in floats."""
@@ -212,8 +215,8 @@ class AdaptedLinear(nn.Module):
 
     def _adapted(self, y: Tensor, x: Tensor) -> Tensor:
         """The output (..., out), given that of the frozen layer."""
-        x = F.dropout(x, self.settings.dropout, self.training)
-        added = F.linear(F.linear(x, self.lora_a) * self.settings.scale, self.lora_b)
+        narrow = dropped_product(x, self.lora_a, self.settings.dropout if self.training else 0.0)
+        added = F.linear(narrow * self.settings.scale, self.lora_b)
         if self.magnitude is None:
             return y + added
         # The length is regarded as a constant, which saves memory (DoRA, section 4.3).

@@ -144,6 +144,14 @@ class LayerShape(ABC):
         """
         return 0
 
+    def saved_flags(self, size: Size) -> int:
+        """Number of truth values, of a byte each, per input vector that are saved for backward.
+
+        Args:
+            size: rows and columns of the matrix.
+        """
+        return 0
+
     def file_bits(self, size: Size, bits: int) -> int:
         """Bits in the file of a model, if the data type of its weights has `bits`.
 

@@ -19,7 +19,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "BENCHMARK_MODEL"
-KINDS = ("none", "lora", "dora", "qlora")
+KINDS = ("none", "lora", "dora", "qlora", "qlora checkpointed")
+"""Choices of `adapter`; checkpointed: with trainer.activation_checkpointing, as Guanaco."""
 STEPS = 3
 
 
@@ -103,11 +104,13 @@ def main(folder: str, kind: str, windows: str, length: str, *quick: str) -> None
         begin = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - begin)
-    config = step.model.config
+    forecast = training_memory_bytes(
+        step.model.config, int(windows), int(length), activation_checkpointing=step.checkpointed
+    )
     facts = {
         "peak": peak_memory_bytes("cpu") - start,
         "seconds": statistics.median(seconds[1:]),
-        "forecast": training_memory_bytes(config, int(windows), int(length)).total,
+        "forecast": forecast.total,
         "trained": sum(p.numel() for p in step.model.parameters() if p.requires_grad),
     }
     sys.stdout.write(json.dumps(facts, allow_nan=False) + "\n")
@@ -115,9 +118,13 @@ def main(folder: str, kind: str, windows: str, length: str, *quick: str) -> None
 
 def _overrides(kind: str, *, quick: bool) -> list[str]:
     """The adapter as conf/ describes it; of a rank and in groups that fit the quick model."""
-    small = ["adapter.rank=4"] if quick and kind != "none" else []
-    return [f"adapter={kind}", *small, *(["adapter.quantized.group=16"] if quick and kind == "qlora"
-                                         else [])]  # fmt: skip
+    name, _, checkpointed = kind.partition(" ")
+    overrides = [f"adapter={name}", f"trainer.activation_checkpointing={bool(checkpointed)}"]
+    if quick and name != "none":
+        overrides.append("adapter.rank=4")
+    if quick and name == "qlora":
+        overrides.append("adapter.quantized.group=16")
+    return overrides
 
 
 class _Step:
@@ -136,6 +143,8 @@ class _Step:
         adapter = configured_adapter(plain_config(config))
         if adapter is not None:
             self.model = adapter.adapt(self.model, seed=0)
+        self.checkpointed: bool = config.trainer.activation_checkpointing
+        self.model.set_activation_checkpointing(self.checkpointed)
         self.optimizer = instantiate(config.optimizer)(self.model)
         generator = torch.Generator().manual_seed(0)
         size = (shape[0], shape[1] + 1)

@@ -1,0 +1,105 @@
+"""Answers of a model to many prompts, in batches."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from mobilellm.data.tokenizers import Tokenizer
+from mobilellm.formats.special_tokens import with_tokenizer_ids
+from mobilellm.inference.end_tokens import end_tokens
+from mobilellm.models import MobileLLM
+from mobilellm.models.generation import generate
+from mobilellm.ranges import Range, check_fields
+
+SEED = Range(at_least=0, cap=2**40)
+BATCH = Range(at_least=1, cap=100_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answering:
+    """How answers are generated; with equal settings they are equal.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    max_new_tokens: int = 256
+    """The most tokens of an answer."""
+    temperature: float = 0.0
+    """0: the most likely token each time; otherwise logits are divided by it before sampling."""
+    top_k: int | None = None
+    """Sample only from the k most likely tokens."""
+    top_p: float | None = None
+    """Sample only from the most likely tokens with this total probability."""
+    seed: int = 0
+    """Of the sampling; each batch has its own seed, which follows from it."""
+    batch_size: int = 16
+    """Prompts per batch."""
+
+    def __post_init__(self) -> None:
+        """Check the values that `generate` does not check."""
+        check_fields(self, seed=SEED, batch_size=BATCH)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered."""
+
+    text: str
+    """Without the token that ends it."""
+    tokens: int
+    """Generated tokens, the one that ends the answer included."""
+    is_ended: bool
+    """Whether the model ended it; otherwise it was cut off."""
+
+
+def answer_batch(
+    model: MobileLLM,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    settings: Answering,
+    *,
+    batch: int,
+) -> list[Answer]:
+    """Answer a batch of prompts.
+
+    Args:
+        model: in evaluation mode, on any device.
+        tokenizer: of the model.
+        prompts: tokens of each, as the model expects them.
+        settings: how tokens are chosen.
+        batch: number of the batch, from which its seed follows.
+
+    Raises:
+        ValueError: see `generate`.
+    """
+    if not prompts:
+        return []
+    ends = end_tokens(with_tokenizer_ids(model.config, tokenizer), tokenizer)
+    width = max(map(len, prompts))
+    rows = generate(
+        model,
+        [torch.tensor(prompt) for prompt in prompts],
+        settings.max_new_tokens,
+        settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        seed=(settings.seed + 1) * 1_000_003 + batch if settings.temperature > 0 else None,
+        # The last one ends turns of a chat.
+        eos_token_id=ends[-1],
+    )
+    return [_answer(tokenizer, row, ends) for row in rows[:, width:].tolist()]
+
+
+def _answer(tokenizer: Tokenizer, tokens: list[int], ends: Sequence[int]) -> Answer:
+    end = next((place for place, token in enumerate(tokens) if token in ends), None)
+    own = tokens[:end]
+    # A padded embedding has more rows than the tokenizer has tokens.
+    text = tokenizer.decode([token for token in own if token < tokenizer.vocab_size]).strip()
+    return Answer(text, len(own) + (end is not None), end is not None)
