@@ -47,10 +47,11 @@ class PromptRows:
             messages = [message for message, _ in form.messages(conversation)]
             text = form.render(messages, conversation, begins_answer=True)
             return tokenizer.encode_rendered(text)
-        if len(conversation.turns) > 1:
+        first, *others = conversation.turns
+        if others:
             raise ValueError(f"{place} has several messages, which only --chat can answer")
         ids = with_tokenizer_ids(config, tokenizer)
-        return tokens_of_text(ids, tokenizer, conversation.turns[0].text)
+        return tokens_of_text(ids, tokenizer, first.text)
 
     def answered(self, row: Row, place: str, answer: str) -> dict[str, Any]:
         """The row with its answer."""

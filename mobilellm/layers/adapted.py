@@ -218,7 +218,7 @@ class AdaptedLinear(nn.Module):
         narrow = dropped_product(x, self.lora_a, self.settings.dropout if self.training else 0.0)
         added = F.linear(narrow * self.settings.scale, self.lora_b)
         if self.magnitude is None:
-            return y + added
+            return y.add_(added)  # in place: no backward pass needs y
         # The length is regarded as a constant, which saves memory (DoRA, section 4.3).
         factor = (self.magnitude / self._lengths()).to(added.dtype)
         if self.bias is None:

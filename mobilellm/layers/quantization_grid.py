@@ -76,11 +76,13 @@ class Grid:
         parts = codes.unflatten(1, (self.scales.shape[1], -1))
         kind = torch.float64 if codes.dtype == torch.float64 else torch.float32
         if self.number_format.levels == "normal":
-            levels = normal_levels(codes.device).to(kind)[parts.int()]
-        else:
-            levels = parts.to(kind)
-            if self.zeros is not None:
-                levels = levels - self._per_group(self.zeros)
+            table = normal_levels(codes.device).to(kind)
+            # Indices of 32 bits and a product in place need a third of the memory.
+            levels = table.index_select(0, parts.flatten().int()).view(parts.shape)
+            return levels.mul_(self._per_group(self.scales)).flatten(1)
+        levels = parts.to(kind)
+        if self.zeros is not None:
+            levels = levels - self._per_group(self.zeros)
         return (levels * self._per_group(self.scales)).flatten(1)
 
     def of_group(self, index: int) -> "Grid":
