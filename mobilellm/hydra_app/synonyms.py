@@ -20,10 +20,8 @@ NAMES: dict[str, str] = {
         "batch_size bs train_batch_size global_batch_size per_device_train_batch_size mbs "
         "accumulate_grad_batches gradient_accumulation_steps grad_accum"
     ),
-    "max_tokens (one epoch: the number of tokens of the training text)": (
-        "epochs epoch num_epochs max_epochs num_train_epochs n_epochs tokens total_tokens "
-        "limit_train_batches"
-    ),
+    "epochs": "epoch num_epochs max_epochs num_train_epochs n_epochs",
+    "max_tokens": ("tokens total_tokens limit_train_batches"),
     "max_steps, or max_tokens": (
         "max_iters iters iterations num_iterations steps num_steps train_steps max_train_steps "
         "total_steps max_steps"
