@@ -1,5 +1,7 @@
 """Blocks are brought closer to the dense ones, by their inputs in the compressed model."""
 
+import itertools
+
 import pytest
 import torch
 from test_masking import batches, make_model
@@ -30,8 +32,10 @@ def output_error(model, dense, block, layer):
     return total
 
 
-@pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("layer_sharing", ["immediate", "repeat_all"])
+@pytest.mark.parametrize(
+    ("name", "layer_sharing"),
+    list(zip(RECIPES, itertools.cycle(["repeat_all", "immediate"]), strict=False)),
+)
 def test_the_output_of_the_block_comes_closer(name, layer_sharing):
     model = make_model(num_blocks=3, block_repeats=2, layer_sharing=layer_sharing)
     recipe, options = RECIPES[name]

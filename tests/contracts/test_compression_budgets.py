@@ -104,7 +104,7 @@ def cases(name):
         for case in itertools.product((True, False), SHARING, PATTERNS, LIMITS, SHARES)
         if not (case[0] and "head" in case[2])
     ]
-    return random.Random(name).sample(every, 8 if "found" in name else 24)
+    return random.Random(name).sample(every, 5 if "found" in name else 16)
 
 
 def could_grow(plan, sizes, uses, left):

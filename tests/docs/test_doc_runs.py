@@ -3,6 +3,7 @@
 The commands of a page are run in one folder. `COMPOSED_ONLY` lists the others with the reason.
 """
 
+import os
 import re
 import shutil
 import zlib
@@ -118,7 +119,8 @@ def folder_of(
                 if path.name != "outputs":
                     (made / path.name).symlink_to(path)
             for name in SWEEPS:
-                shutil.copytree(sweep, made / "outputs" / name)
+                # Files that exist are replaced and never changed, and copies would take gigabytes.
+                shutil.copytree(sweep, made / "outputs" / name, copy_function=os.link)
             write_ladder(made / "outputs/ladder")
             (made / "docs").symlink_to(ROOT / "docs")
         return folders[page]

@@ -14,6 +14,13 @@ from mobilellm.pipeline.add_seeds import add_seeds, sweep_folder
 WIDE, DEEP = SHAPES["2×208"][0], SHAPES["24×64"][0]
 
 
+@pytest.fixture(autouse=True)
+def verdicts_only(monkeypatch):
+    """No measured latencies, which load torch in a process of its own, and no plots."""
+    monkeypatch.setattr("mobilellm.report.latency.AUTOMATIC_SHAPES", 0)
+    monkeypatch.setattr("mobilellm.report.compare.write_plots", lambda *_, **__: [])
+
+
 class Trainer:
     """Writes runs instead of training; `losses` by shape."""
 

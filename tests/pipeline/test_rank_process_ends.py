@@ -115,8 +115,11 @@ def test_what_a_rank_reports_counts_more_than_how_it_ends(tmp_path, monkeypatch)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_ranks_end_without_an_abort(tiny_overrides, tmp_path, strategy):
-    """Three runs at a time, so that processes end at all the moments that a busy machine gives."""
+def test_ranks_end_without_an_abort(tiny_overrides, tiny_run_folder, tmp_path, strategy):
+    """Two runs at a time, so that processes end at all the moments that a busy machine gives.
+
+    Their data were prepared for the run of `tiny_run_folder`.
+    """
     two = [f"trainer={strategy}", "trainer.accelerator=cpu", "trainer.devices=2", "max_tokens=384"]
     mine = [override for override in tiny_overrides if override != "trainer=cpu"]
     command = [sys.executable, "scripts/train.py", *mine, *two]
@@ -129,11 +132,10 @@ def test_ranks_end_without_an_abort(tiny_overrides, tmp_path, strategy):
             encoding="utf-8",
         )  # fmt: skip
 
-    ends = [end(0)]
-    with ThreadPoolExecutor(3) as several:
-        ends += several.map(end, range(1, 4))
+    with ThreadPoolExecutor(2) as several:
+        ends = list(several.map(end, range(2)))
     for done in ends:
         assert done.returncode == 0, done.stderr[-3000:]
         assert "terminate called" not in done.stderr
         assert "Aborted" not in done.stderr
-    assert len(list(tmp_path.glob("outputs/*/*/model/model.safetensors"))) == 4
+    assert len(list(tmp_path.glob("outputs/*/*/model/model.safetensors"))) == 2

@@ -232,7 +232,7 @@ def test_token_ids_and_their_tokenizer_end_documents_alike(
 def test_padded_tables_are_fine_everywhere(tiny_run, trained, tiny_overrides, tmp_path):
     """576 rows and 512 tokens: train, go on, teach, compress, all on one data folder."""
     tokenizer = trained / "model/tokenizer.model"
-    few = ["data.max_megabytes=0.2", f"prepared_dir={tmp_path}/prepared"]
+    few = ["data.max_megabytes=0.05", f"prepared_dir={tmp_path}/prepared"]
     padded = ["model.vocab_size=576", f"data.tokenizer={tokenizer}", "max_tokens=128", *few]
     summary = tiny_run(*padded, "experiment_name=padded")
     run, folder = folder_of(summary, tmp_path), summary["data"]["dir"]

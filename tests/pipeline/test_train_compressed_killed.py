@@ -44,9 +44,7 @@ def test_killed_in_every_stage(overrides, alone, tmp_path):
     assert_same(the_folder(tmp_path / "outputs/killed"), alone)
 
 
-@pytest.mark.parametrize(
-    ("moment", "first_start"), [("plan", 0.1), ("apply", 0.0), ("after", 0.0), ("after", 0.1)]
-)
+@pytest.mark.parametrize(("moment", "first_start"), [("plan", 0.1), ("apply", 0.0), ("after", 0.1)])
 def test_killed_between_stages(moment, first_start, overrides, tmp_path):
     """Before the plan, in the work on each stage, and when the new checkpoint is written."""
     mine = with_first_start(overrides, first_start)

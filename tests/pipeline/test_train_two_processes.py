@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_train_one_model(strategy, tiny_overrides, tiny_run, tmp_path):
+def test_two_processes_train_one_model(tiny_overrides, tiny_run, tmp_path):
+    """Sharded; `test_rank_processes.py` has the runs that are not."""
     alone = tiny_run()
-    two = [f"trainer={strategy}", "trainer.accelerator=cpu", "trainer.devices=2"]
+    two = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"]
     rest = [o for o in tiny_overrides if o != "trainer=cpu"]
     command = [sys.executable, "scripts/train.py", *rest, *two, "experiment_name=two"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=300)

@@ -8,3 +8,9 @@ def no_latencies():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mobilellm.report.latency.AUTOMATIC_SHAPES", 0)
         yield
+
+
+@pytest.fixture
+def without_plots(monkeypatch):
+    """Reports with their tables and sentences alone."""
+    monkeypatch.setattr("mobilellm.report.compare.write_plots", lambda *_, **__: [])

@@ -126,7 +126,7 @@ def test_the_page_says_what_matters(comparison):
         assert text in page, text
 
 
-def test_the_page_and_the_record_say_what_the_recipe_rule_chose(tmp_path):
+def test_the_page_and_the_record_say_what_the_recipe_rule_chose(without_plots, tmp_path):
     chosen = {"tokens_per_step": 2048, "optimizer.learning_rate": 0.002}
     facts = {"learning_rates_tried": None, "chosen_by_rule": chosen}
     comparison = compare([write_sweep(tmp_path / "sweep", **facts)])
@@ -164,8 +164,9 @@ def test_narrow_terminal(comparison):
     assert not any("…" in line for line in text.splitlines() if "×" in line and "±" in line)
 
 
-def test_an_earlier_report_is_overwritten_and_nothing_else(comparison, sweep, tmp_path):
-    assert compare([sweep], comparison.folder).page == comparison.page
+def test_an_earlier_report_is_overwritten_and_nothing_else(without_plots, sweep, tmp_path):
+    earlier = compare([sweep], tmp_path / "report")
+    assert compare([sweep], earlier.folder).page == earlier.page
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(ValueError, match="is in use and is never overwritten; give a new"):
         compare([sweep], tmp_path)
@@ -174,7 +175,7 @@ def test_an_earlier_report_is_overwritten_and_nothing_else(comparison, sweep, tm
     ):
         compare([sweep], tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "report"}
 
 
 def test_no_folder_given():

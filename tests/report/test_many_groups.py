@@ -80,24 +80,24 @@ def test_cautions_summarise(tmp_path):
     assert max(len(caution.message) for caution in found.cautions) < 400
 
 
-@pytest.mark.parametrize("width", [80, 100])
-def test_long_names_go_on_in_the_next_line(tmp_path, width):
+def test_long_names_go_on_in_the_next_line(without_plots, tmp_path):
     for index in range(6):
         config = {f"a_setting_with_a_long_name_{n}": index * 1000 + n for n in range(3)}
         for seed in range(3):
             facts = summary(model(), seed=seed, loss=4 + index / 10 + seed / 100)
             write_run(tmp_path / "s" / f"{index}{seed}", facts, config=config)
     found = compare([tmp_path / "s"])
-    text = printed(found, width)
-    table = text[: text.index("warning" if "warning" in text else "note")]
-    assert max(map(len, table.splitlines())) <= width and "…" not in table
-    for shape in found.groups:
-        assert f"{shape.interval('val_loss').mean:.3f} ± " in table
-    for pair in found.pairs:
-        assert f"{pair.difference.mean:+.3f}" in table
+    for width in (80, 100):
+        text = printed(found, width)
+        table = text[: text.index("warning" if "warning" in text else "note")]
+        assert max(map(len, table.splitlines())) <= width and "…" not in table
+        for shape in found.groups:
+            assert f"{shape.interval('val_loss').mean:.3f} ± " in table
+        for pair in found.pairs:
+            assert f"{pair.difference.mean:+.3f}" in table
 
 
-def test_a_baseline_has_its_own_family_of_tests(tmp_path):
+def test_a_baseline_has_its_own_family_of_tests(without_plots, tmp_path):
     sweep = write_sweep(tmp_path / "s")
     found = compare([sweep], tmp_path / "out", baseline="8×112")
     assert found.reference == "8×112" and len(found.pairs) == 5

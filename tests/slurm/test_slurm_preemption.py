@@ -55,12 +55,13 @@ def no_job_is_left(slurm):
 @pytest.fixture
 def two_nodes(slurm, monkeypatch):
     """A second SLURM, of two nodes with a core each."""
-    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-    with local_slurm(folder, cpus=1, nodes=2) as environment:
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder,
+        local_slurm(Path(folder), cpus=1, nodes=2) as environment,
+    ):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         yield
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def folders(experiment: Path) -> dict[int, Path]:

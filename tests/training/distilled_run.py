@@ -5,6 +5,7 @@ python distilled_run.py FILE TEACHER_FOLDER DEVICES
 
 import sys
 
+import lean_start  # noqa: F401
 import torch
 from lightning.pytorch import Callback
 from small_run import VOCAB, Tokens, fit, leave_group, make_data, make_model, make_module

@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+import lean_start  # noqa: F401
 from lightning.pytorch import Callback
 from small_run import fit, leave_group, make_data, make_model, make_module
 

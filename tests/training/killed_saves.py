@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import lean_start  # noqa: F401
 import torch
 
 from mobilellm.checkpoint_files import find_damage, last_checkpoint, latest_valid_checkpoint

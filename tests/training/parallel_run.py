@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+import lean_start  # noqa: F401
 import torch
 from lightning.pytorch import Callback
 from poison import Poison

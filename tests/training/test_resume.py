@@ -61,10 +61,9 @@ def run(folder, *callbacks, resume=False, size=SAMPLES, every=1, **module):
     return trainer, made
 
 
-@pytest.mark.parametrize("stop", [1, 4, 9])
 @pytest.mark.parametrize(
-    ("validate", "size", "optimizer"),
-    [(None, SAMPLES, adamw), (4, 2, adamw), (2, 4, muon)],
+    ("validate", "size", "optimizer", "stop"),
+    [(None, SAMPLES, adamw, 9), (4, 2, adamw, 1), (4, 2, adamw, 9), (2, 4, muon, 4)],
 )
 def test_stopped_and_resumed(tmp_path, stop, validate, size, optimizer):
     options = {"validate": validate, "size": size, "optimizer": optimizer}
@@ -81,8 +80,8 @@ def test_stopped_and_resumed(tmp_path, stop, validate, size, optimizer):
         assert torch.equal(mine, other)
 
 
-@pytest.mark.parametrize("every", [1, 3])
-@pytest.mark.parametrize("crashes", [(2,), (4, 4, 10)])
+# Once before the first checkpoint.
+@pytest.mark.parametrize(("every", "crashes"), [(3, (2,)), (3, (4, 4, 10)), (1, (4, 4, 10))])
 def test_killed_and_resumed(tmp_path, every, crashes):
     run(tmp_path / "alone", validate=4)
     resume = False

@@ -17,7 +17,7 @@ from mobilellm.models import MobileLLM
 def data_options(corpus, tmp_path_factory) -> list[str]:
     """Of a part of the corpus, in a folder of its own."""
     folder = tmp_path_factory.mktemp("logit-data")
-    return ["data=text", f"data.train={corpus}", "data.held_out=0.2", "data.max_megabytes=0.2",
+    return ["data=text", f"data.train={corpus}", "data.held_out=0.2", "data.max_megabytes=0.1",
             f"prepared_dir={folder}"]  # fmt: skip
 
 

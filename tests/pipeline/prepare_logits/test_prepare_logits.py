@@ -94,11 +94,13 @@ def test_a_store_tells_what_the_rounded_teacher_tells_online(teacher, options, p
     assert (online.log_probabilities == stored.log_probabilities).double().mean() > 0.98
 
 
-def test_a_run_teaches_on_the_data_it_was_trained_on(tiny_run, tiny_overrides, tmp_path):
+def test_a_run_teaches_on_the_data_it_was_trained_on(tiny_run, tiny_overrides, corpus, tmp_path):
     """Its data were prepared with a tokenizer trained on them, and are taken as they are."""
-    summary = tiny_run()
+    little = f"data.train={corpus}/calendar.txt"
+    summary = tiny_run(little)
     run = next((tmp_path / "outputs").glob(f"*/{summary['run']}"))
     data = [option for option in tiny_overrides if option.startswith(("data", "prepared_dir"))]
+    data.append(little)
     given = [f"out={tmp_path}/store", "sequence_length=512", "k=3", "micro_batch_size=32"]
     store = make_store(run, [*data, *given])
     assert store.manifest["inputs"]["data_hash"] == summary["hashes"]["train"]
