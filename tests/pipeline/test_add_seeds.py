@@ -1,6 +1,7 @@
 """Seeds are added until every pair has a verdict, or up to the limit."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,11 @@ WIDE, DEEP = SHAPES["2×208"][0], SHAPES["24×64"][0]
 def verdicts_only(monkeypatch):
     """No measured latencies, which load torch in a process of its own, and no plots."""
     monkeypatch.setattr("mobilellm.report.latency.AUTOMATIC_SHAPES", 0)
-    monkeypatch.setattr("mobilellm.report.compare.write_plots", lambda *_, **__: [])
+    monkeypatch.setattr(import_module("mobilellm.report.compare"), "write_plots", no_plots)
+
+
+def no_plots(*_, **__):
+    return []
 
 
 class Trainer:

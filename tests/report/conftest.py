@@ -1,5 +1,7 @@
 """Reports of the tests measure no latencies, unless a test says so: that loads torch."""
 
+from importlib import import_module
+
 import pytest
 
 
@@ -13,4 +15,6 @@ def no_latencies():
 @pytest.fixture
 def without_plots(monkeypatch):
     """Reports with their tables and sentences alone."""
-    monkeypatch.setattr("mobilellm.report.compare.write_plots", lambda *_, **__: [])
+    # The package has a function of the module's name.
+    module = import_module("mobilellm.report.compare")
+    monkeypatch.setattr(module, "write_plots", lambda *_, **__: [])
