@@ -133,7 +133,7 @@ def test_intervals_and_the_fitted_range(law):
                                                r"smallest, 1×8, has 2.\d+ kB; allow more bytes"),
         (1e13, Limits(max_latency_ms=0.2, latency=profile()),
          r"no shape meets max-latency-ms=0.2: the smallest in the device profile, 1×16, takes"),
-        (1e13, Limits(max_latency_ms=9, latency=profile(depths=(65, 66, 67))),
+        (1e13, Limits(max_latency_ms=9, latency=profile((65, 66, 67), (16, 128))),
          "no shape of the ladder lies in the device profile of 65 to 67 layers and widths of"),
         (1e5, Limits(), r"the compute budget trains the smallest shape, 1×8, on \d tokens, less "
                         r"than 0.5 per body parameter; give more FLOPs or hours"),
