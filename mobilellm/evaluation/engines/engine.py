@@ -45,6 +45,10 @@ class Engine(ABC):
     def decode(self, token: int) -> Step:
         """Append one token to the sequence, and predict the next one from its KV cache."""
 
+    def prepare(self) -> None:
+        """Do what the first run would do otherwise; by default nothing."""
+        return
+
     @abstractmethod
     def close(self) -> None:
         """Free the model; the engine cannot be used any more."""

@@ -14,10 +14,10 @@ from mobilellm.evaluation.engines.engine import Engine, Step
 class ExecuTorch(Engine):
     """A program that `export_executorch` wrote, on the CPU.
 
-    The number of threads is that of XNNPACK, one per core of the machine.
-
     Args:
         path: of a `.pte` file.
+        threads: number of CPU threads of XNNPACK, which all programs of this process share. None:
+            it stays as it is, at first one per core of the machine.
         top: number of tokens that `Step.log_probabilities` contains.
 
     Raises:
@@ -26,13 +26,15 @@ class ExecuTorch(Engine):
             installed.
     """
 
-    def __init__(self, path: str | Path, *, top: int = 2) -> None:
+    def __init__(self, path: str | Path, *, threads: int | None = None, top: int = 2) -> None:
         """Load the program."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist; give a .pte file")
         self._top = top
         self._position = 0
         self._program: Any = _load(Path(path))
+        if threads is not None:
+            _set_threads(threads)
         missing = {"forward", "prefill", "get_prefill_tokens"} - self._program.method_names
         if missing:
             raise ValueError(
@@ -44,6 +46,11 @@ class ExecuTorch(Engine):
     def constant(self, name: str) -> Any:
         """The value of a method without inputs, such as `get_vocab_size`."""
         return self._loaded.load_method(name).execute([])[0]
+
+    def prepare(self) -> None:
+        """Load both methods; XNNPACK packs the weights then."""
+        for name in ("prefill", "forward"):
+            self._loaded.load_method(name)
 
     def prefill(self, tokens: Sequence[int]) -> Step:
         """See `Engine`.
@@ -102,6 +109,13 @@ class ExecuTorch(Engine):
         found = logits[0].log_softmax(-1).topk(self._top)
         places, values = found.indices.tolist(), found.values.tolist()
         return Step(places[0], dict(zip(places, values, strict=True)))
+
+
+def _set_threads(threads: int) -> None:
+    library: Any = importlib.import_module("executorch.extension.pybindings.portable_lib")
+    # Another number must not be set while a program runs, which none does here.
+    if library._threadpool_get_thread_count() != threads:
+        library._unsafe_reset_threadpool(threads)
 
 
 def _load(path: Path) -> Any:

@@ -1,0 +1,71 @@
+"""Sizes of models in the formats of engines by arithmetic: bits per weight of every tensor."""
+
+from collections import Counter
+from dataclasses import replace
+
+from mobilellm.accounting.parameters import count_parameters
+from mobilellm.accounting.storage import stored_tensors
+from mobilellm.models.checks import check_choice
+from mobilellm.models.config import ModelConfig
+
+GGUF_BITS = {"f32": 32.0, "f16": 16.0, "q8_0": 8.5, "q4_0": 4.5, "q4_1": 5.0}
+"""Bits per weight of a matrix, with the 16-bit scales (and minima) of blocks of 32 weights."""
+ENGINE_TYPES = {
+    "torch": ("f32",),
+    "llamacpp": tuple(GGUF_BITS),
+    "executorch": ("fp32", "8da8w", "8da4w"),
+}
+"""The types of weights that each engine is measured with; the first is its default."""
+CACHE_BYTES = {"torch": 4, "llamacpp": 2, "executorch": 4}
+"""Bytes of one entry of the KV cache: llama.cpp keeps 16 bits."""
+_TABLES = ("embedding", "head")
+
+
+def engine_file_bytes(config: ModelConfig, engine: str, kind: str) -> int:
+    """Bytes of all tensors in the file of an engine, without headers, code and tokenizer.
+
+    torch has the model as it is stored. llama.cpp has shared blocks once per application, and
+    ExecuTorch once. Both have compressed matrices as dense ones, and vectors in 32 bits. With
+    ExecuTorch's quantized types, table and output head have 8 bits each and are stored separately.
+
+    Raises:
+        ValueError: the engine or its type is not known.
+    """
+    check_choice("engine", engine, tuple(ENGINE_TYPES))
+    check_choice("type", kind, ENGINE_TYPES[engine])
+    if engine == "torch":
+        return -(-sum(tensors.bits for tensors in stored_tensors(config, 32)) // 8)
+    dense = replace(config, compressed_layers=())
+    uses = Counter(dense.layer_order)
+    bits = 0.0
+    weights = 0
+    for name, (rows, columns) in _sizes(dense).items():
+        weights += rows * columns
+        times = uses[_block(name)] if engine == "llamacpp" and name not in _TABLES else 1
+        bits += times * rows * columns * _bits(engine, kind, name, columns)
+    norms = 32 * (count_parameters(dense).stored - weights)
+    if engine == "llamacpp":
+        final = 32 * dense.hidden_size
+        norms = (norms - final) * dense.num_layers // dense.num_blocks + final
+    elif kind != "fp32" and dense.tie_word_embeddings:
+        bits += dense.vocab_size * (8 * dense.hidden_size + 32)
+    return -(-int(bits + norms) // 8)
+
+
+def _sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    return {name: (size[0], size[1]) for name, size in config.matrix_sizes.items()}
+
+
+def _block(name: str) -> int:
+    return next(int(part) for part in name.split(".") if part.isdigit())
+
+
+def _bits(engine: str, kind: str, name: str, columns: int) -> float:
+    """Bits per weight of a matrix, scales included."""
+    if engine == "llamacpp":
+        return GGUF_BITS[kind]
+    if kind == "fp32":
+        return 32.0
+    if kind == "8da8w" or name in _TABLES:
+        return 8 + 32 / columns
+    return 4 + 16 / 32

@@ -1,0 +1,196 @@
+"""The result of a profile: a JSON file with every measurement, and its medians."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilellm.evaluation.engine_profile.plan import ProfileCase, ProfilePlan, plan_from_dict
+from mobilellm.evaluation.engine_profile.rounds import Samples
+from mobilellm.files import write_text_atomically
+from mobilellm.strict_json import find_fault, to_json
+
+KIND = "engine profile"
+FORMAT = 1
+STARTS = ("load_ms", "init_ms", "first_run_ms")
+BY_PROMPT = ("prefill_ms", "decode_ms", "decode_joules")
+"""Lists with one value for each length of prompt."""
+_FIELDS: Mapping[str, Any] = {
+    "kind": str, "format": int, "device": str, "command": str, "versions": dict,
+    "plan": {"prompt_lengths": [int], "decode_tokens": int, "rounds": int,
+             "cases": [{"model": str, "config": dict, "weights": str, "engine": str, "kind": str,
+                        "threads": int, "file_bytes": int, "expected_bytes": int}]},
+    "results": [{"case": str, "peak_memory_bytes": (int, type(None)),
+                 "memory_before_bytes": (int, type(None)), "rounds": dict}],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and 95th percentile of one quantity over the rounds."""
+
+    median: float
+    p95: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseResult:
+    """What was measured of one case."""
+
+    case: ProfileCase
+    peak_memory_bytes: int | None
+    """Most memory of the process in its first round, pages of mapped files included."""
+    memory_before_bytes: int | None
+    """Memory of the process with the engine's package, before it opened the model."""
+    rounds: Mapping[str, Sequence[Any]]
+    """For each name of `STARTS`, a number per round, and for each of `BY_PROMPT` a list of numbers
+    (one per length of prompt) per round."""
+
+    def values(self, name: str, prompt: int = 0) -> list[float]:
+        """One quantity in all rounds; of `BY_PROMPT` for the prompt of this index."""
+        rows = self.rounds[name]
+        return [row[prompt] for row in rows] if name in BY_PROMPT else list(rows)
+
+    def spread(self, name: str, prompt: int = 0) -> Spread | None:
+        """Median and 95th percentile; None if it was not measured."""
+        values = [value for value in self.values(name, prompt) if value is not None]
+        return spread_of(values) if values else None
+
+    @property
+    def start_ms(self) -> list[float]:
+        """Milliseconds of loading and initialization together, in all rounds."""
+        pairs = zip(self.rounds["load_ms"], self.rounds["init_ms"], strict=True)
+        return [load + init for load, init in pairs]
+
+    @property
+    def runtime_bytes(self) -> int | None:
+        """Peak memory beyond the file of the weights; None if it was not measured."""
+        if self.peak_memory_bytes is None:
+            return None
+        return max(0, self.peak_memory_bytes - self.case.file_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineProfile:
+    """The measurements of all cases of a plan on one device."""
+
+    device: str
+    """Name of the processor."""
+    command: str
+    versions: Mapping[str, str]
+    plan: ProfilePlan
+    results: tuple[CaseResult, ...]
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds that every case has."""
+        return min(len(result.rounds["load_ms"]) for result in self.results)
+
+    def to_json(self) -> str:
+        """The content of the file, with medians for readers of the file."""
+        lengths = self.plan.prompt_lengths
+        results = [
+            {
+                "case": result.case.name,
+                "peak_memory_bytes": result.peak_memory_bytes,
+                "memory_before_bytes": result.memory_before_bytes,
+                "summary": {
+                    name: _plain(result.spread(name)) for name in STARTS
+                } | {
+                    name: [_plain(result.spread(name, i)) for i in range(len(lengths))]
+                    for name in BY_PROMPT
+                },
+                "rounds": dict(result.rounds),
+            }
+            for result in self.results
+        ]  # fmt: skip
+        head = {
+            "kind": KIND, "format": FORMAT, "device": self.device, "command": self.command,
+            "versions": dict(self.versions), "plan": self.plan.to_dict(),
+        }  # fmt: skip
+        return to_json({**head, "results": results}) + "\n"
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Median and 95th percentile, linear between the nearest values."""
+    if len(values) == 1:
+        return Spread(values[0], values[0])
+    return Spread(
+        statistics.median(values), statistics.quantiles(values, n=20, method="inclusive")[-1]
+    )
+
+
+def median_ratio(values: Sequence[float], reference: Sequence[float]) -> float:
+    """The median over the rounds of the ratio within a round, which other work affects little."""
+    return statistics.median(a / b for a, b in zip(values, reference, strict=False))
+
+
+def profile_of(
+    plan: ProfilePlan, samples: Samples, *, device: str, command: str, versions: Mapping[str, str]
+) -> EngineProfile:
+    """Collect the samples of `rounds.measure`, without the warm-up, which gives the memory."""
+    results = []
+    for case in plan.cases:
+        warm_up, *rounds = samples[case.name][: plan.rounds + 1]
+        columns = {name: [one[name] for one in rounds] for name in (*STARTS, *BY_PROMPT)}
+        results.append(
+            CaseResult(
+                case=case,
+                peak_memory_bytes=warm_up["peak_memory_bytes"],
+                memory_before_bytes=warm_up["memory_before_bytes"],
+                rounds=columns,
+            )
+        )
+    return EngineProfile(
+        device=device, command=command, versions=versions, plan=plan, results=tuple(results)
+    )
+
+
+def write_result(profile: EngineProfile, path: Path) -> None:
+    """Write the file."""
+    write_text_atomically(path, profile.to_json())
+
+
+def read_result(path: Path) -> EngineProfile:
+    """Read the file of a profile, of this machine or of a bundle that ran elsewhere.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not such a profile, or one of another version.
+    """
+    remedy = "give a file that `mobilellm device-profile MODEL … --out FILE` or a bundle wrote"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file; {remedy}")
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{path} is not JSON; {remedy}") from None
+    fault = find_fault(content, _FIELDS)
+    if fault is None and content["kind"] != KIND:
+        fault = f"its kind is {content['kind']!r}"
+    if fault is None and content["format"] != FORMAT:
+        fault = f"its format is {content['format']}, and {FORMAT} is required"
+    if fault is not None:
+        raise ValueError(f"{path} is not the result of a profile of engines ({fault}); {remedy}")
+    try:
+        plan = plan_from_dict(content["plan"])
+        cases = {case.name: case for case in plan.cases}
+        results = tuple(
+            CaseResult(
+                case=cases[one["case"]],
+                peak_memory_bytes=one["peak_memory_bytes"],
+                memory_before_bytes=one["memory_before_bytes"],
+                rounds=one["rounds"],
+            )
+            for one in content["results"]
+        )
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
+    head = {name: content[name] for name in ("device", "command", "versions")}
+    return EngineProfile(**head, plan=plan, results=results)
+
+
+def _plain(spread: Spread | None) -> dict[str, float] | None:
+    return None if spread is None else asdict(spread)
