@@ -1,11 +1,11 @@
 r"""Measure latencies of many shapes, or models in the engines of devices, on this machine.
 
 Without MODEL, for search and matching by latency: times every depth with every width, side by side
-in alternating rounds with random weights, and writes a device profile. model=by_budget model.match=latency then finds the shape of a given depth
-whose predicted latency is the budget, in milliseconds per token, and `mobilellm search` finds the
-best shape within a limit. The predictions and their errors are printed. Other work on the machine
-makes them less exact. Use the vocabulary size of your models, and depths and widths around those
-you want.
+in alternating rounds with random weights, and writes a device profile. model=by_budget
+model.match=latency then finds the shape of a given depth whose predicted latency is the budget, in
+milliseconds per token, and `mobilellm search` finds the best shape within a limit. The predictions
+and their errors are printed. Other work on the machine makes them less exact. Use the vocabulary
+size of your models, and depths and widths around those you want.
 
 With MODEL and --engines: exports each model (a folder, or a preset with random weights, with
 settings after a colon) for each engine, and measures file, load, init, time to first token, prefill

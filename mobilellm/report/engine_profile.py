@@ -70,8 +70,9 @@ def profile_sentences(profile: EngineProfile) -> list[str]:
     plan = profile.plan
     return [
         "load, init: milliseconds to open the file, and to prepare the first run, medians; "
-        "load+init as a ratio to the first model in the same engine. peak: memory of the process, Python and "
-        "pages of mapped files included. to arith.: size of the file to that by arithmetic.",
+        "load+init as a ratio to the first model in the same engine. peak: memory of the process, "
+        "Python and pages of mapped files included. to arith.: size of the file to that by "
+        "arithmetic.",
         f"first: milliseconds from the prompt to the first token; read/s: tokens of the prompt per "
         f"second; token: milliseconds per token decoded after it ({plan.decode_tokens} tokens); "
         "medians with 95th percentiles; × first: the time as a ratio to the first model.",

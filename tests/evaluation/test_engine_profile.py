@@ -10,6 +10,7 @@ from mobilellm.evaluation.engine_profile.results import read_result, spread_of
 SMALL = ["small=tiny_wide", "--engines", "torch", "--prompt-lengths", "2,8", "--tokens", "2"]
 
 
+@pytest.mark.slow
 def test_a_model_is_measured_and_an_interrupted_measurement_continues(tmp_path, capsys):
     out = tmp_path / "a.json"
     run([*SMALL, "--rounds", "2", "--out", str(out)])
