@@ -87,6 +87,34 @@ def _find_kind_fault(value: Any, kind: Any, path: str) -> str | None:
     return None if is_kind else f"{path} is {shorten(value)}"
 
 
+def json_schema(fields: Mapping[str, Any], title: str) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of records in which `find_fault` finds nothing.
+
+    Args:
+        fields: as for `find_fault`.
+        title: of the schema.
+    """
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
+    return head | _schema_of(fields)
+
+
+_NAMES: Mapping[type, str] = {
+    str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null",
+    dict: "object", list: "array",
+}  # fmt: skip
+
+
+def _schema_of(kind: Any) -> dict[str, Any]:
+    if isinstance(kind, Mapping):
+        properties = {key: _schema_of(value) for key, value in kind.items()}
+        return {"type": "object", "required": list(kind), "properties": properties}
+    if isinstance(kind, list):
+        return {"type": "array", "items": _schema_of(kind[0])}
+    if isinstance(kind, tuple):
+        return {"type": [_NAMES[one] for one in kind]}
+    return {"type": _NAMES[kind]}
+
+
 def shorten(value: Any) -> str:
     """Format a value for messages; a long text is cut."""
     text = to_json(value, indent=None, default=str)

@@ -1,5 +1,6 @@
 """Formats counts, bytes, durations and rates as text, and joins lists of names."""
 
+import re
 from collections.abc import Sequence
 
 MISSING = "–"
@@ -36,6 +37,23 @@ def bytes_text(value: float | None, *, aligned: bool = False) -> str:
     number, prefix = _scale(value)
     text = _three_digits(number) if aligned and prefix else f"{number:.3g}"
     return f"{text} {prefix}B"
+
+
+def bytes_from(name: str, text: str) -> float:
+    """Read a number of bytes such as `6GB`, `512 MB` or `1.5GiB`.
+
+    Args:
+        name: of the setting, for the message.
+        text: a number with a unit: B, kB, MB, GB or TB (powers of 1000), KiB, MiB, GiB or TiB
+            (powers of 1024).
+
+    Raises:
+        ValueError: the text is not such a number.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B\s*", text)
+    if found is None or (found[3] and not found[2]) or not float(found[1]):
+        raise ValueError(f"{name}={text!r} is not a number of bytes; give e.g. 6GB or 512MB")
+    return float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " ")
 
 
 def duration_text(seconds: float | None) -> str:

@@ -3,9 +3,10 @@
 from collections import Counter
 from dataclasses import replace
 
+from mobilellm.accounting.memory import TABLES, kv_cache_bytes_per_token
 from mobilellm.accounting.parameters import count_parameters
 from mobilellm.accounting.storage import stored_tensors
-from mobilellm.models.checks import check_choice
+from mobilellm.models.checks import check_choice, check_positive
 from mobilellm.models.config import ModelConfig
 
 GGUF_BITS = {"f32": 32.0, "f16": 16.0, "q8_0": 8.5, "q4_0": 4.5, "q4_1": 5.0}
@@ -18,7 +19,10 @@ ENGINE_TYPES = {
 """The types of weights that each engine is measured with; the first is its default."""
 CACHE_BYTES = {"torch": 4, "llamacpp": 2, "executorch": 4}
 """Bytes of one entry of the KV cache: llama.cpp keeps 16 bits."""
-_TABLES = ("embedding", "head")
+BLOCK = 32
+"""Weights of a row that share a scale."""
+IN_BLOCKS = {"llamacpp": ("q8_0", "q4_0", "q4_1"), "executorch": ("8da4w",)}
+"""The types with such blocks."""
 
 
 def engine_file_bytes(config: ModelConfig, engine: str, kind: str) -> int:
@@ -41,7 +45,7 @@ def engine_file_bytes(config: ModelConfig, engine: str, kind: str) -> int:
     weights = 0
     for name, (rows, columns) in _sizes(dense).items():
         weights += rows * columns
-        times = uses[_block(name)] if engine == "llamacpp" and name not in _TABLES else 1
+        times = uses[_block(name)] if engine == "llamacpp" and name not in TABLES else 1
         bits += times * rows * columns * _bits(engine, kind, name, columns)
     norms = 32 * (count_parameters(dense).stored - weights)
     if engine == "llamacpp":
@@ -50,6 +54,26 @@ def engine_file_bytes(config: ModelConfig, engine: str, kind: str) -> int:
     elif kind != "fp32" and dense.tie_word_embeddings:
         bits += dense.vocab_size * (8 * dense.hidden_size + 32)
     return -(-int(bits + norms) // 8)
+
+
+def engine_cache_bytes(config: ModelConfig, engine: str, context: int) -> int:
+    """Bytes of the keys and values of `context` tokens in an engine.
+
+    Raises:
+        ValueError: the engine is not known, or `context` is below 1.
+    """
+    check_choice("engine", engine, tuple(CACHE_BYTES))
+    check_positive("context", context)
+    return context * kv_cache_bytes_per_token(config, CACHE_BYTES[engine])
+
+
+def can_have_type(config: ModelConfig, engine: str, kind: str) -> bool:
+    """Whether the rows of all matrices consist of whole blocks of a type, as engines require."""
+    if kind not in IN_BLOCKS.get(engine, ()):
+        return True
+    sizes = _sizes(replace(config, compressed_layers=()))
+    in_blocks = {n: c for n, (_, c) in sizes.items() if engine == "llamacpp" or n not in TABLES}
+    return all(columns % BLOCK == 0 for columns in in_blocks.values())
 
 
 def _sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -66,6 +90,6 @@ def _bits(engine: str, kind: str, name: str, columns: int) -> float:
         return GGUF_BITS[kind]
     if kind == "fp32":
         return 32.0
-    if kind == "8da8w" or name in _TABLES:
+    if kind == "8da8w" or name in TABLES:
         return 8 + 32 / columns
-    return 4 + 16 / 32
+    return 4 + 16 / BLOCK

@@ -10,13 +10,15 @@ Folders that mobilellm compress wrote are listed by size, loss and time.
 Models of several sizes and depths, each size trained on its own number of tokens
 (experiment=ladder), are compared within their size, and a law of the loss is fitted to all of them.
 Models of different depth are also compared at equal decode latency: up to eight small shapes are
-timed side by side on this machine, once, and the times are kept in the report's folder.
+timed side by side on this machine, once, and the times are kept in the report's folder; or by the
+times that another device measured (mobilellm device-profile --bundle).
 
   mobilellm compare outputs/depth_vs_width
   mobilellm compare outputs/default --baseline 12×80
   mobilellm compare outputs/default --margin 0.01 --max-seeds 8
   mobilellm compare compressed/low_rank compressed/wanda --out leaderboard
   mobilellm compare outputs/depth_vs_width --latency
+  mobilellm compare outputs/depth_vs_width --latency-from results.json
   mobilellm compare outputs/ladder
   mobilellm compare outputs/small outputs/large --out comparison --title "Two budgets"
 """
@@ -56,6 +58,12 @@ def run(arguments: Sequence[str] | None) -> None:
         action=argparse.BooleanOptionalAction,
         help="measure decode latency on this machine anew and longer; or not at all",
     )
+    parser.add_argument(
+        "--latency-from", type=user_path, metavar="FILE", help="use what a bundle measured instead"
+    )
+    parser.add_argument(
+        "--latency-setting", metavar="ENGINE/TYPE/THREADS", help="of several in that file"
+    )
     parser.add_argument("--title", help="heading of the page; default: the experiment's name")
     options = parser.parse_args(arguments)
 
@@ -64,6 +72,7 @@ def run(arguments: Sequence[str] | None) -> None:
     comparison = compare(
         options.paths, options.out, title=options.title, baseline=options.baseline,
         margin=options.margin, max_seeds=options.max_seeds, latency=options.latency,
+        latency_from=options.latency_from, latency_setting=options.latency_setting,
     )  # fmt: skip
     # Not cropped: the path of the page is longer than many terminals are wide.
     make_console(120).print(comparison, crop=False)

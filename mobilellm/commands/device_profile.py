@@ -9,14 +9,18 @@ size of your models, and depths and widths around those you want.
 
 With MODEL and --engines: exports each model (a folder, or a preset with random weights, with
 settings after a colon) for each engine, and measures file, load, init, time to first token, prefill
-and decoding by length of prompt and threads, and peak memory, each in a process of its own and all
-in alternation. What is measured is kept: the same command continues an interrupted measurement.
-The exported files stay in a folder beside --out.
+and decoding by length of prompt and threads, and peak memory, all in alternation and each time in a
+new process. What is measured is kept: the same command continues an interrupted measurement.
+The exported files stay in a folder beside --out. With --bundle, nothing is measured: the models are
+written with a script that measures them on another device. --results shows what came back, and
+`mobilellm compare --latency-from` uses it for its verdict at equal latency.
 
   mobilellm device-profile --out device.json
   mobilellm device-profile --out phone.json --vocab-size 32000 --depths 4,12,30 --widths 256,512,768
   mobilellm device-profile mobilellm_125m deep=mobilellm_125m:num_blocks=60 \
-      --engines torch,llamacpp --types f32,q8_0 --out engines.json
+      --engines torch,llamacpp --types f32,q8_0 --out engines.json --fits 6GB --page page
+  mobilellm device-profile outputs/a outputs/b --engines llamacpp --types q8_0,q4_0 --bundle bundle
+  mobilellm device-profile --results results.json --fits 6GB --share 0.1
   mobilellm train -m experiment=matched_latency model.latency_profile=device.json model.budget=2.5
 """
 
@@ -24,12 +28,18 @@ import argparse
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mobilellm.cli.command import run_command
 from mobilellm.cli.console import make_console
 from mobilellm.commands import command_parser
 from mobilellm.paths import user_path
+from mobilellm.units import bytes_from, bytes_text
+
+if TYPE_CHECKING:
+    from mobilellm.evaluation.engine_profile.results import EngineProfile
+    from mobilellm.pipeline.engine_profile import EngineGrid
+    from mobilellm.report.device_fit import MemoryLimit
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -43,9 +53,10 @@ def run(arguments: Sequence[str] | None) -> None:
     parser.add_argument(
         "models", nargs="*", metavar="MODEL", help="folder, PRESET or PRESET:key=value,…; NAME=…"
     )
-    parser.add_argument("--out", type=user_path, required=True, metavar="FILE", help="a new file")
+    parser.add_argument("--out", type=user_path, metavar="FILE", help="a new file")
     _add_shape_options(parser)
     _add_model_options(parser)
+    _add_report_options(parser)
     for name, kind, text in (
         ("tokens", int, "tokens decoded per round; default: 16"),
         ("rounds", int, "measurements of each; default: 30"),
@@ -58,17 +69,29 @@ def run(arguments: Sequence[str] | None) -> None:
         parser.add_argument(f"--{name}", type=kind, metavar="N", help=text)
     options = vars(parser.parse_args(arguments))
     given = {key: value for key, value in options.items() if value not in (None, [])}
-    out, models = given.pop("out"), given.pop("models", [])
-    _check_options(given, with_models=bool(models))
-    if models:
-        _profile_models(models, out, given)
+    _check_options(given)
+    if "results" in given:
+        _show_results(given)
+    elif "bundle" in given:
+        _write_bundle(given)
+    elif "models" in given:
+        _profile_models(given)
     else:
-        _profile_shapes(out, given)
+        _profile_shapes(given.pop("out"), given)
 
 
-_SHAPE_OPTIONS = ("depths", "widths", "block_repeats", "vocab_size", "head_dim", "group_size",
-                  "context", "device")  # fmt: skip
-_MODEL_OPTIONS = ("engines", "types", "prompt_lengths")
+_MEASURED = ("tokens", "rounds", "threads")
+_SHAPES = ("depths", "widths", "block_repeats", "vocab_size", "head_dim", "group_size", "context",
+           "device")  # fmt: skip
+_MODELS = ("models", "engines", "types", "prompt_lengths")
+_REPORT = ("fits", "share", "context", "page")
+_USES = {
+    "without MODEL": ("out", *_MEASURED, *_SHAPES),
+    "with MODEL": ("out", *_MEASURED, *_MODELS, *_REPORT),
+    "with --bundle": ("bundle", *_MEASURED, *_MODELS),
+    "with --results": ("results", *_REPORT),
+}
+"""The options that each use of the command has."""
 
 
 def _add_shape_options(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +108,11 @@ def _add_shape_options(parser: argparse.ArgumentParser) -> None:
         ("vocab-size", "entries of the vocabulary; default: 2048"),
         ("head-dim", "width of a head; default: 16"),
         ("group-size", "query heads per key-value head; default: 1"),
-        ("context", "tokens of the prompt, before those that are decoded; default: 64"),
+        (
+            "context",
+            "tokens of the prompt, before those that are decoded; default: 64. With "
+            "--fits: tokens in the KV cache; default: all positions of a model",
+        ),
     ):
         group.add_argument(f"--{name}", type=int, metavar="N", help=text)
     group.add_argument("--device", metavar="NAME", help="cpu, cuda or mps; default: cpu")
@@ -104,76 +131,154 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--prompt-lengths", type=_numbers, metavar="N,N", help="tokens; default: 16,128"
     )
+    group.add_argument(
+        "--bundle", type=user_path, metavar="FOLDER",
+        help="a new folder, which measures the models on another device; instead of --out",
+    )  # fmt: skip
 
 
-def _check_options(given: dict[str, Any], *, with_models: bool) -> None:
-    """Refuse options of the other use.
+def _add_report_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("with MODEL and --out, or with --results")
+    group.add_argument(
+        "--results", type=user_path, nargs="+", metavar="FILE",
+        help="show what bundles measured elsewhere, or --out before; nothing is measured",
+    )  # fmt: skip
+    group.add_argument(
+        "--fits", metavar="BYTES",
+        help="show which models fit into --share of a device's memory, such as 6GB",
+    )  # fmt: skip
+    group.add_argument("--share", type=float, metavar="X", help="default: 0.1, as in the paper")
+    group.add_argument("--page", type=user_path, metavar="FOLDER", help="write a page with plots")
+
+
+def _check_options(given: dict[str, Any]) -> None:
+    """Refuse options of another use, and what is missing.
 
     Raises:
-        ValueError: an option has no effect, or --engines is missing.
+        ValueError: an option has no effect, or one is missing.
     """
-    other = _SHAPE_OPTIONS if with_models else _MODEL_OPTIONS
-    wrong = next((name for name in other if name in given), None)
+    models = "with MODEL" if "models" in given else "without MODEL"
+    use = next((f"with --{name}" for name in ("results", "bundle") if name in given), models)
+    wrong = next((name for name in given if name not in _USES[use]), None)
     if wrong is not None:
-        state = "with MODEL" if with_models else "without MODEL"
-        remedy = "leave it out" if with_models else "leave it out, or name models"
-        raise ValueError(f"--{wrong.replace('_', '-')} has no effect {state}; {remedy}")
-    if with_models and "engines" not in given:
-        raise ValueError("MODEL needs --engines; give e.g. --engines torch,llamacpp")
-    if not with_models and "threads" in given:
+        name = "MODEL" if wrong == "models" else f"--{wrong.replace('_', '-')}"
+        remedy = "leave it out"
+        if use == "without MODEL":
+            remedy += ", or give --results" if wrong in _REPORT else ", or name models"
+        raise ValueError(f"{name} has no effect {use}; {remedy}")
+    _check_needed(given, use)
+    if use == "without MODEL" and "threads" in given:
         if len(given["threads"]) > 1:
             raise ValueError("--threads takes one number without MODEL; give e.g. --threads 1")
         given["threads"] = given["threads"][0]
 
 
-def _profile_models(texts: Sequence[str], out: Path, given: dict[str, Any]) -> None:
-    """Measure models in engines, write the result, and print it."""
-    from mobilellm.pipeline.engine_profile import EngineGrid, profile_engines
-    from mobilellm.report.engine_profile import profile_sentences, profile_tables
+def _check_needed(given: dict[str, Any], use: str) -> None:
+    """Refuse options without those that they need.
 
-    profile = profile_engines(texts, EngineGrid(**given), out)
+    Raises:
+        ValueError: one is missing.
+    """
+    for name, needed, message in (
+        (use, "out", "--out is required; give the name of a new file, e.g. --out device.json"),
+        ("bundle", "models", "--bundle needs MODEL; give folders of models, or presets"),
+        ("models", "engines", "MODEL needs --engines; give e.g. --engines torch,llamacpp"),
+        ("share", "fits", "--share has no effect without --fits; give e.g. --fits 6GB"),
+    ):
+        if (name in given or name == use) and needed in _USES[use] and needed not in given:
+            raise ValueError(message)
+    if use != "without MODEL" and "context" in given and "fits" not in given:
+        raise ValueError("--context has no effect without --fits; give e.g. --fits 6GB")
+
+
+def _grid(given: dict[str, Any]) -> "EngineGrid":
+    from mobilellm.pipeline.engine_profile import EngineGrid
+
+    names = ("engines", "types", "prompt_lengths", *_MEASURED)
+    return EngineGrid(**{name: given[name] for name in names if name in given})
+
+
+def _limit(given: dict[str, Any]) -> "MemoryLimit | None":
+    """The memory of --fits, if it is given."""
+    if "fits" not in given:
+        return None
+    from mobilellm.report.device_fit import MemoryLimit
+
+    settings = {name: given[name] for name in ("share", "context") if name in given}
+    return MemoryLimit(device_bytes=bytes_from("--fits", given["fits"]), **settings)
+
+
+def _profile_models(given: dict[str, Any]) -> None:
+    """Measure models in engines, write the result, and print it."""
+    from mobilellm.pipeline.engine_profile import profile_engines
+
+    limit, grid = _limit(given), _grid(given)
+    _check_page(given)
+    profile = profile_engines(given["models"], grid, given["out"])
+    _print([profile], limit, given.get("page"))
+    make_console(80).print(f"Profile: {given['out']}", soft_wrap=True)
+
+
+def _write_bundle(given: dict[str, Any]) -> None:
+    """Write a bundle, and say how it is used."""
+    from mobilellm.pipeline.profile_bundle import README, write_bundle
+
+    folder = given["bundle"]
+    plan = write_bundle(given["models"], _grid(given), folder)
+    size = sum({case.path: case.file_bytes for case in plan.cases}.values())
     console = make_console(80)
-    for table in profile_tables(profile):
-        console.print(table)
-    for sentence in profile_sentences(profile):
-        console.print(sentence)
-    console.print(f"Profile: {out}", soft_wrap=True)
+    console.print(
+        f"Bundle: {folder}, {bytes_text(size)} of models. Copy it to the device, run `python3 "
+        f"run.py` in it, and read what it writes with `mobilellm device-profile --results "
+        f"results.json` ({folder / README} says more).",
+        soft_wrap=True,
+    )
+
+
+def _show_results(given: dict[str, Any]) -> None:
+    """Print the results of other devices or of earlier measurements."""
+    from mobilellm.evaluation.engine_profile.results import read_result
+
+    limit = _limit(given)
+    _check_page(given)
+    _print([read_result(path) for path in given["results"]], limit, given.get("page"))
+
+
+def _check_page(given: dict[str, Any]) -> None:
+    if "page" in given:
+        from mobilellm.report.engine_page import check_page_folder
+
+        check_page_folder(given["page"])
+
+
+def _print(
+    profiles: "Sequence[EngineProfile]", limit: "MemoryLimit | None", page: Path | None
+) -> None:
+    """Print tables and sentences of each profile, and write the page if it is asked for."""
+    from mobilellm.report.device_fit import profile_parts
+    from mobilellm.report.engine_page import write_engine_page
+
+    console = make_console(80)
+    for profile in profiles:
+        for part in profile_parts(profile, limit):
+            console.print(part)
+    if page is not None:
+        console.print(f"Page: {write_engine_page(profiles, page, limit)}", soft_wrap=True)
 
 
 def _profile_shapes(out: Path, given: dict[str, Any]) -> None:
     """Measure a grid of shapes, write the profile, and print the predictions."""
-    from rich import box
-    from rich.table import Table
-
     from mobilellm.pipeline.device_profile import (
-        HEADS,
         ProfileGrid,
         check_profile_file,
-        cost_of_depth,
         profile_device,
-        profile_rows,
+        profile_parts,
     )
-    from mobilellm.units import plural
 
     check_profile_file(out)
-    model = profile_device(out, ProfileGrid(**given))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))  # fits into 80 columns
-    for head in HEADS:
-        table.add_column(head, justify="right")
-    for row in profile_rows(model):
-        table.add_row(*row)
     console = make_console(120)
-    console.print(table)
-    console.print(
-        "Milliseconds for the prompt (prefill) and per token (decode): median and 95th percentile "
-        "over the rounds, and what the other shapes predict."
-    )
-    console.print(f"{model.profile.conditions}, {plural(model.profile.rounds, 'round')}.")
-    for name, fitted in (("Prefill", model.prefill), ("Decode", model.decode)):
-        if fitted is not None:
-            console.print(f"{name}: {fitted.error_text}.")
-    if (sentence := cost_of_depth(model)) is not None:
-        console.print(sentence)
+    for part in profile_parts(profile_device(out, ProfileGrid(**given))):
+        console.print(part)
     console.print(f"Profile: {out}", soft_wrap=True)
 
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,7 +20,10 @@ from mobilellm.provenance import command_line, device_name, versions
 from mobilellm.ranges import Range, check_fields
 from mobilellm.search.latency import MINIMUM_SHAPES, LatencyModel
 from mobilellm.search.proportions import config_for_shape
-from mobilellm.units import MISSING, count_text
+from mobilellm.units import MISSING, count_text, plural
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 logger = logging.getLogger(__name__)
 
@@ -191,6 +195,28 @@ def profile_rows(model: LatencyModel) -> list[tuple[str, ...]]:
 
 def _ms(time: float | None) -> str:
     return MISSING if time is None else f"{time:.3g}"
+
+
+def profile_parts(model: LatencyModel) -> "list[Table | str]":
+    """A profile for the terminal: a table that fits into 80 columns, then sentences."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    for head in HEADS:
+        table.add_column(head, justify="right")
+    for row in profile_rows(model):
+        table.add_row(*row)
+    fitted = (("Prefill", model.prefill), ("Decode", model.decode))
+    depth = cost_of_depth(model)
+    return [
+        table,
+        "Milliseconds for the prompt (prefill) and per token (decode): median and 95th percentile "
+        "over the rounds, and what the other shapes predict.",
+        f"{model.profile.conditions}, {plural(model.profile.rounds, 'round')}.",
+        *(f"{name}: {time.error_text}." for name, time in fitted if time is not None),
+        *([] if depth is None else [depth]),
+    ]
 
 
 def cost_of_depth(model: LatencyModel) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mobilellm.accounting.engine_files import ENGINE_TYPES, engine_file_bytes
 from mobilellm.checkpoint import WEIGHTS_FILE, save_model
+from mobilellm.evaluation.engine_profile.bundle_runner import PACKAGES as BUNDLE_PACKAGES
 from mobilellm.evaluation.engine_profile.plan import ProfileCase, ProfilePlan
 from mobilellm.evaluation.engine_profile.progress_line import ProgressLine
 from mobilellm.evaluation.engine_profile.results import EngineProfile, profile_of, write_result
@@ -27,7 +28,10 @@ from mobilellm.units import bytes_text
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = {"torch": (), "llamacpp": ("xllamacpp", "gguf"), "executorch": ("executorch",)}
+PACKAGES = {
+    "torch": (), "llamacpp": (BUNDLE_PACKAGES["llamacpp"], "gguf"),
+    "executorch": (BUNDLE_PACKAGES["executorch"],),
+}  # fmt: skip
 """What each engine and the export to its format need; also the names of the project's extras."""
 _NUMBER = Range(at_least=1, cap=2**20)
 
@@ -93,7 +97,7 @@ def profile_engines(texts: Sequence[str], grid: EngineGrid, out: Path) -> Engine
         ValueError: `out` exists, a setting is not possible, or partial measurements are of others.
         FileNotFoundError: a model does not exist.
         OSError: the disk has no room.
-        RuntimeError: an engine failed.
+        ChildProcessError: an engine failed.
     """
     if out.exists():
         raise ValueError(f"--out {out} exists, and is not overwritten; give another name")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mobilellm.accounting import count_parameters
+from mobilellm.accounting.energy import JOULES_PER_PARAMETER, joules_per_token
 from mobilellm.evaluation.engine_profile.results import CaseResult, EngineProfile, median_ratio
 from mobilellm.models import ModelConfig
 from mobilellm.units import MISSING, bytes_text, plural
@@ -11,8 +11,6 @@ from mobilellm.units import MISSING, bytes_text, plural
 if TYPE_CHECKING:
     from rich.table import Table
 
-JOULES_PER_TOKEN_AND_BILLION = 0.1
-"""The rule of Liu et al. 2024, arXiv:2402.14905, section 1, for the energy of a token."""
 START_HEADS = ("model", "engine", "file", "to arith.", "load", "init", "load+init", "peak")
 SPEED_HEADS = ("model", "engine", "prompt", "first", "95 %", "read/s", "token", "95 %", "× first")
 
@@ -62,7 +60,9 @@ def speed_rows(profile: EngineProfile) -> list[tuple[str, ...]]:
 
 def profile_tables(profile: EngineProfile) -> "tuple[Table, Table]":
     """Start and memory; and speed."""
-    return _table(START_HEADS, start_rows(profile)), _table(SPEED_HEADS, speed_rows(profile))
+    return plain_table(START_HEADS, start_rows(profile)), plain_table(
+        SPEED_HEADS, speed_rows(profile)
+    )
 
 
 def profile_sentences(profile: EngineProfile) -> list[str]:
@@ -92,15 +92,16 @@ def energy_sentences(profile: EngineProfile) -> list[str]:
     if measured:
         return [f"Energy of the machine's processors per decoded token: {', '.join(measured)}."]
     models = {result.case.model: result.case.config for result in profile.results}
-    texts = []
-    for name, values in models.items():
-        billions = count_parameters(ModelConfig.from_dict(values)).stored / 1e9
-        texts.append(f"{name} {JOULES_PER_TOKEN_AND_BILLION * billions:.3g} J")
+    texts = [
+        f"{name} {joules_per_token(ModelConfig.from_dict(values)):.3g} J"
+        for name, values in models.items()
+    ]
     return [
-        "This machine shows no energy counter. By the paper's rule, 0.1 J per token and billion "
-        f"parameters: {', '.join(texts)}. It is an order of magnitude: it ignores bits per weight, "
-        "engine, device and that shared blocks run several times, and the paper's own figure for "
-        "the battery (0.2 % for 64 tokens of a 7B model) is 2.2 times as high."
+        "This machine shows no energy counter. By the paper's rule, "
+        f"{1e9 * JOULES_PER_PARAMETER:g} J per token and billion parameters that run: "
+        f"{', '.join(texts)}. It is an order of magnitude: it ignores bits per weight, engine and "
+        "device, and the paper's own figure for the battery (0.2 % for 64 tokens of a 7B model) is "
+        "2.2 times as high."
     ]
 
 
@@ -109,7 +110,8 @@ def _reference(profile: EngineProfile, result: CaseResult) -> CaseResult:
     return next(one for one in profile.results if one.case.setting == result.case.setting)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
+def plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
+    """A table for the terminal, in which the first two columns are text."""
     from rich import box
     from rich.table import Table
 

@@ -12,6 +12,7 @@ from mobilellm.evaluation.latency_process import LatencyProcess, LatencyRequest
 from mobilellm.files import write_text_atomically
 from mobilellm.models import ModelConfig
 from mobilellm.provenance import device_name, versions
+from mobilellm.report.caution import shorten_list
 from mobilellm.report.run_groups import RunGroup
 from mobilellm.report.runs import Run
 from mobilellm.strict_json import to_json
@@ -41,12 +42,17 @@ class LatencyConditions:
     context: int
     torch: str | None
     """Version of torch."""
+    setting: str | None = None
+    """Engine, type of the weights and threads in results of a device; None: torch, 32 bits."""
+    file: str | None = None
+    """The results of a device; None: measured for this report."""
 
     def __str__(self) -> str:
-        """`2 threads of AMD EPYC, 64 tokens of context`."""
-        return (
+        """`2 threads of AMD EPYC, 64 tokens of context`, and the engine with the file."""
+        text = (
             f"{plural(self.threads, 'thread')} of {self.device}, {self.context} tokens of context"
         )
+        return text if self.file is None else f"{text}, {self.setting} in {self.file}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +65,16 @@ class Latencies:
     measured in alternation."""
     processor_share: float = 1.0
     """Share of the time in which the measurement had a processor for itself."""
+    missing: tuple[str, ...] = ()
+    """Shapes that the results of a device do not have."""
     reason: str = ""
     """Why the latency was not measured, and how it is; empty if it was, or does not matter."""
 
     def __str__(self) -> str:
         """The conditions in a sentence, with a warning if the machine had other work."""
         text = f"Measured side by side at batch size 1, with {self.conditions}."
+        if self.missing:
+            text += f" There are no times of {shorten_list(list(self.missing))}."
         if self.processor_share >= BUSY:
             return text
         return (

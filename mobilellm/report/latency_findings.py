@@ -45,19 +45,28 @@ def latency_sentences(
     if latencies.conditions is None:
         return (f"At equal latency: no verdict, decode latency was not measured: "
                 f"{latencies.reason}.",)  # fmt: skip
+    from_device = latencies.conditions.file is not None
+    stated = (str(latencies),) if from_device or latencies.processor_share < BUSY else ()
     if equal.levels:
-        return tuple(_level_sentence(level, metric) for level in equal.levels)
+        levels = tuple(_level_sentence(level, metric) for level in equal.levels)
+        return (*levels, *stated) if from_device else levels
     sentences = []
     for deepest, widest in ranges:
         found = equal.pair(deepest.label, widest.label)
         if found is not None:
-            sentences.append(f"At equal latency: {pair_sentence(found, metric)}.")
-    busy = (str(latencies),) if latencies.processor_share < BUSY else ()
-    return (*sentences, *_others(equal.pairs, len(sentences)), *busy)
+            text = pair_sentence(found, metric, from_device=from_device)
+            sentences.append(f"At equal latency: {text}.")
+    return (*sentences, *_others(equal.pairs, len(sentences)), *stated)
 
 
-def pair_sentence(found: LatencyPair, metric: str) -> str:
-    """Return what a pair says about equal latency, without a full stop."""
+def pair_sentence(found: LatencyPair, metric: str, *, from_device: bool = False) -> str:
+    """Return what a pair says about equal latency, without a full stop.
+
+    Args:
+        found: the pair.
+        metric: the loss that is compared.
+        from_device: whether the times are results of another device.
+    """
     pair, ratio = found.pair, found.ratio
     first, second = pair.first, pair.second
     if found.verdict == NO_DIFFERENCE:
@@ -72,7 +81,10 @@ def pair_sentence(found: LatencyPair, metric: str) -> str:
     difference = "" if pair.difference is None else f" by {size_text(pair.difference)}"
     better = f"not decided; {first} is better{difference} {UNIT[metric]}, but {takes}"
     if found.verdict != SLOWER:
-        return f"{better}, too uncertain a ratio; compare --latency measures longer"
+        remedy = "give run.py more --rounds" if from_device else "compare --latency measures longer"
+        return f"{better}, too uncertain a ratio; {remedy}"
+    if from_device:
+        return f"{better}. Shapes of equal latency on this device would decide"
     return (
         f"{better}. Shapes of equal latency would decide: experiment=matched_latency "
         f"model.budget={found.slower_ms:.2g}"

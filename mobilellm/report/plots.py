@@ -114,7 +114,7 @@ PLOTS: tuple[Plot, ...] = (
     Plot(
         "loss_against_latency", "Final loss against decode latency",
         "Is a deep model still better at equal latency? The time per generated token was measured "
-        "side by side for this report, at batch size 1. Lower left is better; the grey steps are "
+        "side by side at batch size 1. Lower left is better; the grey steps are "
         "the Pareto front of the mean losses: no other configuration is both faster and better.",
         lambda analysis: against_cost(
             analysis, "milliseconds per generated token", lambda group: group.latency_ms

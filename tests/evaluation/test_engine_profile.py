@@ -3,9 +3,12 @@
 import json
 
 import pytest
+from simulated_engine_profile import engine_profile
+from simulated_sweep import model
 
 from mobilellm.commands.device_profile import run
-from mobilellm.evaluation.engine_profile.results import read_result, spread_of
+from mobilellm.evaluation.engine_profile import rounds
+from mobilellm.evaluation.engine_profile.results import read_result, spread_of, write_result
 
 SMALL = ["small=tiny_wide", "--engines", "torch", "--prompt-lengths", "2,8", "--tokens", "2"]
 
@@ -23,17 +26,40 @@ def test_a_model_is_measured_and_an_interrupted_measurement_continues(tmp_path, 
     printed = capsys.readouterr().out
     assert "torch/f32/1" in printed and "2 rounds in alternation" in printed
     lines = [{"plan": found.plan.key}]
-    sample = {key: rows[0] for key, rows in result.rounds.items()}
-    sample |= {"peak_memory_bytes": 7, "memory_before_bytes": 3}
+    sample = {key: values[0] for key, values in result.rounds.items()} | {"load_ms": 7.0}
     lines += [{"case": result.case.name, "round": number, **sample} for number in (0, 1)]
     again = tmp_path / "b.json"
     kept = tmp_path / "b.json.partial.jsonl"
     kept.write_text("\n".join(map(json.dumps, lines)) + '\n{"case": "cut', encoding="utf-8")
     run([*SMALL, "--rounds", "2", "--out", str(again)])
     (continued,) = read_result(again).results
-    assert continued.peak_memory_bytes == 7
-    assert continued.rounds["load_ms"][0] == result.rounds["load_ms"][0]
-    assert continued.rounds["load_ms"][1] != result.rounds["load_ms"][0]
+    assert continued.rounds["load_ms"][0] == 7.0 != continued.rounds["load_ms"][1]
+
+
+def test_what_is_kept_is_not_measured_again_and_a_continued_case_is_warmed_up(
+    tmp_path, monkeypatch
+):
+    plan = engine_profile({"a": model(1), "b": model(2)}, rounds=2).plan
+    measured = []
+    monkeypatch.setattr(rounds, "measure_once", lambda case, _: measured.append(case.model) or {})
+    first, second = (case.name for case in plan.cases)
+    kept = tmp_path / "kept.jsonl"
+    lines = [{"plan": plan.key}, {"case": first, "round": 0}, {"case": second, "round": 0},
+             {"case": second, "round": 1}]  # fmt: skip
+    kept.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    samples = rounds.measure(plan, kept, lambda *_: None)
+    assert {name: len(found) for name, found in samples.items()} == {first: 3, second: 3}
+    # Each once more than is missing; the order is reversed in every second round.
+    assert measured == ["a", "a", "a", "b", "b"]
+    with pytest.raises(ValueError, match="has measurements of other models or settings"):
+        rounds.measure(engine_profile({"a": model(1)}).plan, kept, lambda *_: None)
+
+
+def test_an_engine_that_fails_says_why_in_a_line(tmp_path):
+    pytest.importorskip("xllamacpp")
+    plan = engine_profile({"a": model(1)}).plan
+    with pytest.raises(ChildProcessError, match=r"f32/1 of a failed: .*models/a-f32 does not exi"):
+        rounds.measure_once(plan.cases[0], plan)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +70,11 @@ def test_a_model_is_measured_and_an_interrupted_measurement_continues(tmp_path, 
         (["tiny_wide"], r"MODEL needs --engines"),
         (["tiny_wide", "--engines", "torch", "--depths", "2"], r"--depths has no effect with MODE"),
         (["--types", "f32"], r"--types has no effect without MODEL"),
+        (["--fits", "1GB"], r"--fits has no effect without MODEL; leave it out, or give --results"),
+        (["--results", "a.json"], r"--out has no effect with --results"),
+        (["tiny_wide", "--engines", "torch", "--share", "0.2"], r"--share has no effect without -"),
+        (["tiny_wide", "--engines", "torch", "--fits", "6"], r"--fits='6' is not a number of byte"),
+        (["tiny_wide", "--engines", "torch", "--fits", "6GB", "--share", "2"], r"--share 2 must b"),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, given, message):
@@ -54,3 +85,54 @@ def test_wrong_arguments_are_refused(tmp_path, given, message):
 
 def test_the_95th_percentile_is_linear_between_values():
     assert spread_of([float(n) for n in range(21)]).p95 == pytest.approx(19.0)
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path):
+    written = engine_profile({"a": model(1), "b": model(2)}, ms=lambda c: 1.0 * c.num_layers)
+    write_result(written, tmp_path / "a.json")
+    found = read_result(tmp_path / "a.json")
+    assert found.to_json() == written.to_json()
+    # The warm-up is left out: the median of 1.01 to 1.05.
+    assert found.results[1].spread("decode_ms", 1).median == pytest.approx(2 * 1.03)
+
+
+def test_damaged_results_are_refused_with_the_reason(tmp_path):
+    path = tmp_path / "a.json"
+    jsonschema = pytest.importorskip("jsonschema")
+    from mobilellm.evaluation.engine_profile.results import FIELDS
+    from mobilellm.strict_json import json_schema
+
+    schema = json_schema(FIELDS, "results")
+    good = engine_profile({"a": model(1)}).to_json()
+    jsonschema.validate(json.loads(good), schema)
+
+    def refused(change, message, *, by_schema):
+        content = json.loads(good)
+        change(content)
+        path.write_text(json.dumps(content), encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            read_result(path)
+        assert jsonschema.Draft202012Validator(schema).is_valid(content) != by_schema
+
+    def result(content):
+        return content["results"][0]
+
+    refused(lambda c: c.pop("device"), r"\(device is missing\); give a file", by_schema=True)
+    refused(lambda c: c.update(format=2), r"its format is 2, and 1 is required", by_schema=False)
+    refused(lambda c: c.update(kind="x"), r"its kind is 'x'", by_schema=False)
+    refused(lambda c: result(c)["rounds"].update(load_ms="x"), r"load_ms is \"x\"", by_schema=True)
+    refused(lambda c: result(c)["rounds"]["load_ms"].pop(), r"same number of r", by_schema=False)
+    refused(lambda c: result(c)["rounds"]["decode_ms"][0].pop(), r"each length", by_schema=False)
+    refused(
+        lambda c: result(c)["rounds"]["load_ms"].__setitem__(0, 0), r"not above", by_schema=False
+    )
+    refused(lambda c: c["results"].clear(), r"not those of the cases", by_schema=False)
+    refused(
+        lambda c: c["plan"]["cases"][0].update(more=1), r"unexpected keyword.*'more'",
+        by_schema=False,
+    )  # fmt: skip
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match="is not JSON; give a file that"):
+        read_result(path)
+    with pytest.raises(FileNotFoundError, match="is not a file; give a file that"):
+        read_result(tmp_path / "b.json")

@@ -1,6 +1,7 @@
 """The result of a profile: a JSON file with every measurement, and its medians."""
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,16 +16,22 @@ from mobilellm.strict_json import find_fault, to_json
 KIND = "engine profile"
 FORMAT = 1
 STARTS = ("load_ms", "init_ms", "first_run_ms")
+MEMORY = ("memory_before_bytes", "peak_memory_bytes")
 BY_PROMPT = ("prefill_ms", "decode_ms", "decode_joules")
 """Lists with one value for each length of prompt."""
-_FIELDS: Mapping[str, Any] = {
+_OPTIONAL_INT = (int, type(None))
+FIELDS: Mapping[str, Any] = {
     "kind": str, "format": int, "device": str, "command": str, "versions": dict,
     "plan": {"prompt_lengths": [int], "decode_tokens": int, "rounds": int,
              "cases": [{"model": str, "config": dict, "weights": str, "engine": str, "kind": str,
-                        "threads": int, "file_bytes": int, "expected_bytes": int}]},
-    "results": [{"case": str, "peak_memory_bytes": (int, type(None)),
-                 "memory_before_bytes": (int, type(None)), "rounds": dict}],
+                        "threads": int, "path": str, "file_bytes": int, "expected_bytes": int}]},
+    "results": [{"case": str,
+                 "rounds": {**{name: [float] for name in STARTS},
+                            **{name: [_OPTIONAL_INT] for name in MEMORY},
+                            "prefill_ms": [[float]], "decode_ms": [[float]],
+                            "decode_joules": [[(float, int, type(None))]]}}],
 }  # fmt: skip
+"""The fields that a file needs, as `strict_json.find_fault` reads them; it has medians besides."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +47,9 @@ class CaseResult:
     """What was measured of one case."""
 
     case: ProfileCase
-    peak_memory_bytes: int | None
-    """Most memory of the process in its first round, pages of mapped files included."""
-    memory_before_bytes: int | None
-    """Memory of the process with the engine's package, before it opened the model."""
     rounds: Mapping[str, Sequence[Any]]
-    """For each name of `STARTS`, a number per round, and for each of `BY_PROMPT` a list of numbers
-    (one per length of prompt) per round."""
+    """For each name of `STARTS` and `MEMORY`, a value per round, and for each of `BY_PROMPT` a list
+    (one value per length of prompt) per round. Times are in milliseconds; None: not measured."""
 
     def values(self, name: str, prompt: int = 0) -> list[float]:
         """One quantity in all rounds; of `BY_PROMPT` for the prompt of this index."""
@@ -65,11 +68,14 @@ class CaseResult:
         return [load + init for load, init in pairs]
 
     @property
-    def runtime_bytes(self) -> int | None:
-        """Peak memory beyond the file of the weights; None if it was not measured."""
-        if self.peak_memory_bytes is None:
-            return None
-        return max(0, self.peak_memory_bytes - self.case.file_bytes)
+    def peak_memory_bytes(self) -> int | None:
+        """Most memory of a process, pages of mapped files included; None: not measured."""
+        return max((v for v in self.rounds["peak_memory_bytes"] if v is not None), default=None)
+
+    @property
+    def memory_before_bytes(self) -> int | None:
+        """Memory of a process with Python and the engine's package, before it opened the model."""
+        return max((v for v in self.rounds["memory_before_bytes"] if v is not None), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +100,8 @@ class EngineProfile:
         results = [
             {
                 "case": result.case.name,
-                "peak_memory_bytes": result.peak_memory_bytes,
-                "memory_before_bytes": result.memory_before_bytes,
                 "summary": {
-                    name: _plain(result.spread(name)) for name in STARTS
+                    name: _plain(result.spread(name)) for name in (*STARTS, *MEMORY)
                 } | {
                     name: [_plain(result.spread(name, i)) for i in range(len(lengths))]
                     for name in BY_PROMPT
@@ -130,18 +134,13 @@ def median_ratio(values: Sequence[float], reference: Sequence[float]) -> float:
 def profile_of(
     plan: ProfilePlan, samples: Samples, *, device: str, command: str, versions: Mapping[str, str]
 ) -> EngineProfile:
-    """Collect the samples of `rounds.measure`, without the warm-up, which gives the memory."""
+    """Collect the samples of `rounds.measure`, without the warm-up."""
     results = []
     for case in plan.cases:
-        warm_up, *rounds = samples[case.name][: plan.rounds + 1]
-        columns = {name: [one[name] for one in rounds] for name in (*STARTS, *BY_PROMPT)}
+        rounds = samples[case.name][1 : plan.rounds + 1]
+        names = (*STARTS, *MEMORY, *BY_PROMPT)
         results.append(
-            CaseResult(
-                case=case,
-                peak_memory_bytes=warm_up["peak_memory_bytes"],
-                memory_before_bytes=warm_up["memory_before_bytes"],
-                rounds=columns,
-            )
+            CaseResult(case=case, rounds={name: [one[name] for one in rounds] for name in names})
         )
     return EngineProfile(
         device=device, command=command, versions=versions, plan=plan, results=tuple(results)
@@ -167,29 +166,46 @@ def read_result(path: Path) -> EngineProfile:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise ValueError(f"{path} is not JSON; {remedy}") from None
-    fault = find_fault(content, _FIELDS)
-    if fault is None and content["kind"] != KIND:
-        fault = f"its kind is {content['kind']!r}"
-    if fault is None and content["format"] != FORMAT:
-        fault = f"its format is {content['format']}, and {FORMAT} is required"
+    fault = find_fault(content, FIELDS) or _fault_of(content)
     if fault is not None:
         raise ValueError(f"{path} is not the result of a profile of engines ({fault}); {remedy}")
-    try:
-        plan = plan_from_dict(content["plan"])
-        cases = {case.name: case for case in plan.cases}
-        results = tuple(
-            CaseResult(
-                case=cases[one["case"]],
-                peak_memory_bytes=one["peak_memory_bytes"],
-                memory_before_bytes=one["memory_before_bytes"],
-                rounds=one["rounds"],
-            )
-            for one in content["results"]
-        )
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
+    plan = plan_from_dict(content["plan"])
+    cases = {case.name: case for case in plan.cases}
+    results = tuple(
+        CaseResult(case=cases[one["case"]], rounds=one["rounds"]) for one in content["results"]
+    )
     head = {name: content[name] for name in ("device", "command", "versions")}
     return EngineProfile(**head, plan=plan, results=results)
+
+
+def _fault_of(content: Mapping[str, Any]) -> str | None:
+    """What is wrong with a file that has all fields in their types."""
+    if content["kind"] != KIND:
+        return f"its kind is {content['kind']!r}"
+    if content["format"] != FORMAT:
+        return f"its format is {content['format']}, and {FORMAT} is required"
+    try:
+        plan = plan_from_dict(content["plan"])
+    except TypeError as error:
+        return str(error)
+    if [one["case"] for one in content["results"]] != [case.name for case in plan.cases]:
+        return "its results are not those of the cases in its plan"
+    faults = (_rounds_fault(one["rounds"], len(plan.prompt_lengths)) for one in content["results"])
+    return next((fault for fault in faults if fault), None)
+
+
+def _rounds_fault(rounds: Mapping[str, Sequence[Any]], num_lengths: int) -> str | None:
+    """What is wrong with the measurements of a case."""
+    if not rounds["load_ms"] or len({len(values) for values in rounds.values()}) > 1:
+        return "a case does not have the same number of rounds for everything, or has none"
+    if any(len(row) != num_lengths for name in BY_PROMPT for row in rounds[name]):
+        return "a case does not have a value for each length of prompt"
+    by_prompt = (
+        time for name in ("prefill_ms", "decode_ms") for row in rounds[name] for time in row
+    )
+    if not all(math.isfinite(time) and time > 0 for time in (*rounds["load_ms"], *by_prompt)):
+        return "a time is not above 0"
+    return None
 
 
 def _plain(spread: Spread | None) -> dict[str, float] | None:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,8 +22,9 @@ _WORKER = "mobilellm.evaluation.engine_profile.worker"
 def measure(plan: ProfilePlan, kept: Path, report: Report) -> Samples:
     """Measure what `kept` does not have yet.
 
-    Each case has a process of its own. In each round every case is measured once, and every second
-    round reverses the order, so that other work on the machine affects all alike.
+    In each round every case is measured once, and every second round reverses the order, so that
+    other work on the machine affects all alike. Each measurement has a new process, as when an
+    application starts, so that no memory of others is in use.
 
     Args:
         plan: what is measured.
@@ -37,35 +37,30 @@ def measure(plan: ProfilePlan, kept: Path, report: Report) -> Samples:
 
     Raises:
         ValueError: `kept` has measurements of another plan.
-        RuntimeError: an engine failed.
+        ChildProcessError: an engine failed.
     """
     samples = read_kept(plan, kept)
     _begin(plan, kept)
     total = len(plan.cases) * (plan.rounds + 1)
     done = sum(min(len(known), plan.rounds + 1) for known in samples.values())
-    workers: dict[str, _Worker] = {}
     start, already = time.perf_counter(), done
-    try:
-        with kept.open("a", encoding="utf-8") as file:
-            for number in range(plan.rounds + 1):
-                for case in plan.cases[:: -1 if number % 2 else 1]:
-                    if len(samples[case.name]) > number:
-                        continue
-                    if case.name not in workers:
-                        workers[case.name] = _Worker(case, plan)
-                        if number:  # the measurement was interrupted: it needs a warm-up again
-                            workers[case.name].round()
-                    sample = workers[case.name].round()
-                    samples[case.name].append(sample)
-                    line = json.dumps({"case": case.name, "round": number, **sample})
-                    file.write(f"{line}\n")
-                    file.flush()
-                    done += 1
-                    passed = time.perf_counter() - start
-                    report(done, total, passed / (done - already) * (total - done))
-    finally:
-        for worker in workers.values():
-            worker.close()
+    warm: set[str] = set()
+    with kept.open("a", encoding="utf-8") as file:
+        for number in range(plan.rounds + 1):
+            for case in plan.cases[:: -1 if number % 2 else 1]:
+                if len(samples[case.name]) > number:
+                    continue
+                if number and case.name not in warm:  # continued: the file may not be in memory
+                    measure_once(case, plan)
+                warm.add(case.name)
+                sample = measure_once(case, plan)
+                samples[case.name].append(sample)
+                line = json.dumps({"case": case.name, "round": number, **sample})
+                file.write(f"{line}\n")
+                file.flush()
+                done += 1
+                passed = time.perf_counter() - start
+                report(done, total, passed / (done - already) * (total - done))
     return samples
 
 
@@ -102,56 +97,39 @@ def _begin(plan: ProfilePlan, kept: Path) -> None:
             file.write("\n")
 
 
+def measure_once(case: ProfileCase, plan: ProfilePlan) -> Sample:
+    """Measure one case in a new process.
+
+    Raises:
+        ChildProcessError: the process failed; the message has the last line of what it wrote.
+    """
+    settings = {
+        "case": asdict(case), "context": plan.context, "decode_tokens": plan.decode_tokens,
+        "prompt_lengths": plan.prompt_lengths,
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", _WORKER],
+        input=json.dumps(settings), capture_output=True, encoding="utf-8", errors="replace",
+        check=False,
+    )  # fmt: skip
+    if done.returncode or not done.stdout:
+        raise ChildProcessError(f"{case.name} failed: {_reason(done.returncode, done.stderr)}")
+    return json.loads(done.stdout)
+
+
+def _reason(code: int, errors: str) -> str:
+    """Why a process failed; a negative code is the number of the signal that ended it."""
+    if code == -9:
+        return "it was killed, as happens if memory is full; free some, or measure smaller models"
+    lines = errors.strip().splitlines()
+    if code < 0 or not lines:
+        return f"it ended with code {code}"
+    return lines[-1]
+
+
 def _parsed(line: str) -> Sample:
     try:
         found = json.loads(line)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-class _Worker:
-    """The process of one case."""
-
-    def __init__(self, case: ProfileCase, plan: ProfilePlan) -> None:
-        self._case = case
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", _WORKER],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, encoding="utf-8",
-        )  # fmt: skip
-        settings = {
-            "case": asdict(case), "context": plan.context, "decode_tokens": plan.decode_tokens,
-            "prompt_lengths": plan.prompt_lengths,
-        }  # fmt: skip
-        self._send(json.dumps(settings))
-
-    def round(self) -> Sample:
-        """Measure once.
-
-        Raises:
-            RuntimeError: the process ended.
-        """
-        self._send("{}")
-        line = self._process.stdout.readline() if self._process.stdout else ""
-        if not line:
-            self._process.wait()
-            self._errors.seek(0)
-            text = self._errors.read().decode(errors="replace").strip()
-            reason = (text.splitlines() or [f"exit code {self._process.returncode}"])[-1]
-            raise RuntimeError(f"{self._case.name} ended: {reason}")
-        return json.loads(line)
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
-
-    def _send(self, line: str) -> None:
-        try:
-            if self._process.stdin:
-                self._process.stdin.write(f"{line}\n")
-                self._process.stdin.flush()
-        except BrokenPipeError:
-            return  # `round` says why the process ended

@@ -1,7 +1,7 @@
-"""The process that measures one case: its model is opened, run and closed again in every round.
+"""The process that measures one case once: it opens the model, runs it and closes it again.
 
-It reads lines of JSON from its standard input: first the case, then one line for each round. It
-answers each with one line of JSON. What engines print goes to the standard error.
+It reads the case as JSON from its standard input, and writes one line of JSON to its standard
+output. What engines print goes to the standard error.
 """
 
 import json
@@ -20,18 +20,17 @@ Open = Callable[[], Engine]
 
 
 def main() -> None:
-    """Answer the lines of the standard input until it ends."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    """Measure the case in the standard input."""
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    settings = json.loads(sys.stdin.readline())
+    settings = json.load(sys.stdin)
     opened = opener(settings["case"], settings["context"])
     tokens = random_tokens(max(settings["prompt_lengths"]), settings["case"]["config"])
-    before, energy = memory_bytes(), EnergyCounter()
-    for _ in sys.stdin:
-        sample = measure_round(opened, tokens, settings, energy)
-        sample["memory_before_bytes"], sample["peak_memory_bytes"] = before, memory_bytes("VmHWM")
-        answers.write(json.dumps(sample, allow_nan=False) + "\n")
-        answers.flush()
+    before = memory_bytes()
+    sample = measure_round(opened, tokens, settings, EnergyCounter())
+    sample["memory_before_bytes"], sample["peak_memory_bytes"] = before, memory_bytes("VmHWM")
+    answer.write(json.dumps(sample, allow_nan=False) + "\n")
+    answer.close()
 
 
 def opener(case: dict[str, Any], context: int) -> Open:
