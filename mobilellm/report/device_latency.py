@@ -6,6 +6,7 @@ from pathlib import Path
 from mobilellm.evaluation.engine_profile.results import CaseResult, EngineProfile, read_result
 from mobilellm.models import ModelConfig
 from mobilellm.report.caution import shorten_list
+from mobilellm.report.labels import make_labels
 from mobilellm.report.latency import Latencies, LatencyConditions, shape_key
 from mobilellm.report.runs import Run
 from mobilellm.units import plural
@@ -42,12 +43,13 @@ def read_latencies(path: Path, runs: Sequence[Run], setting: str | None = None) 
     lengths = profile.plan.prompt_lengths
     place = lengths.index(max(lengths))
     measured = {_key(one): tuple(one.values("decode_ms", place)) for one in results}
-    models = {shape_key(run.model): run.model for run in runs}
-    missing = [str(model) for key, model in models.items() if key not in measured]
-    if len(models) - len(missing) < 2:
+    shapes = {shape_key(run.model): run for run in runs}
+    labels = dict(zip(shapes, make_labels([*shapes.values()], with_rates=False), strict=True))
+    missing = [label for key, label in labels.items() if key not in measured]
+    if len(shapes) - len(missing) < 2:
         raise ValueError(
-            f"--latency-from {path} has times of {len(models) - len(missing)} of the "
-            f"{plural(len(models), 'shape')} that are compared, and 2 are required; missing: "
+            f"--latency-from {path} has times of {len(shapes) - len(missing)} of the "
+            f"{plural(len(shapes), 'shape')} that are compared, and 2 are required; missing: "
             f"{shorten_list(missing)}. Measure the models of these runs"
         )
     return Latencies(
@@ -55,7 +57,7 @@ def read_latencies(path: Path, runs: Sequence[Run], setting: str | None = None) 
             device=profile.device, threads=results[0].case.threads, context=max(lengths),
             torch=profile.versions.get("torch"), setting=setting, file=str(path),
         ),
-        rounds={key: times for key, times in measured.items() if key in models},
+        rounds={key: times for key, times in measured.items() if key in shapes},
         missing=tuple(missing),
     )  # fmt: skip
 
