@@ -15,10 +15,9 @@ would answer plays no part.
 ## What the device needs
 
 Python 3.11 or newer, and `pip install {packages}`{torch}.
-Nothing else is needed or installed, and only this folder is written to. pip finds packages that are
-built for Linux on x86-64 and on 64-bit ARM, macOS and Windows. On an Android phone, use a Linux
-container, since these packages are not built for Android itself. More than {size} of memory must
-be free, for the largest model.
+Nothing else is needed or installed, and only this folder is written to. There are packages for
+Linux on x86-64 and on 64-bit ARM at least. On an Android phone, use a Linux container. More than
+{size} of memory must be free, for the largest model.
 
 ## Measuring
 

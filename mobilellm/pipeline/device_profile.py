@@ -18,6 +18,7 @@ from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.checks import check_choice
 from mobilellm.provenance import command_line, device_name, versions
 from mobilellm.ranges import Range, check_fields
+from mobilellm.report.engine_profile import plain_table
 from mobilellm.search.latency import MINIMUM_SHAPES, LatencyModel
 from mobilellm.search.proportions import config_for_shape
 from mobilellm.units import MISSING, count_text, plural
@@ -199,18 +200,10 @@ def _ms(time: float | None) -> str:
 
 def profile_parts(model: LatencyModel) -> "list[Table | str]":
     """A profile for the terminal: a table that fits into 80 columns, then sentences."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    for head in HEADS:
-        table.add_column(head, justify="right")
-    for row in profile_rows(model):
-        table.add_row(*row)
     fitted = (("Prefill", model.prefill), ("Decode", model.decode))
     depth = cost_of_depth(model)
     return [
-        table,
+        plain_table(HEADS, profile_rows(model), text_columns=0),
         "Milliseconds for the prompt (prefill) and per token (decode): median and 95th percentile "
         "over the rounds, and what the other shapes predict.",
         f"{model.profile.conditions}, {plural(model.profile.rounds, 'round')}.",

@@ -9,7 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobilellm.accounting.engine_files import ENGINE_TYPES, engine_file_bytes
+from mobilellm.accounting.engine_files import (
+    BLOCK,
+    ENGINE_TYPES,
+    can_have_type,
+    engine_file_bytes,
+)
 from mobilellm.checkpoint import WEIGHTS_FILE, save_model
 from mobilellm.evaluation.engine_profile.bundle_runner import PACKAGES as BUNDLE_PACKAGES
 from mobilellm.evaluation.engine_profile.plan import ProfileCase, ProfilePlan
@@ -155,11 +160,7 @@ def make_plan(models: Sequence[ProfiledModel], grid: EngineGrid, files: Path) ->
                 f"prompts of {max(plan.prompt_lengths)} tokens and what follows need a context of "
                 f"{plan.context}, and {model.name} has {longest}; give smaller --prompt-lengths"
             )
-    wanted = [
-        (model, engine, kind)
-        for model in models for engine in dict.fromkeys(grid.engines)
-        for kind in grid.types_of(engine)
-    ]  # fmt: skip
+    wanted = _wanted(models, grid)
     paths = _paths(wanted, files, plan.context)
     _check_room(wanted, paths, files)
     for model in models:
@@ -175,6 +176,29 @@ def make_plan(models: Sequence[ProfiledModel], grid: EngineGrid, files: Path) ->
         for threads in dict.fromkeys(grid.threads)
     )
     return ProfilePlan(**{**vars(plan), "cases": cases})
+
+
+def _wanted(
+    models: Sequence[ProfiledModel], grid: EngineGrid
+) -> list[tuple[ProfiledModel, str, str]]:
+    """Every model with every engine and type.
+
+    Raises:
+        ValueError: the rows of a model do not consist of whole blocks of a type.
+    """
+    wanted = [
+        (model, engine, kind)
+        for model in models for engine in dict.fromkeys(grid.engines)
+        for kind in grid.types_of(engine)
+    ]  # fmt: skip
+    for model, engine, kind in wanted:
+        if not can_have_type(model.config, engine, kind):
+            raise ValueError(
+                f"{model.name} cannot have the type {kind} of {engine}, whose blocks of {BLOCK} "
+                f"weights do not fill the rows of all its matrices; leave out the type, or the "
+                f"model, or give widths that are multiples of {BLOCK}"
+            )
+    return wanted
 
 
 def _paths(

@@ -53,6 +53,8 @@ def write_engine_page(
     """
     check_page_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.glob(f"{PLOT}_*.png"):
+        earlier.unlink()
     models = list(dict.fromkeys(r.case.model for p in profiles for r in p.results))
     sections = []
     for number, profile in enumerate(profiles, start=1):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 START_HEADS = ("model", "engine", "file", "to arith.", "load", "init", "load+init", "peak")
-SPEED_HEADS = ("model", "engine", "prompt", "first", "95 %", "read/s", "token", "95 %", "× first")
+SPEED_HEADS = ("model", "engine", "prompt", "first", "95 %", "read/s", "token", "95 %", "ratio")
 
 
 def start_rows(profile: EngineProfile) -> list[tuple[str, ...]]:
@@ -50,9 +50,9 @@ def speed_rows(profile: EngineProfile) -> list[tuple[str, ...]]:
             rows.append(
                 (
                     result.case.model, result.case.setting, str(length),
-                    f"{prefill.median:.3g}", f"{prefill.p95:.3g}",
-                    f"{1000 * length / prefill.median:.3g}",
-                    f"{decode.median:.3g}", f"{decode.p95:.3g}", f"{ratio:.2f}",
+                    _short(prefill.median), _short(prefill.p95),
+                    _short(1000 * length / prefill.median),
+                    _short(decode.median), _short(decode.p95), _short(ratio),
                 )
             )  # fmt: skip
     return rows
@@ -75,7 +75,7 @@ def profile_sentences(profile: EngineProfile) -> list[str]:
         "arithmetic.",
         f"first: milliseconds from the prompt to the first token; read/s: tokens of the prompt per "
         f"second; token: milliseconds per token decoded after it ({plan.decode_tokens} tokens); "
-        "medians with 95th percentiles; × first: the time as a ratio to the first model.",
+        "medians with 95th percentiles; ratio: of the time per token to that of the first model.",
         f"{profile.device}, {plural(profile.num_rounds, 'round')} in alternation after a warm-up.",
         *energy_sentences(profile),
     ]
@@ -105,19 +105,26 @@ def energy_sentences(profile: EngineProfile) -> list[str]:
     ]
 
 
+def _short(value: float) -> str:
+    """At least three digits, without an exponent: `0.87`, `12.4`, `1304`."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
 def _reference(profile: EngineProfile, result: CaseResult) -> CaseResult:
     """The first model in the same setting."""
     return next(one for one in profile.results if one.case.setting == result.case.setting)
 
 
-def plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
-    """A table for the terminal, in which the first two columns are text."""
+def plain_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 2
+) -> "Table":
+    """A table for the terminal, whose first columns are text, and the others numbers."""
     from rich import box
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for place, head in enumerate(heads):
-        made.add_column(head, justify="left" if place < 2 else "right", overflow="fold")
+        made.add_column(head, justify="left" if place < text_columns else "right", overflow="fold")
     for row in rows:
         made.add_row(*row)
     return made

@@ -31,6 +31,8 @@ COMPOSED_ONLY = {
     r"--conversations": "needs conversations; tests/pipeline/test_evaluate_conversations.py",
     r"mobilellm judge": "needs a server; tests/pipeline/test_judge.py has one",
     r"--tasks ifeval": "needs rows; tests/evaluation/test_instruction_following.py has some",
+    r"device-profile .*mobilellm_|--results |--latency-from":
+        "exports large models, or reads what they took on a device",
     r"data=hub": "reads from the Hugging Face hub",
     r"250e9|resume=true": "is long, or continues a run that was stopped: tests/pipeline does that",
     r"rank-shapes|head-start|outputs/supernet|evaluate outputs/ladder":

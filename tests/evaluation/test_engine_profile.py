@@ -68,6 +68,10 @@ def test_an_engine_that_fails_says_why_in_a_line(tmp_path):
         (["nothing", "--engines", "torch"], r"a preset\)='nothing' is not known; use one of"),
         (["tiny_wide", "--engines", "torch", "--types", "q9"], r"--types q9 has no type of torch"),
         (["tiny_wide"], r"MODEL needs --engines"),
+        (
+            ["tiny_wide", "--engines", "llamacpp", "--types", "q8_0"],
+            r"cannot have the type q8_0 of",
+        ),
         (["tiny_wide", "--engines", "torch", "--depths", "2"], r"--depths has no effect with MODE"),
         (["--types", "f32"], r"--types has no effect without MODEL"),
         (["--fits", "1GB"], r"--fits has no effect without MODEL; leave it out, or give --results"),
@@ -80,6 +84,14 @@ def test_an_engine_that_fails_says_why_in_a_line(tmp_path):
 def test_wrong_arguments_are_refused(tmp_path, given, message):
     with pytest.raises(ValueError, match=message):
         run([*given, "--out", str(tmp_path / "a.json")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_type_that_a_model_cannot_have_is_refused_before_any_export(tmp_path):
+    pytest.importorskip("xllamacpp")
+    with pytest.raises(ValueError, match=r"tiny_wide cannot have the type q8_0 of llamacpp, whose"):
+        run(["tiny_wide", "--engines", "llamacpp", "--types", "f32,q8_0", "--out",
+             str(tmp_path / "a.json")])  # fmt: skip
     assert not list(tmp_path.iterdir())
 
 

@@ -71,9 +71,11 @@ def test_results_are_shown_in_80_columns_with_what_fits_and_on_a_page(
     )  # fmt: skip
     path, page = tmp_path / "a.json", tmp_path / "page"
     write_result(profile, path)
-    arguments = ["--results", str(path), "--fits", "1GB", "--share", "0.05", "--page", str(page)]
-    run(arguments)
-    run(arguments)  # an earlier page is replaced
+    run(["--results", str(path), str(path), "--page", str(page)])
+    assert (page / "engine_speed_2.png").exists()
+    capsys.readouterr()
+    # An earlier page is replaced.
+    run(["--results", str(path), "--fits", "1GB", "--share", "0.05", "--page", str(page)])
     printed = capsys.readouterr().out
     assert max(len(line) for line in printed.splitlines() if str(tmp_path) not in line) <= 80
     assert "a phone, 5 rounds in alternation" in printed
@@ -84,6 +86,7 @@ def test_results_are_shown_in_80_columns_with_what_fits_and_on_a_page(
     assert "wide in llamacpp/q8_0" in said and "5 % of 1 GB are 50 MB" in said
     text = (page / "index.html").read_text(encoding="utf-8")
     assert "<svg" in text and "llamacpp/q8_0/1" in text and "What fits" in text
+    assert not (page / "engine_speed_2.png").exists() and "engine_speed_1-" in text
     assert (page / "engine_speed_1.png").stat().st_size > 5_000
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").touch()

@@ -91,8 +91,8 @@ class EngineProfile:
 
     @property
     def num_rounds(self) -> int:
-        """Rounds that every case has."""
-        return min(len(result.rounds["load_ms"]) for result in self.results)
+        """Rounds of every case."""
+        return len(self.results[0].rounds["load_ms"])
 
     def to_json(self) -> str:
         """The content of the file, with medians for readers of the file."""
@@ -190,14 +190,17 @@ def _fault_of(content: Mapping[str, Any]) -> str | None:
         return str(error)
     if [one["case"] for one in content["results"]] != [case.name for case in plan.cases]:
         return "its results are not those of the cases in its plan"
-    faults = (_rounds_fault(one["rounds"], len(plan.prompt_lengths)) for one in content["results"])
+    every = [one["rounds"] for one in content["results"]]
+    if len({len(values) for rounds in every for values in rounds.values()}) > 1:
+        return "it does not have the same number of rounds for everything"
+    faults = (_rounds_fault(rounds, len(plan.prompt_lengths)) for rounds in every)
     return next((fault for fault in faults if fault), None)
 
 
 def _rounds_fault(rounds: Mapping[str, Sequence[Any]], num_lengths: int) -> str | None:
     """What is wrong with the measurements of a case."""
-    if not rounds["load_ms"] or len({len(values) for values in rounds.values()}) > 1:
-        return "a case does not have the same number of rounds for everything, or has none"
+    if not rounds["load_ms"]:
+        return "a case has no round"
     if any(len(row) != num_lengths for name in BY_PROMPT for row in rounds[name]):
         return "a case does not have a value for each length of prompt"
     by_prompt = (
