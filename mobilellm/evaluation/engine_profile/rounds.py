@@ -55,7 +55,7 @@ def measure(plan: ProfilePlan, kept: Path, report: Report) -> Samples:
                 warm.add(case.name)
                 sample = measure_once(case, plan)
                 samples[case.name].append(sample)
-                line = json.dumps({"case": case.name, "round": number, **sample})
+                line = json.dumps({"case": case.name, "round": number, **sample}, allow_nan=False)
                 file.write(f"{line}\n")
                 file.flush()
                 done += 1
@@ -91,7 +91,7 @@ def _begin(plan: ProfilePlan, kept: Path) -> None:
     """Write the first line of a new file, or end the cut last line of an old one."""
     kept.parent.mkdir(parents=True, exist_ok=True)
     if not kept.exists():
-        kept.write_text(json.dumps({"plan": plan.key}) + "\n", encoding="utf-8")
+        kept.write_text(json.dumps({"plan": plan.key}, allow_nan=False) + "\n", encoding="utf-8")
     elif not kept.read_text(encoding="utf-8").endswith("\n"):
         with kept.open("a", encoding="utf-8") as file:
             file.write("\n")
@@ -109,8 +109,8 @@ def measure_once(case: ProfileCase, plan: ProfilePlan) -> Sample:
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", _WORKER],
-        input=json.dumps(settings), capture_output=True, encoding="utf-8", errors="replace",
-        check=False,
+        input=json.dumps(settings, allow_nan=False), capture_output=True, encoding="utf-8",
+        errors="replace", check=False,
     )  # fmt: skip
     if done.returncode or not done.stdout:
         raise ChildProcessError(f"{case.name} failed: {_reason(done.returncode, done.stderr)}")
