@@ -211,9 +211,12 @@ def _limit(given: dict[str, Any]) -> "MemoryLimit | None":
 def _profile_models(given: dict[str, Any]) -> None:
     """Measure models in engines, write the result, and print it."""
     from mobilellm.pipeline.engine_profile import profile_engines
+    from mobilellm.pipeline.profiled_models import find_models
 
     limit, grid = _limit(given), _grid(given)
     _check_page(given)
+    for model in find_models(given["models"]) if limit is not None else ():
+        limit.context_of(model.name, model.config)
     profile = profile_engines(given["models"], grid, given["out"])
     _print([profile], limit, given.get("page"))
     make_console(80).print(f"Profile: {given['out']}", soft_wrap=True)

@@ -50,6 +50,20 @@ class MemoryLimit:
         """Bytes that weights, cache and overhead may have together."""
         return self.share * self.device_bytes
 
+    def context_of(self, name: str, config: ModelConfig) -> int:
+        """Tokens in the KV cache of a model.
+
+        Raises:
+            ValueError: the model has fewer positions.
+        """
+        longest = config.max_position_embeddings
+        if self.context is not None and self.context > longest:
+            raise ValueError(
+                f"--context {self.context} exceeds the {longest} positions of {name}; give at most "
+                f"{longest}"
+            )
+        return self.context or longest
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryNeed:
@@ -76,26 +90,17 @@ class MemoryNeed:
         return UNKNOWN if self.overhead_bytes is None else YES
 
 
-def memory_needs(profile: EngineProfile, context: int | None = None) -> tuple[MemoryNeed, ...]:
+def memory_needs(profile: EngineProfile, limit: MemoryLimit) -> tuple[MemoryNeed, ...]:
     """What each model of a profile needs, in all types of each engine that it was measured in.
 
-    Args:
-        profile: the measurements.
-        context: tokens in the KV cache; None: as many as each model has positions.
-
     Raises:
-        ValueError: a model has fewer positions.
+        ValueError: a model has fewer positions than the context of `limit`.
     """
     cases = {(one.case.model, one.case.engine): one.case for one in profile.results}
     needs = []
     for case in cases.values():
         config = ModelConfig.from_dict(case.config)
-        longest = config.max_position_embeddings
-        if context is not None and context > longest:
-            raise ValueError(
-                f"--context {context} exceeds the {longest} positions of {case.model}; give at "
-                f"most {longest}"
-            )
+        context = limit.context_of(case.model, config)
         for kind in ENGINE_TYPES[case.engine]:
             if not can_have_type(config, case.engine, kind):
                 continue
@@ -110,7 +115,7 @@ def memory_needs(profile: EngineProfile, context: int | None = None) -> tuple[Me
                     model=case.model, engine=case.engine, kind=kind,
                     weight_bytes=measured[0].case.file_bytes if measured
                     else engine_file_bytes(config, case.engine, kind),
-                    cache_bytes=engine_cache_bytes(config, case.engine, context or longest),
+                    cache_bytes=engine_cache_bytes(config, case.engine, context),
                     overhead_bytes=max((o for o in overheads if o is not None), default=None),
                 )
             )  # fmt: skip
@@ -139,7 +144,7 @@ def fit_rows(profile: EngineProfile, limit: MemoryLimit) -> list[tuple[str, ...]
             bytes_text(need.total_bytes, aligned=True),
             f"{100 * need.total_bytes / limit.device_bytes:.1f} %", need.fits(limit),
         )
-        for need in memory_needs(profile, limit.context)
+        for need in memory_needs(profile, limit)
     ]  # fmt: skip
 
 
@@ -150,7 +155,7 @@ def fit_table(profile: EngineProfile, limit: MemoryLimit) -> "Table":
 
 def fit_sentences(profile: EngineProfile, limit: MemoryLimit) -> list[str]:
     """What was asked, which types fit, and what the columns mean."""
-    needs = memory_needs(profile, limit.context)
+    needs = memory_needs(profile, limit)
     fitting = [f"{n.model} in {n.engine}/{n.kind}" for n in needs if n.fits(limit) == YES]
     tokens = "all their positions" if limit.context is None else f"{limit.context} tokens"
     return [
