@@ -58,6 +58,7 @@ def read_latencies(path: Path, runs: Sequence[Run], setting: str | None = None) 
             torch=profile.versions.get("torch"), setting=setting, file=str(path),
         ),
         rounds={key: times for key, times in measured.items() if key in shapes},
+        processor_share=min(one.processor_share or 1.0 for one in results),
         missing=tuple(missing),
     )  # fmt: skip
 

@@ -1,11 +1,13 @@
 """The measurements of a profile of engines as tables of at most 80 columns, and in sentences."""
 
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mobilellm.accounting.energy import JOULES_PER_PARAMETER, joules_per_token
 from mobilellm.evaluation.engine_profile.results import CaseResult, EngineProfile, median_ratio
 from mobilellm.models import ModelConfig
+from mobilellm.report.latency import BUSY
 from mobilellm.units import MISSING, bytes_text, plural
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ def start_rows(profile: EngineProfile) -> list[tuple[str, ...]]:
         case = result.case
         load, init = result.spread("load_ms"), result.spread("init_ms")
         first = _reference(profile, result)
-        ratio = median_ratio(result.start_ms, first.start_ms)
+        ratio = median_ratio(result.comparable_ms("start"), first.comparable_ms("start"))
         rows.append(
             (
                 case.model, case.setting, bytes_text(case.file_bytes, aligned=True),
@@ -45,7 +47,7 @@ def speed_rows(profile: EngineProfile) -> list[tuple[str, ...]]:
             if prefill is None or decode is None:
                 continue
             ratio = median_ratio(
-                result.values("decode_ms", place), first.values("decode_ms", place)
+                result.comparable_ms("decode", place), first.comparable_ms("decode", place)
             )
             rows.append(
                 (
@@ -76,9 +78,21 @@ def profile_sentences(profile: EngineProfile) -> list[str]:
         f"first: milliseconds from the prompt to the first token; read/s: tokens of the prompt per "
         f"second; token: milliseconds per token decoded after it ({plan.decode_tokens} tokens); "
         "medians with 95th percentiles; ratio: of the time per token to that of the first model.",
-        f"{profile.device}, {plural(profile.num_rounds, 'round')} in alternation after a warm-up.",
+        "Ratios are medians of those within rounds; with one thread, of processor times, which "
+        "other work on the machine lengthens little.",
+        f"{profile.device}, {plural(profile.num_rounds, 'round')} in alternation after a warm-up."
+        f"{_busy_text(profile)}",
         *energy_sentences(profile),
     ]
+
+
+def _busy_text(profile: EngineProfile) -> str:
+    """A warning if the machine had other work."""
+    shares = [share for one in profile.results if (share := one.processor_share) is not None]
+    if not shares or statistics.mean(shares) >= BUSY:
+        return ""
+    taken = 100 * (1 - statistics.mean(shares))
+    return f" Other work took {taken:.0f} % of the time, so the milliseconds are too large."
 
 
 def energy_sentences(profile: EngineProfile) -> list[str]:

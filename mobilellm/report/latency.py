@@ -47,6 +47,11 @@ class LatencyConditions:
     file: str | None = None
     """The results of a device; None: measured for this report."""
 
+    @property
+    def remedy(self) -> str:
+        """The command that measures again."""
+        return "compare --latency" if self.file is None else "run.py on the device"
+
     def __str__(self) -> str:
         """`2 threads of AMD EPYC, 64 tokens of context`, and the engine with the file."""
         text = (
@@ -79,8 +84,8 @@ class Latencies:
             return text
         return (
             f"{text} Other work took {100 * (1 - self.processor_share):.0f} % of the time, so the "
-            "milliseconds are too large, and ratios are less exact; compare --latency measures "
-            "again."
+            "milliseconds are too large, and ratios are less exact; "
+            f"{self.conditions and self.conditions.remedy} measures again."
         )
 
     def attached(self, groups: Sequence[RunGroup]) -> tuple[RunGroup, ...]:

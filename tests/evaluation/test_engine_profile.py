@@ -23,6 +23,8 @@ def test_a_model_is_measured_and_an_interrupted_measurement_continues(tmp_path, 
     assert result.peak_memory_bytes > result.memory_before_bytes > 0
     assert abs(result.case.file_bytes / result.case.expected_bytes - 1) < 0.01
     assert all(value > 0 for place in (0, 1) for value in result.values("decode_ms", place))
+    assert all(value > 0 for place in (0, 1) for value in result.values("decode_cpu_ms", place))
+    assert 0 < result.processor_share <= 1
     printed = capsys.readouterr().out
     assert "torch/f32/1" in printed and "2 rounds in alternation" in printed
     lines = [{"plan": found.plan.key}]
@@ -106,6 +108,17 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
     assert found.to_json() == written.to_json()
     # The warm-up is left out: the median of 1.01 to 1.05.
     assert found.results[1].spread("decode_ms", 1).median == pytest.approx(2 * 1.03)
+
+
+def test_ratios_are_of_processor_times_with_one_thread_only():
+    one = engine_profile({"a": model(1)}, share=0.25).results[0]
+    assert one.processor_share == pytest.approx(0.25)
+    assert one.comparable_ms("decode", 1)[0] == pytest.approx(0.25 * 1.01)
+    assert one.comparable_ms("start")[0] == pytest.approx(0.25 * (5 * 1.01 + 0.1))
+    several = engine_profile({"a": model(1)}, share=2.5, threads=4).results[0]
+    assert several.processor_share is None
+    assert several.comparable_ms("prefill", 1)[0] == pytest.approx(10 * 1.01)
+    assert several.comparable_ms("start")[0] == pytest.approx(5 * 1.01 + 0.1)
 
 
 def test_damaged_results_are_refused_with_the_reason(tmp_path):

@@ -44,6 +44,12 @@ def test_a_deep_model_that_is_as_fast_on_the_device_is_better_too(tmp_path):
     assert "24×64 is better too, since it takes 1.00 (1.00–1.00) times as long" in verdict
 
 
+def test_a_busy_device_is_named(tmp_path):
+    _, conditions = sentences(tmp_path / "runs", results(tmp_path / "a.json", share=0.5))
+    assert "Other work took 50 % of the time" in conditions
+    assert conditions.endswith("run.py on the device measures again.")
+
+
 def test_times_are_those_after_the_longest_prompt_of_the_chosen_setting(tmp_path):
     path = results(tmp_path / "a.json", kinds=("f32", "q8_0"))
     runs = read_runs([write_sweep(tmp_path / "runs", TWO)]).finished

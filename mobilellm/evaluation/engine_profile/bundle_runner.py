@@ -12,9 +12,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mobilellm.evaluation.engine_profile.plan import ProfilePlan, plan_from_dict
+from mobilellm.evaluation.engine_profile.plan import (
+    BY_PROMPT,
+    STARTS,
+    ProfilePlan,
+    plan_from_dict,
+)
 from mobilellm.evaluation.engine_profile.progress_line import ProgressLine
-from mobilellm.evaluation.engine_profile.results import BY_PROMPT, STARTS, profile_of, write_result
+from mobilellm.evaluation.engine_profile.results import profile_of, write_result
 from mobilellm.evaluation.engine_profile.rounds import measure
 from mobilellm.provenance import command_line, device_name, versions
 

@@ -6,6 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+STARTS = ("load_ms", "init_ms", "start_cpu_ms", "first_run_ms")
+MEMORY = ("memory_before_bytes", "peak_memory_bytes")
+ENERGY = "decode_joules"
+BY_PROMPT = ("prefill_ms", "decode_ms", "prefill_cpu_ms", "decode_cpu_ms", ENERGY)
+"""What is measured in each round; of `BY_PROMPT` one value for each length of prompt."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileCase:

@@ -8,17 +8,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mobilellm.evaluation.engine_profile.plan import ProfileCase, ProfilePlan, plan_from_dict
+from mobilellm.evaluation.engine_profile.plan import (
+    BY_PROMPT,
+    ENERGY,
+    MEMORY,
+    STARTS,
+    ProfileCase,
+    ProfilePlan,
+    plan_from_dict,
+)
 from mobilellm.evaluation.engine_profile.rounds import Samples
 from mobilellm.files import write_text_atomically
 from mobilellm.strict_json import find_fault, to_json
 
 KIND = "engine profile"
 FORMAT = 1
-STARTS = ("load_ms", "init_ms", "first_run_ms")
-MEMORY = ("memory_before_bytes", "peak_memory_bytes")
-BY_PROMPT = ("prefill_ms", "decode_ms", "decode_joules")
-"""Lists with one value for each length of prompt."""
 _OPTIONAL_INT = (int, type(None))
 FIELDS: Mapping[str, Any] = {
     "kind": str, "format": int, "device": str, "command": str, "versions": dict,
@@ -28,8 +32,8 @@ FIELDS: Mapping[str, Any] = {
     "results": [{"case": str,
                  "rounds": {**{name: [float] for name in STARTS},
                             **{name: [_OPTIONAL_INT] for name in MEMORY},
-                            "prefill_ms": [[float]], "decode_ms": [[float]],
-                            "decode_joules": [[(float, int, type(None))]]}}],
+                            **{name: [[float]] for name in BY_PROMPT if name != ENERGY},
+                            ENERGY: [[(float, int, type(None))]]}}],
 }  # fmt: skip
 """The fields that a file needs, as `strict_json.find_fault` reads them; it has medians besides."""
 
@@ -66,6 +70,33 @@ class CaseResult:
         """Milliseconds of loading and initialization together, in all rounds."""
         pairs = zip(self.rounds["load_ms"], self.rounds["init_ms"], strict=True)
         return [load + init for load, init in pairs]
+
+    def comparable_ms(self, name: str, prompt: int = 0) -> list[float]:
+        """Times for ratios, in all rounds: with one thread, processor times.
+
+        Other work on the machine lengthens them little. With several threads, which may wait
+        actively for each other, they say little, and the times are those that passed.
+
+        Args:
+            name: `start` (load and init), `prefill` or `decode`.
+            prompt: index of the length of prompt.
+        """
+        times = self.values(f"{name}_cpu_ms", prompt)
+        if self.case.threads == 1 and min(times) > 0:  # 0 on systems with a coarse clock
+            return times
+        return self.start_ms if name == "start" else self.values(f"{name}_ms", prompt)
+
+    @property
+    def processor_share(self) -> float | None:
+        """Share of the time of reading and decoding in which a thread had a processor.
+
+        It is below 1 if other work ran too; None with several threads.
+        """
+        if self.case.threads > 1:
+            return None
+        pairs = [(f"{name}_cpu_ms", f"{name}_ms") for name in ("prefill", "decode")]
+        busy = sum(t for cpu, _ in pairs for row in self.rounds[cpu] for t in row)
+        return min(1.0, busy / sum(t for _, ms in pairs for row in self.rounds[ms] for t in row))
 
     @property
     def peak_memory_bytes(self) -> int | None:

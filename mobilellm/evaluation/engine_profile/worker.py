@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilellm.evaluation.engine_profile.counters import EnergyCounter, memory_bytes
+from mobilellm.evaluation.engine_profile.plan import BY_PROMPT
 from mobilellm.evaluation.engines.engine import Engine
 
 Open = Callable[[], Engine]
@@ -90,10 +91,11 @@ def measure_round(
         time, with what the engine does then only. And by length of the prompt: `prefill_ms`, from
         the prompt to the first token; `decode_ms`, per further token; `decode_joules`, the energy
         of the machine per further token (with that of reading the prompt subtracted, which is
-        measured alone), None without a counter.
+        measured alone), None without a counter. `start_cpu_ms`, `prefill_cpu_ms` and
+        `decode_cpu_ms`: processor time of loading and initialization, and of the other two.
     """
     count = settings["decode_tokens"]
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     engine = opened()
     loaded = time.perf_counter()
     with engine:
@@ -101,9 +103,10 @@ def measure_round(
         ready = time.perf_counter()
         sample: dict[str, Any] = {"load_ms": 1e3 * (loaded - start)}
         sample["init_ms"] = 1e3 * (ready - loaded)
+        sample["start_cpu_ms"] = 1e3 * (time.process_time() - start_cpu)
         shortest = tokens[: min(settings["prompt_lengths"])]
         sample["first_run_ms"] = 1e3 * engine.run(shortest, 1).prefill_seconds
-        sample |= {"prefill_ms": [], "decode_ms": [], "decode_joules": []}
+        sample |= {name: [] for name in BY_PROMPT}
         for length in settings["prompt_lengths"]:
             prompt = tokens[:length]
             first = 0.0
@@ -116,6 +119,8 @@ def measure_round(
             joules = energy.joules()
             sample["prefill_ms"].append(1e3 * run.prefill_seconds)
             sample["decode_ms"].append(1e3 * run.decode_seconds / count)
+            sample["prefill_cpu_ms"].append(1e3 * run.prefill_cpu_seconds)
+            sample["decode_cpu_ms"].append(1e3 * run.decode_cpu_seconds / count)
             sample["decode_joules"].append(
                 None if joules is None else max(0.0, joules - first) / count
             )

@@ -19,7 +19,7 @@ class Step:
     None if the program does not tell them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """A prompt and its greedy continuation."""
 
@@ -29,6 +29,10 @@ class Run:
     """Time to read the prompt and to predict the first token."""
     decode_seconds: float
     """Time of the steps after the first token, one for each further token."""
+    prefill_cpu_seconds: float
+    """Processor time of this process while it read the prompt, all threads together."""
+    decode_cpu_seconds: float
+    """The same for the steps after the first token."""
 
 
 class Engine(ABC):
@@ -65,13 +69,17 @@ class Engine(ABC):
         Raises:
             ValueError: the most likely tokens that the engine tells are all in `never`.
         """
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         step = self.prefill(tokens)
-        read = time.perf_counter()
+        read, read_cpu = time.perf_counter(), time.process_time()
         added = [_best(step, never)]
         while len(added) < num_tokens:
             added.append(_best(self.decode(added[-1]), never))
-        return Run(tuple(added), read - start, time.perf_counter() - read)
+        return Run(
+            tokens=tuple(added), prefill_seconds=read - start,
+            decode_seconds=time.perf_counter() - read, prefill_cpu_seconds=read_cpu - start_cpu,
+            decode_cpu_seconds=time.process_time() - read_cpu,
+        )  # fmt: skip
 
     def __enter__(self) -> Self:
         """Return the engine."""
