@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SHARE = 0.1
 """Of a device's memory, which one application should not exceed: Liu et al. 2024,
 arXiv:2402.14905, section 1."""
-HEADS = ("model", "engine", "weights", "cache", "overhead", "total", "of memory", "fits")
+HEADS = ("model", "engine", "weights", "cache", "overhead", "total", "share", "fits")
 YES, NO, UNKNOWN = "yes", "no", "perhaps"
 
 

@@ -15,6 +15,7 @@ from mobilellm.report.engine_profile import (
     SPEED_HEADS,
     START_HEADS,
     profile_sentences,
+    short_number,
     speed_rows,
     start_rows,
 )
@@ -120,8 +121,10 @@ def _bars(
             middle, slow = 1000 / middle, 1000 / slow
         axes.barh(row, middle, height=0.72, color=colours[result.case.model])
         axes.plot([middle, slow], [row, row], color=INK, linewidth=1.1)
-        axes.annotate(f"{middle:.3g}", (max(middle, slow), row), (4, 0), fontsize=8, va="center",
-                      textcoords="offset points")  # fmt: skip
+        axes.annotate(
+            short_number(middle), (max(middle, slow), row), (4, 0), fontsize=8, va="center",
+            textcoords="offset points",
+        )  # fmt: skip
     axes.margins(x=0.12)
     axes.grid(visible=False, axis="y")
 

@@ -52,9 +52,9 @@ def speed_rows(profile: EngineProfile) -> list[tuple[str, ...]]:
             rows.append(
                 (
                     result.case.model, result.case.setting, str(length),
-                    _short(prefill.median), _short(prefill.p95),
-                    _short(1000 * length / prefill.median),
-                    _short(decode.median), _short(decode.p95), _short(ratio),
+                    short_number(prefill.median), short_number(prefill.p95),
+                    short_number(1000 * length / prefill.median),
+                    short_number(decode.median), short_number(decode.p95), short_number(ratio),
                 )
             )  # fmt: skip
     return rows
@@ -119,7 +119,7 @@ def energy_sentences(profile: EngineProfile) -> list[str]:
     ]
 
 
-def _short(value: float) -> str:
+def short_number(value: float) -> str:
     """At least three digits, without an exponent: `0.87`, `12.4`, `1304`."""
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
