@@ -215,8 +215,9 @@ def _profile_models(given: dict[str, Any]) -> None:
 
     limit, grid = _limit(given), _grid(given)
     _check_page(given)
-    for model in find_models(given["models"]) if limit is not None else ():
-        limit.context_of(model.name, model.config)
+    if limit is not None:
+        for model in find_models(given["models"]):
+            limit.context_of(model.name, model.config)
     profile = profile_engines(given["models"], grid, given["out"])
     _print([profile], limit, given.get("page"))
     make_console(80).print(f"Profile: {given['out']}", soft_wrap=True)
