@@ -13,7 +13,7 @@ from mobilellm.units import MISSING, bytes_text, plural
 if TYPE_CHECKING:
     from rich.table import Table
 
-START_HEADS = ("model", "engine", "file", "to arith.", "load", "init", "load+init", "peak")
+START_HEADS = ("model", "engine", "file", "to arith.", "load", "init", "ratio", "peak")
 SPEED_HEADS = ("model", "engine", "prompt", "first", "95 %", "read/s", "token", "95 %", "ratio")
 
 
@@ -31,7 +31,7 @@ def start_rows(profile: EngineProfile) -> list[tuple[str, ...]]:
                 f"{100 * (case.file_bytes / case.expected_bytes - 1):+.2f} %",
                 MISSING if load is None else f"{load.median:.0f}",
                 MISSING if init is None else f"{init.median:.0f}",
-                f"× {ratio:.2f}", bytes_text(result.peak_memory_bytes, aligned=True),
+                short_number(ratio), bytes_text(result.peak_memory_bytes, aligned=True),
             )
         )  # fmt: skip
     return rows
@@ -71,10 +71,10 @@ def profile_sentences(profile: EngineProfile) -> list[str]:
     """What the columns mean, the conditions, and the energy."""
     plan = profile.plan
     return [
-        "load, init: milliseconds to open the file, and to prepare the first run, medians; "
-        "load+init as a ratio to the first model in the same engine. peak: memory of the process, "
-        "Python and pages of mapped files included. to arith.: size of the file to that by "
-        "arithmetic.",
+        "load, init: milliseconds to open the file, and to prepare the first run, medians; ratio: "
+        "of both together to those of the first model in the same engine. peak: memory of the "
+        "process, Python and pages of mapped files included. to arith.: size of the file to that "
+        "by arithmetic.",
         f"first: milliseconds from the prompt to the first token; read/s: tokens of the prompt per "
         f"second; token: milliseconds per token decoded after it ({plan.decode_tokens} tokens); "
         "medians with 95th percentiles; ratio: of the time per token to that of the first model.",
