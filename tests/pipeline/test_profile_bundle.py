@@ -54,7 +54,7 @@ def device_python(folder: Path) -> str:
     for path in installed.parent.glob("xllamacpp*"):
         (packages / path.name).symlink_to(path)
     command = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    site = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    site = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.strip()
     (Path(site) / "device.pth").write_text(f"{packages}\n", encoding="utf-8")
     return str(python)
 
@@ -77,13 +77,13 @@ def test_a_bundle_runs_elsewhere_and_decides_at_equal_latency(tmp_path, capsys):
 
     def measured(*more):
         return subprocess.run(
-            [*command, *more], cwd=away, env=environment, capture_output=True, text=True,
+            [*command, *more], cwd=away, env=environment, capture_output=True, encoding="utf-8",
             check=False,
         )  # fmt: skip
 
     missing = subprocess.run(
-        [sys.executable, "-S", "run.py"], cwd=away, env=environment, capture_output=True, text=True,
-        check=False,
+        [sys.executable, "-S", "run.py"], cwd=away, env=environment, capture_output=True,
+        encoding="utf-8", check=False,
     )  # fmt: skip
     assert missing.returncode == 2 and "pip install xllamacpp" in missing.stderr
     done = measured()
