@@ -33,6 +33,8 @@ class Division:
     """The parts of each shape; a single low-rank part if the shapes are searched for."""
     permutations: str
     """`none`, `absorbed`, `stored` or `all`, as in the recipe."""
+    pivoted: bool = False
+    """Whether low-rank parts are pivoted."""
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -60,12 +62,17 @@ class Division:
 
     @cached_property
     def allowed_for_parameters(self) -> float:
-        """`allowed` minus the cost of stored permutations."""
-        if self.budget is None or self.permutations not in ("stored", "all"):
+        """`allowed` minus the cost of stored permutations and orders."""
+        if self.budget is None:
             return self.allowed
-        indices = {name: sum(self.config.matrix_sizes[name]) for name in self.names}
-        costs = (self.parameter_costs[n] * self.budget.index_cost(indices[n]) for n in self.names)
-        return max(self.allowed - sum(costs), 0.0)
+        low_rank = sum(part.right is None for part in self.parts)
+        cost = 0.0
+        for name in self.names:
+            rows, columns = self.config.matrix_sizes[name]
+            stored = rows + columns if self.permutations in ("stored", "all") else 0
+            stored += rows * low_rank if self.pivoted else 0
+            cost += self.parameter_costs[name] * self.budget.index_cost(stored)
+        return max(self.allowed - cost, 0.0)
 
     def uniform(self) -> dict[str, int]:
         """Number of parameters of each matrix if all keep the same share of their entries."""
@@ -81,7 +88,7 @@ class Division:
                 parameters for one term.
         """
         size = self.config.matrix_sizes[name]
-        shape = shape_from_parts(self.parts, size, int(parameters), name)
+        shape = shape_from_parts(self.parts, size, int(parameters), name, pivoted=self.pivoted)
         return with_permutations(shape, self.permutations)
 
     def cost(self, name: str, shape: FactorizedShape) -> float:

@@ -40,13 +40,14 @@ class Factorization(LayerwiseRecipe):
     """Replacement of matrices by sums of Kronecker products and low-rank products.
 
     The sums of parts with different shapes, the search for shapes, and the fit to propagated inputs
-    are not from the papers below.
+    are not from the papers below, and neither is how pivots are selected.
 
     Raises:
         ValueError: a choice is unknown, or settings contradict each other.
 
     Source: Edalati et al. 2022, KnGPT-2, arXiv:2110.08152; Abronin et al. 2024, TQCompressor,
-    arXiv:2401.16367; Wang et al. 2025, SVD-LLM, arXiv:2403.07378.
+    arXiv:2401.16367; Wang et al. 2025, SVD-LLM, arXiv:2403.07378; Zhao et al. 2025, PIFA,
+    arXiv:2501.19090 (pivoted low rank).
     """
 
     budget: SizeBudget | Mapping[str, Any] | None = None
@@ -54,6 +55,10 @@ class Factorization(LayerwiseRecipe):
     the parts if all have num_terms; otherwise half of the parameters are kept."""
     parts: Sequence[PartTemplate | Mapping[str, Any]] | None = ()
     """Parts of the sum that replaces a matrix; empty: low rank; None: search a shape per matrix."""
+    pivoted: bool = False
+    """Whether low-rank parts are stored as some of their rows, and the coefficients by which these
+    make the other rows. A rank of r then takes r² numbers fewer, so that a budget allows a higher
+    rank."""
     fit: str = "outputs"
     """`weights`: minimise the error of the weights in the Frobenius norm; `outputs`: minimise the
     error of the layer's outputs on the calibration text; `propagated`: approximate the outputs of
@@ -94,6 +99,12 @@ class Factorization(LayerwiseRecipe):
             raise ValueError(
                 f"permutations={self.permutations} has no effect on low rank; give parts with "
                 "right factors, or permutations=none"
+            )
+
+        if self.pivoted and self.parts is not None and all(p.right for p in self.parts):  # pyright: ignore
+            raise ValueError(
+                "pivoted=True has no effect, because all parts have right factors; give a part "
+                "without them, {num_terms: null}, or pivoted=false"
             )
 
     @property
@@ -146,7 +157,7 @@ class Factorization(LayerwiseRecipe):
             for name in division.names:
                 size = model.config.matrix_sizes[name]
                 try:
-                    check_parameters(size, budgets[name], self.shape_search)
+                    check_parameters(size, budgets[name], self.shape_search, pivoted=self.pivoted)
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from error
             return
@@ -199,7 +210,8 @@ class Factorization(LayerwiseRecipe):
         twin = low_rank_plan(plan)
         if twin is None or twin.compressed_layers == plan.compressed_layers:
             return None
-        return replace(self, parts=(), permutations="none", allocation="uniform"), twin
+        changes = {"parts": (), "pivoted": False, "permutations": "none", "allocation": "uniform"}
+        return replace(self, **changes), twin
 
     def _loss(self, model: MobileLLM, plan: LayerwisePlan, calibration: Sequence[Batch]) -> float:
         """Calibration loss of the model compressed by `plan`, nats per token."""
@@ -256,4 +268,5 @@ class Factorization(LayerwiseRecipe):
             budget=self.budget,  # pyright: ignore[reportArgumentType]
             parts=(PartTemplate(),) if self.parts is None else self.parts,  # pyright: ignore
             permutations=self.permutations,
+            pivoted=self.pivoted,
         )

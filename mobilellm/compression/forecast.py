@@ -54,7 +54,9 @@ def log_forecast(
     parameters = division.uniform()[first]
     once = _seconds(
         lambda: (
-            search_shape(dense_weight(model, first), parameters, metric, shapes)
+            search_shape(
+                dense_weight(model, first), parameters, metric, shapes, pivoted=division.pivoted
+            )
             if shapes is not None
             else division.shape_for(first, parameters)
         )

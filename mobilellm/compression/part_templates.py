@@ -6,7 +6,7 @@ from typing import Any
 
 from mobilellm.layers import Size
 from mobilellm.layers.factorized import FactorizedShape
-from mobilellm.layers.kronecker import PartShape, low_rank_shape, part_with_right, rank_for
+from mobilellm.layers.part_shape import PartShape, low_rank_shape, part_with_right, rank_for
 from mobilellm.ranges import Range, check_fields
 
 
@@ -33,14 +33,19 @@ class PartTemplate:
         if self.right is not None:
             object.__setattr__(self, "right", tuple(self.right))
 
-    def part(self, size: Size, num_terms: int) -> PartShape:
+    def part(self, size: Size, num_terms: int, *, pivoted: bool = False) -> PartShape:
         """The shape of this part for a matrix with the given size and number of terms.
+
+        Args:
+            size: rows and columns of the matrix.
+            num_terms: of the part.
+            pivoted: whether a low-rank part is pivoted.
 
         Raises:
             ValueError: the right factors do not divide the matrix.
         """
         if self.right is None:
-            return low_rank_shape(*size, num_terms)
+            return low_rank_shape(*size, num_terms, pivoted=pivoted)
         right = self.right
         if self.transpose_for_wide and size[1] > size[0]:
             right = (right[1], right[0])
@@ -70,23 +75,37 @@ def parse_parts(parts: Sequence[PartTemplate | Mapping[str, Any]]) -> tuple[Part
 
 
 def shape_from_parts(
-    parts: Sequence[PartTemplate], size: Size, parameters: int, name: str
+    parts: Sequence[PartTemplate],
+    size: Size,
+    parameters: int,
+    name: str,
+    *,
+    pivoted: bool = False,
 ) -> FactorizedShape:
     """The shape of a matrix (rows, columns) with at most `parameters` parameters.
+
+    Args:
+        parts: templates of the parts.
+        size: rows and columns of the matrix.
+        parameters: largest number of entries of all factors.
+        name: of the matrix, for messages.
+        pivoted: whether low-rank parts are pivoted.
 
     Raises:
         ValueError: the factors of a part do not divide the matrix, or the other parts leave too few
             parameters for one term of the part with num_terms=None.
     """
-    fixed = [p.part(size, p.num_terms) for p in parts if p.num_terms is not None]
+    fixed = [p.part(size, p.num_terms, pivoted=pivoted) for p in parts if p.num_terms is not None]
     left = parameters - sum(part.parameters for part in fixed)
     made = []
     for template in parts:
         if template.num_terms is not None:
-            made.append(template.part(size, template.num_terms))
+            made.append(template.part(size, template.num_terms, pivoted=pivoted))
             continue
-        one = template.part(size, 1)
-        terms = rank_for(left, *size) if template.right is None else left // one.parameters
+        one = template.part(size, 1, pivoted=pivoted)
+        terms = left // one.parameters
+        if one.is_low_rank:
+            terms = rank_for(left, *size, pivoted=pivoted)
         terms = min(terms, one.max_terms)
         if terms < 1:
             raise ValueError(
@@ -94,5 +113,5 @@ def shape_from_parts(
                 f"{left:,}, but one term needs {one.parameters:,}; raise the budget, or use larger "
                 "right factors"
             )
-        made.append(template.part(size, terms))
+        made.append(template.part(size, terms, pivoted=pivoted))
     return FactorizedShape(parts=tuple(made))

@@ -19,7 +19,7 @@ from mobilellm.compression.apply import dense_weight, working_copy
 from mobilellm.compression.couplings import couplings
 from mobilellm.compression.plan import LayerwisePlan
 from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
-from mobilellm.layers.kronecker import PartShape
+from mobilellm.layers.part_shape import PartShape
 from mobilellm.models import MobileLLM
 
 
@@ -55,7 +55,7 @@ def permuted_fit(
     """
     part = kronecker_part(shape)
     plain = FactorizedShape(parts=shape.parts)
-    rows, columns = (torch.arange(size) for size in shape.size)
+    rows, columns = (torch.arange(size, device=goal.device) for size in shape.size)
     best = SumFit(goal, plain, metric).improve()
     if part is not None:
         found = search_permutations(

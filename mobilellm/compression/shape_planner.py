@@ -67,7 +67,10 @@ class ShapePlanner:
             names = self._smaller(budgets)
             found: dict[str, FactorizedShape] = {}
             for name, metric in log_progress(measured(names), "shapes found", len(names)):
-                fit = search_shape(self._weight(name), budgets[name], metric, self.search)
+                fit = search_shape(
+                    self._weight(name), budgets[name], metric, self.search,
+                    pivoted=self.division.pivoted,
+                )  # fmt: skip
                 found[name] = with_permutations(fit.shape, self.division.permutations)
                 errors[name] = fit.error
             shapes = self.division.spend_rest({name: found[name] for name in names}, budgets)

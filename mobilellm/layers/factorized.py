@@ -12,7 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mobilellm.layers.bias import check_bias
-from mobilellm.layers.kronecker import KroneckerLinear, PartShape, low_rank_shape, rank_for
+from mobilellm.layers.kronecker import KroneckerLinear
+from mobilellm.layers.part_shape import PartShape, low_rank_shape, rank_for
+from mobilellm.layers.pivoted import PivotedLinear, check_order
 from mobilellm.layers.shape import LayerCost, LayerShape, Size
 
 
@@ -56,9 +58,10 @@ class FactorizedShape(LayerShape):
 
     @property
     def indices(self) -> int:
-        """Number of entries of the stored permutations, which have 32 bits each."""
+        """Number of entries of the stored permutations and orders, which have 32 bits each."""
         rows, columns = self.size
-        return self.row_permutation * rows + self.column_permutation * columns
+        own = self.row_permutation * rows + self.column_permutation * columns
+        return own + sum(part.indices for part in self.parts)
 
     @property
     def flops(self) -> int:
@@ -78,10 +81,10 @@ class FactorizedShape(LayerShape):
             )
 
     def cost(self, size: Size) -> LayerCost:
-        """Parameters and operations of the factors, which are tensors of three dimensions."""
+        """Parameters and operations; factors that are not pivoted have three dimensions."""
         return LayerCost(
             parameters=self.parameters,
-            matrix_parameters=0,
+            matrix_parameters=sum(part.parameters for part in self.parts if part.pivoted),
             flops=self.flops,
             row_parameters=sum(p.num_terms * (p.left[1] + p.right[1]) for p in self.parts),
         )
@@ -95,12 +98,9 @@ class FactorizedShape(LayerShape):
         return FactorizedEmbedding.empty(self)  # pyright: ignore[reportReturnType]
 
     def parameter_std(self, name: str, std: float) -> float:
-        """Standard deviation of the factors for which the entries of their sum have `std`.
-
-        If all factors have the standard deviation s, each entry of a product has the variance s⁴.
-        """
-        terms = self.parts[int(name.split(".")[1])].num_terms
-        return (std**2 / (terms * len(self.parts))) ** 0.25
+        """Standard deviation of the factors for which the entries of their sum have `std`."""
+        _, part, side = name.split(".")
+        return self.parts[int(part)].parameter_std(side, std / len(self.parts) ** 0.5)
 
     def rate_exponent(self, name: str, *, is_table: bool) -> float:
         """As for the matrix, divided between the factors (`PartShape.rate_exponent`)."""
@@ -126,13 +126,18 @@ class FactorizedShape(LayerShape):
     @classmethod
     def describe_tensors(cls, tensors: Mapping[str, Tensor]) -> str | None:
         """Number of parts, shapes of the first part's factors, and names of the permutations."""
-        if "parts.0.left" not in tensors:
+        shapes = [
+            tuple(tensors[key].shape)
+            for key in sorted(tensors)
+            if key.startswith("parts.0.") and not key.endswith("row_order")
+        ]
+        if not shapes:
             return None
-        parts = sum(key.startswith("parts.") for key in tensors) // 2
-        left, right = (tuple(tensors[f"parts.0.{side}"].shape) for side in ("left", "right"))
+        parts = len({key.split(".")[1] for key in tensors if key.startswith("parts.")})
         permutations = [order for order in ("row_order", "column_order") if order in tensors]
         number = "1 part" if parts == 1 else f"{parts} parts"
-        text = f"factorised in {number} (factors of the first: {left} and {right})"
+        factors = " and ".join(map(str, shapes))
+        text = f"factorised in {number} (factors of the first: {factors})"
         return ", ".join([text, *permutations])
 
     def low_rank_twin(self, size: Size) -> "FactorizedShape | None":
@@ -142,9 +147,8 @@ class FactorizedShape(LayerShape):
 
     def short_text(self) -> str:
         """A short form such as `rank 23 + 2 x (43x8)⊗(4x8), permuted`."""
-        return " + ".join(part.short_text() for part in self.parts) + (
-            ", permuted" if self.indices else ""
-        )
+        permuted = ", permuted" if self.row_permutation or self.column_permutation else ""
+        return " + ".join(part.short_text() for part in self.parts) + permuted
 
     @classmethod
     def short_summary(cls, shapes: Sequence[Self]) -> str:
@@ -153,16 +157,13 @@ class FactorizedShape(LayerShape):
         summary = super().short_summary(shapes)
         if summary.endswith(" shapes") and all(len(p) == 1 and p[0].is_low_rank for p in parts):
             ranks = [own[0].num_terms for own in parts]
-            return f"rank {min(ranks)}-{max(ranks)}"
+            pivoted = "pivoted " if all(own[0].pivoted for own in parts) else ""
+            return f"{pivoted}rank {min(ranks)}-{max(ranks)}"
         return summary
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `parse_layer_shape` is the inverse."""
-        parts = [
-            {"left": list(p.left), "right": list(p.right), "num_terms": p.num_terms}
-            for p in self.parts
-        ]
-        values: dict[str, Any] = {"parts": parts}
+        values: dict[str, Any] = {"parts": [part.to_dict() for part in self.parts]}
         for name in ("row_permutation", "column_permutation"):
             if getattr(self, name):
                 values[name] = True
@@ -185,7 +186,7 @@ class FactorizedLinear(nn.Module):
 
     def __init__(
         self,
-        parts: Iterable[KroneckerLinear],
+        parts: Iterable[KroneckerLinear | PivotedLinear],
         bias: Float[Tensor, "..."] | None = None,
         *,
         row_order: Int[Tensor, "..."] | None = None,
@@ -216,15 +217,15 @@ class FactorizedLinear(nn.Module):
                     f"part {index} has a bias; give the bias to the whole layer instead"
                 )
         check_bias(bias, self.out_features)
-        _check_order("row_order", self.row_order, self.out_features)
-        _check_order("column_order", self.column_order, self.in_features)
+        check_order("row_order", self.row_order, self.out_features)
+        check_order("column_order", self.column_order, self.in_features)
 
     @classmethod
     def empty(cls, shape: FactorizedShape, *, bias: bool = False) -> "FactorizedLinear":
         """A layer with uninitialised parameters, whose permutations are the identity."""
         rows, columns = shape.size
         return cls(
-            [KroneckerLinear.empty(part) for part in shape.parts],
+            [(PivotedLinear if p.pivoted else KroneckerLinear).empty(p) for p in shape.parts],
             torch.empty(rows) if bias else None,
             row_order=torch.arange(rows) if shape.row_permutation else None,
             column_order=torch.arange(columns) if shape.column_permutation else None,
@@ -286,15 +287,3 @@ class FactorizedEmbedding(FactorizedLinear):
     def unembed(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
         """Multiply by every row of the table: (..., hidden) -> logits (..., vocab)."""
         return super().forward(hidden)
-
-
-def _check_order(name: str, order: Tensor | None, size: int) -> None:
-    if order is None:
-        return
-    # On the meta device, where models are built, an order has a size but no entries.
-    if tuple(order.shape) != (size,) or not (
-        order.is_meta or sorted(order.tolist()) == list(range(size))
-    ):
-        raise ValueError(
-            f"{name} of shape {tuple(order.shape)} must be a permutation of 0…{size - 1}"
-        )

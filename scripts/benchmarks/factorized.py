@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mobilellm.compression.algorithms.kronecker import nearest_kronecker
-from mobilellm.layers.kronecker import KroneckerLinear, PartShape, low_rank_shape, part_with_right
+from mobilellm.layers.kronecker import KroneckerLinear
+from mobilellm.layers.part_shape import PartShape, low_rank_shape, part_with_right
 from mobilellm.models import ModelConfig
 from scripts.benchmarks.rounds import alternate, median_ratio, repeated
 from scripts.benchmarks.shapes import mobilellm_125m

@@ -9,8 +9,8 @@ from mobilellm.compression.plan import LayerPlan, LayerwisePlan
 from mobilellm.compression.structured_plan import StructuredPlan
 from mobilellm.compression.tables import results_table
 from mobilellm.layers.factorized import FactorizedShape
-from mobilellm.layers.kronecker import low_rank_shape
 from mobilellm.layers.masked import MaskedShape
+from mobilellm.layers.part_shape import low_rank_shape
 
 KINDS = {
     "attention.q_proj": (576, 576), "attention.k_proj": (192, 576), "attention.o_proj": (576, 576),

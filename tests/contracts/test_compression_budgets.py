@@ -24,6 +24,10 @@ RECIPES = {
     "flat products": {"parts": [{"right": [2, 1]}]},
     "both": {"parts": [{"num_terms": None}, {"right": [4, 2], "num_terms": 1}]},
     "permuted": {"parts": [{"right": [4, 2]}], "permutations": "all"},
+    "pivoted": {"pivoted": True},
+    "pivoted and permuted": {
+        "parts": [{"num_terms": None}, {"right": [4, 2], "num_terms": 1}], "pivoted": True,
+        "permutations": "stored"},
     "found": {"parts": None, "shape_search": {"finalists": 1, "right_sizes": (1, 2)}},
     "found and permuted": {
         "parts": None, "permutations": "stored", "shape_search": {"finalists": 1, "terms": (1,)}},
@@ -111,13 +115,11 @@ def could_grow(plan, sizes, uses, left):
     """A matrix of which one more term of some part would have fitted."""
     for layer in plan.layers:
         part = next((p for p in layer.shape.parts if p.is_low_rank), layer.shape.parts[0])
-        step = part.parameters // part.num_terms
         rows, columns = sizes[layer.name]
-        if (
-            part.num_terms < part.max_terms
-            and layer.parameters + step < rows * columns
-            and step * uses[layer.name] <= left
-        ):
+        if part.num_terms == part.max_terms:
+            continue
+        step = replace(part, num_terms=part.num_terms + 1).parameters - part.parameters
+        if layer.parameters + step < rows * columns and step * uses[layer.name] <= left:
             return layer.name
     return None
 

@@ -76,6 +76,20 @@ VARIANTS = {
         ),
         ["untied"],
     ),
+    "pivoted, reconstructed": (
+        Factorization(
+            pivoted=True, fit="reconstructed", reconstruction={"steps": 2},
+            self_distillation={"steps": 2},
+        ),
+        ["reverse"],
+    ),
+    "pivoted and Kronecker": (
+        Factorization(
+            parts=[{"num_terms": None}, {"right": [4, 2], "num_terms": 1}], pivoted=True,
+            layers=["embedding", "blocks.*"], fit="propagated", budget={"ratio": 0.7},
+        ),
+        ["untied"],
+    ),
     "decode bytes": (
         Factorization(budget={"max_decode_bytes": 1, "bits": 8}), ["first_kv", "repeat_all"]
     ),

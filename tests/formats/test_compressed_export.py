@@ -16,6 +16,12 @@ TURNED = {"parts": [LOW_RANK, KRONECKER], "row_permutation": True, "column_permu
 KINDS = {
     "factorised": {UP: TURNED, QUERY: {"parts": [{"left": (24, 12), "right": (1, 2)}]}},
     "tied table": {"embedding": TABLE, UP: {"parts": [KRONECKER]}},
+    "pivoted": {
+        "embedding": {
+            "parts": [{"left": (61, 1), "right": (1, 24), "num_terms": 9, "pivoted": True}]
+        },
+        UP: {"parts": [LOW_RANK | {"pivoted": True}, KRONECKER], "row_permutation": True},
+    },
     "masked": {"embedding": {"nonzero": 900}, UP: {"nonzero": 100}},
     "untied head": {"head": TABLE},
 }

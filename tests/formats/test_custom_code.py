@@ -20,6 +20,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 2.0, "high_fr
 MODELS = {
     "factorised": ({"layers": KINDS["factorised"], "layer_sharing": "reverse"}),
     "tied table": ({"layers": KINDS["tied table"], "share_kv": "first"}),
+    "pivoted": ({"layers": KINDS["pivoted"], "layer_sharing": "reverse"}),
     "untied": ({"layers": {"head": TABLE}, "tie_word_embeddings": False, **FACTORS}),
     "qk-norm": ({"qk_norm": "rms", "rope_scaling": LLAMA3}),
     "relu": ({"qk_norm": "l2", "feed_forward": "relu"}),

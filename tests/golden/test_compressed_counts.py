@@ -8,7 +8,7 @@ which in their code stays a dense copy of the table.
 import pytest
 
 from mobilellm.layers.factorized import FactorizedShape
-from mobilellm.layers.kronecker import part_with_right
+from mobilellm.layers.part_shape import part_with_right
 
 VOCAB, WIDTH, CONTEXT, BLOCKS = 50257, 768, 1024, 12
 ODD, ALL = range(1, BLOCKS, 2), range(BLOCKS)

@@ -9,9 +9,9 @@ from mobilellm.layers import materialize, parse_layer_shape
 from mobilellm.layers.adapted import AdaptedEmbedding, AdaptedLinear, AdaptedShape, merged
 from mobilellm.layers.adapter_settings import AdapterSettings
 from mobilellm.layers.factorized import FactorizedShape
-from mobilellm.layers.kronecker import low_rank_shape
 from mobilellm.layers.masked import MaskedShape
 from mobilellm.layers.number_format import NumberFormat
+from mobilellm.layers.part_shape import low_rank_shape
 from mobilellm.layers.quantized import QuantizedEmbedding, QuantizedLinear
 from mobilellm.layers.token_embedding import TokenEmbedding
 

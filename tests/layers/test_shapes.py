@@ -8,8 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mobilellm.layers import DENSE, parse_layer_shape
 from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
-from mobilellm.layers.kronecker import KroneckerLinear, PartShape, low_rank_shape, part_with_right
+from mobilellm.layers.kronecker import KroneckerLinear
 from mobilellm.layers.masked import MaskedLinear, MaskedShape
+from mobilellm.layers.part_shape import PartShape, low_rank_shape, part_with_right
 
 PARTS = [
     PartShape(left=(3, 2), right=(5, 7)),

@@ -16,7 +16,8 @@ from mobilellm.compression.plan import LayerPlan, LayerwisePlan
 from mobilellm.compression.recipe import Compressed, LayerwiseRecipe
 from mobilellm.compression.selection import select_layers
 from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
-from mobilellm.layers.kronecker import KroneckerLinear, low_rank_shape
+from mobilellm.layers.kronecker import KroneckerLinear
+from mobilellm.layers.part_shape import low_rank_shape
 
 
 def die_in(moment, stage):

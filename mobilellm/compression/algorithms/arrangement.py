@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mobilellm.compression.algorithms.kronecker import rearrange, truncated_svd
-from mobilellm.layers.kronecker import PartShape
+from mobilellm.layers.part_shape import PartShape
 
 # Assigning n positions takes up to n³ operations; larger sets of positions are split.
 MAX_PLACES = 768

@@ -21,7 +21,7 @@ from mobilellm.compression.algorithms.arrangement import Arrangement, Member, Si
 from mobilellm.compression.algorithms.kronecker import nearest_kronecker
 from mobilellm.compression.algorithms.permutation_race import PermutationSearch, Race
 from mobilellm.layers import Size
-from mobilellm.layers.kronecker import PartShape
+from mobilellm.layers.part_shape import PartShape
 
 WeightPart = tuple[Tensor, PartShape]
 

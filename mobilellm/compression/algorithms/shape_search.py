@@ -15,7 +15,7 @@ from mobilellm.compression.algorithms.low_rank import nearest_low_rank
 from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.algorithms.sums import SumFit, dense
 from mobilellm.layers.factorized import FactorizedShape
-from mobilellm.layers.kronecker import PartShape, low_rank_shape, rank_for
+from mobilellm.layers.part_shape import PartShape, low_rank_shape, rank_for
 from mobilellm.ranges import Range, check_fields
 
 
@@ -50,6 +50,8 @@ def search_shape(
     parameters: int,
     metric: Metric | None = None,
     search: ShapeSearch | None = None,
+    *,
+    pivoted: bool = False,
 ) -> SumFit:
     """The best sum found with at most `parameters` entries, fitted to the weight.
 
@@ -58,6 +60,7 @@ def search_shape(
         parameters: largest number of entries of all factors together.
         metric: default: the Frobenius norm.
         search: the candidates; default: `ShapeSearch()`.
+        pivoted: whether low-rank parts are pivoted.
 
     Raises:
         ValueError: there are too few parameters for any candidate.
@@ -65,8 +68,8 @@ def search_shape(
     search, metric = search or ShapeSearch(), metric or Metric()
     rows, columns = weight.shape
     weight = weight.detach().double()
-    check_parameters((rows, columns), parameters, search)
-    shapes = list(_candidates((rows, columns), parameters, search))
+    check_parameters((rows, columns), parameters, search, pivoted=pivoted)
+    shapes = list(_candidates((rows, columns), parameters, search, pivoted))
     screened = sorted(shapes, key=_FirstFitError(weight, metric))
     # Low rank needs no further fitting and is always a finalist.
     finalists = [s for s in shapes if len(s.parts) == 1 and s.parts[0].is_low_rank]
@@ -75,13 +78,15 @@ def search_shape(
     return min(fits, key=lambda fit: fit.error)
 
 
-def check_parameters(size: tuple[int, int], parameters: int, search: ShapeSearch) -> None:
+def check_parameters(
+    size: tuple[int, int], parameters: int, search: ShapeSearch, *, pivoted: bool = False
+) -> None:
     """Check that at least one candidate fits into the number of parameters.
 
     Raises:
         ValueError: no candidate fits.
     """
-    if not any(True for _ in _candidates(size, parameters, search)):
+    if not any(True for _ in _candidates(size, parameters, search, pivoted)):
         rows, columns = size
         raise ValueError(
             f"{parameters} parameters are too few for a weight of {rows}x{columns}; even rank 1 "
@@ -90,22 +95,26 @@ def check_parameters(size: tuple[int, int], parameters: int, search: ShapeSearch
 
 
 def _candidates(
-    size: tuple[int, int], parameters: int, search: ShapeSearch
+    size: tuple[int, int], parameters: int, search: ShapeSearch, pivoted: bool
 ) -> Iterator[FactorizedShape]:
     rows, columns = size
-    rank = rank_for(parameters, rows, columns)
+    rank = rank_for(parameters, rows, columns, pivoted=pivoted)
     if rank:
-        yield FactorizedShape(parts=(low_rank_shape(rows, columns, rank),))
+        yield FactorizedShape(parts=(low_rank_shape(rows, columns, rank, pivoted=pivoted),))
     for m2 in search.right_sizes:
         for n2 in search.right_sizes:
             # Scalar right factors and left factors with a single row or column are not tried.
             if rows % m2 or columns % n2 or m2 * n2 == 1 or (m2 == rows) or (n2 == columns):
                 continue
-            yield from _with_right((rows, columns), (m2, n2), parameters, search)
+            yield from _with_right((rows, columns), (m2, n2), parameters, search, pivoted)
 
 
 def _with_right(
-    size: tuple[int, int], right: tuple[int, int], parameters: int, search: ShapeSearch
+    size: tuple[int, int],
+    right: tuple[int, int],
+    parameters: int,
+    search: ShapeSearch,
+    pivoted: bool,
 ) -> Iterator[FactorizedShape]:
     rows, columns = size
     left = (rows // right[0], columns // right[1])
@@ -115,10 +124,11 @@ def _with_right(
         alone = PartShape(left=left, right=right, num_terms=fitting)
         yield FactorizedShape(parts=(alone,))
     for terms in search.terms:
-        rank = rank_for(parameters - terms * one.parameters, rows, columns)
+        rank = rank_for(parameters - terms * one.parameters, rows, columns, pivoted=pivoted)
         if rank >= 1 and terms <= one.max_terms:
             part = PartShape(left=left, right=right, num_terms=terms)
-            yield FactorizedShape(parts=(low_rank_shape(rows, columns, rank), part))
+            low_rank = low_rank_shape(rows, columns, rank, pivoted=pivoted)
+            yield FactorizedShape(parts=(low_rank, part))
 
 
 class _FirstFitError:

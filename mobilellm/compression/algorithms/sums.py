@@ -7,8 +7,11 @@ from mobilellm.compression.algorithms.kronecker import nearest_kronecker
 from mobilellm.compression.algorithms.least_squares import refit_kronecker
 from mobilellm.compression.algorithms.low_rank import nearest_low_rank
 from mobilellm.compression.algorithms.metric import Metric
+from mobilellm.compression.algorithms.pivoting import pivoted_factors
 from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
-from mobilellm.layers.kronecker import KroneckerLinear, PartShape
+from mobilellm.layers.kronecker import KroneckerLinear
+from mobilellm.layers.part_shape import PartShape
+from mobilellm.layers.pivoted import PivotedLinear
 
 Factors = tuple[Tensor, Tensor]
 
@@ -76,7 +79,12 @@ class SumFit:
     def layer(self, dtype: torch.dtype = torch.float32) -> FactorizedLinear:
         """The layer with these factors, scaled so that both factors of a term have equal norms."""
         return FactorizedLinear(
-            [KroneckerLinear(*(f.to(dtype) for f in balanced(pair))) for pair in self.factors]
+            [
+                _pivoted(pair, dtype)
+                if part.pivoted
+                else KroneckerLinear(*(f.to(dtype) for f in balanced(pair)))
+                for part, pair in zip(self.parts, self.factors, strict=True)
+            ]
         )
 
     def _first_fit(self, part: PartShape) -> Factors:
@@ -117,6 +125,12 @@ class SumFit:
         if scales is None:
             return goal, None
         return goal * scales.repeat_interleave(part.right[0]).unsqueeze(1), scales
+
+
+def _pivoted(factors: Factors, dtype: torch.dtype) -> PivotedLinear:
+    left, right = factors
+    pivots, coefficients, order = pivoted_factors(left.squeeze(2).T, right.squeeze(1))
+    return PivotedLinear(pivots.to(dtype), coefficients.to(dtype), order)
 
 
 def _unscaled(factors: Factors, scales: Tensor | None) -> Factors:

@@ -11,7 +11,7 @@ from mobilellm.compression.algorithms.low_rank import nearest_low_rank
 from mobilellm.compression.algorithms.metric import Metric, target_weight
 from mobilellm.compression.algorithms.sums import SumFit, balanced, dense
 from mobilellm.layers.factorized import FactorizedShape
-from mobilellm.layers.kronecker import PartShape, low_rank_shape, rank_for
+from mobilellm.layers.part_shape import PartShape, low_rank_shape, rank_for
 
 FACTORS = [((6, 4), (2, 3), 1), ((3, 5), (4, 2), 2), ((12, 10), (1, 2), 1), ((7, 3), (1, 1), 1),
            ((4, 6), (3, 2), 4), ((5, 1), (3, 8), 2)]  # fmt: skip

@@ -5,7 +5,7 @@ import torch
 from naive_kronecker import SHAPES, draw, sum_of_products
 
 from mobilellm.compression.algorithms.kronecker import nearest_kronecker, rearrange, truncated_svd
-from mobilellm.layers.kronecker import PartShape
+from mobilellm.layers.part_shape import PartShape
 
 
 @pytest.mark.parametrize(("left", "right", "terms"), SHAPES, ids=str)

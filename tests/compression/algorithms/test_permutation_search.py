@@ -13,7 +13,8 @@ from mobilellm.compression.algorithms.permutation import (
     search_unit_permutation,
 )
 from mobilellm.layers.factorized import FactorizedLinear
-from mobilellm.layers.kronecker import KroneckerLinear, PartShape
+from mobilellm.layers.kronecker import KroneckerLinear
+from mobilellm.layers.part_shape import PartShape
 
 TWO_ROWS = ((48, 192), (2, 1))
 

@@ -7,7 +7,7 @@ from mobilellm.compression.algorithms.low_rank import nearest_low_rank
 from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.algorithms.shape_search import ShapeSearch, search_shape
 from mobilellm.compression.algorithms.sums import dense
-from mobilellm.layers.kronecker import rank_for
+from mobilellm.layers.part_shape import rank_for
 
 
 def random(*shape, seed=0):

@@ -33,8 +33,39 @@ class KroneckerPart(nn.Module):
         return torch.einsum("t...c,t...d->...cd", left, right).flatten(-2)
 
 
+class PivotedPart(nn.Module):
+    """A low-rank matrix stored as some of its rows, and coefficients that make the others."""
+
+    row_order: Tensor
+
+    def __init__(self, left: list[int], right: list[int], num_terms: int) -> None:
+        """Allocate pivots (num_terms, in), coefficients, and the order of the rows."""
+        super().__init__()
+        self.pivots = nn.Parameter(torch.empty(num_terms, right[1]))
+        self.coefficients = nn.Parameter(torch.empty(left[0] - num_terms, num_terms))
+        self.register_buffer("row_order", torch.arange(left[0], dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        own = nn.functional.linear(x, self.pivots)
+        y = torch.cat((own, nn.functional.linear(own, self.coefficients)), dim=-1)
+        return y.index_select(-1, self.row_order)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Rows of the matrix, (...) -> (..., in)."""
+        place, rank = self.row_order[index], len(self.pivots)
+        others = self.coefficients[(place - rank).clamp(min=0)] @ self.pivots
+        own = self.pivots[place.clamp(max=rank - 1)]
+        return torch.where((place < rank).unsqueeze(-1), own, others)
+
+
+def make_part(pivoted: bool = False, **shape: Any) -> nn.Module:
+    """A part of this shape."""
+    return (PivotedPart if pivoted else KroneckerPart)(**shape)
+
+
 class FactorizedLinear(nn.Module):
-    """A sum of Kronecker parts, whose inputs and outputs may be reordered."""
+    """A sum of Kronecker and low-rank parts, whose inputs and outputs may be reordered."""
 
     row_order: Tensor | None
     column_order: Tensor | None
@@ -47,7 +78,7 @@ class FactorizedLinear(nn.Module):
     ) -> None:
         """Allocate the parts and the orders."""
         super().__init__()
-        self.parts: Any = nn.ModuleList(KroneckerPart(**part) for part in parts)
+        self.parts: Any = nn.ModuleList(make_part(**part) for part in parts)
         rows = parts[0]["left"][0] * parts[0]["right"][0]
         columns = parts[0]["left"][1] * parts[0]["right"][1]
         orders = {
