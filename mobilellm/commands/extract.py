@@ -3,10 +3,11 @@ r"""Extract a smaller model from a supernet or any trained model, with its weigh
 A supernet (mobilellm train distillation=supernet) contains smaller models as slices of its weights:
 the result computes exactly what the slice computes. With units=important, a model that was trained
 alone is cut by structured pruning instead, for a short training afterwards. The shape is given by
-the sizes that differ.
+the sizes that differ. With layers=[...], whole layers are taken.
 
   mobilellm extract outputs/default/<run> --out small model.num_blocks=6 model.hidden_size=64
   mobilellm extract outputs/default/<run> --out cut model.num_blocks=8 units=important
+  mobilellm extract outputs/default/<run> --out shallow 'layers=[0,2,4,7,9,11]'
   mobilellm train init_from=cut distillation=forward_kl distillation.teacher=outputs/default/<run>
 
 Other arguments, key=value, are the settings of conf/extract.yaml.

@@ -74,11 +74,13 @@ COMPRESS: Rows = {
     "micro_batch_size": (int, Range(at_least=1, cap=1_000_000)),
     "validation_tokens": (float | None, Range(at_least=1, remedy="null uses the whole split")),
     "seed": (int, SEED),
+    "device": (Literal["cpu", "cuda", "mps"], ANYWHERE),
     "latency": (bool, ANYWHERE),
     "prefill_tokens": (int, Range(at_least=1, cap=1_000_000)),
     "decode_tokens": (int, Range(at_least=1, cap=1_000_000)),
 }
 EXTRACT: Rows = {
+    "layers": (list[int] | None, Range(at_least=0)),
     "units": (Literal["leading", "important"], ANYWHERE),
     "calibration_tokens": (int, Range(at_least=1, cap=1_000_000_000)),
     "prepared_dir": (str, ANYWHERE),

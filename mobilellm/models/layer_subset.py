@@ -16,39 +16,45 @@ if TYPE_CHECKING:
     from mobilellm.models.mobilellm import MobileLLM
 
 
-def check_layers(config: ModelConfig, layers: Sequence[int]) -> None:
+def check_layers(
+    config: ModelConfig, layers: Sequence[int], *, setting: str = "init_layers"
+) -> None:
     """Check that the selected layers exist.
 
     Args:
         config: configuration of the whole model.
         layers: indices into `config.layer_order`.
+        setting: what the user calls them.
 
     Raises:
         ValueError: no layer is selected, or a position is out of range.
     """
     if not layers:
-        raise ValueError("init_layers is empty; give at least one layer")
+        raise ValueError(f"{setting} is empty; give at least one layer")
     for layer in layers:
         is_whole = isinstance(layer, int) and not isinstance(layer, bool)
         if not is_whole or not 0 <= layer < config.num_layers:
             raise ValueError(
-                f"init_layers contains {layer!r}, but the model has {config.num_layers} layers; "
+                f"{setting} contains {layer!r}, but the model has {config.num_layers} layers; "
                 f"give whole numbers from 0 to {config.num_layers - 1}"
             )
 
 
-def subset_config(config: ModelConfig, layers: Sequence[int]) -> ModelConfig:
+def subset_config(
+    config: ModelConfig, layers: Sequence[int], *, setting: str = "init_layers"
+) -> ModelConfig:
     """The configuration of a model with only the selected layers, each stored as a separate block.
 
     Args:
         config: configuration of the whole model.
         layers: indices into `config.layer_order`, in the new order. If several applications of a
             shared block are selected, each becomes a separate block.
+        setting: what the user calls the layers.
 
     Raises:
         ValueError: no layer is selected, or a position is out of range.
     """
-    check_layers(config, layers)
+    check_layers(config, layers, setting=setting)
     blocks = [config.layer_order[layer] for layer in layers]
     shapes = [config.block_shapes[block] for block in blocks]
     compressed = {

@@ -33,6 +33,7 @@ from mobilellm.models import MobileLLM
 from mobilellm.paths import check_unused, user_path
 from mobilellm.pipeline.compress_data import data_to_compress_on
 from mobilellm.pipeline.compress_report import CompressionReport, ModelResults
+from mobilellm.pipeline.device import check_device
 from mobilellm.pipeline.model_hash import model_hash
 from mobilellm.pipeline.recipe import make_recipe
 from mobilellm.provenance import command_line
@@ -63,9 +64,11 @@ def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Com
     cfg, folder, out = checked_config("compress", cfg), user_path(folder), user_path(out)
     # With a plan and without a report, it holds an interrupted compression, which continues.
     check_unused("--out", out, own=None if (out / REPORT).exists() else PLAN)
+    check_device(cfg.device, "device=cpu")
     model, _ = open_model(folder, as_stored=True)
     stored_dtype = model.norm.weight.dtype
-    model = model.float()  # sums over many tokens would lose precision in 16 bits
+    # Sums over many tokens would lose precision in 16 bits.
+    model = model.float().to(torch.device(cfg.device))
     recipe, settings = _build_recipe(cfg)
     _check_single_stage(settings)
     if recipe.needs_training:

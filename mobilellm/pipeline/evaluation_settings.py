@@ -4,19 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from mobilellm.data.conversations.chat_format import ToolFormat
 from mobilellm.data.conversations.layouts import Layout
 from mobilellm.evaluation.conversations.names import API_CALLING, TASKS
 from mobilellm.evaluation.harness.task_names import GROUP
 from mobilellm.evaluation.text_protocols import PROTOCOLS, TextProtocol
 from mobilellm.models.checks import check_choice
+from mobilellm.pipeline.device import check_device
 from mobilellm.ranges import Range, check_fields
 
 COUNT = Range(at_least=1)
 NUMBER = Range(at_least=0)
-DEVICES = ("cpu", "cuda", "mps")
 DEFAULT_PROTOCOL = "documents"
 MAX_NEW_TOKENS = 256
 """The most tokens of an answer in a conversation, by default."""
@@ -78,9 +76,7 @@ class EvaluationSettings:
             max_new_tokens=COUNT,
         )  # fmt: skip
         check_choice("protocol", self.protocol, tuple(PROTOCOLS))
-        check_choice("device", self.device, DEVICES)
-        if self.device != "cpu" and not getattr(torch, self.device).is_available():
-            raise ValueError(f"device={self.device} is not available here; use --device cpu")
+        check_device(self.device, "--device cpu")
         if not self.tasks and not self.text:
             raise ValueError(f"nothing to evaluate; give --tasks {GROUP} or --text FILE, or both")
         self._check_effects()

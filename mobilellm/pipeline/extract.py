@@ -1,6 +1,7 @@
 """Extracts a smaller model from a saved supernet or from any trained model, and saves it."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mobilellm.hydra_app.configuration import plain_config
 from mobilellm.hydra_app.root_keys import checked_config
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.config import PerBlock
+from mobilellm.models.layer_subset import layer_subset, subset_config
 from mobilellm.paths import check_unused, user_path
 from mobilellm.pipeline.compress_data import data_to_compress_on
 from mobilellm.pipeline.cut_to_shape import check_cut, cut_most_important
@@ -40,6 +42,8 @@ class Extraction:
     source_hash: str
     units: str
     """`leading` or `important`."""
+    layers: tuple[int, ...] | None
+    """The layers of the larger model that were taken whole; None: units were cut."""
     model: dict[str, Any]
     """Configuration of the extracted model."""
     parameters: dict[str, Any]
@@ -66,7 +70,9 @@ def extract_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Extr
     cfg, folder, out = checked_config("extract", cfg), user_path(folder), user_path(out)
     check_unused("--out", out)
     config = open_config(folder)
-    shape = shape_of(plain_config(cfg.model), config)
+    layers = None if cfg.layers is None else tuple(cfg.layers)
+    sizes = plain_config(cfg.model)
+    shape = shape_of(sizes, config) if layers is None else _of_layers(layers, sizes, config, cfg)
     if cfg.units == "important":
         check_cut(config, shape)
     elif cfg.get("data") is not None:
@@ -76,12 +82,16 @@ def extract_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Extr
         )
     model, _ = open_model(folder, as_stored=True)
     data = data_to_compress_on(cfg, folder, model) if cfg.units == "important" else None
-    small, losses = _cut(model, shape, data, cfg)
+    if layers is None:
+        small, losses = _cut(model, shape, data, cfg)
+    else:
+        small, losses = layer_subset(model, layers).to(model.norm.weight.dtype), (None, None)
     save_model(small, out, tokenizer_files(folder) or (data and data.prepared.tokenizer_path))
     result = Extraction(
         source=str(Path(folder).absolute()),
         source_hash=model_hash(model),
         units=cfg.units,
+        layers=layers,
         model=shape.to_dict(),
         parameters=asdict(count_parameters(shape)),
         source_parameters=asdict(count_parameters(config)),
@@ -107,6 +117,24 @@ def _cut(
     before = sum_losses(whole, data.validation()).loss
     after = sum_losses(small, data.validation()).loss
     return small.to(dtype), (before, after)
+
+
+def _of_layers(
+    layers: Sequence[int], sizes: dict[str, Any], config: ModelConfig, cfg: DictConfig
+) -> ModelConfig:
+    """The shape of a model of whole layers.
+
+    Raises:
+        ValueError: a layer does not exist, or a size or a choice of units is given as well.
+    """
+    given = [f"model.{name}={value}" for name, value in sizes.items() if value is not None]
+    given += [f"units={cfg.units}"] if cfg.units != "leading" else []
+    if given:
+        raise ValueError(
+            f"layers={list(layers)} takes whole layers, but {given[0]} cuts units; give one of "
+            "them, and cut the result in a second step"
+        )
+    return subset_config(config, layers, setting="layers")
 
 
 def shape_of(sizes: dict[str, Any], config: ModelConfig) -> ModelConfig:

@@ -91,6 +91,20 @@ def test_a_folder_in_use_is_refused(tiny_run_folder, options, tmp_path):
         compress_folder(compose("compress", options), tiny_run_folder, tiny_run_folder)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_missing_is_refused(tiny_run_folder, options, tmp_path):
+    for device, message in (
+        ("cuda", "device=cuda is not available here; use device=cpu"),
+        ("gpu", "device='gpu' must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compress_folder(
+                compose("compress", [*options, f"device={device}"]),
+                tiny_run_folder,
+                tmp_path / "out",
+            )
+
+
 def test_no_compression_is_refused(tiny_run_folder, options, tmp_path):
     cfg = compose("compress", ["compression=none", *options[:-3]])
     with pytest.raises(

@@ -32,6 +32,15 @@ def test_the_saved_model_is_the_slice(tiny_run_folder, tmp_path, caplog):
     assert f"{report['parameters']['stored']:,} parameters" in caplog.text
 
 
+def test_whole_layers_are_taken(saved_run, tmp_path):
+    report = extract_folder(compose("extract", ["layers=[1]"]), saved_run, tmp_path / "shallow")
+    whole, shallow = load_model(saved_run / "model"), load_model(tmp_path / "shallow")
+    assert (report.layers, shallow.config.num_blocks) == ((1,), 1)
+    ids = torch.randint(0, whole.config.vocab_size, (2, 9))
+    hidden = whole.norm(whole.run_layers(whole.embed(ids), slice(1, 2)))
+    assert_close(shallow(ids).hidden, hidden, 1e-6)
+
+
 def test_the_most_important_units_are_chosen_on_the_runs_data(
     tiny_run_folder, prepared_dir, tmp_path, caplog
 ):
@@ -91,6 +100,11 @@ def test_each_removal_is_one_step_of_pruning():
         (["model.num_blocks=0"], "model.num_blocks=0 must be"),
         (["model.num_blocks=1", "data=text", "data.train=a.txt"], "reads no data; leave data=…"),
         (["model.num_blocks=1", "units=best"], "units='best' must be"),
+        (["layers=[0,5]"], "layers contains 5, but the model has 2 layers"),
+        (["layers=[]"], "layers is empty; give at least one layer"),
+        (["layers=1"], "layers=1 must be a list"),
+        (["layers=[1]", "model.hidden_size=4"], "but model.hidden_size=4 cuts units; give one of"),
+        (["layers=[1]", "units=important"], "but units=important cuts units; give one of them"),
         (
             ["model.num_blocks=2", "model.intermediate_size=[8,4]", "units=important"],
             "intermediate_size differs between the blocks of the shape",
