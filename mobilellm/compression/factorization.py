@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.algorithms.permutation import PermutationSearch
+from mobilellm.compression.algorithms.permutation_race import parsed_search
 from mobilellm.compression.algorithms.shape_search import (
     ShapeSearch,
     check_parameters,
@@ -72,7 +73,8 @@ class Factorization(LayerwiseRecipe):
     """Reordering of rows and columns: `absorbed` by neighbouring layers, which needs no storage;
     `stored` as indices; `all` for both; `none`."""
     shape_search: ShapeSearch = field(default_factory=ShapeSearch)
-    permutation_search: PermutationSearch = field(default_factory=PermutationSearch)
+    permutation_search: PermutationSearch | Mapping[str, Any] | None = None
+    """Limits of the search for permutations; None: the default ones."""
     reconstruction: Settings = None
     """Gradient steps of `fit=reconstructed` for each block; None: the default ones."""
     self_distillation: Settings = None
@@ -85,6 +87,8 @@ class Factorization(LayerwiseRecipe):
         _ = self.refinements
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("permutations", self.permutations, PERMUTATIONS)
+        search = parsed_search(self.permutation_search)
+        object.__setattr__(self, "permutation_search", search)
         if self.parts is not None:
             parts = parse_parts(self.parts or ({},))
             object.__setattr__(self, "parts", parts)
@@ -124,7 +128,7 @@ class Factorization(LayerwiseRecipe):
 
     @property
     def _layer_fit(self) -> LayerFit:
-        return LayerFit(fit=self.fit, permutation_search=self.permutation_search)
+        return LayerFit(fit=self.fit, permutation_search=self.permutation_search)  # pyright: ignore[reportArgumentType]
 
     def _resolved_budget(self) -> SizeBudget | None:
         if isinstance(self.budget, SizeBudget):
@@ -227,7 +231,7 @@ class Factorization(LayerwiseRecipe):
         """
         dense = model
         if self.permutations in ("absorbed", "all"):
-            dense = absorb_permutations(model, plan, self.permutation_search)
+            dense = absorb_permutations(model, plan, self.permutation_search)  # pyright: ignore[reportArgumentType]
         # All shapes in a plan of this recipe are factorised.
         shapes = cast("dict[str, FactorizedShape]", plan.compressed_layers)
         layers, errors = self._layer_fit.layers(dense, shapes, calibration)

@@ -75,6 +75,7 @@ COMPRESS: Rows = {
     "validation_tokens": (float | None, Range(at_least=1, remedy="null uses the whole split")),
     "seed": (int, SEED),
     "device": (Literal["cpu", "cuda", "mps"], ANYWHERE),
+    "low_rank_twin": (bool, ANYWHERE),
     "latency": (bool, ANYWHERE),
     "prefill_tokens": (int, Range(at_least=1, cap=1_000_000)),
     "decode_tokens": (int, Range(at_least=1, cap=1_000_000)),

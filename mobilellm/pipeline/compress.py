@@ -91,7 +91,8 @@ def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Com
     save_model(compressed.model.to(stored_dtype), out, files)
     compressed.model.float()  # measured with the weights as they were saved
     models = {label_of_original(model.config): model, "compressed": compressed.model}
-    models |= _low_rank_twin(recipe, plan, model, calibration)
+    if cfg.low_rank_twin:
+        models |= _low_rank_twin(recipe, plan, model, calibration)
     results = _measure(models, data, cfg, stored_dtype)
     warn_if_untrained(results[0].loss, model.config.vocab_size, f"the model in {folder}")
     _print(results_table([result.to_dict() for result in results]))

@@ -38,6 +38,15 @@ FACTORISED: dict[str, dict[str, Any]] = {
     "mixed, propagated": {"parts": MIXED, "fit": "propagated"},
     "all searched, propagated": {"parts": None, "fit": "propagated", "allocation": "searched"},
     "low rank, reconstructed": {"fit": "reconstructed"},
+    "pivoted low rank": {"pivoted": True},
+    "pivoted, propagated": {"pivoted": True, "fit": "propagated"},
+    "pivoted and 2 terms, propagated": {"pivoted": True, "parts": MIXED, "fit": "propagated"},
+    "pivoted, reconstructed": {"pivoted": True, "fit": "reconstructed"},
+    "pivoted, self-distilled": {
+        "pivoted": True,
+        "fit": "reconstructed",
+        "self_distillation": {},
+    },
 }
 # Only for whole feed-forward layers.
 STRUCTURED: dict[str, dict[str, Any]] = {

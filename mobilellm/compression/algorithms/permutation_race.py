@@ -9,9 +9,10 @@ arXiv:1502.07943; Kirkpatrick et al. 1983, Optimization by simulated annealing.
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +58,21 @@ class PermutationSearch:
             seed=Range(at_least=0, cap=MAX_SEED),
             max_seconds=Range(above=0, remedy="null for no limit"),
         )
+
+
+def parsed_search(values: PermutationSearch | Mapping[str, Any] | None) -> PermutationSearch:
+    """The settings of a search, of which some or all fields may be given.
+
+    Raises:
+        ValueError: a field is unknown, or a number is out of range.
+    """
+    if isinstance(values, PermutationSearch):
+        return values
+    try:
+        return PermutationSearch(**(values or {}))
+    except TypeError as error:
+        names = ", ".join(field.name for field in fields(PermutationSearch))
+        raise ValueError(f"permutation_search: {error}; it has {names}") from error
 
 
 class Race:
