@@ -45,14 +45,14 @@ def surviving_units(
     identity = torch.eye(unit, dtype=moment.dtype, device=moment.device)
     for _ in range(total - groups * count):
         own = inverse.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (units, unit, unit)
-        increases = torch.einsum("oua,uab,oub->u", columns, torch.linalg.inv(own), columns)
+        increases = torch.einsum("oua,uab,oub->u", columns, _inverse(own), columns)
         left = alive.view(groups, -1).sum(dim=1, keepdim=True)
         removable = alive & (left > count).expand(-1, total // groups).flatten()
         removed = int(increases.masked_fill(~removable, torch.inf).argmin())
         alive[removed] = False
         # The inverse of the moment of the remaining inputs is a Schur complement.
         scaled = torch.einsum(
-            "ab,bvc->avc", torch.linalg.inv(inverse[removed, :, removed]), inverse[removed]
+            "ab,bvc->avc", _inverse(inverse[removed, :, removed]), inverse[removed]
         )
         columns = columns - torch.einsum("oa,avc->ovc", columns[:, removed], scaled)
         inverse = inverse - torch.einsum("uba,avc->ubvc", inverse[:, :, removed], scaled)
@@ -62,3 +62,8 @@ def surviving_units(
         inverse[:, :, removed] = 0
         inverse[removed, :, removed] = identity
     return alive.nonzero().squeeze(1)
+
+
+def _inverse(matrices: Tensor) -> Tensor:
+    """Inverses of square matrices; those of single numbers are much faster than by a solver."""
+    return matrices.reciprocal() if matrices.shape[-1] == 1 else torch.linalg.inv(matrices)

@@ -11,8 +11,9 @@ from torch import Tensor
 from mobilellm.layers import Size
 
 # If at most this share of the singular values of a large matrix is needed, the eigenvectors of its
-# Gram matrix in float64 are faster than a full SVD and as accurate.
-GRAM_SHARE = 0.1
+# Gram matrix in float64 are several times faster than a full SVD. The error of the approximation is
+# the same up to 1e-15 of the squared norm of the matrix. On a GPU, this holds for every share.
+GRAM_SHARE = 0.6
 GRAM_MIN_SIZE = 512
 
 
@@ -77,13 +78,13 @@ def truncated_svd(
     """The largest `rank` singular values with their vectors: U (m, rank), s, V (n, rank).
 
     The method is deterministic and exact up to rounding: an eigendecomposition of the smaller Gram
-    matrix in float64 if one side is short or if `rank` is a small share of a large matrix,
+    matrix in float64 on a GPU, if one side is short, or if `rank` is a part of a large matrix,
     otherwise a full SVD.
     """
     m, n = matrix.shape
     small = min(m, n)
     few = small >= GRAM_MIN_SIZE and rank <= GRAM_SHARE * small
-    if few or 4 * small <= max(m, n):
+    if few or matrix.is_cuda or 4 * small <= max(m, n):
         return _svd_by_gram(matrix, rank)
     work = matrix if matrix.dtype == torch.float64 else matrix.float()
     u, s, vh = torch.linalg.svd(work, full_matrices=False)

@@ -66,6 +66,8 @@ class SumFit:
             sweeps: how often each part is refitted, at most.
             tolerance: relative decrease of the squared error below which a sweep is the last.
         """
+        if len(self.parts) == 1 and self.parts[0].is_low_rank:
+            return self  # It is the best one already.
         before = self.metric.squared_norm(self._residual)
         for _ in range(sweeps):
             for index, part in enumerate(self.parts):
