@@ -15,11 +15,10 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from mobilellm.compression.algorithms.knapsack import choose
-from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.algorithms.share_search import Bounds, search_shares, share_moves
 from mobilellm.compression.apply import dense_weight, with_layers
 from mobilellm.compression.division import Division
-from mobilellm.compression.error_curve import ErrorCurve
+from mobilellm.compression.error_curve import LEAST, MOST, ErrorCurve
 from mobilellm.compression.layer_fit import LayerFit
 from mobilellm.compression.progress import log_progress
 from mobilellm.compression.recipe import Batch
@@ -31,8 +30,6 @@ from mobilellm.models import MobileLLM, ModelConfig
 LOSS_TOKENS = 4_096
 # Positions of intermediate divisions between the uniform one (0) and that of the knapsack (1).
 STEPS = (0.25, 0.5, 0.75)
-# Smallest and largest multiple of a matrix's uniform share.
-LEAST, MOST = 0.5, 2.0
 # Number of groups of neighbouring blocks whose shares are searched for.
 DEPTHS = 4
 
@@ -46,7 +43,6 @@ Budgets = dict[str, int]
 def searched_budgets(
     model: MobileLLM,
     calibration: Sequence[Batch],
-    metrics: Mapping[str, Metric],
     division: Division,
     layer_fit: LayerFit,
 ) -> Budgets:
@@ -55,7 +51,6 @@ def searched_budgets(
     Args:
         model: dense in the named matrices.
         calibration: batches of `input_ids` and `labels`.
-        metrics: how the error of each matrix is measured, by name.
         division: the budget and the parts of the matrices. One part has num_terms=None.
         layer_fit: how the layers will be fitted.
 
@@ -63,16 +58,13 @@ def searched_budgets(
         Number of parameters by name; for a matrix that stays dense, its number of entries.
     """
     batches = search_batches(calibration, division)
-    curves = {
-        name: ErrorCurve(name, dense_weight(model, name), metric, division)
-        for name, metric in metrics.items()
-    }
+    curves = _curves(model, calibration, division, layer_fit)
     uniform = division.uniform()
 
     def loss(budgets: Mapping[str, float]) -> float:
         layers = {name: curves[name].layer(kept) for name, kept in budgets.items()}
         replaced = {name: layer for name, layer in layers.items() if layer is not None}
-        return sum_losses(with_layers(model, replaced), batches).loss
+        return sum_losses(with_layers(model, replaced, copy=False), batches).loss
 
     dense = loss({})
     all_compressed = loss(uniform)
@@ -100,7 +92,7 @@ def searched_budgets(
             if kept < curves[name].size
         }
         layers, _ = layer_fit.layers(model, shapes, batches, quietly=True)
-        return sum_losses(with_layers(model, layers), batches).loss
+        return sum_losses(with_layers(model, layers, copy=False), batches).loss
 
     if layer_fit.is_propagated:
         # Errors that later layers correct count less, so other divisions are the best ones.
@@ -115,6 +107,22 @@ def searched_budgets(
         loss,
         found[0],
     )
+
+
+def _curves(
+    model: MobileLLM, calibration: Sequence[Batch], division: Division, layer_fit: LayerFit
+) -> dict[str, ErrorCurve]:
+    """The error curve of each matrix; the second moment of one input at a time is in memory."""
+    metrics = (
+        item
+        for group in layer_fit.metrics(model, calibration, division.names)
+        for item in group.items()
+    )
+    found = {
+        name: ErrorCurve(name, dense_weight(model, name), metric, division)
+        for name, metric in log_progress(metrics, "matrices measured", len(division.names))
+    }
+    return {name: found[name] for name in division.names}
 
 
 def division_groups(config: ModelConfig, names: Sequence[str]) -> list[frozenset[str]]:

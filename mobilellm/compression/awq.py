@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from mobilellm.compression.algorithms.activation_scales import search_scales
 from mobilellm.compression.algorithms.metric import Metric
-from mobilellm.compression.apply import with_layers
+from mobilellm.compression.apply import with_layers, working_copy
 from mobilellm.compression.calibration import Moments, check_tokens, gather_moments
-from mobilellm.compression.input_scales import ScaledInput, scaled_inputs, with_scaled_inputs
+from mobilellm.compression.input_scales import ScaledInput, fold_scales_, scaled_inputs
 from mobilellm.compression.plan import LayerwisePlan
 from mobilellm.compression.progress import log_progress
 from mobilellm.compression.quantization_recipe import (
@@ -20,6 +21,8 @@ from mobilellm.compression.quantization_recipe import (
     relative_errors,
 )
 from mobilellm.compression.recipe import Batch, Compressed
+from mobilellm.compression.residual_stream import PairedStreams
+from mobilellm.compression.selection import block_of, by_depth
 from mobilellm.layers.quantization_grid import nearest_values
 from mobilellm.layers.quantized import QuantizedLinear, in_float32
 from mobilellm.models import MobileLLM, ModelConfig
@@ -77,22 +80,39 @@ class AWQ(QuantizationRecipe):
                 not finite, or there are too few calibration tokens.
         """
         self.check_plan(model.config, plan)
-        inputs = self._inputs(model.config, plan.names)
-        moments = gather_moments(model, calibration, [one.readers[0] for one in inputs])
-        scales: dict[ScaledInput, Tensor] = {}
-        metrics: dict[str, Metric] = {}
-        for one in log_progress(inputs, "scales of inputs found"):
+        scaled, streams = working_copy(model), PairedStreams(calibration, model)
+        layers: dict[str, QuantizedLinear] = {}
+        errors: dict[str, float] = {}
+        # One second moment at a time is in memory, since all of them together take more than the
+        # model itself.
+        for one in log_progress(self._ordered(model.config, plan.names), "scales of inputs found"):
             read = [name for name in one.readers if name in plan.names]
-            found = self._scales(model, one, read, moments[one.readers[0]])
-            scales[one] = one.mean_over_repeats(found)
-            scaled_moment = moments[one.readers[0]].inputs / torch.outer(found, found)
-            metrics |= dict.fromkeys(read, Metric(scaled_moment))
-        scaled = with_scaled_inputs(model, scales)
-        layers = {
-            name: QuantizedLinear.nearest(finite_weight(scaled, name), self.number_format(name))
-            for name in plan.names
-        }
-        return Compressed(with_layers(scaled, layers), relative_errors(scaled, layers, metrics))
+            run = streams.at(block_of(one.readers[0]), model)
+            moments = gather_moments(model, calibration, one.readers[:1], run=run)[one.readers[0]]
+            found = self._scales(model, one, read, moments)
+            fold_scales_(scaled, one, one.mean_over_repeats(found))
+            own = {name: self._nearest(scaled, name) for name in read}
+            metric = Metric(moments.inputs / torch.outer(found, found))
+            errors |= relative_errors(scaled, own, dict.fromkeys(read, metric))
+            layers |= own
+        rest = {name: self._nearest(scaled, name) for name in plan.names if name not in layers}
+        errors |= relative_errors(scaled, rest, {})
+        layers = {name: (layers | rest)[name] for name in plan.names}
+        compressed = with_layers(scaled, layers).train(model.training)
+        return Compressed(compressed, {name: errors[name] for name in plan.names})
+
+    def _nearest(self, model: MobileLLM, name: str) -> QuantizedLinear:
+        return QuantizedLinear.nearest(finite_weight(model, name), self.number_format(name))
+
+    def _ordered(self, config: ModelConfig, names: Sequence[str]) -> list[ScaledInput]:
+        """The inputs by the depth of their readers; in a layer, from the last to the first.
+
+        The scales of an input also change the rows of the matrix that makes it, which is a reader
+        of an earlier input. These rows are therefore final when that matrix is rounded.
+        """
+        by_layer = {one.readers[0]: one for one in self._inputs(config, names)}
+        layers = groupby(by_depth(config, by_layer), key=lambda name: name.rpartition(".")[0])
+        return [by_layer[name] for _, inputs in layers for name in reversed([*inputs])]
 
     @staticmethod
     def _inputs(config: ModelConfig, names: Sequence[str]) -> list[ScaledInput]:

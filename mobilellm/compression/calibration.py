@@ -3,7 +3,7 @@
 If a block runs several times per forward pass, its moments are means over all its applications.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -57,10 +57,14 @@ def gather_moments(
         run: function of a model and the index of a batch that runs all applications of the named
             matrices; None: complete forward passes.
 
+    Returns:
+        By name; matrices with the same inputs share one object.
+
     Raises:
         ValueError: there is no batch, or the inputs are not finite.
     """
-    sums: dict[str, _MomentSum] = {name: _MomentSum() for name in names}
+    sums: dict[str, _MomentSum] = {}
+    first_with: dict[str, str] = {}
 
     def run_whole(model: MobileLLM, number: int) -> None:
         device = next(model.parameters()).device
@@ -72,12 +76,14 @@ def gather_moments(
         teacher_inputs = (
             None if teacher is None else _inputs_of(teacher, number, names, run or run_whole)
         )
-        # Projections of the same input share its moment.
-        products: dict[tuple[int, ...], Tensor] = {}
-        for name in names:
+        if not sums:
+            first_with = _first_with_input(inputs)
+            sums = {name: _MomentSum() for name in first_with.values()}
+        for name, total in sums.items():
             for use, x in enumerate(inputs[name]):
-                t = None if teacher_inputs is None else teacher_inputs[name][use]
-                sums[name].add(x, t, products)
+                total.add(x, None if teacher_inputs is None else teacher_inputs[name][use])
+    if not sums and names:
+        raise ValueError("the calibration set is empty; give at least one batch")
     moments = {name: total.mean() for name, total in sums.items()}
     for name, moment in moments.items():
         if not moment.inputs.isfinite().all():
@@ -86,7 +92,7 @@ def gather_moments(
                 "compress a model whose loss on this text is finite, and use float32 if the model "
                 "is in float16"
             )
-    return moments
+    return {name: moments[first_with[name]] for name in names}
 
 
 def check_tokens(name: str, moments: Moments) -> None:
@@ -112,27 +118,28 @@ class _MomentSum:
         self.cross: Tensor | None = None
         self.tokens = 0
 
-    def add(self, x: Tensor, t: Tensor | None, products: dict[tuple[int, ...], Tensor]) -> None:
-        own = _product(x, x, products)
-        self.inputs = own if self.inputs is None else self.inputs + own
+    def add(self, x: Tensor, t: Tensor | None) -> None:
+        own = x.double()
+        self.inputs = _sum(self.inputs, own.T @ own)
         self.tokens += x.shape[0]
         if t is not None:
-            cross = _product(t, x, products)
-            self.cross = cross if self.cross is None else self.cross + cross
+            self.cross = _sum(self.cross, t.double().T @ own)
 
     def mean(self) -> Moments:
         if self.inputs is None:
             raise ValueError("the calibration set is empty; give at least one batch")
-        count = self.tokens
-        cross = None if self.cross is None else self.cross / count
-        return Moments(self.inputs / count, count, cross)
+        cross = None if self.cross is None else self.cross.div_(self.tokens)
+        return Moments(self.inputs.div_(self.tokens), self.tokens, cross)
 
 
-def _product(a: Tensor, b: Tensor, products: dict[tuple[int, ...], Tensor]) -> Tensor:
-    key = (id(a), id(b))
-    if key not in products:
-        products[key] = a.double().T @ b.double()
-    return products[key]
+def _sum(total: Tensor | None, more: Tensor) -> Tensor:
+    return more if total is None else total.add_(more)
+
+
+def _first_with_input(inputs: Mapping[str, Sequence[Tensor]]) -> dict[str, str]:
+    """For each name the first name with the same inputs, which are the same objects."""
+    first: dict[tuple[int, ...], str] = {}
+    return {name: first.setdefault(tuple(map(id, own)), name) for name, own in inputs.items()}
 
 
 def _inputs_of(
@@ -143,7 +150,7 @@ def _inputs_of(
 ) -> dict[str, list[Tensor]]:
     """Inputs (tokens, in) of each named matrix, one per application.
 
-    Matrices with the same input share one tensor object, by which `_product` finds equal inputs.
+    Matrices with the same input share one tensor object.
     """
     flat: dict[int, tuple[Tensor, Tensor]] = {}
     inputs: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -179,6 +186,17 @@ def _recording_inputs(model: MobileLLM, names: Sequence[str], keep) -> Iterator[
         for hook in hooks:
             hook.remove()
         model.train(training)
+
+
+def metrics_of(moments: Mapping[str, Moments], weights: TokenWeights) -> dict[str, Metric]:
+    """The metric of each matrix, given its moments; matrices with the same moments share one."""
+    made: dict[int, Metric] = {}
+    found: dict[str, Metric] = {}
+    for name, own in moments.items():
+        if id(own) not in made:
+            made[id(own)] = metric_of(name, own, weights)
+        found[name] = made[id(own)]
+    return found
 
 
 def metric_of(name: str, moments: Moments, weights: TokenWeights) -> Metric:

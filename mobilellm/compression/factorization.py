@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 
-from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.algorithms.permutation import PermutationSearch
 from mobilellm.compression.algorithms.permutation_race import parsed_search
 from mobilellm.compression.algorithms.shape_search import (
@@ -185,16 +184,11 @@ class Factorization(LayerwiseRecipe):
             if self.parts is None:
                 self._forecast(model, calibration, division)
             return self._planner(model, division).plan(division.uniform(), calibration)
-        metrics = {
-            name: metric
-            for group in self._layer_fit.metrics(model, calibration, division.names)
-            for name, metric in group.items()
-        }
-        self._forecast(model, calibration, division, metrics)
+        self._forecast(model, calibration, division)
         budgets = division.uniform()
-        searched = searched_budgets(model, calibration, metrics, division, self._layer_fit)
+        searched = searched_budgets(model, calibration, division, self._layer_fit)
         plans = [
-            self._planner(model, division).plan(one, calibration, metrics)
+            self._planner(model, division).plan(one, calibration)
             for one in ([budgets] if searched == budgets else [budgets, searched])
         ]
         # The search uses estimates; compare the loss of the models that would be built.
@@ -245,12 +239,10 @@ class Factorization(LayerwiseRecipe):
         model: MobileLLM,
         calibration: Sequence[Batch],
         division: Division,
-        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         """Log how long the search will take."""
         first = division.names[0]
-        if metrics is None:
-            metrics = next(iter(self._layer_fit.metrics(model, calibration, [first])))
+        metrics = next(iter(self._layer_fit.metrics(model, calibration, [first])))
         log_forecast(
             model, calibration, metrics[first], division, fit=self.fit,
             allocation=self.allocation,

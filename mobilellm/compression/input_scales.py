@@ -85,12 +85,24 @@ def with_scaled_inputs(
         scales: for each input one number above zero per row of its producer.
     """
     scaled = with_layers(model, {})
-    parameters = dict(scaled.named_parameters())
     for one, rows in scales.items():
-        for name in one.readers:
-            weight = parameters[f"{name}.weight"]
-            weight.copy_(weight * one.repeat(rows).to(weight.dtype))
-        made = parameters[f"{one.producer}.weight"]
-        divisors = rows.to(made.dtype)
-        made.copy_(made / (divisors if made.dim() == 1 else divisors.unsqueeze(1)))
+        fold_scales_(scaled, one, rows)
     return scaled
+
+
+@torch.no_grad()
+def fold_scales_(model: MobileLLM, one: ScaledInput, rows: Float[Tensor, " rows"]) -> None:
+    """Fold the scales of one input into the weights of `model`, which then computes the same.
+
+    Args:
+        model: all matrices that the scales change are dense.
+        one: the input.
+        rows: one number above zero per row of its producer.
+    """
+    parameters = dict(model.named_parameters())
+    for name in one.readers:
+        weight = parameters[f"{name}.weight"]
+        weight.copy_(weight * one.repeat(rows).to(weight.dtype))
+    made = parameters[f"{one.producer}.weight"]
+    divisors = rows.to(made.dtype)
+    made.copy_(made / (divisors if made.dim() == 1 else divisors.unsqueeze(1)))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from torch import Tensor
 
@@ -10,12 +9,12 @@ from mobilellm.compression.algorithms.metric import Metric, target_weight
 from mobilellm.compression.algorithms.permutation import PermutationSearch
 from mobilellm.compression.algorithms.sums import SumFit
 from mobilellm.compression.apply import dense_weight, frozen_view, with_layers
-from mobilellm.compression.calibration import TABLES, Moments, gather_moments, metric_of
+from mobilellm.compression.calibration import TABLES, Moments, gather_moments, metrics_of
 from mobilellm.compression.permutations import permuted_fit
 from mobilellm.compression.progress import log_progress
 from mobilellm.compression.recipe import Batch
 from mobilellm.compression.residual_stream import PairedStreams
-from mobilellm.compression.selection import block_of, by_depth, groups_by_input
+from mobilellm.compression.selection import block_of, groups_by_input
 from mobilellm.compression.token_weights import TokenWeights
 from mobilellm.layers.factorized import FactorizedLinear, FactorizedShape
 from mobilellm.models import MobileLLM
@@ -38,9 +37,9 @@ class LayerFit:
     def metrics(
         self, model: MobileLLM, calibration: Sequence[Batch], names: Sequence[str]
     ) -> Iterator[dict[str, Metric]]:
-        """Yield the error metrics of the named matrices in the dense model, block by block.
+        """Yield the error metrics of the named matrices in the dense model, input by input.
 
-        Only those of one block are in memory unless the caller keeps them.
+        Only the second moment of one input is in memory unless the caller keeps them.
 
         Raises:
             ValueError: there are too few calibration tokens.
@@ -51,12 +50,10 @@ class LayerFit:
         model = frozen_view(model)
         streams = PairedStreams(calibration, model)
         weights = TokenWeights(model, calibration)
-        ordered = by_depth(model.config, names)
-        for block, members in groupby(ordered, key=block_of):
-            group = list(members)
-            run = streams.at(block, model)
+        for group in groups_by_input(model.config, names):
+            run = streams.at(block_of(group[0]), model)
             moments = gather_moments(model, calibration, group, run=run)
-            yield {name: metric_of(name, moments[name], weights) for name in group}
+            yield metrics_of(moments, weights)
 
     def layers(
         self,
@@ -85,7 +82,7 @@ class LayerFit:
         errors: dict[str, float] = {}
         streams = PairedStreams(calibration, dense)
         weights = TokenWeights(dense, calibration)
-        groups = self._groups(dense, list(shapes))
+        groups = groups_by_input(dense.config, list(shapes))
         for group in groups if quietly else log_progress(groups, "groups of layers fitted"):
             moments: dict[str, Moments] = {}
             if self.fit == "outputs":
@@ -94,25 +91,22 @@ class LayerFit:
             elif self.is_propagated:
                 run = streams.at(block_of(group[0]), working, dense)
                 moments = gather_moments(working, calibration, group, teacher=dense, run=run)
+            metrics = metrics_of(moments, weights)
+            done: dict[str, FactorizedLinear] = {}
             for name in group:
-                metric = metric_of(name, moments[name], weights) if name in moments else Metric()
+                metric = metrics.get(name, Metric())
                 cross = moments[name].cross if name in moments else None
                 goal = dense_weight(dense, name).double()
                 if name not in TABLES:
                     goal = target_weight(goal, metric, cross)
                 dtype = dense_weight(dense, name).dtype
                 layer = self._layer(goal, shapes[name], metric, dtype)
-                fitted[name] = layer
+                done[name] = layer
                 errors[name] = metric.relative_error(goal, layer.materialize().detach())
-                if self.is_propagated:
-                    working = frozen_view(with_layers(working, {name: layer}, copy=False))
+            fitted |= done
+            if self.is_propagated:
+                working = with_layers(working, done, copy=False).requires_grad_(False)
         return fitted, errors
-
-    def _groups(self, model: MobileLLM, names: Sequence[str]) -> list[list[str]]:
-        """Groups of names whose moments are measured together."""
-        if self.is_propagated:
-            return groups_by_input(model.config, names)
-        return [list(g) for _, g in groupby(by_depth(model.config, names), key=block_of)]
 
     def _layer(
         self, goal: Tensor, shape: FactorizedShape, metric: Metric, dtype

@@ -18,9 +18,10 @@ from mobilellm.compression.algorithms.pruning import (
 from mobilellm.compression.apply import dense_weight, frozen_view, with_layers
 from mobilellm.compression.calibration import Moments, check_tokens, gather_moments
 from mobilellm.compression.plan import LayerPlan, LayerwisePlan
+from mobilellm.compression.progress import log_progress
 from mobilellm.compression.recipe import Batch, Compressed, LayerwiseRecipe
 from mobilellm.compression.residual_stream import PairedStreams
-from mobilellm.compression.selection import block_of, by_depth
+from mobilellm.compression.selection import block_of, by_depth, groups_by_input
 from mobilellm.layers.masked import MaskedLinear, MaskedShape
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.config import check_choice
@@ -111,10 +112,13 @@ class Pruning(LayerwiseRecipe):
         streams = PairedStreams(calibration, model)
         layers: dict[str, MaskedLinear] = {}
         errors: dict[str, float] = {}
-        for stage in self._stages(model.config, plan.names):
-            moments = self._moments(working, stage, streams)
-            for name in stage:
-                layers[name], errors[name] = self._prune(model, name, moments)
+        stages = self._stages(model.config, plan.names)
+        for stage in log_progress(stages, "blocks pruned"):
+            # The moments of one input at a time are in memory.
+            for group in groups_by_input(model.config, stage):
+                moments = self._moments(working, group, streams)
+                for name in group:
+                    layers[name], errors[name] = self._prune(model, name, moments)
             working = with_layers(working, {name: layers[name] for name in stage}, copy=False)
         return Compressed(with_layers(model, layers), errors)
 
@@ -130,7 +134,7 @@ class Pruning(LayerwiseRecipe):
     def _moments(
         self, model: MobileLLM, names: Sequence[str], streams: PairedStreams
     ) -> dict[str, Moments]:
-        """Moments of the named matrices of one block, or of a table; none for `magnitude`."""
+        """Moments of the named matrices, which have one input; none for `magnitude`."""
         if self.method == "magnitude":
             return {}
         run = streams.at(block_of(names[0]), model)

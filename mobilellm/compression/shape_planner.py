@@ -38,7 +38,6 @@ class ShapePlanner:
         self,
         budgets: Mapping[str, int],
         calibration: Sequence[Batch],
-        known: Mapping[str, Metric] | None = None,
     ) -> LayerwisePlan:
         """Plan a shape for each matrix within its budget, and spend the rest on more terms.
 
@@ -47,7 +46,6 @@ class ShapePlanner:
         Args:
             budgets: number of parameters of each matrix.
             calibration: batches of `input_ids`.
-            known: metrics of all matrices if they have been measured.
 
         Raises:
             ValueError: the shapes exceed the budget, or there are too few calibration tokens.
@@ -55,8 +53,6 @@ class ShapePlanner:
 
         def measured(names: Iterable[str]) -> Iterable[tuple[str, Metric]]:
             names = by_depth(self.model.config, names)
-            if known is not None:
-                return [(name, known[name]) for name in names]
             groups = self.layer_fit.metrics(self.model, calibration, names)
             return (item for group in groups for item in group.items())
 

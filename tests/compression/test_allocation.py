@@ -115,8 +115,7 @@ def test_the_search_finds_the_best_of_all_divisions(fit):
     names = ["blocks.0.attention.o_proj", "blocks.0.feed_forward.up_proj"]
     recipe = Factorization(layers=names, budget={"ratio": 0.5}, fit=fit)
     division = recipe._division(model)
-    metrics = {n: m for g in recipe._layer_fit.metrics(model, text, names) for n, m in g.items()}
-    found = searched_budgets(model, text, metrics, division, recipe._layer_fit)
+    found = searched_budgets(model, text, division, recipe._layer_fit)
 
     def loss(budgets):
         shapes = {name: division.shape_for(name, kept) for name, kept in budgets.items()}
