@@ -73,13 +73,11 @@ def live(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=[pytest.mark.slow] if n == "searched products" else [])
-        for n in RECIPES
-    ],
-)
+SLOW = ("searched products",)
+CASES = [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in RECIPES]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_the_moments_of_one_input_at_a_time_are_in_memory(name, live):
     recipe, batches = RECIPES[name], make_batches()
     most = {}
