@@ -23,6 +23,7 @@ from mobilellm.compression.layer_fit import LayerFit
 from mobilellm.compression.progress import log_progress
 from mobilellm.compression.recipe import Batch
 from mobilellm.evaluation.validation import sum_losses
+from mobilellm.layers.factorized import FactorizedShape
 from mobilellm.models import MobileLLM, ModelConfig
 
 # For each matrix, the losses of two models are measured on this many tokens, which suffices to rank
@@ -84,6 +85,8 @@ def searched_budgets(
     ]
     found = min(tried, key=lambda one: one[0])
 
+    fitted: dict[tuple[tuple[str, FactorizedShape], ...], float] = {}
+
     def loss_of_fit(budgets: Mapping[str, float]) -> float:
         """The loss of layers that are fitted to their inputs in the compressed model."""
         shapes = {
@@ -91,8 +94,11 @@ def searched_budgets(
             for name, kept in budgets.items()
             if kept < curves[name].size
         }
-        layers, _ = layer_fit.layers(model, shapes, batches, quietly=True)
-        return sum_losses(with_layers(model, layers, copy=False), batches).loss
+        key = tuple(shapes.items())
+        if key not in fitted:  # Different budgets can have the same ranks.
+            layers, _ = layer_fit.layers(model, shapes, batches, quietly=True)
+            fitted[key] = sum_losses(with_layers(model, layers, copy=False), batches).loss
+        return fitted[key]
 
     if layer_fit.is_propagated:
         # Errors that later layers correct count less, so other divisions are the best ones.

@@ -4,12 +4,13 @@ If a block runs several times per forward pass, its moments are means over all i
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from mobilellm.accounting.parameters import applications
 from mobilellm.compression.algorithms.metric import Metric
 from mobilellm.compression.recipe import Batch
 from mobilellm.compression.token_weights import TokenWeights
@@ -150,8 +151,10 @@ def _inputs_of(
 ) -> dict[str, list[Tensor]]:
     """Inputs (tokens, in) of each named matrix, one per application.
 
-    Matrices with the same input share one tensor object.
+    Matrices with the same input share one tensor object. The forward pass ends as soon as all
+    inputs are known.
     """
+    uses = applications(model.config) | dict.fromkeys(TABLES, 1)
     flat: dict[int, tuple[Tensor, Tensor]] = {}
     inputs: dict[str, list[Tensor]] = {name: [] for name in names}
 
@@ -160,10 +163,16 @@ def _inputs_of(
             # A reference to x is kept, because otherwise another tensor could get the same id.
             flat[id(x)] = (x, x.flatten(0, -2))
         inputs[name].append(flat[id(x)][1])
+        if all(len(inputs[one]) == uses[one] for one in names):
+            raise _AllKnown
 
-    with _recording_inputs(model, names, keep):
+    with _recording_inputs(model, names, keep), suppress(_AllKnown):
         run(model, number)
     return inputs
+
+
+class _AllKnown(Exception):
+    """Ends a forward pass."""
 
 
 @contextmanager

@@ -126,6 +126,16 @@ class Factorization(LayerwiseRecipe):
         return Refinements.of_recipe(self.fit, self.reconstruction, self.self_distillation)
 
     @property
+    def measures_inputs(self) -> bool:
+        """Whether the fit depends on the inputs of the matrices."""
+        return self.fit != "weights"
+
+    @property
+    def refines_weights(self) -> bool:
+        """Whether gradient steps change the weights after they are fitted."""
+        return self.refinements != Refinements()
+
+    @property
     def _layer_fit(self) -> LayerFit:
         return LayerFit(fit=self.fit, permutation_search=self.permutation_search)  # pyright: ignore[reportArgumentType]
 

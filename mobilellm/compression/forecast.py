@@ -15,9 +15,10 @@ from mobilellm.evaluation.validation import sum_losses
 from mobilellm.models import MobileLLM
 from mobilellm.units import duration_text
 
-# Number of passes over the calibration text. A propagated fit runs each block of two models once
-# for each group of matrices with the same input, which takes about as long as twelve passes.
-PASSES = {"weights": 0.0, "outputs": 1.0, "propagated": 12.0, "reconstructed": 12.0}
+# Number of passes over the calibration text. For each group of matrices with the same input, a
+# propagated fit runs the block of two models up to that input, which takes about as long as eight
+# passes with the second moments.
+PASSES = {"weights": 0.0, "outputs": 3.0, "propagated": 8.0, "reconstructed": 8.0}
 # Steps that take less time than this are measured twice.
 REPEATED_SECONDS = 5.0
 

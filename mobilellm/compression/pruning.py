@@ -60,6 +60,11 @@ class Pruning(LayerwiseRecipe):
         check_choice("method", self.method, METHODS)
         check_pattern(self.sparsity, self.pattern)
 
+    @property
+    def measures_inputs(self) -> bool:
+        """Whether the method is one that needs inputs."""
+        return self.method != "magnitude"
+
     def check(self, model: MobileLLM) -> None:
         """Check that the recipe can be applied to `model`, before any data is read.
 

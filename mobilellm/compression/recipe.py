@@ -65,6 +65,16 @@ class Recipe(ABC, Generic[PlanT]):
     freezes_weights: ClassVar[bool] = False
     """Whether `apply` packs weights, which training cannot change any more."""
 
+    @property
+    def measures_inputs(self) -> bool:
+        """Whether second moments of the inputs of matrices are measured on the calibration text."""
+        return True
+
+    @property
+    def refines_weights(self) -> bool:
+        """Whether gradient steps change the weights after they are fitted."""
+        return False
+
     @abstractmethod
     def check(self, model: MobileLLM) -> None:
         """Check that the recipe can be applied to `model`, before any data is read.

@@ -21,6 +21,11 @@ class RoundToNearest(QuantizationRecipe):
 
     freezes_weights = True
 
+    @property
+    def measures_inputs(self) -> bool:
+        """No: each weight is rounded alone."""
+        return False
+
     def apply(
         self, model: MobileLLM, plan: LayerwisePlan, calibration: Sequence[Batch]
     ) -> Compressed:

@@ -98,6 +98,11 @@ class StructuredPruning(Recipe[StructuredPlan]):
         """The gradient steps after the removal."""
         return Refinements.of_recipe(self.fit, self.reconstruction, self.self_distillation)
 
+    @property
+    def refines_weights(self) -> bool:
+        """Whether gradient steps change the weights after they are fitted."""
+        return self.refinements != Refinements()
+
     def check(self, model: MobileLLM) -> None:
         """Check that the recipe can be applied to `model`, before any data is read.
 

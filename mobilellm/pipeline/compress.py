@@ -16,6 +16,7 @@ from mobilellm.checkpoint import save_model, stored_bytes
 from mobilellm.cli.console import make_console
 from mobilellm.command_names import command_for
 from mobilellm.compression.measurement import label_of_original
+from mobilellm.compression.memory_forecast import compression_memory, memory_lines
 from mobilellm.compression.plan import Plan
 from mobilellm.compression.recipe import Batch, Recipe
 from mobilellm.compression.stage_settings import StageSettings
@@ -78,6 +79,8 @@ def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Com
         )
     recipe.check(model)
     _check_latency(cfg, model)
+    needed = compression_memory(recipe, model.config, settings.calibration_tokens)
+    _log("\n".join(memory_lines(needed)))
     data = data_to_compress_on(cfg, folder, model)
     calibration = data.calibration(settings.calibration_tokens)
     plan = _make_or_load_plan(cfg, out, recipe, settings, model, data, calibration)

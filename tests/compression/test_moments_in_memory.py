@@ -98,3 +98,13 @@ def test_matrices_with_one_input_share_its_moments():
     assert moments[names[0]] is moments[names[1]] is moments[names[2]] is not moments[names[3]]
     alone = module.gather_moments(model, batches, names[2:3])[names[2]]
     assert torch.equal(alone.inputs, moments[names[2]].inputs)
+
+
+def test_a_forward_pass_ends_where_the_inputs_are_known():
+    model, batches, run = make_model(2), make_batches(), []
+    for index, block in enumerate(model.blocks):
+        block.feed_forward.register_forward_hook(lambda *_, index=index: run.append(index))
+    module.gather_moments(model, batches, ["blocks.1.attention.o_proj"])
+    assert run == [0] * len(batches)
+    module.gather_moments(model, batches, ["blocks.1.attention.o_proj", "embedding"])
+    assert run == [0, 0, 0, 1, 0, 1]
