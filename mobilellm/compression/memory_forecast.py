@@ -36,7 +36,8 @@ def compression_memory(
     return needed
 
 
-def memory_lines(needed: dict[str, int]) -> list[str]:
-    """The forecast as lines of at most 80 columns."""
+def memory_text(needed: dict[str, int]) -> str:
+    """The forecast in lines of at most 80 columns."""
     lines = [f"memory      about {bytes_text(sum(needed.values()))}, and a batch's activations"]
-    return lines + [f"            {bytes_text(size)}: {name}" for name, size in needed.items()]
+    lines += [f"            {bytes_text(size)}: {name}" for name, size in needed.items()]
+    return "\n".join(lines)

@@ -16,7 +16,7 @@ from mobilellm.checkpoint import save_model, stored_bytes
 from mobilellm.cli.console import make_console
 from mobilellm.command_names import command_for
 from mobilellm.compression.measurement import label_of_original
-from mobilellm.compression.memory_forecast import compression_memory, memory_lines
+from mobilellm.compression.memory_forecast import compression_memory, memory_text
 from mobilellm.compression.plan import Plan
 from mobilellm.compression.recipe import Batch, Recipe
 from mobilellm.compression.stage_settings import StageSettings
@@ -79,8 +79,7 @@ def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Com
         )
     recipe.check(model)
     _check_latency(cfg, model)
-    needed = compression_memory(recipe, model.config, settings.calibration_tokens)
-    _log("\n".join(memory_lines(needed)))
+    _log(memory_text(compression_memory(recipe, model.config, settings.calibration_tokens)))
     data = data_to_compress_on(cfg, folder, model)
     calibration = data.calibration(settings.calibration_tokens)
     plan = _make_or_load_plan(cfg, out, recipe, settings, model, data, calibration)
@@ -94,8 +93,7 @@ def compress_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Com
     save_model(compressed.model.to(stored_dtype), out, files)
     compressed.model.float()  # measured with the weights as they were saved
     models = {label_of_original(model.config): model, "compressed": compressed.model}
-    if cfg.low_rank_twin:
-        models |= _low_rank_twin(recipe, plan, model, calibration)
+    models |= _low_rank_twin(recipe, plan, model, calibration) if cfg.low_rank_twin else {}
     results = _measure(models, data, cfg, stored_dtype)
     warn_if_untrained(results[0].loss, model.config.vocab_size, f"the model in {folder}")
     _print(results_table([result.to_dict() for result in results]))
