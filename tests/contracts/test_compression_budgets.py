@@ -24,7 +24,6 @@ RECIPES = {
     "flat products": {"parts": [{"right": [2, 1]}]},
     "both": {"parts": [{"num_terms": None}, {"right": [4, 2], "num_terms": 1}]},
     "permuted": {"parts": [{"right": [4, 2]}], "permutations": "all"},
-    "pivoted": {"pivoted": True},
     "pivoted and permuted": {
         "parts": [{"num_terms": None}, {"right": [4, 2], "num_terms": 1}], "pivoted": True,
         "permutations": "stored"},
