@@ -17,7 +17,7 @@ def calls_in(answer: str) -> list[Call]:
     found = []
     for call in find_calls(answer):
         try:
-            arguments = json.loads(json.dumps(call.arguments))
+            arguments = json.loads(json.dumps(call.arguments, allow_nan=False))
         except (TypeError, ValueError, RecursionError):
             continue
         found.append(Call(call.name, arguments))

@@ -80,7 +80,7 @@ class ChatClient:
             headers["Authorization"] = f"Bearer {self.key}"
         request = urllib.request.Request(
             f"{self.url.rstrip('/')}/chat/completions",
-            data=json.dumps(body).encode(), headers=headers, method="POST",
+            data=json.dumps(body, allow_nan=False).encode(), headers=headers, method="POST",
         )  # fmt: skip
         with urllib.request.urlopen(request, timeout=self.timeout_seconds) as response:
             return response.read()
