@@ -170,6 +170,8 @@ def _check_options(run: Run) -> None:
         ValueError: one does not.
     """
     trainer, parts = run.trainer, run.parts
+    if not (trainer.float8 or trainer.cuda_graph):
+        return
     replacing = {
         "compression": parts.compression is not None,
         "distillation=supernet": any(isinstance(c, SupernetCallback) for c in parts.callbacks),

@@ -66,7 +66,7 @@ def test_blocks_before_do_not_run_again():
     model, _ = make_models()
     calls = []
     for index, block in enumerate(model.blocks):
-        block.register_forward_hook(lambda *_, index=index: calls.append(index))
+        block.register_forward_pre_hook(lambda *_, index=index: calls.append(index))
     calibration = list(batches())
     stream = ResidualStream(calibration)
     for block in range(3):
@@ -74,7 +74,7 @@ def test_blocks_before_do_not_run_again():
         for _ in range(2):
             name = f"blocks.{block}.attention.q_proj"
             gather_moments(model, calibration, [name], run=stream.run)
-    # Of two batches: twice to measure each block, and once to go on from it.
+    # Of two batches: twice to measure each block, as far as its inputs need, and once to go on.
     assert [calls.count(block) for block in range(3)] == [6, 6, 4]
 
 

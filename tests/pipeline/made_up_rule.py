@@ -8,7 +8,8 @@ RULE = RecipeRule(
     reference=Setting(tokens=1024, width=8, depth=2),
     step=64, step_exponent=0.5, learning_rate=0.01,
     exponents={"tokens": 0.0, "width": -1.0, "depth": 1.0, "step": 0.5},
-    fitted={"tokens": (256, 1e5), "width": (4, 64), "depth": (1, 8)}, schedule="wsd",
+    fitted={"tokens": (256, 1e5), "width": (4, 64), "depth": (1, 8), "step": (1, 1e9)},
+    schedule="wsd",
 )  # fmt: skip
 LATER_RULE = replace(RULE, step=16, learning_rate=0.5)
 AUTO = ["tokens_per_step=auto", "optimizer=muon", "schedule=wsd", "optimizer.learning_rate=auto",

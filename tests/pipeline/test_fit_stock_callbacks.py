@@ -89,7 +89,7 @@ def test_a_profile_is_made_and_told(tiny_run, caplog):
         ("max_steps=3", r"^trainer: TrainerConfig has no field 'max_steps'; here it is max_steps"),
         ("accumulate_grad_batches=2", r"here it is tokens_per_step .*micro_batch_size"),
         ("gradient_clip_val=1.0", r"here it is gradient_clip_norm"),
-        ("max_epochs=1", r"here it is max_tokens"),
+        ("max_epochs=1", r"here it is epochs"),
         ("profiler=fast", r"trainer.profiler='fast' must be simple or advanced or null"),
     ],
 )
