@@ -71,6 +71,7 @@ class PackedStore:
     def __init__(self, file: Path, workload: Workload) -> None:
         """Write probabilities of random logits for every window of a step."""
         self.vocab_size = workload.config.vocab_size
+        self.inputs = SimpleNamespace(is_sampled=False)
         self.packing = Packing(vocab_size=self.vocab_size, k=TOP_K)
         shape = (workload.batch, workload.sequence_length)
         logits = torch.randn(*shape, self.vocab_size, generator=torch.Generator().manual_seed(0))

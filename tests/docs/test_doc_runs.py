@@ -29,6 +29,9 @@ COMPOSED_ONLY = {
     r"--format executorch": "needs executorch, and compiles for minutes",
     r"mobilellm chat": "talks until its input ends, or serves a page until it is stopped",
     r"--conversations": "needs conversations; tests/pipeline/test_evaluate_conversations.py",
+    r"experiment=(chat|api_calling)|outputs/api_calling|--chat --data":
+        "needs conversations; tests/conf/test_every_experiment.py trains on some",
+    r"ADAPTER_DIR": "needs an adapter; tests/formats/test_peft.py imports one",
     r"mobilellm judge": "needs a server; tests/pipeline/test_judge.py has one",
     r"--tasks ifeval": "needs rows; tests/evaluation/test_instruction_following.py has some",
     r"device-profile .*mobilellm_|--results |--latency-from":
@@ -86,6 +89,8 @@ def shortened(command: Command) -> list[str]:
         cuts["compression.calibration_tokens"] = "512"
     if any(re.fullmatch(r"compression=(quantize|gptq|awq|qat)", a) for a in arguments):
         cuts["compression.group"] = "16"  # the widths of the example are not divisible by 32
+    if "compression.fit=reconstructed" in arguments:
+        cuts["compression.calibration_tokens"] = "2048"  # some batches are held out
     if any(a in ("compression=quantize", "compression=qat") for a in arguments):
         cuts.pop("compression.calibration_tokens", None)  # they read no text
     kept = [a for a in arguments if a.partition("=")[0] not in cuts]

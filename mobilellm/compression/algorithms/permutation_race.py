@@ -65,9 +65,14 @@ def parsed_search(values: PermutationSearch | Mapping[str, Any] | None) -> Permu
 
     Raises:
         ValueError: a field is unknown, or a number is out of range.
+        TypeError: `values` is neither.
     """
     if isinstance(values, PermutationSearch):
         return values
+    if values is not None and not isinstance(values, Mapping):
+        raise TypeError(
+            f"permutation_search={values!r} must be settings, e.g. {{max_seconds: 2}}, or null"
+        )
     try:
         return PermutationSearch(**(values or {}))
     except TypeError as error:
