@@ -18,7 +18,6 @@ from mobilellm.pipeline.parts import named_errors
 from mobilellm.pipeline.run import Run
 from mobilellm.run_settings import Config
 from mobilellm.training.trainer import TrainerConfig
-from mobilellm.units import join_names
 
 
 def check_windows(config: Config, model: ModelConfig) -> None:
@@ -137,7 +136,6 @@ def check_parts(run: Run) -> None:
         check_trained(run.model)
     else:
         check_adapter(run)
-    _check_options(run)
     with named_errors("initialization"):
         check_initialization(**run.config["initialization"])
     with named_errors("optimizer", run.config["optimizer"]["_target_"]), torch.device("meta"):
@@ -161,41 +159,6 @@ def check_parts(run: Run) -> None:
                     strategy=run.trainer.strategy,
                     is_compressed=run.parts.compression is not None,
                 )
-
-
-def _check_options(run: Run) -> None:
-    """Check that the trainer's options for GPUs fit the other parts of the run.
-
-    Raises:
-        ValueError: one does not.
-    """
-    trainer, parts = run.trainer, run.parts
-    if not (trainer.float8 or trainer.cuda_graph):
-        return
-    replacing = {
-        "compression": parts.compression is not None,
-        "distillation=supernet": any(isinstance(c, SupernetCallback) for c in parts.callbacks),
-        "trainer.strategy=fsdp": trainer.strategy == "fsdp",
-    }
-    changing = {
-        **replacing,
-        "distillation": parts.distillation is not None,
-        "data.document_mask=true": run.data.document_mask,
-        "trainer.activation_checkpointing=true": trainer.activation_checkpointing,
-        f"trainer.accelerator={trainer.device_type}": trainer.device_type != "cuda",
-        f"{trainer.world_size} processes": trainer.world_size > 1,
-    }
-    options = {
-        "float8": (trainer.float8, replacing | {"an adapter": parts.adapter is not None}),
-        "cuda_graph": (trainer.cuda_graph, changing),
-    }
-    for name, (is_on, others) in options.items():
-        found = [other for other, is_there in others.items() if is_there]
-        if is_on and found:
-            raise ValueError(
-                f"trainer.{name}=true cannot be combined with {join_names(found)}; "
-                f"use trainer.{name}=false"
-            )
 
 
 def check_trained(model: ModelConfig) -> None:

@@ -22,6 +22,7 @@ from mobilellm.pipeline.checks import (
 )
 from mobilellm.pipeline.epochs import with_epochs
 from mobilellm.pipeline.extension import extended_config, extended_schedule, find_extension
+from mobilellm.pipeline.gpu_options import check_gpu_options
 from mobilellm.pipeline.hydra_job import hydra_job
 from mobilellm.pipeline.identity import config_hash, find_run_folder
 from mobilellm.pipeline.parametrization import build_parametrization, parametrized_model
@@ -108,6 +109,7 @@ def plan_run(cfg: DictConfig, *, on_this_machine: bool = True) -> Run:
         rule_choice=choice,
     )
     check_parts(run)
+    check_gpu_options(run, devices(), on_this_machine=on_this_machine)
     return run
 
 

@@ -33,7 +33,7 @@ def use_float8_(model: nn.Module, *, emulate: bool = False) -> int:
         ValueError: the GPU has no such products, or no layer has widths that are multiples of 16.
     """
     if not emulate:
-        _check_device()
+        check_float8()
     convert, make_config = _torchao()
     chosen = {id(layer) for layer in model.blocks.modules() if _is_suited(layer)}  # pyright: ignore
     if not chosen:
@@ -55,7 +55,14 @@ def _is_suited(layer: nn.Module) -> bool:
     )
 
 
-def _check_device() -> None:
+def check_float8() -> None:
+    """Check that this machine can multiply in float8.
+
+    Raises:
+        ModuleNotFoundError: torchao is not installed.
+        ValueError: there is no GPU with such products.
+    """
+    _torchao()
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < LEAST_CAPABILITY:
         raise ValueError(
             "trainer.float8=true needs an NVIDIA GPU of compute capability 8.9 or later (Ada, "

@@ -57,8 +57,11 @@ def refusal(*overrides):
          "schedule.warmup_steps=10000 must be at most the run's 244 steps"),
         ("trainer.cuda_graph=true data.document_mask=true",
          "trainer.cuda_graph=true cannot be combined with data.document_mask=true and "
-         "trainer.accelerator=cpu; use trainer.cuda_graph=false"),
-        ("trainer.float8=true compression=qat",
+         "the device cpu; use trainer.cuda_graph=false"),
+        ("trainer.cuda_graph=true trainer.devices=2 tokens_per_step=4096",
+         "trainer.cuda_graph=true cannot be combined with 2 devices and the device cpu; use"),
+        ("trainer.float8=true", "trainer.float8=true needs an NVIDIA GPU of compute capability"),
+        ("trainer.float8=true compression=low_rank",
          "trainer.float8=true cannot be combined with compression; use trainer.float8=false"),
         ("+callbacks.mine=3", "callbacks.mine=3 must be null or settings with callbacks.min"),
     ],

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 def test_without_slurm_it_says_where_to_go_and_asks_for_no_gpu_here(tiny_overrides):
     """A login node needs no GPU for `trainer=cuda`, but it needs sbatch."""
     command = [sys.executable, "scripts/train.py", "-m", "hydra/launcher=slurm", *tiny_overrides,
-               "trainer=cuda", "seed=0,1"]  # fmt: skip
+               "trainer=cuda", "trainer.cuda_graph=true", "seed=0,1"]  # fmt: skip
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"PATH": "/nowhere", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True, text=True, check=False, timeout=120,
