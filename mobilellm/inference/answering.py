@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from mobilellm.data.tokenizers import Tokenizer
+from mobilellm.data.tokenizers.answer import Answer, read_answer
 from mobilellm.formats.special_tokens import with_tokenizer_ids
 from mobilellm.inference.end_tokens import end_tokens
 from mobilellm.models import MobileLLM
@@ -47,18 +48,6 @@ class Answering:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a model answered."""
-
-    text: str
-    """Without the token that ends it."""
-    tokens: int
-    """Generated tokens, the one that ends the answer included."""
-    is_ended: bool
-    """Whether the model ended it; otherwise it was cut off."""
-
-
 def answer_batch(
     model: MobileLLM,
     tokenizer: Tokenizer,
@@ -91,15 +80,6 @@ def answer_batch(
         top_k=settings.top_k,
         top_p=settings.top_p,
         seed=(settings.seed + 1) * 1_000_003 + batch if settings.temperature > 0 else None,
-        # The last one ends turns of a chat.
-        eos_token_id=ends[-1],
+        eos_token_id=ends,
     )
-    return [_answer(tokenizer, row, ends) for row in rows[:, width:].tolist()]
-
-
-def _answer(tokenizer: Tokenizer, tokens: list[int], ends: Sequence[int]) -> Answer:
-    end = next((place for place, token in enumerate(tokens) if token in ends), None)
-    own = tokens[:end]
-    # A padded embedding has more rows than the tokenizer has tokens.
-    text = tokenizer.decode([token for token in own if token < tokenizer.vocab_size]).strip()
-    return Answer(text, len(own) + (end is not None), end is not None)
+    return [read_answer(tokenizer, row, ends) for row in rows[:, width:].tolist()]

@@ -6,7 +6,9 @@ from typing import TypedDict, Unpack
 import torch
 
 from mobilellm.data.tokenizers import Message, Tokenizer
+from mobilellm.data.tokenizers.answer import decode_known, read_answer
 from mobilellm.formats.special_tokens import with_tokenizer_ids
+from mobilellm.inference.end_tokens import end_tokens
 from mobilellm.inference.prompts import tokens_of_chat, tokens_of_text
 from mobilellm.models import MobileLLM
 from mobilellm.models.generation import generate
@@ -43,10 +45,13 @@ def continue_text(
     """
     ids = with_tokenizer_ids(model.config, tokenizer)
     tokens = tokens_of_text(ids, tokenizer, prompt)
-    added = _new_tokens(model, tokens, ids.eos_token_id, max_new_tokens, **sampling)
+    eos = ids.eos_token_id
+    rows = generate(model, torch.tensor([tokens]), max_new_tokens, eos_token_id=eos, **sampling)
+    added = rows[0, len(tokens) :].tolist()
+    added = added[: added.index(eos)] if eos in added else added
     if tokens[0] == ids.bos_token_id:
         tokens = tokens[1:]
-    return _decode(tokenizer, tokens + added)
+    return decode_known(tokenizer, tokens + added)
 
 
 def answer(
@@ -70,23 +75,6 @@ def answer(
     """
     ids = with_tokenizer_ids(model.config, tokenizer)
     tokens = tokens_of_chat(tokenizer, messages)
-    added = _new_tokens(model, tokens, ids.eos_token_id, max_new_tokens, **sampling)
-    return _decode(tokenizer, added).strip()
-
-
-def _new_tokens(
-    model: MobileLLM,
-    prompt: Sequence[int],
-    eos: int,
-    max_new_tokens: int,
-    **sampling: Unpack[Sampling],
-) -> list[int]:
-    """The generated tokens before the end of the text."""
-    rows = generate(model, torch.tensor([prompt]), max_new_tokens, eos_token_id=eos, **sampling)
-    tokens = rows[0, len(prompt) :].tolist()
-    return tokens[: tokens.index(eos)] if eos in tokens else tokens
-
-
-def _decode(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
-    # A padded embedding has more rows than the tokenizer has tokens.
-    return tokenizer.decode([token for token in tokens if token < tokenizer.vocab_size])
+    ends = end_tokens(ids, tokenizer)
+    rows = generate(model, torch.tensor([tokens]), max_new_tokens, eos_token_id=ends, **sampling)
+    return read_answer(tokenizer, rows[0, len(tokens) :].tolist(), ends).text

@@ -18,8 +18,9 @@ from typing import Any
 
 from mobilellm.data.sources.jsonl import JSON_LINES, read_rows
 from mobilellm.data.sources.parquet import read_parquet_rows
+from mobilellm.data.tokenizers.answer import Answer
 from mobilellm.files import atomic_write, write_bytes_atomically
-from mobilellm.inference.answering import Answer, Answering, answer_batch
+from mobilellm.inference.answering import Answering, answer_batch
 from mobilellm.inference.loaded_model import LoadedModel
 from mobilellm.inference.prompt_rows import PromptRows
 from mobilellm.pipeline.model_hash import model_hash
@@ -190,7 +191,7 @@ def _answer(
     )
     lines: list[Facts] = [{"left_out": "too_long"} for _ in batch]
     for index, answer in zip(fitting, answers, strict=True):
-        reason = None if answer.is_ended else "cut_off"
+        reason = "cut_off" if answer.is_cut else None
         reason = reason or (None if answer.text else "empty")
         counted = {"prompt_tokens": len(prompts[index]), "new_tokens": answer.tokens}
         lines[index] = counted | ({"left_out": reason} if reason else {"answer": answer.text})

@@ -3,18 +3,12 @@
 import json
 
 import pytest
-import torch
+from chat_models import save_chat_model
 from tiny_tokenizers import make_byte_level
 
-from mobilellm.checkpoint import save_model
 from mobilellm.commands import evaluate
-from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.pipeline import conversation_tasks
 
-TEMPLATE = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n'"
-    " }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 TOOLS = [
     {"name": "now", "parameters": {"type": "object", "properties": {}}},
     {"name": "set", "parameters": {"type": "object", "properties": {"x": {"enum": [1, 2]}}}},
@@ -45,14 +39,9 @@ def files(tmp_path):
 
 @pytest.fixture
 def models(tmp_path):
-    tokenizer = make_byte_level(tmp_path / "tokenizer", template=TEMPLATE)
     for seed, name in enumerate("ab"):
-        torch.manual_seed(seed)
-        config = ModelConfig(
-            vocab_size=300, hidden_size=16, intermediate_size=24, num_blocks=1,
-            num_attention_heads=2, max_position_embeddings=1024, tie_word_embeddings=False,
-        )  # fmt: skip
-        save_model(MobileLLM(config), tmp_path / name / "model", tokenizer)
+        folder = tmp_path / name / "model"
+        save_chat_model(folder, seed=seed, context=1024)
         (tmp_path / name / "config.yaml").write_text("seed: 0\n", encoding="utf-8")
     return [tmp_path / "a", tmp_path / "b"]
 

@@ -118,7 +118,7 @@ def test_students_read_what_was_written(teacher, tmp_path):
 def test_a_call_of_an_offered_function_is_a_turn_of_the_parser(teacher, tmp_path, monkeypatch):
     call = '{"name": "run", "arguments": {}}'
     monkeypatch.setattr(generate_data, "answer_batch", lambda _, __, prompts, *___, **____: [
-        generate_data.Answer(call, 3, is_ended=True) for _ in prompts])  # fmt: skip
+        generate_data.Answer(call, 3, is_cut=False) for _ in prompts])  # fmt: skip
     row = {"messages": [{"role": "user", "content": "fox"}, {"role": "assistant", "content": "x"}],
            "tools": [{"name": "run"}]}  # fmt: skip
     out = tmp_path / "calls.jsonl"

@@ -3,18 +3,11 @@
 import json
 
 import pytest
-import torch
+from chat_models import save_chat_model
 from stub_judge import answers_in, completion, judge_server
-from tiny_tokenizers import make_byte_level
 
-from mobilellm.checkpoint import save_model
 from mobilellm.commands import judge
-from mobilellm.models import MobileLLM, ModelConfig
 
-TEMPLATE = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n'"
-    " }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 ROWS = [
     {"prompt": "the fox", "completion": "brown"},
     {"messages": [{"role": "user", "content": "the dog"},
@@ -32,17 +25,12 @@ def prefer_longer(request):
 
 @pytest.fixture
 def folders(tmp_path):
-    path = make_byte_level(tmp_path / "tokenizer", template=TEMPLATE)
-    for seed, name in enumerate("ab"):
-        torch.manual_seed(seed)
-        config = ModelConfig(
-            vocab_size=300, hidden_size=16, intermediate_size=24, num_blocks=1,
-            num_attention_heads=2, max_position_embeddings=512, tie_word_embeddings=False,
-        )  # fmt: skip
-        save_model(MobileLLM(config), tmp_path / name, path)
+    made = [
+        save_chat_model(tmp_path / name, seed=seed, context=512) for seed, name in enumerate("ab")
+    ]
     text = "".join(json.dumps(row) + "\n" for row in ROWS)
     (tmp_path / "chats.jsonl").write_text(text, encoding="utf-8")
-    return [tmp_path / "a", tmp_path / "b"]
+    return made
 
 
 def run(capsys, folders, url, *more):

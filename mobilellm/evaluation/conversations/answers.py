@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from mobilellm.data.conversations.calls import Call
+from mobilellm.data.tokenizers.answer import Answer, read_answer
 from mobilellm.evaluation.conversations.asked_turns import AskedTurn
 from mobilellm.evaluation.language_model import Advance, LanguageModel
 from mobilellm.models.generation import TokenConstraint, generate
@@ -30,15 +31,6 @@ class Protocol:
     """The constraint of one call of the functions; None: only free answers are wanted."""
     max_new_tokens: int = 256
     """The most tokens of an answer."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model writes."""
-
-    text: str
-    is_cut: bool
-    """Whether the limit ended it, and not the model."""
 
 
 def write_answers(
@@ -102,8 +94,5 @@ def _write(
         eos_token_id=protocol.end_tokens,
         constraints=constraints if any(constraints) else None,
     )  # fmt: skip
-    ends = set(protocol.end_tokens)
     for new in rows[:, -protocol.max_new_tokens :].tolist():
-        size = next((place for place, token in enumerate(new) if token in ends), None)
-        known = [token for token in new[:size] if token < model.tokenizer.vocab_size]
-        yield Answer(model.tokenizer.decode(known).strip(), size is None)
+        yield read_answer(model.tokenizer, new, protocol.end_tokens)

@@ -7,7 +7,8 @@ from typing import Any
 
 from mobilellm.data.conversations.chat_format import ChatFormat
 from mobilellm.data.conversations.turns import Conversation
-from mobilellm.evaluation.conversations.answers import Answer, Protocol, write_answers
+from mobilellm.data.tokenizers.answer import Answer
+from mobilellm.evaluation.conversations.answers import Protocol, write_answers
 from mobilellm.evaluation.conversations.asked_turns import AskedTurn, asked_turns, fitting_turns
 from mobilellm.evaluation.conversations.baselines import (
     TrainingTurns,
