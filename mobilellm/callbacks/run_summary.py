@@ -85,7 +85,7 @@ def _machine_rows(trainer: Any, module: Any) -> Iterator[Row]:
         trainer.datamodule.sequence_length,
         optimizer="muon" if "Muon" in type(trainer.optimizers[0]).__name__ else "adamw",
         precision=trainer.precision,
-        activation_checkpointing=module.activation_checkpointing,
+        activation_checkpointing=module.execution.activation_checkpointing,
         accelerator=device.type,
         num_shards=trainer.world_size if sharded else 1,
         document_mask=trainer.datamodule.batches.document_mask,
@@ -94,6 +94,6 @@ def _machine_rows(trainer: Any, module: Any) -> Iterator[Row]:
         name = torch.cuda.get_device_name(device)
     else:
         name = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    compiled = ", blocks compiled when they first run" if module.compile_blocks else ""
-    yield "device", f"{trainer.world_size} x {device.type} ({name}), {trainer.precision}{compiled}"
+    parts = [f"{trainer.world_size} x {device.type} ({name})", trainer.precision]
+    yield "device", ", ".join([*parts, *module.execution.describe()])
     yield "memory forecast", f"{bytes_text(memory.total)} per device"

@@ -114,7 +114,7 @@ class SupernetCallback(Callback):
         terms = {}
         for name, shape in shapes.items():
             network = self.supernet.sub_network(shape)
-            network.set_activation_checkpointing(module.activation_checkpointing)
+            network.set_activation_checkpointing(module.execution.activation_checkpointing)
             value = sub_network_loss(
                 network, batch, teacher, distillation_weight=self.distillation_weight
             )

@@ -224,8 +224,5 @@ def make_module(run: Run, model: MobileLLM) -> LanguageModelModule:
         intervals=Intervals(
             log_steps=run.config["log_interval_steps"], validation_steps=validation_steps
         ),
-        compile=run.trainer.compile,
-        activation_checkpointing=run.trainer.activation_checkpointing,
-        float8=run.trainer.float8,
-        cuda_graph=run.trainer.cuda_graph,
+        execution=run.trainer.execution,
     )

@@ -16,10 +16,9 @@ from mobilellm.models import MobileLLM
 from mobilellm.optim.parameter_groups import set_learning_rates
 from mobilellm.optim.schedules import Schedule
 from mobilellm.training.atomic_save import check_same_model
-from mobilellm.training.compilation import compile_blocks_
 from mobilellm.training.csv_logger import CSVLogger
 from mobilellm.training.cuda_graph import GraphedPass
-from mobilellm.training.float8 import use_float8_
+from mobilellm.training.execution import Execution
 from mobilellm.training.frozen_weights import FrozenWeights
 from mobilellm.training.intervals import Intervals
 from mobilellm.training.ranks import sum_over_ranks
@@ -48,11 +47,7 @@ class LanguageModelModule(LightningModule):
         budget: when the run ends.
         gradient_clip_norm: largest norm of the whole gradient; None disables clipping.
         intervals: how often metrics are written and validation is run.
-        compile: compile each block.
-        activation_checkpointing: keep only each block's input and recompute its activations in the
-            backward pass.
-        float8: multiply the matrices of the blocks in 8-bit floating point.
-        cuda_graph: launch forward and backward pass as one CUDA graph.
+        execution: options for speed and memory; default: none.
     """
 
     def __init__(
@@ -64,10 +59,7 @@ class LanguageModelModule(LightningModule):
         budget: TrainingBudget,
         gradient_clip_norm: float | None = 1.0,
         intervals: Intervals | None = None,
-        compile: bool = False,
-        activation_checkpointing: bool = False,
-        float8: bool = False,
-        cuda_graph: bool = False,
+        execution: Execution | None = None,
     ) -> None:
         """Keep the arguments; nothing is built before `setup`."""
         super().__init__()
@@ -78,10 +70,7 @@ class LanguageModelModule(LightningModule):
         self.budget = budget
         self.gradient_clip_norm = gradient_clip_norm
         self.intervals = intervals or Intervals()
-        self.compile_blocks = compile
-        self.activation_checkpointing = activation_checkpointing
-        self.float8 = float8
-        self.cuda_graph = cuda_graph
+        self.execution = execution or Execution()
         self.task_weights: dict[str, float] = {}
         """Weight of each task, set by a callback; empty if the data have no tasks."""
         self.auxiliary = nn.ModuleDict()
@@ -114,23 +103,19 @@ class LanguageModelModule(LightningModule):
         return LanguageModelModule(
             model, optimizer=self.make_optimizer, schedule=self.schedule, budget=self.budget,
             gradient_clip_norm=self.gradient_clip_norm, intervals=self.intervals,
-            compile=self.compile_blocks, activation_checkpointing=self.activation_checkpointing,
-            float8=self.float8, cuda_graph=self.cuda_graph,
+            execution=self.execution,
         )  # fmt: skip
 
     def setup(self, stage: str) -> None:
-        """Collect loss terms and step filters; apply checkpointing, float8 and compilation."""
+        """Collect loss terms and step filters; apply the options of execution."""
         callbacks: Any = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         self._term_sources, self._step_gate = term_sources(callbacks), StepGate(callbacks)
         self.task_weights = task_weights_of(callbacks)
-        self.model.set_activation_checkpointing(self.activation_checkpointing)
+        is_fit = stage == "fit"
+        self.execution.prepare_(self.model, for_training=is_fit)
         self._frozen_weights = FrozenWeights(self.model)
-        if self.float8 and stage == "fit":
-            use_float8_(self.model)
-        if self.cuda_graph and stage == "fit":
+        if self.execution.cuda_graph and is_fit:
             self._graphed_pass = GraphedPass(self._pass)
-        if self.compile_blocks and stage == "fit":
-            compile_blocks_(self.model)
 
     def configure_model(self) -> None:
         """Shard the parameters if the strategy is FSDP."""

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from mobilellm.ranges import Range, check_fields
@@ -11,6 +11,8 @@ from mobilellm.training.process_rank import ProcessRank, find_process_rank
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
+
+    from mobilellm.training.execution import Execution
 
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -75,6 +77,13 @@ class TrainerConfig:
                     f"trainer.{name}={getattr(self, name)!r} is not known; "
                     f"use one of {', '.join(choices)}"
                 )
+
+    @property
+    def execution(self) -> "Execution":
+        """The options for speed and memory."""
+        from mobilellm.training.execution import Execution
+
+        return Execution(**{field.name: getattr(self, field.name) for field in fields(Execution)})
 
     @property
     def device_type(self) -> str:

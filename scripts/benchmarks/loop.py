@@ -130,7 +130,7 @@ def run_lightning(
         schedule=cosine(warmup_steps=2),
         budget=TrainingBudget(max_steps=steps, tokens_per_step=workload.tokens),
         intervals=Intervals(validate_at_start=False),
-        compile=config.compile,
+        execution=config.execution,
     )
     module.is_validated = lambda step: False
     data = TokenDataModule(

@@ -23,6 +23,7 @@ from mobilellm.checkpoint import save_model
 from mobilellm.distillation import ForwardKL
 from mobilellm.models.sharing import SHARING_SCHEMES
 from mobilellm.optim import adamw, muon
+from mobilellm.training.execution import Execution
 from mobilellm.training.trainer import TrainerConfig
 
 STEPS, STOP, SAMPLES = 10, 5, 12
@@ -44,7 +45,10 @@ CASES = {
     "muon_shared": {"optimizer": muon, "model": {"block_repeats": 2}},
     "accumulated": {"size": 2},
     "accumulated_shared": {"size": 2, "model": {"block_repeats": 2}},
-    "recomputed": {"module": {"activation_checkpointing": True}, "model": {"block_repeats": 2}},
+    "recomputed": {
+        "module": {"execution": Execution(activation_checkpointing=True)},
+        "model": {"block_repeats": 2},
+    },
     "skipped": {"is_poisoned": True},
     "bfloat16": {"precision": "bf16-mixed", "model": {"block_repeats": 2}},
 }

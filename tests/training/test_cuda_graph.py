@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_run import fit, make_data, make_module
 
+from mobilellm.training.execution import Execution
 from mobilellm.training.trainer import TrainerConfig
 
 pytestmark = pytest.mark.gpu
@@ -11,7 +12,7 @@ pytestmark = pytest.mark.gpu
 
 def trained(cuda_graph, steps=8):
     torch.manual_seed(0)
-    module = make_module(steps=steps, cuda_graph=cuda_graph)
+    module = make_module(steps=steps, execution=Execution(cuda_graph=cuda_graph))
     config = TrainerConfig(accelerator="cuda", devices=1, precision="bf16-mixed")
     fit(module, make_data(micro_batch_size=4), config=config)
     return module

@@ -22,6 +22,7 @@ from mobilellm.data.windows import WindowBatchSampler, WindowDataset
 from mobilellm.losses.loss_terms import LossTerm
 from mobilellm.optim import adamw, muon
 from mobilellm.training.datamodule import stack_windows
+from mobilellm.training.execution import Execution
 
 STEPS = 10
 
@@ -129,7 +130,11 @@ def test_a_budget_of_seconds_ends_a_run(tmp_path):
 
 def test_activation_checkpointing_changes_nothing(tmp_path):
     fit(make_module(4), make_data(), tmp_path / "off")
-    fit(make_module(4, activation_checkpointing=True), make_data(), tmp_path / "on")
+    fit(
+        make_module(4, execution=Execution(activation_checkpointing=True)),
+        make_data(),
+        tmp_path / "on",
+    )
     assert losses_of(tmp_path / "off") == pytest.approx(losses_of(tmp_path / "on"), rel=1e-6)
 
 

@@ -9,6 +9,7 @@ import torch
 from small_run import fit, make_data, make_module
 
 from mobilellm.training.device_rate import measure_matmul_rate
+from mobilellm.training.execution import Execution
 from mobilellm.training.trainer import TrainerConfig, make_trainer
 
 ON_CPU = not torch.cuda.is_available() and not torch.backends.mps.is_available()
@@ -98,7 +99,10 @@ def test_compiled_blocks_learn_the_same(tmp_path, repeats):
     pytest.importorskip("torch._inductor")
     for name in ("eager", "compiled"):
         module = make_module(
-            2, model=make_model(block_repeats=repeats), compile=name == "compiled", start=False
+            2,
+            model=make_model(block_repeats=repeats),
+            execution=Execution(compile=name == "compiled"),
+            start=False,
         )
         fit(module, make_data(), tmp_path / name)
     eager, compiled = (read_rows(tmp_path / name) for name in ("eager", "compiled"))
