@@ -86,8 +86,12 @@ class Factorization(LayerwiseRecipe):
         _ = self.refinements
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("permutations", self.permutations, PERMUTATIONS)
-        search = parsed_search(self.permutation_search)
-        object.__setattr__(self, "permutation_search", search)
+        if self.permutation_search is not None and self.permutations == "none":
+            raise ValueError(
+                "permutation_search has no effect with permutations=none; use permutations=stored, "
+                "or permutation_search=null"
+            )
+        _ = self.search_of_permutations
         if self.parts is not None:
             parts = parse_parts(self.parts or ({},))
             object.__setattr__(self, "parts", parts)
@@ -121,6 +125,11 @@ class Factorization(LayerwiseRecipe):
         return self.parts is not None and all(p.num_terms is not None for p in self.parts)  # pyright: ignore
 
     @cached_property
+    def search_of_permutations(self) -> PermutationSearch:
+        """The limits of the search for permutations, with the default ones where none are given."""
+        return parsed_search(self.permutation_search)
+
+    @cached_property
     def refinements(self) -> Refinements:
         """The gradient steps after all layers are fitted."""
         return Refinements.of_recipe(self.fit, self.reconstruction, self.self_distillation)
@@ -137,7 +146,7 @@ class Factorization(LayerwiseRecipe):
 
     @property
     def _layer_fit(self) -> LayerFit:
-        return LayerFit(fit=self.fit, permutation_search=self.permutation_search)  # pyright: ignore[reportArgumentType]
+        return LayerFit(fit=self.fit, permutation_search=self.search_of_permutations)
 
     def _resolved_budget(self) -> SizeBudget | None:
         if isinstance(self.budget, SizeBudget):
@@ -218,7 +227,8 @@ class Factorization(LayerwiseRecipe):
         twin = low_rank_plan(plan)
         if twin is None or twin.compressed_layers == plan.compressed_layers:
             return None
-        changes = {"parts": (), "pivoted": False, "permutations": "none", "allocation": "uniform"}
+        changes = {"parts": (), "pivoted": False, "permutations": "none", "allocation": "uniform",
+                   "permutation_search": None}  # fmt: skip
         return replace(self, **changes), twin
 
     def _loss(self, model: MobileLLM, plan: LayerwisePlan, calibration: Sequence[Batch]) -> float:
@@ -235,7 +245,7 @@ class Factorization(LayerwiseRecipe):
         """
         dense = model
         if self.permutations in ("absorbed", "all"):
-            dense = absorb_permutations(model, plan, self.permutation_search)  # pyright: ignore[reportArgumentType]
+            dense = absorb_permutations(model, plan, self.search_of_permutations)
         # All shapes in a plan of this recipe are factorised.
         shapes = cast("dict[str, FactorizedShape]", plan.compressed_layers)
         layers, errors = self._layer_fit.layers(dense, shapes, calibration)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mobilellm.compression import Factorization
 from mobilellm.compression.algorithms import permutation_race
 from mobilellm.compression.algorithms.arrangement import Arrangement, Member, Side, batches
 from mobilellm.compression.algorithms.kronecker import nearest_kronecker
@@ -295,3 +296,10 @@ def test_units_are_checked(sizes, changes, message):
     weights = [(draw(n, 4), PartShape(left=(n // 2, 2), right=(2, 2))) for n in sizes]
     with pytest.raises(ValueError, match=message):
         search_unit_permutation(weights, [], **changes)
+
+
+def test_limits_of_a_search_that_does_not_run_are_refused():
+    with pytest.raises(ValueError, match="permutation_search has no effect with permutations=none"):
+        Factorization(permutation_search={"max_seconds": 2})
+    with pytest.raises(TypeError, match=r"permutation_search=0 must be settings"):
+        Factorization(parts=[{"right": [2, 2]}], permutations="stored", permutation_search=0)
