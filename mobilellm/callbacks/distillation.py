@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mobilellm.callbacks.compression import CompressionCallback
 from mobilellm.distillation import LogitMSE
-from mobilellm.distillation.losses.loss import DistillationLoss, LogitLoss, StateLoss
+from mobilellm.distillation.losses.direct_preference import DirectPreference
 from mobilellm.distillation.losses.schedule import Scheduled, check_scheduled, value_at
 from mobilellm.distillation.teachers.opening import (
     TeacherDescription,
@@ -22,7 +22,12 @@ from mobilellm.distillation.teachers.opening import (
     open_teacher,
 )
 from mobilellm.distillation.teachers.teacher import Teacher, check_teacher_options, structure_of
-from mobilellm.distillation.terms import distillation_terms, make_projections, required_captures
+from mobilellm.distillation.terms import (
+    DistillationLoss,
+    distillation_terms,
+    make_projections,
+    required_captures,
+)
 from mobilellm.losses.loss_terms import Terms
 from mobilellm.models.config import ModelConfig
 from mobilellm.models.saved_config import CONFIG_FILE
@@ -75,7 +80,7 @@ class DistillationCallback(Callback):
         if not losses:
             raise ValueError("distillation has no losses; give at least one, or distillation=none")
         for name, loss in losses.items():
-            if not isinstance(loss, LogitLoss | StateLoss):
+            if not isinstance(loss, DistillationLoss):
                 raise TypeError(
                     f"losses.{name} is a {type(loss).__name__}; give it a _target_ such as "
                     "mobilellm.distillation.ForwardKL"
@@ -102,6 +107,11 @@ class DistillationCallback(Callback):
     def has_projections(self) -> bool:
         """Whether a loss trains projections besides the student."""
         return any(getattr(loss, "projection", False) for loss in self.losses.values())
+
+    @property
+    def compares_pairs(self) -> bool:
+        """Whether a loss compares better with worse answers, which the data must then have."""
+        return any(isinstance(loss, DirectPreference) for loss in self.losses.values())
 
     def weight_bytes(self, student: ModelConfig) -> int:
         """Bytes of the teacher's weights while it runs."""
@@ -167,9 +177,10 @@ class DistillationCallback(Callback):
                     raise ValueError(
                         f"losses.{name}, with the compressed student: {error}"
                     ) from error
-            if isinstance(loss, LogitMSE) and self.options["top_k"] is not None:
+            needs_all = isinstance(loss, LogitMSE | DirectPreference)
+            if needs_all and self.options["top_k"] is not None:
                 raise ValueError(
-                    f"losses.{name} compares all logits; leave out top_k={self.options['top_k']}, "
+                    f"losses.{name} needs all logits; leave out top_k={self.options['top_k']}, "
                     "or use a divergence"
                 )
 
@@ -270,7 +281,8 @@ class DistillationCallback(Callback):
             self.losses,
             self.teacher.run(batch, self.capture),
             output,
-            batch["labels"],
+            batch,
+            unembed=module.model.unembed,
             student=self.student,
             teacher=self.teacher.structure,
             progress=module.progress,

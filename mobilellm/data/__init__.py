@@ -9,12 +9,14 @@ from mobilellm.data.config import DataConfig
 from mobilellm.data.preparation.prepare import open_prepared, prepare_data
 from mobilellm.data.prepared import PreparedData
 from mobilellm.data.prepared_conversations import PreparedConversations
+from mobilellm.data.prepared_preferences import PreparedPreferences
 from mobilellm.data.source import Source
 from mobilellm.data.sources.conversations import ConversationData, HubConversationData
 from mobilellm.data.sources.hub import HubData, HubDataset
 from mobilellm.data.sources.jsonl import JsonlData, JsonlFiles
 from mobilellm.data.sources.mixture import Mixture, MixtureData
 from mobilellm.data.sources.parquet import ParquetData, ParquetFiles
+from mobilellm.data.sources.preferences import HubPreferenceData, PreferenceData
 from mobilellm.data.sources.rationale_data import HubRationaleData, RationaleData
 from mobilellm.data.sources.stdlib import StandardLibrary, StandardLibraryData
 from mobilellm.data.sources.text import TextData, TextFiles
@@ -27,6 +29,7 @@ __all__ = [
     "HubConversationData",
     "HubData",
     "HubDataset",
+    "HubPreferenceData",
     "HubRationaleData",
     "JsonlData",
     "JsonlFiles",
@@ -34,8 +37,10 @@ __all__ = [
     "MixtureData",
     "ParquetData",
     "ParquetFiles",
+    "PreferenceData",
     "PreparedConversations",
     "PreparedData",
+    "PreparedPreferences",
     "RationaleData",
     "Source",
     "StandardLibrary",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mobilellm.data.windows import WindowBatchSampler, Windows
-from mobilellm.labels import IGNORE_INDEX
+from mobilellm.labels import IGNORE_INDEX, LABEL_FIELDS
 
 Batch = dict[str, Tensor]
 
@@ -71,7 +71,11 @@ class CorpusBatches:
             else:
                 # If the model is sharded, every rank must take part in every forward pass.
                 idle = stack_windows(self.validation_windows, [0])
-                yield idle | {"labels": torch.full_like(idle["labels"], IGNORE_INDEX)}
+                yield idle | {
+                    name: torch.full_like(values, IGNORE_INDEX)
+                    for name, values in idle.items()
+                    if name in LABEL_FIELDS
+                }
 
     def calibration(self, tokens: int) -> list[Batch]:
         """Batches of the first windows in the training order.

@@ -2,7 +2,8 @@
 
 The documents of a split's stream are trained turns, each with all that stands between it and the
 one before. A second stream of equal length has 1 for each token that is trained and 0 for the
-others; its documents are the conversations.
+others; its documents are the conversations. Preferences are conversations in turns: with the
+better answer, and with the worse one, whose trained tokens have 2.
 """
 
 import logging
@@ -51,7 +52,7 @@ class PreparedConversations(PreparedData):
         self._told: set[tuple[Split, int]] = set()
 
     def trained(self, split: Split) -> TokenStream:
-        """Whether each token of "train" or "validation" is trained: a stream of 0 and 1."""
+        """Whether each token of "train" or "validation" is trained: a stream of 0, 1 and 2."""
         return TokenStream(
             trained_folder(self.dir, split),
             self.manifest["splits"][split]["tokens"],
@@ -76,12 +77,16 @@ class PreparedConversations(PreparedData):
             self._told.add((split, sequence_length))
             sizes = self.manifest["splits"][split]
             logger.warning(
-                "the %s split: with sequence_length=%d, %d of %d conversations lose their last "
-                "turns and %d are left out, together %d of %d trained turns",
-                split, sequence_length, kept.shortened, sizes["sequences"], kept.dropped,
-                kept.lost_turns, sizes["turns"],
+                "the %s split: with sequence_length=%d, %s, together %d of %d trained turns",
+                split, sequence_length, self._describe(kept), kept.lost_turns, sizes["turns"],
             )  # fmt: skip
         return windows
+
+    def _describe(self, kept: "Kept") -> str:
+        return (
+            f"{kept.shortened} of {kept.count} conversations lose their last turns and "
+            f"{kept.dropped} are left out"
+        )
 
     def tokens_per_epoch(self, sequence_length: int) -> int:
         """See `PreparedData.tokens_per_epoch`; logs nothing."""

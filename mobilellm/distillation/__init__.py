@@ -7,6 +7,7 @@ Each loss consists of a pure function on tensors (`forward_kl`) and a class with
 from typing import Any
 
 from mobilellm.distillation.losses.attention_kl import AttentionKL, attention_kl
+from mobilellm.distillation.losses.direct_preference import DirectPreference, direct_preference
 from mobilellm.distillation.losses.forward_kl import ForwardKL, forward_kl
 from mobilellm.distillation.losses.hidden_state_cosine import HiddenStateCosine, hidden_state_cosine
 from mobilellm.distillation.losses.hidden_state_mse import HiddenStateMSE, hidden_state_mse
@@ -24,6 +25,7 @@ from mobilellm.public_names import import_public_class
 
 __all__ = [
     "AttentionKL",
+    "DirectPreference",
     "Explicit",
     "ForwardKL",
     "HiddenStateCosine",
@@ -37,6 +39,7 @@ __all__ = [
     "TeacherCrossEntropy",
     "Uniform",
     "attention_kl",
+    "direct_preference",
     "forward_kl",
     "hidden_state_cosine",
     "hidden_state_mse",

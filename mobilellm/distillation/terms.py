@@ -1,20 +1,26 @@
 """Compute the terms of the training loss that compare the student with its teacher."""
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mobilellm.distillation import ForwardKL
-from mobilellm.distillation.losses.loss import DistillationLoss, LogitLoss, StateLoss, Structure
+from mobilellm.distillation.losses.direct_preference import DirectPreference
+from mobilellm.distillation.losses.loss import LogitLoss, StateLoss, Structure
 from mobilellm.distillation.losses.schedule import value_at
 from mobilellm.distillation.teachers.teacher import TeacherOutput
-from mobilellm.labels import IGNORE_INDEX
+from mobilellm.labels import ANSWER_LABELS, IGNORE_INDEX
+from mobilellm.losses.answers import pair_loss, reference_sums
+from mobilellm.losses.chunked import Unembed
 from mobilellm.losses.label_losses import SoftLabels
-from mobilellm.losses.loss_terms import LogitTerm, LossTerm, Terms
+from mobilellm.losses.loss_terms import LogitTerm, LossTerm, PairTerm, Terms
 
+DistillationLoss = LogitLoss | StateLoss | DirectPreference
 Losses = Mapping[str, DistillationLoss]
+Batch = dict[str, Tensor]
 
 # Seed of the initial weights of projections, which must be the same on every rank.
 PROJECTION_SEED = 0
@@ -49,8 +55,9 @@ def distillation_terms(
     losses: Losses,
     teacher_output: TeacherOutput,
     output: Any,
-    labels: Tensor,
+    batch: Batch,
     *,
+    unembed: Unembed,
     student: Structure,
     teacher: Structure,
     progress: float,
@@ -62,16 +69,30 @@ def distillation_terms(
         losses: the losses, by their names in the log.
         teacher_output: the teacher's output for the same micro-batch.
         output: the student's `ModelOutput`.
-        labels: (batch, seq); positions with -100 are ignored.
+        batch: the micro-batch; positions whose label is -100 are ignored.
+        unembed: the student's head.
         student: structure of the student.
         teacher: structure of the teacher.
         progress: used share of the training budget, for scheduled weights and temperatures.
         projections: the trained maps, made by `make_projections`.
+
+    Raises:
+        ValueError: a loss on pairs of answers has no pairs, or not all probabilities.
     """
-    mask = labels != IGNORE_INDEX
-    terms: dict[str, LossTerm | LogitTerm | SoftLabels] = {}
+    mask = batch["labels"] != IGNORE_INDEX
+    terms: dict[str, LossTerm | LogitTerm | PairTerm | SoftLabels] = {}
     for name, loss in losses.items():
         weight = value_at(loss.weight, progress)
+        if isinstance(loss, DirectPreference):
+            if ANSWER_LABELS not in batch or teacher_output.logits is None:
+                raise ValueError(
+                    f"losses.{name} needs pairs of answers (data=preferences), and a teacher with "
+                    "the probabilities of all tokens"
+                )
+            reference = reference_sums(teacher_output.logits, batch)
+            value = pair_loss(output.hidden, unembed, batch, partial(loss, reference=reference))
+            terms[name] = PairTerm(value, weight)
+            continue
         if isinstance(loss, LogitLoss):
             if (
                 isinstance(loss, ForwardKL)

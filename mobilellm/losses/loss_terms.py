@@ -62,7 +62,20 @@ class LogitTerm:
         return ChunkTerm(sum_of, self.weight, self.chunk_share)
 
 
-Terms = Mapping[str, LossTerm | LogitTerm | SoftLabels]
+@dataclass(frozen=True)
+class PairTerm:
+    """An additional loss on pairs of answers.
+
+    The loss of a step is the mean over all pairs of the step.
+    """
+
+    value: Tensor
+    """Sum over the pairs of the micro-batch: a scalar with a gradient."""
+    weight: float = 1.0
+    """Factor in the loss of the step. The logged value is not multiplied by it."""
+
+
+Terms = Mapping[str, LossTerm | LogitTerm | PairTerm | SoftLabels]
 
 
 @runtime_checkable

@@ -1,19 +1,21 @@
 """The loss of a micro-batch: the cross entropy, optionally weighted by task, and other terms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mobilellm.labels import IGNORE_INDEX
+from mobilellm.losses.answers import count_pairs
 from mobilellm.losses.chunked import chunked_losses
 from mobilellm.losses.loss_terms import (
     HasLossTerms,
     LogitTerm,
     LossTerm,
+    PairTerm,
     label_weight_of,
     requested_captures,
 )
@@ -22,8 +24,17 @@ from mobilellm.models.attention_mask import attention_mask_of
 Batch = dict[str, Tensor]
 
 
+class StepCounts(NamedTuple):
+    """What is counted in a whole optimizer step, over all micro-batches and ranks."""
+
+    labels: Int[Tensor, " tasks"]
+    """Number of labels of each task (tasks + 1,), see `count_tasks`."""
+    pairs: Int[Tensor, ""]
+    """Number of pairs of answers; 0 for data without preferences."""
+
+
 def micro_batch_losses(
-    module: Any, batch: Batch, sources: Sequence[HasLossTerms], counts: Int[Tensor, " tasks"]
+    module: Any, batch: Batch, sources: Sequence[HasLossTerms], counts: StepCounts
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Run the forward pass and compute the losses, as sums over unmasked tokens in nats.
 
@@ -31,7 +42,7 @@ def micro_batch_losses(
         module: the LanguageModelModule.
         batch: a micro-batch.
         sources: callbacks that add terms to the loss.
-        counts: number of labels of each task in the whole optimizer step, from `count_tasks`.
+        counts: what is counted in the whole optimizer step.
 
     Returns:
         The loss, and each part of it without its weight. The keys of the parts are the suffixes of
@@ -50,8 +61,8 @@ def micro_batch_losses(
         for name, term in source.loss_terms(module, batch, output).items()
     }
     on_logits = {n: t.as_chunk_term(labels.flatten()) if isinstance(t, LogitTerm) else t
-                 for n, t in terms.items() if not isinstance(t, LossTerm)}  # fmt: skip
-    weights = label_weights(batch, counts, module.task_weights)
+                 for n, t in terms.items() if not isinstance(t, LossTerm | PairTerm)}  # fmt: skip
+    weights = label_weights(batch, counts.labels, module.task_weights)
     sums = chunked_losses(
         output.hidden,
         module.model.unembed,
@@ -63,14 +74,35 @@ def micro_batch_losses(
     loss = sums.total
     nats = sums.token_losses if weights is None else sums.token_losses * weights
     values = {"": nats.sum()}
-    values |= _task_losses(batch, sums.token_losses, counts, module.task_weights)
+    values |= _task_losses(batch, sums.token_losses, counts.labels, module.task_weights)
     values |= {f"/{n}": value for n, value in zip(on_logits, sums.terms, strict=True)}
-    tokens = (labels != IGNORE_INDEX).sum()
+    # Factors for which the sums, divided by the number of labels of the step, are means.
+    per_token = (labels != IGNORE_INDEX).sum()
+    per_pair = counts.labels.sum() / counts.pairs.clamp(min=1)
     for name, term in terms.items():
-        if isinstance(term, LossTerm):
-            loss = loss + term.value * tokens * term.weight
-            values[f"/{name}"] = term.value.detach() * tokens
+        if isinstance(term, LossTerm | PairTerm):
+            factor = per_token if isinstance(term, LossTerm) else per_pair
+            loss = loss + term.value * factor * term.weight
+            values[f"/{name}"] = term.value.detach() * factor
     return loss, values
+
+
+def count_step(
+    batches: Sequence[Batch], num_tasks: int, reduce: Callable[[Tensor], Tensor]
+) -> StepCounts:
+    """Count the labels and the pairs of a step.
+
+    Args:
+        batches: the micro-batches of this rank.
+        num_tasks: number of tasks, which are numbered from 1.
+        reduce: sums a tensor over the ranks.
+    """
+    counts = [
+        torch.cat([count_tasks(batch, num_tasks), count_pairs(batch).unsqueeze(0)])
+        for batch in batches
+    ]
+    total = reduce(torch.stack(counts).sum(0))
+    return StepCounts(total[:-1], total[-1])
 
 
 def count_tasks(batch: Batch, num_tasks: int) -> Int[Tensor, " tasks"]:

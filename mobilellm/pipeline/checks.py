@@ -9,6 +9,7 @@ from mobilellm.callbacks.compression import CompressionCallback
 from mobilellm.callbacks.distillation import DistillationCallback
 from mobilellm.callbacks.supernet import SupernetCallback
 from mobilellm.command_names import command_for
+from mobilellm.data.sources.preferences import PreferenceConfig
 from mobilellm.launchers.local.gpus import visible_gpus
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.initialization import check_initialization
@@ -149,6 +150,7 @@ def check_parts(run: Run) -> None:
         )
     if run.parts.compression is not None:
         _check_compression(run, run.parts.compression)
+    _check_pairs(run)
     if run.parts.distillation is not None:
         _check_distillation(run, run.parts.distillation)
     for callback in run.parts.callbacks:
@@ -199,6 +201,17 @@ def _check_compression(run: Run, compression: CompressionCallback) -> None:
         )
     with named_errors("compression"):
         compression.check(run.model, run.budget)
+
+
+def _check_pairs(run: Run) -> None:
+    """Check that pairs of answers have a loss on pairs, and the other way round."""
+    distillation = run.parts.distillation
+    compares_pairs = distillation is not None and distillation.compares_pairs
+    if compares_pairs != isinstance(run.data, PreferenceConfig):
+        raise ValueError(
+            "data=preferences and distillation=dpo need each other: use both, or for single "
+            "answers data=conversations without it"
+        )
 
 
 def _check_distillation(run: Run, distillation: DistillationCallback) -> None:

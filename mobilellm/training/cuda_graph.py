@@ -10,8 +10,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mobilellm.losses.micro_batch import StepCounts
+
 Batch = dict[str, Tensor]
-Pass = Callable[[Batch, Tensor, Tensor], dict[str, Tensor]]
+Pass = Callable[[Batch, StepCounts, Tensor], dict[str, Tensor]]
+
+SCALE = "scale of the loss"
 
 
 class GraphedPass:
@@ -21,8 +25,8 @@ class GraphedPass:
     recorded. Micro-batches of other shapes than the recorded one run as they are, too.
 
     Args:
-        function: maps a micro-batch, the label counts and the scale of the loss to values, and
-            adds to the gradients of the parameters. It must not wait for the device.
+        function: maps a micro-batch, the counts of the step and the scale of the loss to values,
+            and adds to the gradients of the parameters. It must not wait for the device.
     """
 
     WARM_UP_CALLS = 3
@@ -36,9 +40,10 @@ class GraphedPass:
         self._inputs: Batch = {}
         self._values: dict[str, Tensor] = {}
 
-    def __call__(self, batch: Batch, counts: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    def __call__(self, batch: Batch, counts: StepCounts, scale: Tensor) -> dict[str, Tensor]:
         """Compute gradients and values; the values are overwritten by the next call."""
-        inputs = {**batch, "": counts, "scale of the loss": scale}
+        counted = {f"count of {name}": value for name, value in counts._asdict().items()}
+        inputs = {**batch, **counted, SCALE: scale}
         if self._graph is None:
             if self._calls < self.WARM_UP_CALLS:
                 self._calls += 1
@@ -52,7 +57,7 @@ class GraphedPass:
         self._graph.replay()
         return self._values
 
-    def _run(self, batch: Batch, counts: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    def _run(self, batch: Batch, counts: StepCounts, scale: Tensor) -> dict[str, Tensor]:
         """Run the function on the stream on which it is recorded, as autograd requires."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
@@ -65,7 +70,8 @@ class GraphedPass:
         """Record the function on copies of the inputs; the gradients do not change."""
         self._inputs = {name: value.clone() for name, value in inputs.items()}
         batch = dict(self._inputs)
-        counts, scale = batch.pop(""), batch.pop("scale of the loss")
+        counts = StepCounts(*(batch.pop(f"count of {name}") for name in StepCounts._fields))
+        scale = batch.pop(SCALE)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
             self._values = self._function(batch, counts, scale)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mobilellm.evaluation.validation import ValidationResult
 from mobilellm.losses.loss_terms import HasLossTerms, task_weights_of, term_sources
-from mobilellm.losses.micro_batch import count_tasks, micro_batch_losses
+from mobilellm.losses.micro_batch import StepCounts, count_step, micro_batch_losses
 from mobilellm.models import MobileLLM
 from mobilellm.optim.parameter_groups import set_learning_rates
 from mobilellm.optim.schedules import Schedule
@@ -144,8 +144,8 @@ class LanguageModelModule(LightningModule):
         """Run one optimizer step over all micro-batches of `batch`."""
         optimizer: Any = self.optimizers()
         rates = self._set_learning_rates(optimizer)
-        counts = self._count_labels(batch)
-        scale = self.trainer.world_size / counts.sum().clamp(min=1)
+        counts = count_step(batch, len(self.task_weights), self._sum_over_ranks)
+        scale = self.trainer.world_size / counts.labels.sum().clamp(min=1)
         # A graph writes to the gradients where they are.
         optimizer.zero_grad(set_to_none=self._graphed_pass is None)
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
@@ -165,16 +165,11 @@ class LanguageModelModule(LightningModule):
         if self.finished:
             self.trainer.should_stop = True
 
-    def _pass(self, batch: Batch, counts: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    def _pass(self, batch: Batch, counts: StepCounts, scale: Tensor) -> dict[str, Tensor]:
         """Add the gradients of a micro-batch, and return the parts of its loss by name."""
         loss, values = micro_batch_losses(self, batch, self._term_sources, counts)
         self.manual_backward(loss * scale)
         return values
-
-    def _count_labels(self, batch: list[Batch]) -> Tensor:
-        """Count the unmasked tokens of the step over all ranks, by task; index 0: no task."""
-        counts = [count_tasks(m, len(self.task_weights)) for m in batch]
-        return self._sum_over_ranks(torch.stack(counts).sum(0))
 
     def _set_learning_rates(self, optimizer: Any) -> dict[str, float]:
         """Set the learning rates of this step, and return them by their names in the log."""

@@ -20,7 +20,7 @@ GROUPS = ("model", "data", "optimizer", "schedule", "parametrization", "compress
           "distillation", "adapter", "callbacks", "trainer", "logger")  # fmt: skip
 # Devices that a machine may lack, checked when a run is planned and not when it is described.
 TEXT = ("text", "jsonl", "parquet", "tokenized_jsonl", "mixture", "hub", "rationales",
-        "rationales_hub", "conversations", "conversations_hub")  # fmt: skip
+        "rationales_hub", "conversations", "conversations_hub", "preferences", "preferences_hub")  # fmt: skip
 
 
 def _choices(group: str) -> list[str]:
@@ -43,7 +43,7 @@ def _local_data(name: str, folder: Path) -> list[str]:
 
         pyarrow.parquet.write_table(pyarrow.table({"text": ["some text"]}), folder / "a.parquet")
     file = {"text": "a.txt", "parquet": "a.parquet"}.get(name, "a.jsonl")
-    if name.startswith("conversations"):
+    if name.startswith(("conversations", "preferences")):
         path = make_byte_level(folder, template="{{ messages[0]['content'] + eos_token }}")
         where = "dataset_name=owner/name" if name.endswith("hub") else f"train={folder}/a.jsonl"
         return [f"data.tokenizer={path}", f"data.{where}"]

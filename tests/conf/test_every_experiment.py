@@ -58,10 +58,21 @@ def _conversations(folder: Path) -> list[str]:
             "sequence_length=256", "tokens_per_step=512", "validation_tokens=256"]  # fmt: skip
 
 
+def _preferences(folder: Path) -> list[str]:
+    """Overrides of pairs of answers, and of a model with a chat template."""
+    given = _conversations(folder)
+    rows = [{"prompt": f"{n} foxes?", "chosen": "a" * (n % 7), "rejected": "the dog"}
+            for n in range(40)]  # fmt: skip
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return [*given, f"data.train={folder}/pairs.jsonl"]
+
+
 def _data(experiment: str, corpus: Path, folder: Path) -> list[str]:
     """Overrides of the data: text, or questions about its lines."""
     if experiment in CONVERSATIONS:
         return _conversations(folder)
+    if experiment == "preferences":
+        return _preferences(folder)
     if experiment != "step_by_step":
         return ["data=text", f"data.train={corpus}", "data.held_out=0.2"]
     lines = [

@@ -110,9 +110,13 @@ def needed(group: str, choice: str, folder: Path) -> list[str]:
         (folder / "a.txt").write_text("some text\n", encoding="utf-8")
         template = "{{ messages[0]['content'] + eos_token }}"
         chat = f"data.tokenizer={make_byte_level(folder, template=template)}"
+        # A loss on pairs, whose reference is any model.
+        pairs = [chat, "distillation=dpo", f"distillation.teacher={folder}/teacher"]
         return {
             "conversations": [chat, f"data.train={folder}/a.txt"],
             "conversations_hub": [chat, "data.dataset_name=owner/name"],
+            "preferences": [*pairs, f"data.train={folder}/a.txt"],
+            "preferences_hub": [*pairs, "data.dataset_name=owner/name"],
             "hub": ["data.dataset_name=owner/name"],
             "rationales_hub": ["data.dataset_name=owner/name"],
             "mixture": [f"data.sources.text.train={folder}/a.txt"],
@@ -126,6 +130,8 @@ def needed(group: str, choice: str, folder: Path) -> list[str]:
     small["distillation", "supernet"] = ["distillation.space.intermediate_size=[8,16]"]
     if (group, choice) in small:
         return small[group, choice]
+    if choice == "dpo":
+        return [*needed("data", "preferences", folder), "data=preferences"]
     if group == "distillation" and choice not in ("none", "step_by_step"):
         from_dense = "dense" in (CONF / group / f"{choice}.yaml").read_text(encoding="utf-8")
         if from_dense and choice in ("kngpt2", "minitron", "tqcompressor"):

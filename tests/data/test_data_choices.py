@@ -19,6 +19,8 @@ REQUIRED = {
     "jsonl": ["data.train=a.jsonl"],
     "mixture": ["data.sources.text.train=a.txt"],
     "parquet": ["data.train=a.parquet"],
+    "preferences": ["data.train=a.jsonl"],
+    "preferences_hub": ["data.dataset_name=owner/name"],
     "rationales": ["data.train=a.jsonl"],
     "rationales_hub": ["data.dataset_name=owner/name"],
     "text": ["data.train=corpus/a.txt"],
@@ -38,7 +40,11 @@ def data_of(choice, *overrides):
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_can_be_built(choice, chat_tokenizer):
-    given = [f"data.tokenizer={chat_tokenizer}"] if choice.startswith("conversations") else []
+    given = (
+        [f"data.tokenizer={chat_tokenizer}"]
+        if choice.startswith(("conversations", "preferences"))
+        else []
+    )
     data = data_of(choice, "model.vocab_size=512", "prepared_dir=elsewhere", *given)
     assert isinstance(data, DataConfig)
     assert data.vocab_size == 512

@@ -8,12 +8,14 @@ import sys
 import lean_start  # noqa: F401
 import torch
 from lightning.pytorch import Callback
+from pairs_of_answers import pair_windows
 from small_run import VOCAB, Tokens, fit, leave_group, make_data, make_model, make_module
 
 from mobilellm.callbacks.distillation import DistillationCallback
 from mobilellm.callbacks.supernet import SupernetCallback
 from mobilellm.checkpoint import save_model
 from mobilellm.distillation.losses.attention_kl import AttentionKL
+from mobilellm.distillation.losses.direct_preference import DirectPreference
 from mobilellm.distillation.losses.forward_kl import ForwardKL
 from mobilellm.distillation.losses.hidden_state_cosine import HiddenStateCosine
 from mobilellm.distillation.losses.hidden_state_mse import HiddenStateMSE
@@ -38,6 +40,7 @@ LOSSES = {
 CASES = {name: {"losses": {name: loss}} for name, loss in LOSSES.items()} | {
     "top_k": {"losses": {"forward_kl": ForwardKL()}, "top_k": 5, "rounding": "fixed16"},
     "all": {"losses": LOSSES},
+    "pairs": {"losses": {"dpo": DirectPreference(beta=0.7)}},
     "supernet": {"space": SupernetSpace(num_blocks=[1, 2], hidden_size=[8, 16]), "num_random": 1},
 }
 
@@ -62,6 +65,13 @@ class PromptedTokens(Tokens):
 
     def windows(self, split, sequence_length, **options):
         return PromptedWindows(super().windows(split, sequence_length, **options))
+
+
+class PairTokens(Tokens):
+    """Pairs of answers; a window has one or more."""
+
+    def windows(self, split, sequence_length, **_):
+        return pair_windows(len(split), 200, VOCAB, sequence_length)
 
 
 class KeepGradients(Callback):
@@ -89,7 +99,8 @@ def gradients_of(case, teacher, config):
         distillation = DistillationCallback(teacher=teacher, **case)
     callbacks = [distillation, keeper]
     module = make_module(1, model=make_model(block_repeats=2), gradient_clip_norm=None, start=False)
-    data = make_data(2, PromptedTokens(), document_mask=True)
+    has_pairs = getattr(distillation, "compares_pairs", False)
+    data = make_data(2, PairTokens() if has_pairs else PromptedTokens(), document_mask=True)
     trainer = fit(module, data, callbacks=callbacks, config=config)
     assert trainer.world_size == config.world_size
     return keeper.gradients

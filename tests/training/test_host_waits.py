@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from distilled_run import CASES, PromptedTokens, make_teacher
+from distilled_run import CASES, PairTokens, PromptedTokens, make_teacher
 from host_waits import META, host_waits, watched
 from lightning.pytorch import Callback
 from small_run import LENGTH, VOCAB, Tokens, make_data, make_model
@@ -66,6 +66,12 @@ def test_all_losses_that_compare_with_a_model(tmp_path):
     assert host_waits(callback, model=model, data=make_data(tokens=PromptedTokens())) == []
 
 
+def test_pairs_of_answers(tmp_path):
+    make_teacher(tmp_path)
+    callback = DistillationCallback(teacher=tmp_path, cross_entropy_weight=0.0, **CASES["pairs"])
+    assert host_waits(callback, data=make_data(4, tokens=PairTokens())) == []
+
+
 class StoredTerms(Callback):
     """The losses of a logit store, which reads the numbers of the windows on the host."""
 
@@ -79,8 +85,8 @@ class StoredTerms(Callback):
         store = SimpleNamespace(read=self.read, vocab_size=VOCAB, temperature=1.0, inputs=inputs)
         structure = StoredTeacher(store).structure
         return distillation_terms(
-            {"stored": ForwardKL()}, StoredTeacher(store).run(batch), output, batch["labels"],
-            student=structure, teacher=structure, progress=0.5, projections={},
+            {"stored": ForwardKL()}, StoredTeacher(store).run(batch), output, batch,
+            unembed=module.model.unembed, student=structure, teacher=structure, progress=0.5, projections={},
         )  # fmt: skip
 
 

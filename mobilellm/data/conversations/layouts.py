@@ -55,8 +55,8 @@ def read_conversation(row: Mapping[str, Any], layout: str, place: str) -> Conver
         ]
     elif layout == "prompt_completion":
         turns = [
-            *_part(row, "prompt", "user", place),
-            *_part(row, "completion", "assistant", place),
+            *read_part(row, "prompt", "user", place),
+            *read_part(row, "completion", "assistant", place),
         ]
     else:
         column = next((name for name in _LISTS[layout] if name in row), _LISTS[layout][0])
@@ -66,7 +66,7 @@ def read_conversation(row: Mapping[str, Any], layout: str, place: str) -> Conver
         turns = [*([Turn(role="system", text=system)] if system else []), *turns]
     if not turns:
         raise ValueError(f"{place} is a conversation without turns; remove the row")
-    return Conversation(turns=tuple(turns), tools=_tools(row, place), place=place)
+    return Conversation(turns=tuple(turns), tools=read_tools(row, place), place=place)
 
 
 def _recognised(row: Mapping[str, Any], place: str) -> str:
@@ -78,6 +78,11 @@ def _recognised(row: Mapping[str, Any], place: str) -> str:
         return "alpaca"
     if "prompt" in row and "completion" in row:
         return "prompt_completion"
+    if "chosen" in row and "rejected" in row:
+        raise ValueError(
+            f"{place} has the columns chosen and rejected, which are those of preferences; use "
+            "data=preferences distillation=dpo"
+        )
     raise ValueError(
         f"{place} has the columns {', '.join(row) or '(none)'}, which are not those of a known "
         "layout: messages; conversations; instruction and output; or prompt and completion. Rename "
@@ -85,7 +90,12 @@ def _recognised(row: Mapping[str, Any], place: str) -> str:
     )
 
 
-def _part(row: Mapping[str, Any], name: str, role: Role, place: str) -> list[Turn]:
+def read_part(row: Mapping[str, Any], name: str, role: Role, place: str) -> list[Turn]:
+    """The turns in a column: text of one role, or a list of messages.
+
+    Raises:
+        ValueError: the column is missing, or has something else.
+    """
     value = _value(row, name, place)
     if isinstance(value, str):
         return [Turn(role=role, text=_text(row, name, place))]
@@ -161,8 +171,12 @@ def _content(message: Mapping[str, Any], place: str) -> str:
     return value
 
 
-def _tools(row: Mapping[str, Any], place: str) -> tuple[Mapping[str, Any], ...]:
-    """The functions that may be called, each as an object with `name`."""
+def read_tools(row: Mapping[str, Any], place: str) -> tuple[Mapping[str, Any], ...]:
+    """The functions that may be called, each as an object with `name`.
+
+    Raises:
+        ValueError: they are not JSON, or have no name.
+    """
     column = "tools" if "tools" in row else "functions"
     given = row.get(column)
     if isinstance(given, str):

@@ -53,7 +53,7 @@ def render_conversation(conversation: Conversation, form: ChatFormat) -> list[Re
     trained = [
         (place, turn)
         for place, (_, turn) in enumerate(pairs)
-        if turn is not None and conversation.turns[turn].is_trained
+        if turn is not None and conversation.trains(turn)
     ]
     if not trained:
         return []

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mobilellm.data.conversations.calls import Call
@@ -39,8 +39,14 @@ class Conversation:
     tools: tuple[Mapping[str, Any], ...] = ()
     """The functions that may be called: each with `name`, and mostly `description` and
     `parameters`, a JSON schema."""
+    prompt_turns: int = 0
+    """Number of turns at the beginning that are given and never trained."""
     place: str = ""
     """Where it was read, for messages."""
+
+    def trains(self, turn: int) -> bool:
+        """Whether a model learns to write the turn with this index."""
+        return turn >= self.prompt_turns and self.turns[turn].is_trained
 
     @property
     def functions(self) -> frozenset[str]:
@@ -59,3 +65,12 @@ class Conversation:
         """A hash of the contents, equal for copies of a conversation."""
         text = json.dumps(self.record(), sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+    def split_key(self) -> bytes:
+        """A hash that is equal for conversations which must be in the same split.
+
+        Those are copies, and answers to the same prompt.
+        """
+        if not self.prompt_turns:
+            return self.key()
+        return replace(self, turns=self.turns[: self.prompt_turns], prompt_turns=0).key()

@@ -6,7 +6,7 @@ All conversations are kept in memory, because datasets for fine-tuning are small
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilellm.data.conversations.tokens import ConversationTokens, tokenize_conversation
+from mobilellm.data.conversations.turns import Conversation
 from mobilellm.data.manifest import Record
 from mobilellm.data.preparation.baselines import measure_baselines
 from mobilellm.data.preparation.building import (
@@ -36,6 +37,7 @@ from mobilellm.data.source import SPLITS, Split
 from mobilellm.data.sources.conversations import ConversationConfig
 from mobilellm.data.tokenizers import Tokenizer
 from mobilellm.files import write_bytes_atomically
+from mobilellm.labels import MARK_REJECTED, MARK_TRAINED
 from mobilellm.strict_json import to_json
 
 logger = logging.getLogger(__name__)
@@ -70,14 +72,17 @@ def build_conversations(
     with bar.phase("tokenizing", counts_bytes=False):
         for split in SPLITS:
             found = [tokenize_conversation(one, form) for one in conversations[split]]
+            if config.is_paired:
+                _check_pairs(found, conversations[split])
             sequences = [sequence for of_row in found for sequence in of_row]
             untrained = sum(not of_row for of_row in found)
             _check_trained(data, split, len(found), untrained)
-            hashes[split] = _write(data, split, sequences, shard_tokens)
+            marks = _marks(sequences, is_paired=config.is_paired)
+            hashes[split] = _write(data, split, sequences, marks, shard_tokens)
             splits[split] = _sizes(len(found) - untrained, untrained, sequences)
             streams[split] = _streams(data, split, sequences, shard_tokens)
     seconds = time.perf_counter() - started
-    _write_rows(data, conversations)
+    _write_rows(data, conversations, is_paired=config.is_paired)
     return {
         "vocab_size": data.vocab_size,
         "eos_token_id": data.eos_token_id,
@@ -111,8 +116,38 @@ def _check_trained(data: ResolvedData, split: Split, rows: int, untrained: int) 
     )  # fmt: skip
 
 
+def _check_pairs(
+    found: Sequence[Sequence[ConversationTokens]], conversations: Sequence[Conversation]
+) -> None:
+    """Check that each answer is one sequence.
+
+    Raises:
+        ValueError: it is several, because its turns cannot be written together.
+    """
+    for of_row, conversation in zip(found, conversations, strict=True):
+        if len(of_row) != 1:
+            raise ValueError(
+                f"{conversation.place} has an answer of several turns, which the chat template "
+                "writes differently once others follow; shorten the answers to one turn, or use "
+                "another template"
+            )
+
+
+def _marks(
+    sequences: Sequence[ConversationTokens], *, is_paired: bool
+) -> Iterator[NDArray[np.uint8]]:
+    """What the second stream has for each token of each sequence."""
+    for number, one in enumerate(sequences):
+        mark = MARK_REJECTED if is_paired and number % 2 else MARK_TRAINED
+        yield one.is_trained.astype(np.uint8) * np.uint8(mark)
+
+
 def _write(
-    data: ResolvedData, split: Split, sequences: Sequence[ConversationTokens], shard_tokens: int
+    data: ResolvedData,
+    split: Split,
+    sequences: Sequence[ConversationTokens],
+    marks: Iterable[NDArray[np.uint8]],
+    shard_tokens: int,
 ) -> str:
     """Write the shards of the tokens and of what is trained; their common hash."""
     dtype = token_dtype(data.vocab_size)
@@ -124,7 +159,7 @@ def _write(
         for begin, end in zip((0, *one.ends), one.ends, strict=False)
     )
     _append(tokens, turns)
-    _append(trained, (one.is_trained for one in sequences))
+    _append(trained, marks)
     both = tokens.finish() + trained.finish()
     return hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
 
@@ -165,7 +200,7 @@ def _counts(
     splits: dict[Split, Record],
     streams: dict[Split, tuple[TokenStream, TokenStream]],
 ) -> Record:
-    """Bytes of text and baselines; like training, the baselines count trained tokens only."""
+    """Bytes of text and baselines; like the labels, the baselines count trained tokens only."""
     counts: dict[Split, NDArray[np.int64]] = {
         split: count_tokens(tokens, data.vocab_size) for split, (tokens, _) in streams.items()
     }
@@ -173,7 +208,7 @@ def _counts(
         # The names of special tokens in the text are no bytes of the conversations.
         sizes["token_bytes"] = sizes["text_bytes"] = count_bytes(tokenizer, counts[split])
     train, validation = (
-        tokens[0 : len(tokens)][trained[0 : len(trained)] != 0]
+        tokens[0 : len(tokens)][trained[0 : len(trained)] == MARK_TRAINED]
         for tokens, trained in (streams[split] for split in SPLITS)
     )
     return {
@@ -183,11 +218,11 @@ def _counts(
     }
 
 
-def _write_rows(data: ResolvedData, conversations: Splits) -> None:
-    """Write what an evaluation of the trained model needs."""
+def _write_rows(data: ResolvedData, conversations: Splits, *, is_paired: bool) -> None:
+    """Write what an evaluation of the trained model needs; of pairs, the better answers."""
     rows = (
         to_json(one.record(), indent=None, ensure_ascii=False)
-        for one in conversations["validation"]
+        for one in conversations["validation"][:: 2 if is_paired else 1]
     )
     text = "".join(f"{row}\n" for row in rows)
     write_bytes_atomically(data.folder / VALIDATION_ROWS, [text.encode()])

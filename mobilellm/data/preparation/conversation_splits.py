@@ -45,7 +45,7 @@ def _split(
     data: ResolvedData, config: ConversationConfig, every: Sequence[Conversation]
 ) -> tuple[Splits, bool]:
     share = config.held_out_share
-    keys = [conversation.key() for conversation in every]
+    keys = [conversation.split_key() for conversation in every]
     if config.hold_out == BY_CONVERSATION:
         held_out = {key for key in keys if is_held_out(key, share)}
         is_last_share = len(held_out) in (0, len(set(keys)))

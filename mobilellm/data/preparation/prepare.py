@@ -29,12 +29,14 @@ from mobilellm.data.preparation.progress_bar import ProgressBar
 from mobilellm.data.preparation.prompted_building import build_prompted
 from mobilellm.data.prepared import TOKEN_BYTES, PreparedData
 from mobilellm.data.prepared_conversations import PreparedConversations, trained_folder
+from mobilellm.data.prepared_preferences import PreparedPreferences
 from mobilellm.data.prepared_prompts import PreparedPrompts
 from mobilellm.data.resolved import ResolvedData, resolve_data
 from mobilellm.data.shards import SHARD_TOKENS
 from mobilellm.data.source import SPLITS
 from mobilellm.data.sources.conversations import ConversationConfig
 from mobilellm.data.sources.hub_access import ensure_cache
+from mobilellm.data.sources.preferences import PreferenceConfig
 from mobilellm.data.sources.rationale_data import RationaleConfig
 from mobilellm.data.tokenizers import OWN_FILES
 from mobilellm.files import is_temporary, remove_temporary_files
@@ -68,6 +70,8 @@ def _open_prepared(data: ResolvedData) -> PreparedData | None:
 def _open(data: ResolvedData) -> PreparedData:
     if isinstance(data.config, RationaleConfig):
         return PreparedPrompts(data.folder, data.config.tasks)
+    if isinstance(data.config, PreferenceConfig):
+        return PreparedPreferences(data.folder, data.config.packing)
     if isinstance(data.config, ConversationConfig):
         return PreparedConversations(data.folder, data.config.packing, data.config.too_long)
     return PreparedData(data.folder)

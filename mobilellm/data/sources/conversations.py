@@ -93,13 +93,13 @@ class ConversationConfig(Conversations, DataConfig):
                 "data=conversations needs the tokenizer of the model that is trained; use "
                 "init_from=MODEL_DIR, or data.tokenizer=PATH"
             )
-        if self.document_mask and self.packing == "single":
+        if self.document_mask and not self.shares_windows:
             raise ValueError(
                 "data.document_mask=true has no effect with data.packing=single, whose windows "
                 "have one conversation each; leave it out"
             )
         # As for all data, the memory forecast then knows that windows have several documents.
-        object.__setattr__(self, "document_mask", self.packing == "packed")
+        object.__setattr__(self, "document_mask", self.shares_windows)
         object.__setattr__(self, "add_bos", False)
         super().__post_init__()
 
@@ -125,6 +125,16 @@ class ConversationConfig(Conversations, DataConfig):
                 f"data.hold_out={list(given)} must name at least one function, without "
                 "data.held_out, which is a share; leave one of them out"
             )
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether two conversations in turns are a better and a worse answer to one prompt."""
+        return False
+
+    @property
+    def shares_windows(self) -> bool:
+        """Whether a window may have several conversations."""
+        return self.packing == "packed" or self.is_paired
 
     @property
     def always_ends(self) -> bool:
@@ -184,15 +194,20 @@ class ConversationData(ConversationFiles, ConversationConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubConversationData(HubRows, ConversationConfig):
-    """Conversations in a hub dataset, or in a local folder like one: `data=conversations_hub`."""
-
-    def identity(self) -> Mapping[str, Any]:
-        """The settings that identify the rows, and those of the tokens."""
-        return {**super().identity(), **self.layout_options}
+class HubConversationRows(HubRows):
+    """Rows of a hub dataset with their numbers."""
 
     def rows(self, split: Split) -> Iterator[tuple[Mapping[str, Any], str]]:
         """The rows in the dataset's order."""
         name = self.train_split if split == "train" else self.validation_split
         for number, row in enumerate(self.dataset(split)):
             yield row, f"row {number} of {self.dataset_name} {name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubConversationData(HubConversationRows, ConversationConfig):
+    """Conversations in a hub dataset, or in a local folder like one: `data=conversations_hub`."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """The settings that identify the rows, and those of the tokens."""
+        return {**super().identity(), **self.layout_options}

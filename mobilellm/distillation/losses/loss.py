@@ -1,4 +1,4 @@
-"""The two kinds of distillation losses: on logits, and on hidden states or attention weights.
+"""Two kinds of distillation losses: on logits, and on hidden states or attention weights.
 
 A `LogitLoss` compares next-token distributions; it is called for one chunk of tokens at a time. A
 `StateLoss` compares captured tensors, one per application of a block: a shared block counts as
@@ -205,9 +205,6 @@ class StateLoss:
             project: applies the trained maps; None without `projection`.
         """
         raise NotImplementedError
-
-
-DistillationLoss = LogitLoss | StateLoss
 
 
 def masked_mean(
