@@ -10,6 +10,7 @@ from rich.text import Text
 
 from mobilellm.data.prepared_conversations import PreparedConversations
 from mobilellm.data.tokenizers import Tokenizer, open_tokenizer
+from mobilellm.labels import MARK_REJECTED
 
 BEGIN, END = "⟦", "⟧"
 """Marks around trained text where there are no colours."""
@@ -34,11 +35,14 @@ def show_trained(
     tokens, trained = prepared.tokens("train"), prepared.trained("train")
     starts = np.append(trained.document_starts().astype(np.int64), len(trained))
     for number, (start, end) in enumerate(islice(pairwise(starts), count), start=1):
-        marks = trained[start:end] != 0
-        head = f"\nconversation {number}: {end - start} tokens, {int(marks.sum())} trained"
+        marks = trained[start:end]
+        trained_tokens = int((marks != 0).sum())
+        # Of a pair, the worse answer has marks of its own.
+        kind = "worse answer" if marks.max() == MARK_REJECTED else "conversation"
+        head = f"\n{kind} {number}: {end - start} tokens, {trained_tokens} trained"
         console.print(Text(head, style="bold"))
         shown = Text()
-        for text, is_trained in _runs(tokenizer, tokens[start:end], marks):
+        for text, is_trained in _runs(tokenizer, tokens[start:end], marks != 0):
             if not is_trained:
                 shown.append(text, style="dim")
             elif console.is_terminal:

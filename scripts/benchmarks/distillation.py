@@ -23,7 +23,7 @@ from mobilellm.distillation.logit_store.packing import Packing
 from mobilellm.distillation.losses.forward_kl import ForwardKL
 from mobilellm.distillation.losses.targets import TopK, top_k_of
 from mobilellm.distillation.teachers.teacher import ModelTeacher, TeacherOutput, structure_of
-from mobilellm.losses.micro_batch import count_tasks, micro_batch_losses
+from mobilellm.losses.micro_batch import count_step, micro_batch_losses
 from mobilellm.models import MobileLLM, ModelConfig
 from scripts.benchmarks.peers import random_tokens
 from scripts.benchmarks.rounds import alternate, median_ratio, repeated
@@ -56,9 +56,9 @@ class DistilledStep:
 
     def __call__(self) -> None:
         """Run one step."""
-        counts = count_tasks(self.batch, 0)
+        counts = count_step([self.batch], 0, lambda total: total)
         loss, _ = micro_batch_losses(self.module, self.batch, self.sources, counts)
-        (loss / counts.sum()).backward()
+        (loss / counts.labels.sum()).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -224,8 +224,9 @@ def main(name: str, vocab_size: int) -> None:
     terms: list[Term] = []
     if teacher_output is not None:
         made = distillation_terms(
-            {"forward_kl": ForwardKL()}, teacher_output, None, labels, student=structure,
-            teacher=structure, progress=1.0, projections={},
+            {"forward_kl": ForwardKL()}, teacher_output, None, {"labels": labels},
+            unembed=lambda h: h @ table.T, student=structure, teacher=structure, progress=1.0,
+            projections={},
         )  # fmt: skip
         terms = [t.as_chunk_term(labels) if isinstance(t, LogitTerm) else t for t in made.values()]  # pyright: ignore
     torch.zeros(1).log_softmax(-1)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from mobilellm.losses.cross_entropy import chunked_cross_entropy
+from mobilellm.losses.micro_batch import StepCounts
 from mobilellm.models import MobileLLM
 from mobilellm.training.cuda_graph import GraphedPass
 from scripts.benchmarks.peer_models import huggingface_llama, llama_shape
@@ -62,7 +63,8 @@ class GraphedStep(OurStep):
         super().__init__(workload, device)
         none = torch.zeros((), device=device)
         graphed = GraphedPass(lambda batch, *_: self.compute_gradients(batch["tokens"]) or {})
-        self._compute = lambda: graphed({"tokens": self.tokens}, none, none)
+        counts = StepCounts(none, none)
+        self._compute = lambda: graphed({"tokens": self.tokens}, counts, none)
 
     def __call__(self) -> None:
         """Run one step."""

@@ -20,7 +20,8 @@ GROUPS = ("model", "data", "optimizer", "schedule", "parametrization", "compress
           "distillation", "adapter", "callbacks", "trainer", "logger")  # fmt: skip
 # Devices that a machine may lack, checked when a run is planned and not when it is described.
 TEXT = ("text", "jsonl", "parquet", "tokenized_jsonl", "mixture", "hub", "rationales",
-        "rationales_hub", "conversations", "conversations_hub", "preferences", "preferences_hub")  # fmt: skip
+        "rationales_hub", "conversations", "conversations_hub", "preferences",
+        "preferences_hub")  # fmt: skip
 
 
 def _choices(group: str) -> list[str]:

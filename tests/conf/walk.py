@@ -130,13 +130,13 @@ def needed(group: str, choice: str, folder: Path) -> list[str]:
     small["distillation", "supernet"] = ["distillation.space.intermediate_size=[8,16]"]
     if (group, choice) in small:
         return small[group, choice]
-    if choice == "dpo":
-        return [*needed("data", "preferences", folder), "data=preferences"]
     if group == "distillation" and choice not in ("none", "step_by_step"):
         from_dense = "dense" in (CONF / group / f"{choice}.yaml").read_text(encoding="utf-8")
         if from_dense and choice in ("kngpt2", "minitron", "tqcompressor"):
             return ["compression=magnitude"]
         ids = ["data=tokenized_jsonl", f"data.train={folder}/a.txt"]
+        if choice == "dpo":
+            ids = [*needed("data", "preferences", folder), "data=preferences"]
         return [*ids, f"distillation.teacher={folder}/teacher"]
     return []
 

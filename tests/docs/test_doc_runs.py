@@ -29,7 +29,7 @@ COMPOSED_ONLY = {
     r"--format executorch": "needs executorch, and compiles for minutes",
     r"mobilellm chat": "talks until its input ends, or serves a page until it is stopped",
     r"--conversations": "needs conversations; tests/pipeline/test_evaluate_conversations.py",
-    r"experiment=(chat|api_calling)|outputs/api_calling|--chat --data":
+    r"experiment=(chat|api_calling|preferences)|outputs/api_calling|--chat --data":
         "needs conversations; tests/conf/test_every_experiment.py trains on some",
     r"ADAPTER_DIR": "needs an adapter; tests/formats/test_peft.py imports one",
     r"mobilellm judge": "needs a server; tests/pipeline/test_judge.py has one",

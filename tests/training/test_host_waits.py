@@ -86,7 +86,8 @@ class StoredTerms(Callback):
         structure = StoredTeacher(store).structure
         return distillation_terms(
             {"stored": ForwardKL()}, StoredTeacher(store).run(batch), output, batch,
-            unembed=module.model.unembed, student=structure, teacher=structure, progress=0.5, projections={},
+            unembed=module.model.unembed, student=structure, teacher=structure, progress=0.5,
+            projections={},
         )  # fmt: skip
 
 

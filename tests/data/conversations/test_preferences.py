@@ -12,9 +12,8 @@ ROWS = {
     "messages": {"prompt": [ASKED], "chosen": [GOOD], "rejected": [BAD]},
     "whole": {"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
     "prompt twice": {"prompt": "the fox?", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
-    "sharegpt": {"chosen": [{"from": "human", "value": "the fox?"}, {"from": "gpt", "value": "jumps"}],
-                 "rejected": [{"from": "human", "value": "the fox?"},
-                              {"from": "gpt", "value": "sleeps"}]},
+    "sharegpt": {name: [{"from": "human", "value": "the fox?"}, {"from": "gpt", "value": answer}]
+                 for name, answer in (("chosen", "jumps"), ("rejected", "sleeps"))},
 }  # fmt: skip
 
 
@@ -36,7 +35,7 @@ def test_common_turns_belong_to_the_prompt_and_later_ones_to_the_answer():
     row = {"system": "be kind", "tools": [{"name": "wolf"}], "prompt": "the fox?",
            "chosen": [GOOD, *MORE], "rejected": "sleeps"}  # fmt: skip
     preference = read_preference(row, "row 1")
-    assert [turn.role for turn in preference.chosen.turns][0] == "system"
+    assert preference.chosen.turns[0].role == "system"
     assert [preference.chosen.trains(n) for n in range(5)] == [False, False, True, False, True]
     assert preference.rejected.functions == {"wolf"}
 
