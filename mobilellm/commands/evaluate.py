@@ -109,6 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokenizer", type=user_path, help="default: the model's own")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda or mps; default: cpu")
     parser.add_argument(
+        "--dtype", metavar="TYPE",
+        help="float32 (default), or bfloat16 or float16, which are faster on devices that multiply "
+        "them, and change scores a little",
+    )  # fmt: skip
+    parser.add_argument(
         "--batch-tokens", type=int, metavar="N", help="tokens per forward pass; no effect on scores"
     )
     parser.add_argument("--out", type=user_path, metavar="DIR", help="folder for evaluation.json")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mobilellm.accounting import count_parameters
+from mobilellm.accounting.storage import is_quantized
 from mobilellm.data.tokenizers import Tokenizer, load_tokenizer
 from mobilellm.evaluation.harness.results import TaskResult
 from mobilellm.evaluation.harness.task_names import GROUP, WITHOUT, Selection
@@ -31,7 +32,7 @@ from mobilellm.pipeline.conversation_tasks import (
 )
 from mobilellm.pipeline.evaluation_items import evaluation_items, task_key
 from mobilellm.pipeline.evaluation_progress import EvaluationProgress
-from mobilellm.pipeline.evaluation_settings import EvaluationSettings
+from mobilellm.pipeline.evaluation_settings import DEFAULT_DTYPE, EvaluationSettings
 from mobilellm.pipeline.evaluation_texts import has_documents, read_text
 from mobilellm.pipeline.model_hash import model_hash
 from mobilellm.provenance import device_name, provenance
@@ -136,7 +137,8 @@ def open_language_model(folder: Path, settings: EvaluationSettings) -> LanguageM
         adds_bos = reads_bos_by_default(folder, tokenizer.bos_id)
     model, _ = open_model(folder)
     return LanguageModel(
-        name=str(folder), model=model.eval().to(torch.device(settings.device)),
+        name=str(folder),
+        model=model.eval().to(torch.device(settings.device), getattr(torch, settings.dtype)),
         tokenizer=tokenizer, adds_bos=adds_bos, is_chat=settings.chat,
         batch_tokens=settings.batch_tokens,
     )  # fmt: skip
@@ -200,6 +202,7 @@ def _facts(model: LanguageModel, *, has_tasks: bool) -> dict[str, Any]:
         "protocol": model.protocol,
         "device": device_name(next(model.model.parameters()).device.type),
         "threads": threads,
+        "dtype": str(model.model.norm.weight.dtype).removeprefix("torch."),
         **provenance(),
     }
 
@@ -278,7 +281,13 @@ def check_model(folder: Path, settings: EvaluationSettings) -> None:
         FileNotFoundError: a file of the model is missing.
         ValueError: a file is not valid, or a setting does not fit the model.
     """
-    context = open_config(folder).max_position_embeddings
+    config = open_config(folder)
+    context = config.max_position_embeddings
+    if settings.dtype != DEFAULT_DTYPE and is_quantized(config):
+        raise ValueError(
+            f"--dtype {settings.dtype} is for models of floats, and matrices of {folder} are "
+            f"quantized; use --dtype {DEFAULT_DTYPE}"
+        )
     tokenizer = _open_tokenizer(folder, settings)
     if settings.chat:
         tokenizer.settings.required_template(tokenizer.path)

@@ -16,6 +16,8 @@ from mobilellm.ranges import Range, check_fields
 COUNT = Range(at_least=1)
 NUMBER = Range(at_least=0)
 DEFAULT_PROTOCOL = "documents"
+DEFAULT_DTYPE = "float32"
+DTYPES = (DEFAULT_DTYPE, "bfloat16", "float16")
 MAX_NEW_TOKENS = 256
 """The most tokens of an answer in a conversation, by default."""
 
@@ -64,6 +66,8 @@ class EvaluationSettings:
     batch_tokens: int | None = None
     """The most tokens per forward pass; None: what suits the device."""
     device: str = "cpu"
+    dtype: str = DEFAULT_DTYPE
+    """Number type of weights and activations, one of `DTYPES`."""
     tokenizer: Path | None = None
     """None: that in the folder of the model."""
     out: Path | None = None
@@ -76,6 +80,7 @@ class EvaluationSettings:
             max_new_tokens=COUNT,
         )  # fmt: skip
         check_choice("protocol", self.protocol, tuple(PROTOCOLS))
+        check_choice("dtype", self.dtype, DTYPES)
         check_device(self.device, "--device cpu")
         if not self.tasks and not self.text:
             raise ValueError(f"nothing to evaluate; give --tasks {GROUP} or --text FILE, or both")
