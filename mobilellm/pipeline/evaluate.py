@@ -11,6 +11,7 @@ import torch
 
 from mobilellm.accounting import count_parameters
 from mobilellm.accounting.storage import is_quantized
+from mobilellm.command_names import command_for
 from mobilellm.data.tokenizers import Tokenizer, load_tokenizer
 from mobilellm.evaluation.harness.results import TaskResult
 from mobilellm.evaluation.harness.task_names import GROUP, WITHOUT, Selection
@@ -74,10 +75,12 @@ def evaluate_models(folders: Sequence[Path], settings: EvaluationSettings) -> Ev
     opened = open_tasks(names, settings.data, settings.num_fewshot) if names \
         else OpenTasks({}, Selection((), {}), {})  # fmt: skip
     talks = open_conversation_tasks(settings)
-    for folder in folders:
+    places = _places(folders, settings.out)
+    for folder, place in zip(folders, places, strict=True):
         check_model(folder, settings)
+        _check_dtype(place, settings)
     evaluations, notes = [], []
-    for folder, place in zip(folders, _places(folders, settings.out), strict=True):
+    for folder, place in zip(folders, places, strict=True):
         # One model at a time is in memory.
         model = open_language_model(folder, settings)
         evaluation, said = _evaluate(model, place, opened, talks, texts, settings)
@@ -137,8 +140,7 @@ def open_language_model(folder: Path, settings: EvaluationSettings) -> LanguageM
         adds_bos = reads_bos_by_default(folder, tokenizer.bos_id)
     model, _ = open_model(folder)
     return LanguageModel(
-        name=str(folder),
-        model=model.eval().to(torch.device(settings.device), getattr(torch, settings.dtype)),
+        name=str(folder), model=model.eval().to(torch.device(settings.device)),
         tokenizer=tokenizer, adds_bos=adds_bos, is_chat=settings.chat,
         batch_tokens=settings.batch_tokens,
     )  # fmt: skip
@@ -150,7 +152,9 @@ def _evaluate(
     settings: EvaluationSettings,
 ) -> tuple[Evaluation, list[str]]:  # fmt: skip
     folder = Path(model.name)
-    evaluation = Evaluation(model=model.name, facts=_facts(model, has_tasks=bool(opened.tasks)))
+    facts = _facts(model, has_tasks=bool(opened.tasks)) | {"dtype": settings.dtype}
+    evaluation = Evaluation(model=model.name, facts=facts)
+    model.model.to(getattr(torch, settings.dtype))
     evaluation.groups = _groups(opened.selection, settings)
     earlier = _earlier(place, evaluation)
     if settings.again:
@@ -202,7 +206,6 @@ def _facts(model: LanguageModel, *, has_tasks: bool) -> dict[str, Any]:
         "protocol": model.protocol,
         "device": device_name(next(model.model.parameters()).device.type),
         "threads": threads,
-        "dtype": str(model.model.norm.weight.dtype).removeprefix("torch."),
         **provenance(),
     }
 
@@ -221,6 +224,23 @@ def _places(folders: Sequence[Path], out: Path | None) -> list[Path | None]:
         return [out]
     names = short_names([str(folder.resolve()) for folder in folders])
     return [out / names[str(folder.resolve())].replace("/", "-") for folder in folders]
+
+
+def _check_dtype(place: Path | None, settings: EvaluationSettings) -> None:
+    """Refuse to mix results of several number types in a folder.
+
+    Raises:
+        ValueError: the folder has results of another one.
+    """
+    before = None if place is None else read_evaluation(place)
+    if before is None:
+        return
+    known = before.get("dtype", DEFAULT_DTYPE)
+    if known != settings.dtype:
+        raise ValueError(
+            f"{place} has results in {known}, and those in {settings.dtype} would be mixed with "
+            f"them; give another folder with --out, or use --dtype {known}"
+        )
 
 
 def _earlier(place: Path | None, evaluation: Evaluation) -> dict[str, TaskResult]:
@@ -286,7 +306,8 @@ def check_model(folder: Path, settings: EvaluationSettings) -> None:
     if settings.dtype != DEFAULT_DTYPE and is_quantized(config):
         raise ValueError(
             f"--dtype {settings.dtype} is for models of floats, and matrices of {folder} are "
-            f"quantized; use --dtype {DEFAULT_DTYPE}"
+            f"quantized; use --dtype {DEFAULT_DTYPE}, or evaluate its export with dense matrices: "
+            f"{command_for('export')} {folder} --format huggingface"
         )
     tokenizer = _open_tokenizer(folder, settings)
     if settings.chat:

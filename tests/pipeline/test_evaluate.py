@@ -229,3 +229,19 @@ def test_a_damaged_file_of_results_is_not_overwritten(capsys, models, rows):
         capsys, models[0], "--tasks", "boolq", "--data", rows
     )
     assert path.read_text(encoding="utf-8") == "{"
+
+
+def test_number_types_have_folders_of_their_own(models, rows, tmp_path, capsys):
+    given = [models[0], "--tasks", "arc_easy", "--data", rows, "--format", "json"]
+    whole = json.loads(run(capsys, *given)[1])
+    out = tmp_path / "bfloat16"
+    code, text, _ = run(capsys, *given, "--dtype", "bfloat16", "--out", out)
+    short = json.loads(text)
+    assert (code, whole["dtype"], short["dtype"]) == (0, "float32", "bfloat16")
+    assert short["model_hash"] == whole["model_hash"]
+    one, other = (r["tasks"]["arc_easy"]["bits_per_byte"] for r in (whole, short))
+    assert one != other and one == pytest.approx(other, rel=0.05)
+    message = refused(capsys, *given, "--dtype", "float16")
+    assert "has results in float32, and those in float16 would be mixed" in message
+    assert "has results in bfloat16" in refused(capsys, *given, "--out", out)
+    assert "dtype='int8' is not known; use" in refused(capsys, *given, "--dtype", "int8")
