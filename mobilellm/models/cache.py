@@ -1,6 +1,6 @@
 """Key-value cache with one slot per application of a block."""
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mobilellm.models.config import ModelConfig
@@ -105,6 +105,14 @@ class KVCache:
                 "cache"
             )
         self.length = num_tokens
+
+    def keep_rows(self, rows: Int[Tensor, " kept"]) -> None:
+        """Forget all but some rows of the batch.
+
+        Args:
+            rows: indices of the rows that stay, in their new order.
+        """
+        self._slots = [None if slot is None else slot[:, rows] for slot in self._slots]
 
     def _reserve(
         self, slot: int, key: Float[Tensor, "batch kv_heads new head_dim"], end: int

@@ -87,18 +87,34 @@ def generate(
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
 
     def choose(
-        logits: Float[Tensor, "batch vocab"], ended: Bool[Tensor, " batch"]
-    ) -> Int[Tensor, " batch"]:
-        rows = enumerate(zip(constraints or (), ended.tolist() if constraints else (), strict=True))
-        waiting = {row: one for row, (one, is_ended) in rows if one is not None and not is_ended}
+        logits: Float[Tensor, "rows vocab"],
+        rows: Int[Tensor, " rows"],
+        ended: Bool[Tensor, " rows"],
+    ) -> Int[Tensor, " rows"]:
+        waiting = _unfinished(constraints, rows, ended)
         allowed = _allowed_tokens(waiting, logits)
         chosen = choose_tokens(logits, temperature, top_k, top_p, generator, allowed=allowed)
-        for row, constraint in waiting.items():
-            constraint.advance(int(chosen[row]))
+        for place, constraint in waiting.items():
+            constraint.advance(int(chosen[place]))
         return chosen
 
-    _fill(tokens, length, model, mask, choose, ends, stop_at_eos)
+    # Without the other rows, the random numbers of a row would be others.
+    drops_ended = stop_at_eos and temperature == 0
+    _fill(tokens, length, model, mask, choose, ends, stop_at_eos, drops_ended)
     return tokens
+
+
+def _unfinished(
+    constraints: Sequence[TokenConstraint | None] | None,
+    rows: Int[Tensor, " rows"],
+    ended: Bool[Tensor, " rows"],
+) -> dict[int, TokenConstraint]:
+    """The constraints of the rows that have not ended, by their places among `rows`."""
+    if constraints is None:
+        return {}
+    places = enumerate(zip(rows.tolist(), ended.tolist(), strict=True))
+    found = {place: constraints[row] for place, (row, is_ended) in places if not is_ended}
+    return {place: one for place, one in found.items() if one is not None}
 
 
 def _allowed_tokens(
@@ -123,12 +139,17 @@ def _fill(
     length: int,
     model: MobileLLM,
     mask: Bool[Tensor, "batch width"] | None,
-    choose: Callable[[Tensor, Tensor], Tensor],
+    choose: Callable[[Tensor, Tensor, Tensor], Tensor],
     ends: Sequence[int],
     stop_at_eos: bool,
+    drops_ended: bool,
 ) -> None:
-    """Write the new tokens to the columns of `tokens` from `length`, until all rows have ended."""
+    """Write the new tokens to the columns of `tokens` from `length`, until all rows have ended.
+
+    With `drops_ended`, rows that have ended leave the batch as soon as they are half of it.
+    """
     batch, width = tokens.shape
+    rows = torch.arange(batch, device=tokens.device)
     ended = torch.zeros(batch, dtype=torch.bool, device=tokens.device)
     end_tokens = torch.tensor(ends, device=tokens.device)
     cache = KVCache(model.config, capacity=width)
@@ -139,13 +160,19 @@ def _fill(
     # The decoder has copies of its own.
     with dense_copies(model) if decoder is None else nullcontext():
         for end in range(length, width):
-            tokens[:, end] = torch.where(ended, ends[0], choose(logits, ended))
+            chosen = torch.where(ended, ends[0], choose(logits, rows, ended))
+            tokens[rows, end] = chosen
             if stop_at_eos:
-                ended |= torch.isin(tokens[:, end], end_tokens)
+                ended |= torch.isin(chosen, end_tokens)
             if end + 1 == width or (stop_at_eos and ended.all()):
                 break
+            if drops_ended and decoder is None and 2 * ended.sum() >= len(rows):
+                kept = (~ended).nonzero().squeeze(1)
+                rows, ended = rows[kept], ended[kept]
+                mask = None if mask is None else mask[kept]
+                cache.keep_rows(kept)
             if decoder is None:
-                logits = _forward(model, tokens[:, end : end + 1], cache, mask)
+                logits = _forward(model, tokens[rows, end : end + 1], cache, mask)
             else:
                 logits = decoder.step(tokens[:, end], cache, mask)
 

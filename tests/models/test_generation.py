@@ -112,6 +112,27 @@ def test_a_row_that_ended_is_filled_and_all_ended_stops_early():
         assert row.tolist() == naive_greedy(model, prompt, 20, None)
 
 
+def test_ended_rows_leave_the_batch_and_change_no_text():
+    model, prompts = make_model(), [ids(3 + n % 4, seed=n) for n in range(12)]
+    texts = [naive_greedy(model, prompt, 20, None)[len(prompt) :] for prompt in prompts]
+    ends = sorted({text[2 + n % 14] for n, text in enumerate(texts)})
+    last = [min((t.index(e) for e in ends if e in t), default=20) for t in texts]
+    assert len(set(last)) > 3, "take another seed"
+    sizes = []
+    model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    rows = generate(model, prompts, 20, eos_token_id=ends)
+    for prompt, row, text, end in zip(prompts, rows, texts, last, strict=True):
+        filled = [*text[: end + 1], *[ends[0]] * (19 - end)][:20]
+        assert row[6 - len(prompt) :].tolist() == [*prompt.tolist(), *filled]
+    # The first pass reads the prompts; before each further one, rows may leave.
+    left = [sum(end > step for end in last) for step in range(len(sizes) - 1)]
+    assert all(size < 2 * n for size, n in zip(sizes[1:], left, strict=True))
+    assert sizes[-1] < 12
+    sizes.clear()
+    generate(model, prompts, 20, temperature=1.0, seed=1, eos_token_id=ends)
+    assert set(sizes) == {12}, "the random numbers of a row would be others"
+
+
 def probabilities(model, prompt, **settings):
     """Shares of each next token over many draws."""
     rows = prompt.expand(4000, -1)

@@ -120,7 +120,8 @@ def test_losses_are_those_of_the_training_masks(model):
     windows = ConversationWindows(
         np.concatenate([one.tokens for one in sequences]),
         np.concatenate([one.is_trained for one in sequences]).astype(np.uint8),
-        np.stack([np.append(0, ends[:-1]), ends], axis=1), 511, packing="packed", padding=2,
+        np.stack([np.append(0, ends[:-1]), ends], axis=1)[:, None], 511, packing="packed",
+        padding=2,
     )  # fmt: skip
     batches = [{k: v[None] for k, v in windows[n].items()} for n in range(len(windows))]
     expected = sum_losses(model.model, batches)
