@@ -24,7 +24,9 @@ from mobilellm.accounting.parameters import (
 from mobilellm.models.config import ModelConfig, check_choice, check_positive
 from mobilellm.units import bytes_text
 
-OPTIMIZERS = ("adamw", "muon", "sgd")
+OPTIMIZERS = ("adamw", "adamw8bit", "muon", "sgd")
+# Two codes, and two float32 scales for each block of 256.
+BYTES_OF_8_BIT_MOMENTS = 2 * (1 + 4 / 256)
 
 LOSS_CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**28}
 """Largest number of logits in a chunk of `mobilellm.losses.cross_entropy`, by accelerator."""
@@ -62,9 +64,9 @@ def optimizer_bytes(
 ) -> int:
     """Bytes of the optimizer's state.
 
-    AdamW keeps two numbers per parameter. Muon keeps one per weight of the two-dimensional matrices
-    in blocks, and two per other parameter, including factors, which AdamW updates. SGD without
-    momentum keeps none. The numbers have the type of the weights.
+    AdamW keeps two numbers per parameter, which may be stored in 8 bits. Muon keeps one per weight
+    of the two-dimensional matrices in blocks, and two per other parameter, including factors, which
+    AdamW updates. SGD without momentum keeps none. The numbers have the type of the weights.
 
     Raises:
         ValueError: the optimizer or the precision is unknown.
@@ -76,6 +78,8 @@ def optimizer_bytes(
         return 0
     if optimizer == "adamw":
         return per_weight * 2 * trained
+    if optimizer == "adamw8bit":
+        return round(BYTES_OF_8_BIT_MOMENTS * trained)
     of_muon = sum(
         cost.matrix_parameters for _, name, cost in block_costs(config) if _is_trained(config, name)
     )
@@ -118,7 +122,7 @@ def training_memory_bytes(
         config: the model.
         micro_batch_size: sequences per forward pass.
         sequence_length: tokens.
-        optimizer: `adamw`, `muon` or `sgd`.
+        optimizer: one of `OPTIMIZERS`.
         precision: one of Lightning's names, e.g. `bf16-mixed`.
         activation_checkpointing: whether only the input of every application of a block is kept.
         accelerator: `cpu`, `mps` or `cuda`; the chunks of the loss are larger on CUDA devices.

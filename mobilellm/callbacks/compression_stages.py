@@ -26,7 +26,7 @@ from mobilellm.evaluation.untrained import warn_if_untrained
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.run_folder import write_text_atomically
-from mobilellm.training.atomic_save import check_same_model, save_atomically
+from mobilellm.training.atomic_save import check_same_model, read_checkpoint, save_atomically
 from mobilellm.training.carry_over import PREFIX, carry_over
 from mobilellm.training.datamodule import TokenDataModule
 from mobilellm.training.module import LanguageModelModule
@@ -250,7 +250,7 @@ def _save_plan(path: Path, plan: Plan, stages: Stages | None) -> None:
 
 
 def _read(path: Path) -> Checkpoint:
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return read_checkpoint(path, mmap=True)
 
 
 def _model(config: ModelConfig, checkpoint: Checkpoint, path: Path) -> MobileLLM:

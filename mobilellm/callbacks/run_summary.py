@@ -14,6 +14,8 @@ from mobilellm.accounting.table import shape_line
 from mobilellm.units import bytes_text, si_text
 
 Row = tuple[str, str]
+# Names of optimizers for the memory forecast, by their classes; others need as much as AdamW.
+KNOWN_OPTIMIZERS = {"MuonWithAdamW": "muon", "AdamW8bit": "adamw8bit"}
 
 
 class RunSummaryCallback(Callback):
@@ -83,7 +85,7 @@ def _machine_rows(trainer: Any, module: Any) -> Iterator[Row]:
         module.model.config,
         trainer.datamodule.micro_batch_size,
         trainer.datamodule.sequence_length,
-        optimizer="muon" if "Muon" in type(trainer.optimizers[0]).__name__ else "adamw",
+        optimizer=KNOWN_OPTIMIZERS.get(type(trainer.optimizers[0]).__name__, "adamw"),
         precision=trainer.precision,
         activation_checkpointing=module.execution.activation_checkpointing,
         accelerator=device.type,

@@ -107,10 +107,15 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[
     """
     rates: dict[str, float] = {}
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
+        rate = group["initial_lr"] * factor
+        if isinstance(group["lr"], torch.Tensor):
+            # A compiled update reads it from there.
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
         is_muon = group.get("algorithm") == "muon"
         scale = Scale(*group.get("scale", UNSCALED))
         name = "learning_rate/muon" if is_muon else "learning_rate"
         # Groups of vectors are the last ones.
-        rates.setdefault(name, group["lr"] / scale.learning_rate)
+        rates.setdefault(name, rate / scale.learning_rate)
     return rates

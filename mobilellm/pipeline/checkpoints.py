@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from mobilellm.callbacks.checkpoint import CheckpointCallback
 from mobilellm.callbacks.loss_guard import LossGuardCallback
 from mobilellm.checkpoint_files import (
@@ -15,7 +13,7 @@ from mobilellm.checkpoint_files import (
 from mobilellm.files import write_text_atomically
 from mobilellm.pipeline.run import Run
 from mobilellm.run_folder import METRICS
-from mobilellm.training.atomic_save import save_atomically
+from mobilellm.training.atomic_save import read_checkpoint, save_atomically
 from mobilellm.training.divergence import RollbackRequest, rewind_past_bad_step
 
 
@@ -38,7 +36,7 @@ def first_checkpoint(run: Run) -> Path | None:
     if metrics.exists():
         # Rows after the checkpoint are cut when training starts, as at every resume.
         write_text_atomically(run.folder / METRICS, metrics.read_text(encoding="utf-8"))
-    state = torch.load(run.extension.checkpoint, map_location="cpu", weights_only=True)
+    state = read_checkpoint(run.extension.checkpoint)
     # The best checkpoint so far is in the folder of the other run.
     kept = {k: v for k, v in state["callbacks"].items() if CheckpointCallback.__qualname__ not in k}
     path = run.folder / CHECKPOINTS / LAST_CHECKPOINT
@@ -55,7 +53,7 @@ def rewind_checkpoint(run: Run, request: RollbackRequest) -> Path:
     path = latest_valid_checkpoint(run.folder)
     if path is None:
         raise FileNotFoundError(f"{run.folder} has no checkpoint to roll back to") from request
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_checkpoint(path)
     save_atomically(
         rewind_past_bad_step(state, LossGuardCallback.__qualname__, request.event), path
     )

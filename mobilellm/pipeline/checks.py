@@ -141,6 +141,11 @@ def check_parts(run: Run) -> None:
         check_initialization(**run.config["initialization"])
     with named_errors("optimizer", run.config["optimizer"]["_target_"]), torch.device("meta"):
         run.parts.optimizer(MobileLLM(run.trained_model))
+    if run.optimizer_name == "adamw8bit" and run.trainer.strategy == "fsdp":
+        raise ValueError(
+            "optimizer=adamw8bit cannot be combined with trainer=fsdp, which divides the moments "
+            "among the devices; use optimizer=adamw, or trainer=ddp"
+        )
     steps, total = run.config["schedule"].get("warmup_steps"), run.budget.total_steps
     if steps is not None and total is not None and steps > total:
         raise ValueError(

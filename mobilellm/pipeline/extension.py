@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.checkpoint_files import CHECKPOINTS, PLATEAU_CHECKPOINT, last_checkpoint
@@ -21,6 +20,7 @@ from mobilellm.pipeline.recorded import MISSING, differing, gives, replaced
 from mobilellm.pipeline.token_budget import TOKEN_LIMITS, without_other_limits
 from mobilellm.run_folder import read_summary
 from mobilellm.run_settings import DERIVED_LIMITS, EPOCHS, Config
+from mobilellm.training.atomic_save import read_checkpoint
 from mobilellm.training.training_budget import TrainingBudget
 
 # Settings that may differ from the extended run, besides those that cannot change the result.
@@ -161,7 +161,7 @@ def find_extension(cfg: DictConfig, budget: TrainingBudget, schedule: Schedule) 
         )
     _check_longer(folder, summary, budget)
     checkpoint, is_rewarmed = _choose_checkpoint(folder, schedule)
-    progress = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["progress"]
+    progress = read_checkpoint(checkpoint, mmap=True)["progress"]
     return Extension(
         parent=folder,
         checkpoint=checkpoint,

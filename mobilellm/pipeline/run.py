@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 from torch.optim import Optimizer
 
+from mobilellm.accounting.training_memory import OPTIMIZERS
 from mobilellm.callbacks.adapter import AdapterCallback
 from mobilellm.callbacks.compression import CompressionCallback
 from mobilellm.callbacks.distillation import DistillationCallback
@@ -82,9 +83,9 @@ class Run:
 
     @property
     def optimizer_name(self) -> str:
-        """`muon`, or `adamw` for any other optimizer; the memory forecast depends on it."""
-        is_muon = self.config["optimizer"]["_target_"].endswith(".muon")
-        return "muon" if is_muon else "adamw"
+        """One of `OPTIMIZERS`, which the memory forecast depends on; `adamw` for any other."""
+        name = self.config["optimizer"]["_target_"].rpartition(".")[2]
+        return name if name in OPTIMIZERS else "adamw"
 
     @property
     def trained_model(self) -> ModelConfig:

@@ -5,10 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from mobilellm.training.atomic_save import save_atomically
+from mobilellm.training.atomic_save import read_checkpoint, save_atomically
 from mobilellm.training.background_writer import BackgroundWriter, host_copy
 
 
@@ -69,7 +68,7 @@ class AtomicCheckpointIO(CheckpointIO):
             raise FileNotFoundError(
                 f"checkpoint {path} does not exist; give the path of an existing one"
             )
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return read_checkpoint(Path(path), map_location=map_location or "cpu")
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint."""

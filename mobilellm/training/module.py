@@ -131,7 +131,7 @@ class LanguageModelModule(LightningModule):
             trained.config = self.model.config  # pyright: ignore[reportArgumentType]
         optimizer = self.make_optimizer(trained)
         for group in optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
+            group.setdefault("initial_lr", float(group["lr"]))
         return optimizer
 
     def configure_callbacks(self) -> list[Callback]:

@@ -19,8 +19,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "BENCHMARK_MODEL"
-KINDS = ("none", "lora", "dora", "qlora", "qlora checkpointed")
-"""Choices of `adapter`; checkpointed: with trainer.activation_checkpointing, as Guanaco."""
+KINDS = ("none", "none 8-bit", "lora", "dora", "qlora", "qlora checkpointed 8-bit")
+"""Choices of `adapter`; 8-bit: with optimizer=adamw8bit; checkpointed: with
+trainer.activation_checkpointing. The last one has all that Guanaco has."""
+EIGHT_BIT, CHECKPOINTED = "8-bit", "checkpointed"
 STEPS = 3
 
 
@@ -105,8 +107,10 @@ def main(folder: str, kind: str, windows: str, length: str, *quick: str) -> None
         step()
         seconds.append(time.perf_counter() - begin)
     forecast = training_memory_bytes(
-        step.model.config, int(windows), int(length), activation_checkpointing=step.checkpointed
-    )
+        step.model.config, int(windows), int(length),
+        optimizer="adamw8bit" if EIGHT_BIT in kind.split() else "adamw",
+        activation_checkpointing=step.checkpointed,
+    )  # fmt: skip
     facts = {
         "peak": peak_memory_bytes("cpu") - start,
         "seconds": statistics.median(seconds[1:]),
@@ -118,8 +122,12 @@ def main(folder: str, kind: str, windows: str, length: str, *quick: str) -> None
 
 def _overrides(kind: str, *, quick: bool) -> list[str]:
     """The adapter as conf/ describes it; of a rank and in groups that fit the quick model."""
-    name, _, checkpointed = kind.partition(" ")
-    overrides = [f"adapter={name}", f"trainer.activation_checkpointing={bool(checkpointed)}"]
+    name, *options = kind.split()
+    overrides = [
+        f"adapter={name}",
+        f"optimizer={'adamw8bit' if EIGHT_BIT in options else 'adamw'}",
+        f"trainer.activation_checkpointing={CHECKPOINTED in options}",
+    ]
     if quick and name != "none":
         overrides.append("adapter.rank=4")
     if quick and name == "qlora":
@@ -138,7 +146,7 @@ class _Step:
         from mobilellm.hydra_app.configuration import compose, instantiate, plain_config
         from mobilellm.pipeline.adapted_config import configured_adapter
 
-        config = compose("train", ["optimizer=adamw", "optimizer.learning_rate=1e-4", *overrides])
+        config = compose("train", [*overrides, "optimizer.learning_rate=1e-4"])
         self.model = open_model(folder)[0].train()
         adapter = configured_adapter(plain_config(config))
         if adapter is not None:
