@@ -31,6 +31,8 @@ DIGITS = 3
 """Significant digits of a chosen learning rate."""
 FUNCTIONS = "mobilellm.optim"
 """The package of the optimizers that have a rule."""
+SAME_UPDATE = {"adamw8bit": "adamw"}
+"""Optimizers that differ in memory only from one that has a rule."""
 SHOWN = 3
 """Largest number of settings in a message that differ from those of the fit."""
 
@@ -144,6 +146,7 @@ def value_at(config: Config, key: str) -> object:
 
 def _optimizer_name(config: Config, asked: list[str]) -> str:
     package, _, name = config["optimizer"][TARGET].rpartition(".")
+    name = SAME_UPDATE.get(name, name)
     if package != FUNCTIONS or name not in RULES:
         raise ValueError(
             f"{_auto(asked)}: there is no recipe rule for the optimizer "
