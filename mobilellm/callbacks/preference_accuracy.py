@@ -30,7 +30,7 @@ class PreferenceAccuracyCallback(Callback):
 
     The reference is the teacher of `distillation=dpo`.
 
-    Source: Rafailov et al. 2023, arXiv:2305.18290, section 4 and table 6.
+    Source: Rafailov et al. 2023, arXiv:2305.18290, section 4, the implicit reward.
     """
 
     measures_only = True

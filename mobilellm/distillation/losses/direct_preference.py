@@ -1,7 +1,7 @@
 """Direct preference optimisation: a model learns from pairs of a better and a worse answer.
 
 Source: Rafailov et al. 2023, arXiv:2305.18290, equation (7); label smoothing: Mitchell 2023, "A
-note on DPO with noisy preferences", equation (3).
+note on DPO with noisy preferences".
 """
 
 from dataclasses import dataclass
