@@ -10,6 +10,7 @@ from torch import Tensor
 from mobilellm.callbacks.distillation import DistillationCallback
 from mobilellm.distillation.teachers.teacher import Teacher
 from mobilellm.evaluation.intervals import wilson_interval
+from mobilellm.evaluation.validation import EvaluationMode
 from mobilellm.labels import ANSWER_LABELS
 from mobilellm.losses.answers import pair_mask, pair_sums, reference_sums
 from mobilellm.losses.cross_entropy import token_losses
@@ -41,12 +42,12 @@ class PreferenceAccuracyCallback(Callback):
         """The last result, by the names in the log."""
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Check that there is a reference.
+        """Check that a loss compares pairs of answers.
 
         Raises:
             ValueError: no callback compares pairs of answers.
         """
-        _reference_of(trainer.callbacks)
+        _comparison(trainer.callbacks)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Measure if this is a step with a validation."""
@@ -67,26 +68,25 @@ class PreferenceAccuracyCallback(Callback):
 
     def _measure(self, trainer: Any, pl_module: Any) -> None:
         start = time.monotonic()
-        teacher, model = _reference_of(trainer.callbacks), pl_module.model
+        teacher, model = _comparison(trainer.callbacks).teacher, pl_module.model
+        assert teacher is not None  # noqa: S101 - it is loaded before the first step
         sums = torch.zeros(4, dtype=torch.float64)
-        was_training = model.training
-        model.eval()
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
+        with (
+            torch.no_grad(), EvaluationMode(model), trainer.precision_plugin.forward_context(),
+        ):  # fmt: skip
             for batch in trainer.datamodule.validation_batches():
                 on_device = {name: value.to(pl_module.device) for name, value in batch.items()}
                 sums += _compare(model, teacher, on_device)
-        model.train(was_training)
         self.metrics = _as_metrics(sum_over_ranks(sums, pl_module.device))
         pl_module.validation_seconds += time.monotonic() - start
         pl_module.write_metrics(self.metrics)
 
 
-def _reference_of(callbacks: list[Callback]) -> Teacher:
+def _comparison(callbacks: list[Callback]) -> DistillationCallback:
+    """The callback whose loss compares pairs of answers with a reference."""
     for callback in callbacks:
         if isinstance(callback, DistillationCallback) and callback.compares_pairs:
-            if callback.teacher is not None:
-                return callback.teacher
-            break
+            return callback
     raise ValueError(
         "callbacks.preference_accuracy needs a loss on pairs of answers and its reference; use "
         "data=preferences distillation=dpo, or callbacks.preference_accuracy=null"

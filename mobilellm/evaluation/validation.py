@@ -60,7 +60,7 @@ def sum_losses(
         ValueError: no token has a label.
     """
     device = device or next(model.parameters()).device
-    with _EvaluationMode(model):
+    with EvaluationMode(model):
         sums = torch.zeros(3, dtype=torch.float64)
         for batch in batches:
             inputs = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
@@ -80,14 +80,17 @@ def sum_losses(
     return ValidationResult(nats, int(tokens), int(text_bytes))
 
 
-class _EvaluationMode:
+class EvaluationMode:
     """Puts a model into evaluation mode inside a `with` block."""
 
     def __init__(self, model: nn.Module) -> None:
+        """Remember the mode, which is restored at the end."""
         self.model, self.training = model, model.training
 
     def __enter__(self) -> None:
+        """Begin evaluation mode."""
         self.model.eval()
 
     def __exit__(self, *_: object) -> None:
+        """Restore the mode."""
         self.model.train(self.training)

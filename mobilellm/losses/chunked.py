@@ -99,12 +99,8 @@ def chunked_losses(
         terms=tuple(terms),
         num_chunks=num_chunks(hidden.shape[0], probe, chunk_tokens, share),
     )
-    is_constant = label_weights is None and cross_entropy_weight == 0 and not terms
-    if is_constant or not (
-        torch.is_grad_enabled() and (hidden.requires_grad or probe.requires_grad)
-    ):
-        with torch.no_grad():
-            total, losses, sums = _sums(hidden, plan)
+    if not (torch.is_grad_enabled() and (hidden.requires_grad or probe.requires_grad)):
+        total, losses, sums = _sums(hidden, plan)
     else:
         parameters = _leaf_parameters(probe)
         total, losses, sums = _ChunkedLosses.apply(hidden, plan, *parameters)  # pyright: ignore

@@ -63,14 +63,18 @@ def micro_batch_losses(
     on_logits = {n: t.as_chunk_term(labels.flatten()) if isinstance(t, LogitTerm) else t
                  for n, t in terms.items() if not isinstance(t, LossTerm | PairTerm)}  # fmt: skip
     weights = label_weights(batch, counts.labels, module.task_weights)
-    sums = chunked_losses(
-        output.hidden,
-        module.model.unembed,
-        labels,
-        label_weights=weights,
-        cross_entropy_weight=label_weight_of(sources, module),
-        terms=list(on_logits.values()),
-    )
+    label_weight = label_weight_of(sources, module)
+    # A loss on pairs has a gradient by the head of its own; the labels are then only measured.
+    has_pairs = any(isinstance(term, PairTerm) for term in terms.values())
+    with torch.set_grad_enabled(bool(label_weight or on_logits or not has_pairs)):
+        sums = chunked_losses(
+            output.hidden,
+            module.model.unembed,
+            labels,
+            label_weights=weights,
+            cross_entropy_weight=label_weight,
+            terms=list(on_logits.values()),
+        )
     loss = sums.total
     nats = sums.token_losses if weights is None else sums.token_losses * weights
     values = {"": nats.sum()}

@@ -1,5 +1,7 @@
 """AdamW with weight decay by role, as a fused kernel if the device supports it."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -48,19 +50,39 @@ def adamw(
 
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101; the defaults are those of MobileLLM.
     """
+    return torch.optim.AdamW(
+        adamw_groups(
+            model,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            eps=eps,
+            decay_embeddings=decay_embeddings,
+            parametrization=parametrization,
+        ),
+        lr=learning_rate,
+        betas=(betas[0], betas[1]),
+        eps=eps,
+        fused=can_fuse(model) if fused is None else fused,
+    )
+
+
+def adamw_groups(
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    eps: float,
+    decay_embeddings: bool,
+    parametrization: Parametrization | None,
+) -> list[dict[str, Any]]:
+    """The parameter groups of AdamW with their options; see `adamw` for the arguments."""
     groups = parameter_groups(
         model,
         weight_decay=weight_decay,
         decay_embeddings=decay_embeddings,
         scale_of=scale_of(model, parametrization),
     )
-    return torch.optim.AdamW(
-        [group | scaled_options(group, learning_rate=learning_rate, eps=eps) for group in groups],
-        lr=learning_rate,
-        betas=(betas[0], betas[1]),
-        eps=eps,
-        fused=can_fuse(model) if fused is None else fused,
-    )
+    return [group | scaled_options(group, learning_rate=learning_rate, eps=eps) for group in groups]
 
 
 def can_fuse(model: nn.Module) -> bool:

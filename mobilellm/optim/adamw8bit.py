@@ -8,15 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mobilellm.optim.parameter_groups import (
-    BETA,
-    EPS,
-    RATE,
-    WEIGHT_DECAY,
-    parameter_groups,
-    scaled_options,
-)
-from mobilellm.optim.parametrization import Parametrization, scale_of
+from mobilellm.optim.adamw import adamw_groups
+from mobilellm.optim.parameter_groups import BETA, EPS, RATE, WEIGHT_DECAY
+from mobilellm.optim.parametrization import Parametrization
 from mobilellm.ranges import checked
 
 
@@ -50,14 +44,15 @@ def adamw8bit(
         ModuleNotFoundError: torchao is not installed.
         ValueError: a number is out of range.
     """
-    groups = parameter_groups(
-        model,
-        weight_decay=weight_decay,
-        decay_embeddings=decay_embeddings,
-        scale_of=scale_of(model, parametrization),
-    )
     return _torchao()(
-        [group | scaled_options(group, learning_rate=learning_rate, eps=eps) for group in groups],
+        adamw_groups(
+            model,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            eps=eps,
+            decay_embeddings=decay_embeddings,
+            parametrization=parametrization,
+        ),
         lr=learning_rate,
         betas=(betas[0], betas[1]),
         eps=eps,

@@ -145,8 +145,8 @@ def value_at(config: Config, key: str) -> object:
 
 
 def _optimizer_name(config: Config, asked: list[str]) -> str:
-    package, _, name = config["optimizer"][TARGET].rpartition(".")
-    name = SAME_UPDATE.get(name, name)
+    package, _, given = str(config["optimizer"][TARGET]).rpartition(".")
+    name = SAME_UPDATE.get(given, given)
     if package != FUNCTIONS or name not in RULES:
         raise ValueError(
             f"{_auto(asked)}: there is no recipe rule for the optimizer "

@@ -5,6 +5,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 class BackgroundWriter:
@@ -62,6 +64,12 @@ def host_copy(value: Any) -> Any:
     Args:
         value: nested dicts, lists and tuples of tensors, numbers and strings.
     """
+    if is_traceable_wrapper_subclass(value) and not isinstance(value, DTensor):
+        # Moments of 8 bits are several tensors, and their own conversion copies only some of them.
+        names, context = value.__tensor_flatten__()
+        parts = {name: host_copy(getattr(value, name)) for name in names}
+        size, stride = value.size(), value.stride()
+        return type(value).__tensor_unflatten__(parts, context, size, stride)
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

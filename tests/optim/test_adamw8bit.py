@@ -7,6 +7,7 @@ from test_optimizers import make_model, train
 from mobilellm.accounting.training_memory import optimizer_bytes
 from mobilellm.optim import adamw, adamw8bit
 from mobilellm.optim.parameter_groups import set_learning_rates
+from mobilellm.training.background_writer import host_copy
 
 # The first update compiles for seconds.
 pytestmark = pytest.mark.slow
@@ -36,6 +37,21 @@ def test_small_parameters_are_updated_exactly():
     (ours, _, _), (theirs, _, _) = trained(adamw8bit), trained(adamw)
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_copy_for_the_background_shares_nothing():
+    """Checkpoints are written while the next steps change the moments."""
+    model, optimizer, _ = trained(adamw8bit, steps=2, **WIDE)
+    copied = host_copy(optimizer.state_dict())
+    before = moments(copied)
+    assert all(map(torch.equal, before, moments(optimizer.state_dict())))
+    train(model, optimizer, 3, start=5)
+    assert all(map(torch.equal, before, moments(copied)))
+    assert not any(map(torch.equal, before, moments(optimizer.state_dict())))
+
+
+def moments(state):
+    return [values["exp_avg"].dequantize().clone() for values in state["state"].values()]
 
 
 def test_large_parameters_learn_the_same_with_a_quarter_of_the_memory():
