@@ -11,7 +11,8 @@ from mobilellm.layers.quantized import dense_copies
 from mobilellm.models import MobileLLM
 from mobilellm.models.cache import KVCache
 from mobilellm.models.decoding import PackedDecoder, can_pack
-from mobilellm.models.generation import TokenConstraint, choose_tokens
+from mobilellm.models.generation import choose_tokens
+from mobilellm.models.token_constraints import TokenConstraint
 
 
 class TokenStream:

@@ -1,8 +1,7 @@
 """Generation of tokens by greedy decoding or sampling, for prompts of different lengths."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,18 +12,7 @@ from mobilellm.layers.quantized import dense_copies
 from mobilellm.models.cache import KVCache
 from mobilellm.models.decoding import MIN_NEW_TOKENS, PackedDecoder, can_pack
 from mobilellm.models.mobilellm import MobileLLM
-
-
-class TokenConstraint(Protocol):
-    """Which tokens may come next, such as `mobilellm.inference.constrained.Constraint`."""
-
-    def allowed(self, size: int) -> Bool[Tensor, " size"]:
-        """Whether each of `size` tokens may come next, (size,)."""
-        ...
-
-    def advance(self, token: int) -> None:
-        """Continue after a token that was chosen."""
-        ...
+from mobilellm.models.token_constraints import TokenConstraint, allowed_tokens, unfinished
 
 
 @torch.no_grad()
@@ -91,8 +79,8 @@ def generate(
         rows: Int[Tensor, " rows"],
         ended: Bool[Tensor, " rows"],
     ) -> Int[Tensor, " rows"]:
-        waiting = _unfinished(constraints, rows, ended)
-        allowed = _allowed_tokens(waiting, logits)
+        waiting = unfinished(constraints, rows, ended)
+        allowed = allowed_tokens(waiting, logits)
         chosen = choose_tokens(logits, temperature, top_k, top_p, generator, allowed=allowed)
         for place, constraint in waiting.items():
             constraint.advance(int(chosen[place]))
@@ -102,36 +90,6 @@ def generate(
     drops_ended = stop_at_eos and temperature == 0
     _fill(tokens, length, model, mask, choose, ends, stop_at_eos, drops_ended)
     return tokens
-
-
-def _unfinished(
-    constraints: Sequence[TokenConstraint | None] | None,
-    rows: Int[Tensor, " rows"],
-    ended: Bool[Tensor, " rows"],
-) -> dict[int, TokenConstraint]:
-    """The constraints of the rows that have not ended, by their places among `rows`."""
-    if constraints is None:
-        return {}
-    places = enumerate(zip(rows.tolist(), ended.tolist(), strict=True))
-    found = {place: constraints[row] for place, (row, is_ended) in places if not is_ended}
-    return {place: one for place, one in found.items() if one is not None}
-
-
-def _allowed_tokens(
-    constraints: Mapping[int, TokenConstraint], logits: Float[Tensor, "batch vocab"]
-) -> Bool[Tensor, "batch vocab"] | None:
-    """Which tokens may come next in each row, (batch, vocab); None: all of them.
-
-    Args:
-        constraints: by row; rows without one may have all tokens.
-        logits: of the next token.
-    """
-    if not constraints:
-        return None
-    allowed = torch.ones(logits.shape, dtype=torch.bool)
-    for row, constraint in constraints.items():
-        allowed[row] = constraint.allowed(logits.shape[-1])
-    return allowed.to(logits.device)
 
 
 def _fill(

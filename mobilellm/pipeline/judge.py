@@ -20,7 +20,7 @@ from mobilellm.pipeline.conversation_tasks import (
     chat_format,
     open_conversation_tasks,
 )
-from mobilellm.pipeline.evaluate import check_model, open_language_model
+from mobilellm.pipeline.evaluated_model import check_model, open_language_model
 from mobilellm.pipeline.evaluation_progress import EvaluationProgress
 from mobilellm.pipeline.evaluation_settings import EvaluationSettings
 from mobilellm.strict_json import to_json

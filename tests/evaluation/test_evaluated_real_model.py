@@ -9,7 +9,7 @@ from benchmark_rows import write_rows
 from mobilellm.evaluation.harness.evaluate_task import evaluate_task
 from mobilellm.evaluation.harness.tasks import open_tasks
 from mobilellm.evaluation.language_model import encode_pairs
-from mobilellm.pipeline.evaluate import open_language_model
+from mobilellm.pipeline.evaluated_model import open_language_model
 from mobilellm.pipeline.evaluation_settings import EvaluationSettings
 
 FOLDER = os.environ.get("MOBILELLM_TEST_MODEL")

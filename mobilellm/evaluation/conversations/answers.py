@@ -10,7 +10,8 @@ from mobilellm.data.conversations.calls import Call
 from mobilellm.data.tokenizers.answer import Answer, read_answer
 from mobilellm.evaluation.conversations.asked_turns import AskedTurn
 from mobilellm.evaluation.language_model import Advance, LanguageModel
-from mobilellm.models.generation import TokenConstraint, generate
+from mobilellm.models.generation import generate
+from mobilellm.models.token_constraints import TokenConstraint
 
 BATCH_TOKENS = {"cpu": 16384}
 """The most tokens of prompts and answers that are generated together, by type of device."""
