@@ -2,8 +2,8 @@
 
 The documents of a split's stream are trained turns, each with all that stands between it and the
 one before. A second stream of equal length has 1 for each token that is trained and 0 for the
-others; its documents are the conversations. Preferences are conversations in turns: with the
-better answer, and with the worse one, whose trained tokens have 2.
+others; its documents are the conversations. Of preferences, every second conversation has the
+worse answer to the prompt of the one before it, and its trained tokens have 2.
 """
 
 import logging

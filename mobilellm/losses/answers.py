@@ -77,8 +77,8 @@ def pair_loss(
     """Sum a loss over all pairs of a micro-batch.
 
     The loss depends on the log probabilities of tokens through their sums only. Its gradient is
-    therefore that of a cross entropy whose tokens are weighted by the derivatives by these sums, so
-    that the logits of one chunk of tokens at a time are in memory.
+    therefore that of a cross entropy whose tokens are weighted by its derivatives with respect to
+    these sums, so that the logits of one chunk of tokens at a time are in memory.
 
     Args:
         hidden: hidden states of the model that is trained.

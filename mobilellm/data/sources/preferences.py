@@ -46,11 +46,11 @@ class PreferenceConfig(ConversationConfig):
 
     @property
     def is_paired(self) -> bool:
-        """True: the conversations of a split alternate, better and worse."""
+        """True: each row has two conversations, with the better answer first."""
         return True
 
     def conversations(self, split: Split) -> Iterator[Conversation]:
-        """The better and the worse answer of each row, in turns; equal answers are left out.
+        """Two conversations of each row, with the better answer first; equal answers are left out.
 
         Raises:
             ValueError: a row is not a preference; the message names the location.
