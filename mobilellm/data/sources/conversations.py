@@ -128,7 +128,7 @@ class ConversationConfig(Conversations, DataConfig):
 
     @property
     def is_paired(self) -> bool:
-        """Whether each row has two conversations, with a better and a worse answer to one prompt."""
+        """Whether each row has two conversations, a better and a worse answer to one prompt."""
         return False
 
     @property
