@@ -50,6 +50,7 @@ ROWS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("adapter.dropout", ("zero",), "no dropout"),
     ("distillation.cross_entropy_weight", ("zero",), "the teacher alone is learnt"),
     ("distillation.losses.*.weight", ("zero",), "the loss is only logged"),
+    ("distillation.losses.dpo.label_smoothing", ("zero",), "no pair is the wrong way round"),
     ("distillation.rationale_weight", ("zero",), "rationales are only measured"),
     ("distillation.num_random", ("zero",), "the largest and the smallest shape alone"),
     ("distillation.distillation_weight", ("zero",), "the labels alone"),
