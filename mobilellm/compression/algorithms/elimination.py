@@ -37,30 +37,32 @@ def surviving_units(
     Source: Hassibi and Stork 1992, optimal brain surgeon, for single weights; Lin et al. 2024,
     MoDeGPT, arXiv:2408.09632, section 3, for closed-form removal of channels.
     """
-    columns = weight.detach().double().unflatten(1, (-1, unit))  # (out, units, unit)
-    total = columns.shape[1]
+    # The columns of the weight are rows in memory, so that products of a unit's columns are fast.
+    columns = weight.detach().double().T.clone(memory_format=torch.contiguous_format)  # (in, out)
     moment = cast("Tensor", Metric(second_moment).moment)  # damped, so that it can be inverted
-    inverse = torch.linalg.inv(moment).view(total, unit, total, unit)
+    inverse = torch.linalg.inv(moment)
+    total = len(columns) // unit
+    by_unit = columns.view(total, unit, -1)
+    blocks = inverse.view(total, unit, total, unit).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     alive = torch.ones(total, dtype=torch.bool, device=moment.device)
     identity = torch.eye(unit, dtype=moment.dtype, device=moment.device)
     for _ in range(total - groups * count):
-        own = inverse.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (units, unit, unit)
-        increases = torch.einsum("oua,uab,oub->u", columns, _inverse(own), columns)
+        products = by_unit @ by_unit.mT  # W_uᵀ W_u of each unit, (units, unit, unit)
+        increases = (products * _inverse(blocks)).sum(dim=(1, 2))
         left = alive.view(groups, -1).sum(dim=1, keepdim=True)
         removable = alive & (left > count).expand(-1, total // groups).flatten()
         removed = int(increases.masked_fill(~removable, torch.inf).argmin())
         alive[removed] = False
         # The inverse of the moment of the remaining inputs is a Schur complement.
-        scaled = torch.einsum(
-            "ab,bvc->avc", _inverse(inverse[removed, :, removed]), inverse[removed]
-        )
-        columns = columns - torch.einsum("oa,avc->ovc", columns[:, removed], scaled)
-        inverse = inverse - torch.einsum("uba,avc->ubvc", inverse[:, :, removed], scaled)
+        own = slice(removed * unit, (removed + 1) * unit)
+        scaled = inverse[:, own] @ _inverse(inverse[own, own])  # (in, unit)
+        columns.addmm_(scaled, columns[own].clone(), alpha=-1)
+        inverse.addmm_(scaled, inverse[own].clone(), alpha=-1)
         # Rounding must not bring removed units back.
-        columns[:, removed] = 0
-        inverse[removed] = 0
-        inverse[:, :, removed] = 0
-        inverse[removed, :, removed] = identity
+        columns[own] = 0
+        inverse[own] = 0
+        inverse[:, own] = 0
+        inverse[own, own] = identity
     return alive.nonzero().squeeze(1)
 
 
