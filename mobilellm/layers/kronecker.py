@@ -94,7 +94,8 @@ class KroneckerLinear(nn.Module):
         """Apply the left factors, then all right factors in one product."""
         terms, m2, n2 = self.right.shape
         m1, n1 = self.left.shape[1:]
-        inner = F.linear(x.transpose(-2, -1), self.left.reshape(terms * m1, n1))
+        # Without the copy, matmul may copy the factors for every row of x instead.
+        inner = F.linear(x.transpose(-2, -1).contiguous(), self.left.reshape(terms * m1, n1))
         # (..., n2, terms, m1) -> (..., m1, terms·n2)
         inner = inner.unflatten(-1, (terms, m1)).movedim(-1, -3).transpose(-2, -1).flatten(-2)
         right = self.right.permute(1, 0, 2).reshape(m2, terms * n2)
