@@ -88,18 +88,17 @@ class KroneckerLinear(nn.Module):
             return F.linear(inner.flatten(-2), left)
         # (..., n1, m2, terms) -> (..., m2, n1·terms)
         inner = inner.unflatten(-1, (m2, terms)).transpose(-3, -2).flatten(-2)
-        return F.linear(inner, left).transpose(-2, -1).flatten(-2)
+        return _product(inner, left).transpose(-2, -1).flatten(-2)
 
     def _left_then_right(self, x: Float[Tensor, "*batch n1 n2"]) -> Float[Tensor, "*batch out"]:
         """Apply the left factors, then all right factors in one product."""
         terms, m2, n2 = self.right.shape
         m1, n1 = self.left.shape[1:]
-        # Without the copy, matmul may copy the factors for every row of x instead.
-        inner = F.linear(x.transpose(-2, -1).contiguous(), self.left.reshape(terms * m1, n1))
+        inner = _product(x.transpose(-2, -1), self.left.reshape(terms * m1, n1))
         # (..., n2, terms, m1) -> (..., m1, terms·n2)
         inner = inner.unflatten(-1, (terms, m1)).movedim(-1, -3).transpose(-2, -1).flatten(-2)
         right = self.right.permute(1, 0, 2).reshape(m2, terms * n2)
-        return F.linear(inner, right).flatten(-2)
+        return _product(inner, right).flatten(-2)
 
     def rows(self, indices: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch in"]:
         """Compute rows of the weight for an embedding look-up: indices (...) -> (..., in)."""
@@ -118,3 +117,9 @@ class KroneckerLinear(nn.Module):
         part = self.shape
         (m1, n1), (m2, n2) = part.left, part.right
         return f"{part.num_terms} x ({m1}x{n1})⊗({m2}x{n2}), bias={self.bias is not None}"
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """`F.linear` of an x with gaps, for which it may copy the weight for each row under autocast."""
+    rows = x.reshape(-1, x.shape[-1])
+    return F.linear(rows, weight).view(*x.shape[:-1], weight.shape[0])

@@ -52,6 +52,15 @@ def test_two_products_and_the_weight_is_never_formed(shape):
     assert all(result.numel() < formed for _, result in found)
 
 
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("autocast", [False, True])
+def test_all_tokens_share_a_product(shape, autocast):
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = operations(make_layer(*shape))
+    # A product of batches would have a copy of the factors for each token.
+    assert [name for name, _ in found if "bmm" in name or "expand" in name] == []
+
+
 @pytest.mark.parametrize("name", [name for name in SHAPES if "several" not in name])
 def test_no_weight_is_copied(name):
     layer = make_layer(*SHAPES[name])
