@@ -120,6 +120,6 @@ class KroneckerLinear(nn.Module):
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """`F.linear` of an x with gaps, for which it may copy the weight for each row under autocast."""
+    """`F.linear`, which under autocast may copy the weight for each row of an x with gaps."""
     rows = x.reshape(-1, x.shape[-1])
     return F.linear(rows, weight).view(*x.shape[:-1], weight.shape[0])
