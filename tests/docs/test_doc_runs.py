@@ -40,6 +40,7 @@ COMPOSED_ONLY = {
     r"250e9|resume=true": "is long, or continues a run that was stopped: tests/pipeline does that",
     r"rank-shapes|head-start|outputs/supernet|evaluate outputs/ladder":
         "reads the runs of such a sweep",
+    r"smollm2/": "needs a model of 30 blocks, and takes minutes",
     r"explain.* model.latency_profile=": "has a budget that depends on the machine",
     r"--out compressed/searched|compression=searched compression.num_": "searches for minutes",
     r"experiment=(demo|ladder|learning_rate_transfer|matched_\w+|depth_vs_width|layer_sharing|design_steps|kngpt2|minitron|tqcompressor|step_by_step|supernet\w*|head_start)":
