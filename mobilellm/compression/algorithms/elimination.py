@@ -42,6 +42,7 @@ def surviving_units(
     moment = cast("Tensor", Metric(second_moment).moment)  # damped, so that it can be inverted
     inverse = torch.linalg.inv(moment)
     total = len(columns) // unit
+    # Views, which follow the updates in place.
     by_unit = columns.view(total, unit, -1)
     blocks = inverse.view(total, unit, total, unit).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     alive = torch.ones(total, dtype=torch.bool, device=moment.device)
