@@ -1,6 +1,7 @@
 """Shared by all tests: a small real corpus, and a configuration of a tiny run on it."""
 
 import gc
+import os
 import signal
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from config_cache import keep_read_files
 from tensor_types import check_tensors_of
 
@@ -32,6 +34,11 @@ MODULES = ("argparse", "ast", "calendar", "csv", "datetime", "decimal", "difflib
            "statistics", "string", "tarfile", "textwrap", "threading", "typing")  # fmt: skip
 
 keep_read_files()
+
+# Some tests fork. The threads of a parallel computation before that do not exist in the child,
+# whose next one would wait for them for ever.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 # Children inherit ignored signals: a shell ignores SIGINT for commands in the background, and nohup
 # ignores SIGHUP. The tests of signals need both.

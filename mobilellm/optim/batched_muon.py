@@ -63,7 +63,8 @@ class BatchedMuon(torch.optim.Muon):
         if len(averages) == 1:
             updates = orthogonalize(averages[0]).unsqueeze(0)
         elif is_shared(averages[0].device, len(averages)):
-            updates = compute_shared(orthogonalize, torch.stack(averages))
+            dtype = product_type(averages[0].device)
+            updates = compute_shared(orthogonalize, torch.stack(averages), dtype)
         else:
             updates = orthogonalize(torch.stack(averages))
         rate = group["lr"] * rate_factor(averages[0].shape, group["adjust_lr_fn"])
@@ -99,7 +100,7 @@ class BatchedMuon(torch.optim.Muon):
 def orthogonalized(
     matrices: Tensor, coefficients: Sequence[float], *, steps: int, eps: float
 ) -> Tensor:
-    """Move all singular values towards 1 by Newton-Schulz iterations in bfloat16.
+    """Move all singular values towards 1 by Newton-Schulz iterations.
 
     Args:
         matrices: (number, rows, columns), or one matrix.
@@ -108,7 +109,7 @@ def orthogonalized(
         eps: smallest norm that a matrix is divided by.
 
     Returns:
-        Matrices of the same sizes in bfloat16.
+        Matrices of the same sizes, of the type that `product_type` gives for their device.
 
     Source: Jordan et al. 2024, Muon.
     """
@@ -116,13 +117,31 @@ def orthogonalized(
     add_product = torch.addmm if matrices.ndim == 2 else torch.baddbmm
     linear, cubic, quintic = coefficients
     is_tall = matrices.shape[-2] > matrices.shape[-1]
-    result = (matrices.mT if is_tall else matrices).bfloat16()
+    result = (matrices.mT if is_tall else matrices).to(product_type(matrices.device))
     result = result / torch.linalg.matrix_norm(result, keepdim=True).clamp(min=eps)
     for _ in range(steps):
         gram = result @ result.mT
         polynomial = add_product(gram, gram, gram, beta=cubic, alpha=quintic)
         result = add_product(result, polynomial, result, beta=linear)
     return result.mT if is_tall else result
+
+
+def product_type(device: torch.device) -> torch.dtype:
+    """bfloat16, as in Muon's paper, or float32 on CPUs without instructions for bfloat16.
+
+    Where bfloat16 is emulated, its products take two (AVX-512) to fifteen times (AVX2) as long as
+    those of float32 (docs/benchmarks.md).
+    """
+    if device.type != "cpu" or _multiplies_bfloat16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products in bfloat16 that torch uses."""
+    # Without this function, early versions of torch do not tell; float32 is never slow.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def rate_factor(size: Sequence[int], adjust_learning_rate: str | None) -> float:

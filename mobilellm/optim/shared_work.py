@@ -23,20 +23,23 @@ def is_shared(device: torch.device, number: int) -> bool:
 
 
 def compute_shared(
-    compute: Callable[[Tensor], Tensor], matrices: Float[Tensor, "number rows columns"]
+    compute: Callable[[Tensor], Tensor],
+    matrices: Float[Tensor, "number rows columns"],
+    dtype: torch.dtype,
 ) -> Float[Tensor, "number rows columns"]:
     """Apply `compute` to a part of the matrices on each rank, and return all results on every rank.
 
     It must be called on all ranks, with equal matrices. The host does not wait for the device.
 
     Args:
-        compute: maps matrices (some, rows, columns) to bfloat16 of the same sizes, one by one.
+        compute: maps matrices (some, rows, columns) to others of the same sizes, one by one.
         matrices: (number, rows, columns), at least as many as one.
+        dtype: of the results of `compute`.
     """
     number = matrices.shape[0]
     share = -(-number // _size())
     first = share * distributed.get_rank()
-    part = matrices.new_zeros((share, *matrices.shape[1:]), dtype=torch.bfloat16)
+    part = matrices.new_zeros((share, *matrices.shape[1:]), dtype=dtype)
     mine = matrices[first : first + share]
     if len(mine):
         part[: len(mine)] = compute(mine)

@@ -43,6 +43,29 @@ def test_it_is_torchs_muon(adjust, nesterov, largest, monkeypatch):
         torch.testing.assert_close(mine, state["momentum_buffer"])
 
 
+@pytest.mark.parametrize("capability", ["avx512_bf16", "amx_bf16", "avx2"])
+def test_products_are_in_float32_on_a_cpu_without_instructions_for_bfloat16(
+    capability, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
+    given = matrices(0)[3]
+    found = orthogonalized(given, JORDAN, steps=5, eps=1e-7)
+    assert found.dtype == (torch.float32 if capability == "avx2" else torch.bfloat16)
+    if capability == "avx2":
+        expected = given.double() / given.double().norm()
+        for _ in range(5):
+            powers = expected, expected @ expected.T @ expected
+            powers += (powers[1] @ expected.T @ expected,)
+            expected = sum(c * p for c, p in zip(JORDAN, powers, strict=True))
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_only_cpus_are_asked_for_their_instructions(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert batched_muon.product_type(torch.device("cpu")) == torch.float32
+    assert batched_muon.product_type(torch.device("cuda")) == torch.bfloat16
+
+
 @pytest.mark.parametrize("size", [(3, 32, 32), (5, 16, 64), (2, 96, 24)])
 def test_singular_values_end_near_one_and_directions_stay(size):
     generator = torch.Generator().manual_seed(1)
