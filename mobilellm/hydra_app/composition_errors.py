@@ -84,6 +84,10 @@ def _unknown_key_message(
         return f"{key} is not known; here it is {meant}"
     keys = _known_keys(loader, config_name, kept, run_mode)
     groups = [g for g in loader.list_groups("") if g != "hydra"]
+    if key in groups:
+        # A group of conf/ that other commands have.
+        here = [group for group in groups if group in keys]
+        return f"{key} cannot be chosen in this command; it has the groups {listed(here)}"
     near = nearest(key, [*groups, *keys], count=5, cutoff=0.5) or sorted(groups)
     return f"{key} is not known; nearest: {listed(near)}"
 

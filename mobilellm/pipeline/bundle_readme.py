@@ -4,6 +4,7 @@ from mobilellm.evaluation.engine_profile.bundle_runner import PACKAGES
 from mobilellm.evaluation.engine_profile.plan import ProfilePlan
 from mobilellm.evaluation.engine_profile.results import FORMAT
 from mobilellm.models import ModelConfig
+from mobilellm.models.shape_name import shape_name
 from mobilellm.units import bytes_text, join_names, plural
 
 _TEXT = """# Measuring language models on this device
@@ -44,7 +45,7 @@ mobilellm compare RUN_OR_SWEEP_DIR --latency-from results.json
 
 ## The models
 
-| file | model | layers × width | engine | type | size | threads |
+| file | model | blocks × width | engine | type | size | threads |
 |---|---|---|---|---|--:|---|
 {rows}
 
@@ -59,7 +60,7 @@ def readme_text(plan: ProfilePlan) -> str:
         by_path.setdefault(case.path, []).append(case.threads)
     rows = [
         f"| `{case.path}` | {case.model} ({case.weights} weights) "
-        f"| {ModelConfig.from_dict(case.config).num_layers} × {case.config['hidden_size']} "
+        f"| {shape_name(ModelConfig.from_dict(case.config))} "
         f"| {case.engine} | {case.kind} "
         f"| {bytes_text(case.file_bytes)} | {', '.join(map(str, by_path[case.path]))} |"
         for case in {case.path: case for case in plan.cases}.values()

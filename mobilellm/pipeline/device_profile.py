@@ -16,6 +16,7 @@ from mobilellm.evaluation.latency import time_rounds
 from mobilellm.files import write_text_atomically
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.checks import check_choice
+from mobilellm.models.shape_name import shape_name
 from mobilellm.provenance import command_line, device_name, versions
 from mobilellm.ranges import Range, check_fields
 from mobilellm.report.engine_profile import plain_table
@@ -180,10 +181,10 @@ def profile_rows(model: LatencyModel) -> list[tuple[str, ...]]:
     rows = []
     for place, shape in enumerate(model.profile.shapes):
         config = shape.model
-        repeats = f"({config.block_repeats}x)" if config.block_repeats > 1 else ""
         rows.append(
             (
-                f"{config.num_blocks}{repeats}×{config.hidden_size}",
+                # Shorter, so that the table fits into 80 columns.
+                shape_name(config).replace(" shared", ""),
                 count_text(count_parameters(config).body),
                 _ms(shape.prefill_ms), _ms(shape.prefill_ms_p95),
                 _ms(None if prefill is None else prefill.left_out[place]),
@@ -230,7 +231,7 @@ def cost_of_depth(model: LatencyModel) -> str | None:
         return None
     deep, wide = max(pairs, key=lambda pair: pair[0].model.num_layers / pair[1].model.num_layers)
     ratio = deep.decode_ms_per_token / wide.decode_ms_per_token
-    names = [f"{s.model.num_blocks}×{s.model.hidden_size}" for s in (deep, wide)]
+    names = [shape_name(s.model) for s in (deep, wide)]
     body = count_text(count_parameters(deep.model).body)
     return (
         f"At about equal body parameters ({body}), {names[0]} takes {ratio:.1f} times as long per "

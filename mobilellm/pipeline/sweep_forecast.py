@@ -16,6 +16,7 @@ from mobilellm.cli.errors import CommandError
 from mobilellm.hydra_app.trial import Trial, without_hydra
 from mobilellm.launchers.local.launcher import LocalLauncher
 from mobilellm.launchers.monitor.progress import read_progress
+from mobilellm.models.shape_name import shape_name
 from mobilellm.pipeline.horizons import HORIZONS, HorizonRun, horizon_runs
 from mobilellm.pipeline.hydra_job import hydra_job
 from mobilellm.pipeline.parts import VALIDATIONS_PER_RUN
@@ -181,7 +182,7 @@ def forecast_table(forecast: SweepForecast) -> Table:
         left = [one for one in members if one.tokens]
         state = "finished" if not left else ""
         table.add_row(
-            f"{model.num_layers}×{model.hidden_size}",
+            shape_name(model),
             str(len(members)),
             count_text(counts.body),
             count_text(counts.stored),

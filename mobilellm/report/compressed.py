@@ -10,6 +10,7 @@ from typing import Any
 
 from mobilellm.command_names import command_for
 from mobilellm.models.saved_config import CONFIG_FILE, read_config
+from mobilellm.models.shape_name import shape_name
 from mobilellm.report.ancestry import COMPRESSION, start_of
 from mobilellm.report.caution import Caution, shorten_list
 from mobilellm.report.run_groups import RunGroup
@@ -140,7 +141,7 @@ def _rows(folder: Path) -> Iterator[CompressedModel]:
             f"{COMPRESSION} does not contain the model before compression; compress it again"
         )
     config = read_config(folder) if (folder / CONFIG_FILE).is_file() else None
-    size = f"{config.num_blocks}×{config.hidden_size}" if config else folder.name
+    size = shape_name(config) if config else folder.name
     known = (report.get("hashes") or {}).get("validation")
     text = (
         (known, report.get("sequence_length"), report.get("validation_tokens"))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mobilellm.models.config import ModelConfig
+from mobilellm.models.shape_name import shape_name
 from mobilellm.report.run_settings import (
     EXTENDED,
     START,
@@ -60,11 +61,7 @@ def _numbered(labels: Sequence[str]) -> list[str]:
 
 
 def _base_label(run: Run) -> str:
-    model = run.model
-    shared = f" shared ×{model.block_repeats}" if model.is_shared else ""
-    if len(set(model.block_uses)) > 1:
-        shared = f" run as {model.num_layers}"
-    return f"{model.num_blocks}×{model.hidden_size}{shared} {compression_text(run)}".strip()
+    return f"{shape_name(run.model)} {compression_text(run)}".strip()
 
 
 def _model_trait(text: Callable[[ModelConfig], str]) -> Callable[[Run], str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mobilellm.accounting import count_parameters, flops_per_token, weight_bytes
 from mobilellm.command_names import command_for
+from mobilellm.models.shape_name import shape_name
 from mobilellm.report.ladder_family import LadderFamily
 from mobilellm.search.law_validation import HeldOutSize
 from mobilellm.search.loss_law import Prediction
@@ -179,7 +180,7 @@ def _seconds(candidate: Candidate, family: LadderFamily) -> float:
 
 
 def _shape(candidate: Candidate) -> str:
-    return f"{candidate.config.num_layers}×{candidate.config.hidden_size}"
+    return shape_name(candidate.config)
 
 
 def _text(value: Any) -> str:

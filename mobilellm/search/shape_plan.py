@@ -15,6 +15,7 @@ from mobilellm.accounting import (
     weight_bytes,
 )
 from mobilellm.models import ModelConfig
+from mobilellm.models.shape_name import shape_name
 from mobilellm.search.latency import LatencyModel
 from mobilellm.search.loss_law import LossLaw, Prediction
 from mobilellm.units import bytes_text
@@ -233,7 +234,7 @@ def _refusal(family: ShapeFamily, tokens_of: Callable[[ModelConfig], float], lim
     if smallest is None:
         known = "" if limits.latency is None else limits.latency.range_text
         return f"no shape of the ladder lies in the device profile of {known}; measure another one"
-    name = f"{smallest.num_blocks}×{smallest.hidden_size}"
+    name = shape_name(smallest)
     if limits.max_bytes is not None and limits.bytes_of(smallest) > limits.max_bytes:
         return (
             f"no shape meets max-bytes={limits.max_bytes:,.0f} at {limits.bits} bits: the "

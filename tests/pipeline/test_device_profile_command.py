@@ -44,7 +44,7 @@ def test_shared_blocks_are_measured_too_in_80_columns(tmp_path, capsys, monkeypa
     sizes = [(s.model.num_blocks, s.model.num_layers) for s in read_profile(out).shapes[:2]]
     assert sizes == [(1, 1), (1, 2)]
     printed = capsys.readouterr().out
-    assert "1(2x)×16" in printed and "predicted" in printed
+    assert "1×16 ×2" in printed and "predicted" in printed
     assert "…" not in printed
     assert max(map(len, printed.splitlines()[:-1])) <= 80
 
