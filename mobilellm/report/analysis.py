@@ -10,7 +10,7 @@ from mobilellm.report.comparability import (
     choose_metric,
     comparable_subsets,
     incomparability_reason,
-)
+)  # fmt: skip
 from mobilellm.report.compressed import CompressedModel, compressed_cautions, rank_models
 from mobilellm.report.decisions import Decisions, early_decisions
 from mobilellm.report.equal_latency import EqualLatency, equal_latency
@@ -21,7 +21,7 @@ from mobilellm.report.latency import Latencies
 from mobilellm.report.latency_findings import latency_sentences
 from mobilellm.report.leaderboard import leaderboard_sentence
 from mobilellm.report.power import PowerEstimate, look_sentence, power_estimates
-from mobilellm.report.rate_curves import RateCurve, rate_curves, rate_sentences
+from mobilellm.report.rate_curves import RateCurve, rate_curves, with_rate_sentences
 from mobilellm.report.run_groups import RunGroup, from_wide_to_deep, group_runs
 from mobilellm.report.rungs import Rung, find_rungs, size_reason
 from mobilellm.report.runs import LeftOut, RunSet
@@ -223,7 +223,7 @@ def analyse(
         ladder=ladder,
         decisions=early,
         findings=(
-            *found, *(ladder.sentences() if ladder else ()), *rate_sentences(curves),
+            *with_rate_sentences((*found, *(ladder.sentences() if ladder else ())), groups, curves),
             *((early.sentence(),) if early else ()),
             *((ranking,) if ranking else ()),
         ),
@@ -236,7 +236,7 @@ def with_latencies(analysis: Analysis, latencies: Latencies) -> Analysis:
     found = equal_latency(groups, analysis.pairs, analysis.metric)
     sentences = latency_sentences(groups, found, latencies, analysis.metric)
     # After the verdict on deep against wide, of which it is the second half.
-    first = max(1, sum(text.startswith("Deepest against") for text in analysis.findings))
+    first = max([1, *(n for n, t in enumerate(analysis.findings, 1) if t.startswith("Deepest"))])
     return replace(
         analysis,
         groups=groups,

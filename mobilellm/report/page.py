@@ -25,6 +25,7 @@ from mobilellm.report.page_tables import (
     reference_html,
 )
 from mobilellm.report.pair_rows import reference_caption
+from mobilellm.report.rate_curves import is_about_rates
 from mobilellm.report.records import csv_text, json_text, pairs_csv_text
 from mobilellm.report.statistics import MINIMUM_SEEDS
 from mobilellm.report.table import reference_sentence
@@ -74,6 +75,8 @@ def page_text(analysis: Analysis, drawings: "Sequence[tuple[Plot, str]]") -> str
 def _question(analysis: Analysis) -> str:
     if not analysis.groups:
         text = "How large and fast are the compressed models, and how much higher is their loss?"
+    elif is_about_rates(analysis.groups, analysis.rate_curves):
+        text = "Is the same learning rate best for all shapes?"
     else:
         text = question(analysis.groups, analysis.metric)
     return f'<p class="question">{escape(text)}</p>'

@@ -113,6 +113,19 @@ def rate_sentences(curves: Sequence[RateCurve]) -> tuple[str, ...]:
     return tuple(_sentence(recipe, own) for recipe, own in by_recipe(curves).items())
 
 
+def is_about_rates(groups: Sequence[RunGroup], curves: Sequence[RateCurve]) -> bool:
+    """Whether all configurations are points of curves, of two shapes or more."""
+    return len(curves) > 1 and sum(len(curve.groups) for curve in curves) == len(groups)
+
+
+def with_rate_sentences(
+    findings: Sequence[str], groups: Sequence[RunGroup], curves: Sequence[RateCurve]
+) -> tuple[str, ...]:
+    """Add those of `rate_sentences`, as the main result if the comparison is about rates."""
+    rates = rate_sentences(curves)
+    return (*rates, *findings) if is_about_rates(groups, curves) else (*findings, *rates)
+
+
 def _sentence(recipe: str, curves: Sequence[RateCurve]) -> str:
     low, high = (end(curve.best for curve in curves) for end in (min, max))
     edges = [curve.label for curve in curves if not curve.is_interior]
