@@ -16,6 +16,7 @@ PACKAGE = ROOT / "mobilellm"
 # A module may import from its own part and from parts of lower layers.
 LAYERS = (
     (
+        "bfloat16",
         "files",
         "labels",
         "public_names",

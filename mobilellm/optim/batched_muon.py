@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mobilellm.bfloat16 import multiplies_bfloat16
 from mobilellm.optim.shared_work import compute_shared, is_shared
 
 LARGEST_BATCH = 2**24
@@ -127,21 +128,8 @@ def orthogonalized(
 
 
 def product_type(device: torch.device) -> torch.dtype:
-    """bfloat16, as in Muon's paper, or float32 on CPUs without instructions for bfloat16.
-
-    Where bfloat16 is emulated, its products take two (AVX-512) to fifteen times (AVX2) as long as
-    those of float32 (docs/benchmarks.md).
-    """
-    if device.type != "cpu" or _multiplies_bfloat16():
-        return torch.bfloat16
-    return torch.float32
-
-
-def _multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for products in bfloat16 that torch uses."""
-    # Without this function, early versions of torch do not tell; float32 is never slow.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    """bfloat16, as in Muon's paper, or float32 on devices that would emulate it."""
+    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 
 def rate_factor(size: Sequence[int], adjust_learning_rate: str | None) -> float:

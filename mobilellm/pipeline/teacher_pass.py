@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from mobilellm.accounting.training_memory import LOSS_CHUNK_LOGITS
+from mobilellm.bfloat16 import multiplies_bfloat16
 from mobilellm.data.windows import Windows
 from mobilellm.distillation.logit_store.manifest import LogitInputs
 from mobilellm.distillation.logit_store.writer import LogitWriter, ShardWriter
@@ -104,7 +105,8 @@ def _offsets(inputs: LogitInputs, windows: range) -> torch.Tensor:
 
 def _autocast(teacher: ModelTeacher, device: str) -> AbstractContextManager[object]:
     """Autocast to bfloat16 on GPUs, as in training."""
-    if device == "cuda" and teacher.precision == "auto" and torch.cuda.is_bf16_supported():
+    is_gpu = device == "cuda" and multiplies_bfloat16(torch.device(device))
+    if is_gpu and teacher.precision == "auto":
         return torch.autocast("cuda", torch.bfloat16)
     return nullcontext()
 

@@ -138,16 +138,15 @@ class TrainerConfig:
 
     @property
     def resolved_precision(self) -> str:
-        """The precision to use if `precision` is `auto`, else `precision`.
-
-        CPUs without bf16 instructions compute bf16 many times slower than float32.
-        """
+        """The precision to use if `precision` is `auto`, else `precision`."""
         if self.precision != "auto":
             return self.precision
         import torch
 
-        on_gpu = self.device_type == "cuda" and torch.cuda.is_bf16_supported()
-        return "bf16-mixed" if on_gpu else "32-true"
+        from mobilellm.bfloat16 import multiplies_bfloat16
+
+        is_mixed = self.device_type == "cuda" and multiplies_bfloat16(torch.device("cuda"))
+        return "bf16-mixed" if is_mixed else "32-true"
 
 
 def make_trainer(
