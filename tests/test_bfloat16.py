@@ -1,4 +1,4 @@
-"""Where products in bfloat16 are fast, with the answers of torch for other devices than this one."""
+"""Where products in bfloat16 are fast, with the answers of torch for other devices."""
 
 import pytest
 import torch
