@@ -18,7 +18,7 @@ from mobilellm.report.fairness import cautions
 from mobilellm.report.findings import UNIT, findings, lowest_label
 from mobilellm.report.ladder import Ladder, analyse_ladder
 from mobilellm.report.latency import Latencies
-from mobilellm.report.latency_findings import latency_sentences
+from mobilellm.report.latency_findings import latency_sentences, place_of_latency
 from mobilellm.report.leaderboard import leaderboard_sentence
 from mobilellm.report.power import PowerEstimate, look_sentence, power_estimates
 from mobilellm.report.rate_curves import RateCurve, rate_curves, with_rate_sentences
@@ -235,8 +235,7 @@ def with_latencies(analysis: Analysis, latencies: Latencies) -> Analysis:
     groups = latencies.attached(analysis.groups)
     found = equal_latency(groups, analysis.pairs, analysis.metric)
     sentences = latency_sentences(groups, found, latencies, analysis.metric)
-    # After the verdict on deep against wide, of which it is the second half.
-    first = max([1, *(n for n, t in enumerate(analysis.findings, 1) if t.startswith("Deepest"))])
+    first = place_of_latency(analysis.findings)
     return replace(
         analysis,
         groups=groups,

@@ -187,17 +187,21 @@ def _sharing(
     groups: Sequence[RunGroup], by_names: dict[tuple[str, str], Pair], metric: str
 ) -> list[str]:
     """One sentence per shared model whose counterpart without sharing is in the comparison."""
+    return [
+        f"Sharing: {verdict_sentence(by_names[group.label, counterpart.label], metric)}, "
+        f"with the same stored blocks and {_flops_ratio(group, counterpart):.2g} times the FLOPs."
+        for group, counterpart in sharing_pairs(groups)
+    ]
+
+
+def sharing_pairs(groups: Sequence[RunGroup]) -> list[tuple[RunGroup, RunGroup]]:
+    """Return each shared model with its counterpart without sharing, if that is in `groups`."""
     counterparts = {_without_sharing(group): group for group in groups if not group.is_shared}
-    sentences = []
-    for group in groups:
-        counterpart = counterparts.get(_without_sharing(group))
-        if group.is_shared and counterpart:
-            sentences.append(
-                f"Sharing: {verdict_sentence(by_names[group.label, counterpart.label], metric)}, "
-                f"with the same stored blocks and {_flops_ratio(group, counterpart):.2g} times the "
-                "FLOPs."
-            )
-    return sentences
+    return [
+        (group, counterparts[key])
+        for group in groups
+        if group.is_shared and (key := _without_sharing(group)) in counterparts
+    ]
 
 
 def _without_sharing(group: RunGroup) -> str:

@@ -13,7 +13,7 @@ from mobilellm.report.equal_latency import (
     LatencyPair,
     best_of,
 )
-from mobilellm.report.findings import UNIT
+from mobilellm.report.findings import UNIT, sharing_pairs
 from mobilellm.report.interval_text import interval_text, size_text
 from mobilellm.report.latency import BUSY, Latencies
 from mobilellm.report.run_groups import RunGroup
@@ -31,7 +31,7 @@ WORDS = {
 def latency_sentences(
     groups: Sequence[RunGroup], equal: EqualLatency, latencies: Latencies, metric: str | None
 ) -> tuple[str, ...]:
-    """Return the verdict at equal latency of every comparison of deep with wide models.
+    """Return the verdicts at equal latency: deep against wide, and shared blocks against others.
 
     Args:
         groups: all configurations, with their latencies.
@@ -40,7 +40,8 @@ def latency_sentences(
         metric: the loss that is compared; None: there is no verdict.
     """
     ranges = [] if metric is None else depth_ranges(groups, metric)
-    if metric is None or not (ranges or equal.levels):
+    shared = [] if metric is None else sharing_pairs(groups)
+    if metric is None or not (ranges or shared or equal.levels):
         return ()
     if latencies.conditions is None:
         return (f"At equal latency: no verdict, decode latency was not measured: "
@@ -51,12 +52,25 @@ def latency_sentences(
         levels = tuple(_level_sentence(level, metric) for level in equal.levels)
         return (*levels, *stated) if from_device else levels
     sentences = []
-    for deepest, widest in ranges:
-        found = equal.pair(deepest.label, widest.label)
-        if found is not None:
-            text = pair_sentence(found, metric, from_device=from_device)
-            sentences.append(f"At equal latency: {text}.")
+    for start, two in (("At", ranges), ("Sharing at", shared)):
+        for first, second in two:
+            found = equal.pair(first.label, second.label)
+            if found is not None:
+                text = pair_sentence(found, metric, from_device=from_device)
+                sentences.append(f"{start} equal latency: {text}.")
     return (*sentences, *_others(equal.pairs, len(sentences)), *stated)
+
+
+def place_of_latency(findings: Sequence[str]) -> int:
+    """Return where the verdicts at equal latency belong: behind those of which they are the second.
+
+    These are the verdicts on deep against wide or, without any, on shared blocks.
+    """
+    for start in ("Deepest against", "Sharing:"):
+        places = [n for n, text in enumerate(findings, start=1) if text.startswith(start)]
+        if places:
+            return places[-1]
+    return 1
 
 
 def pair_sentence(found: LatencyPair, metric: str, *, from_device: bool = False) -> str:

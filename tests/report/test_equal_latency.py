@@ -76,6 +76,22 @@ def test_one_size_decides_only_if_the_better_one_is_not_slower(
     assert found.findings[0].startswith("Deepest against widest")
 
 
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (4.1, "not decided; 8×112 shared ×2 is better by 0.199"),
+        (4.5, "8×112 is better too, since it takes 0.5"),
+    ],
+)
+def test_shared_blocks_have_a_second_verdict_behind_the_first(tmp_path, loss, words):
+    shapes = {"plain": (SHAPES["8×112"][0], 4.3), "shared": (SHAPES["8×112 shared ×2"][0], loss)}
+    sweep = write_sweep(tmp_path, shapes, noise=0.001)
+    found = analysed(sweep, {"8×112": 1.0, "8×112 shared ×2": 1.8})
+    first, second, *_ = found.findings
+    assert first.startswith("Sharing: 8×112 shared ×2 is ")
+    assert second.startswith("Sharing at equal latency: ") and words in second
+
+
 def test_pairs_of_one_depth_are_no_question_of_depth(tmp_path):
     shapes = {"a": (model(), 4.2), "b": (model(feed_forward="relu", ffn=336), 4.3)}
     found = analysed(write_sweep(tmp_path, shapes), {"8×112": 1.0, "8×112 relu": 1.0})
