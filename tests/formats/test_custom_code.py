@@ -25,6 +25,8 @@ MODELS = {
     "qk-norm": ({"qk_norm": "rms", "rope_scaling": LLAMA3}),
     "relu": ({"qk_norm": "l2", "feed_forward": "relu"}),
 }
+ROUNDING = 5e-5
+"""How far equal models may be apart in float32, which depends on the processor."""
 GREEDY = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 
 
@@ -54,7 +56,7 @@ def test_it_loads_generates_and_comes_in_again(name, load, tmp_path):
     theirs, report = load(tmp_path / name)
     assert not any(report.values()), report
     assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in ours.parameters())
-    assert largest_difference(ours, theirs) < 1e-5
+    assert largest_difference(ours, theirs) < ROUNDING
     again = import_huggingface(tmp_path / name)
     assert again.config == ours.config
     assert largest_difference(ours, again) == 0
@@ -68,7 +70,7 @@ def test_it_loads_generates_and_comes_in_again(name, load, tmp_path):
     mask[0, :4] = 0
     padded = theirs(ids, attention_mask=mask).logits
     same = ours(ids, attention_mask=mask.bool()).logits
-    torch.testing.assert_close(padded[:, 4:], same[:, 4:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(padded[:, 4:], same[:, 4:], atol=ROUNDING, rtol=ROUNDING)
 
 
 def test_loss_hidden_states_and_masked_matrices(load, tmp_path):

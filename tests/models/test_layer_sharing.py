@@ -20,7 +20,8 @@ pytestmark = pytest.mark.usefixtures("uneven_schemes")
 def test_a_shared_model_equals_the_same_blocks_written_out(scheme, repeats):
     model = make_model(layer_sharing=scheme, block_repeats=repeats)
     ids = make_ids()
-    assert_close(model(ids).logits, copy_to_transformers(model)(ids).logits)
+    # The rounding of up to nine layers, which depends on the processor.
+    assert_close(model(ids).logits, copy_to_transformers(model)(ids).logits, tolerance=5e-5)
 
 
 @pytest.mark.parametrize("share_kv", ["own", "first"])
