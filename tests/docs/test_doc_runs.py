@@ -51,7 +51,10 @@ SWEEPS = (
     "learning_rate_transfer",
     "depth_vs_width",
     "depth_vs_width_wikitext2",
+    "depth_vs_width_wikitext2_adamw",
     "depth_vs_width_books",
+    "layer_sharing",
+    "design_steps",
 )
 
 CUT = {
