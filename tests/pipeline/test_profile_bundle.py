@@ -67,7 +67,7 @@ def test_a_bundle_runs_elsewhere_and_decides_at_equal_latency(tmp_path, capsys):
          "--tokens", "2", "--rounds", "30", "--bundle", str(bundle)])  # fmt: skip
     assert "python3 run.py" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
-    assert "| tiny_deep (random weights) | 12 × 80 | llamacpp | f16 |" in (
+    assert "| tiny_deep (random weights) | 12×80 | llamacpp | f16 |" in (
         bundle / "README.md"
     ).read_text(encoding="utf-8")
     away = bundle.rename(tmp_path / "copied")
