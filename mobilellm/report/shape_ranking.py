@@ -10,6 +10,7 @@ import numpy as np
 
 from mobilellm.accounting import count_parameters, flops_per_token
 from mobilellm.models.config import ModelConfig
+from mobilellm.models.shape_name import shape_name
 from mobilellm.report.runs import Run, read_runs
 from mobilellm.report.statistics.kendall import KendallTau, kendall_tau
 from mobilellm.search.supernet_scores import Score
@@ -227,7 +228,7 @@ def _cost(
 def shape_text(shape: ModelConfig) -> str:
     """Sizes of a shape in short, e.g. `8×96, 288 channels, 6/2 heads`."""
     return (
-        f"{shape.num_blocks}×{shape.hidden_size}, {shape.intermediate_size} channels, "
+        f"{shape_name(shape)}, {shape.intermediate_size} channels, "
         f"{shape.num_attention_heads}/{shape.num_key_value_heads} heads"
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mobilellm.files import write_text_atomically
 from mobilellm.models.config import ModelConfig
+from mobilellm.models.shape_name import shape_name
 from mobilellm.report.drawing import (
     DARK_RANGE,
     MUTED,
@@ -74,7 +75,7 @@ def _labels(shapes: Sequence[ModelConfig]) -> list[str]:
     fields = ("intermediate_size", "num_attention_heads", "num_key_value_heads")
     varying = [name for name in fields if len({getattr(shape, name) for shape in shapes}) > 1]
     return [
-        "/".join([f"{shape.num_blocks}×{shape.hidden_size}", *(str(getattr(shape, n)) for n in
+        "/".join([shape_name(shape), *(str(getattr(shape, n)) for n in
                   varying)])
         for shape in shapes
     ]  # fmt: skip

@@ -3,6 +3,8 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from mobilellm.models.config import ModelConfig
+from mobilellm.models.shape_name import shape_name
 from mobilellm.report.shape_ranking import RankedShape, Ranking, space_text
 from mobilellm.search.supernet_space import SupernetSpace
 from mobilellm.units import count_text, duration_text, si_text
@@ -109,5 +111,5 @@ def record(ranking: Ranking, space: SupernetSpace) -> dict[str, Any]:
     }
 
 
-def _name(shape: Any) -> str:
-    return f"{shape.num_blocks}×{shape.hidden_size} with {shape.intermediate_size} channels"
+def _name(shape: ModelConfig) -> str:
+    return f"{shape_name(shape)} with {shape.intermediate_size} channels"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mobilellm.evaluation.device_profile import DeviceProfile
 from mobilellm.evaluation.latency_process import LatencyProcess, LatencyRequest
 from mobilellm.models import ModelConfig
+from mobilellm.models.shape_name import shape_name
 from mobilellm.provenance import device_name
 from mobilellm.search.space.constraints import Constraints
 
@@ -80,7 +81,7 @@ def check_latencies(
     chosen = models[:MOST_MODELS]
     predicted = [constraints.latency.predict(model) for _, model in chosen]
     reference = min(profile.shapes, key=lambda shape: abs(shape.decode_ms_per_token - predicted[0]))
-    name = f"{reference.model.num_blocks}×{reference.model.hidden_size}"
+    name = shape_name(reference.model)
     if profile.accelerator != "cpu" or profile.device != device_name("cpu"):
         return LatencyCheck(name, (), f"the profile is of another device, {profile.device}")
     try:
