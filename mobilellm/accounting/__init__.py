@@ -12,6 +12,7 @@ from mobilellm.accounting.memory import (
 )
 from mobilellm.accounting.parameters import (
     ParameterCounts,
+    applications,
     count_parameters,
     packed_parameters,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "ParameterCounts",
     "TrainingMemory",
     "activation_bytes",
+    "applications",
     "checkpoint_bytes",
     "count_parameters",
     "decode_bytes_per_token",

@@ -4,10 +4,11 @@ from collections import Counter
 from dataclasses import replace
 
 from mobilellm.accounting.memory import TABLES, kv_cache_bytes_per_token
-from mobilellm.accounting.parameters import count_parameters
+from mobilellm.accounting.parameters import count_parameters, head_dim
 from mobilellm.accounting.storage import stored_tensors
 from mobilellm.models.checks import check_choice, check_positive
 from mobilellm.models.config import ModelConfig
+from mobilellm.models.rotary_scaling import RotaryScaling
 
 GGUF_BITS = {"f32": 32.0, "f16": 16.0, "q8_0": 8.5, "q4_0": 4.5, "q4_1": 5.0}
 """Bits per weight of a matrix, with the 16-bit scales (and minima) of blocks of 32 weights."""
@@ -51,6 +52,7 @@ def engine_file_bytes(config: ModelConfig, engine: str, kind: str) -> int:
     if engine == "llamacpp":
         final = 32 * dense.hidden_size
         norms = (norms - final) * dense.num_layers // dense.num_blocks + final
+        norms += 32 * _added_vectors(dense)
     elif kind != "fp32" and dense.tie_word_embeddings:
         bits += dense.vocab_size * (8 * dense.hidden_size + 32)
     return -(-int(bits + norms) // 8)
@@ -74,6 +76,15 @@ def can_have_type(config: ModelConfig, engine: str, kind: str) -> bool:
     sizes = _sizes(replace(config, compressed_layers=()))
     in_blocks = {n: c for n, (_, c) in sizes.items() if engine == "llamacpp" or n not in TABLES}
     return all(columns % BLOCK == 0 for columns in in_blocks.values())
+
+
+def _added_vectors(config: ModelConfig) -> int:
+    """Numbers that a GGUF file has and the model computes: weights of 1, and rotary factors."""
+    width = head_dim(config)
+    weights = 2 * width * config.num_layers if config.qk_norm == "l2" else 0
+    scaling = config.rope_scaling
+    has_factors = isinstance(scaling, RotaryScaling) and scaling.rope_type == "llama3"
+    return weights + (width // 2 if has_factors else 0)
 
 
 def _sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:

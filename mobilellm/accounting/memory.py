@@ -3,6 +3,7 @@
 from collections import Counter
 
 from mobilellm.accounting.parameters import (
+    applications,
     block_costs,
     block_parameters,
     count_parameters,
@@ -80,8 +81,10 @@ def decode_bytes_per_token(
 ) -> int:
     """Bytes read from memory to decode one token at batch size 1, which limit the speed on a phone.
 
-    They are the weights of every executed block, the final norm, the output head, one row of the
-    embedding if it is not tied to the head, and the keys and values of `context` earlier tokens.
+    They are the weights of every executed block (with share_kv `first`, a block's projections to
+    keys and values are read at its first application only), the final norm, the output head, one
+    row of the embedding if it is not tied to the head, and the keys and values of `context` earlier
+    tokens.
     Factorised matrices are read as factors, masked matrices in full, and quantized matrices in the
     bits that they are stored in.
 
@@ -112,9 +115,10 @@ def decode_bytes_per_token(
     norms = block_parameters(config)
     weights = head_cost(config).stored_bits(bits)
     weights += 0 if config.tie_word_embeddings else _table_row_bits(config, bits)
-    for index, _, cost in block_costs(config):
+    uses = applications(config)
+    for index, name, cost in block_costs(config):
         norms[index] -= cost.parameters
-        weights += block_reads[index] * cost.stored_bits(bits)
+        weights += min(block_reads[index], uses[name]) * cost.stored_bits(bits)
     vectors = config.hidden_size + sum(block_reads[i] * count for i, count in enumerate(norms))
     weight_bits = weights + vectors * max(bits, NORM_BITS)
     cached_values = sum(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mobilellm.accounting import count_parameters, decode_bytes_per_token, weight_bits
+from mobilellm.accounting import applications, count_parameters, decode_bytes_per_token, weight_bits
 from mobilellm.layers.factorized import FactorizedShape
 from mobilellm.models import ModelConfig
 from mobilellm.ranges import Range, check_fields
@@ -69,11 +69,8 @@ class SizeBudget:
         """Cost of one parameter of each matrix: 1, or the number of reads per decoded token."""
         if self.max_decode_bytes is None:
             return dict.fromkeys(names, 1.0)
-        order = config.layer_order
-        return {
-            name: float(order.count(int(name.split(".")[1]))) if name[:6] == "blocks" else 1.0
-            for name in names
-        }
+        uses = applications(config)
+        return {name: float(uses[name]) if name[:6] == "blocks" else 1.0 for name in names}
 
     def allowed(self, config: ModelConfig, names: Sequence[str]) -> float:
         """Largest total cost of the named matrices.

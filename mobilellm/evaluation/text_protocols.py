@@ -1,5 +1,6 @@
 """How a text is cut into windows for perplexity: the protocols that published numbers follow."""
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -133,5 +134,6 @@ def join_rows(text: str) -> str:
     The rows of the Hugging Face data sets `wikitext-2-raw-v1` and `wikitext-103-raw-v1` are the
     lines of the file with their line ends; blank lines are empty rows.
     """
-    lines = text.splitlines(keepends=True)
+    # str.splitlines would also split at form feeds and other separators within a row.
+    lines = io.StringIO(text, newline="\n").readlines()
     return "\n\n".join(line if line.strip() else "" for line in lines)

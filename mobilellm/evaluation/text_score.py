@@ -1,7 +1,7 @@
 """Perplexity and bits per byte of texts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -95,7 +95,7 @@ def score_text(
         )
     scores = model.score([(w.prompt, w.predicted) for w in windows], advance)
     sizes = np.array(_bytes_of(model, windows), dtype=np.float64)
-    if sum(len(w.predicted) for w in windows) >= sum(map(len, encoded)):
+    if _count_text(model, (w.predicted for w in windows)) >= _count_text(model, encoded):
         # All of the text is predicted. A tokenizer may add a space or normalise characters, so
         # that its tokens stand for other numbers of bytes than the text has.
         sizes *= sum(len(text.encode()) for text in texts) / max(1.0, sizes.sum())
@@ -123,6 +123,12 @@ def _windows(
             stream, replace(protocol, begins_windows=False), begin=first, start=model.start
         )
     )
+
+
+def _count_text(model: LanguageModel, parts: Iterable[Sequence[int]]) -> int:
+    """Number of tokens, without those between documents."""
+    between = {*model.begin, model.eos_id}
+    return sum(token not in between for tokens in parts for token in tokens)
 
 
 def _bytes_of(model: LanguageModel, windows: Sequence[Window]) -> list[int]:

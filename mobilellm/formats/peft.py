@@ -35,7 +35,11 @@ _OUR_PARTS = {theirs: ours for ours, theirs in _PARTS.items()}
 _UNSUPPORTED = {
     "bias": "none", "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {},
     "fan_in_fan_out": False, "lora_bias": False, "layer_replication": None,
+    "alora_invocation_tokens": None,
 }  # fmt: skip
+# Initial values that leave the weights of the base model as they are. With all others, such as
+# pissa, PEFT changes the base model whenever it loads the adapter.
+_PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 def write_peft(model: MobileLLM, folder: str | Path, *, base: str | None = None) -> None:
@@ -98,6 +102,12 @@ def read_peft_settings(folder: str | Path) -> AdapterSettings:
     for name, only in _UNSUPPORTED.items():
         if values.get(name) not in (only, None):
             raise ValueError(f"{path}: {name}={values[name]!r} is not supported, only {only!r}")
+    if (start := values.get("init_lora_weights")) not in _PLAIN_STARTS:
+        raise ValueError(
+            f"{path}: with init_lora_weights={start!r}, PEFT changes the weights of the base model "
+            "too, so that the adapter alone is not enough; save it with PEFT's save_pretrained(…, "
+            "path_initial_model_for_weight_conversion=…), which converts it into a plain adapter"
+        )
     try:
         return AdapterSettings(
             rank=values["r"],

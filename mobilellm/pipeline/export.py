@@ -16,7 +16,7 @@ from mobilellm.formats.model_folder import (
     open_model,
     tokenizer_files,
 )
-from mobilellm.models import MobileLLM
+from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.paths import check_unused, check_writable
 from mobilellm.pipeline.export_settings import ExportSettings
 from mobilellm.pipeline.model_hash import model_hash
@@ -64,10 +64,13 @@ def export_folder(folder: Path, out: Path, settings: ExportSettings) -> str:
     write = {
         "huggingface": _write_huggingface, "gguf": _write_gguf, "executorch": _write_executorch
     }[settings.format]  # fmt: skip
+    left_out = _left_out(model.config)
     if is_file:
-        return write(source, out, settings)[0]
+        return "\n".join([write(source, out, settings)[0], *left_out])
     with new_folder(out) as temporary:
         text, exported = write(source, temporary, settings)
+        text = "\n".join([text, *left_out])
+        exported = replace(exported, written=[*exported.written, *left_out])
         card = model_card(model.config, exported, source.folder, _hash(model))
         write_text_atomically(temporary / CARD, card)
     return text.replace(str(temporary), str(out))
@@ -139,6 +142,20 @@ def _write_executorch(
         rounded=None if kind == "fp32" else kind,
     )
     return written.text(), exported
+
+
+def _left_out(config: ModelConfig) -> list[str]:
+    """Sentences about what the model computes and no export does."""
+    formats = [
+        getattr(shape, "quantized", None) or getattr(shape, "fake_quantized", None)
+        for shape in config.layer_shapes.values()
+    ]
+    count = sum(found is not None and found.activation_bits is not None for found in formats)
+    if not count:
+        return []
+    return [
+        f"the model rounds the inputs of {count} of its matrices to 8 bits; the export does not"
+    ]
 
 
 def _hash(model: MobileLLM) -> str:

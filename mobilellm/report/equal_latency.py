@@ -8,7 +8,6 @@ not slower either.
 
 import itertools
 import math
-import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +47,7 @@ class Ratio:
 
     def inverse(self) -> "Ratio":
         """The second latency divided by the first."""
-        return Ratio(1 / self.mean, 1 / self.high, 1 / self.low)
+        return Ratio(1 / self.mean, 1 / self.high, 1 / self.low if self.low else math.inf)
 
     def __str__(self) -> str:
         """`1.90 (1.84–2.06)`."""
@@ -166,15 +165,18 @@ def equal_latency(
 
 
 def latency_ratio(first: Sequence[float], second: Sequence[float]) -> Ratio:
-    """The ratio of two latencies: median, and Student's t interval of its logarithm over rounds.
+    """The ratio of two latencies: mean and Student's t interval of its logarithm over rounds.
+
+    A single round says nothing about the spread, so that its interval has no limits.
 
     Args:
         first: milliseconds of each round.
         second: the same rounds of the other model.
     """
     logs = [math.log(a / b) for a, b in zip(first, second, strict=True)]
-    middle, half = statistics.median(logs), mean_interval(logs).half_width or 0.0
-    return Ratio(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
+    found = mean_interval(logs)
+    half = math.inf if found.half_width is None else found.half_width
+    return Ratio(math.exp(found.mean), math.exp(found.mean - half), math.exp(found.mean + half))
 
 
 def depth_curves(groups: Sequence[RunGroup], metric: str) -> tuple[DepthCurve, ...]:

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from mobilellm.accounting import (
     decode_bytes_per_token,
@@ -6,7 +7,7 @@ from mobilellm.accounting import (
     weight_bits,
     weight_bytes,
 )
-from mobilellm.models import ModelConfig
+from mobilellm.models import MobileLLM, ModelConfig
 
 SHAPE = {
     "vocab_size": 50,
@@ -73,6 +74,24 @@ def test_a_block_that_runs_twice_in_a_row_may_stay_in_the_cache(scheme, reads_of
     assert plain == 6 * block + 50 * 24 + 2 * 24
     cached = decode_bytes_per_token(config, bits=8, repeats_cached=True)
     assert plain - cached == block * (6 - sum(reads_of_each_block))
+
+
+@pytest.mark.parametrize("share_kv", ["own", "first"])
+def test_decoding_reads_the_matrices_that_a_model_uses(share_kv):
+    config = ModelConfig(**SHAPE, block_repeats=2, share_kv=share_kv)
+    model = MobileLLM(config).eval()
+    bytes_read = [50 * 24]  # the embedding as head
+
+    def count(module, *_):
+        sizes = [(p.ndim, p.numel()) for p in module.parameters(recurse=False)]
+        bytes_read.append(sum(number * (1 if ndim == 2 else 2) for ndim, number in sizes))
+
+    for name, module in model.named_modules():
+        if name != "embedding":
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        model(torch.tensor([[3]]))
+    assert decode_bytes_per_token(config, bits=8) == sum(bytes_read)
 
 
 @pytest.mark.usefixtures("uneven_schemes")

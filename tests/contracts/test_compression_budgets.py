@@ -123,6 +123,15 @@ def could_grow(plan, sizes, uses, left):
     return None
 
 
+def reads(config, name, limit):
+    """How often a limit counts a matrix."""
+    if limit != "max_decode_bytes" or not name.startswith("blocks"):
+        return 1
+    if config.share_kv == "first" and name.endswith(("k_proj", "v_proj")):
+        return 1
+    return config.layer_order.count(int(name.split(".")[1]))
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_budget_is_met_and_spent_or_refused(name):
     met = 0
@@ -159,14 +168,8 @@ def test_a_budget_is_met_and_spent_or_refused(name):
         used = cost(small, names, budget, share)
         assert used <= allowed + 1e-6, case
         unit = 1 if "ratio" in limit else bits / 8
-        order = config.layer_order
-        uses = {
-            n: unit * (order.count(int(n.split(".")[1])) if limit == "max_decode_bytes"
-                       and n.startswith("blocks") else 1)
-            for n in names
-        }  # fmt: skip
-        if not (limit == "max_decode_bytes" and "share_kv" in sharing):  # counted from above there
-            assert could_grow(plan, config.matrix_sizes, uses, allowed - used - 1e-3) is None, case
+        uses = {n: unit * reads(config, n, limit) for n in names}
+        assert could_grow(plan, config.matrix_sizes, uses, allowed - used - 1e-3) is None, case
         budget_use = recipe.budget_use(model, plan)
         assert budget_use.used <= budget_use.allowed + 1e-3
         met += 1

@@ -63,6 +63,25 @@ def test_joined_documents_are_the_stream_of_training(adds_bos, adds_eos):
     assert found.documents == 3
 
 
+@pytest.mark.parametrize("limits", [{"max_windows": 3}, {}])
+@pytest.mark.parametrize("name", ["documents", "meta", "strided"])
+def test_only_bytes_that_are_predicted_count(name, limits):
+    """The tokens between short documents do not stand for bytes of the text that is left out."""
+    model = make_model(adds_bos=False)
+    texts = ["abcd"] * 25
+    found = score_text(model, texts, sized(name, 32), are_joined=True, **limits)
+    stream = [EOS]
+    for text in texts:
+        stream += [*ByteTokenizer().encode(text), EOS]
+    predicted = stream[1 : 1 + sum(found.tokens)]
+    if name == "meta":
+        read = (stream[i : i + 32] for i in range(0, len(stream) - 31, 32))
+        predicted = [token for window in read for token in window[1:]][: sum(found.tokens)]
+    assert sum(found.num_bytes) == sum(2 if t == 259 else 1 for t in predicted if t > 2)
+    if not limits and name != "meta":
+        assert sum(found.num_bytes) == 100
+
+
 @pytest.mark.parametrize("adds_bos", [True, False])
 def test_meta_protocol_is_that_of_its_evaluation_script(adds_bos):
     """One BOS at the start, disjoint windows, no remainder, and the mean of the windows' means."""
@@ -114,6 +133,7 @@ def test_every_token_is_predicted_once_and_windows_are_full(name, begin, stride)
 
 def test_rows_are_joined_as_the_data_sets_are():
     assert join_rows(" = Title = \n \n Some text . \n") == " = Title = \n\n\n\n\n Some text . \n"
+    assert join_rows("a\x85b\x0cc\u2028d\r\ne\n") == "a\x85b\x0cc\u2028d\r\n\n\ne\n"
     assert join_rows("one\n\ntwo") == "\n\n".join(["one\n", "", "two"])
 
 

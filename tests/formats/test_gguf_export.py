@@ -10,6 +10,7 @@ from gguf_writing import pairs_from_halves
 from test_gguf import make_model
 from tiny_tokenizers import make_byte_level, make_tokenizer
 
+from mobilellm.accounting.engine_files import engine_file_bytes
 from mobilellm.evaluation.engines import LlamaCpp, TorchEngine
 from mobilellm.formats.gguf import export_gguf, import_gguf
 
@@ -94,6 +95,16 @@ def test_llama_cpp_continues_a_text_as_we_do(name, tokenizers, tmp_path):
             for one, value in (step.log_probabilities or {same.token: known[same.token]}).items():
                 assert value == pytest.approx(known[one], abs=1e-4)
             step, same = theirs.decode(token), ours.decode(token)
+
+
+@pytest.mark.parametrize("changes", [*(changes for changes, _ in MODELS.values()),
+                                     {"qk_norm": "l2"}], ids=str)  # fmt: skip
+def test_the_size_of_a_file_is_known_before(changes, tmp_path):
+    model = randomized(**changes)
+    export_gguf(model, tmp_path / "m.gguf", kind="f16")
+    found = gguf.GGUFReader(tmp_path / "m.gguf").tensors
+    size = sum(int(tensor.n_bytes) for tensor in found)
+    assert engine_file_bytes(model.config, "llamacpp", "f16") == size
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("f16", 16), ("q8_0", 8.5), ("q4_0", 4.5), ("q4_1", 5)])

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from tiny_tokenizers import make_byte_level
 
 from mobilellm.formats.huggingface import export_huggingface, import_huggingface
+from mobilellm.formats.huggingface.architectures import NotRepresentable
+from mobilellm.formats.huggingface.config import config_from_huggingface
 from mobilellm.formats.model_folder import open_config
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.generation import generate
@@ -172,6 +174,58 @@ def test_attention_in_chunks_limits_the_context(tmp_path, caplog):
     assert ours.config.max_position_embeddings == 32
     assert "attention_chunk_size=32 limits the context" in caplog.text
     assert largest_difference(ours, theirs) < 1e-4
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen3", "arcee", "smollm3"])
+def test_what_a_config_leaves_out_is_what_transformers_takes(model_type):
+    transformers = pytest.importorskip("transformers")
+    sizes = {k: v for k, v in SIZES.items() if k not in ("rms_norm_eps", "initializer_range")}
+    theirs = transformers.AutoConfig.for_model(
+        model_type, **sizes, no_rope_layers=[1, 1, 1], pad_token_id=None
+    )
+    ours = config_from_huggingface(sizes | {"model_type": model_type, "no_rope_layers": [1, 1, 1]})
+    assert ours.rms_norm_eps == theirs.rms_norm_eps
+    assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+    assert ours.tie_word_embeddings == theirs.tie_word_embeddings
+    del sizes["max_position_embeddings"]
+    theirs = transformers.AutoConfig.for_model(model_type, **sizes, pad_token_id=None)
+    given = sizes | {"model_type": model_type, "no_rope_layers": [1, 1, 1]}
+    if getattr(theirs, "sliding_window", None) is None:
+        context = config_from_huggingface(given).max_position_embeddings
+        assert context == theirs.max_position_embeddings
+        return
+    with pytest.raises(NotRepresentable, match=f"sliding_window={theirs.sliding_window} cannot"):
+        config_from_huggingface(given)
+    assert config_from_huggingface(given | {"sliding_window": None}).num_blocks == 3
+
+
+def test_what_llama_4_leaves_out_is_what_transformers_takes():
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.Llama4TextConfig()
+    sizes = SIZES | {"intermediate_size_mlp": 48, "no_rope_layers": [1, 1, 1], "moe_layers": []}
+    del sizes["rms_norm_eps"], sizes["max_position_embeddings"]
+    ours = config_from_huggingface(sizes | {"model_type": "llama4_text"})
+    assert ours.rms_norm_eps == theirs.rms_norm_eps
+    assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+    assert ours.max_position_embeddings == theirs.attention_chunk_size
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_width_that_the_heads_do_not_divide_goes_out_as_mistral(tied, tmp_path):
+    """As after pruning of heads; Llama of transformers refuses it."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=61, hidden_size=24, intermediate_size=40, num_blocks=2,
+                 num_attention_heads=5, head_dim=4, tie_word_embeddings=tied)  # fmt: skip
+    model = MobileLLM(ModelConfig(**sizes))
+    export_huggingface(model, tmp_path / "out")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert type(theirs).__name__ == "MistralForCausalLM"
+    assert largest_difference(model, theirs) < 1e-5
+    assert largest_difference(import_huggingface(tmp_path / "out"), theirs) < 1e-5
+    relu = MobileLLM(ModelConfig(**sizes, feed_forward="relu"))
+    with pytest.raises(ValueError, match="not a multiple of the 5 query heads; --custom-code"):
+        export_huggingface(relu, tmp_path / "relu")
 
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

@@ -53,6 +53,23 @@ def test_out_and_in_again_writes_the_same_text(run_script, saved_run, tmp_path):
         assert load(source).generate("the", 100, **settings) + "\n" == written
 
 
+@pytest.mark.parametrize("bits", [8, None])
+def test_an_export_says_that_inputs_are_no_longer_rounded(bits, run_script, tmp_path):
+    rounded = {"quantized": {"bits": 8, "activation_bits": bits}}
+    config = ModelConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=24, num_blocks=1, num_attention_heads=2,
+        compressed_layers={"blocks.0.feed_forward.up_proj": rounded},
+    )  # fmt: skip
+    save_model(MobileLLM(config), tmp_path / "model")
+    code, printed, _ = run_script(
+        "export", tmp_path / "model", "--format", "huggingface", "--out", tmp_path / "out"
+    )
+    assert code == 0
+    note = "the model rounds the inputs of 1 of its matrices to 8 bits; the export does not"
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert (note in printed, f"- {note}" in card) == (bits == 8, bits == 8)
+
+
 @pytest.mark.parametrize("begin", [1, 2])
 @pytest.mark.parametrize("prefix", [True, False])
 def test_transformers_splits_text_as_we_do(tmp_path, prefix, begin):

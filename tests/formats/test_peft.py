@@ -124,6 +124,32 @@ def test_reading_is_the_inverse_of_writing(tmp_path):
             assert torch.equal(tensor, getattr(model.get_submodule(name), part))
 
 
+@pytest.mark.parametrize("start", [True, "gaussian", "pissa", "olora"])
+def test_an_adapter_that_changes_the_model_itself_is_refused(start, tmp_path):
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    base, _ = adapted()
+    export_huggingface(base, tmp_path / "base")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    settings = peft.LoraConfig(r=4, lora_alpha=4, target_modules=["q_proj", "down_proj"],
+                               init_lora_weights=start, task_type="CAUSAL_LM")  # fmt: skip
+    theirs = peft.get_peft_model(theirs, settings).eval()
+    for name, parameter in theirs.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    theirs.save_pretrained(tmp_path / "adapter")
+    command = [str(tmp_path / "adapter"), "--base", str(tmp_path / "base")]
+    if start in ("pissa", "olora"):
+        with pytest.raises(ValueError, match=rf"with init_lora_weights='{start}', PEFT changes"):
+            run([*command, "--out", str(tmp_path / "merged")])
+        return
+    run([*command, "--out", str(tmp_path / "merged")])
+    with torch.no_grad():
+        ours = load_model(tmp_path / "merged").eval()(IDS).logits
+        torch.testing.assert_close(ours, theirs(IDS).logits, rtol=1e-5, atol=1e-5)
+
+
 def test_what_does_not_fit_is_refused(tmp_path):
     _, model = adapted()
     write_peft(model, tmp_path)
@@ -140,6 +166,11 @@ def test_what_does_not_fit_is_refused(tmp_path):
     values = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
     (tmp_path / "adapter_config.json").write_text(json.dumps(values | {"bias": "all"}), "utf-8")
     with pytest.raises(ValueError, match="bias='all' is not supported"):
+        read_peft_settings(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps(values | {"alora_invocation_tokens": [3]}), "utf-8"
+    )
+    with pytest.raises(ValueError, match=r"alora_invocation_tokens=\[3\] is not supported"):
         read_peft_settings(tmp_path)
     _, quantized = adapted(quantized={"bits": 8, "group": 8})
     with pytest.raises(ValueError, match="is not dense without its adapter"):

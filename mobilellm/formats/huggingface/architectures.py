@@ -23,17 +23,28 @@ class Architecture:
     """Whether the rotary embedding rotates neighbouring entries (see `rotary_layout`)."""
     tied: bool = False
     """Whether head and embedding are tied if config.json does not say so."""
+    rope_theta: float = 1e4
+    """The base of the rotary embedding if config.json does not say it."""
+    rms_norm_eps: float = 1e-6
+    """The same for the term in the norms."""
+    window: int | None = None
+    """The same for the number of tokens that attention is limited to; None: no limit."""
+    context: int = 2048
+    """The same for the context length."""
 
 
 ARCHITECTURES = {
     "llama": Architecture("LlamaForCausalLM"),
-    "mistral": Architecture("MistralForCausalLM"),
-    "qwen3": Architecture("Qwen3ForCausalLM", qk_norm="rms"),
-    "arcee": Architecture("ArceeForCausalLM", activation="relu"),
+    "mistral": Architecture("MistralForCausalLM", window=4096, context=131_072),
+    "qwen3": Architecture("Qwen3ForCausalLM", qk_norm="rms", context=32_768),
+    "arcee": Architecture("ArceeForCausalLM", activation="relu", rms_norm_eps=1e-5, context=4096),
     "mobilellm": Architecture("MobileLLMForCausalLM"),
-    "llama4_text": Architecture("Llama4ForCausalLM", qk_norm="l2", rotates_pairs=True),
-    "smollm3": Architecture("SmolLM3ForCausalLM", tied=True),
-}
+    "llama4_text": Architecture(
+        "Llama4ForCausalLM", qk_norm="l2", rotates_pairs=True, rope_theta=5e5, rms_norm_eps=1e-5,
+        window=8192, context=131_072,
+    ),
+    "smollm3": Architecture("SmolLM3ForCausalLM", tied=True, rope_theta=2e6, context=32_768),
+}  # fmt: skip
 # Fields whose value in `transformers` is another one if they are left out of config.json.
 _NOPE_INTERVAL = 4
 
@@ -56,23 +67,24 @@ def architecture_of(values: Mapping[str, Any]) -> Architecture:
         "attention_bias": not values.get("attention_bias"),
         "mlp_bias": not values.get("mlp_bias"),
         "use_sliding_window": not values.get("use_sliding_window"),
-        "sliding_window": model_type != "mistral" or _is_whole(values, "sliding_window"),
+        "sliding_window": model_type != "mistral" or _is_whole(values, found),
         "quantization_config": not values.get("quantization_config"),
         "hidden_act": values.get("hidden_act", found.activation) == found.activation,
     }
     for name, is_plain in plain.items():
         if not is_plain:
             raise NotRepresentable(
-                f"{name}={values[name]!r} cannot be represented by this model family"
+                f"{name}={values.get(name, found.window)!r} cannot be represented by this model "
+                "family"
             )
     _check_layers(values, model_type)
     return found
 
 
-def _is_whole(values: Mapping[str, Any], name: str) -> bool:
-    """Whether a window of attention covers the whole context."""
-    window = values.get(name)
-    context = values.get("max_position_embeddings")
+def _is_whole(values: Mapping[str, Any], found: Architecture) -> bool:
+    """Whether the sliding window of attention covers the whole context."""
+    window = values.get("sliding_window", found.window)
+    context = values.get("max_position_embeddings", found.context)
     return window is None or (
         isinstance(window, int) and isinstance(context, int) and window >= context
     )

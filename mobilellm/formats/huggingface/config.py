@@ -69,10 +69,10 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
         head_dim=_optional_integer(values, "head_dim"),
         block_repeats=2 if _boolean(values, "layer_sharing") else 1,
         tie_word_embeddings=_is_tied(values, found),
-        max_position_embeddings=_context(values),
-        rope_theta=_positive_number(rope, "rope_theta", 1e4),
-        rope_scaling=_rotary_scaling(rope, values),
-        rms_norm_eps=_positive_number(values, "rms_norm_eps", 1e-6),
+        max_position_embeddings=_context(values, found),
+        rope_theta=_positive_number(rope, "rope_theta", found.rope_theta),
+        rope_scaling=_rotary_scaling(rope, _context(values, found)),
+        rms_norm_eps=_positive_number(values, "rms_norm_eps", found.rms_norm_eps),
         feed_forward="swiglu" if found.activation == "silu" else "relu",
         qk_norm=_qk_norm(values, found),
         eos_token_id=_token_id(values, "eos_token_id", 2),
@@ -102,10 +102,10 @@ def _qk_norm(values: Mapping[str, Any], found: Architecture) -> str:
     return found.qk_norm if is_used else "none"
 
 
-def _context(values: Mapping[str, Any]) -> int:
+def _context(values: Mapping[str, Any], found: Architecture) -> int:
     """The context length; if attention is limited to chunks, that of the first chunk."""
-    context = _integer(values, "max_position_embeddings", default=2048)
-    chunk = values.get("attention_chunk_size")
+    context = _integer(values, "max_position_embeddings", default=found.context)
+    chunk = values.get("attention_chunk_size", found.window)
     if values["model_type"] != "llama4_text" or not isinstance(chunk, int) or chunk >= context:
         return context
     logger.warning(
@@ -153,7 +153,7 @@ def _rotary_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     return rope
 
 
-def _rotary_scaling(rope: Mapping[str, Any], values: Mapping[str, Any]) -> RotaryScaling | None:
+def _rotary_scaling(rope: Mapping[str, Any], context: int) -> RotaryScaling | None:
     kind = rope.get("rope_type", "default")
     if kind == "default":
         return None
@@ -171,7 +171,7 @@ def _rotary_scaling(rope: Mapping[str, Any], values: Mapping[str, Any]) -> Rotar
         factor=factor,
         low_freq_factor=_positive_number(rope, "low_freq_factor", 0),
         high_freq_factor=_positive_number(rope, "high_freq_factor", 0),
-        original_max_position_embeddings=_context(values) if original is None else int(original),
+        original_max_position_embeddings=context if original is None else int(original),
     )
 
 

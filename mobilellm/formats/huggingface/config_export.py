@@ -2,8 +2,10 @@
 
 Models are written as `LlamaForCausalLM` if possible; models with QK-norm as `Qwen3ForCausalLM`, and
 models with a ReLU feed-forward layer as `ArceeForCausalLM`. The norm of Qwen3 has weights; with
-weights of 1 it equals a norm without weights. Models that none of these classes can represent are
-refused.
+weights of 1 it equals a norm without weights. Llama and Arcee require a width that is a multiple of
+the number of heads, which models with pruned heads may not have: they are written as
+`MistralForCausalLM`, which is Llama without this requirement. Models that none of these classes can
+represent are refused.
 """
 
 from typing import Any
@@ -33,11 +35,9 @@ def config_to_huggingface(config: ModelConfig) -> dict[str, Any]:
             f"no Hugging Face architecture has feed_forward='relu' with qk_norm={config.qk_norm!r}"
             "; a model with only one of the two can be exported"
         )
-    model_type = "arcee" if config.feed_forward == "relu" else "llama"
-    if config.qk_norm != "none":
-        model_type = "qwen3"
-    architecture = ARCHITECTURES[model_type]
     shape = config.block_shapes[0]
+    model_type = _model_type(config, shape.num_attention_heads)
+    architecture = ARCHITECTURES[model_type]
     scaling = {}
     if isinstance(config.rope_scaling, RotaryScaling):
         scaling = config.rope_scaling.to_dict()
@@ -63,6 +63,22 @@ def config_to_huggingface(config: ModelConfig) -> dict[str, Any]:
     }
     if scaling:
         values["rope_scaling"] = scaling  # read by transformers before version 5
-    if model_type != "qwen3":
+    if model_type in ("llama", "arcee"):
         values["mlp_bias"] = False
+    if model_type == "mistral":
+        values["sliding_window"] = None
     return values
+
+
+def _model_type(config: ModelConfig, heads: int) -> str:
+    if config.qk_norm != "none":
+        return "qwen3"
+    if config.hidden_size % heads == 0:
+        return "arcee" if config.feed_forward == "relu" else "llama"
+    if config.feed_forward == "relu":
+        raise ValueError(
+            f"no Hugging Face architecture has feed_forward='relu' with hidden_size="
+            f"{config.hidden_size}, which is not a multiple of the {heads} query heads; "
+            "--custom-code exports any model"
+        )
+    return "mistral"
