@@ -42,6 +42,27 @@ def test_what_a_bundle_cannot_have_is_refused(tmp_path, given, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_other_folders_beside_a_bundle_are_kept(tmp_path, monkeypatch):
+    pytest.importorskip("xllamacpp")
+    kept = [tmp_path / "bundle.files/kept", tmp_path / "bundle.exports/kept"]
+    for path in kept:
+        path.parent.mkdir()
+        path.write_text("the user's", encoding="utf-8")
+    given = ["tiny_deep", "--engines", "llamacpp", "--bundle"]
+    run([*given, str(tmp_path / "bundle")])
+    assert sorted(path for path in tmp_path.glob("bundle.*/*")) == sorted(kept)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"--bundle=\. is the current folder, which cannot be rep"):
+        run([*given, "."])
+    (tmp_path / "other.exports").write_text("a file", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"other.exports is a file, not a folder; give another"):
+        run([*given, str(tmp_path / "other")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "bundle", "bundle.exports", "bundle.files", "empty", "other.exports"
+    ]  # fmt: skip
+
+
 def device_python(folder: Path) -> str:
     """A Python that has the package xllamacpp and no other."""
     venv.create(folder, with_pip=False, symlinks=True)
