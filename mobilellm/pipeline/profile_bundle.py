@@ -12,11 +12,11 @@ from pathlib import Path
 from mobilellm.evaluation.engine_profile.bundle_runner import PACKAGES, PLAN
 from mobilellm.evaluation.engine_profile.plan import ProfilePlan
 from mobilellm.evaluation.engine_profile.results import FIELDS, FORMAT, KIND
-from mobilellm.files import new_folder
+from mobilellm.files import new_folder, sole_writer
 from mobilellm.paths import check_new_folder, check_writable
 from mobilellm.pipeline.bundle_readme import readme_text
 from mobilellm.pipeline.engine_profile import EngineGrid, make_plan
-from mobilellm.pipeline.profiled_models import find_models
+from mobilellm.pipeline.profiled_models import ProfiledModel, find_models
 from mobilellm.provenance import CODE_ROOT
 from mobilellm.strict_json import json_schema, to_json
 
@@ -57,8 +57,8 @@ def write_bundle(texts: Sequence[str], grid: EngineGrid, folder: Path) -> Profil
         The plan in the bundle.
 
     Raises:
-        ValueError: the folder is in use or the current one, an engine cannot be bundled, or a
-            setting is not possible.
+        ValueError: the folder is in use, the current one, or written by another process, an engine
+            cannot be bundled, or a setting is not possible.
         FileNotFoundError: a model does not exist.
         OSError: the disk has no room.
     """
@@ -72,7 +72,16 @@ def write_bundle(texts: Sequence[str], grid: EngineGrid, folder: Path) -> Profil
     # Not `<folder>.files`, which is that of `--out <folder>`.
     files = folder.with_name(f"{folder.name}.exports")
     check_writable("--bundle", files)
-    plan = make_plan(find_models(texts), grid, files)
+    models = find_models(texts)
+    with sole_writer("--bundle", folder):
+        return _write(models, grid, folder, files)
+
+
+def _write(
+    models: Sequence[ProfiledModel], grid: EngineGrid, folder: Path, files: Path
+) -> ProfilePlan:
+    """Export into `files`, and write the bundle; see `write_bundle`."""
+    plan = make_plan(models, grid, files)
     exported = {Path(case.path) for case in plan.cases}
     with new_folder(folder) as temporary:
         (temporary / MODELS).mkdir()

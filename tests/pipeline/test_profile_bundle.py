@@ -12,6 +12,7 @@ from simulated_sweep import write_sweep
 
 from mobilellm.commands.device_profile import run
 from mobilellm.evaluation.engine_profile.results import read_result
+from mobilellm.files import sole_writer
 from mobilellm.hydra_app.configuration import compose, instantiate
 from mobilellm.pipeline.profile_bundle import needed_files
 from mobilellm.report import compare
@@ -51,6 +52,9 @@ def test_other_folders_beside_a_bundle_are_kept(tmp_path, monkeypatch):
     given = ["tiny_deep", "--engines", "llamacpp", "--bundle"]
     run([*given, str(tmp_path / "bundle")])
     assert sorted(path for path in tmp_path.glob("bundle.*/*")) == sorted(kept)
+    busy = tmp_path / "busy"
+    with sole_writer("--bundle", busy), pytest.raises(ValueError, match="another process writes"):
+        run([*given, str(busy)])
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(ValueError, match=r"--bundle=\. is the current folder, which cannot be rep"):
