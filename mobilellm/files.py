@@ -1,10 +1,10 @@
-"""Writes files atomically, and diagnoses files that cannot be read."""
+"""Writes files atomically, locks them, and diagnoses files that cannot be read."""
 
 import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,39 @@ def new_folder(path: Path) -> Iterator[Path]:
             _flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def sole_writer(name: str, path: Path) -> Iterator[None]:
+    """Lock a file that takes long to make against other processes, inside a `with` block.
+
+    The lock is `<path>.lock`; it is released if the process is killed.
+
+    Args:
+        name: of the setting, for the message.
+        path: the file; missing parent folders are created.
+
+    Raises:
+        ValueError: another process makes the file.
+        OSError: the lock cannot be written.
+    """
+    from filelock import FileLock, Timeout  # takes 0.1 s to import
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.with_name(f"{path.name}.lock")
+    try:
+        lock = FileLock(file).acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"another process writes {name}={path}; wait for it, or give another name"
+        ) from None
+    with lock:
+        try:
+            yield
+        finally:
+            # Nobody waits for the lock. On Windows, an open file cannot be deleted.
+            with suppress(OSError):
+                file.unlink()
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -86,3 +86,22 @@ def check_unused(name: str, folder: Path, *, own: str | None = None) -> None:
         raise ValueError(
             f"{name}={folder} is in use and is never overwritten; give a new folder{earlier}"
         )
+
+
+def check_new_folder(name: str, folder: Path) -> None:
+    """Check before any work that `mobilellm.files.new_folder` can make a folder.
+
+    Args:
+        name: of the setting, for the message.
+        folder: does not exist, or is empty.
+
+    Raises:
+        ValueError: the folder is the current one, or `check_unused` refuses it.
+    """
+    check_unused(name, folder)
+    # An empty folder is replaced, and a shell whose folder is replaced remains in the old one.
+    if folder.resolve() == Path.cwd():
+        raise ValueError(
+            f"{name}={folder} is the current folder, which cannot be replaced by the result; give "
+            "the name of a new folder in it"
+        )

@@ -3,6 +3,8 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from mobilellm.files import (
     atomic_write,
     is_temporary,
     remove_temporary_files,
+    sole_writer,
     write_bytes_atomically,
     write_text_atomically,
 )
@@ -66,6 +69,26 @@ def test_the_contents_reach_the_disk_before_the_new_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", replace)
     write_text_atomically(tmp_path / "file", "text")
     assert order == ["file", "rename", "folder"]
+
+
+def test_one_process_at_a_time_makes_a_file(tmp_path):
+    path = tmp_path / "new/file"
+    code = (
+        "import sys, pathlib, mobilellm.files as files\n"
+        "with files.sole_writer('--out', pathlib.Path(sys.argv[1])):\n"
+        "    print('locked', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        message = r"another process writes --out=.*file; wait for it, or give another name"
+        with pytest.raises(ValueError, match=message), sole_writer("--out", path):
+            pytest.fail("it is locked")
+        other.kill()
+    with sole_writer("--out", path):
+        assert [p.name for p in path.parent.iterdir()] == ["file.lock"]
+    assert not list(path.parent.iterdir())
 
 
 def test_temporary_files_of_killed_processes_are_removed(tmp_path):

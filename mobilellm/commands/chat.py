@@ -48,7 +48,7 @@ def run(arguments: Sequence[str] | None) -> None:
     if max_new_tokens is None:
         max_new_tokens = DEFAULT_MAX_NEW_TOKENS
     sampling = {"temperature": options.temperature or 0.0, "top_k": options.top_k,
-                "top_p": options.top_p}  # fmt: skip
+                "top_p": options.top_p, "seed": options.seed}  # fmt: skip
     check_sampling(max_new_tokens, **sampling)
     from mobilellm.accounting import count_parameters
     from mobilellm.chat.terminal import TerminalChat
@@ -60,7 +60,7 @@ def run(arguments: Sequence[str] | None) -> None:
     chat = TerminalChat(
         ChatSession(loaded, functions=functions, schema=schema),
         max_new_tokens=max_new_tokens,
-        sampling={**sampling, "seed": options.seed},  # pyright: ignore[reportArgumentType]
+        sampling=sampling,  # pyright: ignore[reportArgumentType]
         system=options.system,
         functions=functions,
     )

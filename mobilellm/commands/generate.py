@@ -59,6 +59,14 @@ def run(arguments: Sequence[str] | None) -> None:
     _add_data(parser.add_argument_group("a file of prompts"))
     options = parser.parse_args(arguments)
     _check(options)
+    from mobilellm.models.generation import check_sampling
+
+    settings = {
+        "max_new_tokens": 100 if options.max_new_tokens is None else options.max_new_tokens,
+        "temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p,
+        "seed": options.seed,
+    }  # fmt: skip
+    check_sampling(**settings)
     if options.data is not None:
         _answer_file(options)
         return
@@ -66,11 +74,6 @@ def run(arguments: Sequence[str] | None) -> None:
     from mobilellm.inference.loaded_model import load
 
     loaded = load(options.folder, tokenizer=options.tokenizer)
-    settings = {
-        "max_new_tokens": 100 if options.max_new_tokens is None else options.max_new_tokens,
-        "temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p,
-        "seed": options.seed,
-    }  # fmt: skip
     if not options.chat:
         print(loaded.generate(options.prompt or "", **settings))
         return
@@ -96,8 +99,11 @@ def _answer_file(options: argparse.Namespace) -> None:
     from mobilellm.inference.answering import Answering
     from mobilellm.inference.loaded_model import load
     from mobilellm.inference.prompt_rows import PromptRows, check_template
+    from mobilellm.pipeline.device import check_device
     from mobilellm.pipeline.generate_data import AnsweredFile, generate_data
 
+    device = options.device or "cpu"
+    check_device(device, "--device cpu")
     if options.prompt is not None:
         check_template(options.prompt)
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "batch_size")
@@ -109,7 +115,7 @@ def _answer_file(options: argparse.Namespace) -> None:
         ),
     )  # fmt: skip
     loaded = load(options.folder, tokenizer=options.tokenizer)
-    loaded.model.to(options.device or "cpu")
+    loaded.model.to(device)
     counts = generate_data(loaded, task)["counts"]
     left_out = ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}"
                          for name in ("cut_off", "empty", "too_long") if counts[name])  # fmt: skip

@@ -32,10 +32,17 @@ def run(arguments: Sequence[str] | None) -> None:
     options = parser.parse_args(arguments)
 
     from mobilellm.report.head_start import measure_head_start
-    from mobilellm.report.head_start_page import sentences, table, write_report
+    from mobilellm.report.head_start_page import (
+        check_report_folder,
+        sentences,
+        table,
+        write_report,
+    )
 
+    folder = options.out or options.paths[0] / "report"
+    check_report_folder(folder)
     found = measure_head_start(options.paths)
-    page = write_report(found, options.out or options.paths[0] / "report")
+    page = write_report(found, folder)
     console = make_console(80)
     console.print(table(found))
     for sentence in sentences(found):

@@ -11,10 +11,9 @@ from mobilellm.data.tokenizers.answer import Answer, read_answer
 from mobilellm.formats.special_tokens import with_tokenizer_ids
 from mobilellm.inference.end_tokens import end_tokens
 from mobilellm.models import MobileLLM
-from mobilellm.models.generation import generate
-from mobilellm.ranges import Range, check_fields
+from mobilellm.models.generation import check_sampling, generate
+from mobilellm.ranges import MAX_SEED, Range, check_fields
 
-SEED = Range(at_least=0, cap=2**40)
 BATCH = Range(at_least=1, cap=100_000)
 
 
@@ -40,8 +39,9 @@ class Answering:
     """Prompts per batch."""
 
     def __post_init__(self) -> None:
-        """Check the values that `generate` does not check."""
-        check_fields(self, seed=SEED, batch_size=BATCH)
+        """Check the values."""
+        check_fields(self, seed=Range(at_least=0, cap=MAX_SEED), batch_size=BATCH)
+        check_sampling(self.max_new_tokens, self.temperature, self.top_k, self.top_p)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields."""
@@ -79,7 +79,12 @@ def answer_batch(
         settings.temperature,
         top_k=settings.top_k,
         top_p=settings.top_p,
-        seed=(settings.seed + 1) * 1_000_003 + batch if settings.temperature > 0 else None,
+        seed=_seed(settings, batch) if settings.temperature > 0 else None,
         eos_token_id=ends,
     )
     return [read_answer(tokenizer, row, ends) for row in rows[:, width:].tolist()]
+
+
+def _seed(settings: Answering, batch: int) -> int:
+    """The seed of a batch, which `generate` accepts whatever the seed of all batches is."""
+    return ((settings.seed + 1) * 1_000_003 + batch) % (MAX_SEED + 1)

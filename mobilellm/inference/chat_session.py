@@ -119,11 +119,7 @@ class ChatSession:
             ValueError: a setting is out of range, the chat template refuses the messages, or the
                 last turn alone does not fit into the context.
         """
-        given = {name: value for name, value in sampling.items() if name != "seed"}
-        check_sampling(max_new_tokens, **{"temperature": 0.0, **given})  # pyright: ignore[reportArgumentType]
-        seed = sampling.get("seed")
-        if seed is not None and not 0 <= seed < 2**63:
-            raise ValueError(f"seed={seed} must lie between 0 and 2**63 - 1")
+        check_sampling(max_new_tokens, **{"temperature": 0.0, **sampling})  # pyright: ignore[reportArgumentType]
         kept, tokens, dropped = self._writer.fitting(messages, max_new_tokens)
         answer = Answer(kept, dropped, len(tokens))
         return answer, self._pieces(answer, tokens, max_new_tokens, sampling)

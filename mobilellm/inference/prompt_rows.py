@@ -39,8 +39,14 @@ class PromptRows:
         """The tokens of the prompt of a row.
 
         Raises:
-            ValueError: the row has no prompt, or see `ChatFormat` and `read_conversation`.
+            ValueError: the row has no prompt, or has the column of the answers already, or see
+                `ChatFormat` and `read_conversation`.
         """
+        if self.column is not None and self.column in row:
+            raise ValueError(
+                f"{place} has the column {self.column} already, which is not overwritten; give "
+                "another name with --column"
+            )
         conversation = self._conversation(row, place)
         if self.chat:
             form = ChatFormat(tokenizer=tokenizer)

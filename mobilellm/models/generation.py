@@ -13,6 +13,7 @@ from mobilellm.models.cache import KVCache
 from mobilellm.models.decoding import MIN_NEW_TOKENS, PackedDecoder, can_pack
 from mobilellm.models.mobilellm import MobileLLM
 from mobilellm.models.token_constraints import TokenConstraint, allowed_tokens, unfinished
+from mobilellm.ranges import MAX_SEED
 
 
 @torch.no_grad()
@@ -56,7 +57,7 @@ def generate(
             range or has no effect, or the logits are not finite.
     """
     config = model.config
-    check_sampling(max_new_tokens, temperature, top_k, top_p)
+    check_sampling(max_new_tokens, temperature, top_k, top_p, seed)
     if constraints is not None and len(constraints) != len(input_ids):
         raise ValueError(
             f"{len(constraints)} constraints are given for {len(input_ids)} prompts; give one for "
@@ -241,6 +242,7 @@ def check_sampling(
     temperature: float,
     top_k: int | None = None,
     top_p: float | None = None,
+    seed: int | None = None,
 ) -> None:
     """Check settings of `generate`.
 
@@ -255,8 +257,10 @@ def check_sampling(
         raise ValueError(f"top_k={top_k} must be at least 1; leave it out to keep every token")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p} must be above 0 and at most 1")
-    if temperature == 0 and (top_k is not None or top_p is not None):
-        name, value = ("top_k", top_k) if top_k is not None else ("top_p", top_p)
-        raise ValueError(
-            f"{name}={value} has no effect on greedy decoding; set a temperature above 0"
-        )
+    if seed is not None and not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed={seed} must lie between 0 and 2**63 - 1")
+    for name, value in (("top_k", top_k), ("top_p", top_p), ("seed", seed)):
+        if temperature == 0 and value is not None:
+            raise ValueError(
+                f"{name}={value} has no effect on greedy decoding; set a temperature above 0"
+            )

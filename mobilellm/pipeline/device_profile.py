@@ -15,8 +15,9 @@ from mobilellm.evaluation.device_profile import DeviceProfile, MeasuredShape
 from mobilellm.evaluation.latency import time_rounds
 from mobilellm.files import write_text_atomically
 from mobilellm.models import MobileLLM, ModelConfig
-from mobilellm.models.checks import check_choice
 from mobilellm.models.shape_name import shape_name
+from mobilellm.paths import check_writable
+from mobilellm.pipeline.device import check_device
 from mobilellm.provenance import command_line, device_name, versions
 from mobilellm.ranges import Range, check_fields
 from mobilellm.report.engine_profile import plain_table
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ACCELERATORS = ("cpu", "cuda", "mps")
 COUNT = Range(at_least=1, cap=10_000)
 SIZE = Range(at_least=1, cap=2**24)
 SIMILAR = 0.15
@@ -70,9 +70,7 @@ class ProfileGrid:
             head_dim=SIZE, group_size=COUNT, context=SIZE, tokens=COUNT, rounds=COUNT,
             threads=COUNT,
         )  # fmt: skip
-        check_choice("device", self.device, ACCELERATORS)
-        if self.device != "cpu" and not getattr(torch, self.device).is_available():
-            raise ValueError(f"device={self.device} is not available here; use --device cpu")
+        check_device(self.device, "--device cpu")
         for name in ("depths", "widths"):
             if len(set(getattr(self, name))) < 2:
                 raise ValueError(
@@ -108,13 +106,15 @@ def check_profile_file(path: Path) -> None:
     """Check that a new file can be written.
 
     Raises:
-        ValueError: the file exists; runs may have been planned with it.
+        ValueError: the file exists, and runs may have been planned with it; or its folder cannot
+            be written.
     """
     if path.exists():
         raise ValueError(
             f"--out {path} exists, and is not overwritten, because runs may have been trained with "
             "shapes from it; give another name, or remove it"
         )
+    check_writable("--out", path.absolute().parent)
 
 
 def profile_device(out: Path, grid: ProfileGrid) -> LatencyModel:

@@ -21,7 +21,7 @@ from mobilellm.evaluation.engine_profile.plan import ProfileCase, ProfilePlan
 from mobilellm.evaluation.engine_profile.progress_line import ProgressLine
 from mobilellm.evaluation.engine_profile.results import EngineProfile, profile_of, write_result
 from mobilellm.evaluation.engine_profile.rounds import measure
-from mobilellm.files import new_folder
+from mobilellm.files import new_folder, sole_writer
 from mobilellm.formats.executorch import export_executorch
 from mobilellm.formats.gguf import export_gguf
 from mobilellm.models.checks import check_choice
@@ -99,7 +99,8 @@ def profile_engines(texts: Sequence[str], grid: EngineGrid, out: Path) -> Engine
         out: a new file.
 
     Raises:
-        ValueError: `out` exists, a setting is not possible, or partial measurements are of others.
+        ValueError: `out` exists, another process writes it, a setting is not possible, or partial
+            measurements are of others.
         FileNotFoundError: a model does not exist.
         OSError: the disk has no room.
         ChildProcessError: an engine failed.
@@ -107,7 +108,14 @@ def profile_engines(texts: Sequence[str], grid: EngineGrid, out: Path) -> Engine
     if out.exists():
         raise ValueError(f"--out {out} exists, and is not overwritten; give another name")
     check_writable("--out", out.absolute().parent)
-    plan = make_plan(find_models(texts), grid, out.with_name(f"{out.name}.files"))
+    models = find_models(texts)
+    with sole_writer("--out", out):
+        return _profile(models, grid, out)
+
+
+def _profile(models: Sequence[ProfiledModel], grid: EngineGrid, out: Path) -> EngineProfile:
+    """Export, measure and write; see `profile_engines`."""
+    plan = make_plan(models, grid, out.with_name(f"{out.name}.files"))
     kept = out.with_name(f"{out.name}.partial.jsonl")
     samples = measure(plan, kept, ProgressLine())
     known = versions() | {

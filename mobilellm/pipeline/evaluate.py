@@ -16,6 +16,7 @@ from mobilellm.evaluation.harness.tasks import OpenTasks, open_tasks
 from mobilellm.evaluation.language_model import LanguageModel
 from mobilellm.evaluation.stored import Evaluation, read_documents, read_evaluation, save_evaluation
 from mobilellm.evaluation.text_score import score_text
+from mobilellm.paths import check_writable
 from mobilellm.pipeline.conversation_tasks import (
     OpenConversationTask,
     open_conversation_tasks,
@@ -58,14 +59,18 @@ def evaluate_models(folders: Sequence[Path], settings: EvaluationSettings) -> Ev
 
     Raises:
         FileNotFoundError: a folder, a file, a tokenizer or the rows of a task are missing.
-        ValueError: a setting does not fit a model or a task; nothing was evaluated before.
+        ValueError: a setting does not fit a model or a task, or a folder for results cannot be
+            written; nothing was evaluated before.
     """
+    places = _places(folders, settings.out)
+    for place in places:
+        if place is not None:
+            check_writable("--out", place)
     texts = [(path, read_text(path)) for path in settings.text]
     names = settings.harness_tasks
     opened = open_tasks(names, settings.data, settings.num_fewshot) if names \
         else OpenTasks({}, Selection((), {}), {})  # fmt: skip
     talks = open_conversation_tasks(settings)
-    places = _places(folders, settings.out)
     for folder, place in zip(folders, places, strict=True):
         check_model(folder, settings)
         check_dtype(place, settings)

@@ -17,7 +17,7 @@ from mobilellm.formats.model_folder import (
     tokenizer_files,
 )
 from mobilellm.models import MobileLLM, ModelConfig
-from mobilellm.paths import check_unused, check_writable
+from mobilellm.paths import check_new_folder, check_writable
 from mobilellm.pipeline.export_settings import ExportSettings
 from mobilellm.pipeline.model_hash import model_hash
 from mobilellm.report.model_card import CARD, ExportedModel, model_card
@@ -58,7 +58,7 @@ def export_folder(folder: Path, out: Path, settings: ExportSettings) -> str:
         if out.exists():
             raise ValueError(f"--out={out} exists and is never overwritten; give a new file")
     else:
-        check_unused("--out", out)
+        check_new_folder("--out", out)
     model, tokenizer = open_model(folder, as_stored=True)
     source = _Source(folder_with_config(folder), model_name(folder), model, tokenizer)
     write = {

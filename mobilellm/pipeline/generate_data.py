@@ -19,10 +19,11 @@ from typing import Any
 from mobilellm.data.sources.jsonl import JSON_LINES, read_rows
 from mobilellm.data.sources.parquet import read_parquet_rows
 from mobilellm.data.tokenizers.answer import Answer
-from mobilellm.files import atomic_write, write_bytes_atomically
+from mobilellm.files import atomic_write, sole_writer, write_bytes_atomically
 from mobilellm.inference.answering import Answering, answer_batch
 from mobilellm.inference.loaded_model import LoadedModel
 from mobilellm.inference.prompt_rows import PromptRows
+from mobilellm.paths import check_writable
 from mobilellm.pipeline.model_hash import model_hash
 from mobilellm.provenance import provenance
 from mobilellm.strict_json import to_json
@@ -53,12 +54,11 @@ class AnsweredFile:
 
         Raises:
             FileNotFoundError: there are no prompts.
-            ValueError: the answers exist, or a name has an unknown ending.
+            ValueError: the answers exist or cannot be written, or a name has an unknown ending.
         """
         if not self.data.is_file():
             raise FileNotFoundError(f"--data={self.data} is not a file")
-        if self.out.exists():
-            raise ValueError(f"--out={self.out} exists; choose another file, or remove it")
+        self.check_new()
         if not self.out.name.endswith(".jsonl"):
             raise ValueError(f"--out={self.out} must end with .jsonl: it is written as JSON lines")
         if self.limit is not None and self.limit < 1:
@@ -68,6 +68,16 @@ class AnsweredFile:
                 f"--data={self.data} must be JSON lines or Parquet ({', '.join(JSON_LINES)}, "
                 ".parquet)"
             )
+        check_writable("--out", self.out.absolute().parent)
+
+    def check_new(self) -> None:
+        """Check that there are no answers yet.
+
+        Raises:
+            ValueError: there are.
+        """
+        if self.out.exists():
+            raise ValueError(f"--out={self.out} exists; choose another file, or remove it")
 
     @property
     def partial(self) -> Path:
@@ -98,12 +108,48 @@ def generate_data(loaded: LoadedModel, task: AnsweredFile) -> Facts:
 
     Raises:
         FileNotFoundError: the model has no tokenizer.
-        ValueError: a row has no prompt, or unfinished answers were made with other settings.
+        ValueError: there are no rows, a row has no prompt, the model's context has no room for one,
+            another process writes the answers, or unfinished answers were made with other settings.
         OSError: a file could not be written.
     """
-    tokenizer = loaded.required_tokenizer()
+    _check_room(loaded, task)
+    with sole_writer("--out", task.out):
+        task.check_new()  # another process may have written them since the task was made
+        _check_rows(loaded, task)
+        return _answer_rows(loaded, task)
+
+
+def _check_room(loaded: LoadedModel, task: AnsweredFile) -> None:
+    """Check that some prompt can be answered.
+
+    Raises:
+        ValueError: answers fill the context of the model.
+    """
+    context, answer = loaded.config.max_position_embeddings, task.answering.max_new_tokens
+    if answer >= context:
+        raise ValueError(
+            f"max_new_tokens={answer} leaves no room for a prompt in "
+            f"max_position_embeddings={context}; give a smaller --max-new-tokens"
+        )
+
+
+def _check_rows(loaded: LoadedModel, task: AnsweredFile) -> None:
+    """Check that all rows have prompts, before anything is generated.
+
+    Raises:
+        FileNotFoundError: the model has no tokenizer.
+        ValueError: there are no rows, or one has no prompt.
+    """
+    tokenizer, number = loaded.required_tokenizer(), 0
     for row, place in task.read():
         task.rows.tokens(row, place, loaded.config, tokenizer)
+        number += 1
+    if not number:
+        raise ValueError(f"--data={task.data} has no rows; give at least one prompt")
+
+
+def _answer_rows(loaded: LoadedModel, task: AnsweredFile) -> Facts:
+    """Answer all rows that are not answered yet; see `generate_data`."""
     identity = _identity(loaded, task)
     done = _continued(task, identity)
     started, told = time.perf_counter(), time.perf_counter()
@@ -147,11 +193,17 @@ def _continued(task: AnsweredFile, identity: Facts) -> int:
     """Number of rows that are answered already, in whole batches; others are cut off.
 
     Raises:
-        ValueError: they were answered with other settings.
+        ValueError: they were answered with other settings, or by something else.
     """
     begun = task.partial.with_name(f"{task.partial.name}.json")
-    if not task.partial.exists() or not begun.exists():
-        task.out.parent.mkdir(parents=True, exist_ok=True)
+    lines = task.partial.read_bytes().splitlines(keepends=True) if task.partial.exists() else []
+    whole = [line for line in lines if line.endswith(b"\n")]
+    if lines and not begun.exists():
+        raise ValueError(
+            f"{task.partial} exists without {begun.name}, and is not overwritten; remove it, or "
+            "choose another --out"
+        )
+    if not whole:
         write_bytes_atomically(begun, [to_json(identity).encode()])
         task.partial.write_bytes(b"")
         return 0
@@ -167,8 +219,6 @@ def _continued(task: AnsweredFile, identity: Facts) -> int:
             f"{task.partial} has answers of another call: {', '.join(changed)} differ; give the "
             "same settings, choose another --out, or remove that file"
         )
-    lines = task.partial.read_bytes().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith(b"\n")]
     size = task.answering.batch_size
     # A last batch that is not full is answered again, if it is the last one of the file as well.
     count = len(whole) // size * size

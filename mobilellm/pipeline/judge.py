@@ -1,5 +1,6 @@
 """Lets two models answer conversations, and a judge compare their answers."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from mobilellm.evaluation.judge.question import question, read_verdict
 from mobilellm.evaluation.judge.replies import Replies
 from mobilellm.evaluation.judge.win_rate import Judgement, win_rate_record
 from mobilellm.files import write_text_atomically
+from mobilellm.paths import check_writable
 from mobilellm.pipeline.conversation_tasks import (
     OpenConversationTask,
     chat_format,
@@ -22,7 +24,7 @@ from mobilellm.pipeline.conversation_tasks import (
 )
 from mobilellm.pipeline.evaluated_model import check_model, open_language_model
 from mobilellm.pipeline.evaluation_progress import EvaluationProgress
-from mobilellm.pipeline.evaluation_settings import EvaluationSettings
+from mobilellm.pipeline.evaluation_settings import MAX_NEW_TOKENS, EvaluationSettings
 from mobilellm.strict_json import to_json
 
 RESULT = "judge.json"
@@ -85,17 +87,20 @@ def judge_models(folders: Sequence[Path], settings: JudgeSettings) -> dict[str, 
         The record of `win_rate_record` with the names of models and judge, and all pairs.
 
     Raises:
-        FileNotFoundError, ValueError: a model, a file or a setting is wrong, or see
-            `ChatClient.ask`.
+        FileNotFoundError, ValueError: a model, a file or a setting is wrong, `out` has the result
+            of another comparison or cannot be written, or see `ChatClient`.
     """
     options, client = settings.evaluation(), settings.client()
-    names = (str(folders[0]), str(folders[1]) if len(folders) > 1 else REPLIES_OF_DATA)
-    compared = {"first": names[0], "second": names[1], "judge": settings.judge}
-    _check_unused(settings.out, compared)
+    if settings.out is not None:
+        check_writable("--out", settings.out)
     replies = Replies(settings.out, settings.judge, client.ask)
     talk = open_conversation_tasks(options)[CHAT]
+    compared = _compared(folders, settings, talk)
+    is_repeated = _has_result(settings.out, compared)
     for folder in folders:
         check_model(folder, options)
+    if not is_repeated:  # otherwise the replies are known, and no question is asked
+        client.check_reachable()
     answers = [_answers(folder, talk, options) for folder in folders]
     if len(folders) == 1:
         answers.append(_replies_of_data(talk))
@@ -106,23 +111,43 @@ def judge_models(folders: Sequence[Path], settings: JudgeSettings) -> dict[str, 
     return record
 
 
-def _check_unused(out: Path | None, compared: Mapping[str, str]) -> None:
-    """Check that a folder has no result of another comparison.
+def _compared(
+    folders: Sequence[Path], settings: JudgeSettings, talk: OpenConversationTask
+) -> dict[str, Any]:
+    """What is compared, and how: a result of anything else is not replaced."""
+    keys = b"".join(conversation.key() for conversation in talk.task.conversations)
+    return {
+        "first": str(folders[0]),
+        "second": str(folders[1]) if len(folders) > 1 else REPLIES_OF_DATA,
+        "judge": settings.judge,
+        # Layout and limit have an effect on these only.
+        "conversations": len(talk.task.conversations),
+        "conversations_hash": hashlib.blake2b(keys, digest_size=16).hexdigest(),
+        "max_new_tokens": settings.max_new_tokens or MAX_NEW_TOKENS,
+    }
+
+
+def _has_result(out: Path | None, compared: Mapping[str, Any]) -> bool:
+    """Whether a folder has the result of the same comparison already.
 
     Raises:
-        ValueError: it has, or the file is damaged.
+        ValueError: it has that of another comparison, or the file is damaged.
     """
     if out is None or not (out / RESULT).is_file():
-        return
+        return False
     try:
         before = json.loads((out / RESULT).read_text(encoding="utf-8"))
-        is_same = all(before[name] == value for name, value in compared.items())
-    except (ValueError, KeyError, TypeError):
-        is_same = False
-    if not is_same:
+        differing = [name for name, value in compared.items() if before.get(name) != value]
+    except (ValueError, AttributeError) as error:
         raise ValueError(
-            f"{out / RESULT} is the result of other models or of another judge; give a new --out"
+            f"{out / RESULT} is not a result of this command ({error}); give a new --out"
+        ) from None
+    if differing:
+        raise ValueError(
+            f"{out / RESULT} is the result of another comparison ({', '.join(differing)} differ), "
+            "and is not overwritten; give a new --out"
         )
+    return True
 
 
 def _answers(folder: Path, talk: OpenConversationTask, options: EvaluationSettings) -> Answers:

@@ -5,17 +5,18 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from mobilellm.evaluation.engine_profile.bundle_runner import PACKAGES, PLAN
 from mobilellm.evaluation.engine_profile.plan import ProfilePlan
 from mobilellm.evaluation.engine_profile.results import FIELDS, FORMAT, KIND
-from mobilellm.files import new_folder
-from mobilellm.paths import check_unused
+from mobilellm.files import new_folder, sole_writer
+from mobilellm.paths import check_new_folder, check_writable
 from mobilellm.pipeline.bundle_readme import readme_text
 from mobilellm.pipeline.engine_profile import EngineGrid, make_plan
-from mobilellm.pipeline.profiled_models import find_models
+from mobilellm.pipeline.profiled_models import ProfiledModel, find_models
 from mobilellm.provenance import CODE_ROOT
 from mobilellm.strict_json import json_schema, to_json
 
@@ -44,8 +45,8 @@ if __name__ == "__main__":
 def write_bundle(texts: Sequence[str], grid: EngineGrid, folder: Path) -> ProfilePlan:
     """Export models into a bundle.
 
-    Until the bundle is complete, exported files are kept in `<folder>.files`: the same call
-    continues with them.
+    Until the bundle is complete, exported files are kept in `<folder>.exports`: the same call
+    continues with them. Of that folder, only these files are removed.
 
     Args:
         texts: the models; see `find_models`.
@@ -56,7 +57,8 @@ def write_bundle(texts: Sequence[str], grid: EngineGrid, folder: Path) -> Profil
         The plan in the bundle.
 
     Raises:
-        ValueError: the folder is in use, an engine cannot be bundled, or a setting is not possible.
+        ValueError: the folder is in use, the current one, or written by another process, an engine
+            cannot be bundled, or a setting is not possible.
         FileNotFoundError: a model does not exist.
         OSError: the disk has no room.
     """
@@ -66,12 +68,24 @@ def write_bundle(texts: Sequence[str], grid: EngineGrid, folder: Path) -> Profil
                 f"--bundle has no engine {engine}, which needs all of this project; give --engines "
                 f"{','.join(PACKAGES)}, or run device-profile with --out on the device itself"
             )
-    check_unused("--bundle", folder)
-    files = folder.with_name(f"{folder.name}.files")
-    plan = make_plan(find_models(texts), grid, files)
+    check_new_folder("--bundle", folder)
+    # Not `<folder>.files`, which is that of `--out <folder>`.
+    files = folder.with_name(f"{folder.name}.exports")
+    check_writable("--bundle", files)
+    models = find_models(texts)
+    with sole_writer("--bundle", folder):
+        return _write(models, grid, folder, files)
+
+
+def _write(
+    models: Sequence[ProfiledModel], grid: EngineGrid, folder: Path, files: Path
+) -> ProfilePlan:
+    """Export into `files`, and write the bundle; see `write_bundle`."""
+    plan = make_plan(models, grid, files)
+    exported = {Path(case.path) for case in plan.cases}
     with new_folder(folder) as temporary:
         (temporary / MODELS).mkdir()
-        for path in {Path(case.path) for case in plan.cases}:
+        for path in exported:
             _link_or_copy(path, temporary / MODELS / path.name)
         inside = replace(
             plan,
@@ -90,7 +104,10 @@ def write_bundle(texts: Sequence[str], grid: EngineGrid, folder: Path) -> Profil
             target = temporary / path.relative_to(CODE_ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-    shutil.rmtree(files)
+    for path in exported:
+        path.unlink()
+    with suppress(OSError):  # other files are in it, and are kept
+        files.rmdir()
     return inside
 
 

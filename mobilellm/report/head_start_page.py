@@ -74,13 +74,22 @@ def record(found: HeadStart) -> dict[str, Any]:
     }
 
 
+def check_report_folder(folder: Path) -> None:
+    """Check before any work that the report overwrites nothing but an earlier one.
+
+    Raises:
+        ValueError: the folder has other files, or cannot be written.
+    """
+    check_unused("--out", folder, own=JSON)
+
+
 def write_report(found: HeadStart, folder: Path) -> Path:
     """Write JSON, plot and page; returns the page's path.
 
     Raises:
-        ValueError: the folder has other files.
+        ValueError: see `check_report_folder`.
     """
-    check_unused("--out", folder, own=JSON)
+    check_report_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomically(folder / JSON, to_json(record(found)) + "\n")
     colours = palette(2)

@@ -127,6 +127,8 @@ def test_a_call_that_is_not_valid_and_text_that_is_no_call(folder, monkeypatch, 
         (["x", "--functions", "missing.json"], "missing.json does not exist; give a JSON file"),
         (["x", "--max-new-tokens", "-1"], "max_new_tokens"),
         (["x", "--temperature", "-1"], "temperature"),
+        (["x", "--seed", "1"], "seed=1 has no effect on greedy decoding; set a temperature above"),
+        (["x", "--seed", "-1"], "seed=-1 must lie between 0 and 2**63 - 1"),
         (["missing"], "missing"),
     ],
 )

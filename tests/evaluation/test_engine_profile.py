@@ -9,6 +9,7 @@ from simulated_sweep import model
 from mobilellm.commands.device_profile import run
 from mobilellm.evaluation.engine_profile import rounds
 from mobilellm.evaluation.engine_profile.results import read_result, spread_of, write_result
+from mobilellm.files import sole_writer
 
 SMALL = ["small=tiny_wide", "--engines", "torch", "--prompt-lengths", "2,8", "--tokens", "2"]
 
@@ -86,6 +87,13 @@ def test_an_engine_that_fails_says_why_in_a_line(tmp_path):
 def test_wrong_arguments_are_refused(tmp_path, given, message):
     with pytest.raises(ValueError, match=message):
         run([*given, "--out", str(tmp_path / "a.json")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_process_with_the_same_file_is_refused(tmp_path):
+    out = tmp_path / "a.json"
+    with sole_writer("--out", out), pytest.raises(ValueError, match="another process writes --out"):
+        run([*SMALL, "--out", str(out)])
     assert not list(tmp_path.iterdir())
 
 

@@ -193,6 +193,8 @@ def test_a_seed_repeats_the_text_and_leaves_the_global_generator_alone():
         (ids(1, 3), {"temperature": 1.0, "top_p": 0.0}, "top_p=0.0 must be above 0 and at most 1"),
         (ids(1, 3), {"top_k": 5}, "top_k=5 has no effect on greedy decoding; set a temperature"),
         (ids(1, 3), {"top_p": 0.5}, "top_p=0.5 has no effect on greedy decoding"),
+        (ids(1, 3), {"seed": 0}, "seed=0 has no effect on greedy decoding; set a temperature"),
+        (ids(1, 3), {"temperature": 1.0, "seed": -1}, r"seed=-1 must lie between 0 and 2"),
     ],
 )
 def test_wrong_settings_are_refused(prompt, settings, message):

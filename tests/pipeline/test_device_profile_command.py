@@ -64,6 +64,8 @@ def test_a_profile_is_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match=r"exists, and is not overwritten, because runs may have"):
         run([*FEW, "--out", str(out)])
     assert out.read_text(encoding="utf-8") == "kept"
+    with pytest.raises(ValueError, match=r"here.json is a file, not a folder; give another path"):
+        run([*FEW, "--out", str(out / "inner.json")])
 
 
 @pytest.mark.parametrize(

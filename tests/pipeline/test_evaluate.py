@@ -231,6 +231,16 @@ def test_a_damaged_file_of_results_is_not_overwritten(capsys, models, rows):
     assert path.read_text(encoding="utf-8") == "{"
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(capsys, models, rows, tmp_path):
+    for out, message in (
+        (tmp_path / "a/config.yaml", "config.yaml is a file, not a folder; give another path"),
+        ("/proc/evaluated", "--out=/proc/evaluated cannot be written ("),
+    ):
+        # Without the check, the missing rows would be the error.
+        given = ("--tasks", "arc_easy", "--data", rows / "missing", "--out", out)
+        assert message in refused(capsys, models[0], *given)
+
+
 def test_number_types_have_folders_of_their_own(models, rows, tmp_path, capsys):
     given = [models[0], "--tasks", "arc_easy", "--data", rows, "--format", "json"]
     whole = json.loads(run(capsys, *given)[1])

@@ -138,6 +138,15 @@ def test_a_file_or_a_new_folder_is_written_and_nothing_replaced(byte_run, tmp_pa
     assert sorted(tmp_path.iterdir()) == names
 
 
+def test_the_current_folder_is_not_replaced(byte_run, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for out in (".", "../empty"):
+        with pytest.raises(ValueError, match=r"is the current folder, which cannot be replaced by"):
+            run([str(byte_run), "--format", "huggingface", "--out", out])
+    assert not list((tmp_path / "empty").iterdir())
+
+
 def test_a_model_goes_out_as_it_is_stored(byte_run, tmp_path):
     settings = ExportSettings(format="huggingface", custom_code=True)
     text = export_folder(byte_run, tmp_path / "out", settings)

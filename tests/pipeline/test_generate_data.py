@@ -9,6 +9,7 @@ from mobilellm.checkpoint import load_model, save_model
 from mobilellm.commands.generate import run
 from mobilellm.data.sources.conversations import ConversationData
 from mobilellm.data.sources.rationale_data import RationaleData
+from mobilellm.files import sole_writer
 from mobilellm.inference.loaded_model import load
 from mobilellm.pipeline import generate_data
 
@@ -145,4 +146,65 @@ def test_what_is_wrong_is_said_before_anything_is_generated(teacher, tmp_path):
         run([str(teacher), "--limit", "3"])
     with pytest.raises(ValueError, match=r"--data needs a file for the answers"):
         run([str(teacher), "--data", data])
+    with pytest.raises(ValueError, match=r"line 1 has the column answer already, which is not ove"):
+        run([*given, "--prompt", "{question}", "--column", "answer"])
+    for more, message in (
+        (["--max-new-tokens", "0"], r"max_new_tokens=0 must be at least 1"),
+        (["--max-new-tokens", "400"], r"max_new_tokens=400 leaves no room for a prompt in max_pos"),
+        (["--temperature", "-1"], r"temperature=-1.0 must be 0"),
+        (["--top-k", "3"], r"top_k=3 has no effect on greedy decoding"),
+        (["--device", "mps"], r"device=mps is not available here; use --device cpu"),
+        (["--device", "foo"], r"device='foo' is not known; use one of"),
+        (["--out", "/proc/a.jsonl"], r"--out=/proc cannot be written \("),
+        (["--data", written(tmp_path, [], "empty.jsonl")], r"empty.jsonl has no rows; give at le"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run([*given, "--prompt", "{question}", *more])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.jsonl", "prompts.jsonl"]
+
+
+@pytest.mark.parametrize("more", [[], ["--data", "prompts.jsonl", "--out", "answers.jsonl"]])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--seed", "3"], r"seed=3 has no effect on greedy decoding; set a temperature above 0"),
+        (["--temperature", "1", "--seed", "-1"], r"seed=-1 must lie between 0 and 2\*\*63 - 1"),
+        (["--temperature", "1", "--seed", "9" * 23], r"seed=9+ must lie between 0 and 2\*\*63"),
+    ],
+)
+def test_seeds_are_checked_before_a_model_is_loaded(given, more, message):
+    with pytest.raises(ValueError, match=message):
+        run(["missing", "--prompt", "hi", *given, *more])
+
+
+def test_the_largest_seed_can_be_used(teacher, tmp_path):
+    given = [str(teacher), "--chat", "--data", written(tmp_path, [{"prompt": "fox"}])]
+    out = tmp_path / "answers.jsonl"
+    run([*given, *SAMPLED, "--seed", str(2**63 - 1), "--out", str(out)])
+    assert manifest_of(out)["settings"]["seed"] == 2**63 - 1
+
+
+def test_a_partial_file_without_answers_is_ignored_and_a_foreign_one_kept(teacher, tmp_path):
+    out, partial = tmp_path / "answers.jsonl", tmp_path / "answers.jsonl.partial"
+    given = [str(teacher), "--chat", "--data", written(tmp_path, [{"prompt": "fox"}]),
+             "--max-new-tokens", "40", "--out", str(out)]  # fmt: skip
+    partial.write_text("the user's", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"answers.jsonl.partial exists without answers.jsonl.par"):
+        run(given)
+    assert partial.read_text(encoding="utf-8") == "the user's"
+    partial.write_text("", encoding="utf-8")
+    (tmp_path / "answers.jsonl.partial.json").write_text("{}", encoding="utf-8")
+    run(given)
+    assert manifest_of(out)["counts"]["too_long"] == 0
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_a_second_process_with_the_same_file_is_refused(teacher, tmp_path):
+    out = tmp_path / "answers.jsonl"
+    given = [str(teacher), "--chat", "--data", written(tmp_path, [{"prompt": "fox"}]),
+             "--max-new-tokens", "40", "--out", str(out)]  # fmt: skip
+    with sole_writer("--out", out), pytest.raises(ValueError, match="another process writes"):
+        run(given)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prompts.jsonl"]
+    run(given)
+    assert out.exists()

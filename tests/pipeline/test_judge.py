@@ -7,6 +7,7 @@ from chat_models import save_chat_model
 from stub_judge import answers_in, completion, judge_server
 
 from mobilellm.commands import judge
+from mobilellm.pipeline import judge as pipeline
 
 ROWS = [
     {"prompt": "the fox", "completion": "brown"},
@@ -65,8 +66,49 @@ def test_two_models_and_the_replies_of_the_data(capsys, folders, tmp_path):
         assert [pair["second"] for pair in record["answers"]] == ["brown", *expected]
         code, text, _ = run(capsys, folders, url, "--limit", 1)
         assert code == 0 and "1 pairs: " in text and "% (interval of 95 %)" in text
-        code, _, err = run(capsys, folders, url, "--out", tmp_path / "out1")
-        assert code == 2 and "is the result of other models or of another judge" in err
+    # Without the server, a finished comparison can still be shown.
+    assert json.loads(run(capsys, *arguments)[1]) == record
+
+
+def test_the_result_of_another_comparison_is_not_overwritten(capsys, folders, tmp_path):
+    chats, out = folders[0].parent / "chats.jsonl", ("--out", tmp_path / "judged")
+    with judge_server(prefer_longer) as (url, _):
+        assert run(capsys, folders, url, *out)[0] == 0
+        before = (tmp_path / "judged/judge.json").read_bytes()
+        text = chats.read_text(encoding="utf-8")
+        for rows, models, more, differing in (
+            (text, folders[:1], (), "second"),
+            (text, folders, ("--judge", "other"), "judge"),
+            (text, folders, ("--limit", 1), "conversations, conversations_hash"),
+            (text.replace("brown", "white"), folders, (), "conversations_hash"),
+            (text, folders, ("--max-new-tokens", 9), "max_new_tokens"),
+        ):
+            chats.write_text(rows, encoding="utf-8")
+            code, _, err = run(capsys, models, url, *out, *more)
+            message = f"is the result of another comparison ({differing} differ), and is not overw"
+            assert code == 2 and message in err
+        chats.rename(chats.with_name("same.jsonl"))
+        more = ("--conversations", chats.with_name("same.jsonl"), "--limit", 2)
+        assert run(capsys, folders, url, *out, *more)[0] == 0
+        after = (tmp_path / "judged/judge.json").read_bytes()
+        assert after.replace(b"same.jsonl", b"chats.jsonl") == before
+        (tmp_path / "judged/judge.json").write_text("{", encoding="utf-8")
+        code, _, err = run(capsys, folders, url, *out, *more)
+        assert code == 2 and "judge.json is not a result of this command" in err
+
+
+def test_what_cannot_work_is_said_before_any_answer(capsys, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "write_answers", lambda *_, **__: pytest.fail("answers"))
+    with judge_server(prefer_longer) as (url, _):
+        for out, message in (
+            (tmp_path / "chats.jsonl", "chats.jsonl is a file, not a folder; give another path"),
+            ("/proc/judged", "--out=/proc/judged cannot be written ("),
+        ):
+            code, _, err = run(capsys, folders, url, "--out", out)
+            assert code == 2 and message in err
+    code, _, err = run(capsys, folders, url, "--out", tmp_path / "judged")
+    assert code == 2 and f"--url {url} cannot be reached (" in err
+    assert not (tmp_path / "judged").exists()
 
 
 def test_a_judge_that_prefers_a_position_finds_only_ties(capsys, folders):

@@ -12,6 +12,7 @@ from simulated_sweep import write_sweep
 
 from mobilellm.commands.device_profile import run
 from mobilellm.evaluation.engine_profile.results import read_result
+from mobilellm.files import sole_writer
 from mobilellm.hydra_app.configuration import compose, instantiate
 from mobilellm.pipeline.profile_bundle import needed_files
 from mobilellm.report import compare
@@ -40,6 +41,30 @@ def test_what_a_bundle_cannot_have_is_refused(tmp_path, given, message):
     with pytest.raises(ValueError, match=message):
         run([*given, "--bundle", str(tmp_path / "bundle")])
     assert not list(tmp_path.iterdir())
+
+
+def test_other_folders_beside_a_bundle_are_kept(tmp_path, monkeypatch):
+    pytest.importorskip("xllamacpp")
+    kept = [tmp_path / "bundle.files/kept", tmp_path / "bundle.exports/kept"]
+    for path in kept:
+        path.parent.mkdir()
+        path.write_text("the user's", encoding="utf-8")
+    given = ["tiny_deep", "--engines", "llamacpp", "--bundle"]
+    run([*given, str(tmp_path / "bundle")])
+    assert sorted(path for path in tmp_path.glob("bundle.*/*")) == sorted(kept)
+    busy = tmp_path / "busy"
+    with sole_writer("--bundle", busy), pytest.raises(ValueError, match="another process writes"):
+        run([*given, str(busy)])
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"--bundle=\. is the current folder, which cannot be rep"):
+        run([*given, "."])
+    (tmp_path / "other.exports").write_text("a file", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"other.exports is a file, not a folder; give another"):
+        run([*given, str(tmp_path / "other")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "bundle", "bundle.exports", "bundle.files", "empty", "other.exports"
+    ]  # fmt: skip
 
 
 def device_python(folder: Path) -> str:

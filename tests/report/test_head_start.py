@@ -5,6 +5,7 @@ import json
 import pytest
 from simulated_sweep import model, summary, write_run
 
+from mobilellm.commands.head_start import run
 from mobilellm.report.head_start import measure_head_start, tokens_ratio
 from mobilellm.report.head_start_page import sentences, table, write_report
 
@@ -89,6 +90,8 @@ def test_the_report_is_written_and_says_what_it_does_not_say(tmp_path):
     (tmp_path / "mine/notes.txt").write_text("kept", encoding="utf-8")
     with pytest.raises(ValueError, match="is in use and is never overwritten"):
         write_report(found, tmp_path / "mine")
+    with pytest.raises(ValueError, match="is in use and is never overwritten"):
+        run([str(tmp_path / "missing"), "--out", str(tmp_path / "mine")])  # before runs are read
 
 
 @pytest.mark.parametrize(

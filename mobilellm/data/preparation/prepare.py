@@ -40,6 +40,7 @@ from mobilellm.data.sources.preferences import PreferenceConfig
 from mobilellm.data.sources.rationale_data import RationaleConfig
 from mobilellm.data.tokenizers import OWN_FILES
 from mobilellm.files import is_temporary, remove_temporary_files
+from mobilellm.paths import check_writable
 
 LOCK = ".lock"
 
@@ -165,9 +166,11 @@ def _begin(data: ResolvedData) -> Record:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder with files that are not prepared data, which could be overwritten."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"data.dir={folder} is a file; choose a folder")
+    """Refuse a folder that cannot be written, or has files that are not prepared data.
+
+    Such files could be overwritten.
+    """
+    check_writable("data.dir", folder)
     if not folder.is_dir() or (folder / INPUTS).exists():
         return
     names = [path.name for path in folder.iterdir()]

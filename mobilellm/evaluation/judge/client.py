@@ -41,6 +41,23 @@ class ChatClient:
                 f"--url {self.url} is not an address such as http://localhost:8000/v1; correct it"
             )
 
+    def check_reachable(self) -> None:
+        """Check, before any work, that a server answers at the address, whatever it answers.
+
+        Raises:
+            ValueError: the host is unknown, refuses the connection, or does not answer in time.
+        """
+        request = self._request("models")
+        try:
+            urllib.request.urlopen(request, timeout=self.timeout_seconds).close()
+        except urllib.error.HTTPError:
+            return  # not every server lists its models
+        except (OSError, http.client.HTTPException) as error:
+            raise ValueError(
+                f"--url {self.url} cannot be reached ({_reason(error)}); start the server, or "
+                "correct the address"
+            ) from None
+
     def ask(self, messages: Sequence[dict[str, str]]) -> str:
         """The reply to a conversation, without randomness if the server allows that.
 
@@ -65,25 +82,26 @@ class ChatClient:
                         "--key-variable"
                     ) from None
             except (OSError, http.client.HTTPException) as error:
-                reason = str(getattr(error, "reason", error)) or type(error).__name__
+                reason = _reason(error)
             if number < TRIES:
                 time.sleep(wait)
                 wait *= 2
         raise ValueError(
             f"{self.url} did not answer in {TRIES} tries ({reason}); check that the server runs, "
-            "and continue with the same command"
+            "and run the same command again"
         )
 
     def _post(self, body: dict[str, Any]) -> bytes:
-        headers = {"Content-Type": "application/json"}
-        if self.key is not None:
-            headers["Authorization"] = f"Bearer {self.key}"
-        request = urllib.request.Request(
-            f"{self.url.rstrip('/')}/chat/completions",
-            data=json.dumps(body, allow_nan=False).encode(), headers=headers, method="POST",
-        )  # fmt: skip
+        request = self._request("chat/completions", json.dumps(body, allow_nan=False).encode())
         with urllib.request.urlopen(request, timeout=self.timeout_seconds) as response:
             return response.read()
+
+    def _request(self, path: str, body: bytes | None = None) -> urllib.request.Request:
+        """A request for `<url>/<path>`: POST with a body of JSON, otherwise GET."""
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        if self.key is not None:
+            headers["Authorization"] = f"Bearer {self.key}"
+        return urllib.request.Request(f"{self.url.rstrip('/')}/{path}", data=body, headers=headers)
 
 
 def _reply(content: bytes, url: str) -> str:
@@ -102,6 +120,11 @@ def _reply(content: bytes, url: str) -> str:
             "the address, which mostly ends in /v1"
         )
     return text
+
+
+def _reason(error: Exception) -> str:
+    """Why a server did not answer."""
+    return str(getattr(error, "reason", error)) or type(error).__name__
 
 
 def _shown(content: bytes, most: int = 200) -> str:

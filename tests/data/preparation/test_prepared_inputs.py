@@ -201,6 +201,10 @@ def test_a_folder_with_other_files_is_left_alone(corpus, tmp_path):
     (tmp_path / "mine" / "tokenizer.model").write_text("precious", encoding="utf-8")
     with pytest.raises(ValueError, match=r"mine holds other files, such as tokenizer.model"):
         prepare(config_for(corpus, dir=str(tmp_path / "mine")))
-    with pytest.raises(ValueError, match="is a file; choose a folder"):
-        prepare(config_for(corpus, dir=str(tmp_path / "mine" / "tokenizer.model")))
+    file = tmp_path / "mine" / "tokenizer.model"
+    for folder in (file, file / "inner"):
+        with pytest.raises(ValueError, match=r"tokenizer.model is a file, not a folder; give anot"):
+            prepare(config_for(corpus, dir=str(folder)))
+    with pytest.raises(ValueError, match=r"data.dir=/proc/data/name-400 cannot be written \("):
+        prepare(config_for(corpus, prepared_dir="/proc/data", name="name"))
     assert (tmp_path / "mine" / "tokenizer.model").read_text(encoding="utf-8") == "precious"

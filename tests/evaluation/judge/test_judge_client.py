@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import socket
 
 import pytest
 from stub_judge import answers_in, completion, judge_server
@@ -59,6 +60,18 @@ def test_other_answers_are_errors(status, body, tries, message):
         client(url).ask(question(TURNS, "a", "b"))  # the server has stopped
     with pytest.raises(ValueError, match="--url localhost:8000 is not an address such as http"):
         client("localhost:8000")
+
+
+def test_a_server_is_reachable_whatever_it_answers():
+    with judge_server(lambda request: (200, completion("[[A]]"))) as (url, requests):
+        client(url).check_reachable()  # it does not list its models
+    assert not requests
+    with pytest.raises(ValueError, match=rf"--url {url} cannot be reached \(.*refused\); st"):
+        client(url).check_reachable()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ValueError, match=r"cannot be reached \(timed out\)"):
+            client(url, timeout_seconds=0.1).check_reachable()
 
 
 @pytest.mark.parametrize(
