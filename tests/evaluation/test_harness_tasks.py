@@ -106,6 +106,15 @@ def test_truncated_prompts_are_counted(opened):
     assert record["truncated"] == 6
 
 
+def test_only_shares_of_a_single_document_have_an_interval(opened):
+    model = make_model(context=256)
+    record = evaluate_task(model, "arc_easy", opened.tasks["arc_easy"], limit=1).record()
+    low, high = record["accuracy_interval"]
+    assert high - low > 0.5
+    assert {"bits_per_byte", "margin"} <= record.keys()
+    assert not {"bits_per_byte_interval", "margin_interval"} & record.keys()
+
+
 def test_limit_takes_the_first_documents(opened):
     task = opened.tasks["hellaswag"]
     few = evaluate_task(make_model(context=256), "hellaswag", task, limit=2)
