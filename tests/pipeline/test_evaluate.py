@@ -214,6 +214,7 @@ def test_wrong_use_is_refused_before_work_starts(capsys, models, rows, tmp_path)
         ([model], "nothing to evaluate; give --tasks mobilellm or --text FILE"),
         ([model, "--tasks", "piqa", "--data", rows], "the rows of piqa are not on this machine"),
         ([model, "--text", text, "--limit", 3], "--limit 3 has no effect without --tasks"),
+        ([model, "--text", text, "--again"], "--again has no effect without --tasks; leave it out"),
         ([model, "--tasks", "boolq", "--window", 3], "--window 3 has no effect without --text"),
         ([model, "--text", text, "--window", 512], "window=512 exceeds max_position_embeddings"),
         ([model, "--text", text, "--stride", 600], "stride=600 must lie between 1 and window=512"),

@@ -1,6 +1,7 @@
 """What a run refuses before it reads data, and how it names what is meant."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,21 @@ def refusal(*overrides):
 )  # fmt: skip
 def test_refused_in_one_line_that_names_the_key(override, message):
     assert refusal(*override.split(" ")).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["learning_rate_probe_factors=[9]"], "without learning_rate_probe=true; leave it out"),
+        (["learning_rate_probe_seed=1000"], "without learning_rate_probe=true; leave it out"),
+        (["initialization.std=0.5"], "with init_from="),
+        (["initialization={std: 0.5, residual_scaling: true}"], "with init_from="),
+    ],
+)
+def test_settings_of_something_else_are_refused(overrides, message, command, tiny_run_folder):
+    start = [f"init_from={tiny_run_folder}"] if "init_from" in message else []
+    with pytest.raises(ValueError, match=f"{re.escape(overrides[0])} has no effect {message}"):
+        command(*start, *overrides)
 
 
 def test_the_largest_seed_trains(tiny_run):
