@@ -15,6 +15,7 @@ from mobilellm.cli.errors import CommandError
 from mobilellm.hydra_app.override_text import override_key
 from mobilellm.hydra_app.trial import as_typed, common_keys
 from mobilellm.launchers.slurm.settings import SlurmSettings
+from mobilellm.run_settings import is_among
 
 # Groups whose chosen file is recorded by name.
 NAMED_GROUPS = ("compression", "distillation", "adapter")
@@ -68,8 +69,7 @@ def check_effect(overrides: Collection[str] | None, keys: Collection[str], reaso
         ValueError: one of them is given.
     """
     for override in overrides or ():
-        key = override_key(override)
-        if any(key == name or key.startswith(f"{name}.") for name in keys):
+        if is_among(override_key(override), keys):
             raise CommandError(f"{override} has no effect {reason}; leave it out")
 
 
