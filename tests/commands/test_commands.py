@@ -119,6 +119,16 @@ def test_the_help_of_compress_names_every_method():
     ] == []
 
 
+def test_options_of_add_seeds_may_stand_between_the_overrides(monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "mobilellm.pipeline.add_seeds.add_seeds",
+        lambda overrides, most, **_: given.append((overrides, most)) or (None, 0),
+    )
+    import_module("mobilellm.commands.add_seeds").run(["a=1", "--max-seeds", "3", "b=2"])
+    assert given == [(["a=1", "b=2"], 3)]
+
+
 def test_options_of_a_command_reach_its_own_parser(tmp_path):
     done = run("-m", "mobilellm", "generate", "--help")
     assert done.stdout.startswith("usage: mobilellm generate")

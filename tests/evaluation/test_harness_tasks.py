@@ -136,6 +136,9 @@ def test_few_shot_examples_come_from_the_training_split(tmp_path):
     task = open_tasks(["arc_easy"], folder, 2).tasks["arc_easy"]
     task.build_all_requests(limit=1)
     assert task.instances[0].args[0].count("Question:") == 3
+    with pytest.raises(ValueError, match=r"--num-fewshot 99 must be at most 5 for arc_easy, whose"):
+        open_tasks(["arc_easy"], folder, 99)
+    open_tasks(["arc_easy"], folder, 5).tasks["arc_easy"].build_all_requests(limit=1)
     with pytest.raises(ValueError, match="few-shot examples of boolq come from the split train"):
         open_tasks(["boolq"], write_rows(tmp_path / "other", "boolq"), 2)
 

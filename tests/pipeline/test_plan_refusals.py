@@ -45,6 +45,8 @@ def refusal(*overrides):
         ("~optimizer.learning_rate", "optimizer.learning_rate is required and not given"),
         ("seed=12345678901234567890", "seed=12345678901234567890 must be at most 9,223,372,"),
         ("max_tokens=inf", "max_tokens=inf must be a finite number above 0; null sets no limit"),
+        ("max_tokens=1e30", "max_tokens=1e+30 must be at most 1e+15; null sets no limit"),
+        ("max_tokens=null max_flops=1e29", "max_tokens="),
         ('optimizer.learning_rate="3e-3"', "optimizer.learning_rate='3e-3' must be a number above "
                                            "0 or auto, not text: leave out the quotes"),
         ("gradient_clip_norm=0", "gradient_clip_norm=0.0 must be above 0; null disables clipping"),

@@ -71,6 +71,12 @@ def test_every_number_of_a_summary_may_be_an_objective(tiny_run_folder):
     assert {"val_loss", "wall_seconds", "peak_memory_bytes"} <= numbers <= entries_with_numbers()
 
 
+def test_a_space_given_as_a_whole_that_cannot_be_merged_is_named():
+    given = "search_space={model: {hidden_size: [32, 64]}}"
+    with pytest.raises(ValueError, match=r"search_space=.* give such keys one by one, such as"):
+        compose("search", ["search_space=depth_and_width", given])
+
+
 def test_the_latency_of_quantized_models_is_not_predicted(tmp_path):
     path = tmp_path / "device.json"
     write_profile(path, depths=(2, 4, 16), widths=(32, 64, 128, 256), vocab=512, times=true_time)
