@@ -17,6 +17,8 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# Most tokens of a training budget: about 50 times as many as the largest published runs.
+MAX_BUDGET = 1e15
 # Largest seed that torch's generators accept, and largest 32-bit integer.
 MAX_SEED = 2**63 - 1
 MAX_INDEX = 2**31 - 1

@@ -66,3 +66,14 @@ def _flat_groups(config: Mapping[str, Any]) -> dict[str, Any]:
 def _inner_node(node: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any] | None:
     found = (node.get(name) for name in names)
     return next((inner for inner in found if isinstance(inner, Mapping)), None)
+
+
+def has_setting(config: Any, key: str) -> bool:
+    """Whether a configuration has a setting, or leaves out the group with it (null or empty)."""
+    for part in key.split("."):
+        if not isinstance(config, Mapping) or not config:
+            return True
+        if part not in config:
+            return False
+        config = config[part]
+    return True

@@ -1,6 +1,6 @@
 """Distinguishes settings that can change the result of a run from those that cannot."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # A resolved configuration: nested mappings and lists of plain values.
@@ -48,4 +48,9 @@ def flat_config(config: object, prefix: str = "") -> dict[str, Any]:
 
 def is_identity(key: str) -> bool:
     """Whether the setting with this dotted key may change the result; see `NOT_IDENTITY`."""
-    return not any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
+    return not is_among(key, NOT_IDENTITY)
+
+
+def is_among(key: str, names: Iterable[str]) -> bool:
+    """Whether the setting with this dotted key, or a node that contains it, is one of `names`."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)

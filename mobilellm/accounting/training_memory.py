@@ -6,6 +6,7 @@ program itself and the memory that an allocator holds but does not use are not i
 fragmentation in glibc's allocator can double the memory of the process.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,7 +185,9 @@ def largest_micro_batch(
         ValueError: even a single sequence does not fit.
     """
     check_positive("divides", divides)
-    sizes = [size for size in range(1, divides + 1) if divides % size == 0]
+    # Divisors come in pairs, of which one is at most the root.
+    low = [size for size in range(1, math.isqrt(divides) + 1) if divides % size == 0]
+    sizes = sorted({*low, *(divides // size for size in low)})
     needed = {
         size: training_memory_bytes(config, size, sequence_length, **options).total
         for size in sizes

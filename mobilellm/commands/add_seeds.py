@@ -36,7 +36,8 @@ def run(arguments: Sequence[str] | None) -> None:
     parser.add_argument(
         "--baseline", metavar="SHAPE", help="only the pairs with this shape need a verdict"
     )
-    options = parser.parse_args(arguments)
+    # Options may stand between the overrides.
+    options = parser.parse_intermixed_args(arguments)
 
     from mobilellm.pipeline.add_seeds import add_seeds
 

@@ -15,8 +15,8 @@ between stages of compression, use mobilellm train init_from=MODEL_DIR compressi
 
 Without data=…, a run's model is compressed on the data that it was trained on. Other arguments,
 key=value, are the settings of conf/compress.yaml. compression is one of searched (the default; it
-prints an estimate of its time first), low_rank, kronecker, permuted_kronecker, magnitude, wanda,
-sparsegpt, structured, and of quantization: quantize, gptq, awq.
+prints an estimate of its time first), low_rank, pivoted, kronecker, permuted_kronecker, magnitude,
+wanda, sparsegpt, structured, and of quantization: quantize, gptq, awq.
 """
 
 import functools

@@ -55,7 +55,8 @@ def run(arguments: Sequence[str] | None) -> None:
     )
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32",
-        help="number type of the weights; stored: that of the model (default: %(default)s)",
+        help="number type of the weights; stored: that of the model, not for GGUF files "
+        "(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--chat-template", choices=("chatml",),
@@ -103,14 +104,23 @@ def _from_any_folder(folder: Path, dtype: str) -> "tuple[MobileLLM, Mapping[str,
 
 
 def _from_folder(folder: Path, dtype: str) -> "tuple[MobileLLM, Mapping[str, bytes] | None]":
-    """The model in a Hugging Face folder, and the files of its tokenizer."""
+    """The model in a Hugging Face folder, and the files of its tokenizer.
+
+    Raises:
+        ValueError: the model is one of this project, or see `import_huggingface`.
+    """
     import torch
 
     from mobilellm.data.tokenizers import find_tokenizer_file, load_tokenizer
     from mobilellm.formats.huggingface import import_huggingface
-    from mobilellm.formats.model_folder import tokenizer_files
+    from mobilellm.formats.model_folder import is_huggingface, tokenizer_files
     from mobilellm.formats.special_tokens import with_tokenizer_ids
 
+    if not is_huggingface(folder):
+        raise ValueError(
+            f"{folder} is a model of this project already, which every command takes; give it a "
+            "template for conversations with --chat-template chatml, or give a Hugging Face folder"
+        )
     name = DTYPES[dtype]
     model = import_huggingface(folder, dtype=None if name is None else getattr(torch, name))
     tokenizer = find_tokenizer_file(folder)
@@ -142,16 +152,29 @@ def _from_adapter(
                 "no folder here; give it with --base MODEL_DIR"
             )
         base = user_path(named)
-    model = import_adapter(folder, open_model(base)[0])
-    return model.to(getattr(torch, DTYPES[dtype] or "float32")), tokenizer_files(base)
+    name = DTYPES[dtype]
+    whole, _ = open_model(base, as_stored=True)
+    # The update is added in float32; 16 bits would round it away from small weights.
+    wanted = whole.norm.weight.dtype if name is None else getattr(torch, name)
+    return import_adapter(folder, whole.float()).to(wanted), tokenizer_files(base)
 
 
 def _from_gguf(path: Path, dtype: str) -> "tuple[MobileLLM, Mapping[str, bytes] | None]":
-    """The model in a GGUF file, and the files of its tokenizer."""
+    """The model in a GGUF file, and the files of its tokenizer.
+
+    Raises:
+        ValueError: the number type of the file is asked for, or see `import_gguf`.
+    """
     import torch
 
     from mobilellm.formats.gguf import import_gguf
 
+    name = DTYPES[dtype]
+    if name is None:
+        # Its matrices may have several types, most of which are not those of a tensor.
+        raise ValueError(
+            f"--dtype stored cannot be used for {path}: the matrices of a GGUF file are "
+            "dequantized; use --dtype float32, bfloat16 or float16"
+        )
     model, files = import_gguf(path)
-    # GGUF files are dequantized to float32; their own types are not those of a tensor.
-    return model.to(getattr(torch, DTYPES[dtype] or "float32")), files or None
+    return model.to(getattr(torch, name)), files or None

@@ -61,7 +61,8 @@ def run(arguments: Sequence[str] | None) -> None:
         sys.stdout.write(to_json(record) + "\n")
         return
     share = measure_text(record, "win_rate", is_per_cent=True)
-    print(f"{record['first']}\nagainst {record['second']}: wins {share} % (interval of 95 %)")
+    interval = " (interval of 95 %)" if "win_rate_interval" in record else ""
+    print(f"{record['first']}\nagainst {record['second']}: wins {share} %{interval}")
     print(
         f"{record['pairs']} pairs: {record['wins']} won, {record['ties']} tied, {record['losses']} "
         f"lost; in {record['contradictory']} the judge preferred the same position twice; "

@@ -22,10 +22,21 @@ from mobilellm.pipeline import search_shapes
 
 DRY_RUN = "--dry-run"
 FLAGS = f"  {DRY_RUN:<20} count the feasible points of the space, and train nothing\n"
+NO_SWEEP = (
+    "search trains its trials by itself; leave out -m, and give several values in the space, such "
+    "as search_space.model.num_blocks=[2,4,8]"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit; `arguments` default to the command line."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     line = ["search.dry_run=true" if word == DRY_RUN else word for word in given]
-    hydra_command(search_shapes, "search", description=description(__doc__), arguments=line)
+    hydra_command(
+        search_shapes,
+        "search",
+        description=description(__doc__),
+        flags=FLAGS,
+        sweep_refusal=NO_SWEEP,
+        arguments=line,
+    )

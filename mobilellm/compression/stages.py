@@ -88,10 +88,12 @@ def stage_starts(
     spacing = (1 - first_start) / num_stages if recovery_share is None else recovery_share
     starts = tuple(round(total_steps * (first_start + spacing * n)) for n in range(num_stages))
     if starts[-1] >= total_steps:
+        lower = [f"first_start={first_start}"] if first_start else []
+        lower += [f"recovery_share={recovery_share}"] if recovery_share is not None else []
+        remedy = f"lower {' or '.join(lower)}, or use" if lower else "use"
         raise ValueError(
             f"the last of num_stages={num_stages} begins at step {starts[-1]}, but the run ends at "
-            f"step {total_steps}; lower first_start={first_start} or "
-            f"recovery_share={recovery_share}, or use fewer stages or more tokens"
+            f"step {total_steps}; {remedy} fewer stages or more tokens"
         )
     _check_rising(starts)
     return starts

@@ -35,7 +35,7 @@ def wilson_interval(correct: float, count: int) -> tuple[float, float]:
 
 def bootstrap_intervals(
     ratios: Sequence[tuple[ArrayLike, ArrayLike]], *, resamples: int = RESAMPLES, seed: int = 0
-) -> list[tuple[float, float]]:
+) -> list[tuple[float, float] | None]:
     """Compute the interval of each ratio of two sums over documents.
 
     The documents are drawn with replacement, the same ones for all ratios, and the interval lies
@@ -47,6 +47,10 @@ def bootstrap_intervals(
             per byte, and values with denominators of 1 their mean.
         resamples: number of samples.
         seed: of the drawing, so that the same documents give the same intervals.
+
+    Returns:
+        Both ends for each ratio; None if less than 2 documents have a denominator other than 0,
+        because all samples are then equal, whatever the ratio of other documents would be.
 
     Raises:
         ValueError: there are no documents.
@@ -63,7 +67,11 @@ def bootstrap_intervals(
     above, below = sums[:, 0::2], sums[:, 1::2]
     found = np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
     low, high = np.nanpercentile(found, _TAILS, axis=0)
-    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+    counted = np.count_nonzero(table[:, 1::2], axis=0)
+    return [
+        (float(a), float(b)) if documents > 1 else None
+        for a, b, documents in zip(low, high, counted, strict=True)
+    ]
 
 
 def _resampled_sums(

@@ -42,7 +42,8 @@ def ratio_record(ratios: Ratios, shares: Iterable[str] = ()) -> dict[str, Any]:
     """Each measure with its interval of 95 % over documents, as plain data.
 
     The interval is that of the bootstrap. If a share of right answers is 0 or 1, all samples are
-    equal; its interval is then Wilson's, with one trial for each document that counts.
+    equal; its interval is then Wilson's, with one trial for each document that counts. Other
+    measures to which a single document contributes have no interval.
 
     Args:
         ratios: the measures, with a denominator above 0 in at least one document.
@@ -55,7 +56,9 @@ def ratio_record(ratios: Ratios, shares: Iterable[str] = ()) -> dict[str, Any]:
         trials = sum(size > 0 for size in below)
         is_sure = name in shares and value in (0, 1)
         interval = wilson_interval(value * trials, trials) if is_sure else bootstrap
-        record |= {name: value, f"{name}_interval": list(interval)}
+        record[name] = value
+        if interval is not None:
+            record[f"{name}_interval"] = list(interval)
     return record
 
 

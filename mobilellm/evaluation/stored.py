@@ -118,15 +118,16 @@ def read_documents(folder: Path) -> dict[str, TaskResult]:
 def save_evaluation(folder: Path, evaluation: Evaluation) -> list[str]:
     """Add results to those that a folder has.
 
-    A task that was evaluated before on more documents keeps its result, so that a trial with few
-    documents overwrites nothing. Results of other weights are replaced.
+    A task that was evaluated before on more documents keeps its result, and so does a text that was
+    evaluated before on more tokens than the first windows of it now. A trial with few documents or
+    windows thus overwrites nothing. Results of other weights are replaced.
 
     Args:
         folder: of a run or a model; created if it does not exist.
         evaluation: the new results.
 
     Returns:
-        Names of the tasks whose earlier results were kept.
+        Names of the tasks and texts whose earlier results were kept.
 
     Raises:
         ValueError: a file in the folder is damaged.
@@ -148,6 +149,8 @@ def _merge(folder: Path, evaluation: Evaluation) -> list[str]:
         for name, result in evaluation.tasks.items()
         if name in documents and documents[name].documents > result.documents
     ]
+    texts = before.get("text", {}) if is_same else {}
+    kept += [name for name, text in evaluation.text.items() if _is_trial(text, texts.get(name))]
     tasks = {**documents, **{n: r for n, r in evaluation.tasks.items() if n not in kept}}
     groups = {k: tuple(v) for k, v in before.get("group_members", {}).items() if is_same}
     merged = Evaluation(
@@ -155,13 +158,23 @@ def _merge(folder: Path, evaluation: Evaluation) -> list[str]:
         facts=evaluation.facts,
         tasks=tasks,
         groups={**groups, **evaluation.groups},
-        text={**(before.get("text", {}) if is_same else {}), **evaluation.text},
+        text={**texts, **{n: text for n, text in evaluation.text.items() if n not in kept}},
     )
     content = {"tasks": {name: to_plain(result) for name, result in tasks.items()}}
     write_text_atomically(folder / DOCUMENTS, to_json(content, indent=None) + "\n")
     record = merged.record() | {"group_members": merged.groups}
     write_text_atomically(folder / EVALUATION, to_json(record, ensure_ascii=False) + "\n")
     return kept
+
+
+def _is_trial(text: Mapping[str, Any], before: Mapping[str, Any] | None) -> bool:
+    """Whether a text was evaluated in part, and before on more tokens.
+
+    A result on the whole text replaces any other: the file, or the protocol, may have changed.
+    """
+    if before is None or text["windows"] >= text["all_windows"]:
+        return False
+    return before["tokens"] > text["tokens"]
 
 
 def _json(path: Path) -> Any:

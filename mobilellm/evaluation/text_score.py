@@ -23,6 +23,8 @@ class TextScore:
     """Bytes of text of the predicted tokens of each window. They add up to the bytes of the text if
     all of it is predicted."""
     documents: int
+    all_windows: int
+    """Windows of the whole text, of which the first ones were scored."""
     protocol: str
     """In words."""
 
@@ -37,21 +39,22 @@ class TextScore:
         return sum(self.nats) / math.log(2) / sum(self.num_bytes)
 
     def record(self) -> dict[str, object]:
-        """The score as plain data."""
+        """The score as plain data; a single window has no intervals."""
         per_token, per_byte = bootstrap_intervals([
             (self.nats, self.tokens),
             (np.asarray(self.nats) / math.log(2), self.num_bytes),
         ])  # fmt: skip
+        intervals = {"nats_per_token_interval": per_token, "bits_per_byte_interval": per_byte}
         return {
             "tokens": sum(self.tokens),
             "bytes": round(sum(self.num_bytes)),
             "documents": self.documents,
             "windows": len(self.nats),
+            "all_windows": self.all_windows,
             "nats_per_token": self.nats_per_token,
-            "nats_per_token_interval": list(per_token),
             "perplexity": math.exp(self.nats_per_token),
             "bits_per_byte": self.bits_per_byte,
-            "bits_per_byte_interval": list(per_byte),
+            **{name: list(ends) for name, ends in intervals.items() if ends is not None},
             "protocol": self.protocol,
         }
 
@@ -87,7 +90,8 @@ def score_text(
         )
     texts = [join_rows(text) if protocol.joins_rows else text for text in documents]
     encoded = model.encode(texts)
-    windows = list(_windows(model, encoded, protocol, are_joined))[:max_windows]
+    every = list(_windows(model, encoded, protocol, are_joined))
+    windows = every[:max_windows]
     if not windows:
         raise ValueError(
             f"the text has {sum(map(len, encoded))} tokens, too few for {protocol.describe()}; "
@@ -104,6 +108,7 @@ def score_text(
         tokens=tuple(len(w.predicted) for w in windows),
         num_bytes=tuple(sizes.tolist()),
         documents=len(documents),
+        all_windows=len(every),
         protocol=f"{protocol.describe()}; {_begin_text(model, protocol, are_joined)}",
     )
 

@@ -52,6 +52,8 @@ class HydraApplication:
         check: str | None = None,
         check_together: str | None = None,
         forecast: str | None = None,
+        flags: str = "",
+        sweep_refusal: str | None = None,
         sweep_dir: str | None = None,
         config_dir: Path | None = None,
     ) -> None:
@@ -62,6 +64,8 @@ class HydraApplication:
         self.check = check
         self.check_together = check_together
         self.forecast = forecast
+        self.flags = (FORECAST_FLAGS if forecast else "") + flags
+        self.sweep_refusal = sweep_refusal
         self.defaults = NO_HYDRA_FILES | ({"hydra.sweep.dir": sweep_dir} if sweep_dir else {})
         self.config_dir = config_dir
 
@@ -72,17 +76,23 @@ class HydraApplication:
             The number of trials of a sweep that failed.
 
         Raises:
-            ValueError: the configuration cannot be composed. Errors of the task are raised too.
+            ValueError: the configuration cannot be composed, or a sweep is refused. Errors of the
+                task are raised too.
         """
         parser = get_args_parser()
         if self.forecast:
             add_forecast_flags(parser)
         arguments = parser.parse_intermixed_args(list(line))
         folder = Path(self.config_dir or config_folder()).resolve()
-        flags = FORECAST_FLAGS if self.forecast else ""
         if arguments.help:
-            sys.stdout.write(help_text(folder, self.config_name, self.description, flags))
+            text = help_text(
+                folder, self.config_name, self.description, self.flags,
+                has_sweeps=self.sweep_refusal is None,
+            )  # fmt: skip
+            sys.stdout.write(text)
             return 0
+        if self.sweep_refusal is not None and _is_sweep(arguments):
+            raise CommandError(self.sweep_refusal)
         if arguments.config_dir is not None:
             arguments.overrides.append(_search_path(arguments.config_dir, arguments.overrides))
             arguments.config_dir = None
@@ -117,7 +127,7 @@ class HydraApplication:
         if arguments.info or arguments.shell_completion or arguments.hydra_help:
             return []
         name = arguments.config_name or self.config_name
-        sweep = arguments.multirun or "hydra.mode=MULTIRUN" in arguments.overrides
+        sweep = _is_sweep(arguments)
         with config_loader(folder) as loader:
             if not sweep:
                 load(loader, name, list(arguments.overrides), RunMode.RUN)
@@ -127,6 +137,10 @@ class HydraApplication:
             # Hydra sets this too, so that the task knows that it belongs to a sweep.
             overrides = [*arguments.overrides, "hydra.mode=MULTIRUN"]
             return check_sweep(loader, name, overrides, check, together)
+
+
+def _is_sweep(arguments: argparse.Namespace) -> bool:
+    return arguments.multirun or "hydra.mode=MULTIRUN" in arguments.overrides
 
 
 def _search_path(config_dir: str, overrides: Sequence[str]) -> str:

@@ -20,6 +20,8 @@ def hydra_command(
     check: str | None = None,
     check_together: str | None = None,
     forecast: str | None = None,
+    flags: str = "",
+    sweep_refusal: str | None = None,
     sweep_dir: str | None = None,
     config_dir: Path | None = None,
     arguments: Sequence[str] | None = None,
@@ -42,6 +44,8 @@ def hydra_command(
         forecast: dotted path of a function that forecasts the cost of the trials of a sweep, for
             the flags --dry-run and --max-hours. It is called with the checked trials and the
             keyword arguments `max_hours` and `is_dry_run`.
+        flags: lines of the help on flags that the command itself takes.
+        sweep_refusal: why the command runs no sweeps (`-m`); None: it does.
         sweep_dir: Hydra's `hydra.sweep.dir`, the folder for the logs of a sweep; may interpolate.
         config_dir: a folder to use instead of the project's conf/.
         arguments: the command line; default: `sys.argv[1:]`.
@@ -53,6 +57,8 @@ def hydra_command(
         check=check,
         check_together=check_together,
         forecast=forecast,
+        flags=flags,
+        sweep_refusal=sweep_refusal,
         sweep_dir=sweep_dir,
         config_dir=config_dir,
     )

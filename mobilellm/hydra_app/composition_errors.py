@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mobilellm.cli.errors import listed, nearest
 from mobilellm.hydra_app.errors import describe_configuration_error, parameters_of
+from mobilellm.hydra_app.override_text import override_value
 from mobilellm.hydra_app.synonyms import meant_by
 
 
@@ -43,6 +44,13 @@ def composition_message(
         return (
             f"{override!r} is not a valid override ({text.splitlines()[0]}); write key=value, and "
             f"quote values with special characters: 'key=\"value\"'"
+        )
+    if "Cannot merge DictConfig with ListConfig" in f"{text} {error.__cause__}":
+        given = next((o for o in overrides if override_value(o).startswith("{")), "a mapping")
+        return (
+            f"{given} is merged with the mapping that is there, and one of them has a list where "
+            "the other has a mapping; give such keys one by one, such as "
+            "search_space.model.num_blocks=[2,4]"
         )
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:

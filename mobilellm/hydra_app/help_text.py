@@ -5,17 +5,20 @@ import textwrap
 from pathlib import Path
 
 FLAGS = """\
-Flags:
-  -m, --multirun       run every combination of comma-separated values: seed=0,1 model=a,b
   --cfg job            print the composed configuration and stop (--resolve: with values filled in)
   --info defaults      list the files that it is composed from (also: config, plugins, searchpath)
   --config-dir DIR     your own folder, laid out like conf/: model=mine reads DIR/model/mine.yaml
   --hydra-help         all flags of Hydra
 """
+SWEEP_FLAG = """\
+  -m, --multirun       run every combination of comma-separated values: seed=0,1 model=a,b
+"""
 TRACEBACK = "MOBILELLM_TRACEBACK=1 shows the traceback of an error.\n"
 
 
-def help_text(folder: Path, config_name: str, description: str, flags: str = "") -> str:
+def help_text(
+    folder: Path, config_name: str, description: str, flags: str = "", *, has_sweeps: bool = True
+) -> str:
     """Description, groups with their choices, keys with their defaults, and flags.
 
     Args:
@@ -23,6 +26,7 @@ def help_text(folder: Path, config_name: str, description: str, flags: str = "")
         config_name: the root configuration.
         description: what the command does, with examples.
         flags: lines on further flags.
+        has_sweeps: whether the command takes `-m`.
     """
     parts = [
         textwrap.dedent(description).strip(),
@@ -44,20 +48,32 @@ def help_text(folder: Path, config_name: str, description: str, flags: str = "")
         parts.append("Groups and their choices (group=choice):\n" + "\n".join(lines))
     if keys := _keys(text):
         parts.append("Keys, with their defaults:\n" + "\n".join(keys))
-    return "\n\n".join([*(p for p in parts if p), FLAGS + flags + TRACEBACK])
+    listed = "Flags:\n" + (SWEEP_FLAG if has_sweeps else "") + FLAGS + flags
+    return "\n\n".join([*(p for p in parts if p), listed + TRACEBACK])
 
 
 def _groups(folder: Path, text: str) -> dict[str, list[str]]:
     """Groups of the defaults list, and the launchers if the command has experiments."""
-    defaults = re.search(r"^defaults:\n((?:[ \t]*[-#].*\n|\s*\n)*)", text, re.MULTILINE)
-    entries = re.findall(
-        r"^\s*-\s*(?:optional\s+|override\s+)*/?([\w/]+)\s*:", defaults.group(1), re.MULTILINE
-    ) if defaults else []  # fmt: skip
+    entries = _entries(folder, text)
     groups = {entry: _choices(folder / entry) for entry in entries}
     launchers = _choices(folder / "hydra" / "launcher")
     if launchers and any(entry.startswith("experiment") for entry in entries):
         groups["hydra/launcher"] = ["basic", *launchers]
     return {group: choices for group, choices in groups.items() if choices}
+
+
+def _entries(folder: Path, text: str) -> list[str]:
+    """Groups of the defaults list, and of the files of the folder that it includes."""
+    defaults = re.search(r"^defaults:\n((?:[ \t]*[-#].*\n|\s*\n)*)", text, re.MULTILINE)
+    entry = r"^\s*-\s*(?:optional\s+|override\s+)*/?([\w/]+)[ \t]*(:|$)"
+    found: list[str] = []
+    for name, colon in re.findall(entry, defaults.group(1), re.MULTILINE) if defaults else []:
+        included = folder / f"{name}.yaml"
+        if colon:
+            found.append(name)
+        elif included.exists():
+            found += _entries(folder, included.read_text(encoding="utf-8"))
+    return found
 
 
 def _choices(group: Path) -> list[str]:

@@ -15,7 +15,7 @@ from mobilellm.hydra_app.old_keys import refuse_old_nodes
 from mobilellm.hydra_app.root_schema import RunConfig
 from mobilellm.hydra_app.synonyms import meant_by
 from mobilellm.paths import expand_home_folders
-from mobilellm.ranges import ANYWHERE, MAX_SEED, TEMPERATURE, Range, check_value
+from mobilellm.ranges import ANYWHERE, MAX_BUDGET, MAX_SEED, TEMPERATURE, Range, check_value
 
 Rows = dict[str, tuple[Any, Range]]
 
@@ -30,7 +30,7 @@ TRAIN: Rows = {
     "sequence_length": (int, POSITIVE),
     "tokens_per_step": (int | Literal["auto"], POSITIVE),
     "micro_batch_size": (int | Literal["auto", "measure"], POSITIVE),
-    "max_tokens": (float | None, Range(above=0, remedy="null sets no limit")),
+    "max_tokens": (float | None, Range(above=0, cap=MAX_BUDGET, remedy="null sets no limit")),
     "tokens_per_parameter": (float | None, Range(above=0, cap=1e9, remedy="null sets no limit")),
     "max_flops": (float | None, Range(above=0, cap=1e29, remedy="null sets no limit")),
     "epochs": (float | None, Range(above=0, cap=1e9, remedy="null sets no limit")),

@@ -13,7 +13,7 @@ from mobilellm.command_names import command_for
 from mobilellm.hydra_app.configuration import compose
 from mobilellm.hydra_app.override_text import override_key
 from mobilellm.report import Comparison, compare
-from mobilellm.report.statistics import MINIMUM_SEEDS, level_until
+from mobilellm.report.statistics import MINIMUM_SEEDS, check_margin, level_until
 from mobilellm.units import join_names
 
 NAMING = ("experiment", "experiment_name", "output_dir")
@@ -48,9 +48,11 @@ def add_seeds(
         The last comparison, and the exit code of the last training; not 0 if it failed.
 
     Raises:
-        ValueError: `seed` is given, the limit is below 3, or a seed left no finished run.
+        ValueError: `seed` is given, the limit is below 3, the margin is not a number above 0, or
+            a seed left no finished run.
     """
     level_until(max_seeds)
+    check_margin(margin)
     if any(override_key(override) == "seed" for override in overrides):
         raise CommandError(
             "seed=… cannot be given: the seeds are 0, 1, 2, … up to --max-seeds; leave it out"

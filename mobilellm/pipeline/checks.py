@@ -14,7 +14,8 @@ from mobilellm.launchers.local.gpus import visible_gpus
 from mobilellm.models import MobileLLM, ModelConfig
 from mobilellm.models.initialization import check_initialization
 from mobilellm.pipeline.adapted_run import check_adapter
-from mobilellm.pipeline.hydra_job import slurm_processes_per_node
+from mobilellm.pipeline.hydra_job import check_effect, slurm_processes_per_node
+from mobilellm.pipeline.identity import PROBE
 from mobilellm.pipeline.parts import named_errors
 from mobilellm.pipeline.run import Run
 from mobilellm.run_settings import Config
@@ -133,6 +134,7 @@ def check_parts(run: Run) -> None:
     Raises:
         ValueError: parts do not fit together; the message begins with the key of the part.
     """
+    _check_effects(run)
     if run.parts.adapter is None:
         check_trained(run.model)
     else:
@@ -166,6 +168,22 @@ def check_parts(run: Run) -> None:
                     strategy=run.trainer.strategy,
                     is_compressed=run.parts.compression is not None,
                 )
+
+
+def _check_effects(run: Run) -> None:
+    """Check that no setting of the command line is for something that the run does not do.
+
+    Raises:
+        ValueError: one is; a run with `extend_from` may repeat the settings of the run there.
+    """
+    if run.extension is not None:
+        return
+    if run.config["init_from"] is not None:
+        reason = f"with init_from={run.config['init_from']}, which gives the initial weights"
+        check_effect(run.overrides, ["initialization"], reason)
+    if not run.config[PROBE]:
+        settings = [key for key in run.config if key.startswith(f"{PROBE}_")]
+        check_effect(run.overrides, settings, f"without {PROBE}=true")
 
 
 def check_trained(model: ModelConfig) -> None:

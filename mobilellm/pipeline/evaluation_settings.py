@@ -105,7 +105,7 @@ class EvaluationSettings:
         for name, value, (needed, words) in (
             ("--data", self.data, harness), ("--limit", self.limit, tasks),
             ("--num-fewshot", self.num_fewshot, harness),
-            ("--chat", self.chat, harness),
+            ("--chat", self.chat, harness), ("--again", self.again, tasks),
             ("--conversations", self.conversations, talks), ("--train", self.train, talks),
             ("--layout", self.layout if self.layout != "auto" else None, talks),
             ("--max-new-tokens", self.max_new_tokens, talks),
@@ -116,7 +116,8 @@ class EvaluationSettings:
             ("--protocol", self.protocol if self.protocol != DEFAULT_PROTOCOL else None, text),
         ):  # fmt: skip
             if value and not needed:
-                raise ValueError(f"{name} {value} has no effect without {words}; leave it out")
+                given = name if value is True else f"{name} {value}"
+                raise ValueError(f"{given} has no effect without {words}; leave it out")
 
     @property
     def conversation_tasks(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from mobilellm.models.layer_subset import layer_subset, subset_config
 from mobilellm.paths import check_unused, user_path
 from mobilellm.pipeline.compress_data import data_to_compress_on
 from mobilellm.pipeline.cut_to_shape import check_cut, cut_most_important
+from mobilellm.pipeline.hydra_job import check_effect, hydra_job
 from mobilellm.pipeline.model_hash import model_hash
 from mobilellm.ranges import Range, check_value
 from mobilellm.search.supernet import extract
@@ -31,6 +32,11 @@ from mobilellm.strict_json import to_json
 logger = logging.getLogger(__name__)
 
 REPORT = "extraction.json"
+# Settings of the data on which importance and losses are measured.
+OF_DATA = (
+    "calibration_tokens", "validation_tokens", "sequence_length", "micro_batch_size", "seed",
+    "prepared_dir",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +86,9 @@ def extract_folder(cfg: DictConfig, folder: str | Path, out: str | Path) -> Extr
             "units=leading copies slices and reads no data; leave data=… out, or use "
             "units=important"
         )
+    if cfg.units != "important":
+        reason = "without units=important, since slices and whole layers are copied without data"
+        check_effect(hydra_job().overrides, OF_DATA, reason)
     model, _ = open_model(folder, as_stored=True)
     data = data_to_compress_on(cfg, folder, model) if cfg.units == "important" else None
     if layers is None:

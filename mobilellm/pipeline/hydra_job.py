@@ -11,9 +11,11 @@ from hydra.types import RunMode
 from hydra.utils import get_class
 from omegaconf import OmegaConf, read_write
 
+from mobilellm.cli.errors import CommandError
 from mobilellm.hydra_app.override_text import override_key
 from mobilellm.hydra_app.trial import as_typed, common_keys
 from mobilellm.launchers.slurm.settings import SlurmSettings
+from mobilellm.run_settings import is_among
 
 # Groups whose chosen file is recorded by name.
 NAMED_GROUPS = ("compression", "distillation", "adapter")
@@ -53,6 +55,22 @@ def hydra_job() -> HydraJob:
         launcher=launcher,
         choices={name: str(choices[name]) for name in NAMED_GROUPS if choices.get(name)},
     )
+
+
+def check_effect(overrides: Collection[str] | None, keys: Collection[str], reason: str) -> None:
+    """Check that no setting of the command line is without effect.
+
+    Args:
+        overrides: of the command line, as they were typed; None if there is none.
+        keys: of the settings, or of the nodes that contain them, which have no effect.
+        reason: why, as the end of a sentence.
+
+    Raises:
+        ValueError: one of them is given.
+    """
+    for override in overrides or ():
+        if is_among(override_key(override), keys):
+            raise CommandError(f"{override} has no effect {reason}; leave it out")
 
 
 def slurm_processes_per_node() -> int:

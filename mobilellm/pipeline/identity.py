@@ -27,9 +27,9 @@ from mobilellm.hydra_app.override_text import (
 )
 from mobilellm.paths import user_path
 from mobilellm.pipeline.probe_factors import possible_factors
-from mobilellm.recorded_config import TARGET, class_name, to_current_form
+from mobilellm.recorded_config import TARGET, class_name, has_setting, to_current_form
 from mobilellm.run_folder import CONFIG, read_summary
-from mobilellm.run_settings import Config, flat_config, is_identity
+from mobilellm.run_settings import Config, flat_config, is_among, is_identity
 
 # Settings that are paths, including those of the groups data and distillation.
 PATHS = re.compile(
@@ -71,8 +71,7 @@ def identity(config: Config) -> dict[str, object]:
     watching = _watching_callbacks(config)
     kept = {}
     for key, value in flat_config(config).items():
-        is_watched = any(key == name or key.startswith(f"{name}.") for name in watching)
-        if value is None or not is_identity(key) or is_watched:
+        if value is None or not is_identity(key) or is_among(key, watching):
             continue
         if key.startswith(f"{PROBE}_") and not config.get(PROBE):
             continue
@@ -172,16 +171,17 @@ def differences(
     """Settings in which the run in `folder` differs: the recorded value and the present one.
 
     A setting that is missing from the recorded configuration was introduced after the run; it is
-    regarded as different only if it is given now (`overrides`).
+    regarded as different only if it, or the group with it, is given now (`overrides`). The settings
+    of a group that the run did not have, such as `compression`, are not missing.
     """
     recorded = read_config(folder)
     then, now = identity(recorded), identity(config)
-    known, given = flat_config(recorded).keys(), {override_key(override) for override in overrides}
+    given = {override_key(override) for override in overrides}
     found = {
         key: (then.get(key), now.get(key))
         for key in {**then, **now}
         if then.get(key) != now.get(key)
-        and (key in then or key in known or key in given or not recorded)
+        and (key in then or has_setting(recorded, key) or is_among(key, given))
     }
     if RATE in found and config.get(PROBE) and _is_probed(*found[RATE], config):
         del found[RATE]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -29,6 +29,13 @@ logger = logging.getLogger(__name__)
 Kind = TypeVar("Kind", bound=Callback)
 # Entries of summary.json: plain data for JSON.
 Facts = dict[str, Any]
+# Entries of every summary.json that are known before training and are, or contain, numbers.
+GIVEN_NUMBERS = (
+    "identity_version", "seed", "starts_from", "model", "parameters", "flops_per_token",
+    "kv_cache_bytes_per_token", "decode_bytes_per_token", "matched", "sequence_length",
+    "max_tokens", "max_steps", "max_seconds", "tokens_per_step", "optimizer", "unigram_loss",
+    "bigram_loss",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +244,16 @@ def describe_model(
         "kv_cache_bytes_per_token": kv_cache_bytes_per_token(config),
         "decode_bytes_per_token": decode_bytes_per_token(config, bits=16, context=sequence_length),
     }
+
+
+def entries_with_numbers() -> set[str]:
+    """Names of the entries of every summary.json that are, or contain, numbers.
+
+    Callbacks may report further entries.
+    """
+    kinds = {field.name: {field.type, *get_args(field.type)} for field in fields(Results)}
+    measured = {name for name, kind in kinds.items() if kind & {int, float, EarlyEnd}}
+    return {*GIVEN_NUMBERS, *measured}
 
 
 def timestamp() -> str:

@@ -31,6 +31,7 @@ from mobilellm.report.statistics import (
     Interval,
     Judgement,
     Pair,
+    check_margin,
     judge,
     level_until,
 )
@@ -169,11 +170,10 @@ def analyse(
         models: compressed models, from `read_compressed`.
 
     Raises:
-        ValueError: the baseline names no configuration, or several; the margin is not above 0;
-            there are more seeds than `max_seeds`.
+        ValueError: the baseline names no configuration, or several; the margin is not a number
+            above 0; there are more seeds than `max_seeds`.
     """
-    if margin is not None and not margin > 0:
-        raise ValueError(f"margin={margin:g} must be above 0, in the unit of the loss")
+    check_margin(margin)
     groups, repeated = group_runs(runs.finished)
     metric = choose_metric(groups) if groups else None
     ladder = analyse_ladder(find_rungs(groups), metric)

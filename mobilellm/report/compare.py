@@ -15,7 +15,7 @@ from mobilellm.report.latency import Latencies, LatencyMeasurement
 from mobilellm.report.page import page_text
 from mobilellm.report.plots import PLOTS, Plot
 from mobilellm.report.records import csv_text, json_text, pairs_csv_text
-from mobilellm.report.runs import read_runs
+from mobilellm.report.runs import given_folder, read_runs
 
 JSON = "comparison.json"
 CSV = "comparison.csv"
@@ -65,17 +65,17 @@ def compare(
 
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: no path is given, no finished run was found, `out` contains other files, the
-            baseline is not one of the configurations, there are more seeds than `max_seeds`, or
-            `latency_from` has no times of these models.
+        ValueError: no path is given, one is a file that is not a run's own, no finished run was
+            found, `out` contains other files, the baseline is not one of the configurations, there
+            are more seeds than `max_seeds`, or `latency_from` has no times of these models.
     """
     _check_latency(latency, latency_from, latency_setting)
     if not paths:
         raise ValueError("no folder given; give run or sweep folders, e.g. outputs/depth_vs_width")
-    sources = [Path(path) for path in paths]
+    sources = [given_folder(path) for path in paths]
     folder = Path(out) if out is not None else sources[0] / FOLDER
     check_unused("out", folder, own=JSON)
-    models, unreadable = read_compressed([path for path in sources if path.exists()])
+    models, unreadable = read_compressed(sources)
     runs = read_runs(sources, may_be_empty=bool(models))
     found: Latencies | None = None
     if latency_from is not None:

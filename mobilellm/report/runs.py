@@ -103,12 +103,12 @@ def read_runs(paths: Sequence[Path | str], *, may_be_empty: bool = False) -> Run
     A run that is found below several of them is read once.
 
     Args:
-        paths: run or sweep folders.
+        paths: run or sweep folders, or a run's summary.json, config.yaml or metrics.csv.
         may_be_empty: whether it is allowed that no run is finished.
 
     Raises:
         FileNotFoundError: a folder does not exist.
-        ValueError: no run was found, or none is finished.
+        ValueError: a path is a file that is not a run's own, no run was found, or none is finished.
     """
     finished, left_out, num_probes = [], [], 0
     for root, folder in _run_folders(paths):
@@ -135,15 +135,27 @@ def read_runs(paths: Sequence[Path | str], *, may_be_empty: bool = False) -> Run
     return RunSet(tuple(finished), tuple(left_out), num_probes)
 
 
+def given_folder(path: Path | str) -> Path:
+    """The folder that is given, or that of a run if one of its own files is given.
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        ValueError: it is another file.
+    """
+    path, remedy = Path(path), "give a run or sweep folder, e.g. outputs/depth_vs_width"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; {remedy}")
+    if path.is_dir():
+        return path
+    if path.name not in (SUMMARY, CONFIG, METRICS):
+        raise ValueError(f"{path} is a file; {remedy}")
+    return path.parent
+
+
 def _run_folders(paths: Sequence[Path | str]) -> Iterator[tuple[Path, Path]]:
     """(given folder, run folder below it), each run folder once, in order of name."""
     seen: set[Path] = set()
-    for path in map(Path, paths):
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{path} does not exist; give a run or sweep folder, e.g. outputs/depth_vs_width"
-            )
-        root = path if path.is_dir() else path.parent
+    for root in map(given_folder, paths):
         for folder in folders_with(SUMMARY, CONFIG, below=root):
             if folder.resolve() not in seen:
                 seen.add(folder.resolve())

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mobilellm.ranges import Range, check_fields
+from mobilellm.ranges import MAX_BUDGET, Range, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,7 +11,7 @@ class TrainingBudget:
 
     Raises:
         ValueError: there is no limit, a limit is not above 0, or `max_tokens` is less than one
-            step.
+            step or above `MAX_BUDGET`.
     """
 
     tokens_per_step: int
@@ -26,9 +26,10 @@ class TrainingBudget:
     def __post_init__(self) -> None:
         """Check the limits."""
         limit = Range(above=0, remedy="null sets no limit")
+        tokens = Range(above=0, cap=MAX_BUDGET, remedy="null sets no limit")
         count = Range(at_least=1, remedy="null sets no limit")
         check_fields(
-            self, tokens_per_step=count, max_tokens=limit, max_steps=count, max_seconds=limit
+            self, tokens_per_step=count, max_tokens=tokens, max_steps=count, max_seconds=limit
         )
         limits = {name: getattr(self, name) for name in ("max_tokens", "max_steps", "max_seconds")}
         if all(limit is None for limit in limits.values()):

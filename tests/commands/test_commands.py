@@ -1,5 +1,6 @@
 """The command `mobilellm`: what it lists, what it refuses, and that scripts/ start the same."""
 
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -88,6 +89,44 @@ def test_hydra_flags_work_in_both(start):
     done = run(*start, "model=debug", "--cfg", "job")
     assert done.returncode == 0, done.stderr
     assert "_target_: mobilellm.models.ModelConfig" in done.stdout
+
+
+def test_the_help_of_search_lists_what_it_takes():
+    done = run("-m", "mobilellm", "search", "--help")
+    assert done.returncode == 0
+    assert "--dry-run" in done.stdout and "--multirun" not in done.stdout
+    for group in ("search_space", "model", "data", "optimizer", "compression", "trainer"):
+        assert f"\n  {group} " in done.stdout
+
+
+@pytest.mark.parametrize("flag", ["-m", "--multirun", "hydra.mode=MULTIRUN"])
+def test_search_refuses_a_sweep_before_anything_is_written(monkeypatch, tmp_path, capsys, flag):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        import_module("mobilellm.commands.search").main([flag, "model.vocab_size=512"])
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: search trains its trials by itself; leave out -m")
+    assert message.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_the_help_of_compress_names_every_method():
+    methods = {path.stem for path in (ROOT / "conf" / "compression").glob("*.yaml")}
+    help_text = import_module("mobilellm.commands.compress").__doc__
+    # `none` and `qat` need training.
+    assert [
+        one for one in methods - {"none", "qat"} if not re.search(rf"\b{one}\b", help_text)
+    ] == []
+
+
+def test_options_of_add_seeds_may_stand_between_the_overrides(monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "mobilellm.pipeline.add_seeds.add_seeds",
+        lambda overrides, most, **_: given.append((overrides, most)) or (None, 0),
+    )
+    import_module("mobilellm.commands.add_seeds").run(["a=1", "--max-seeds", "3", "b=2"])
+    assert given == [(["a=1", "b=2"], 3)]
 
 
 def test_options_of_a_command_reach_its_own_parser(tmp_path):

@@ -36,6 +36,8 @@ def test_starts(total, number, options, starts):
             {"first_start": 0.5, "recovery_share": 0.25},
             "begins at step 100, but the run ends",
         ),
+        (2, 50, {}, "step 2, but the run ends at step 2; use fewer stages or more tokens"),
+        (2, 50, {"first_start": 0.1}, "step 2; lower first_start=0.1, or use fewer stages"),
         (3, 5, {}, "begin at the steps 0, 1, 1, 2, 2, but these must increase"),
         (None, 2, {}, "limited only by time; give max_tokens or max_steps"),
     ],

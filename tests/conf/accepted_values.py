@@ -27,7 +27,6 @@ ROWS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("search.constraints.context", ("zero",), "an empty KV cache"),
     ("search.pruning.margin", ("zero",), "every worse trial may be ended"),
     ("search.finalists", ("zero",), "no trial is trained again"),
-    ("max_tokens", ("huge",), "another limit or a signal ends the run"),
     ("max_steps", ("huge",), "another limit or a signal ends the run"),
     ("max_seconds", ("huge",), "another limit or a signal ends the run"),
     ("gradient_clip_norm", ("huge",), "the gradient is never as long, so it is not clipped"),

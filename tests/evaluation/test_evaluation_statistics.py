@@ -19,18 +19,24 @@ def test_wilson_interval_is_scipys(correct, count):
 
 def test_bootstrap_of_a_mean_is_the_closed_form_for_many_documents():
     values = np.random.default_rng(1).normal(3, 2, 2000)
-    ((low, high),) = bootstrap_intervals([(values, np.ones(2000))])
+    (interval,) = bootstrap_intervals([(values, np.ones(2000))])
     half = 1.96 * values.std() / 2000**0.5
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+    assert interval == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
 
 
 def test_bootstrap_of_a_ratio_counts_documents_by_their_size():
     """Equal bits per byte in every document: nothing varies, whatever their lengths."""
     sizes = np.random.default_rng(2).integers(1, 100, 50)
-    ((low, high), _) = bootstrap_intervals([(1.5 * sizes, sizes), (sizes, np.ones(50))])
-    assert low == pytest.approx(1.5) and high == pytest.approx(1.5)
+    interval, _ = bootstrap_intervals([(1.5 * sizes, sizes), (sizes, np.ones(50))])
+    assert interval == pytest.approx((1.5, 1.5))
     with pytest.raises(ValueError, match="at least 1 document"):
         bootstrap_intervals([([], [])])
+
+
+def test_a_single_document_has_no_interval():
+    assert bootstrap_intervals([([3.0], [2.0])]) == [None]
+    one, both = bootstrap_intervals([([3.0, 0.0], [2.0, 0.0]), ([3.0, 1.0], [2.0, 1.0])])
+    assert one is None and both == (1.0, 1.5)
 
 
 def test_bootstrap_covers_the_truth():
@@ -38,8 +44,9 @@ def test_bootstrap_covers_the_truth():
     for _ in range(200):
         sizes = rng.integers(5, 50, 100)
         bits = sizes * (1.2 + rng.normal(0, 0.3, 100))
-        ((low, high),) = bootstrap_intervals([(bits, sizes)], resamples=300)
-        hits += low < 1.2 < high
+        (interval,) = bootstrap_intervals([(bits, sizes)], resamples=300)
+        assert interval is not None
+        hits += interval[0] < 1.2 < interval[1]
     assert 0.89 <= hits / 200 <= 0.99
 
 

@@ -106,6 +106,15 @@ def test_truncated_prompts_are_counted(opened):
     assert record["truncated"] == 6
 
 
+def test_only_shares_of_a_single_document_have_an_interval(opened):
+    model = make_model(context=256)
+    record = evaluate_task(model, "arc_easy", opened.tasks["arc_easy"], limit=1).record()
+    low, high = record["accuracy_interval"]
+    assert high - low > 0.5
+    assert {"bits_per_byte", "margin"} <= record.keys()
+    assert not {"bits_per_byte_interval", "margin_interval"} & record.keys()
+
+
 def test_limit_takes_the_first_documents(opened):
     task = opened.tasks["hellaswag"]
     few = evaluate_task(make_model(context=256), "hellaswag", task, limit=2)
@@ -127,6 +136,9 @@ def test_few_shot_examples_come_from_the_training_split(tmp_path):
     task = open_tasks(["arc_easy"], folder, 2).tasks["arc_easy"]
     task.build_all_requests(limit=1)
     assert task.instances[0].args[0].count("Question:") == 3
+    with pytest.raises(ValueError, match=r"--num-fewshot 99 must be at most 5 for arc_easy, whose"):
+        open_tasks(["arc_easy"], folder, 99)
+    open_tasks(["arc_easy"], folder, 5).tasks["arc_easy"].build_all_requests(limit=1)
     with pytest.raises(ValueError, match="few-shot examples of boolq come from the split train"):
         open_tasks(["boolq"], write_rows(tmp_path / "other", "boolq"), 2)
 

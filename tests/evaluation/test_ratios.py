@@ -15,13 +15,14 @@ def test_values_are_summed_by_document():
     assert sums.ratios() == {"right": ((1, 0, 1), (2, 0, 1)), "nats": ((0, 3.5, 0), (0, 7, 0))}
     record = ratio_record(sums.ratios())
     assert record["right"] == pytest.approx(2 / 3)
-    # Samples without the only document that counts have no value.
-    assert record["nats_interval"] == [0.5, 0.5]
+    # A single document does not show how much documents differ.
+    assert record["nats"] == 0.5 and "nats_interval" not in record
 
 
 def test_the_interval_is_that_of_the_bootstrap_over_documents():
     ratio = ((1.0, 0.0, 2.0, 1.0), (1.0, 1.0, 3.0, 2.0))
     (expected,) = bootstrap_intervals([ratio])
+    assert expected is not None
     assert ratio_record({"x": ratio}, ["x"])["x_interval"] == list(expected)
 
 

@@ -145,6 +145,13 @@ def test_record_has_the_fields_of_the_contract():
     assert record["bytes"] == len(TEXT) and record["windows"] == len(range(0, len(TOKENS), 30))
 
 
+def test_a_single_window_has_no_interval():
+    """Its bootstrap samples are all equal, which would claim certainty."""
+    record = score_text(make_model(), [TEXT], sized("documents", 30), max_windows=1).record()
+    assert (record["windows"], record["all_windows"]) == (1, len(range(0, len(TOKENS), 30)))
+    assert not [name for name in record if name.endswith("_interval")]
+
+
 def test_bad_sizes_are_refused():
     with pytest.raises(ValueError, match="window=1 must be at least 2"):
         sized("documents", 1)

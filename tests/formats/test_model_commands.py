@@ -212,6 +212,25 @@ def test_weights_that_are_no_numbers(sampled, value, run_script, saved_run, tmp_
     assert errors.startswith("error: the model's logits are not finite (NaN or infinite): its wei")
 
 
+def test_a_gguf_file_has_no_type_that_could_be_kept(run_script, tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    arguments = (tmp_path / "model.gguf", "--out", tmp_path / "out", "--dtype", "stored")
+    code, printed, errors = run_script("import", *arguments)
+    assert (code, printed, errors.count("\n")) == (2, "", 1)
+    assert "error: --dtype stored cannot be used for " in errors
+    assert "use --dtype float32, bfloat16 or float16" in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_no_foreign_model(run_script, saved_run, tmp_path):
+    for folder in (saved_run, saved_run / "model"):
+        code, printed, errors = run_script("import", folder, "--out", tmp_path / "out")
+        assert (code, printed, errors.count("\n")) == (2, "", 1)
+        assert f"error: {folder} is a model of this project already, which every command" in errors
+        assert "--chat-template chatml" in errors
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [

@@ -100,6 +100,21 @@ def test_an_imported_adapter_is_part_of_the_weights(dora, tmp_path, capsys):
         torch.testing.assert_close(ours(IDS).logits, model(IDS).logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("stored", torch.bfloat16), ("float32", torch.float32)]
+)
+def test_a_model_with_an_adapter_keeps_its_stored_type_if_asked(dtype, expected, tmp_path):
+    base, model = adapted()
+    export_huggingface(base.to(torch.bfloat16), tmp_path / "base")
+    write_peft(model, tmp_path / "adapter", base=str(tmp_path / "base"))
+    run([str(tmp_path / "adapter"), "--out", str(tmp_path / "merged"), "--dtype", dtype])
+    merged = load_model(tmp_path / "merged").eval()
+    assert {parameter.dtype for parameter in merged.parameters()} == {expected}
+    with torch.no_grad():
+        difference = merged.float()(IDS).logits - model(IDS).logits
+    assert difference.abs().max() < 0.1
+
+
 def test_the_model_of_an_adapter_must_be_known(tmp_path):
     base, model = adapted()
     write_peft(model, tmp_path / "adapter", base="owner/name")

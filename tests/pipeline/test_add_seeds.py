@@ -107,6 +107,13 @@ def test_bad_input(overrides, most, message):
         add_seeds(overrides, most)
 
 
+@pytest.mark.parametrize("margin", [float("nan"), float("inf"), -1.0, 0.0])
+def test_a_bad_margin_is_refused_before_anything_is_trained(tmp_path, margin):
+    with pytest.raises(ValueError, match=rf"margin={margin} must be .*; it is a difference in"):
+        decide(tmp_path, 4.1, 4.5, margin=margin)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_folder_is_that_of_the_sweep():
     assert sweep_folder(["experiment=demo", "model.num_blocks=2,4"]) == Path("outputs/demo")
     assert sweep_folder(["experiment=demo", "output_dir=runs"]) == Path("runs/demo")

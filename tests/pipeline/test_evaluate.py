@@ -117,6 +117,29 @@ def test_finished_tasks_are_not_repeated(capsys, models, rows, monkeypatch):
     assert set(kept["tasks"]) == {"boolq", "arc_easy"}
 
 
+def test_a_trial_on_few_windows_replaces_no_result_on_more_of_a_text(capsys, models, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT * 5, encoding="utf-8")
+
+    def stored(*options):
+        code, out, _ = run(capsys, models[0], "--text", text, *options)
+        record = json.loads((models[0] / "evaluation.json").read_text(encoding="utf-8"))
+        assert code == 0
+        return record["text"][str(text)], out
+
+    few, out = stored("--window", 32, "--max-windows", 2)
+    assert few["windows"] == 2 and "kept" not in out
+    whole, _ = stored("--window", 32)
+    assert whole["windows"] == whole["all_windows"] > 2
+    for trial in (["--window", 32], ["--window", 64], ["--protocol", "strided", "--window", 32]):
+        kept, out = stored(*trial, "--max-windows", 1)
+        assert kept == whole
+        assert "on more of" in out and "±" not in out
+    # Another protocol of the whole text replaces it, although it has fewer windows.
+    other, _ = stored("--window", 64)
+    assert other["windows"] < whole["windows"] and "64" in other["protocol"]
+
+
 def test_results_of_other_weights_are_replaced(capsys, models, rows):
     run(capsys, models[0], "--tasks", "boolq,arc_easy", "--data", rows)
     shutil.rmtree(models[0] / "model")
@@ -191,6 +214,7 @@ def test_wrong_use_is_refused_before_work_starts(capsys, models, rows, tmp_path)
         ([model], "nothing to evaluate; give --tasks mobilellm or --text FILE"),
         ([model, "--tasks", "piqa", "--data", rows], "the rows of piqa are not on this machine"),
         ([model, "--text", text, "--limit", 3], "--limit 3 has no effect without --tasks"),
+        ([model, "--text", text, "--again"], "--again has no effect without --tasks; leave it out"),
         ([model, "--tasks", "boolq", "--window", 3], "--window 3 has no effect without --text"),
         ([model, "--text", text, "--window", 512], "window=512 exceeds max_position_embeddings"),
         ([model, "--text", text, "--stride", 600], "stride=600 must lie between 1 and window=512"),

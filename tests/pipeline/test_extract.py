@@ -8,6 +8,7 @@ import torch
 from reference_models import assert_close
 
 from mobilellm.checkpoint import load_model
+from mobilellm.commands import extract
 from mobilellm.evaluation.validation import sum_losses
 from mobilellm.hydra_app.configuration import compose
 from mobilellm.pipeline.cut_to_shape import cut_most_important, pruning_steps
@@ -115,6 +116,20 @@ def test_impossible_extractions_are_refused(overrides, message, saved_run, tmp_p
     with pytest.raises(ValueError, match=message):
         extract_folder(compose("extract", overrides), saved_run, tmp_path / "small")
     assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize("shape", ["model.num_blocks=1", "layers=[0]"])
+@pytest.mark.parametrize("setting", ["calibration_tokens=64", "seed=0", "sequence_length=16"])
+def test_settings_of_data_that_are_not_read_are_refused(
+    shape, setting, saved_run, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        extract.main([str(saved_run), "--out", str(tmp_path / "small"), shape, setting])
+    errors = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert errors.startswith(f"error: {setting} has no effect without units=important, since")
+    assert errors.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 def test_a_folder_in_use_is_not_overwritten(saved_run, tmp_path):

@@ -101,6 +101,32 @@ def test_a_run_of_version_0_1_is_found_by_the_command_in_todays_spelling(name, t
     assert find_run_folder(tmp_path, other_run) != tmp_path / file.stem
 
 
+@pytest.mark.parametrize(
+    "group",
+    [
+        ["compression=low_rank"],
+        ["distillation=forward_kl", "distillation.teacher=t"],
+        ["distillation=supernet"],
+        ["adapter=lora"],
+    ],
+    ids=" ".join,
+)
+def test_a_group_that_is_switched_on_or_off_is_a_difference(group, tmp_path):
+    """The recorded configuration has none of its keys, which does not make them new settings."""
+    without, with_it = composed(), composed(*group)
+    older_run(tmp_path / "without", without)
+    older_run(tmp_path / "with", with_it)
+    target = f"{group[0].partition('=')[0]}._target_"
+    on = differences(tmp_path / "without", with_it, group)
+    off = differences(tmp_path / "with", without)
+    assert on[target][0] is None and on[target] == off[target][::-1]
+    assert differences(tmp_path / "without", without) == {}
+    # A run of a version without the group did not have it either.
+    del without[target.partition(".")[0]]
+    older_run(tmp_path / "older", without)
+    assert target in differences(tmp_path / "older", with_it, group)
+
+
 def test_a_namesake_in_another_module_is_refused(tmp_path):
     config = changed("optimizer._target_", "collections.abc.Mapping")
     older_run(tmp_path / f"a-{config_hash(config)}", config)

@@ -1,6 +1,7 @@
 """What a run refuses before it reads data, and how it names what is meant."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,8 @@ def refusal(*overrides):
         ("~optimizer.learning_rate", "optimizer.learning_rate is required and not given"),
         ("seed=12345678901234567890", "seed=12345678901234567890 must be at most 9,223,372,"),
         ("max_tokens=inf", "max_tokens=inf must be a finite number above 0; null sets no limit"),
+        ("max_tokens=1e30", "max_tokens=1e+30 must be at most 1e+15; null sets no limit"),
+        ("max_tokens=null max_flops=1e29", "max_tokens="),
         ('optimizer.learning_rate="3e-3"', "optimizer.learning_rate='3e-3' must be a number above "
                                            "0 or auto, not text: leave out the quotes"),
         ("gradient_clip_norm=0", "gradient_clip_norm=0.0 must be above 0; null disables clipping"),
@@ -68,6 +71,21 @@ def refusal(*overrides):
 )  # fmt: skip
 def test_refused_in_one_line_that_names_the_key(override, message):
     assert refusal(*override.split(" ")).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["learning_rate_probe_factors=[9]"], "without learning_rate_probe=true; leave it out"),
+        (["learning_rate_probe_seed=1000"], "without learning_rate_probe=true; leave it out"),
+        (["initialization.std=0.5"], "with init_from="),
+        (["initialization={std: 0.5, residual_scaling: true}"], "with init_from="),
+    ],
+)
+def test_settings_of_something_else_are_refused(overrides, message, command, tiny_run_folder):
+    start = [f"init_from={tiny_run_folder}"] if "init_from" in message else []
+    with pytest.raises(ValueError, match=f"{re.escape(overrides[0])} has no effect {message}"):
+        command(*start, *overrides)
 
 
 def test_the_largest_seed_trains(tiny_run):

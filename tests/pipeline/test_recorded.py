@@ -72,6 +72,9 @@ def test_a_larger_budget_names_the_run_that_it_could_extend(command, tmp_path, c
         command("max_tokens=2048", "seed=1")
     assert "extend_from" not in caplog.text
     with caplog.at_level(logging.INFO):
+        command("max_tokens=2048", "compression=low_rank", "compression.calibration_tokens=256")
+    assert "extend_from" not in caplog.text
+    with caplog.at_level(logging.INFO):
         command("max_tokens=2048")
     assert f"{folder} is the same run, finished at 1,536 tokens; this one starts" in caplog.text
     assert f"extend_from={folder} with the larger budget" in caplog.text

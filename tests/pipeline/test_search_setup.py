@@ -1,5 +1,7 @@
 """What a search knows about the models that its trials will save."""
 
+import json
+
 import pytest
 from omegaconf import DictConfig
 from simulated_profile import true_time, write_profile
@@ -7,6 +9,7 @@ from simulated_profile import true_time, write_profile
 from mobilellm.accounting import count_parameters
 from mobilellm.accounting.storage import stored_tensors
 from mobilellm.hydra_app.configuration import compose
+from mobilellm.pipeline.results import entries_with_numbers
 from mobilellm.pipeline.search.setup import read_search
 from mobilellm.search.space import Candidate, Rejection
 
@@ -43,6 +46,35 @@ def test_a_group_that_divides_no_width_is_an_illegal_shape():
 def test_a_size_that_is_known_only_after_training_is_refused():
     with pytest.raises(ValueError, match=r"costs are known only after.*compression=qat"):
         read_search(composed("compression=low_rank", "~search_space.compression"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("foo", r"has foo, which no trial reports; use a cost of the shape \(stored, .*val_loss"),
+        ("-val_los", r"has val_los, which no trial reports; .* such as val_loss"),
+    ],
+)
+def test_an_objective_that_no_run_reports_is_refused_before_the_first_trial(name, message):
+    with pytest.raises(ValueError, match=message):
+        read_search(composed(f"search.objectives=[{name}]"))
+
+
+def test_objectives_of_callbacks_are_known_only_when_a_trial_ends():
+    given = composed("callbacks=label_accuracy", "search.objectives=[-val_accuracy]")
+    assert read_search(given).settings.parsed_objectives[0].name == "val_accuracy"
+
+
+def test_every_number_of_a_summary_may_be_an_objective(tiny_run_folder):
+    summary = json.loads((tiny_run_folder / "summary.json").read_text(encoding="utf-8"))
+    numbers = {name for name, value in summary.items() if isinstance(value, int | float)}
+    assert {"val_loss", "wall_seconds", "peak_memory_bytes"} <= numbers <= entries_with_numbers()
+
+
+def test_a_space_given_as_a_whole_that_cannot_be_merged_is_named():
+    given = "search_space={model: {hidden_size: [32, 64]}}"
+    with pytest.raises(ValueError, match=r"search_space=.* give such keys one by one, such as"):
+        compose("search", ["search_space=depth_and_width", given])
 
 
 def test_the_latency_of_quantized_models_is_not_predicted(tmp_path):

@@ -224,6 +224,17 @@ def test_script_errors_are_one_line(tmp_path):
     assert "nothing does not exist; give a run or sweep folder" in done.stderr
 
 
+def test_a_file_is_not_taken_as_its_folder(tmp_path):
+    run = write_run(tmp_path / "run", summary(model()))
+    text = tmp_path / "text.txt"
+    text.touch()
+    out = tmp_path / "report"
+    with pytest.raises(ValueError, match=r"text\.txt is a file; give a run or sweep folder"):
+        compare([text], out, latency=False)
+    assert not out.exists()
+    assert compare([run / "summary.json"], latency=False).folder == run / "comparison"
+
+
 def test_script_help():
     done = subprocess.run(
         [sys.executable, SCRIPT, "--help"],

@@ -109,5 +109,5 @@ def test_more_seeds_than_the_limit():
 
 def test_the_margin_is_checked(tmp_path):
     sweep = write_sweep(tmp_path, {"a": SHAPES["2×208"]})
-    with pytest.raises(ValueError, match="margin=0 must be above 0, in the unit of the loss"):
+    with pytest.raises(ValueError, match=r"margin=0.0 must be above 0; it is a difference"):
         analyse(read_runs([sweep]), sources=[sweep], folder=tmp_path, margin=0.0)

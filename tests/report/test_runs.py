@@ -28,6 +28,9 @@ def test_one_run_folder_or_a_file_in_it(tmp_path):
     folder = write_run(tmp_path / "run", summary(model()))
     assert len(read_runs([folder]).finished) == 1
     assert len(read_runs([folder / "summary.json"]).finished) == 1
+    (tmp_path / "text.txt").touch()
+    with pytest.raises(ValueError, match=r"text\.txt is a file; give a run or sweep folder"):
+        read_runs([folder, tmp_path / "text.txt"])
 
 
 def test_a_run_given_twice_counts_once(tmp_path):

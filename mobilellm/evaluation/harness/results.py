@@ -74,17 +74,21 @@ class TaskResult:
         return found
 
     def record(self) -> dict[str, Any]:
-        """The results as plain data, with an interval of 95 % for each measure."""
+        """The results as plain data, with an interval of 95 % for each measure.
+
+        Measures that are not shares have no interval if there is a single document.
+        """
         if self.ratios:
             return self._conversation_record()
         measures = self.per_document()
         record: dict[str, Any] = {"documents": self.documents}
         intervals = bootstrap_intervals(list(measures.values())) if measures else []
-        for (name, (above, below)), interval in zip(measures.items(), intervals, strict=True):
+        for (name, (above, below)), bootstrap in zip(measures.items(), intervals, strict=True):
             record[name] = float(above.sum() / below.sum())
-            record[f"{name}_interval"] = list(
-                wilson_interval(float(above.sum()), len(above)) if is_share(name) else interval
-            )
+            correct, count = float(above.sum()), len(above)
+            interval = wilson_interval(correct, count) if is_share(name) else bootstrap
+            if interval is not None:
+                record[f"{name}_interval"] = list(interval)
         if self.choices:
             record["chance"] = chance(self.choices)
             # The harness reports acc_norm only for tasks with answers of different lengths.

@@ -46,8 +46,9 @@ def open_tasks(names: Sequence[str], data: Path | None = None, num_fewshot: int 
 
     Raises:
         FileNotFoundError: `data` is not a folder.
-        ValueError: lm-eval is not installed, a name is unknown, a row file is wrong, or a task has
-            neither local rows nor rows on the hub that can be reached.
+        ValueError: lm-eval is not installed, a name is unknown, a row file is wrong, a task has
+            fewer rows than examples are asked for, or neither local rows nor rows on the hub that
+            can be reached.
     """
     check_installed()
     if data is not None and not data.is_dir():
@@ -66,6 +67,7 @@ def open_tasks(names: Sequence[str], data: Path | None = None, num_fewshot: int 
         origins[name] = str(config.get("dataset_path")) if local is None else f"{data}/{name}"
         tasks[name] = _open(manager, name, local, data)
         _set_fewshot(tasks[name], num_fewshot)
+        _check_fewshot(tasks[name], name)
         _remember_documents(tasks[name])
     return OpenTasks(tasks, selection, origins)
 
@@ -124,6 +126,27 @@ def _set_fewshot(task: Any, num_fewshot: int) -> None:
     if own is None or (num_fewshot and own != 0):
         task.set_config(key="num_fewshot", value=num_fewshot)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
+
+
+def _check_fewshot(task: Any, name: str) -> None:
+    """Check that a task has enough rows for its solved examples.
+
+    Raises:
+        ValueError: it has fewer.
+    """
+    number = task.get_config("num_fewshot") or 0
+    if not number:
+        return
+    # One more is drawn where the question itself may be among them; the first rows are taken as
+    # they are.
+    takes_first = task.fewshot_cfg.sampler == "first_n"
+    rows = len(list(task.fewshot_docs()))
+    most = rows if takes_first else rows - 1
+    if number > most:
+        raise ValueError(
+            f"--num-fewshot {number} must be at most {max(0, most)} for {name}, whose split of "
+            f"examples has {rows} rows; use fewer, or more rows"
+        )
 
 
 def _remember_documents(task: Any) -> None:

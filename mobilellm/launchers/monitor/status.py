@@ -44,7 +44,8 @@ def find_runs(folder: Path) -> list[Path]:
         FileNotFoundError: `folder` does not exist, or there is no run in it.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} does not exist; give a run's or a sweep's folder")
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise FileNotFoundError(f"{folder} {problem}; give a run's or a sweep's folder")
     found = list(folders_with(SUMMARY, METRICS, JOB, below=folder))
     if not found:
         raise FileNotFoundError(

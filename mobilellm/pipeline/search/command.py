@@ -4,14 +4,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich import box
 from rich.table import Table
 
 from mobilellm.cli.console import make_console
-from mobilellm.cli.errors import CommandError
 from mobilellm.command_names import command_for
 from mobilellm.hydra_app.configuration import plain_config
 from mobilellm.models import ModelConfig
@@ -40,11 +37,6 @@ def search(cfg: DictConfig) -> None:
             started with another space.
         Stopped: a signal ended the search, after the running trials have saved.
     """
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise CommandError(
-            "mobilellm search trains its trials by itself; leave out -m, and give several values "
-            "in the space, such as search_space.model.num_blocks=[2,4,8]"
-        )
     setup = read_search(cfg)
     survey = setup.feasibility.survey()
     if setup.settings.dry_run:

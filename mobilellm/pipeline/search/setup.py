@@ -8,6 +8,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from mobilellm.callbacks import LossGuardCallback
 from mobilellm.cli.errors import CommandError, listed, nearest
 from mobilellm.compression.quantization_recipe import QuantizationRecipe
 from mobilellm.hydra_app.configuration import plain_config
@@ -17,8 +18,10 @@ from mobilellm.models import ModelConfig
 from mobilellm.paths import user_path
 from mobilellm.pipeline.identity import identity
 from mobilellm.pipeline.recipe import make_recipe
+from mobilellm.pipeline.results import entries_with_numbers
 from mobilellm.run_settings import DERIVED_LIMITS, EPOCHS, flat_config
 from mobilellm.search.space import Feasibility, SearchSpace, parse_space
+from mobilellm.search.space.constraints import COSTS
 from mobilellm.search.space.domains import Choices, Span
 from mobilellm.search.study.objectives import LOSSES
 from mobilellm.search.study.settings import StudySettings, parse_settings
@@ -82,6 +85,7 @@ def read_search(cfg: DictConfig) -> SearchSetup:
                 "out"
             )
     check_names(space, run)
+    _check_objectives(run, settings)
     _check_losses(space, settings)
     _check_budget(run, settings)
     if run.compression and settings.limits.latency_profile is not None:
@@ -187,6 +191,34 @@ def check_names(space: SearchSpace, run: DictConfig) -> None:
             )
         if isinstance(domain, Choices) and parameter.per_block and is_text:
             raise CommandError(f"search_space.{name}: {name} takes no value per block")
+
+
+def _check_objectives(run: DictConfig, settings: StudySettings) -> None:
+    """Check that trials can have a number for each objective.
+
+    Raises:
+        ValueError: an objective is neither a cost of the shape nor an entry of summary.json.
+    """
+    known = {*COSTS, *entries_with_numbers()}
+    nodes = [*(run.callbacks or {}).values(), run.distillation, run.adapter]
+    if any(_reports_entries(node) for node in nodes if node):
+        return
+    for objective in settings.parsed_objectives:
+        if objective.name.split(".")[0] not in known:
+            raise CommandError(
+                f"search.objectives has {objective.name}, which no trial reports; use a cost of "
+                f"the shape ({listed(list(COSTS))}) or a number of summary.json, such as "
+                f"{listed(LOSSES)}"
+            )
+
+
+def _reports_entries(node: DictConfig) -> bool:
+    """Whether a callback may add numbers to summary.json, under names of its own."""
+    try:
+        callback: Any = get_object(node["_target_"])
+    except Exception:
+        return True  # a trial that is composed says what is wrong with it
+    return hasattr(callback, "summary") and callback is not LossGuardCallback
 
 
 def _check_losses(space: SearchSpace, settings: StudySettings) -> None:

@@ -15,6 +15,7 @@ from mobilellm.report.statistics.verdicts import (
     WORSE,
     Judgement,
     Pair,
+    check_margin,
     judge,
     paired_differences,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Judgement",
     "Noise",
     "Pair",
+    "check_margin",
     "judge",
     "level_until",
     "mean_interval",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mobilellm.ranges import Range, check_value
 from mobilellm.report.statistics.block_design import Sweep, sweep_of
 from mobilellm.report.statistics.intervals import Interval, mean_interval
 from mobilellm.report.statistics.noise import Noise, noise_of
@@ -79,6 +80,16 @@ class Judgement:
     pairs: tuple[Pair, ...]
     noise: tuple[Noise, ...]
     """One for each set of comparable configurations with a verdict, the largest first."""
+
+
+def check_margin(margin: float | None) -> None:
+    """Check a difference that does not matter.
+
+    Raises:
+        ValueError: it is not a finite number above 0.
+    """
+    remedy = "it is a difference in the unit of the loss"
+    check_value("margin", margin, float | None, Range(above=0, remedy=remedy))
 
 
 def judge(

@@ -188,6 +188,9 @@ def test_a_damaged_job_record(tmp_path: Path):
 def test_a_folder_without_runs(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist; give a run's or a sw"):
         find_runs(tmp_path / "nowhere")
+    (tmp_path / "text.txt").touch()
+    with pytest.raises(FileNotFoundError, match=r"text\.txt is a file; give a run's or a sweep's"):
+        find_runs(tmp_path / "text.txt")
     with pytest.raises(FileNotFoundError, match=r"no run in .*: no summary.json at or below it"):
         find_runs(tmp_path)
 
