@@ -57,6 +57,7 @@ def stopped_after_parsing() -> Iterator[None]:
     from mobilellm.hydra_app.application import HydraApplication
 
     parse_args = argparse.ArgumentParser.parse_args
+    parse_intermixed = argparse.ArgumentParser.parse_intermixed_args
 
     def parse_and_stop(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> NoReturn:
         parse_args(self, *args, **kwargs)
@@ -65,11 +66,13 @@ def stopped_after_parsing() -> Iterator[None]:
     def compose_and_stop(self: HydraApplication, line: Sequence[str]) -> NoReturn:
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+            inner.setattr(argparse.ArgumentParser, "parse_intermixed_args", parse_intermixed)
             compose_trials(self.config_name, line, has_forecast=bool(self.forecast))
         raise ParsedError
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        patch.setattr(argparse.ArgumentParser, "parse_intermixed_args", parse_and_stop)
         patch.setattr(HydraApplication, "run", compose_and_stop)
         yield
 
