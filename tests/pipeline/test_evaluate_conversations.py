@@ -137,7 +137,7 @@ def test_wrong_use_is_refused_before_work_starts(capsys, models, files, tmp_path
         ((*call, "--conversations", tmp_path / "no"), "no does not exist"),
         ((*call, "--conversations", chat), "has no conversations with functions, on which api"),
         ((*call, "--conversations", bad), "bad.jsonl line 1: the parameters of function 'f' are"),
-        ((*call, *given, "--chat"), "--chat True has no effect without a task of the harness"),
+        ((*call, *given, "--chat"), "--chat has no effect without a task of the harness"),
         ((*call, *given, "--tools", "x"), "tools='x' must be auto or template or text"),
         ((*call, *given, "--max-new-tokens", 0), "max_new_tokens=0"),
         ((*call, *given, "--tokenizer", plain), "has no chat template"),
