@@ -88,14 +88,16 @@ def _unknown_key_message(
             near = nearest(leaf, fields, count=len(fields)) if fields else ["nothing to set"]
             new = "" if target else f" (+{given} adds a new key)"
             return f"{key} is not known; {parent} has {listed(near)}{new}"
-    if meant := meant_by(leaf):
-        return f"{key} is not known; here it is {meant}"
     keys = _known_keys(loader, config_name, kept, run_mode)
     groups = [g for g in loader.list_groups("") if g != "hydra"]
-    if key in groups:
+    here = {known.partition(".")[0] for known in keys}
+    group = key.partition(".")[0]
+    if group in groups and group not in here:
         # A group of conf/ that other commands have.
-        here = [group for group in groups if group in keys]
-        return f"{key} cannot be chosen in this command; it has the groups {listed(here)}"
+        shown = listed([known for known in groups if known in here])
+        return f"{group} cannot be chosen in this command; it has the groups {shown}"
+    if meant := meant_by(leaf):
+        return f"{key} is not known; here it is {meant}"
     near = nearest(key, [*groups, *keys], count=5, cutoff=0.5) or sorted(groups)
     return f"{key} is not known; nearest: {listed(near)}"
 

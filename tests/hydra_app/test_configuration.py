@@ -115,5 +115,6 @@ def test_the_conf_folder_is_beside_the_package_in_a_clone_and_in_it_when_install
 def test_a_group_that_the_command_does_not_have(app):
     (app.conf / "other.yaml").write_text("defaults: [{model: small}, _self_]\n", encoding="utf-8")
     message = r"^data cannot be chosen in this command; it has the groups model$"
-    with pytest.raises(ValueError, match=message):
-        compose("other", ["data=text"], config_dir=app.conf)
+    for override in ("data=text", "data.train=a.txt"):
+        with pytest.raises(ValueError, match=message):
+            compose("other", [override], config_dir=app.conf)
