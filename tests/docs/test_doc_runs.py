@@ -97,6 +97,8 @@ def shortened(command: Command) -> list[str]:
         cuts["compression.calibration_tokens"] = "2048"  # some batches are held out
     if any(a in ("compression=quantize", "compression=qat") for a in arguments):
         cuts.pop("compression.calibration_tokens", None)  # they read no text
+    if command.name == "extract" and "units=important" not in arguments:
+        cuts = {}  # slices and layers are copied without text
     kept = [a for a in arguments if a.partition("=")[0] not in cuts]
     # Beside the other overrides: flags may stand before or after them, but not between them.
     place = next((i for i, a in enumerate(kept) if re.match(r"[+\w./]+=", a)), len(kept))
