@@ -211,7 +211,7 @@ def _save(place: Path | None, evaluation: Evaluation) -> list[str]:
     if place is None:
         return []
     return [
-        f"{place} has results on more of {name}, which were kept"
+        f"{place} has results of {name} on more documents or windows, which were kept"
         for name in save_evaluation(place, evaluation)
     ]
 

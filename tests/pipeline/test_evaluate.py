@@ -134,7 +134,7 @@ def test_a_trial_on_few_windows_replaces_no_result_on_more_of_a_text(capsys, mod
     for trial in (["--window", 32], ["--window", 64], ["--protocol", "strided", "--window", 32]):
         kept, out = stored(*trial, "--max-windows", 1)
         assert kept == whole
-        assert "on more of" in out and "±" not in out
+        assert "on more documents or windows" in out and "±" not in out
     # Another protocol of the whole text replaces it, although it has fewer windows.
     other, _ = stored("--window", 64)
     assert other["windows"] < whole["windows"] and "64" in other["protocol"]
